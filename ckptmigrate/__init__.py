@@ -1,0 +1,182 @@
+"""Migrate Megatron-Core `torch_dist` checkpoints between releases, metadata only.
+
+    from ckptmigrate import inspect, migrate
+
+    print(inspect("run").layouts)
+    migrate("run", to="none-emitting", output="run-for-0.17")
+
+Nothing here imports Megatron or torch, and no pickle is executed. Errors are
+`CkptMigrateError`s with the parts of their sentence as attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from ckptmigrate import diffing, inspection, locate, migration, planning
+from ckptmigrate.diffing import Difference
+from ckptmigrate.errors import (
+    CkptMigrateError,
+    CompatError,
+    CorruptError,
+    DamagedError,
+    DestinationError,
+    NotACheckpointError,
+    PickleError,
+    RefusedError,
+    UnsupportedFormatError,
+)
+from ckptmigrate.inspection import Inspection
+from ckptmigrate.linking import Link
+from ckptmigrate.planning import LOSSES, Plan
+from ckptmigrate.storage import LocalDirectory
+from ckptmigrate.topology import Given
+from ckptmigrate.transaction import Progress
+from ckptmigrate.version import __version__
+
+__all__ = [
+    "LOSSES",
+    "CkptMigrateError",
+    "CompatError",
+    "CorruptError",
+    "DamagedError",
+    "DestinationError",
+    "Difference",
+    "Given",
+    "Inspection",
+    "Link",
+    "NotACheckpointError",
+    "PickleError",
+    "Plan",
+    "RefusedError",
+    "UnsupportedFormatError",
+    "__version__",
+    "diff",
+    "inspect",
+    "migrate",
+    "plan",
+]
+
+
+def inspect(path: str | Path, *, iteration: int | None = None) -> Inspection:
+    """What a checkpoint is.
+
+    Args:
+        path: a checkpoint directory, or a root (then the iteration its tracker names).
+        iteration: of a root, this one instead.
+
+    Raises:
+        CkptMigrateError: there is no readable torch_dist checkpoint.
+    """
+    return inspection.inspect(_one(path, iteration))
+
+
+def plan(
+    path: str | Path,
+    *,
+    to: str,
+    iteration: int | None = None,
+    verb: str | None = None,
+    allow_loss: Collection[str] = (),
+    given: Given | None = None,
+) -> Plan:
+    """What a migration would do; writes nothing.
+
+    Args:
+        path: a checkpoint directory, or a root (then the iteration its tracker names).
+        to: a layout of compat_matrix.yaml, or `universal`.
+        iteration: of a root, this one instead.
+        verb: `upgrade` or `downgrade` to refuse the other direction; None takes either.
+        allow_loss: names of losses that are accepted (see LOSSES).
+        given: parallel sizes, in ranks, that the checkpoint does not tell.
+
+    Raises:
+        CorruptError: the checkpoint lacks rerun shards that it announces.
+        RefusedError: a loss that is not allowed, a wrong direction, unknown sizes.
+        CkptMigrateError: there is no readable torch_dist checkpoint.
+    """
+    prepared = migration.prepare(
+        Path(path),
+        to,
+        verb=verb,
+        in_place=True,
+        iteration=iteration,
+        allowed=allow_loss,
+        given=given,
+    )
+    return prepared.plans[0]
+
+
+def migrate(
+    path: str | Path,
+    *,
+    to: str,
+    output: str | Path | None = None,
+    in_place: bool = False,
+    iteration: int | None = None,
+    every: bool = False,
+    verb: str | None = None,
+    allow_loss: Collection[str] = (),
+    given: Given | None = None,
+    link: Link = Link.AUTO,
+    progress: Progress | None = None,
+) -> tuple[Plan, ...]:
+    """Migrate a checkpoint, or those of a root; all are planned before any is written.
+
+    Args:
+        path: a checkpoint directory, or a root.
+        to: a layout of compat_matrix.yaml, or `universal`.
+        output: the root to create; by default `PATH.<to>` beside `path`.
+        in_place: change the checkpoint itself instead.
+        iteration: of a root, this one instead of the tracker's.
+        every: of a root, every iteration.
+        verb: `upgrade` or `downgrade` to refuse the other direction; None takes either.
+        allow_loss: names of losses that are accepted (see LOSSES).
+        given: parallel sizes, in ranks, that the checkpoints do not tell.
+        link: how payload files get into `output`.
+        progress: called with a number of payload bytes whenever that many were copied.
+
+    Returns:
+        What was done, a plan per checkpoint.
+
+    Raises:
+        ValueError: both `output` and `in_place`.
+        DestinationError: `output` exists or cannot be written; nothing is left of it.
+        CkptMigrateError: as `plan`.
+    """
+    if in_place and output is not None:
+        raise ValueError("output and in_place exclude each other")
+    prepared = migration.prepare(
+        Path(path),
+        to,
+        verb=verb,
+        output=None if output is None else Path(output),
+        in_place=in_place,
+        iteration=iteration,
+        every=every,
+        allowed=allow_loss,
+        given=given,
+    )
+    migration.carry_out(prepared, link=link, progress=progress)
+    return prepared.plans
+
+
+def diff(a: str | Path, b: str | Path, *, iteration: int | None = None) -> list[Difference]:
+    """What differs in meaning between two checkpoints; empty where nothing does.
+
+    Args:
+        a, b: checkpoint directories, or roots (then the iteration each tracker names).
+        iteration: of roots, this one instead.
+
+    Raises:
+        CkptMigrateError: one of them is no readable torch_dist checkpoint.
+    """
+    first, second = (
+        planning.read(LocalDirectory(_one(path, iteration))).manifest for path in (a, b)
+    )
+    return diffing.diff(first, second)
+
+
+def _one(path: str | Path, iteration: int | None) -> Path:
+    return locate.locate(Path(path), iteration=iteration).checkpoints[0]

@@ -1,0 +1,5 @@
+"""`python -m ckptmigrate`."""
+
+from ckptmigrate.cli import main
+
+main()

@@ -1,0 +1,348 @@
+"""The command line. It parses, calls the library, and turns values and errors into words."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+import ckptmigrate
+from ckptmigrate import inspection, locate, migration, render, versions
+from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.linking import Link
+from ckptmigrate.planning import LOSSES, Plan
+from ckptmigrate.printable import printable
+from ckptmigrate.topology import Given
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+@dataclass
+class _Output:
+    """How to speak: filled from the options, read by everything that prints."""
+
+    json: bool = False
+    verbose: bool = False
+    color: bool | None = None  # None: click decides by the terminal
+
+    def lines(self, lines: Iterable[str]) -> None:
+        for number, line in enumerate(lines):
+            click.echo(_styled(line, first=not number), color=self.color)
+
+    def object(self, value: Any) -> None:
+        click.echo(json.dumps(value, indent=2))
+
+
+_output = _Output()
+_SIGNS = {"+": "green", "-": "red", "~": "yellow"}
+
+
+def _styled(line: str, *, first: bool) -> str:
+    if first:
+        return click.style(line, bold=True)
+    sign = line.lstrip()[:2]
+    if sign[1:] == " " and sign[0] in _SIGNS:
+        return click.style(line, fg=_SIGNS[sign[0]])
+    return line
+
+
+def _set_output(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and parameter.name == "as_json":
+        _output.json = True
+    elif value and parameter.name == "verbose":
+        _output.verbose = True
+    elif value:
+        _output.color = False
+
+
+def _output_options(command: _Command) -> _Command:
+    """--json, -v and --no-color, which every verb has."""
+    for flags, text in (
+        (("--no-color", "no_color"), "Never colour the output."),
+        (("-v", "--verbose", "verbose"), "Show a traceback with an error."),
+        (("--json", "as_json"), "Print JSON with documented keys."),
+    ):
+        command = click.option(
+            *flags, is_flag=True, expose_value=False, callback=_set_output, help=text
+        )(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(ckptmigrate.__version__, prog_name="ckptmigrate")
+@_output_options
+def cli() -> None:
+    """Inspect and migrate Megatron-Core torch_dist checkpoints, metadata only.
+
+    PATH is a checkpoint directory or a root; a root means the iteration that its tracker file
+    names. Tensors are never rewritten, pickles never executed, the source never changed unless
+    --in-place asks for it. Exit status: 0 done, 1 refused or found wanting, 2 usage.
+    """
+
+
+_path = click.argument("path", type=click.Path(path_type=Path))
+_iteration = click.option("--iteration", type=int, metavar="N", help="Of a root, this iteration.")
+_every = click.option("--all", "every", is_flag=True, help="Of a root, every iteration.")
+
+
+@cli.command()
+@_path
+@_iteration
+@_every
+@_output_options
+def inspect(path: Path, iteration: int | None, every: bool) -> None:
+    """Say what a checkpoint is: layout, writer, rerun state, sizes, history, anomalies.
+
+    Exit status 1 where it is corrupt.
+
+    Example: ckptmigrate inspect checkpoints/run
+    """
+    located = locate.locate(path, iteration=iteration, every=every)
+    found = [inspection.inspect(checkpoint) for checkpoint in located.checkpoints]
+    if _output.json:
+        shown = [each.as_json() for each in found]
+        _output.object(shown if every else shown[0])
+    else:
+        for each in found:
+            _output.lines(render.inspection(each))
+    if not all(each.healthy for each in found):
+        raise SystemExit(1)
+
+
+def _migration_options(command: _Command) -> _Command:
+    links = click.Choice([link.value for link in Link])
+    for option in (
+        click.option(
+            "-o", "--output", type=click.Path(path_type=Path), metavar="DEST",
+            help="The root to create. Default: PATH.<target> beside PATH.",
+        ),
+        click.option("--in-place", is_flag=True, help="Change PATH itself."),
+        click.option("--dry-run", is_flag=True, help="Print the plan and write nothing."),
+        click.option(
+            "--link", type=links, default=Link.AUTO.value, show_default=True,
+            help="How payload files get into DEST. auto: reflink, else hardlink, else copy.",
+        ),
+        click.option(
+            "--allow-loss", multiple=True, type=click.Choice(sorted(LOSSES)),
+            help="Accept a named loss. "
+            + " ".join(f"{name}: {text}." for name, text in LOSSES.items()),
+        ),
+        click.option(
+            "--world-size", type=click.IntRange(min=1), metavar="N",
+            help="Ranks of the job, where args do not tell.",
+        ),
+        click.option(
+            "--tensor-parallel", type=click.IntRange(min=1), metavar="N",
+            help="Tensor parallel size, where args do not tell.",
+        ),
+        click.option(
+            "--pipeline-parallel", type=click.IntRange(min=1), metavar="N",
+            help="Pipeline parallel size, where args do not tell.",
+        ),
+        _every,
+        _iteration,
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+_TO_HELP = (
+    f"A layout ({', '.join(layout.ID for layout in versions.LAYOUTS)}), or "
+    f"{versions.UNIVERSAL}: sharded-rerun, idle, which every release from 0.9 on reads. Readers "
+    "that run with --dist-ckpt-strictness raise_all want no rerun entry at all, but for 0.10 "
+    "and 0.11: give those pre-rerun or none-emitting."
+)
+
+
+@cli.command()
+@_path
+@click.option("--to", default=versions.NEWEST.ID, show_default=True, metavar="TARGET", help=_TO_HELP)
+@_migration_options
+@_output_options
+def upgrade(path: Path, to: str, **options: Any) -> None:
+    """Make a checkpoint readable by a newer release.
+
+    Example: ckptmigrate upgrade checkpoints/run --to common-state
+    """
+    _migrate("upgrade", path, to, **options)
+
+
+@cli.command()
+@_path
+@click.option("--to", required=True, metavar="TARGET", help=_TO_HELP)
+@_migration_options
+@_output_options
+def downgrade(path: Path, to: str, **options: Any) -> None:
+    """Make a checkpoint readable by an older release.
+
+    Example: ckptmigrate downgrade checkpoints/run --to split-rerun
+    """
+    _migrate("downgrade", path, to, **options)
+
+
+def _migrate(
+    verb: str,
+    path: Path,
+    to: str,
+    *,
+    output: Path | None,
+    in_place: bool,
+    dry_run: bool,
+    link: str,
+    allow_loss: tuple[str, ...],
+    world_size: int | None,
+    tensor_parallel: int | None,
+    pipeline_parallel: int | None,
+    every: bool,
+    iteration: int | None,
+) -> None:
+    if in_place and output is not None:
+        raise click.UsageError("--in-place and -o exclude each other.")
+    prepared = migration.prepare(
+        path,
+        to,
+        verb=verb,
+        output=output,
+        in_place=in_place,
+        iteration=iteration,
+        every=every,
+        allowed=allow_loss,
+        given=Given(world_size, tensor_parallel, pipeline_parallel),
+    )
+    if not _output.json:
+        for plan in prepared.plans:
+            _output.lines(render.plan(plan))
+    used = None
+    if not dry_run:
+        with _progress(prepared.plans) as progress:
+            used = migration.carry_out(prepared, link=Link(link), progress=progress)
+    if _output.json:
+        _output.object(prepared.as_json(done=not dry_run, link=used))
+    elif dry_run:
+        click.echo("dry run: nothing was written")
+    else:
+        _output.lines(render.outcome(prepared, used))
+
+
+@contextlib.contextmanager
+def _progress(plans: Sequence[Plan]) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, once payload bytes are being copied; linking takes no time."""
+    bars: list[Any] = []
+
+    def advance(count: int) -> None:
+        if _output.json or not sys.stderr.isatty():
+            return
+        if not bars:
+            from rich.console import Console
+            from rich.progress import DownloadColumn, Progress, TimeRemainingColumn
+
+            bar = Progress(
+                *Progress.get_default_columns()[:2],
+                DownloadColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True, no_color=_output.color is False),
+            )
+            bar.start()
+            bar.add_task("copying payload", total=sum(plan.payload[1] for plan in plans))
+            bars.append(bar)
+        bars[0].advance(bars[0].task_ids[0], count)
+
+    try:
+        yield advance
+    finally:
+        for bar in bars:
+            bar.stop()
+
+
+@cli.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@_iteration
+@click.option("--full", is_flag=True, help="Do not cut long lists.")
+@_output_options
+def diff(a: Path, b: Path, iteration: int | None, full: bool) -> None:
+    """Say what differs in meaning from checkpoint A to checkpoint B.
+
+    Compared are the common state, entries, plans, attributes, backend marker and payload bytes.
+    Exit status 1 where anything differs.
+
+    Example: ckptmigrate diff checkpoints/run checkpoints/run.pre-rerun
+    """
+    found = ckptmigrate.diff(a, b, iteration=iteration)
+    if _output.json:
+        _output.object(
+            {
+                "equal": not found,
+                "differences": [
+                    {"sign": d.sign, "part": d.part, "name": d.name, "detail": d.detail}
+                    for d in found
+                ],
+            }
+        )
+    else:
+        _output.lines(render.differences(found, full=full))
+    if found:
+        raise SystemExit(1)
+
+
+@cli.command()
+@_output_options
+def layouts() -> None:
+    """List the layouts of the rerun state and the releases that write them.
+
+    Example: ckptmigrate layouts
+    """
+    from ckptmigrate.releases import compat
+
+    rows = compat().layouts
+    if _output.json:
+        _output.object([asdict(row) for row in rows])
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("layout", "releases", "what it is", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(row.layout, row.releases, row.summary)
+    Console(no_color=_output.color is False, highlight=False).print(table)
+
+
+def main() -> None:
+    """The entry point: run a verb, and turn errors into one sentence and an exit status."""
+    global _output
+    _output = _Output(color=False if os.environ.get("NO_COLOR") else None)
+    try:
+        status = cli.main(standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Abort:
+        _fail("interrupted", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except CkptMigrateError as error:
+        _fail(error, 1)
+    except BrokenPipeError:
+        # The reader of a pipe went away (`| head`): nothing is wrong, nothing more to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        _fail(f"{error.filename or 'the system'}: {error.strerror}", 1)
+    else:
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(error: CkptMigrateError | str, status: int) -> NoReturn:
+    if _output.verbose:
+        traceback.print_exc()
+    if _output.json and isinstance(error, CkptMigrateError):
+        _output.object({"error": error.as_json()})
+    click.echo(f"ckptmigrate: {printable(str(error))}", err=True)
+    sys.exit(status)

@@ -1,0 +1,286 @@
+"""What differs in meaning between two checkpoints, as lines that read like a diff."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ckptmigrate import common
+from ckptmigrate.errors import DamagedError
+from ckptmigrate.inert import torchfile
+from ckptmigrate.inert.tree import Global, Object, PersistentId
+from ckptmigrate.manifest import Manifest
+from ckptmigrate.metadata import Blob
+from ckptmigrate.printable import printable
+
+_SHORT: Final = 60  # characters of a value shown
+_PIECE: Final = 8 * 1024 * 1024  # bytes of payload compared at a time
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One difference.
+
+    Attributes:
+        sign: `+` only in the second, `-` only in the first, `~` in both and not equal.
+        part: `common`, `entry`, `plan`, `attribute`, `marker` or `payload`.
+        name: what differs: a key, an attribute, a path of keys.
+        detail: the values, shortened, or empty.
+    """
+
+    sign: str
+    part: str
+    name: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        detail = f": {self.detail}" if self.detail else ""
+        return printable(f"{self.sign} {self.part} {self.name}{detail}")
+
+
+def diff(a: Manifest, b: Manifest, *, payload: bool = True) -> list[Difference]:
+    """What differs in meaning from `a` to `b`.
+
+    Where in the payload files the bytes of an entry stand says nothing; the bytes do. Blobs
+    with other bytes and the same object in them are equal.
+
+    Args:
+        payload: compare the bytes behind the entries where they are not in the same file at
+            the same place. False tells entries with another place apart, and reads nothing.
+
+    Raises:
+        DamagedError: a payload file cannot be read.
+    """
+    return [
+        *_place_of_common(a, b),
+        *_values("common", a.common.values, b.common.values),
+        *_keys("marker", a.marker, b.marker),
+        *_attributes(a, b),
+        *_keys("entry", a.metadata.entries, b.metadata.entries),
+        *_plans(a, b),
+        *_payload(a, b, read=payload),
+    ]
+
+
+def _place_of_common(a: Manifest, b: Manifest) -> Iterator[Difference]:
+    if a.common.in_file != b.common.in_file:
+        gone, come = ("common.pt", common.KEY) if a.common.in_file else (common.KEY, "common.pt")
+        yield Difference("~", "common", "place", f"{gone} -> {come}")
+
+
+def _attributes(a: Manifest, b: Manifest) -> Iterator[Difference]:
+    if a.metadata.class_path != b.metadata.class_path:
+        detail = f"{a.metadata.class_path} -> {b.metadata.class_path}"
+        yield Difference("~", "attribute", "class", detail)
+    # The other tables have parts of their own.
+    tables = {"state_dict_metadata", "storage_data", "all_local_plans"}
+    yield from _values(
+        "attribute",
+        {k: v for k, v in a.metadata.attributes.items() if k not in tables},
+        {k: v for k, v in b.metadata.attributes.items() if k not in tables},
+    )
+    has_a, has_b = a.metadata.plans is not None, b.metadata.plans is not None
+    if has_a != has_b:
+        yield Difference("-" if has_a else "+", "attribute", "all_local_plans")
+
+
+def _plans(a: Manifest, b: Manifest) -> Iterator[Difference]:
+    plans_a, plans_b = a.metadata.plans, b.metadata.plans
+    if plans_a is None or plans_b is None or plans_a is plans_b:
+        return
+    if len(plans_a) != len(plans_b):
+        yield Difference("~", "plan", "ranks", f"{len(plans_a)} -> {len(plans_b)}")
+        return
+    for rank, (plan_a, plan_b) in enumerate(zip(plans_a, plans_b, strict=True)):
+        if plan_a is plan_b:
+            continue
+        if type(plan_a).path != type(plan_b).path:
+            detail = f"{type(plan_a).path} -> {type(plan_b).path}"
+            yield Difference("~", "plan", f"class of rank {rank}", detail)
+        before, after = Counter(a.metadata.plan_keys(rank)), Counter(b.metadata.plan_keys(rank))
+        for sign, keys in (("-", before - after), ("+", after - before)):
+            for key, count in keys.items():
+                times = f" x{count}" if count > 1 else ""
+                yield Difference(sign, "plan", f"item of rank {rank}: {key}{times}")
+
+
+def _payload(a: Manifest, b: Manifest, *, read: bool) -> Iterator[Difference]:
+    """Byte ranges of the entries that both have; the common state is compared as such."""
+    both = (a.metadata.entries.keys() & b.metadata.entries.keys()) - {common.KEY}
+    chunks_a, chunks_b = (
+        {(c.key, c.offsets): c.blob for c in m.metadata.chunks if c.key in both} for m in (a, b)
+    )
+    for (key, offsets), blob in chunks_a.items():
+        name = f"{key} at {list(offsets)}" if offsets is not None else key
+        other = chunks_b.get((key, offsets))
+        if other is None:
+            yield Difference("-", "payload", name)
+        elif not read:
+            if blob != other:
+                yield Difference("~", "payload", name, f"{blob.file} -> {other.file}")
+        elif not _same_bytes(a, blob, b, other) and not _same_object(a, b, key):
+            yield Difference("~", "payload", name)
+    for key, offsets in chunks_b.keys() - chunks_a.keys():
+        yield Difference("+", "payload", f"{key} at {list(offsets)}" if offsets is not None else key)
+
+
+def _same_bytes(a: Manifest, blob_a: Blob, b: Manifest, blob_b: Blob) -> bool:
+    if blob_a.length != blob_b.length:
+        return False
+    if blob_a.offset == blob_b.offset and a.same_file(blob_a.file, b, blob_b.file):
+        return True
+    for start in range(0, blob_a.length, _PIECE):
+        size = min(_PIECE, blob_a.length - start)
+        pieces = (
+            m.read_range(blob.file, blob.offset + start, size)
+            for m, blob in ((a, blob_a), (b, blob_b))
+        )
+        if next(pieces) != next(pieces):
+            return False
+    return True
+
+
+def _same_object(a: Manifest, b: Manifest, key: str) -> bool:
+    """Whether two blobs with different bytes hold the same object."""
+    if key not in a.metadata.blobs or key not in b.metadata.blobs:
+        return False
+    trees = []
+    for manifest in (a, b):
+        try:
+            trees.append(torchfile.load(manifest.read_blob_bytes(key)))
+        except DamagedError:
+            return False
+    storages = [[m for m in t.members if m[0].startswith("data/")] for t in trees]
+    return storages[0] == storages[1] and equal(trees[0].tree, trees[1].tree)
+
+
+def _keys(part: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:
+    """Differences by key, values told as a whole."""
+    for key in a:
+        if key not in b:
+            yield Difference("-", part, key)
+        elif not equal(a[key], b[key]):
+            yield Difference("~", part, key, f"{short(a[key])} -> {short(b[key])}")
+    for key in b:
+        if key not in a:
+            yield Difference("+", part, key)
+
+
+def _values(part: str, a: Any, b: Any) -> Iterator[Difference]:
+    """Differences by path, as deep as both sides are mappings or objects of one kind."""
+    seen: set[tuple[int, int]] = set()  # a shared node is told once
+    todo = [("", a, b)]
+    while todo:
+        path, a, b = todo.pop()
+        inner_a, inner_b = _inside(a), _inside(b)
+        if inner_a is None or inner_b is None:
+            if not equal(a, b):
+                yield Difference("~", part, path, f"{short(a)} -> {short(b)}")
+            continue
+        if a is b or (id(a), id(b)) in seen:
+            continue
+        seen.add((id(a), id(b)))
+        deeper = []
+        for key in {**inner_a, **inner_b}:
+            name = f"{path}.{key}" if path else key
+            if key not in inner_b:
+                yield Difference("-", part, name, short(inner_a[key]))
+            elif key not in inner_a:
+                yield Difference("+", part, name, short(inner_b[key]))
+            else:
+                deeper.append((name, inner_a[key], inner_b[key]))
+        todo += reversed(deeper)
+
+
+def _inside(value: Any) -> Mapping[str, Any] | None:
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return value
+    if isinstance(value, Object) and not value.args and value.attributes:
+        return {key: v for key, v in value.attributes.items() if isinstance(key, str)}
+    return None
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two inert values mean the same; dicts in any order, NaN equal to NaN."""
+    return _Comparison().equal(a, b)
+
+
+class _Comparison:
+    """Compares once per pair of nodes, so that shared nodes cost nothing again."""
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[int, int]] = set()
+
+    def equal(self, a: Any, b: Any) -> bool:
+        todo = [(a, b)]
+        while todo:
+            a, b = todo.pop()
+            if a is b:
+                continue
+            if isinstance(a, Global) or isinstance(b, Global):
+                if not (isinstance(a, Global) and isinstance(b, Global) and a.path == b.path):
+                    return False
+                continue
+            if not isinstance(a, (dict, list, tuple, Object, PersistentId)):
+                if type(a) is not type(b) or (a != b and not (a != a and b != b)):
+                    return False
+                continue
+            if (id(a), id(b)) in self.seen:
+                continue
+            self.seen.add((id(a), id(b)))
+            pairs = self._parts(a, b)
+            if pairs is None:
+                return False
+            todo += pairs
+        return True
+
+    @staticmethod
+    def _parts(a: Any, b: Any) -> list[tuple[Any, Any]] | None:
+        """The pairs that must be equal in turn; None where the two cannot be equal."""
+        if isinstance(a, Object):
+            if not isinstance(b, Object) or a.opcode != b.opcode:
+                return None
+            return [
+                (type(a), type(b)),
+                (a.args, b.args),
+                (a.kwargs, b.kwargs),
+                (a.updates or [], b.updates or []),
+            ]
+        if type(a) is not type(b):
+            return None
+        if isinstance(a, PersistentId):
+            return [(a.pid, b.pid)]
+        if len(a) != len(b):
+            return None
+        if isinstance(a, dict):
+            if all(isinstance(key, (str, int, float, bytes, bool)) for key in a):
+                return [(v, b[k]) for k, v in a.items()] if a.keys() == b.keys() else None
+            return [p for x, y in zip(a.items(), b.items(), strict=True) for p in zip(x, y, strict=True)]
+        return list(zip(a, b, strict=True))
+
+
+def short(value: Any) -> str:
+    """A value in a few characters."""
+    if isinstance(value, Object):
+        name = type(value).symbol
+        if value.opcode == "REDUCE" and len(value.args) == 1 and not value.updates:
+            return f"{name}({short(value.args[0])})"
+        return f"{name}(...)"
+    if isinstance(value, Global):
+        return value.path
+    if isinstance(value, dict):
+        keys = ", ".join(str(key) for key in list(value)[:8] if isinstance(key, (str, int)))
+        return _cut("{" + keys + (", ..." if len(value) > 8 else "") + "}")
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return f"{type(value).__name__} of {len(value)}"
+    if isinstance(value, (str, bytes)):
+        return _cut(repr(value[: _SHORT + 1]))
+    if isinstance(value, (int, float, bool)) or value is None:
+        return _cut(repr(value))
+    return type(value).__name__
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHORT else text[: _SHORT - 3] + "..."

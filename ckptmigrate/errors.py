@@ -1,0 +1,101 @@
+"""Everything that can be wrong, as one small tree of exceptions.
+
+Each error says in one sentence what is wrong, where, and what to do; the parts are
+attributes, so that a library user need not parse the sentence.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ckptmigrate.printable import printable
+
+
+class CkptMigrateError(Exception):
+    """The root of the tree.
+
+    Attributes:
+        reason: what is wrong, without the place.
+        path: the checkpoint or file it is about, if any.
+        fix: what to do, ending with the command that works where there is one.
+        layout: the layout concerned, if any.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        path: Path | str | None = None,
+        fix: str | None = None,
+        layout: str | None = None,
+    ) -> None:
+        self.reason = reason
+        self.path = path
+        self.fix = fix
+        self.layout = layout
+        super().__init__(reason)
+
+    def as_json(self) -> dict[str, object]:
+        """The documented JSON form: the sentence and its parts."""
+        parts = {name: value for name, value in vars(self).items() if value is not None}
+        return {
+            "kind": type(self).__name__,
+            "message": str(self),
+            **{
+                name: list(value) if isinstance(value, tuple) else str(value)
+                for name, value in parts.items()
+            },
+        }
+
+    def __str__(self) -> str:
+        where = f"{self.path}: " if self.path is not None else ""
+        what_to_do = f"; {self.fix}" if self.fix else ""
+        return printable(f"{where}{self.reason}{what_to_do}")
+
+
+class NotACheckpointError(CkptMigrateError):
+    """There is no distributed checkpoint at the path, or the tracker leads to none."""
+
+
+class UnsupportedFormatError(CkptMigrateError):
+    """A checkpoint, but of another format (zarr, torch, torch_dcp, fsdp_dtensor)."""
+
+
+class DamagedError(CkptMigrateError):
+    """A file of the checkpoint is truncated, malformed or contradicts another."""
+
+
+class PickleError(DamagedError):
+    """A pickle or torch zip that cannot be read, or that no checkpoint writer wrote."""
+
+
+class CorruptError(CkptMigrateError):
+    """The common state announces rerun shards that the checkpoint does not hold.
+
+    Attributes:
+        missing: the keys that are missing.
+    """
+
+    def __init__(self, reason: str, *, missing: tuple[str, ...], **where: str | Path | None):
+        super().__init__(reason, **where)  # type: ignore[arg-type]
+        self.missing = missing
+
+
+class RefusedError(CkptMigrateError):
+    """A healthy checkpoint and a request that would lose or guess something.
+
+    Attributes:
+        losses: the names of the losses that would have to be allowed, if any.
+    """
+
+    def __init__(self, reason: str, *, losses: tuple[str, ...] = (), **where: str | Path | None):
+        super().__init__(reason, **where)  # type: ignore[arg-type]
+        self.losses = losses
+
+
+class DestinationError(CkptMigrateError):
+    """The destination exists, lies in the source, or cannot be written."""
+
+
+class CompatError(CkptMigrateError):
+    """compat_matrix.yaml does not fit its schema."""

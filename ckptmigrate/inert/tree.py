@@ -1,0 +1,179 @@
+"""The inert tree: what a pickle says, as data that can do nothing.
+
+A pickle is a program. Reading one here yields a tree in which every symbol it names
+is a `Global` (a class that stands for the name and is never the thing named), and every
+object it would build is an `Object` that records *how* it would be built: the symbol
+called, the arguments, the items added, the state set. Dicts, lists, tuples, sets, strings
+and numbers are themselves. Sharing is kept: what is one object in the pickle is one object
+here, which is what makes an unchanged tree write back byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+
+class Global(type):
+    """A symbol named by a pickle, for example `torch.Size`; nothing is imported.
+
+    It is a class because the NEWOBJ opcode accepts nothing else. Two `Global`s of one
+    name compare by `same_symbol`, never by identity: a pickle may name a symbol twice.
+
+    Attributes:
+        module: the module's name as the pickle spells it (the string object itself, since
+            two symbols of one module share that string in the file).
+        symbol: the qualified name inside the module.
+    """
+
+    module: str
+    symbol: str
+
+    # C Unpickler: REDUCE calls the class, NEWOBJ calls __new__. Two doors, so the
+    # writer can tell which opcode to give back.
+    def __call__(cls, *args: Any) -> Object:
+        made = object.__new__(cls)
+        made.opcode = REDUCE
+        made.args = args
+        made.kwargs = None
+        made.updates = None
+        return made  # type: ignore[return-value]
+
+    def __repr__(cls) -> str:
+        return f"<symbol {cls.module}.{cls.symbol}>"
+
+    @property
+    def path(cls) -> str:
+        """The dotted name, for example `megatron.core.transformer.enums.AttnBackend`."""
+        return f"{cls.module}.{cls.symbol}"
+
+
+REDUCE: Final = "REDUCE"
+NEWOBJ: Final = "NEWOBJ"
+NEWOBJ_EX: Final = "NEWOBJ_EX"
+
+LIST_ITEMS: Final = "list items"
+DICT_ITEMS: Final = "dict items"
+SET_ITEMS: Final = "set items"
+STATE: Final = "state"
+
+
+class Object(metaclass=Global):
+    """An object a pickle would build; `type(obj)` is its `Global`.
+
+    Attributes:
+        opcode: REDUCE, NEWOBJ or NEWOBJ_EX.
+        args: positional arguments of the call.
+        kwargs: keyword arguments (NEWOBJ_EX only), else None.
+        updates: what follows the construction, in order: pairs of LIST_ITEMS, DICT_ITEMS,
+            SET_ITEMS or STATE with the list of items, list of (key, value), or state.
+            None where nothing follows.
+    """
+
+    __slots__ = ("args", "kwargs", "opcode", "updates")
+
+    opcode: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] | None
+    updates: list[tuple[str, Any]] | None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Object:
+        made = object.__new__(cls)
+        made.opcode = NEWOBJ_EX if kwargs else NEWOBJ
+        made.args = args
+        made.kwargs = kwargs or None
+        made.updates = None
+        return made
+
+    # The C Unpickler calls these for BUILD, SETITEM(S), APPEND(S) and ADDITEMS.
+    def __setstate__(self, state: Any) -> None:
+        if self.updates is None:
+            self.updates = [(STATE, state)]
+        else:
+            self.updates.append((STATE, state))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._batch(DICT_ITEMS).append((key, value))
+
+    def append(self, item: Any) -> None:
+        self._batch(LIST_ITEMS).append(item)
+
+    def extend(self, items: Iterable[Any]) -> None:
+        self._batch(LIST_ITEMS).extend(items)
+
+    def add(self, item: Any) -> None:
+        self._batch(SET_ITEMS).append(item)
+
+    def _batch(self, kind: str) -> list[Any]:
+        if self.updates is None:
+            self.updates = []
+        if not self.updates or self.updates[-1][0] != kind:
+            self.updates.append((kind, []))
+        batch: list[Any] = self.updates[-1][1]
+        return batch
+
+    def __repr__(self) -> str:
+        return f"<object {type(self).path}>"
+
+    @property
+    def state(self) -> Any:
+        """The state last set by BUILD, or None."""
+        for kind, value in reversed(self.updates or ()):
+            if kind == STATE:
+                return value
+        return None
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The instance attributes that BUILD would set; empty where the state is no dict."""
+        state = self.state
+        return state if isinstance(state, dict) else {}
+
+
+class PersistentId:
+    """A reference to something outside the pickle; in a torch zip, a tensor's storage."""
+
+    __slots__ = ("pid",)
+
+    def __init__(self, pid: Any) -> None:
+        self.pid = pid
+
+
+def symbol(module: str, name: str) -> Global:
+    """A new `Global` for a name."""
+    made = Global("Symbol", (Object,), {"__slots__": ()})
+    made.module = module
+    made.symbol = name
+    return made
+
+
+def new_object(cls: Global, state: Any) -> Object:
+    """An object as a plain class pickles: `cls.__new__(cls)`, then its state."""
+    made = Object.__new__(cls)
+    made.updates = [(STATE, state)]
+    return made
+
+
+def enum_member(cls: Global, value: Any) -> Object:
+    """An enum member as Python pickles it: the class called with the member's value."""
+    made = Global.__call__(cls, value)
+    return made
+
+
+def with_state(obj: Object, state: Any) -> Object:
+    """A copy of `obj` whose last BUILD sets `state`; everything else is shared with it."""
+    made = Object.__new__(type(obj))
+    made.opcode, made.args, made.kwargs = obj.opcode, obj.args, obj.kwargs
+    updates = [u for u in obj.updates or () if u[0] != STATE]
+    made.updates = [*updates, (STATE, state)]
+    return made
+
+
+def is_symbol(value: Any, *paths: str) -> bool:
+    """Whether `value` is a `Global` with one of these dotted names."""
+    return isinstance(value, Global) and value.path in paths
+
+
+def is_object(value: Any, *paths: str) -> bool:
+    """Whether `value` is an `Object` of a symbol with one of these dotted names."""
+    return isinstance(value, Object) and type(value).path in paths

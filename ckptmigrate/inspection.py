@@ -1,0 +1,278 @@
+"""What a checkpoint is, as one value: layout, writer, rerun state, sizes, history, anomalies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ckptmigrate import common, evidence, planning, sidecar
+from ckptmigrate.diffing import short
+from ckptmigrate.errors import CkptMigrateError, RefusedError
+from ckptmigrate.evidence import Writer
+from ckptmigrate.inert.tree import Object
+from ckptmigrate.planning import Reading
+from ckptmigrate.releases import compat, matches
+from ckptmigrate.rerun import STATES, Kind, RerunRecord
+from ckptmigrate.sidecar import Step
+from ckptmigrate.storage import LocalDirectory
+from ckptmigrate.topology import Topology, derive
+
+
+@dataclass(frozen=True)
+class FaultyRank:
+    """What one rerun payload tells of a fault.
+
+    Attributes:
+        position: in the grid: (rank,), or (PP rank, TP rank).
+        call: the validation call that failed, or None where another rank's did.
+        node, device: the suspects, or None.
+        microbatches: how many saved microbatches it holds, to run again.
+    """
+
+    position: tuple[int, ...]
+    call: str | None
+    node: str | None
+    device: str | None
+    microbatches: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a checkpoint is.
+
+    Attributes:
+        path: its directory.
+        iteration: the iteration it was saved at, or None.
+        layouts: names of every layout that fits its rerun facts.
+        likely: those of them that the other evidence leaves; never empty.
+        evidence: why, a sentence per layout in `layouts`.
+        writer: the releases that may have written it.
+        rerun: the rerun state.
+        faulty: what the payloads of a fault tell, those with a failed call or a suspect.
+        topology: sizes in ranks, None where not known.
+        tensors, objects: number of entries of either kind.
+        payload_files, payload_bytes: size of what a migration does not touch.
+        common_place: `common.pt` or the key of the sharded object.
+        steps: what earlier migrations did.
+        anomalies: what a healthy checkpoint would not have.
+    """
+
+    path: Path
+    iteration: int | None
+    layouts: tuple[str, ...]
+    likely: tuple[str, ...]
+    evidence: tuple[str, ...]
+    writer: Writer
+    rerun: RerunRecord
+    faulty: tuple[FaultyRank, ...]
+    topology: Topology | None
+    tensors: int
+    objects: int
+    payload_files: int
+    payload_bytes: int
+    common_place: str
+    steps: tuple[Step, ...]
+    anomalies: tuple[str, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether a release of its layout can load it."""
+        return self.rerun.kind is not Kind.CORRUPT
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented JSON form (docs: README, `inspect --json`)."""
+        record, topology = self.rerun, self.topology
+        return {
+            "path": str(self.path),
+            "iteration": self.iteration,
+            "layout": {
+                "candidates": list(self.layouts),
+                "likely": list(self.likely),
+                "evidence": list(self.evidence),
+            },
+            "writer": {
+                "releases": list(self.writer.releases),
+                "evidence": [str(sign) for sign in self.writer.decisive],
+            },
+            "rerun": {
+                "state": record.kind.value,
+                "mode": record.mode,
+                "machine_state": None if record.state is None else STATES[record.state],
+                "iteration": record.iteration,
+                "grid": list(record.grid),
+                "shards": len(record.shards),
+                "missing": list(record.missing),
+                "fault": [
+                    {
+                        "position": list(rank.position),
+                        "failed_call": rank.call,
+                        "suspicious_node": rank.node,
+                        "suspicious_device": rank.device,
+                        "saved_microbatches": rank.microbatches,
+                    }
+                    for rank in self.faulty
+                ],
+            },
+            "topology": {
+                "world": topology.world if topology else None,
+                "tensor": topology.tensor if topology else None,
+                "pipeline": topology.pipeline if topology else None,
+                "data": topology.data if topology else None,
+                "context": topology.context if topology else None,
+            },
+            "entries": {
+                "total": self.tensors + self.objects,
+                "tensors": self.tensors,
+                "objects": self.objects,
+            },
+            "payload": {"files": self.payload_files, "bytes": self.payload_bytes},
+            "common_state": self.common_place,
+            "migrations": [
+                {
+                    "verb": step.verb,
+                    "from": list(step.source),
+                    "to": step.target,
+                    "version": step.version,
+                    "time": step.time,
+                    "losses": list(step.losses),
+                    "changes": list(step.changes),
+                }
+                for step in self.steps
+            ],
+            "anomalies": list(self.anomalies),
+        }
+
+
+def inspect(path: Path) -> Inspection:
+    """Look at one checkpoint directory.
+
+    Raises:
+        CkptMigrateError: no readable torch_dist checkpoint.
+    """
+    directory = LocalDirectory(path)
+    reading = planning.read(directory)
+    manifest, anomalies = reading.manifest, []
+    try:
+        original = sidecar.original(directory)
+        steps, undone, stale = original.steps, original.undone, original.stale
+    except CkptMigrateError as error:
+        steps, undone, stale = (), (), str(error)
+    if stale:
+        anomalies.append(f"the sidecar does not match the checkpoint: {stale}")
+    writer = evidence.writer(manifest, compat())
+    layouts = tuple(layout.ID for layout in reading.layouts)
+    likely = _narrowed(layouts, writer, undone)
+    try:
+        topology = derive(manifest)
+    except RefusedError as error:
+        topology = None
+        anomalies.append(error.reason)
+    objects = sum(map(manifest.metadata.is_object_entry, manifest.metadata.entries))
+    return Inspection(
+        path=path,
+        iteration=manifest.iteration,
+        layouts=layouts,
+        likely=likely,
+        evidence=reading.evidence,
+        writer=writer,
+        rerun=reading.record,
+        faulty=_faulty(reading.record),
+        topology=topology,
+        tensors=len(manifest.metadata.entries) - objects,
+        objects=objects,
+        payload_files=len(manifest.payload_files),
+        payload_bytes=sum(size for _, size in manifest.payload_files.values()),
+        common_place=common.FILE if manifest.common.in_file else common.KEY,
+        steps=steps,
+        anomalies=(*anomalies, *_anomalies(reading, writer, likely, migrated=bool(undone))),
+    )
+
+
+def _narrowed(
+    layouts: tuple[str, ...], writer: Writer, undone: tuple[Step, ...]
+) -> tuple[str, ...]:
+    """The layouts that the other evidence leaves: the last migration's target, else those
+    that the writer's releases write."""
+    if undone and undone[-1].target in layouts:
+        return (undone[-1].target,)
+    rows = compat()
+    left = tuple(
+        layout
+        for layout in layouts
+        if any(matches(release, rows.row(layout).releases) for release in writer.releases)
+    )
+    return left or layouts
+
+
+def _faulty(record: RerunRecord) -> tuple[FaultyRank, ...]:
+    if record.kind is not Kind.FAULT:
+        return ()
+    found = []
+    for position, shard in sorted(record.shards.items()):
+        fields = shard.fields
+        rank = FaultyRank(
+            position,
+            _call(fields.get("failed_validation_call")),
+            _suspect(fields.get("suspicious_node")),
+            _suspect(fields.get("suspicious_device")),
+            _microbatches(fields.get("data_iterator_checkpoints")),
+        )
+        if (rank.call, rank.node, rank.device) != (None, None, None):
+            found.append(rank)
+    return tuple(found)
+
+
+def _call(value: Any) -> str | None:
+    """A `Call(caller, sequence)` in words; the caller is (filename, lineno, rank) through 0.13
+    and (message, rank) from 0.14."""
+    if not isinstance(value, Object):
+        return None
+    caller = value.args[0] if value.args else None
+    if not isinstance(caller, Object):
+        return short(value)
+    *where, rank = caller.args or (None,)
+    place = ":".join(str(part) for part in where if isinstance(part, (str, int)))
+    return f"{place} on rank {rank if isinstance(rank, int) else '?'}"
+
+
+def _suspect(value: Any) -> str | None:
+    return None if value is None else str(value) if isinstance(value, (str, int)) else short(value)
+
+
+def _microbatches(value: Any) -> int:
+    if not isinstance(value, list):
+        return 0
+    saved = (i.get("saved_microbatches") for i in value if isinstance(i, dict))
+    return sum(len(batches) for batches in saved if isinstance(batches, list))
+
+
+def _anomalies(
+    reading: Reading, writer: Writer, likely: tuple[str, ...], *, migrated: bool
+) -> list[str]:
+    manifest, record, found = reading.manifest, reading.record, []
+    if record.kind is Kind.CORRUPT:
+        found.append(
+            f"the common state tells of a rerun whose shards are missing: {len(record.missing)} keys"
+        )
+    if manifest.common.in_file and common.KEY in manifest.metadata.entries:
+        found.append("the common state is there twice; every release reads common.pt")
+    if manifest.rerun_keys and record.entry is None and not record.shards:
+        found.append("rerun shards without a rerun entry; no release asks for them")
+    if record.entry is not None and record.kind is Kind.IDLE and not record.shards:
+        found.append("an idle rerun entry without its sentinel shards")
+    used = {chunk.blob.file for chunk in manifest.metadata.chunks}
+    orphans = [name for name in manifest.payload_files if name not in used]
+    if orphans:
+        found.append(f"{len(orphans)} payload files that no entry lies in: {', '.join(orphans[:3])}")
+    if not writer.releases:
+        found.append("the signs of the writing release contradict each other")
+    elif not migrated and not any(
+        matches(release, compat().row(layout).releases)
+        for layout in likely
+        for release in writer.releases
+    ):
+        found.append(
+            f"layout {likely[0]}, but signs of release {' or '.join(writer.releases)}: migrated before?"
+        )
+    return found

@@ -1,0 +1,144 @@
+"""Bring files into a new directory without moving their bytes, where the system can."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Collection
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from ckptmigrate.errors import DestinationError
+
+
+class Link(str, Enum):
+    """How a payload file gets into the destination.
+
+    reflink: a copy that shares its blocks until one side changes (XFS, Btrfs).
+    hardlink: the same file under a second name: a change to one is a change to both.
+    symlink: a pointer to the source, which must stay where it is.
+    copy: the bytes again.
+    auto: reflink, else hardlink, else copy.
+    """
+
+    AUTO = "auto"
+    REFLINK = "reflink"
+    HARDLINK = "hardlink"
+    SYMLINK = "symlink"
+    COPY = "copy"
+
+
+_FICLONE: Final = 0x40049409  # linux/fs.h
+_PIECE: Final = 16 * 1024 * 1024  # bytes copied at a time
+_CANNOT: Final = {
+    errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP,
+    errno.EINVAL, errno.ENOTTY, errno.ENOSYS,
+}  # fmt: skip
+
+
+class Carrier:
+    """Carries files of a checkpoint over, each by the best means that works.
+
+    Attributes:
+        used: the means that the last payload took.
+    """
+
+    def __init__(self, link: Link, progress: Callable[[int], None] | None = None) -> None:
+        self._means = _AUTO if link is Link.AUTO else (link,)
+        self._asked = link
+        self._progress = progress or (lambda _: None)
+        self.used = link
+
+    def carry_directory(
+        self, source: Path, target: Path, except_for: Collection[str] = ()
+    ) -> None:
+        """Everything in a directory, and below it, into one that is there.
+
+        Raises:
+            DestinationError: the means asked for does not work here.
+            OSError: the target cannot be written.
+        """
+        for item in sorted(os.scandir(source), key=lambda entry: entry.name):
+            if item.name in except_for:
+                continue
+            here, there = Path(item.path), target / item.name
+            if item.is_symlink() and not item.is_file():
+                # A link to a directory or to nowhere; a relative one must still lead there.
+                os.symlink(os.path.join(source.absolute(), os.readlink(here)), there)
+            elif item.is_dir():
+                os.mkdir(there)
+                self.carry_directory(here, there)
+                shutil.copystat(here, there)
+            else:
+                self._carry_file(here, there)
+
+    def _carry_file(self, source: Path, target: Path) -> None:
+        refusal: OSError | None = None
+        for means in self._means:
+            try:
+                _BY[means](source, target, self._progress)
+            except OSError as error:
+                if error.errno not in _CANNOT or os.path.lexists(target):
+                    raise
+                refusal = error
+                continue
+            if means is not self._means[0]:
+                # What did not work for one file will not work for the next thousand.
+                self._means = self._means[self._means.index(means) :]
+            self.used = means
+            return
+        assert refusal is not None
+        raise DestinationError(
+            f"payload cannot be carried over with --link {self._asked.value}: "
+            + _reason(refusal),
+            path=target.parent,
+            fix="use --link auto, or a destination on the file system of the source",
+        ) from refusal
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.EXDEV:
+        return "the destination is on another device"
+    return f"the file system refuses it ({error.strerror})"
+
+
+def _hardlink(source: Path, target: Path, progress: Callable[[int], None]) -> None:
+    os.link(source.resolve(), target)
+
+
+def _symlink(source: Path, target: Path, progress: Callable[[int], None]) -> None:
+    os.symlink(source.resolve(), target)
+
+
+def _reflink(source: Path, target: Path, progress: Callable[[int], None]) -> None:
+    with open(source, "rb") as old:
+        with open(target, "xb") as new:
+            try:
+                fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+            except OSError:
+                os.unlink(target)
+                raise
+            os.fsync(new.fileno())
+    shutil.copystat(source, target)
+
+
+def _copy(source: Path, target: Path, progress: Callable[[int], None]) -> None:
+    with open(source, "rb") as old, open(target, "xb") as new:
+        while piece := old.read(_PIECE):
+            new.write(piece)
+            progress(len(piece))
+        new.flush()
+        os.fsync(new.fileno())
+    shutil.copystat(source, target)
+
+
+_AUTO: Final = (Link.REFLINK, Link.HARDLINK, Link.COPY)
+_BY: Final = {
+    Link.REFLINK: _reflink,
+    Link.HARDLINK: _hardlink,
+    Link.SYMLINK: _symlink,
+    Link.COPY: _copy,
+}

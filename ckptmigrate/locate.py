@@ -1,0 +1,145 @@
+"""From the PATH a user gives to the checkpoint directories it means."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ckptmigrate import recognise
+from ckptmigrate.errors import NotACheckpointError
+from ckptmigrate.storage import LocalDirectory
+
+TRACKER_FILE: Final = "latest_checkpointed_iteration.txt"
+RELEASE: Final = "release"
+_NON_PERSISTENT: Final = "non_persistent"
+_ITERATION: Final = re.compile(r"iter_(\d{7,})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Located:
+    """The checkpoints that a PATH means.
+
+    Attributes:
+        path: the PATH, absolute.
+        checkpoints: their directories, in order of iteration.
+        tracker: the text of the tracker file that leads to the last of them.
+    """
+
+    path: Path
+    checkpoints: tuple[Path, ...]
+    tracker: str
+
+
+def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> Located:
+    """The checkpoints that a PATH means: itself, or those of a root.
+
+    Args:
+        path: a checkpoint directory, or a root with a tracker file.
+        iteration: of a root, this iteration instead of the tracker's.
+        every: of a root, every iteration.
+
+    Raises:
+        NotACheckpointError: there is none, the tracker is missing, empty or leads nowhere, or
+            a non-persistent checkpoint beside it may be the one a job would load.
+    """
+    path = path.absolute()
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise NotACheckpointError(
+            f"{what}, and a checkpoint is a directory",
+            path=path,
+            fix="name a root with latest_checkpointed_iteration.txt, or an iter_* directory in one",
+        )
+    if not (path / TRACKER_FILE).exists() and recognise.is_checkpoint(LocalDirectory(path)):
+        match = _ITERATION.fullmatch(path.name)
+        return Located(path, (path,), str(int(match[1])) if match else RELEASE)
+    if every:
+        return _every(path)
+    if iteration is not None:
+        chosen = path / f"iter_{iteration:07d}"
+        if not chosen.is_dir():
+            raise NotACheckpointError(
+                f"has no {chosen.name}", path=path, fix=_choices(path)
+            )
+        return Located(path, (chosen,), str(iteration))
+    tracker = _read_tracker(path)
+    chosen = path / directory_of(tracker)
+    if not chosen.is_dir():
+        raise NotACheckpointError(
+            f"the tracker file names {chosen.name}, which does not exist",
+            path=path / TRACKER_FILE,
+            fix=_choices(path),
+        )
+    _check_non_persistent(path, tracker)
+    return Located(path, (chosen,), tracker)
+
+
+def directory_of(tracker: str) -> str:
+    """The directory name that a tracker text leads to (get_checkpoint_name, core_v0.19.0)."""
+    return RELEASE if tracker == RELEASE else f"iter_{int(tracker):07d}"
+
+
+def iterations(root: Path) -> list[int]:
+    """The iterations that a root holds a directory for, oldest first."""
+    found = (
+        _ITERATION.fullmatch(item.name) for item in root.iterdir() if item.is_dir()
+    )
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _every(root: Path) -> Located:
+    found = [root / f"iter_{number:07d}" for number in iterations(root)]
+    if (root / RELEASE).is_dir():
+        found.append(root / RELEASE)
+    if not found:
+        raise NotACheckpointError("has no iter_* directory", path=root)
+    if (root / TRACKER_FILE).exists():
+        return Located(root, tuple(found), _read_tracker(root))
+    numbers = iterations(root)
+    return Located(root, tuple(found), str(numbers[-1]) if numbers else RELEASE)
+
+
+def _read_tracker(root: Path) -> str:
+    tracker = root / TRACKER_FILE
+    if not tracker.is_file():
+        raise NotACheckpointError(
+            f"is neither a checkpoint nor a root: it has no {TRACKER_FILE}",
+            path=root,
+            fix=_choices(root),
+        )
+    with tracker.open("rb") as file:
+        text = file.read(64).decode("ascii", "replace").strip()
+    if text == RELEASE or (text.isascii() and text.isdigit()):
+        return text
+    raise NotACheckpointError(
+        f"holds {text!r}, neither an iteration nor `release`" if text else "is empty",
+        path=tracker,
+        fix=_choices(root),
+    )
+
+
+def _choices(root: Path) -> str:
+    numbers = iterations(root)
+    if not numbers:
+        return "name a root with latest_checkpointed_iteration.txt, or an iter_* directory in one"
+    shown = ", ".join(map(str, numbers[-5:]))
+    return f"pick one with --iteration {numbers[-1]} (there are {len(numbers)}: {shown})"
+
+
+def _check_non_persistent(root: Path, tracker: str) -> None:
+    """A job with --non-persistent-ckpt-type global prefers ROOT/non_persistent where its
+    iteration is not older (_load_base_checkpoint, megatron/training/checkpointing.py)."""
+    beside = root / _NON_PERSISTENT
+    if not beside.is_dir():
+        return
+    newest = max(iterations(beside), default=-1)
+    persistent = 0 if tracker == RELEASE else int(tracker)
+    if newest >= persistent:
+        raise NotACheckpointError(
+            f"has a non-persistent checkpoint of iteration {newest}, which a job with "
+            f"--non-persistent-ckpt-type global prefers to the tracker's {tracker}",
+            path=root,
+            fix=f"name {beside} for that one, or add --iteration {persistent} for the tracker's",
+        )

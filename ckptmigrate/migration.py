@@ -1,0 +1,140 @@
+"""A whole migration: from the PATH of a user, over the plans, to what stands on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ckptmigrate import locate, planning, transaction
+from ckptmigrate.linking import Link
+from ckptmigrate.planning import Plan
+from ckptmigrate.sidecar import digest
+from ckptmigrate.topology import Given
+from ckptmigrate.version import __version__
+
+
+@dataclass(frozen=True)
+class Migration:
+    """Plans for every checkpoint that a PATH means, and where they lead.
+
+    Attributes:
+        plans: one per checkpoint.
+        destination: the root to create; None in place.
+        tracker: the text of its tracker file.
+    """
+
+    plans: tuple[Plan, ...]
+    destination: Path | None
+    tracker: str
+
+    def undo(self) -> list[str]:
+        """The commands that take it back."""
+        if self.destination is not None:
+            return [f"rm -r {self.destination}"]
+        return [plan.undo for plan in self.plans if not plan.changes_nothing]
+
+    def as_json(self, *, done: bool, link: Link | None) -> dict[str, Any]:
+        """The documented JSON form (README, `upgrade --json`)."""
+        return {
+            "done": done,
+            "destination": None if self.destination is None else str(self.destination),
+            "link": None if link is None else link.value,
+            "undo": self.undo(),
+            "checkpoints": [_plan_json(plan, self.destination) for plan in self.plans],
+        }
+
+
+def _plan_json(plan: Plan, destination: Path | None) -> dict[str, Any]:
+    files, size = plan.payload
+    return {
+        "path": str(plan.path),
+        "result": str(plan.path if destination is None else destination / plan.path.name),
+        "verb": plan.verb,
+        "from": list(plan.source),
+        "to": plan.target,
+        "layout": plan.layout,
+        "changes": [
+            {"sign": d.sign, "part": d.part, "name": d.name, "detail": d.detail}
+            for d in plan.differences
+        ],
+        "files": [
+            {
+                "name": name,
+                "bytes": None if content is None else len(content),
+                "sha256": digest(content),
+            }
+            for name, content in plan.files.items()
+        ],
+        "losses": list(plan.losses),
+        "notes": list(plan.notes),
+        "payload": {"files": files, "bytes": size},
+    }
+
+
+def prepare(
+    path: Path,
+    to: str,
+    *,
+    verb: str | None = None,
+    output: Path | None = None,
+    in_place: bool = False,
+    iteration: int | None = None,
+    every: bool = False,
+    allowed: Collection[str] = (),
+    given: Given | None = None,
+) -> Migration:
+    """Plan the migration of every checkpoint that `path` means; writes nothing.
+
+    Raises:
+        CkptMigrateError: as `locate.locate`, `planning.plan`, `transaction.check_destination`.
+    """
+    located = locate.locate(path, iteration=iteration, every=every)
+    destination = None
+    if not in_place:
+        # Absolute, but not resolved: a user who names a link means the place of the link.
+        destination = output.absolute() if output else default_output(located.path, to)
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    plans = tuple(
+        planning.plan(
+            checkpoint, to, verb=verb, allowed=allowed, given=given, now=now, version=__version__
+        )
+        for checkpoint in located.checkpoints
+    )
+    if destination is not None:
+        transaction.check_destination(destination, located.path)
+    return Migration(plans, destination, located.tracker)
+
+
+def default_output(path: Path, to: str) -> Path:
+    """Where a migration goes that names no destination: `PATH.<to>`, a root of its own."""
+    return path.with_name(f"{path.name}.{to}")
+
+
+def carry_out(
+    migration: Migration,
+    *,
+    link: Link = Link.AUTO,
+    progress: transaction.Progress | None = None,
+) -> Link | None:
+    """Do what was planned.
+
+    Returns:
+        How the payload got into the destination; None in place.
+
+    Raises:
+        DestinationError: the destination cannot be written; nothing was changed.
+    """
+    if migration.destination is not None:
+        return transaction.create(
+            migration.plans,
+            migration.destination,
+            migration.tracker,
+            link=link,
+            progress=progress,
+        )
+    for plan in migration.plans:
+        transaction.rewrite(plan)
+    return None

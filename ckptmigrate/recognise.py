@@ -1,0 +1,98 @@
+"""What kind of checkpoint a directory holds, by the rules of the releases themselves.
+
+Source: _get_checkpoint_format of megatron/training/checkpointing.py and
+check_is_distributed_checkpoint (core_v0.19.0): metadata.json makes a distributed checkpoint,
+`mp_rank_0*` a legacy one, and `.metadata` alone a torch_dcp or fsdp_dtensor one.
+"""
+
+from __future__ import annotations
+
+from ckptmigrate import manifest, metadata
+from ckptmigrate.errors import DamagedError, NotACheckpointError, UnsupportedFormatError
+from ckptmigrate.inert import torchfile
+from ckptmigrate.inert.tree import Object
+from ckptmigrate.storage import Directory, LocalDirectory
+
+_OURS = "torch_dist"
+
+
+def is_checkpoint(directory: Directory) -> bool:
+    """Whether a directory looks like a checkpoint of any kind."""
+    files = directory.files()
+    return manifest.MARKER_FILE in files or metadata.FILE in files or _is_legacy(directory)
+
+
+def require_torch_dist(directory: Directory) -> None:
+    """Make sure that a directory is a `torch_dist` checkpoint of its own.
+
+    Raises:
+        NotACheckpointError: no checkpoint, or one nested in another.
+        UnsupportedFormatError: a checkpoint of another format, named.
+        DamagedError: metadata.json says torch_dist and `.metadata` is missing.
+    """
+    path, files = directory.path, directory.files()
+    parent = LocalDirectory(path.parent)
+    if {manifest.MARKER_FILE, metadata.FILE} <= parent.files().keys():
+        raise NotACheckpointError(
+            f"is a checkpoint nested in {path.parent.name}, which carries it along",
+            path=path,
+            fix=f"name the checkpoint around it: {path.parent}",
+        )
+    if manifest.MARKER_FILE in files:
+        backend = manifest.read_marker(directory).get("sharded_backend")
+        if backend == _OURS:
+            if metadata.FILE not in files:
+                raise DamagedError(
+                    ".metadata is missing",
+                    path=path,
+                    fix="restore it from a copy; without it no reader finds a tensor",
+                )
+            return
+        if backend == "zarr":
+            raise UnsupportedFormatError(
+                "is a zarr checkpoint, which only releases up to 0.15 read and whose tensors "
+                "would have to be rewritten",
+                path=path,
+                fix="load and save it as torch_dist with a release up to 0.15",
+            )
+        raise UnsupportedFormatError(
+            f"has the sharded backend {backend!r}, not torch_dist", path=path
+        )
+    if _is_legacy(directory):
+        raise UnsupportedFormatError(
+            "is a legacy torch checkpoint (mp_rank_*/model_optim_rng.pt), not torch_dist",
+            path=path,
+            fix="load it with Megatron and save it with --ckpt-format torch_dist",
+        )
+    if metadata.FILE in files:
+        kind = _dcp_kind(directory)
+        raise UnsupportedFormatError(
+            f"is a {kind} checkpoint (.metadata without metadata.json), not torch_dist",
+            path=path,
+            fix="if it was torch_dist, restore its metadata.json from a copy",
+        )
+    raise NotACheckpointError(
+        "is no checkpoint: it has neither metadata.json nor .metadata",
+        path=path,
+        fix="name a root with latest_checkpointed_iteration.txt, or an iter_* directory in one",
+    )
+
+
+def _is_legacy(directory: Directory) -> bool:
+    return any(item.name.startswith("mp_rank_0") for item in directory.path.iterdir())
+
+
+def _dcp_kind(directory: Directory) -> str:
+    """torch_dcp and fsdp_dtensor look alike on disk; the args they store tell them apart."""
+    either = "torch_dcp or fsdp_dtensor"
+    try:
+        blob = metadata.load(directory.read(metadata.FILE)).blobs.get("args")
+        if blob is None or blob.file not in directory.files():
+            return either
+        tree = torchfile.load(directory.read_range(blob.file, blob.offset, blob.length)).tree
+    except DamagedError:
+        return either
+    named = tree.attributes.get("ckpt_format") if isinstance(tree, Object) else None
+    return named if named in ("torch_dcp", "fsdp_dtensor") else either
+
+

@@ -1,0 +1,172 @@
+"""Values as text for people: the answer in the first line, the reasons under it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ckptmigrate.diffing import Difference
+from ckptmigrate.inspection import Inspection
+from ckptmigrate.linking import Link
+from ckptmigrate.migration import Migration
+from ckptmigrate.planning import Plan
+from ckptmigrate.printable import printable
+from ckptmigrate.rerun import STATES, Kind
+from ckptmigrate.topology import Topology
+
+_MOST_LINES = 40  # of one list; the rest is counted
+_COLUMN = 11  # width of the label column
+
+
+def size(count: int) -> str:
+    """A number of bytes, in decimal units."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 1000 or unit == "TB":
+            return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    raise AssertionError
+
+
+def inspection(found: Inspection) -> list[str]:
+    """`inspect` in lines."""
+    record = found.rerun
+    first, *others = found.likely + tuple(x for x in found.layouts if x not in found.likely)
+    layout = first
+    if others:
+        layout += f" (or {', '.join(others)}: its rerun facts fit them too)"
+    lines = [f"{found.path}: {first}, {record.kind.value}"]
+    lines += _labelled("layout", [layout, *dict.fromkeys(found.evidence)])
+    lines += _labelled("writer", _writer(found))
+    lines += _labelled("rerun", _rerun(found))
+    lines += _labelled("job", [_job(found.topology)])
+    iteration = "unknown" if found.iteration is None else str(found.iteration)
+    lines += _labelled("iteration", [iteration])
+    total = found.tensors + found.objects
+    lines += _labelled(
+        "entries", [f"{total} ({found.tensors} tensors, {found.objects} sharded objects)"]
+    )
+    lines += _labelled("payload", [f"{found.payload_files} files, {size(found.payload_bytes)}"])
+    lines += _labelled("common", [f"in {found.common_place}"])
+    lines += _labelled(
+        "history",
+        [
+            f"{step.time} {step.verb} from {' or '.join(step.source)} to {step.target}"
+            + (f", lost {', '.join(step.losses)}" if step.losses else "")
+            + f" (ckptmigrate {step.version})"
+            for step in found.steps
+        ]
+        or ["no migration"],
+    )
+    lines += _labelled("anomalies", found.anomalies or ["none"])
+    return [printable(line) for line in lines]
+
+
+def _labelled(label: str, values: Iterable[str]) -> list[str]:
+    return [f"  {label if not n else '':{_COLUMN}}{value}" for n, value in enumerate(values)]
+
+
+def _writer(found: Inspection) -> list[str]:
+    releases = found.writer.releases
+    if not releases:
+        return ["unknown: the signs contradict each other", *map(str, found.writer.decisive)]
+    span = releases[0] if len(releases) == 1 else f"{releases[0]} to {releases[-1]}"
+    return [f"release {span}", *map(str, found.writer.decisive)]
+
+
+def _rerun(found: Inspection) -> list[str]:
+    record = found.rerun
+    if record.kind is Kind.CORRUPT:
+        return [
+            "corrupt: the common state tells of a rerun and these shards are missing",
+            *_cut([f"missing {key}" for key in record.missing]),
+        ]
+    parts = [record.kind.value]
+    if record.state is not None:
+        parts.append(f"state {STATES[record.state]}")
+    if record.mode:
+        parts.append(f"mode {record.mode}")
+    if record.iteration is not None:
+        parts.append(f"iteration {record.iteration}")
+    if record.shards:
+        grid = " x ".join(map(str, record.grid))
+        parts.append(f"{len(record.shards)} shards in a grid of {grid}")
+    lines = [", ".join(parts)]
+    for rank in found.faulty:
+        at = ".".join(map(str, rank.position))
+        suspects = [
+            f"suspicious {name} {value}"
+            for name, value in (("node", rank.node), ("device", rank.device))
+            if value is not None
+        ]
+        told = [f"failed call {rank.call}"] if rank.call else []
+        lines.append(f"shard {at}: {', '.join([*told, *suspects])}")
+    return [lines[0], *_cut(lines[1:])]
+
+
+def _job(topology: Topology | None) -> str:
+    if topology is None:
+        return "contradictory, see anomalies"
+    sizes = [
+        ("TP", topology.tensor),
+        ("PP", topology.pipeline),
+        ("CP", topology.context),
+        ("DP", topology.data),
+    ]
+    parts = " x ".join(f"{name} {value or '?'}" for name, value in sizes)
+    return f"world size {topology.world or '?'} = {parts}"
+
+
+def plan(found: Plan) -> list[str]:
+    """A plan in lines that read like a diff."""
+    source = " or ".join(found.source)
+    lines = [f"{found.verb} {found.path}: {source} -> {found.target}"]
+    if found.changes_nothing:
+        lines.append(f"  nothing to change: it is {found.layout} already")
+    lines += [f"  {line}" for line in _cut([str(d) for d in found.differences])]
+    for name, content in found.files.items():
+        if content is None:
+            lines.append(f"  - file {name}")
+        else:
+            sign = "~" if name in found.originals or not found.originals else "+"
+            lines.append(f"  {sign} file {name}: {size(len(content))}")
+    files, total = found.payload
+    lines.append(f"  payload: {files} files, {size(total)}, untouched")
+    lines += [f"  loss: {loss}" for loss in found.losses]
+    lines += [f"  note: {note}" for note in found.notes]
+    return [printable(line) for line in lines]
+
+
+def outcome(done: Migration, link: Link | None) -> list[str]:
+    """What stands there after a migration, and how to undo it."""
+    lines = []
+    if done.destination is None:
+        changed = [p for p in done.plans if not p.changes_nothing]
+        lines += [f"rewrote {plan.path}" for plan in changed] or ["left everything as it is"]
+    else:
+        by = "" if link is None else f", payload by {link.value}"
+        lines.append(f"wrote {done.destination}{by}: use it as --load {done.destination}")
+    note = " (the source is unchanged)" if done.destination else " (byte for byte)"
+    lines += [f"undo: {command}{note}" for command in done.undo()]
+    if link is Link.HARDLINK:
+        lines.append(
+            "caution: payload files are hard links; a job that saves one of these iterations "
+            "again overwrites them in place, in both roots"
+        )
+    if link is Link.SYMLINK:
+        lines.append("caution: payload files are links into the source, which must stay there")
+    return [printable(line) for line in lines]
+
+
+def differences(found: Sequence[Difference], *, full: bool) -> list[str]:
+    """`diff` in lines."""
+    if not found:
+        return ["no difference"]
+    lines = [str(difference) for difference in found]
+    count = f"{len(lines)} difference{'s' if len(lines) > 1 else ''}"
+    return [count, *(lines if full else _cut(lines))]
+
+
+def _cut(lines: list[str]) -> list[str]:
+    if len(lines) <= _MOST_LINES:
+        return lines
+    return [*lines[:_MOST_LINES], f"... and {len(lines) - _MOST_LINES} more (--json has all)"]

@@ -1,0 +1,230 @@
+"""The rerun state in neutral form, between the layouts that store it.
+
+Facts of the field names and enums: RerunStateMachine of core_v0.10.0 to core_v0.19.0
+(megatron/core/rerun_state_machine.py).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
+
+from ckptmigrate.errors import DamagedError
+from ckptmigrate.inert import torchfile
+from ckptmigrate.inert.torchfile import TorchFile
+from ckptmigrate.inert.tree import Object, enum_member, is_object, symbol
+
+COMMON_ENTRY: Final = "rerun_state_machine"
+SHARDED_KEY: Final = "rerun_state_machine_state"
+
+_MODULE: Final = "megatron.core.rerun_state_machine"
+MODE_VALIDATE: Final = "validate_results"
+MODE_DISABLED: Final = "disabled"
+# --rerun-mode spells one member otherwise than the enum (arguments.py, core_v0.10.0 and on).
+MODE_OF_ARGUMENT: Final = {
+    "disabled": MODE_DISABLED,
+    "validate_results": MODE_VALIDATE,
+    "report_stats": "report_determinism_stats",
+}
+STATES: Final = (
+    "NOT_RUNNING_YET",
+    "INITIAL_RUN",
+    "RERUNNING_IN_PLACE",
+    "WILL_RERUN_FROM_CHECKPOINT",
+    "RERUNNING_FROM_CHECKPOINT",
+    "RERUNNING_AGAIN_FROM_CHECKPOINT",
+)
+IDLE: Final = STATES.index("NOT_RUNNING_YET")
+IN_PLACE: Final = STATES.index("RERUNNING_IN_PLACE")
+
+# Fields that stand in the shard up to 0.13 and in the common entry from 0.14 on.
+COMMON_FIELDS: Final = ("mode", "state", "current_iteration")
+
+
+class Kind(str, Enum):
+    """What a checkpoint says of a rerun."""
+
+    ABSENT = "absent"  # nothing on disk, and a writer that knew no reruns
+    IDLE = "idle"
+    DISABLED = "disabled"
+    FAULT = "fault"
+    CORRUPT = "corrupt"  # the common state announces shards that are not there
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One rerun payload.
+
+    Attributes:
+        fields: the payload without COMMON_FIELDS, inert.
+        stored: the payload as its file holds it, or None for a new one. A layout that keeps
+            `stored` as it is need not write the blob again.
+        file: the archive that holds its tensors (saved microbatches).
+    """
+
+    fields: dict[str, Any]
+    stored: dict[str, Any] | None
+    file: TorchFile
+
+
+@dataclass(frozen=True)
+class RerunRecord:
+    """The rerun state of one checkpoint, whatever its layout.
+
+    Attributes:
+        kind: idle, fault, disabled, absent or corrupt.
+        mode: the stored RerunMode value; None where the layout stores none.
+        state: the stored RerunState value (index into STATES), or None.
+        iteration: the stored current_iteration, or None.
+        entry: the common entry as stored, or None.
+        grid: the shape of the sharded object, (PP, TP) or (WORLD,); () where there is none.
+        shards: payload by position in the grid.
+        missing: keys that should be there and are not.
+    """
+
+    kind: Kind
+    mode: str | None = None
+    state: int | None = None
+    iteration: int | None = None
+    entry: Any = None
+    grid: tuple[int, ...] = ()
+    shards: Mapping[tuple[int, ...], Shard] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoredRerun:
+    """The rerun state as a layout wants it stored.
+
+    Attributes:
+        entry: the value of COMMON_ENTRY in the common state, or None for no entry.
+        shards: unique key -> (rank whose plan writes it, payload, archive of its tensors).
+            The rank is None for a key that the checkpoint has already.
+    """
+
+    entry: Any = None
+    shards: Mapping[str, tuple[int | None, dict[str, Any], TorchFile]] = field(
+        default_factory=dict
+    )
+
+
+# -- keys
+
+
+_UNIQUE_KEY: Final = re.compile(r"/shard_(\d+(?:\.\d+)*)_(\d+(?:\.\d+)*)$", re.ASCII)
+
+
+def unique_key(position: tuple[int, ...], grid: tuple[int, ...]) -> str:
+    """The key of one rerun shard, for example `rerun_state_machine_state/shard_0.1_2.4`."""
+    return f"{SHARDED_KEY}/shard_{'.'.join(map(str, position))}_{'.'.join(map(str, grid))}"
+
+
+def parse_unique_key(key: str) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """(position, grid) of a sharded object's key, or None for another key."""
+    match = _UNIQUE_KEY.search(key)
+    if match is None:
+        return None
+    position, grid = (tuple(int(n) for n in part.split(".")) for part in match.groups())
+    return (position, grid) if len(position) == len(grid) else None
+
+
+def positions(grid: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Every position of a grid, in order of unique key; a grid has at most a few 10,000."""
+    found: list[tuple[int, ...]] = [()]
+    for size in grid:
+        found = [(*head, tail) for head in found for tail in range(size)]
+    return found if grid else []
+
+
+def grid_size(grid: tuple[int, ...]) -> int:
+    """How many positions a grid has."""
+    return math.prod(grid) if grid else 0
+
+
+# -- values
+
+
+def mode_member(value: str) -> Object:
+    """`RerunMode(value)`, inert."""
+    return enum_member(symbol(_MODULE, "RerunMode"), value)
+
+
+def state_member(value: int) -> Object:
+    """`RerunState(value)`, inert."""
+    return enum_member(symbol(_MODULE, "RerunState"), value)
+
+
+def mode_value(member: Any) -> str:
+    """The value of an inert `RerunMode`.
+
+    Raises:
+        DamagedError: it is none.
+    """
+    value = _member_value(member, "RerunMode")
+    if value not in MODE_OF_ARGUMENT.values():
+        raise DamagedError(f"has a rerun mode that no release knows ({value!r})")
+    return str(value)
+
+
+def state_value(member: Any) -> int:
+    """The value of an inert `RerunState`, an index into STATES.
+
+    Raises:
+        DamagedError: it is none.
+    """
+    value = _member_value(member, "RerunState")
+    if type(value) is not int or not 0 <= value < len(STATES):
+        raise DamagedError(f"has a rerun state that no release knows ({value!r})")
+    return value
+
+
+def _member_value(member: Any, name: str) -> Any:
+    if not is_object(member, f"{_MODULE}.{name}") or len(member.args) != 1:
+        raise DamagedError(f"has a rerun entry without a {name}")
+    return member.args[0]
+
+
+def iteration_value(value: Any) -> int:
+    """A stored current_iteration.
+
+    Raises:
+        DamagedError: it is no integer.
+    """
+    if type(value) is not int:
+        raise DamagedError("has a rerun entry whose current_iteration is no integer")
+    return value
+
+
+def idle_fields() -> dict[str, Any]:
+    """A fresh payload as 0.18 writes it while idle: core_v0.18.2 RerunStateMachine.state_dict."""
+    injector = {
+        "error_injection_rate": 0,
+        "error_injection_type": enum_member(
+            symbol(_MODULE, "RerunDiagnostic"), "transient_error"
+        ),
+        "injected_error_type": None,
+    }
+    return {
+        "rerun_requested": False,
+        "checkpoint_requested": False,
+        "restart_again_requested": False,
+        "continue_requested": False,
+        "error_injector_checkpoint": injector,
+        "failed_validation_call": None,
+        "initial_result": None,
+        "suspicious_node": None,
+        "suspicious_device": None,
+        "data_iterator_checkpoints": None,
+        "large_value_counts": {},
+        "max_values": {},
+    }
+
+
+def idle_shard() -> Shard:
+    """A fresh idle shard."""
+    fields = idle_fields()
+    return Shard(fields, None, torchfile.new([fields]))

@@ -1,0 +1,184 @@
+"""How many ranks wrote a checkpoint, and which of them holds which rerun shard.
+
+The numbers come from `args`, or from the user where a framework writes none; the plans (one
+per rank), the payload files (no rank >= WORLD) and a rerun grid that is there must agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ckptmigrate.errors import RefusedError
+from ckptmigrate.manifest import Manifest
+from ckptmigrate.rerun import parse_unique_key
+
+_WORLD, _TENSOR, _PIPELINE = "--world-size", "--tensor-parallel", "--pipeline-parallel"
+_ARGUMENTS = {
+    _WORLD: "world_size",
+    _TENSOR: "tensor_model_parallel_size",
+    _PIPELINE: "pipeline_model_parallel_size",
+}
+
+
+@dataclass(frozen=True)
+class Given:
+    """Sizes that the user states, in ranks; None where not stated."""
+
+    world: int | None = None
+    tensor: int | None = None
+    pipeline: int | None = None
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The parallel layout of the job that wrote a checkpoint; None where not known.
+
+    Attributes:
+        world, tensor, pipeline, context: sizes in ranks. Data parallel size is what remains
+            of the world.
+        pipeline_before_data: True for `args.use_tp_pp_dp_mapping` (tp-cp-pp-dp rank order).
+        hint: the world size that the plans suggest, where `world` is not known.
+    """
+
+    world: int | None
+    tensor: int | None
+    pipeline: int | None
+    context: int | None
+    pipeline_before_data: bool
+    hint: int | None = None
+
+    @property
+    def data(self) -> int | None:
+        """Data parallel size without context parallelism, in ranks."""
+        if None in (self.world, self.tensor, self.pipeline, self.context):
+            return None
+        return self.world // (self.tensor * self.pipeline * self.context)  # type: ignore[operator]
+
+    def require_world(self) -> int:
+        """WORLD, in ranks.
+
+        Raises:
+            RefusedError: not known; names the option that states it.
+        """
+        return self._require(self.world, _WORLD, "WORLD", self.hint)
+
+    def require_grid(self) -> tuple[int, int]:
+        """(PP, TP), in ranks.
+
+        Raises:
+            RefusedError: not known; names the option that states it.
+        """
+        pipeline = self._require(self.pipeline, _PIPELINE, "PP", None)
+        return pipeline, self._require(self.tensor, _TENSOR, "TP", None)
+
+    @staticmethod
+    def _require(value: int | None, option: str, name: str, hint: int | None) -> int:
+        if value is None:
+            raise RefusedError(
+                f"{_ARGUMENTS[option]} ({name}) is not in the checkpoint's args",
+                fix=f"state it with {option} {hint or 'N'}",
+            )
+        return value
+
+    def rank_of(self, pipeline_rank: int, tensor_rank: int) -> int:
+        """The rank with data and context parallel rank 0 at a place of the (PP, TP) grid.
+
+        Megatron's order is tp-cp-dp-pp, or tp-cp-pp-dp with use_tp_pp_dp_mapping
+        (core_v0.12.0 megatron/core/parallel_state.py).
+        """
+        world, (pipeline, tensor) = self.require_world(), self.require_grid()
+        if self.pipeline_before_data:
+            return tensor_rank + tensor * (self.context or 1) * pipeline_rank
+        return tensor_rank + (world // pipeline) * pipeline_rank
+
+
+def derive(manifest: Manifest, given: Given | None = None) -> Topology:
+    """The topology of a checkpoint.
+
+    Raises:
+        RefusedError: two sources contradict each other; names both and the option.
+    """
+    given = given or Given()
+    args = manifest.common
+    plans = manifest.metadata.plans
+    grid = _rerun_grid(manifest)
+    world = _agree(
+        manifest,
+        _WORLD,
+        given.world,
+        {
+            f"{len(plans or ())} plans": len(plans) if plans else None,
+            "the rerun grid": grid[0] if len(grid) == 1 else None,
+        },
+    )
+    pipeline, tensor = (
+        _agree(manifest, option, stated, {"the rerun grid": grid[i] if len(grid) == 2 else None})
+        for i, (option, stated) in enumerate(
+            ((_PIPELINE, given.pipeline), (_TENSOR, given.tensor))
+        )
+    )
+    if len(grid) == 1:
+        world = world or grid[0]
+    elif len(grid) == 2:
+        pipeline, tensor = pipeline or grid[0], tensor or grid[1]
+    ranks = [rank for rank, _ in manifest.payload_files.values()]
+    if world is not None and ranks and max(ranks) >= world:
+        raise RefusedError(
+            f"world size {world} contradicts the payload files, which rank {max(ranks)} wrote too",
+            path=manifest.path,
+            fix=f"state the right one with {_WORLD} N",
+        )
+    if world and tensor and pipeline and world % (tensor * pipeline):
+        raise RefusedError(
+            f"world size {world} is no multiple of TP {tensor} x PP {pipeline}",
+            path=manifest.path,
+            fix=f"state the right ones with {_WORLD}, {_TENSOR} and {_PIPELINE}",
+        )
+    context = args.argument("context_parallel_size")
+    return Topology(
+        world,
+        tensor,
+        pipeline,
+        context if _is_size(context) else None,
+        bool(args.argument("use_tp_pp_dp_mapping")),
+        len(plans) if plans else None,
+    )
+
+
+def _agree(
+    manifest: Manifest, option: str, stated: int | None, checks: dict[str, int | None]
+) -> int | None:
+    """The size that args or the user states, unless another source contradicts it.
+
+    A stated size outweighs args only where the files themselves bear it out.
+    """
+    argument = manifest.common.argument(_ARGUMENTS[option])
+    claims = {f"args.{_ARGUMENTS[option]}": argument if _is_size(argument) else None, **checks}
+    if stated is not None:
+        if stated in checks.values():
+            claims = checks
+        claims = {option: stated, **claims}
+    sources = [(source, value) for source, value in claims.items() if value is not None]
+    if not sources or (stated is None and not _is_size(argument)):
+        return None
+    (first, chosen), *others = sources
+    for source, value in others:
+        if value != chosen:
+            raise RefusedError(
+                f"{first} ({chosen}) contradicts {source} ({value})",
+                path=manifest.path,
+                fix=f"state the right size with {option} N, one that the files bear out",
+            )
+    return chosen
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _rerun_grid(manifest: Manifest) -> tuple[int, ...]:
+    for key in manifest.rerun_keys:
+        parsed = parse_unique_key(key)
+        if parsed:
+            return parsed[1]
+    return ()

@@ -1,0 +1,96 @@
+"""What the three layouts with a (WORLD,) grid share: entry in common, payload per rank."""
+
+from __future__ import annotations
+
+from ckptmigrate.errors import RefusedError
+from ckptmigrate.manifest import Manifest
+from ckptmigrate.rerun import (
+    IDLE,
+    MODE_DISABLED,
+    Kind,
+    RerunRecord,
+    Shard,
+    StoredRerun,
+    idle_shard,
+    iteration_value,
+    mode_member,
+    mode_value,
+    parse_unique_key,
+    state_member,
+    state_value,
+    unique_key,
+)
+from ckptmigrate.topology import Topology, derive
+from ckptmigrate.versions.facts import RerunFacts, gather
+from ckptmigrate.versions.grid_pp_tp import read_payload
+
+
+def fits(facts: RerunFacts) -> bool:
+    """Whether the shards, if any, are those of a (WORLD,) grid."""
+    return len(facts.grid) <= 1 and facts.entry_fields != ("mode",)
+
+
+def read(manifest: Manifest) -> RerunRecord:
+    """Read the common entry and the (WORLD,) grid, or their absence."""
+    facts = gather(manifest)
+    if facts.entry is None:
+        if facts.argument_mode is None:
+            return RerunRecord(Kind.ABSENT)
+        disabled = facts.argument_mode == MODE_DISABLED
+        return RerunRecord(Kind.DISABLED if disabled else Kind.IDLE, facts.argument_mode)
+    state = state_value(facts.entry["state"])
+    grid = facts.grid
+    if facts.fault and not grid:
+        grid = _promised_grid(manifest)
+    missing = facts.missing(grid) if facts.fault else ()
+    mode = mode_value(facts.entry["mode"])
+    iteration = iteration_value(facts.entry["current_iteration"])
+    if missing:
+        return RerunRecord(
+            Kind.CORRUPT, mode, state, iteration, facts.entry, grid, missing=missing
+        )
+    shards: dict[tuple[int, ...], Shard] = {}
+    for key in manifest.rerun_keys:
+        position = parse_unique_key(key)
+        payload, file = read_payload(manifest, key)
+        assert position is not None  # gather() refuses other keys
+        shards[position[0]] = Shard(payload, payload, file)
+    kind = Kind.IDLE if state == IDLE else Kind.FAULT
+    return RerunRecord(kind, mode, state, iteration, facts.entry, grid, shards)
+
+
+def _promised_grid(manifest: Manifest) -> tuple[int, ...]:
+    """The grid whose shards a fault entry promises, to name those that are missing."""
+    try:
+        topology = derive(manifest)
+    except RefusedError:
+        return (1,)
+    return (topology.world or topology.hint or 1,)
+
+
+def keep(record: RerunRecord) -> StoredRerun:
+    """A fault context as it is, rank by rank."""
+    return StoredRerun(
+        record.entry,
+        {
+            unique_key(position, record.grid): (position[0], shard.fields, shard.file)
+            for position, shard in record.shards.items()
+        },
+    )
+
+
+def sentinel(record: RerunRecord, topology: Topology) -> StoredRerun:
+    """An idle entry and a payload for every rank: those that are there, else sentinels."""
+    if record.entry is not None and len(record.grid) == 1 and record.shards:
+        return keep(record)
+    world = topology.require_world()
+    fresh = idle_shard()
+    entry = {
+        "mode": mode_member(record.mode or ""),
+        "state": state_member(IDLE),
+        "current_iteration": record.iteration,
+    }
+    return StoredRerun(
+        entry,
+        {unique_key((rank,), (world,)): (rank, fresh.fields, fresh.file) for rank in range(world)},
+    )

@@ -1,0 +1,37 @@
+"""Layout `none-emitting`, releases 0.14 to 0.17: nothing while idle, everything on a fault.
+
+Source: core_v0.14.0 RerunStateMachine.state_dict, which returns None while NOT_RUNNING_YET.
+"""
+
+from __future__ import annotations
+
+from ckptmigrate.manifest import Manifest
+from ckptmigrate.rerun import Kind, RerunRecord, StoredRerun
+from ckptmigrate.topology import Topology
+from ckptmigrate.versions import grid_world
+from ckptmigrate.versions.facts import RerunFacts
+
+ID = "none-emitting"
+COMMON_IN_FILE = True
+KEEPS_FAULTS = True
+
+
+def detect(facts: RerunFacts) -> str | None:
+    """Common state in common.pt, and no rerun entry or one of a fault."""
+    if not (facts.common_in_file and grid_world.fits(facts)):
+        return None
+    if facts.fault:
+        return "a rerun entry of a fault in common.pt, rerun shards in a (WORLD,) grid"
+    if facts.entry is None:
+        return "no rerun entry in common.pt, as every release from 0.14 to 0.17 writes while idle"
+    return None
+
+
+def read(manifest: Manifest) -> RerunRecord:
+    """- none-emitting -> record."""
+    return grid_world.read(manifest)
+
+
+def write(record: RerunRecord, topology: Topology) -> StoredRerun:
+    """- record -> none-emitting: a fault as it is, else nothing."""
+    return grid_world.keep(record) if record.kind is Kind.FAULT else StoredRerun()

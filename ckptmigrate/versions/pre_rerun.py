@@ -1,0 +1,30 @@
+"""Layout `pre-rerun`, releases up to 0.9: no rerun state anywhere."""
+
+from __future__ import annotations
+
+from ckptmigrate.manifest import Manifest
+from ckptmigrate.rerun import RerunRecord, StoredRerun
+from ckptmigrate.topology import Topology
+from ckptmigrate.versions import grid_world
+from ckptmigrate.versions.facts import RerunFacts
+
+ID = "pre-rerun"
+COMMON_IN_FILE = True
+KEEPS_FAULTS = False
+
+
+def detect(facts: RerunFacts) -> str | None:
+    """Common state in common.pt, no rerun entry, no shard."""
+    if facts.common_in_file and facts.entry is None and not facts.grid:
+        return "no rerun entry in common.pt and no rerun shard"
+    return None
+
+
+def read(manifest: Manifest) -> RerunRecord:
+    """- pre-rerun -> record: nothing but, in args, perhaps a mode."""
+    return grid_world.read(manifest)
+
+
+def write(record: RerunRecord, topology: Topology) -> StoredRerun:
+    """- record -> pre-rerun: no entry, no shard."""
+    return StoredRerun()

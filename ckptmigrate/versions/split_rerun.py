@@ -1,0 +1,63 @@
+"""Layout `split-rerun`, releases 0.12 and 0.13: the mode in common, the rest in a (PP, TP) grid.
+
+Source: core_v0.12.0 RerunStateMachine.state_dict.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ckptmigrate.manifest import Manifest
+from ckptmigrate.rerun import (
+    COMMON_ENTRY,
+    IDLE,
+    Kind,
+    RerunRecord,
+    StoredRerun,
+    mode_member,
+    state_member,
+    unique_key,
+)
+from ckptmigrate.topology import Topology
+from ckptmigrate.versions import grid_pp_tp
+from ckptmigrate.versions.facts import RerunFacts
+
+ID = "split-rerun"
+COMMON_IN_FILE = True
+KEEPS_FAULTS = False
+
+_EARLIER_FIELD = "last_loss"  # gone with 0.12 (core_v0.12.0)
+
+
+def detect(facts: RerunFacts) -> str | None:
+    """A rerun entry with the mode alone."""
+    if facts.common_in_file and facts.entry_fields == ("mode",) and len(facts.grid) != 1:
+        shape = " x ".join(map(str, facts.grid)) or "no shard at all"
+        return f"a rerun entry with the mode alone, rerun shards in a (PP, TP) grid of {shape}"
+    return None
+
+
+def read(manifest: Manifest) -> RerunRecord:
+    """- split-rerun -> record: mode from the entry, state and iteration from the payloads."""
+    entry = manifest.common.values[COMMON_ENTRY]
+    if not manifest.rerun_keys:
+        return RerunRecord(Kind.CORRUPT, entry=entry, missing=(unique_key((0, 0), (1, 1)),))
+    return grid_pp_tp.read(manifest, lambda _: entry["mode"])
+
+
+def write(record: RerunRecord, topology: Topology) -> StoredRerun:
+    """- record -> split-rerun: the mode goes into the entry, the rest into the payloads."""
+
+    def payload_of(fields: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "state": state_member(IDLE),
+            "current_iteration": record.iteration,
+            **{name: value for name, value in fields.items() if name != _EARLIER_FIELD},
+            "large_value_counts": fields.get("large_value_counts", {}),
+            "max_values": fields.get("max_values", {}),
+        }
+
+    return StoredRerun(
+        {"mode": mode_member(record.mode or "")},
+        grid_pp_tp.place(record, topology, payload_of),
+    )
