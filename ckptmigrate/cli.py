@@ -164,7 +164,9 @@ _TO_HELP = (
 
 @cli.command()
 @_path
-@click.option("--to", default=versions.NEWEST.ID, show_default=True, metavar="TARGET", help=_TO_HELP)
+@click.option(
+    "--to", default=versions.NEWEST.ID, show_default=True, metavar="TARGET", help=_TO_HELP
+)
 @_migration_options
 @_output_options
 def upgrade(path: Path, to: str, **options: Any) -> None:

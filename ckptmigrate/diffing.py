@@ -123,7 +123,9 @@ def _payload(a: Manifest, b: Manifest, *, read: bool) -> Iterator[Difference]:
         elif not _same_bytes(a, blob, b, other) and not _same_object(a, b, key):
             yield Difference("~", "payload", name)
     for key, offsets in chunks_b.keys() - chunks_a.keys():
-        yield Difference("+", "payload", f"{key} at {list(offsets)}" if offsets is not None else key)
+        yield Difference(
+            "+", "payload", f"{key} at {list(offsets)}" if offsets is not None else key
+        )
 
 
 def _same_bytes(a: Manifest, blob_a: Blob, b: Manifest, blob_b: Blob) -> bool:
@@ -257,7 +259,9 @@ class _Comparison:
         if isinstance(a, dict):
             if all(isinstance(key, (str, int, float, bytes, bool)) for key in a):
                 return [(v, b[k]) for k, v in a.items()] if a.keys() == b.keys() else None
-            return [p for x, y in zip(a.items(), b.items(), strict=True) for p in zip(x, y, strict=True)]
+            return [
+                p for x, y in zip(a.items(), b.items(), strict=True) for p in zip(x, y, strict=True)
+            ]
         return list(zip(a, b, strict=True))
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-
 from ckptmigrate.errors import CompatError
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.releases import Compat, matches

@@ -253,7 +253,7 @@ def _anomalies(
     manifest, record, found = reading.manifest, reading.record, []
     if record.kind is Kind.CORRUPT:
         found.append(
-            f"the common state tells of a rerun whose shards are missing: {len(record.missing)} keys"
+            f"the common state tells of a rerun, and {len(record.missing)} shards of it are missing"
         )
     if manifest.common.in_file and common.KEY in manifest.metadata.entries:
         found.append("the common state is there twice; every release reads common.pt")
@@ -264,7 +264,9 @@ def _anomalies(
     used = {chunk.blob.file for chunk in manifest.metadata.chunks}
     orphans = [name for name in manifest.payload_files if name not in used]
     if orphans:
-        found.append(f"{len(orphans)} payload files that no entry lies in: {', '.join(orphans[:3])}")
+        found.append(
+            f"{len(orphans)} payload files that no entry lies in: {', '.join(orphans[:3])}"
+        )
     if not writer.releases:
         found.append("the signs of the writing release contradict each other")
     elif not migrated and not any(
@@ -272,7 +274,6 @@ def _anomalies(
         for layout in likely
         for release in writer.releases
     ):
-        found.append(
-            f"layout {likely[0]}, but signs of release {' or '.join(writer.releases)}: migrated before?"
-        )
+        span = " or ".join(writer.releases)
+        found.append(f"layout {likely[0]}, but signs of release {span}: migrated before?")
     return found

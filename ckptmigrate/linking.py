@@ -47,14 +47,12 @@ class Carrier:
     """
 
     def __init__(self, link: Link, progress: Callable[[int], None] | None = None) -> None:
-        self._means = _AUTO if link is Link.AUTO else (link,)
+        self._means: tuple[Link, ...] = _AUTO if link is Link.AUTO else (link,)
         self._asked = link
         self._progress = progress or (lambda _: None)
         self.used = link
 
-    def carry_directory(
-        self, source: Path, target: Path, except_for: Collection[str] = ()
-    ) -> None:
+    def carry_directory(self, source: Path, target: Path, except_for: Collection[str] = ()) -> None:
         """Everything in a directory, and below it, into one that is there.
 
         Raises:
@@ -92,8 +90,7 @@ class Carrier:
             return
         assert refusal is not None
         raise DestinationError(
-            f"payload cannot be carried over with --link {self._asked.value}: "
-            + _reason(refusal),
+            f"payload cannot be carried over with --link {self._asked.value}: " + _reason(refusal),
             path=target.parent,
             fix="use --link auto, or a destination on the file system of the source",
         ) from refusal
@@ -114,14 +111,13 @@ def _symlink(source: Path, target: Path, progress: Callable[[int], None]) -> Non
 
 
 def _reflink(source: Path, target: Path, progress: Callable[[int], None]) -> None:
-    with open(source, "rb") as old:
-        with open(target, "xb") as new:
-            try:
-                fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
-            except OSError:
-                os.unlink(target)
-                raise
-            os.fsync(new.fileno())
+    with open(source, "rb") as old, open(target, "xb") as new:
+        try:
+            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+        except OSError:
+            os.unlink(target)
+            raise
+        os.fsync(new.fileno())
     shutil.copystat(source, target)
 
 

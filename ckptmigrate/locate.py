@@ -60,9 +60,7 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
     if iteration is not None:
         chosen = path / f"iter_{iteration:07d}"
         if not chosen.is_dir():
-            raise NotACheckpointError(
-                f"has no {chosen.name}", path=path, fix=_choices(path)
-            )
+            raise NotACheckpointError(f"has no {chosen.name}", path=path, fix=_choices(path))
         return Located(path, (chosen,), str(iteration))
     tracker = _read_tracker(path)
     chosen = path / directory_of(tracker)
@@ -83,9 +81,7 @@ def directory_of(tracker: str) -> str:
 
 def iterations(root: Path) -> list[int]:
     """The iterations that a root holds a directory for, oldest first."""
-    found = (
-        _ITERATION.fullmatch(item.name) for item in root.iterdir() if item.is_dir()
-    )
+    found = (_ITERATION.fullmatch(item.name) for item in root.iterdir() if item.is_dir())
     return sorted(int(match[1]) for match in found if match)
 
 

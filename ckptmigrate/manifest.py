@@ -285,4 +285,6 @@ def _load_common(directory: Directory, edited: Metadata) -> CommonState:
         content = directory.read_range(blob.file, blob.offset, blob.length)
         return common.load(content, in_file=False)
     except DamagedError as error:
-        raise DamagedError(f"sharded object {common.KEY!r} {error.reason}", path=directory.path) from error
+        raise DamagedError(
+            f"sharded object {common.KEY!r} {error.reason}", path=directory.path
+        ) from error

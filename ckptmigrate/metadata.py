@@ -25,6 +25,7 @@ from ckptmigrate.inert.tree import (
     is_object,
     new_object,
     symbol,
+    symbol_of,
     with_state,
 )
 
@@ -152,7 +153,7 @@ class Metadata:
         items: dict[int, list[tuple[str, Object]]] = {}
         models = _Models(self)
         for key, (rank, blob) in added.items():
-            entries[key] = Object.__new__(models.entry)
+            entries[key] = new_object(models.entry)
             storage[models.new_index(key)] = models.new_storage(blob)
             if flattened:
                 flattened[key] = (key,)
@@ -302,13 +303,11 @@ class _Models:
     """Rows of the file to model new ones on: their classes, and the fields of their torch."""
 
     def __init__(self, metadata: Metadata) -> None:
-        self.entry: Global = next(
-            (type(e) for k, e in metadata.entries.items() if metadata.is_object_entry(k)),
-            None,
-        ) or symbol(f"{_DCP}.metadata", "BytesStorageMetadata")
-        row = next(iter(metadata.attributes["storage_data"].items()), None)
-        self._index = type(row[0]) if row else symbol(f"{_DCP}.metadata", "MetadataIndex")
-        self._storage = type(row[1]) if row else symbol(f"{_DCP}.filesystem", "_StorageInfo")
+        entry = next((e for k, e in metadata.entries.items() if metadata.is_object_entry(k)), None)
+        index, storage = next(iter(metadata.attributes["storage_data"].items()), (None, None))
+        self.entry = _class_of(entry, f"{_DCP}.metadata", "BytesStorageMetadata")
+        self._index = _class_of(index, f"{_DCP}.metadata", "MetadataIndex")
+        self._storage = _class_of(storage, f"{_DCP}.filesystem", "_StorageInfo")
         self._item = self._find_item(metadata)
 
     @staticmethod
@@ -340,10 +339,14 @@ class _Models:
             return new_object(
                 symbol(planner, "WriteItem"), {"index": self.new_index(key), **fields}
             )
-        fields = {name: None for name in model.attributes}
+        fields = dict.fromkeys(model.attributes)
         fields["index"] = self.new_index(key)
-        fields["type"] = enum_member(type(model.attributes["type"]), _BYTE_IO)
-        return new_object(type(model), fields)
+        fields["type"] = enum_member(symbol_of(model.attributes["type"]), _BYTE_IO)
+        return new_object(symbol_of(model), fields)
+
+
+def _class_of(model: Object | None, module: str, name: str) -> Global:
+    return symbol(module, name) if model is None else symbol_of(model)
 
 
 def _enum_value(member: Any) -> Any:
@@ -357,5 +360,3 @@ def storage_files(metadata: Metadata) -> Iterator[tuple[str, int]]:
         end = chunk.blob.offset + chunk.blob.length
         ends[chunk.blob.file] = max(end, ends.get(chunk.blob.file, 0))
     yield from ends.items()
-
-

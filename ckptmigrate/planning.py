@@ -121,9 +121,7 @@ def read(directory: Directory) -> Reading:
             f"common state {'in common.pt' if gathered.common_in_file else 'in an entry'})",
             path=directory.path,
         )
-    return Reading(
-        found, layouts, tuple(e for _, e in fitting if e), layouts[0].read(found)
-    )
+    return Reading(found, layouts, tuple(e for _, e in fitting if e), layouts[0].read(found))
 
 
 def plan(

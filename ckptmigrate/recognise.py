@@ -94,5 +94,3 @@ def _dcp_kind(directory: Directory) -> str:
         return either
     named = tree.attributes.get("ckpt_format") if isinstance(tree, Object) else None
     return named if named in ("torch_dcp", "fsdp_dtensor") else either
-
-

@@ -123,7 +123,7 @@ def _rows(
         raise CompatError(f"line {_line(content, section)}: {section} is no list", path=path)
     found: list[dict[str, str]] = []
     for number, row in enumerate(rows):
-        line = rows.lc.item(number)[0] + 1
+        line = content[section].lc.item(number)[0] + 1
         if not isinstance(row, Mapping):
             raise CompatError(f"line {line}: a row of {section} is no mapping", path=path)
         for key in row:

@@ -107,9 +107,7 @@ class StoredRerun:
     """
 
     entry: Any = None
-    shards: Mapping[str, tuple[int | None, dict[str, Any], TorchFile]] = field(
-        default_factory=dict
-    )
+    shards: Mapping[str, tuple[int | None, dict[str, Any], TorchFile]] = field(default_factory=dict)
 
 
 # -- keys
@@ -203,9 +201,7 @@ def idle_fields() -> dict[str, Any]:
     """A fresh payload as 0.18 writes it while idle: core_v0.18.2 RerunStateMachine.state_dict."""
     injector = {
         "error_injection_rate": 0,
-        "error_injection_type": enum_member(
-            symbol(_MODULE, "RerunDiagnostic"), "transient_error"
-        ),
+        "error_injection_type": enum_member(symbol(_MODULE, "RerunDiagnostic"), "transient_error"),
         "injected_error_type": None,
     }
     return {

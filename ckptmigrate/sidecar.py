@@ -196,5 +196,3 @@ def _before(
 
 def _read(directory: Directory, name: str) -> bytes | None:
     return directory.read(name) if name in directory.files() else None
-
-

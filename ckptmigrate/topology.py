@@ -113,9 +113,7 @@ def derive(manifest: Manifest, given: Given | None = None) -> Topology:
     )
     pipeline, tensor = (
         _agree(manifest, option, stated, {"the rerun grid": grid[i] if len(grid) == 2 else None})
-        for i, (option, stated) in enumerate(
-            ((_PIPELINE, given.pipeline), (_TENSOR, given.tensor))
-        )
+        for i, (option, stated) in enumerate(((_PIPELINE, given.pipeline), (_TENSOR, given.tensor)))
     )
     if len(grid) == 1:
         world = world or grid[0]

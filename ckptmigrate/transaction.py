@@ -265,7 +265,10 @@ def _remove(path: Path) -> None:
 
 _WORDS: Final = {
     errno.ENOSPC: ("the disk is full", "free some space, or name another place with -o DEST"),
-    errno.EDQUOT: ("the disk quota is used up", "free some space, or name another place with -o DEST"),
+    errno.EDQUOT: (
+        "the disk quota is used up",
+        "free some space, or name another place with -o DEST",
+    ),
     errno.EACCES: ("no permission to write", "name a place you may write to with -o DEST"),
     errno.EPERM: ("no permission to write", "name a place you may write to with -o DEST"),
     errno.EROFS: ("the file system is read-only", "name a place you may write to with -o DEST"),

@@ -17,14 +17,56 @@ PROTOCOLS: Final = range(2, 6)
 LARGEST_INTEGER_BYTES: Final = 4096
 
 # What the C pickler emits for protocols 2 to 5 (CPython Modules/_pickle.c, save_*).
-_ALLOWED: Final = (
-    "PROTO FRAME STOP MARK POP POP_MARK MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET "
-    "NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT "
-    "BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 "
-    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS "
-    "EMPTY_DICT SETITEM SETITEMS EMPTY_SET ADDITEMS FROZENSET "
-    "GLOBAL STACK_GLOBAL REDUCE NEWOBJ NEWOBJ_EX BUILD BINPERSID"
-).split()
+_ALLOWED: Final = [
+    "PROTO",
+    "FRAME",
+    "STOP",
+    "MARK",
+    "POP",
+    "POP_MARK",
+    "MEMOIZE",
+    "BINPUT",
+    "LONG_BINPUT",
+    "BINGET",
+    "LONG_BINGET",
+    "NONE",
+    "NEWTRUE",
+    "NEWFALSE",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG1",
+    "LONG4",
+    "BINFLOAT",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+    "BINBYTES",
+    "SHORT_BINBYTES",
+    "BINBYTES8",
+    "BYTEARRAY8",
+    "EMPTY_TUPLE",
+    "TUPLE",
+    "TUPLE1",
+    "TUPLE2",
+    "TUPLE3",
+    "EMPTY_LIST",
+    "APPEND",
+    "APPENDS",
+    "EMPTY_DICT",
+    "SETITEM",
+    "SETITEMS",
+    "EMPTY_SET",
+    "ADDITEMS",
+    "FROZENSET",
+    "GLOBAL",
+    "STACK_GLOBAL",
+    "REDUCE",
+    "NEWOBJ",
+    "NEWOBJ_EX",
+    "BUILD",
+    "BINPERSID",
+]
 _NAMES: Final = {ord(op.code): op.name for op in pickletools.opcodes}
 
 # For each opcode byte: the size of a fixed argument, or minus the size of the
@@ -76,7 +118,7 @@ def check(data: bytes) -> None:
         if width >= 0:
             if opcode == _MEMOIZE:
                 memoized += 1
-            elif opcode == _PUT or opcode == _LONG_PUT:
+            elif opcode in (_PUT, _LONG_PUT):
                 index = int.from_bytes(data[position : position + width], "little")
                 if index > memoized:
                     raise PickleError(f"has memo index {index} ahead of its memo at byte {start}")
@@ -91,7 +133,7 @@ def check(data: bytes) -> None:
                     raise PickleError(f"ends inside the symbol name at byte {start}")
         else:
             length = int.from_bytes(data[position : position - width], "little")
-            if (opcode == _LONG1 or opcode == _LONG4) and length > LARGEST_INTEGER_BYTES:
+            if opcode in (_LONG1, _LONG4) and length > LARGEST_INTEGER_BYTES:
                 raise PickleError(f"has an integer of {length} bytes at byte {start}")
             position += length - width
     else:

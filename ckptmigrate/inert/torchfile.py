@@ -92,7 +92,9 @@ def dump(file: TorchFile) -> bytes:
         path = f"{file.archive}/{name}".encode()
         offset, size, checksum = len(out), len(body), zlib.crc32(body)
         padding = -(offset + 30 + len(path) + 4) % _ALIGNMENT
-        out += struct.pack("<4s5H3I2H", b"PK\3\4", 0, _FLAGS, 0, 0, 0, 0, 0, 0, len(path), padding + 4)
+        out += struct.pack(
+            "<4s5H3I2H", b"PK\3\4", 0, _FLAGS, 0, 0, 0, 0, 0, 0, len(path), padding + 4
+        )
         out += path + struct.pack("<2sH", b"FB", padding) + b"Z" * padding + body
         out += struct.pack("<4s3I", b"PK\7\10", checksum, size, size)
         central += struct.pack(

@@ -32,12 +32,7 @@ class Global(type):
     # C Unpickler: REDUCE calls the class, NEWOBJ calls __new__. Two doors, so the
     # writer can tell which opcode to give back.
     def __call__(cls, *args: Any) -> Object:
-        made = object.__new__(cls)
-        made.opcode = REDUCE
-        made.args = args
-        made.kwargs = None
-        made.updates = None
-        return made  # type: ignore[return-value]
+        return _made(cls, REDUCE, args, None)
 
     def __repr__(cls) -> str:
         return f"<symbol {cls.module}.{cls.symbol}>"
@@ -78,12 +73,7 @@ class Object(metaclass=Global):
     updates: list[tuple[str, Any]] | None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Object:
-        made = object.__new__(cls)
-        made.opcode = NEWOBJ_EX if kwargs else NEWOBJ
-        made.args = args
-        made.kwargs = kwargs or None
-        made.updates = None
-        return made
+        return _made(cls, NEWOBJ_EX if kwargs else NEWOBJ, args, kwargs or None)
 
     # The C Unpickler calls these for BUILD, SETITEM(S), APPEND(S) and ADDITEMS.
     def __setstate__(self, state: Any) -> None:
@@ -139,6 +129,15 @@ class PersistentId:
         self.pid = pid
 
 
+def _made(cls: Any, opcode: str, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Object:
+    made: Object = object.__new__(cls)
+    made.opcode = opcode
+    made.args = args
+    made.kwargs = kwargs
+    made.updates = None
+    return made
+
+
 def symbol(module: str, name: str) -> Global:
     """A new `Global` for a name."""
     made = Global("Symbol", (Object,), {"__slots__": ()})
@@ -147,31 +146,32 @@ def symbol(module: str, name: str) -> Global:
     return made
 
 
-def new_object(cls: Global, state: Any) -> Object:
-    """An object as a plain class pickles: `cls.__new__(cls)`, then its state."""
-    made = Object.__new__(cls)
-    made.updates = [(STATE, state)]
+def symbol_of(obj: Object) -> Global:
+    """The symbol that an object is made from."""
+    cls: Any = type(obj)
+    found: Global = cls
+    return found
+
+
+def new_object(cls: Global, *states: Any) -> Object:
+    """An object as a plain class pickles: `cls.__new__(cls)`, then its state, if any."""
+    made = _made(cls, NEWOBJ, (), None)
+    if states:
+        made.updates = [(STATE, state) for state in states]
     return made
 
 
 def enum_member(cls: Global, value: Any) -> Object:
     """An enum member as Python pickles it: the class called with the member's value."""
-    made = Global.__call__(cls, value)
-    return made
+    return _made(cls, REDUCE, (value,), None)
 
 
 def with_state(obj: Object, state: Any) -> Object:
     """A copy of `obj` whose last BUILD sets `state`; everything else is shared with it."""
-    made = Object.__new__(type(obj))
-    made.opcode, made.args, made.kwargs = obj.opcode, obj.args, obj.kwargs
-    updates = [u for u in obj.updates or () if u[0] != STATE]
+    made = _made(type(obj), obj.opcode, obj.args, obj.kwargs)
+    updates = [update for update in obj.updates or () if update[0] != STATE]
     made.updates = [*updates, (STATE, state)]
     return made
-
-
-def is_symbol(value: Any, *paths: str) -> bool:
-    """Whether `value` is a `Global` with one of these dotted names."""
-    return isinstance(value, Global) and value.path in paths
 
 
 def is_object(value: Any, *paths: str) -> bool:

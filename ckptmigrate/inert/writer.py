@@ -68,11 +68,11 @@ class _Writer:
             str: self.text,
             bytes: self.octets,
             bytearray: self.octets,
-            tuple: self.tuple,
-            list: self.list,
-            dict: self.dict,
-            set: self.set,
-            frozenset: self.frozenset,
+            tuple: self.save_tuple,
+            list: self.save_list,
+            dict: self.save_dict,
+            set: self.save_set,
+            frozenset: self.save_frozenset,
             PersistentId: self.persistent,
         }
 
@@ -180,7 +180,7 @@ class _Writer:
             self.emit_sized(b"\x8e" + struct.pack("<Q", size), value)
         self.memoize(value)
 
-    def tuple(self, value: tuple[Any, ...]) -> None:
+    def save_tuple(self, value: tuple[Any, ...]) -> None:
         size = len(value)
         if not size:
             self.emit(b")")
@@ -198,28 +198,28 @@ class _Writer:
         self.emit((b"\x85", b"\x86", b"\x87")[size - 1] if size <= 3 else b"t")
         self.memoize(value)
 
-    def list(self, value: list[Any]) -> None:
+    def save_list(self, value: list[Any]) -> None:
         if self.recall(value):
             return
         self.emit(b"]")
         self.memoize(value)
         self.batches(value, self.save, b"a", b"e", single_tail=False)
 
-    def dict(self, value: dict[Any, Any]) -> None:
+    def save_dict(self, value: dict[Any, Any]) -> None:
         if self.recall(value):
             return
         self.emit(b"}")
         self.memoize(value)
         self.batches(value.items(), self.pair, b"s", b"u", single_tail=False)
 
-    def set(self, value: set[Any]) -> None:
+    def save_set(self, value: set[Any]) -> None:
         if self.recall(value):
             return
         self.emit(b"\x8f")
         self.memoize(value)
         self.set_items(value)
 
-    def frozenset(self, value: frozenset[Any]) -> None:
+    def save_frozenset(self, value: frozenset[Any]) -> None:
         if self.recall(value):
             return
         self.emit(b"(")

@@ -37,14 +37,11 @@ class Layout(Protocol):
     COMMON_IN_FILE: bool
     KEEPS_FAULTS: bool
 
-    @staticmethod
-    def detect(facts: RerunFacts) -> str | None: ...
+    def detect(self, facts: RerunFacts) -> str | None: ...
 
-    @staticmethod
-    def read(manifest: Manifest) -> RerunRecord: ...
+    def read(self, manifest: Manifest) -> RerunRecord: ...
 
-    @staticmethod
-    def write(record: RerunRecord, topology: Topology) -> StoredRerun: ...
+    def write(self, record: RerunRecord, topology: Topology) -> StoredRerun: ...
 
 
 LAYOUTS: Final[tuple[Layout, ...]] = (
@@ -74,7 +71,7 @@ def named(name: str) -> Layout:
     """
     wanted = sharded_rerun.ID if name == UNIVERSAL else name
     for layout in LAYOUTS:
-        if layout.ID == wanted:
+        if wanted == layout.ID:
             return layout
     known = ", ".join([*(layout.ID for layout in LAYOUTS), UNIVERSAL])
     raise RefusedError(

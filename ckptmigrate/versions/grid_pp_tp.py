@@ -26,6 +26,7 @@ from ckptmigrate.rerun import (
 from ckptmigrate.topology import Topology
 from ckptmigrate.versions.facts import gather
 
+
 def read(manifest: Manifest, mode_of: Callable[[dict[str, Any]], Any]) -> RerunRecord:
     """Read a (PP, TP) grid.
 

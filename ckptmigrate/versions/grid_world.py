@@ -46,9 +46,7 @@ def read(manifest: Manifest) -> RerunRecord:
     mode = mode_value(facts.entry["mode"])
     iteration = iteration_value(facts.entry["current_iteration"])
     if missing:
-        return RerunRecord(
-            Kind.CORRUPT, mode, state, iteration, facts.entry, grid, missing=missing
-        )
+        return RerunRecord(Kind.CORRUPT, mode, state, iteration, facts.entry, grid, missing=missing)
     shards: dict[tuple[int, ...], Shard] = {}
     for key in manifest.rerun_keys:
         position = parse_unique_key(key)
