@@ -7,7 +7,7 @@ returns None only where reruns are disabled.
 from __future__ import annotations
 
 from ckptmigrate.manifest import Manifest
-from ckptmigrate.rerun import Kind, RerunRecord, StoredRerun
+from ckptmigrate.rerun import MODE_DISABLED, Kind, RerunRecord, StoredRerun
 from ckptmigrate.topology import Topology
 from ckptmigrate.versions import grid_world
 from ckptmigrate.versions.facts import RerunFacts
@@ -18,14 +18,14 @@ KEEPS_FAULTS = True
 
 
 def detect(facts: RerunFacts) -> str | None:
-    """Common state in common.pt, and a rerun entry, or none and nothing against disabled."""
+    """Common state in common.pt, and a rerun entry, or none and args with reruns disabled."""
     if not (facts.common_in_file and grid_world.fits(facts)):
         return None
     if facts.fault:
         return "a rerun entry of a fault in common.pt, rerun shards in a (WORLD,) grid"
     if facts.entry is not None:
         return "an idle rerun entry in common.pt, rerun shards in a (WORLD,) grid"
-    if facts.maybe_disabled and not facts.grid:
+    if facts.argument_mode == MODE_DISABLED and not facts.grid:
         return "no rerun entry in common.pt, as release 0.18 writes with reruns disabled"
     return None
 

@@ -11,7 +11,6 @@ from ckptmigrate.rerun import (
     COMMON_ENTRY,
     COMMON_FIELDS,
     IDLE,
-    MODE_DISABLED,
     MODE_OF_ARGUMENT,
     grid_size,
     parse_unique_key,
@@ -42,11 +41,6 @@ class RerunFacts:
     grid: tuple[int, ...]
     present: frozenset[tuple[int, ...]]
     argument_mode: str | None
-
-    @property
-    def maybe_disabled(self) -> bool:
-        """Whether nothing contradicts that the writer ran with reruns disabled."""
-        return self.argument_mode in (None, MODE_DISABLED)
 
     @property
     def fault(self) -> bool:
