@@ -105,6 +105,7 @@ def inspect(path: Path, iteration: int | None, every: bool) -> None:
 
     Example: ckptmigrate inspect checkpoints/run
     """
+    _check_choice(iteration, every=every)
     located = locate.locate(path, iteration=iteration, every=every)
     found = [inspection.inspect(checkpoint) for checkpoint in located.checkpoints]
     if _output.json:
@@ -115,6 +116,11 @@ def inspect(path: Path, iteration: int | None, every: bool) -> None:
             _output.lines(render.inspection(each))
     if not all(each.healthy for each in found):
         raise SystemExit(1)
+
+
+def _check_choice(iteration: int | None, *, every: bool) -> None:
+    if every and iteration is not None:
+        raise click.UsageError("--all and --iteration exclude each other.")
 
 
 def _migration_options(command: _Command) -> _Command:
@@ -208,6 +214,7 @@ def _migrate(
 ) -> None:
     if in_place and output is not None:
         raise click.UsageError("--in-place and -o exclude each other.")
+    _check_choice(iteration, every=every)
     prepared = migration.prepare(
         path,
         to,
@@ -337,6 +344,9 @@ def main() -> None:
         sys.exit(0)
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror}", 1)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        _fail(f"internal error ({what}); run it again with -v and report what it prints", 1)
     else:
         sys.exit(status if isinstance(status, int) else 0)
 

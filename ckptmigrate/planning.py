@@ -110,7 +110,15 @@ def read(directory: Directory) -> Reading:
         CkptMigrateError: no torch_dist checkpoint, damaged, or of no known layout.
     """
     recognise.require_torch_dist(directory)
-    found = manifest.load(directory)
+    try:
+        return _read(manifest.load(directory))
+    except DamagedError as error:
+        # What looks at parts of a checkpoint need not know where it lies.
+        error.path = error.path or directory.path
+        raise
+
+
+def _read(found: Manifest) -> Reading:
     gathered = facts.gather(found)
     fitting = [(layout, layout.detect(gathered)) for layout in versions.LAYOUTS]
     layouts = tuple(layout for layout, evidence in fitting if evidence)
@@ -118,8 +126,7 @@ def read(directory: Directory) -> Reading:
         raise DamagedError(
             "has rerun facts that no release writes together "
             f"(entry with {', '.join(gathered.entry_fields) or 'nothing'}, grid {gathered.grid}, "
-            f"common state {'in common.pt' if gathered.common_in_file else 'in an entry'})",
-            path=directory.path,
+            f"common state {'in common.pt' if gathered.common_in_file else 'in an entry'})"
         )
     return Reading(found, layouts, tuple(e for _, e in fitting if e), layouts[0].read(found))
 

@@ -110,9 +110,7 @@ def check_entry(after: torch_side.Contents, fields: set[str] | None) -> None:
     assert (None if entry is None else set(entry)) == fields
 
 
-def check_grid(
-    sample: str, after: torch_side.Contents, grid: str | None, layout: str
-) -> None:
+def check_grid(sample: str, after: torch_side.Contents, grid: str | None, layout: str) -> None:
     pp_tp, world = expected.GRIDS[sample.rsplit("-", 1)[1]]
     wanted = {None: {}, "pp_tp": pp_tp, "world": world}[grid]
     assert after.rerun_keys == set(wanted)
@@ -135,9 +133,7 @@ def check_grid(
         assert set(payload) == expected.PAYLOAD[layout]
 
 
-def check_idle(
-    sample: str, after: torch_side.Contents, layout: str, *, disabled: bool
-) -> None:
+def check_idle(sample: str, after: torch_side.Contents, layout: str, *, disabled: bool) -> None:
     mode = torch_side.RerunMode.DISABLED if disabled else torch_side.RerunMode.VALIDATE_RESULTS
     idle = torch_side.RerunState.NOT_RUNNING_YET
     entry = after.common.get("rerun_state_machine", {})

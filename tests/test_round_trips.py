@@ -12,17 +12,11 @@ from test_conversions import moves_exactly, source
 
 import ckptmigrate
 
-PAIRS = [
-    (sample, target)
-    for sample in HEALTHY
-    for target in [*LAYOUTS, "universal"]
-]
+PAIRS = [(sample, target) for sample in HEALTHY for target in [*LAYOUTS, "universal"]]
 
 
 def there(sample: str, target: str, output: Path) -> None:
-    ckptmigrate.migrate(
-        SAMPLES / sample, to=target, output=output, allow_loss=["fault-context"]
-    )
+    ckptmigrate.migrate(SAMPLES / sample, to=target, output=output, allow_loss=["fault-context"])
 
 
 @pytest.mark.parametrize(("sample", "target"), PAIRS)
@@ -105,9 +99,7 @@ def test_a_changed_file_disables_the_originals(name: str, tmp_path: Path) -> Non
     elif name == ".metadata":
         ckptmigrate.migrate(middle, to="none-emitting", output=tmp_path / "other")
         changed.write_bytes((tmp_path / "other/iter_0000005/.metadata").read_bytes())
-        (middle / "common.pt").write_bytes(
-            (tmp_path / "other/iter_0000005/common.pt").read_bytes()
-        )
+        (middle / "common.pt").write_bytes((tmp_path / "other/iter_0000005/common.pt").read_bytes())
     else:
         changed.write_bytes(content + b"x")
     plan = ckptmigrate.plan(tmp_path / "there", to="split-rerun")
@@ -118,9 +110,7 @@ def test_a_changed_file_disables_the_originals(name: str, tmp_path: Path) -> Non
 
 def added_payload(checkpoint: Path) -> str:
     before = {p.name for p in checkpoint_of(SAMPLES / "0.12.3-idle-w1").iterdir()}
-    [name] = [
-        p.name for p in checkpoint.glob("*.distcp") if p.name not in before
-    ]
+    [name] = [p.name for p in checkpoint.glob("*.distcp") if p.name not in before]
     return name
 
 

@@ -87,6 +87,9 @@ _MODULES: dict[str, tuple[type, ...]] = {
     "megatron.core.transformer.enums": (AttnBackend, InferenceCudaGraphScope),
     "megatron.core.dist_checkpointing.strategies.torch": (MCoreSavePlan, MCoreMetadata),
 }
+for _path, _classes in _MODULES.items():
+    for _cls in _classes:
+        _cls.__module__ = _path  # what a pickle written by a test names, too
 
 
 @contextmanager
@@ -225,7 +228,9 @@ def consistent(contents: Contents, *, has_plans: bool) -> None:
         assert {item.index.fqn for plan in plans for item in plan.items} == keys
         for plan in plans:
             for item in plan.items:
-                is_object = isinstance(metadata.state_dict_metadata[item.index.fqn], BytesStorageMetadata)
+                is_object = isinstance(
+                    metadata.state_dict_metadata[item.index.fqn], BytesStorageMetadata
+                )
                 assert (item.type == WriteItemType.BYTE_IO) == is_object
                 assert is_object == (item.tensor_data is None)
 

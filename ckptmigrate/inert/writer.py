@@ -3,7 +3,8 @@
 The opcodes come out as CPython's C pickler emits them (Modules/_pickle.c, the same in 3.10
 to 3.13): the same memo order, frames, batches of 1000 and shortest integer forms. A tree
 that was read and not changed therefore writes back byte for byte; the samples of every
-release are the proof (tests/test_inert.py).
+release are the proof (tests/test_inert.py). The one exception is the order inside a set, which
+no reader can see; no metadata of any release has one.
 """
 
 from __future__ import annotations
@@ -203,21 +204,26 @@ class _Writer:
             return
         self.emit(b"]")
         self.memoize(value)
-        self.batches(value, self.save, b"a", b"e", single_tail=False)
+        self.batches(value, self.save, b"a", b"e", lone_tail=False)
 
     def save_dict(self, value: dict[Any, Any]) -> None:
         if self.recall(value):
             return
         self.emit(b"}")
         self.memoize(value)
-        self.batches(value.items(), self.pair, b"s", b"u", single_tail=False)
+        if len(value) == 1:
+            self.pair(*value.items())
+            self.emit(b"s")
+        elif value:
+            self.marked_batches(list(value.items()), self.pair, b"u")
 
     def save_set(self, value: set[Any]) -> None:
         if self.recall(value):
             return
         self.emit(b"\x8f")
         self.memoize(value)
-        self.set_items(value)
+        if value:
+            self.set_items(value)
 
     def save_frozenset(self, value: frozenset[Any]) -> None:
         if self.recall(value):
@@ -264,9 +270,9 @@ class _Writer:
             self.memoize(value)
         for kind, items in value.updates or ():
             if kind == LIST_ITEMS:
-                self.batches(items, self.save, b"a", b"e", single_tail=True)
+                self.batches(items, self.save, b"a", b"e", lone_tail=True)
             elif kind == DICT_ITEMS:
-                self.batches(items, self.pair, b"s", b"u", single_tail=True)
+                self.batches(items, self.pair, b"s", b"u", lone_tail=True)
             elif kind == SET_ITEMS:
                 self.set_items(items)
             else:
@@ -280,31 +286,37 @@ class _Writer:
         self.save(item[1])
 
     def set_items(self, items: Iterable[Any]) -> None:
-        every = list(items)
-        for start in range(0, len(every), _BATCH):
+        self.marked_batches(list(items), self.save, b"\x90")
+
+    def marked_batches(self, items: list[Any], save: Callable[[Any], None], many: bytes) -> None:
+        """Batches of an exact dict or set: after a full batch another one, even if empty."""
+        start, full = 0, True
+        while full:
+            batch = items[start : start + _BATCH]
             self.emit(b"(")
-            for item in every[start : start + _BATCH]:
-                self.save(item)
-            self.emit(b"\x90")
+            for item in batch:
+                save(item)
+            self.emit(many)
+            start += _BATCH
+            full = len(batch) == _BATCH
 
     def batches(
         self,
-        items: Iterable[Any],
+        items: list[Any],
         save: Callable[[Any], None],
         one: bytes,
         many: bytes,
         *,
-        single_tail: bool,
+        lone_tail: bool,
     ) -> None:
-        """Items after their container.
+        """Batches of a list, or of a reduced object.
 
-        The C pickler writes a lone item without a MARK. In batches of an exact list or dict
-        it looks at the whole size for that, in those of a reduced object at each batch.
+        The C pickler writes a lone item without a MARK: for an exact list where the list has
+        no other, for a reduced object also where it is left over after full batches.
         """
-        every = list(items)
-        for start in range(0, len(every), _BATCH):
-            batch = every[start : start + _BATCH]
-            if len(batch) == 1 and (single_tail or len(every) == 1):
+        for start in range(0, len(items), _BATCH):
+            batch = items[start : start + _BATCH]
+            if len(batch) == 1 and (lone_tail or len(items) == 1):
                 save(batch[0])
                 self.emit(one)
                 continue

@@ -68,17 +68,15 @@ def gather(manifest: Manifest) -> RerunFacts:
         raise DamagedError(
             "has a list of rerun states per rank in its common state, as a development "
             "snapshot of December 2024 wrote it and no release reads",
-            path=manifest.path,
         )
     if entry is not None:
         if not isinstance(entry, dict):
-            raise DamagedError("has a rerun entry that is no dict", path=manifest.path)
+            raise DamagedError("has a rerun entry that is no dict")
         fields = tuple(name for name in COMMON_FIELDS if name in entry)
         if fields not in (("mode",), COMMON_FIELDS):
             raise DamagedError(
                 f"has a rerun entry with {', '.join(map(str, entry)) or 'nothing'} in its common "
                 "state, which no release writes",
-                path=manifest.path,
             )
         if fields == COMMON_FIELDS:
             state = state_value(entry["state"])
@@ -100,19 +98,18 @@ def _shards(manifest: Manifest) -> tuple[tuple[int, ...], frozenset[tuple[int, .
     for key in manifest.rerun_keys:
         parsed = parse_unique_key(key)
         if parsed is None or len(parsed[1]) > 2:
-            raise DamagedError(f"has a rerun shard {key!r} of no known grid", path=manifest.path)
+            raise DamagedError(f"has a rerun shard {key!r} of no known grid")
         position, grid = parsed
         grids.add(grid)
         present.add(position)
         if any(p >= size for p, size in zip(position, grid, strict=True)):
-            raise DamagedError(f"has a rerun shard {key!r} outside of its grid", path=manifest.path)
+            raise DamagedError(f"has a rerun shard {key!r} outside of its grid")
     if len(grids) > 1:
         raise DamagedError(
             f"has rerun shards of {len(grids)} grids, and no release writes more than one",
-            path=manifest.path,
         )
     grid = grids.pop() if grids else ()
     # A hostile key may name a grid of billions; no job has more shards than keys can say.
     if grid_size(grid) > 10_000_000:
-        raise DamagedError(f"has a rerun grid of {grid_size(grid)} ranks", path=manifest.path)
+        raise DamagedError(f"has a rerun grid of {grid_size(grid)} ranks")
     return grid, frozenset(present)

@@ -47,7 +47,7 @@ def read(manifest: Manifest, mode_of: Callable[[dict[str, Any]], Any]) -> RerunR
             states.append(state_value(payload.get("state")))
             iterations.append(iteration_value(payload.get("current_iteration")))
         except DamagedError as error:
-            raise DamagedError(f"rerun shard {key!r} {error.reason}", path=manifest.path) from error
+            raise DamagedError(f"rerun shard {key!r} {error.reason}") from error
         fields = {k: v for k, v in payload.items() if k not in COMMON_FIELDS}
         assert position is not None  # gather() refuses other keys
         shards[position[0]] = Shard(fields, payload, file)
@@ -69,7 +69,7 @@ def read_payload(manifest: Manifest, key: str) -> tuple[dict[str, Any], TorchFil
     file = manifest.read_blob(key)
     tree = file.tree
     if not (isinstance(tree, list) and len(tree) == 1 and isinstance(tree[0], dict)):
-        raise DamagedError(f"rerun shard {key!r} holds no rerun payload", path=manifest.path)
+        raise DamagedError(f"rerun shard {key!r} holds no rerun payload")
     return tree[0], file
 
 

@@ -1,0 +1,369 @@
+"""The command line as a contract: first lines, exit status, JSON, help, isolation."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import HEALTHY, INDEX, LAYOUTS, SAMPLES, Run, checkpoint_of, refused, tree_hash
+
+VERBS = ("inspect", "upgrade", "downgrade", "diff", "layouts")
+SENTINEL = "0.18.2-idle-tp2"
+
+
+def test_inspect_text(run: Run) -> None:
+    result = run("inspect", SAMPLES / SENTINEL)
+    assert result.returncode == 0
+    first, *rest = result.stdout.splitlines()
+    assert first == f"{checkpoint_of(SAMPLES / SENTINEL)}: always-sentinel, idle"
+    text = "\n".join(rest)
+    assert re.search(r"writer +release 0\.18\n", text)
+    assert re.search(r"job +world size 2 = TP 2 x PP 1 x CP 1 x DP 1\n", text)
+    assert re.search(r"payload +2 files, ", text)
+    assert re.search(r"anomalies +none", text)
+
+
+def test_inspect_says_what_it_cannot_tell_apart(run: Run) -> None:
+    result = run("inspect", SAMPLES / "0.16.1-idle-w1")
+    assert "none-emitting (or pre-rerun: its rerun facts fit them too)" in result.stdout
+    assert "attribute mcore_data absent: <0.8|>=0.16" in result.stdout
+    assert "argument async_strategy absent: <0.17" in result.stdout
+
+
+@pytest.mark.parametrize("sample", sorted(INDEX))
+def test_inspect_json_against_the_index(run: Run, sample: str) -> None:
+    """index.json was written by the real releases' jobs, not by this program."""
+    result = run("inspect", SAMPLES / sample, "--json")
+    row, shown = INDEX[sample], json.loads(result.stdout)
+    corrupt = row["scenario"] == "corrupt"
+    assert result.returncode == (1 if corrupt else 0)
+    assert row["layout"] in shown["layout"]["candidates"]
+    assert shown["layout"]["likely"] == [row["layout"]]
+    minor = ".".join(row["release"].split(".")[:2])
+    release = row["release"] if "dev" in row["release"] else minor
+    # 0.8 and 0.9 leave the same traces; of every other release they are its own.
+    assert shown["writer"]["releases"] == (["0.8", "0.9"] if release == "0.9" else [release])
+    # A pre-rerun release is run "idle" by the index, and knows no rerun state at all.
+    scenario = "absent" if row["layout"] == "pre-rerun" else row["scenario"]
+    assert shown["rerun"]["state"] == scenario
+    assert shown["topology"] == {
+        "world": row["world_size"],
+        "tensor": row["tensor_parallel"],
+        "pipeline": row["pipeline_parallel"],
+        "data": row["data_parallel"],
+        "context": row["context_parallel"],
+    }
+    assert shown["iteration"] == 5
+    assert shown["rerun"]["shards"] == len(row["rerun_keys"])
+    assert (shown["common_state"] == "common.pt") == row["common_pt"]
+    assert bool(shown["anomalies"]) == corrupt
+    payload = list(checkpoint_of(SAMPLES / sample).glob("*.distcp"))
+    assert shown["payload"] == {
+        "files": len(payload),
+        "bytes": sum(path.stat().st_size for path in payload),
+    }
+    assert shown["migrations"] == []
+
+
+def test_inspect_fault(run: Run) -> None:
+    shown = json.loads(run("inspect", SAMPLES / "0.18.2-fault-cp2", "--json").stdout)
+    assert shown["rerun"]["machine_state"] == "WILL_RERUN_FROM_CHECKPOINT"
+    assert shown["rerun"]["grid"] == [2]
+    assert shown["rerun"]["fault"] == [
+        {
+            "position": [1],
+            "failed_call": "loss is NaN on rank 1",
+            "suspicious_node": "node-017",
+            "suspicious_device": "3",
+            "saved_microbatches": 1,
+        }
+    ]
+
+
+def test_inspect_tells_history(run: Run, tmp_path: Path) -> None:
+    run("downgrade", SAMPLES / SENTINEL, "--to", "pre-rerun", "-o", tmp_path / "out")
+    shown = json.loads(run("inspect", tmp_path / "out", "--json").stdout)
+    assert shown["layout"]["likely"] == ["pre-rerun"]
+    [step] = shown["migrations"]
+    assert (step["verb"], step["from"], step["to"]) == (
+        "downgrade",
+        ["always-sentinel"],
+        "pre-rerun",
+    )
+    assert shown["anomalies"] == []
+    text = run("inspect", tmp_path / "out").stdout
+    assert re.search(r"history +\S+ downgrade from always-sentinel to pre-rerun", text)
+
+
+def test_inspect_all(run: Run) -> None:
+    root = SAMPLES / "0.17.1-corrupt-tp2"
+    result = run("inspect", root, "--all", "--json")
+    assert result.returncode == 1
+    assert [row["iteration"] for row in json.loads(result.stdout)] == [4, 5]
+    assert run("inspect", root, "--iteration", 4).returncode == 0
+
+
+def test_migrate_text(run: Run, tmp_path: Path) -> None:
+    result = run("downgrade", SAMPLES / SENTINEL, "--to", "none-emitting", "-o", "out")
+    assert result.returncode == 0, result.stderr
+    first, *rest = result.stdout.splitlines()
+    source = checkpoint_of(SAMPLES / SENTINEL)
+    assert first == f"downgrade {source}: always-sentinel -> none-emitting"
+    for line in (
+        "  - entry rerun_state_machine_state/shard_0_2",
+        "  - entry rerun_state_machine_state/shard_1_2",
+        "  - plan item of rank 0: rerun_state_machine_state/shard_0_2",
+        "  - plan item of rank 1: rerun_state_machine_state/shard_1_2",
+    ):
+        assert line in rest
+    assert f"undo: rm -r {tmp_path / 'out'} (the source is unchanged)" in rest
+    assert any("hard links" in line for line in rest)
+
+
+def test_migrate_json(run: Run, tmp_path: Path) -> None:
+    result = run("upgrade", SAMPLES / "0.12.3-idle-w1", "-o", "out", "--json")
+    shown = json.loads(result.stdout)
+    assert shown["done"] is True
+    assert shown["destination"] == str(tmp_path / "out")
+    assert shown["link"] in ("reflink", "hardlink", "copy")
+    [checkpoint] = shown["checkpoints"]
+    assert checkpoint["from"] == ["split-rerun"]
+    assert checkpoint["layout"] == "common-state"
+    files = {row["name"]: row for row in checkpoint["files"]}
+    assert set(files) == {".metadata", "common.pt", "metadata.json", "__0_2.distcp"}
+    assert files["common.pt"] == {"name": "common.pt", "bytes": None, "sha256": None}
+    written = Path(checkpoint["result"])
+    assert (written / "__0_2.distcp").stat().st_size == files["__0_2.distcp"]["bytes"]
+    assert {"sign": "+", "part": "entry", "name": "common_state/shard_0_1", "detail": ""} in (
+        checkpoint["changes"]
+    )
+
+
+def test_default_destination_is_a_root_beside(run: Run, copy: Any) -> None:
+    root = copy(SENTINEL)
+    result = run("downgrade", root, "--to", "pre-rerun")
+    assert result.returncode == 0, result.stderr
+    beside = root.with_name(root.name + ".pre-rerun")
+    assert (beside / "latest_checkpointed_iteration.txt").read_text() == "5"
+    assert (beside / "iter_0000005" / ".metadata").exists()
+    one = run("downgrade", f"{root}/iter_0000005/", "--to", "pre-rerun")
+    assert one.returncode == 0, one.stderr
+    assert (root / "iter_0000005.pre-rerun" / "iter_0000005" / ".metadata").exists()
+
+
+def test_dry_run_writes_nothing(run: Run, copy: Any, tmp_path: Path) -> None:
+    root = copy(SENTINEL)
+    before = tree_hash(tmp_path)
+    for arguments in ([], ["--in-place"], ["--json"]):
+        result = run("upgrade", root, "--dry-run", *arguments)
+        assert result.returncode == 0, result.stderr
+        assert tree_hash(tmp_path) == before
+    assert "dry run: nothing was written" in run("upgrade", root, "--dry-run").stdout
+
+
+def test_in_place_and_its_undo(run: Run, copy: Any, tmp_path: Path) -> None:
+    root = copy(SENTINEL)
+    before = tree_hash(root)
+    result = run("downgrade", root, "--to", "split-rerun", "--in-place")
+    assert result.returncode == 0, result.stderr
+    assert tree_hash(root) != before
+    [undo] = re.findall(r"undo: ckptmigrate (.*) \(byte for byte\)", result.stdout)
+    assert run(*undo.split()).returncode == 0
+    assert tree_hash(root) == before
+
+
+def test_nothing_to_do_in_place(run: Run, copy: Any) -> None:
+    root = copy("0.16.1-idle-w1")
+    before = tree_hash(root)
+    result = run("downgrade", root, "--to", "pre-rerun", "--in-place")
+    assert result.returncode == 0
+    assert "nothing to change" in result.stdout
+    assert tree_hash(root) == before
+
+
+def test_all_iterations(run: Run, copy: Any, tmp_path: Path) -> None:
+    root = copy(SENTINEL)
+    checkpoint_of(root).with_name("iter_0000003").mkdir()
+    for path in checkpoint_of(root).iterdir():
+        os.link(path, root / "iter_0000003" / path.name)
+    result = run("upgrade", root, "--all", "-o", "out")
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "iter_0000003",
+        "iter_0000005",
+        "latest_checkpointed_iteration.txt",
+    ]
+
+
+def test_release_checkpoint(run: Run, copy: Any, tmp_path: Path) -> None:
+    root = copy(SENTINEL)
+    checkpoint_of(root).rename(root / "release")
+    (root / "latest_checkpointed_iteration.txt").write_text("release")
+    result = run("downgrade", root, "--to", "pre-rerun", "-o", "out")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out/latest_checkpointed_iteration.txt").read_text() == "release"
+    assert (tmp_path / "out/release/.metadata").exists()
+
+
+def test_diff(run: Run, tmp_path: Path) -> None:
+    root = SAMPLES / SENTINEL
+    run("downgrade", root, "--to", "none-emitting", "-o", "out")
+    same = run("diff", root, root)
+    assert (same.returncode, same.stdout) == (0, "no difference\n")
+    other = run("diff", root, "out")
+    assert other.returncode == 1
+    assert other.stdout.splitlines() == [
+        "5 differences",
+        "- common rerun_state_machine: {mode, state, current_iteration}",
+        "- entry rerun_state_machine_state/shard_0_2",
+        "- entry rerun_state_machine_state/shard_1_2",
+        "- plan item of rank 0: rerun_state_machine_state/shard_0_2",
+        "- plan item of rank 1: rerun_state_machine_state/shard_1_2",
+    ]
+    shown = json.loads(run("diff", root, "out", "--json").stdout)
+    assert shown["equal"] is False
+    assert len(shown["differences"]) == 5
+
+
+def test_layouts(run: Run) -> None:
+    text = run("layouts").stdout
+    for layout in LAYOUTS:
+        assert layout in text
+    rows = json.loads(run("layouts", "--json").stdout)
+    assert [row["layout"] for row in rows] == list(LAYOUTS)
+    assert all(row["source"] and row["releases"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["frobnicate"],
+        ["inspect"],
+        ["inspect", "x", "--frobnicate"],
+        ["downgrade", "x"],
+        ["upgrade", "x", "--link", "teleport"],
+        ["upgrade", "x", "--allow-loss", "everything"],
+        ["upgrade", "x", "--in-place", "-o", "y"],
+        ["upgrade", "x", "--all", "--iteration", "3"],
+        ["upgrade", "x", "--world-size", "0"],
+        ["diff", "x"],
+    ],
+)
+def test_usage_is_status_2(run: Run, arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+
+
+def test_errors_as_json(run: Run) -> None:
+    result = run("inspect", "nowhere", "--json")
+    assert result.returncode == 1
+    error = json.loads(result.stdout)["error"]
+    assert error["kind"] == "NotACheckpointError"
+    assert error["message"] in result.stderr
+    assert error["path"].endswith("nowhere")
+    assert error["fix"]
+    loss = run("downgrade", SAMPLES / "0.18.2-fault-w1", "--to", "pre-rerun", "--json", "--dry-run")
+    assert json.loads(loss.stdout)["error"]["losses"] == ["fault-context"]
+
+
+def test_an_unforeseen_error_is_one_sentence_too(run: Run) -> None:
+    """Simulated: something inside breaks in a way that nobody thought of."""
+    code = (
+        "import ckptmigrate.inspection as i, ckptmigrate.cli as c; "
+        "i.inspect = lambda path: 1 / 0; c.main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, "inspect", str(SAMPLES / SENTINEL)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    refused(result, "ZeroDivisionError", "-v")
+
+
+def test_traceback_only_when_asked(run: Run) -> None:
+    assert "Traceback" not in run("inspect", "nowhere").stderr
+    assert "Traceback" in run("inspect", "nowhere", "-v").stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(run: Run, verb: str) -> None:
+    text = run(verb, "--help").stdout
+    assert f"Example: ckptmigrate {verb}" in text
+    for option in ("--json", "--no-color", "--verbose"):
+        assert option in text
+
+
+def test_universal_help_tells_strict_readers(run: Run) -> None:
+    text = " ".join(run("downgrade", "--help").stdout.split())
+    assert "universal" in text
+    assert "raise_all" in text
+
+
+def test_colour_only_on_terminals(run: Run) -> None:
+    import pty
+
+    def on_terminal(*extra: str, **environment: str) -> str:
+        parent, child = pty.openpty()
+        subprocess.run(
+            [sys.executable, "-m", "ckptmigrate", "inspect", str(SAMPLES / SENTINEL), *extra],
+            stdout=child,
+            env={**os.environ, **environment},
+            check=True,
+        )
+        os.close(child)
+        shown = os.read(parent, 100_000).decode()
+        os.close(parent)
+        return shown
+
+    plain_environment = dict.fromkeys(("NO_COLOR",), "")
+    assert "\x1b[" in on_terminal(**plain_environment)
+    assert "\x1b[" not in on_terminal("--no-color")
+    assert "\x1b[" not in on_terminal(NO_COLOR="1")
+    assert "\x1b[" not in run("inspect", SAMPLES / SENTINEL).stdout
+
+
+_ISOLATED = """
+import sys
+from ckptmigrate.cli import main
+try:
+    sys.argv = ["ckptmigrate", *sys.argv[1:]]
+    main()
+except SystemExit as stop:
+    assert not stop.code or sys.argv[1] == "diff", stop.code
+loaded = {name.partition(".")[0] for name in sys.modules}
+assert not loaded & {"torch", "megatron", "numpy"}, loaded & {"torch", "megatron", "numpy"}
+print("isolated", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("sample", ["0.12.3-fault-w1", "0.15.3-idle-w1", "0.19.0-idle-tp2"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_imports_torch_or_megatron(tmp_path: Path, verb: str, sample: str) -> None:
+    root = str(SAMPLES / sample)
+    assert sample in HEALTHY
+    arguments = {
+        "inspect": [root],
+        "upgrade": [root, "-o", str(tmp_path / "x"), "--allow-loss", "fault-context"],
+        "downgrade": [
+            *(root, "--to", "universal", "-o", str(tmp_path / "y")),
+            *("--allow-loss", "fault-context"),
+        ],
+        "diff": [root, str(SAMPLES / "0.18.2-idle-w1")],
+        "layouts": [],
+    }[verb]
+    result = subprocess.run(
+        [sys.executable, "-c", _ISOLATED, verb, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stderr == "isolated\n"
