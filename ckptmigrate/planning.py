@@ -63,6 +63,7 @@ class Plan:
         source: names of the layouts that the checkpoint may have now.
         target: the layout (or `universal`) asked for.
         layout: the layout on disk afterwards.
+        undo_target: the target that leads back from there.
         differences: what changes in meaning, in order.
         files: small file -> its new bytes, or None where it goes.
         sidecar: the bytes of the new sidecar; None where the result is the original itself.
@@ -80,6 +81,7 @@ class Plan:
     source: tuple[str, ...]
     target: str
     layout: str
+    undo_target: str
     differences: tuple[Difference, ...]
     files: dict[str, bytes | None]
     sidecar: bytes | None
@@ -93,9 +95,10 @@ class Plan:
 
     @property
     def undo(self) -> str:
-        """The command that takes it back in place, byte for byte."""
-        back = "upgrade" if self.verb == "downgrade" else "downgrade"
-        return f"ckptmigrate {back} {self.path} --to {self.source[-1]} --in-place"
+        """The command that takes it back in place."""
+        place = versions.order(versions.named(self.undo_target))
+        back = "upgrade" if place >= versions.order(versions.named(self.layout)) else "downgrade"
+        return f"ckptmigrate {back} {self.path} --to {self.undo_target} --in-place"
 
     @property
     def changes_nothing(self) -> bool:
@@ -360,6 +363,7 @@ def _assemble(
         source=tuple(layout.ID for layout in current.layouts),
         target=request.target,
         layout=request.layout.ID,
+        undo_target=original.undone[-1].target if original.undone else current.layouts[-1].ID,
         differences=differences,
         files=files,
         sidecar=sidecar.dump(steps) if steps else None,

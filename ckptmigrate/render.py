@@ -145,7 +145,7 @@ def outcome(done: Migration, link: Link | None) -> list[str]:
     else:
         by = "" if link is None else f", payload by {link.value}"
         lines.append(f"wrote {done.destination}{by}: use it as --load {done.destination}")
-    note = " (the source is unchanged)" if done.destination else " (byte for byte)"
+    note = " (the source is unchanged)" if done.destination else ""
     lines += [f"undo: {command}{note}" for command in done.undo()]
     if link is Link.HARDLINK:
         lines.append(

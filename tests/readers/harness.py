@@ -16,8 +16,8 @@ rank, as a real job does; they are forked, so that torch is imported once for al
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import math
 import multiprocessing
 import os
 import sys
@@ -42,6 +42,7 @@ from megatron.core.dist_checkpointing import serialization
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.strategies import torch as torch_strategies
 from megatron.core.transformer import enums
+from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata
 
 RELEASE: tuple[int, int] = package_info.VERSION[:2]
@@ -103,16 +104,18 @@ class Job:
     def world_size(self) -> int:
         """How many ranks it has."""
         sizes = (*self.model_parallel, self.context_parallel, self.data_parallel)
-        return int(np.prod(sizes))
+        return math.prod(sizes)
 
 
-# -- a machine without GPUs, and symbols of other releases
+# -- what stands between a release and this machine, and symbols of other releases
 
 
-def stub_cuda() -> None:
-    """Let the calls pass that only work with a GPU, and that a load makes on its way."""
+def fit_in() -> None:
+    """Supply what a load calls on its way and this machine lacks: a GPU, numpy before 2.0."""
     torch.cuda.synchronize = lambda *_: None
     torch.cuda.current_device = lambda: "cpu"
+    if not hasattr(np, "product"):
+        np.product = np.prod  # strategies/resharding.py; only flattened optimizer states get there
 
 
 # Enums that later releases put into args, which lie in the common state. Members count from 1.
@@ -158,7 +161,7 @@ def take(job: Job, rank: int, store: str, outcome: dict[str, Any]) -> None:
         store: a file for the ranks to meet at.
         outcome: filled step by step, so that it tells how far an error let the load get.
     """
-    stub_cuda()
+    fit_in()
     if job.resolve_foreign_symbols:
         resolve_foreign_symbols()
     start_ranks(job, rank, store)
@@ -176,7 +179,7 @@ def take(job: Job, rank: int, store: str, outcome: dict[str, Any]) -> None:
         template[RERUN] = rerun_state
     strategy = serialization.get_default_load_sharded_strategy(job.checkpoint)
     state_dict = dist_checkpointing.load(template, job.checkpoint, strategy, strict=job.strictness)
-    outcome["tensors"], outcome["objects"] = digests(state_dict["entries"])
+    outcome["tensors"], outcome["objects"] = told_entries(state_dict["entries"])
 
     outcome["stage"] = "rerun state"
     if machine is not None:
@@ -268,14 +271,10 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, torch.Tensor):
         return ["tensor", str(value.dtype), value.tolist()]
-    if isinstance(value, np.ndarray):
-        return ["array", str(value.dtype), value.tolist()]
     if isinstance(value, Enum):  # before str: some enums are strings too
         return [type(value).__name__, value.value]
     if isinstance(value, float) and value != value:
         return "nan"
-    if isinstance(value, io.BytesIO):
-        return ["bytes", hashlib.sha256(value.getvalue()).hexdigest()]
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -285,16 +284,23 @@ def plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} among the loaded values")
 
 
-def digests(entries: dict[str, Any]) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """[dtype, digest of the bits] by tensor key, and a digest of the content by object key."""
-    tensors, objects = {}, {}
+def told_entries(entries: dict[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
+    """[dtype, digest of the bits] by tensor key, and the keys of the objects."""
+    tensors, objects = {}, []
     for key, value in entries.items():
-        if "/shard_" in key:
-            objects[key] = hashlib.sha256(json.dumps(plain(value)).encode()).hexdigest()
-        else:
+        if isinstance(value, torch.Tensor) and "/shard_" not in key:
             bits = value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
             tensors[key] = [str(value.dtype), hashlib.sha256(bits).hexdigest()]
-    return tensors, objects
+        else:
+            objects.append(key)
+    return tensors, sorted(objects)
+
+
+def told_error(error: BaseException) -> str:
+    """What went wrong; of what torch gathers from all ranks, the first failure itself."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return f"{type(error).__name__}: {error}"
 
 
 # -- processes
@@ -306,8 +312,8 @@ def rank_main(job: Job, rank: int, folder: Path) -> None:
     outcome: dict[str, Any] = {"rank": rank, "stage": "start", "error": None}
     try:
         take(job, rank, str(folder / "store"), outcome)
-    except Exception as error:
-        outcome["error"] = f"{type(error).__name__}: {error}"
+    except (Exception, CheckpointException) as error:  # the latter is a bare BaseException
+        outcome["error"] = told_error(error)
     told = folder / f"rank{rank}.tmp"
     told.write_text(json.dumps(outcome))
     told.rename(folder / f"rank{rank}.json")

@@ -1,0 +1,446 @@
+"""Real Megatron-Core releases take migrated checkpoints, and hold what they should.
+
+`make readers` puts the releases into .readers/ (or into $CKPTMIGRATE_READERS), one folder each.
+readers/harness.py runs in a process of its own per reader and does what a training job of that
+release does on load. What a job must hold is written here by hand, or read from the source
+checkpoint with real torch (torch_side.py); none of it comes from ckptmigrate.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch_side
+from conftest import INDEX, SAMPLES, checkpoint_of
+
+import ckptmigrate
+
+REPOSITORY = Path(__file__).parent.parent
+HARNESS = Path(__file__).parent / "readers" / "harness.py"
+READERS = Path(os.environ.get("CKPTMIGRATE_READERS", REPOSITORY / ".readers"))
+RERUN = "rerun_state_machine_state/shard_"
+
+# Target -> the reader that stands for the layout's releases.
+READER_OF = {"sharded-rerun": "0.10.0", "split-rerun": "0.12.3", "none-emitting": "0.14.0"}
+
+# Reader -> releases whose checkpoints name no symbol that the reader cannot resolve or does not
+# allow. For all others the harness resolves foreign symbols (samples/raw_matrix.json has the
+# errors without that). To translate the symbols is not part of a rerun layout.
+_TO_0_14 = ("0.9.0", "0.10.0", "0.11.0", "0.12.3", "0.13.1", "0.14.0")
+UNDERSTANDS = {
+    "0.9.0": ("0.9.0", "0.10.0"),
+    "0.10.0": ("0.9.0", "0.10.0"),
+    "0.12.3": (*_TO_0_14, "0.16.1", "0.17.1"),
+    "0.14.0": _TO_0_14,
+}
+
+# (target, scenario) -> mode and current_iteration of the machine after the load. The job runs
+# with validate_results, and a machine that takes nothing over stays at iteration -1.
+IDLE = {
+    ("sharded-rerun", "idle"): ("validate_results", 5),
+    ("sharded-rerun", "disabled"): ("disabled", 5),  # 0.10 takes over every mode
+    ("split-rerun", "idle"): ("validate_results", 5),
+    ("split-rerun", "disabled"): ("validate_results", -1),  # 0.12 ignores a disabled state
+    ("none-emitting", "idle"): ("validate_results", -1),
+    ("none-emitting", "disabled"): ("validate_results", -1),
+}
+
+# Topology, the last part of a sample's name -> what each rank asks for of a (PP, TP) grid.
+PP_TP = {
+    "w1": ("0.0_1.1",),
+    "tp2": ("0.0_1.2", "0.1_1.2"),
+    "dp2": ("0.0_1.1", "0.0_1.1"),
+    "cp2": ("0.0_1.1", "0.0_1.1"),
+    "dopt": ("0.0_1.1", "0.0_1.1"),
+    "tp2pp2": ("0.0_2.2", "0.1_2.2", "1.0_2.2", "1.1_2.2"),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A sample, migrated, and the reader whose job takes it.
+
+    Attributes:
+        sample: its name.
+        target: the layout to migrate it to; None to take the sample as it is.
+        reader: the release.
+        lose_fault: whether to allow that.
+        foreign_symbols: whether the harness resolves them; by default where they are in the way.
+        strictness: the job's --dist-ckpt-strictness.
+    """
+
+    sample: str
+    target: str | None
+    reader: str
+    lose_fault: bool = False
+    foreign_symbols: bool | None = None
+    strictness: str = "assume_ok_unexpected"
+
+    @property
+    def name(self) -> str:
+        """A name for folders and test ids."""
+        return "-".join(str(v) for v in asdict(self).values())
+
+    def job(self, checkpoint: Path) -> dict[str, Any]:
+        """The job for the harness."""
+        facts = INDEX[self.sample]
+        foreign = self.foreign_symbols
+        if foreign is None:
+            foreign = facts["release"] not in UNDERSTANDS[self.reader]
+        sizes = ("tensor_parallel", "pipeline_parallel", "context_parallel", "data_parallel")
+        return {
+            "checkpoint": str(checkpoint),
+            **{size: facts[size] for size in sizes},
+            "strictness": self.strictness,
+            "resolve_foreign_symbols": foreign,
+        }
+
+
+def samples(*scenarios: str) -> list[str]:
+    return [name for name, facts in INDEX.items() if facts["scenario"] in scenarios]
+
+
+IDLE_CASES = [
+    Case(sample, target, READER_OF[target])
+    for target in READER_OF
+    for sample in samples("idle", "disabled")
+]
+# From 0.14 on a fault context means something to every release that reads the layout.
+LASTING = ("none-emitting", "always-sentinel", "common-state")
+KEPT_CASES = [
+    Case(sample, "none-emitting", "0.14.0")
+    for sample in samples("fault")
+    if INDEX[sample]["layout"] in LASTING
+]
+DROPPED_CASES = [
+    Case(sample, target, READER_OF[target], lose_fault=True)
+    for target in READER_OF
+    for sample in samples("fault")
+    if INDEX[sample]["layout"] != target
+    and not (target == "none-emitting" and INDEX[sample]["layout"] in LASTING)
+]
+UNIVERSAL_CASES = [
+    Case(sample, "universal", reader)
+    for reader in UNDERSTANDS
+    for sample in (
+        "0.9.0-idle-w1",  # pre-rerun
+        "0.10.0-idle-tp2",  # sharded-rerun
+        "0.13.1-idle-tp2",  # split-rerun
+        "0.16.1-idle-tp2",  # none-emitting
+        "0.18.2-idle-tp2",  # always-sentinel
+        "0.19.0-idle-tp2",  # common-state
+    )
+]
+STRICT_CASES = [
+    Case(sample, "none-emitting", "0.14.0", strictness="raise_all")
+    for sample in ("0.10.0-idle-w1", "0.13.1-idle-tp2", "0.18.2-idle-tp2", "0.19.0-idle-w1")
+]
+# Samples as they are, each with how its own release's generation takes it: the harness does see
+# a fault context where there is one.
+UNMIGRATED_FAULTS = [
+    Case("0.10.0-fault-w1", None, "0.10.0"),
+    Case("0.12.3-fault-w1", None, "0.12.3"),
+    Case("0.12.3-fault-dp2", None, "0.12.3"),
+    Case("0.14.0-fault-w1", None, "0.14.0"),
+]
+# And that it does fail: (stage, words of the error) of samples as they are.
+FAILURES = {
+    Case("0.18.2-idle-w1", None, "0.10.0"): (
+        "load",
+        "Missing key in checkpoint state_dict: rerun_state_machine_state/shard_0.0_1.1",
+    ),
+    Case("0.12.3-idle-w1", None, "0.10.0"): ("rerun state", "KeyError: 'last_loss'"),
+    Case("0.14.0-fault-w1", None, "0.12.3"): (
+        "load",
+        "Missing key in checkpoint state_dict: rerun_state_machine_state/shard_0.0_1.1",
+    ),
+    Case("0.17.1-corrupt-tp2", None, "0.14.0"): (
+        "load",
+        "Missing key in checkpoint state_dict: rerun_state_machine_state/shard_",
+    ),
+    Case("0.19.0-idle-w1", None, "0.12.3"): ("common state", "no attribute 'iterdir'"),
+    Case("0.18.2-idle-w1", None, "0.14.0", strictness="raise_all"): (
+        "load",
+        "rerun_state_machine_state",
+    ),
+    Case("0.18.2-idle-w1", None, "0.12.3", foreign_symbols=False): (
+        "common state",
+        "Can't get attribute 'InferenceCudaGraphScope'",
+    ),
+    Case("0.16.1-idle-w1", None, "0.14.0", foreign_symbols=False): (
+        "common state",
+        "Unsupported global: GLOBAL signal.Signals",
+    ),
+}
+CASES = [
+    *IDLE_CASES,
+    *KEPT_CASES,
+    *DROPPED_CASES,
+    *UNIVERSAL_CASES,
+    *STRICT_CASES,
+    *UNMIGRATED_FAULTS,
+    *FAILURES,
+]
+
+
+# -- running the readers: one process each, all of its cases at once
+
+Ranks = list[dict[str, Any]]
+Take = Callable[[Case], Ranks]
+
+
+@pytest.fixture(scope="session")
+def take(tmp_path_factory: pytest.TempPathFactory) -> Take:
+    """What each rank of a case's job came to hold; the first case of a reader runs them all."""
+    base = tmp_path_factory.getbasetemp()
+    # The workers of a parallel run share what their folders lie in, and so the results.
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    @functools.cache
+    def results(reader: str) -> dict[str, Any]:
+        file = shared / f"reader-{reader}.json"
+        with open(shared / f"reader-{reader}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not file.exists():
+                file.write_text(json.dumps(run_reader(reader, shared / f"reader-{reader}")))
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+
+    def ranks_of(case: Case) -> Ranks:
+        if not (READERS / case.reader / "megatron").is_dir():
+            pytest.fail(f"there is no reader {case.reader} in {READERS}: run `make readers`")
+        result = results(case.reader)[case.name]
+        assert isinstance(result, list), f"no reader came to it: {result}"
+        assert len(result) == INDEX[case.sample]["world_size"]
+        return result
+
+    return ranks_of
+
+
+def run_reader(reader: str, folder: Path) -> dict[str, Any]:
+    """Migrate all checkpoints of a reader's cases, and let it take them.
+
+    Returns:
+        Name of the case -> what its ranks tell, or why they do not: a text.
+    """
+    results: dict[str, Any] = {}
+    jobs: dict[str, dict[str, Any]] = {}
+    folder.mkdir()
+    for case in CASES:
+        if case.reader != reader:
+            continue
+        try:
+            jobs[case.name] = case.job(checkpoint_of(migrated(case, folder)))
+        except Exception:  # told by the tests of this case alone
+            results[case.name] = traceback.format_exc()
+    path = [str(READERS / reader), *filter(None, [os.environ.get("PYTHONPATH")])]
+    process = subprocess.run(
+        [sys.executable, str(HARNESS)],
+        input=json.dumps(list(jobs.values())),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    if process.returncode:
+        return {**results, **dict.fromkeys(jobs, process.stderr[-4000:])}
+    lines = [json.loads(line) for line in process.stdout.splitlines()]
+    assert [line["checkpoint"] for line in lines] == [j["checkpoint"] for j in jobs.values()]
+    assert {line["reader"] for line in lines} == {reader}
+    return {**results, **{name: line["ranks"] for name, line in zip(jobs, lines, strict=True)}}
+
+
+def migrated(case: Case, folder: Path) -> Path:
+    """The root of a case's checkpoint: the sample, or what the migration makes of it."""
+    if case.target is None:
+        return SAMPLES / case.sample
+    ckptmigrate.migrate(
+        SAMPLES / case.sample,
+        to=case.target,
+        output=folder / case.name,
+        allow_loss=["fault-context"] if case.lose_fault else [],
+    )
+    return folder / case.name
+
+
+# -- what the source holds
+
+
+@functools.cache
+def source(sample: str) -> torch_side.Contents:
+    return torch_side.read(checkpoint_of(SAMPLES / sample))
+
+
+def digest(tensor: torch.Tensor) -> list[str]:
+    """As the harness tells a tensor: its dtype, and a digest of its bits."""
+    bits = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return [str(tensor.dtype), hashlib.sha256(bits).hexdigest()]
+
+
+def as_told(value: Any) -> Any:
+    """A value as it looks after the harness's JSON."""
+    return json.loads(json.dumps(torch_side.plain(value)))
+
+
+def fault_context(sample: str, key: str) -> Any:
+    """What a machine must hold after a fault, as the source has it for one rerun shard."""
+    contents = source(sample)
+    [payload] = contents.object(key)
+    return as_told({**contents.common.get("rerun_state_machine", {}), **payload})
+
+
+# -- checks
+
+
+def check_loaded(case: Case, ranks: Ranks) -> None:
+    """Every rank got through, at the same iteration, with every bit of every tensor."""
+    contents = source(case.sample)
+    tensors = {key: digest(tensor) for key, tensor in contents.tensors.items()}
+    objects = contents.blobs.keys() - contents.rerun_keys - {"common_state/shard_0_1"}
+    assert tensors
+    assert objects
+    for rank in ranks:
+        assert (rank["stage"], rank["error"]) == ("done", None)
+        assert rank["iteration"] == 5
+        assert rank["tensors"] == tensors
+        assert rank["objects"] == sorted(objects)
+
+
+def check_idle(machine: dict[str, Any], mode: str, iteration: int) -> None:
+    """A machine that starts the next iteration as if nothing had happened."""
+    assert machine["state"] == ["RerunState", 0]  # NOT_RUNNING_YET
+    assert machine["mode"] == ["RerunMode", mode]
+    assert machine["current_iteration"] == iteration
+    for flag in ("rerun", "checkpoint", "restart_again", "continue"):
+        assert machine[f"{flag}_requested"] is False
+    for fact in ("failed_validation_call", "initial_result", "suspicious_node"):
+        assert machine[fact] is None
+    assert machine["suspicious_device"] is None
+    iterators = machine["data_iterator_checkpoints"] or []
+    assert not any(iterator["saved_microbatches"] for iterator in iterators)
+    assert machine.get("last_loss") is None
+
+
+def check_requested(case: Case, ranks: Ranks, *, grid: bool) -> None:
+    """Each rank asked for its place in the (PP, TP) grid, or none asked for anything."""
+    places = PP_TP[case.sample.rsplit("-", 1)[1]]
+    wanted = [[RERUN + place] if grid else [] for place in places]
+    assert [rank["requested"] for rank in ranks] == wanted
+
+
+def named(cases: list[Case]) -> Any:
+    """Parameters: `sample` apart, so that the fixture that guards the samples sees it."""
+    return pytest.mark.parametrize(
+        ("sample", "case"),
+        [pytest.param(c.sample, c, id=f"{c.sample}-to-{c.target}-in-{c.reader}") for c in cases],
+    )
+
+
+# -- tests
+
+
+@named(IDLE_CASES)
+def test_idle_and_disabled_checkpoints_are_taken(sample: str, case: Case, take: Take) -> None:
+    ranks = take(case)
+    check_loaded(case, ranks)
+    check_requested(case, ranks, grid=case.target != "none-emitting")
+    mode, iteration = IDLE[case.target or "", INDEX[sample]["scenario"]]
+    for rank in ranks:
+        check_idle(rank["machine"], mode, iteration)
+
+
+@named(KEPT_CASES)
+def test_a_fault_context_arrives_rank_by_rank(sample: str, case: Case, take: Take) -> None:
+    ranks = take(case)
+    check_loaded(case, ranks)
+    world = len(ranks)
+    for number, rank in enumerate(ranks):
+        key = f"{RERUN}{number}_{world}"
+        assert rank["requested"] == [key]
+        assert rank["machine"] == fault_context(sample, key)
+        check_fault_by_hand(rank["machine"], number, failing=number == world - 1)
+
+
+def check_fault_by_hand(machine: dict[str, Any], rank: int, *, failing: bool) -> None:
+    """What the fault samples of 0.14 and later were made with, for one rank."""
+    assert machine["mode"] == ["RerunMode", "validate_results"]
+    assert machine["state"] == ["RerunState", 3]  # WILL_RERUN_FROM_CHECKPOINT
+    assert machine["current_iteration"] == 5
+    tokens = ["tensor", "torch.int64", list(range(rank, rank + 8))]
+    assert machine["data_iterator_checkpoints"] == [
+        {"saved_microbatches": [{"tokens": tokens}], "replaying": False, "replay_pos": 0}
+    ]
+    facts = ("failed_validation_call", "initial_result", "suspicious_node", "suspicious_device")
+    found = [machine[fact] for fact in facts]
+    call = [["loss is NaN", rank], 1]
+    assert found == ([call, "nan", "node-017", 3] if failing else [None] * 4)
+
+
+@named(DROPPED_CASES)
+def test_a_dropped_fault_context_leaves_an_idle_job(sample: str, case: Case, take: Take) -> None:
+    ranks = take(case)
+    check_loaded(case, ranks)
+    check_requested(case, ranks, grid=case.target != "none-emitting")
+    mode, iteration = IDLE[case.target or "", "idle"]
+    for rank in ranks:
+        check_idle(rank["machine"], mode, iteration)
+
+
+@named(UNIVERSAL_CASES)
+def test_every_reader_takes_the_universal_layout(sample: str, case: Case, take: Take) -> None:
+    ranks = take(case)
+    check_loaded(case, ranks)
+    check_requested(case, ranks, grid=case.reader == "0.10.0")
+    for rank in ranks:
+        if case.reader == "0.9.0":  # it has no rerun state machine
+            assert "machine" not in rank
+        else:
+            # Only 0.10 asks for the grid and takes the iteration over.
+            check_idle(rank["machine"], "validate_results", 5 if case.reader == "0.10.0" else -1)
+
+
+@named(STRICT_CASES)
+def test_none_emitting_idle_loads_with_raise_all(sample: str, case: Case, take: Take) -> None:
+    ranks = take(case)
+    check_loaded(case, ranks)
+    for rank in ranks:
+        check_idle(rank["machine"], "validate_results", -1)
+
+
+@named(UNMIGRATED_FAULTS)
+def test_the_harness_sees_fault_contexts(sample: str, case: Case, take: Take) -> None:
+    """A control: what the release itself wrote, it takes back, fault context and all."""
+    ranks = take(case)
+    check_loaded(case, ranks)
+    for rank in ranks:
+        [key] = rank["requested"]
+        assert rank["machine"] == fault_context(sample, key)
+        assert rank["machine"]["state"] == ["RerunState", 3]
+
+
+@named(list(FAILURES))
+def test_the_harness_fails_where_a_job_does(sample: str, case: Case, take: Take) -> None:
+    """A control: samples that the release cannot take as they are, and how a job dies of them."""
+    stage, words = FAILURES[case]
+    for rank in take(case):
+        assert rank["stage"] == stage
+        assert words in rank["error"]
+
+
+def test_the_harness_knows_nothing_of_ckptmigrate() -> None:
+    lines = HARNESS.read_text().splitlines()
+    assert not [line for line in lines if "import" in line and "ckptmigrate" in line]
