@@ -24,12 +24,13 @@ class Located:
     Attributes:
         path: the PATH, absolute.
         checkpoints: their directories, in order of iteration.
-        tracker: the text of the tracker file that leads to the last of them.
+        tracker: the text of a tracker file that leads to the last of them; None for a
+            checkpoint directory of a name that no tracker leads to.
     """
 
     path: Path
     checkpoints: tuple[Path, ...]
-    tracker: str
+    tracker: str | None
 
 
 def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> Located:
@@ -54,7 +55,8 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
         )
     if not (path / TRACKER_FILE).exists() and recognise.is_checkpoint(LocalDirectory(path)):
         match = _ITERATION.fullmatch(path.name)
-        return Located(path, (path,), str(int(match[1])) if match else RELEASE)
+        named = str(int(match[1])) if match else RELEASE if path.name == RELEASE else None
+        return Located(path, (path,), named)
     if every:
         return _every(path)
     if iteration is not None:

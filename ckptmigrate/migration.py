@@ -24,11 +24,13 @@ class Migration:
         plans: one per checkpoint.
         destination: the root to create; None in place.
         tracker: the text of its tracker file.
+        names: the directory of each checkpoint in that root.
     """
 
     plans: tuple[Plan, ...]
     destination: Path | None
     tracker: str
+    names: tuple[str, ...]
 
     def undo(self) -> list[str]:
         """The commands that take it back."""
@@ -43,15 +45,18 @@ class Migration:
             "destination": None if self.destination is None else str(self.destination),
             "link": None if link is None else link.value,
             "undo": self.undo(),
-            "checkpoints": [_plan_json(plan, self.destination) for plan in self.plans],
+            "checkpoints": [
+                _plan_json(plan, self.destination / name if self.destination else plan.path)
+                for plan, name in zip(self.plans, self.names, strict=True)
+            ],
         }
 
 
-def _plan_json(plan: Plan, destination: Path | None) -> dict[str, Any]:
+def _plan_json(plan: Plan, result: Path) -> dict[str, Any]:
     files, size = plan.payload
     return {
         "path": str(plan.path),
-        "result": str(plan.path if destination is None else destination / plan.path.name),
+        "result": str(result),
         "verb": plan.verb,
         "from": list(plan.source),
         "to": plan.target,
@@ -105,7 +110,11 @@ def prepare(
     )
     if destination is not None:
         transaction.check_destination(destination, located.path)
-    return Migration(plans, destination, located.tracker)
+    tracker, names = located.tracker, tuple(plan.path.name for plan in plans)
+    if tracker is None:  # a directory of its own name: called as a tracker would find it
+        tracker = locate.RELEASE if plans[0].iteration is None else str(plans[0].iteration)
+        names = (locate.directory_of(tracker),)
+    return Migration(plans, destination, tracker, names)
 
 
 def default_output(path: Path, to: str) -> Path:
@@ -129,7 +138,7 @@ def carry_out(
     """
     if migration.destination is not None:
         return transaction.create(
-            migration.plans,
+            dict(zip(migration.names, migration.plans, strict=True)),
             migration.destination,
             migration.tracker,
             link=link,

@@ -59,6 +59,7 @@ class Plan:
 
     Attributes:
         path: the checkpoint directory.
+        iteration: the one it was saved at, or None.
         verb: `upgrade` or `downgrade`.
         source: names of the layouts that the checkpoint may have now.
         target: the layout (or `universal`) asked for.
@@ -77,6 +78,7 @@ class Plan:
     """
 
     path: Path
+    iteration: int | None
     verb: str
     source: tuple[str, ...]
     target: str
@@ -359,6 +361,7 @@ def _assemble(
     payload = current.manifest.payload_files
     return Plan(
         path=current.manifest.path,
+        iteration=current.manifest.iteration,
         verb=request.verb,
         source=tuple(layout.ID for layout in current.layouts),
         target=request.target,

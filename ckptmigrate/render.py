@@ -27,6 +27,10 @@ def size(count: int) -> str:
     raise AssertionError
 
 
+def _payload(files: int, count: int) -> str:
+    return f"{files} file{'' if files == 1 else 's'}, {size(count)}"
+
+
 def inspection(found: Inspection) -> list[str]:
     """`inspect` in lines."""
     record = found.rerun
@@ -45,7 +49,7 @@ def inspection(found: Inspection) -> list[str]:
     lines += _labelled(
         "entries", [f"{total} ({found.tensors} tensors, {found.objects} sharded objects)"]
     )
-    lines += _labelled("payload", [f"{found.payload_files} files, {size(found.payload_bytes)}"])
+    lines += _labelled("payload", [_payload(found.payload_files, found.payload_bytes)])
     lines += _labelled("common", [f"in {found.common_place}"])
     lines += _labelled(
         "history",
@@ -129,8 +133,7 @@ def plan(found: Plan) -> list[str]:
         else:
             sign = "~" if name in found.originals or not found.originals else "+"
             lines.append(f"  {sign} file {name}: {size(len(content))}")
-    files, total = found.payload
-    lines.append(f"  payload: {files} files, {size(total)}, untouched")
+    lines.append(f"  payload: {_payload(*found.payload)}, untouched")
     lines += [f"  loss: {loss}" for loss in found.losses]
     lines += [f"  note: {note}" for note in found.notes]
     return [printable(line) for line in lines]

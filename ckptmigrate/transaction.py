@@ -12,7 +12,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +58,7 @@ def check_destination(destination: Path, source: Path) -> None:
 
 
 def create(
-    plans: Sequence[Plan],
+    plans: Mapping[str, Plan],
     destination: Path,
     tracker: str,
     *,
@@ -68,7 +68,7 @@ def create(
     """Create a root with the migrated checkpoints and a tracker file.
 
     Args:
-        plans: one per checkpoint.
+        plans: one per checkpoint, by the name of its directory in the root.
         destination: the root; must not exist.
         tracker: the text of its tracker file.
         link: how payload files get there.
@@ -80,20 +80,20 @@ def create(
     Raises:
         DestinationError: the destination cannot be written; nothing is left of it.
     """
-    for plan in plans:
+    for plan in plans.values():
         check_destination(destination, plan.path)
     stage = destination.with_name(f".{destination.name}{_STAGE_SUFFIX}-{os.getpid()}")
     carrier = linking.Carrier(link, progress)
     with _told(destination):
         os.mkdir(stage)
         try:
-            for plan in plans:
-                _create_checkpoint(plan, stage / plan.path.name, carrier)
-            for plan in plans:
-                _verify(plan, stage / plan.path.name)
+            for name, plan in plans.items():
+                _create_checkpoint(plan, stage / name, carrier)
+                _verify(plan, stage / name)
             _write(stage / locate.TRACKER_FILE, tracker.encode())
             _sync_directory(stage)
-            check_destination(destination, plans[0].path)
+            if os.path.lexists(destination):  # made by somebody else meanwhile
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), destination)
             os.rename(stage, destination)
             _sync_directory(destination.parent)
         except BaseException:

@@ -211,6 +211,17 @@ def test_release_checkpoint(run: Run, copy: Any, tmp_path: Path) -> None:
     assert (tmp_path / "out/release/.metadata").exists()
 
 
+def test_a_directory_that_no_tracker_leads_to(run: Run, copy: Any, tmp_path: Path) -> None:
+    """Its copy gets the name under which --load finds it."""
+    root = copy(SENTINEL)
+    checkpoint_of(root).rename(tmp_path / "best")
+    result = run("downgrade", "best", "--to", "pre-rerun")
+    assert result.returncode == 0, result.stderr
+    made = tmp_path / "best.pre-rerun"
+    assert (made / "latest_checkpointed_iteration.txt").read_text() == "5"
+    assert run("inspect", made).stdout.splitlines()[0].startswith(f"{made}/iter_0000005: ")
+
+
 def test_diff(run: Run, tmp_path: Path) -> None:
     root = SAMPLES / SENTINEL
     run("downgrade", root, "--to", "none-emitting", "-o", "out")
