@@ -262,7 +262,9 @@ def _progress(plans: Sequence[Plan]) -> Iterator[Callable[[int], None]]:
             bar.start()
             bar.add_task("copying payload", total=sum(plan.payload[1] for plan in plans))
             bars.append(bar)
-        bars[0].advance(bars[0].task_ids[0], count)
+        task = bars[0].tasks[0]
+        # Small files are copied too; the total is that of the payload.
+        bars[0].update(task.id, completed=min(task.completed + count, task.total))
 
     try:
         yield advance

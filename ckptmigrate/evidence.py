@@ -8,7 +8,7 @@ from typing import Final
 
 from ckptmigrate.errors import CompatError
 from ckptmigrate.manifest import Manifest
-from ckptmigrate.releases import Compat, matches
+from ckptmigrate.releases import Compat, SignRow, matches
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,13 @@ class Writer:
             contradict each other.
         signs: the signs, in the order of compat_matrix.yaml.
         decisive: those of them that set the bounds; all where they contradict each other.
+        torch: what the files say of its torch, as specifiers.
     """
 
     releases: tuple[str, ...]
     signs: tuple[Sign, ...]
     decisive: tuple[Sign, ...]
+    torch: tuple[str, ...]
 
 
 def _attribute(manifest: Manifest, name: str) -> bool | None:
@@ -96,20 +98,30 @@ def writer(manifest: Manifest, compat: Compat) -> Writer:
     Raises:
         CompatError: compat_matrix.yaml has a sign of an unknown kind.
     """
-    signs: list[Sign] = []
-    for row in compat.signs:
+    signs, torch = _looked_for(manifest, compat.signs), _looked_for(manifest, compat.torch_signs)
+    fitting = {
+        sign: {r for r in compat.known_releases if matches(r, sign.releases)} for sign in signs
+    }
+    left = set(compat.known_releases).intersection(*fitting.values())
+    releases = tuple(r for r in compat.known_releases if r in left)
+    return Writer(
+        releases,
+        tuple(signs),
+        tuple(_decisive(releases, fitting, compat)),
+        tuple(sign.releases for sign in torch),
+    )
+
+
+def _looked_for(manifest: Manifest, rows: tuple[SignRow, ...]) -> list[Sign]:
+    signs = []
+    for row in rows:
         kind, _, name = row.sign.partition(":")
         if kind not in _LOOK:
             raise CompatError(f"sign {row.sign!r} is of no known kind")
         found = _LOOK[kind](manifest, name)
         if found is not None:
             signs.append(Sign(row.sign, found, row.present if found else row.absent))
-    fitting = {
-        sign: {r for r in compat.known_releases if matches(r, sign.releases)} for sign in signs
-    }
-    left = set(compat.known_releases).intersection(*fitting.values())
-    releases = tuple(r for r in compat.known_releases if r in left)
-    return Writer(releases, tuple(signs), tuple(_decisive(releases, fitting, compat)))
+    return signs
 
 
 def _decisive(

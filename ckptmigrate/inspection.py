@@ -94,6 +94,7 @@ class Inspection:
             "writer": {
                 "releases": list(self.writer.releases),
                 "evidence": [str(sign) for sign in self.writer.decisive],
+                "torch": list(self.writer.torch),
             },
             "rerun": {
                 "state": record.kind.value,

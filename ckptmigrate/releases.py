@@ -44,8 +44,8 @@ class SignRow:
 
     Attributes:
         sign: kind and name, for example `argument:rerun_mode`.
-        present: specifier of the writers where it is there.
-        absent: specifier of the writers where it is not.
+        present: specifier of the releases (or torch versions) where it is there.
+        absent: specifier of those where it is not.
         source: the tag, file or sample it is known from.
     """
 
@@ -57,11 +57,19 @@ class SignRow:
 
 @dataclass(frozen=True)
 class Compat:
-    """The content of compat_matrix.yaml."""
+    """The content of compat_matrix.yaml.
+
+    Attributes:
+        layouts: in order of release.
+        known_releases: minor releases, oldest first.
+        signs: traces of the writing release.
+        torch_signs: traces of the writer's torch.
+    """
 
     layouts: tuple[LayoutRow, ...]
     known_releases: tuple[str, ...]
     signs: tuple[SignRow, ...]
+    torch_signs: tuple[SignRow, ...]
 
     def row(self, layout: str) -> LayoutRow:
         """The row of a layout."""
@@ -97,7 +105,7 @@ def parse(text: str, *, path: Path | str) -> Compat:
         raise CompatError(f"line {line}: {problem}", path=path) from error
     if not isinstance(content, Mapping):
         raise CompatError("line 1: is no mapping", path=path)
-    known = {"schema", "layouts", "known_releases", "writer_signs"}
+    known = {"schema", "layouts", "known_releases", "writer_signs", "torch_signs"}
     for key in content:
         if key not in known:
             raise CompatError(f"line {_line(content, key)}: unknown key {key!r}", path=path)
@@ -107,12 +115,15 @@ def parse(text: str, *, path: Path | str) -> Compat:
     if content["schema"] != _SCHEMA:
         raise CompatError(f"line {_line(content, 'schema')}: schema is not {_SCHEMA}", path=path)
     layouts = tuple(LayoutRow(**row) for row in _rows(content, "layouts", _LAYOUT_KEYS, path))
-    signs = tuple(SignRow(**row) for row in _rows(content, "writer_signs", _SIGN_KEYS, path))
+    signs, torch_signs = (
+        tuple(SignRow(**row) for row in _rows(content, section, _SIGN_KEYS, path))
+        for section in ("writer_signs", "torch_signs")
+    )
     releases = content["known_releases"]
     if not isinstance(releases, list) or not all(isinstance(r, str) for r in releases):
         line = _line(content, "known_releases")
         raise CompatError(f"line {line}: known_releases is no list of quoted versions", path=path)
-    return Compat(layouts, tuple(releases), signs)
+    return Compat(layouts, tuple(releases), signs, torch_signs)
 
 
 def _rows(

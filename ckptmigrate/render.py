@@ -74,7 +74,8 @@ def _writer(found: Inspection) -> list[str]:
     if not releases:
         return ["unknown: the signs contradict each other", *map(str, found.writer.decisive)]
     span = releases[0] if len(releases) == 1 else f"{releases[0]} to {releases[-1]}"
-    return [f"release {span}", *map(str, found.writer.decisive)]
+    torch = ", ".join(found.writer.torch)
+    return [f"release {span} (torch {torch})", *map(str, found.writer.decisive)]
 
 
 def _rerun(found: Inspection) -> list[str]:

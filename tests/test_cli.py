@@ -23,7 +23,7 @@ def test_inspect_text(run: Run) -> None:
     first, *rest = result.stdout.splitlines()
     assert first == f"{checkpoint_of(SAMPLES / SENTINEL)}: always-sentinel, idle"
     text = "\n".join(rest)
-    assert re.search(r"writer +release 0\.18\n", text)
+    assert re.search(r"writer +release 0\.18 \(torch >=2\.3, >2\.5\.1\)\n", text)
     assert re.search(r"job +world size 2 = TP 2 x PP 1 x CP 1 x DP 1\n", text)
     assert re.search(r"payload +2 files, ", text)
     assert re.search(r"anomalies +none", text)
@@ -49,6 +49,7 @@ def test_inspect_json_against_the_index(run: Run, sample: str) -> None:
     release = row["release"] if "dev" in row["release"] else minor
     # 0.8 and 0.9 leave the same traces; of every other release they are its own.
     assert shown["writer"]["releases"] == (["0.8", "0.9"] if release == "0.9" else [release])
+    assert shown["writer"]["torch"] == [">=2.3", "<2.13" if row["torch"] == "2.5.1" else ">2.5.1"]
     # A pre-rerun release is run "idle" by the index, and knows no rerun state at all.
     scenario = "absent" if row["layout"] == "pre-rerun" else row["scenario"]
     assert shown["rerun"]["state"] == scenario
@@ -340,6 +341,26 @@ def test_colour_only_on_terminals(run: Run) -> None:
     assert "\x1b[" not in on_terminal("--no-color")
     assert "\x1b[" not in on_terminal(NO_COLOR="1")
     assert "\x1b[" not in run("inspect", SAMPLES / SENTINEL).stdout
+
+
+def test_a_bar_shows_while_payload_is_copied(tmp_path: Path) -> None:
+    import pty
+
+    parent, child = pty.openpty()
+    arguments = ["downgrade", str(SAMPLES / SENTINEL), "--to", "pre-rerun", "--link", "copy"]
+    subprocess.run(
+        [sys.executable, "-m", "ckptmigrate", *arguments, "-o", str(tmp_path / "out")],
+        stdout=subprocess.DEVNULL,
+        stderr=child,
+        check=True,
+    )
+    os.close(child)
+    shown = os.read(parent, 100_000).decode()
+    os.close(parent)
+    assert "copying payload" in shown
+    # Both payload files, to the last byte, in the bar's own units.
+    total = sum(p.stat().st_size for p in checkpoint_of(SAMPLES / SENTINEL).glob("*.distcp"))
+    assert f"{total / 1000:.1f}/{total / 1000:.1f} kB" in shown
 
 
 _ISOLATED = """
