@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READERS := .readers
-READER_RELEASES := 0.10.0 0.12.3 0.14.0
+READER_RELEASES := 0.9.0 0.10.0 0.11.0 0.12.3 0.14.0
+# Old releases have wheels for old Pythons only. What is loaded of them is plain Python, so the
+# wheel for one version serves all.
+ANY_PYTHON := --only-binary :all: --python-version 3.11 --platform manylinux_2_28_x86_64
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: demo test lint types unit readers bench clean
@@ -30,7 +33,7 @@ readers: $(READER_RELEASES:%=$(READERS)/%/.installed)
 
 $(READERS)/%/.installed: | $(VENV)/.installed
 	rm -rf $(@D)
-	$(PIP) install --no-deps --target $(@D) megatron-core==$*
+	$(PIP) install --no-deps $(ANY_PYTHON) --target $(@D) megatron-core==$*
 	touch $@
 
 ## bench: the measured time of a downgrade

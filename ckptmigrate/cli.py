@@ -262,9 +262,7 @@ def _progress(plans: Sequence[Plan]) -> Iterator[Callable[[int], None]]:
             bar.start()
             bar.add_task("copying payload", total=sum(plan.payload[1] for plan in plans))
             bars.append(bar)
-        task = bars[0].tasks[0]
-        # Small files are copied too; the total is that of the payload.
-        bars[0].update(task.id, completed=min(task.completed + count, task.total))
+        bars[0].advance(bars[0].task_ids[0], count)
 
     try:
         yield advance

@@ -33,6 +33,10 @@ class Link(str, Enum):
 
 _FICLONE: Final = 0x40049409  # linux/fs.h
 _PIECE: Final = 16 * 1024 * 1024  # bytes copied at a time
+# Smaller files than this are copied in any case, unless they are payload: they cost nothing,
+# and people edit them (metadata.json, run_config.yaml), which must not reach the source.
+_SMALL: Final = 1024 * 1024
+_PAYLOAD_SUFFIX: Final = ".distcp"
 _CANNOT: Final = {
     errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP,
     errno.EINVAL, errno.ENOTTY, errno.ENOSYS,
@@ -40,10 +44,10 @@ _CANNOT: Final = {
 
 
 class Carrier:
-    """Carries files of a checkpoint over, each by the best means that works.
+    """Carries files of a checkpoint over, payload by the best means that works.
 
     Attributes:
-        used: the means that the last payload took.
+        used: the means that the last payload file took.
     """
 
     def __init__(self, link: Link, progress: Callable[[int], None] | None = None) -> None:
@@ -54,6 +58,8 @@ class Carrier:
 
     def carry_directory(self, source: Path, target: Path, except_for: Collection[str] = ()) -> None:
         """Everything in a directory, and below it, into one that is there.
+
+        Payload and large files go by the means asked for; small ones are copied.
 
         Raises:
             DestinationError: the means asked for does not work here.
@@ -70,8 +76,10 @@ class Carrier:
                 os.mkdir(there)
                 self.carry_directory(here, there)
                 shutil.copystat(here, there)
-            else:
+            elif item.name.endswith(_PAYLOAD_SUFFIX) or item.stat().st_size >= _SMALL:
                 self._carry_file(here, there)
+            else:
+                _copy(here, there, lambda _: None)
 
     def _carry_file(self, source: Path, target: Path) -> None:
         refusal: OSError | None = None

@@ -47,9 +47,17 @@ def checkpoint_of(root: Path) -> Path:
     return root / f"iter_{number:07d}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def samples_stay_as_they_are() -> Iterator[None]:
+    """No test changes a sample, whatever else it does: the sacred source."""
+    before = tree_hash(SAMPLES)
+    yield
+    assert tree_hash(SAMPLES) == before
+
+
 @pytest.fixture(autouse=True)
-def samples_stay_as_they_are(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No test changes a sample: the sacred source, checked around every test that names one."""
+def named_samples_stay_as_they_are(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The same around each test that is given samples by name, to tell which one it was."""
     params = getattr(getattr(request.node, "callspec", None), "params", {})
     named = [SAMPLES / v for v in params.values() if isinstance(v, str) and v in INDEX]
     before = [tree_hash(path) for path in named]

@@ -39,11 +39,12 @@ import torch
 import torch.distributed
 from megatron.core import dist_checkpointing, package_info, parallel_state
 from megatron.core.dist_checkpointing import serialization
-from megatron.core.dist_checkpointing.mapping import ShardedObject
+from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
 from megatron.core.dist_checkpointing.strategies import torch as torch_strategies
 from megatron.core.transformer import enums
-from torch.distributed.checkpoint import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 RELEASE: tuple[int, int] = package_info.VERSION[:2]
 if RELEASE >= (0, 10):
@@ -85,6 +86,7 @@ class Job:
         tensor_parallel: and the other three: the sizes of the job, in ranks.
         strictness: its --dist-ckpt-strictness; here, Megatron's default.
         resolve_foreign_symbols: see `resolve_foreign_symbols`.
+        stored_shapes: see `whole_entries`.
     """
 
     checkpoint: str
@@ -94,6 +96,7 @@ class Job:
     data_parallel: int = 1
     strictness: str = "assume_ok_unexpected"
     resolve_foreign_symbols: bool = False
+    stored_shapes: bool = False
 
     @property
     def model_parallel(self) -> tuple[int, int]:
@@ -111,11 +114,11 @@ class Job:
 
 
 def fit_in() -> None:
-    """Supply what a load calls on its way and this machine lacks: a GPU, numpy before 2.0."""
+    """Stand in for what a load calls on its way and a test machine lacks: a GPU, numpy < 2."""
     torch.cuda.synchronize = lambda *_: None
     torch.cuda.current_device = lambda: "cpu"
     if not hasattr(np, "product"):
-        np.product = np.prod  # strategies/resharding.py; only flattened optimizer states get there
+        np.product = np.prod  # mapping.py; only flattened optimizer states get there
 
 
 # Enums that later releases put into args, which lie in the common state. Members count from 1.
@@ -172,7 +175,7 @@ def take(job: Job, rank: int, store: str, outcome: dict[str, Any]) -> None:
     outcome["iteration"] = common["iteration"]
 
     outcome["stage"] = "load"
-    template: dict[str, Any] = {"entries": whole_entries(job.checkpoint, rank)}
+    template: dict[str, Any] = {"entries": whole_entries(job, rank)}
     rerun_state = rerun_template(job, machine, common)
     outcome["requested"] = rerun_keys(rerun_state)
     if rerun_state is not None:
@@ -238,17 +241,34 @@ def rerun_keys(rerun_state: Any) -> list[str]:
     return [part.unique_key for part in parts if isinstance(part, ShardedObject)]
 
 
-def whole_entries(checkpoint: str, rank: int) -> dict[str, Any]:
+def whole_entries(job: Job, rank: int) -> dict[str, Any]:
     """A template for every tensor and object of a checkpoint but the rerun shards.
 
     Every rank asks for all of them. The replica ids make rank 0 the main one of each, so that
     the integrity check of a load, which a job makes too, finds each shard accessed once.
+
+    Flattened optimizer states are asked for as a job does, in the shape of the parameter. With
+    `stored_shapes` they are ordinary tensors instead, of the shape they are stored in.
     """
-    entries = serialization.load_sharded_metadata(checkpoint)
+    entries = serialization.load_sharded_metadata(job.checkpoint)
+    if job.stored_shapes:
+        entries.update(stored_tensors(job.checkpoint))
     return {
         key: replace(entry, replica_id=rank)
         for key, entry in entries.items()
         if not key.startswith(RERUN_KEYS)
+    }
+
+
+def stored_tensors(checkpoint: str) -> dict[str, ShardedTensor]:
+    """Templates for the tensors of a checkpoint in the shapes that `.metadata` has."""
+    stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    return {
+        key: ShardedTensor.from_rank_offsets(
+            key, torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
+        ).without_data()
+        for key, entry in stored.items()
+        if isinstance(entry, TensorStorageMetadata)
     }
 
 
