@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptmigrate.errors import PickleError
-from ckptmigrate.inert import reader, torchfile, writer
+from ckptmigrate.inert import limits, reader, torchfile, writer
 from ckptmigrate.inert.tree import Global, Object, PersistentId
 
 CHECKPOINTS = sorted(p.parent for p in SAMPLES.glob("*/iter_*/.metadata"))
@@ -242,6 +242,27 @@ def test_deep_nesting_reads_and_is_refused_in_writing() -> None:
     tree = reader.load(data)
     with pytest.raises(PickleError, match="nested too deeply"):
         writer.dump(tree, 4)
+
+
+def bomb(levels: int) -> bytes:
+    """A dict whose key is a tuple of two tuples of two tuples ... each of them shared."""
+    data = b"\x80\x04}K\x01\x85\x94"
+    for level in range(levels):
+        data += b"0h" + bytes([level]) + b"h" + bytes([level]) + b"\x86\x94"
+    return data + b"Ns."
+
+
+def test_a_tuple_that_cannot_be_hashed_in_a_lifetime_is_refused() -> None:
+    assert isinstance(reader.load(bomb(6)), dict)
+    assert isinstance(reader.load(bomb(16)), dict)
+    with pytest.raises(PickleError, match="shared items"):
+        reader.load(bomb(60))
+
+
+def test_no_sample_comes_near_the_limit_of_shared_tuples() -> None:
+    """The close look is for hostile pickles; it must find nothing in ordinary ones either."""
+    for checkpoint in CHECKPOINTS:
+        limits._check_tuples((checkpoint / ".metadata").read_bytes())
 
 
 def zip_of(*members: tuple[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
