@@ -98,7 +98,10 @@ def writer(manifest: Manifest, compat: Compat) -> Writer:
     Raises:
         CompatError: compat_matrix.yaml has a sign of an unknown kind.
     """
-    signs, torch = _looked_for(manifest, compat.signs), _looked_for(manifest, compat.torch_signs)
+    signs, torch = (
+        _looked_for(manifest, compat.writer_signs),
+        _looked_for(manifest, compat.torch_signs),
+    )
     fitting = {
         sign: {r for r in compat.known_releases if matches(r, sign.releases)} for sign in signs
     }

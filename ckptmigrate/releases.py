@@ -1,24 +1,22 @@
 """compat_matrix.yaml: the facts about releases, read at run time and checked.
 
 ruamel and packaging are imported where they are used: together they cost a third of the time
-of a migration, which needs neither.
+of a migration between layouts, which needs neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ckptmigrate.errors import CompatError
 
 FILE: Final = "compat_matrix.yaml"
 _SCHEMA: Final = 1
-_LAYOUT_KEYS: Final = ("layout", "releases", "summary", "source")
-_SIGN_KEYS: Final = ("sign", "present", "absent", "source")
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class LayoutRow:
 
     Attributes:
         layout: its name.
-        releases: a PEP 440 specifier.
+        releases: a specifier (see `matches`).
         summary: one line.
         source: the tag, file or sample it is known from.
     """
@@ -40,7 +38,7 @@ class LayoutRow:
 
 @dataclass(frozen=True)
 class SignRow:
-    """A trace that releases leave in a checkpoint.
+    """A trace that releases, or versions of torch, leave in a checkpoint.
 
     Attributes:
         sign: kind and name, for example `argument:rerun_mode`.
@@ -56,24 +54,106 @@ class SignRow:
 
 
 @dataclass(frozen=True)
-class Compat:
-    """The content of compat_matrix.yaml.
+class ReaderRow:
+    """A release that `check` asks by default, with the torch it usually runs under."""
+
+    release: str
+    torch: str
+    source: str
+
+
+@dataclass(frozen=True)
+class LoadingRow:
+    """Which symbols a reader's load of common.pt admits: `any` or `torch-default`."""
+
+    releases: str
+    symbols: str
+    source: str
+
+
+@dataclass(frozen=True)
+class MissingCommonRow:
+    """The error of a reader that finds no common.pt; `{path}` stands for the checkpoint."""
+
+    releases: str
+    error: str
+    source: str
+
+
+@dataclass(frozen=True)
+class AllowListRow:
+    """Symbols that a release adds to torch's allow-list."""
+
+    releases: str
+    symbols: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class SymbolRow:
+    """A symbol that comes and goes with the release.
 
     Attributes:
-        layouts: in order of release.
-        known_releases: minor releases, oldest first.
-        signs: traces of the writing release.
-        torch_signs: traces of the writer's torch.
+        symbol: its dotted name.
+        releases: specifier of the readers that can resolve it.
+        members: member name -> value, where it is an enum.
+        source: the tag, file or sample it is known from.
     """
+
+    symbol: str
+    releases: str
+    members: Mapping[str, int]
+    source: str
+
+
+@dataclass(frozen=True)
+class ShardingRow:
+    """A distributed optimizer sharding type, its readers, and the error of all others."""
+
+    type: str
+    releases: str
+    error: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Compat:
+    """The content of compat_matrix.yaml; the sections in the order of the file."""
 
     layouts: tuple[LayoutRow, ...]
     known_releases: tuple[str, ...]
-    signs: tuple[SignRow, ...]
+    writer_signs: tuple[SignRow, ...]
     torch_signs: tuple[SignRow, ...]
+    readers: tuple[ReaderRow, ...]
+    common_loading: tuple[LoadingRow, ...]
+    missing_common: tuple[MissingCommonRow, ...]
+    allow_lists: tuple[AllowListRow, ...]
+    torch_allows: tuple[str, ...]
+    symbols: tuple[SymbolRow, ...]
+    optimizer_sharding: tuple[ShardingRow, ...]
 
     def row(self, layout: str) -> LayoutRow:
         """The row of a layout."""
         return next(row for row in self.layouts if row.layout == layout)
+
+    def symbol(self, path: str) -> SymbolRow | None:
+        """The row of a symbol, if it has one."""
+        return next((row for row in self.symbols if row.symbol == path), None)
+
+
+# Sections that are lists of rows, and those that are lists of plain text.
+_ROWS: Final[dict[str, type]] = {
+    "layouts": LayoutRow,
+    "writer_signs": SignRow,
+    "torch_signs": SignRow,
+    "readers": ReaderRow,
+    "common_loading": LoadingRow,
+    "missing_common": MissingCommonRow,
+    "allow_lists": AllowListRow,
+    "symbols": SymbolRow,
+    "optimizer_sharding": ShardingRow,
+}
+_TEXTS: Final = ("known_releases", "torch_allows")
 
 
 @lru_cache(maxsize=1)
@@ -100,64 +180,89 @@ def parse(text: str, *, path: Path | str) -> Compat:
         content = YAML(typ="rt", pure=True).load(text)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
         problem = getattr(error, "problem", None) or "is no YAML"
-        raise CompatError(f"line {line}: {problem}", path=path) from error
+        raise CompatError(f"line {mark.line + 1 if mark else 1}: {problem}", path=path) from error
+    try:
+        return _compat(content)
+    except _Mistake as mistake:
+        raise CompatError(f"line {mistake.line}: {mistake}", path=path) from mistake
+
+
+class _Mistake(Exception):
+    """A place in the file that does not fit the schema."""
+
+    def __init__(self, line: int, what: str) -> None:
+        super().__init__(what)
+        self.line = line
+
+
+def _compat(content: Any) -> Compat:
     if not isinstance(content, Mapping):
-        raise CompatError("line 1: is no mapping", path=path)
-    known = {"schema", "layouts", "known_releases", "writer_signs", "torch_signs"}
-    for key in content:
-        if key not in known:
-            raise CompatError(f"line {_line(content, key)}: unknown key {key!r}", path=path)
-    for key in sorted(known):
-        if key not in content:
-            raise CompatError(f"line 1: the key {key!r} is missing", path=path)
+        raise _Mistake(1, "is no mapping")
+    _check_keys(content, {"schema", *_ROWS, *_TEXTS}, 1)
     if content["schema"] != _SCHEMA:
-        raise CompatError(f"line {_line(content, 'schema')}: schema is not {_SCHEMA}", path=path)
-    layouts = tuple(LayoutRow(**row) for row in _rows(content, "layouts", _LAYOUT_KEYS, path))
-    signs, torch_signs = (
-        tuple(SignRow(**row) for row in _rows(content, section, _SIGN_KEYS, path))
-        for section in ("writer_signs", "torch_signs")
-    )
-    releases = content["known_releases"]
-    if not isinstance(releases, list) or not all(isinstance(r, str) for r in releases):
-        line = _line(content, "known_releases")
-        raise CompatError(f"line {line}: known_releases is no list of quoted versions", path=path)
-    return Compat(layouts, tuple(releases), signs, torch_signs)
+        raise _Mistake(_line(content, "schema"), f"schema is not {_SCHEMA}")
+    sections: dict[str, Any] = {name: _rows(content, name, row) for name, row in _ROWS.items()}
+    sections |= {name: _texts(content, name) for name in _TEXTS}
+    return Compat(**sections)
 
 
-def _rows(
-    content: Any, section: str, keys: tuple[str, ...], path: Path | str
-) -> list[dict[str, str]]:
+_Row = TypeVar("_Row")
+
+
+def _rows(content: Any, section: str, row_type: Callable[..., _Row]) -> tuple[_Row, ...]:
     rows = content[section]
     if not isinstance(rows, list):
-        raise CompatError(f"line {_line(content, section)}: {section} is no list", path=path)
-    found: list[dict[str, str]] = []
+        raise _Mistake(_line(content, section), f"{section} is no list")
+    found = []
     for number, row in enumerate(rows):
         line = content[section].lc.item(number)[0] + 1
         if not isinstance(row, Mapping):
-            raise CompatError(f"line {line}: a row of {section} is no mapping", path=path)
-        for key in row:
-            if key not in keys:
-                raise CompatError(f"line {_line(row, key)}: unknown key {key!r}", path=path)
-        for key in keys:
-            if key not in row:
-                raise CompatError(f"line {line}: the key {key!r} is missing", path=path)
-            if not isinstance(row[key], str) or not row[key]:
-                raise CompatError(f"line {_line(row, key)}: {key!r} is no text", path=path)
-            if key in ("releases", "present", "absent"):
-                _check_specifier(row[key], _line(row, key), path)
-        found.append({key: str(row[key]) for key in keys})
-    return found
+            raise _Mistake(line, f"a row of {section} is no mapping")
+        kinds = {field.name: str(field.type) for field in fields(row_type)}  # type: ignore[arg-type]
+        _check_keys(row, set(kinds), line)
+        found.append(row_type(**{key: _value(row, key, kind) for key, kind in kinds.items()}))
+    return tuple(found)
 
 
-def _check_specifier(text: str, line: int, path: Path | str) -> None:
+def _value(row: Any, key: str, kind: str) -> Any:
+    """One value of a row, of the kind that its dataclass declares."""
+    if kind.startswith("tuple"):
+        return _texts(row, key)
+    value = row[key]
+    if kind.startswith("Mapping"):
+        if not isinstance(value, Mapping) or not all(type(v) is int for v in value.values()):
+            raise _Mistake(_line(row, key), f"{key!r} is no mapping of names to numbers")
+        return {str(name): number for name, number in value.items()}
+    if not isinstance(value, str) or not (value or key == "error"):
+        raise _Mistake(_line(row, key), f"{key!r} is no text")
+    if key in ("releases", "present", "absent"):
+        _check_specifier(value, _line(row, key))
+    return str(value)
+
+
+def _texts(content: Any, section: str) -> tuple[str, ...]:
+    texts = content[section]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise _Mistake(_line(content, section), f"{section} is no list of quoted text")
+    return tuple(map(str, texts))
+
+
+def _check_keys(content: Mapping[str, Any], known: set[str], line: int) -> None:
+    for key in content:
+        if key not in known:
+            raise _Mistake(_line(content, key), f"unknown key {key!r}")
+    for key in sorted(known - content.keys()):
+        raise _Mistake(line, f"the key {key!r} is missing")
+
+
+def _check_specifier(text: str, line: int) -> None:
     from packaging.specifiers import InvalidSpecifier
 
     try:
         matches("0", text)
     except InvalidSpecifier as error:
-        raise CompatError(f"line {line}: {text!r} is no version specifier", path=path) from error
+        raise _Mistake(line, f"{text!r} is no version specifier") from error
 
 
 def _line(content: Any, key: str) -> int:
@@ -165,12 +270,13 @@ def _line(content: Any, key: str) -> int:
 
 
 def matches(release: str, specifier: str) -> bool:
-    """Whether a release is in a specifier, or in one of several between `|`.
+    """Whether a release is in a specifier (PEP 440), or in one of several between `|`.
 
     Development versions count.
     """
     from packaging.specifiers import SpecifierSet
 
+    # One specifier may name two ranges ("<0.8|>=0.16"): then either side will do.
     return any(
         SpecifierSet(part).contains(release, prereleases=True) for part in specifier.split("|")
     )

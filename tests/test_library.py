@@ -328,7 +328,7 @@ def test_the_shipped_facts() -> None:
         fitting = [r.layout for r in compat.layouts if releases.matches(release, r.releases)]
         assert len(fitting) == 1, release
     # Presence and absence of a sign part the releases.
-    for row in compat.signs:
+    for row in compat.writer_signs:
         for release in compat.known_releases:
             present, absent = (releases.matches(release, s) for s in (row.present, row.absent))
             assert present != absent, (row.sign, release)
@@ -348,7 +348,7 @@ def shipped() -> str:
         ("layouts:", "layouts: [", "line"),
         ("layouts:", "layouts:\n  - just text", "is no mapping"),
         ("    summary: no rerun state anywhere\n", "", "'summary' is missing"),
-        ('known_releases: ["0.8",', "known_releases: [0.8,", "no list of quoted versions"),
+        ('known_releases: ["0.8",', "known_releases: [0.8,", "no list of quoted text"),
     ],
 )
 def test_a_mistake_in_the_facts_names_its_line(old: str, new: str, word: str) -> None:

@@ -10,7 +10,7 @@ here, which is what makes an unchanged tree write back byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 
@@ -177,3 +177,32 @@ def with_state(obj: Object, state: Any) -> Object:
 def is_object(value: Any, *paths: str) -> bool:
     """Whether `value` is an `Object` of a symbol with one of these dotted names."""
     return isinstance(value, Object) and type(value).path in paths
+
+
+def symbols(tree: Any) -> Iterator[Global]:
+    """Every symbol that a tree names, in the order in which its pickle names them.
+
+    The order matters: the first one that a reader cannot load is the one its error tells of.
+    """
+    seen: set[int] = set()
+    todo: list[Any] = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, Global):
+            yield node
+        if not isinstance(node, (dict, list, tuple, set, frozenset, Object, PersistentId)):
+            continue
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        todo += reversed(_inside(node))
+
+
+def _inside(node: Any) -> list[Any]:
+    if isinstance(node, Object):
+        return [type(node), node.args, node.kwargs, *(part for _, part in node.updates or ())]
+    if isinstance(node, PersistentId):
+        return [node.pid]
+    if isinstance(node, dict):
+        return [part for item in node.items() for part in item]
+    return list(node)

@@ -7,6 +7,7 @@ pairwise converter exists:
     detect(facts) -> the evidence as a sentence, or None where the files say otherwise.
     read(manifest) -> the RerunRecord.
     write(record, topology) -> the StoredRerun; which common entry, which shards.
+    take(offer) -> the Taking; what a job of its releases does with the rerun state on load.
     COMMON_IN_FILE: whether the common state lies in common.pt.
     KEEPS_FAULTS: whether a fault context means something to its readers when moved in.
 """
@@ -28,6 +29,7 @@ from ckptmigrate.versions import (
     split_rerun,
 )
 from ckptmigrate.versions.facts import RerunFacts
+from ckptmigrate.versions.taking import Offer, Taking
 
 
 class Layout(Protocol):
@@ -42,6 +44,8 @@ class Layout(Protocol):
     def read(self, manifest: Manifest) -> RerunRecord: ...
 
     def write(self, record: RerunRecord, topology: Topology) -> StoredRerun: ...
+
+    def take(self, offer: Offer) -> Taking: ...
 
 
 LAYOUTS: Final[tuple[Layout, ...]] = (

@@ -11,6 +11,7 @@ from ckptmigrate.rerun import MODE_DISABLED, Kind, RerunRecord, StoredRerun
 from ckptmigrate.topology import Topology
 from ckptmigrate.versions import grid_world
 from ckptmigrate.versions.facts import RerunFacts
+from ckptmigrate.versions.taking import Offer, Taking
 
 ID = "always-sentinel"
 COMMON_IN_FILE = True
@@ -42,3 +43,8 @@ def write(record: RerunRecord, topology: Topology) -> StoredRerun:
     if record.kind is Kind.DISABLED:
         return StoredRerun()
     return grid_world.sentinel(record, topology)
+
+
+def take(offer: Offer) -> Taking:
+    """As none-emitting."""
+    return grid_world.take(offer)

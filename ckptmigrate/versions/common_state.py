@@ -10,6 +10,7 @@ from ckptmigrate.rerun import RerunRecord, StoredRerun
 from ckptmigrate.topology import Topology
 from ckptmigrate.versions import always_sentinel, grid_world
 from ckptmigrate.versions.facts import RerunFacts
+from ckptmigrate.versions.taking import Offer, Taking
 
 ID = "common-state"
 COMMON_IN_FILE = False
@@ -31,3 +32,8 @@ def read(manifest: Manifest) -> RerunRecord:
 def write(record: RerunRecord, topology: Topology) -> StoredRerun:
     """- record -> common-state: as always-sentinel."""
     return always_sentinel.write(record, topology)
+
+
+def take(offer: Offer) -> Taking:
+    """As none-emitting."""
+    return grid_world.take(offer)

@@ -6,7 +6,9 @@ from ckptmigrate.errors import RefusedError
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.rerun import (
     IDLE,
+    IN_PLACE,
     MODE_DISABLED,
+    STATES,
     Kind,
     RerunRecord,
     Shard,
@@ -23,6 +25,7 @@ from ckptmigrate.rerun import (
 from ckptmigrate.topology import Topology, derive
 from ckptmigrate.versions.facts import RerunFacts, gather
 from ckptmigrate.versions.grid_pp_tp import read_payload
+from ckptmigrate.versions.taking import Offer, Taking, disabled, lost, missing_key
 
 
 def fits(facts: RerunFacts) -> bool:
@@ -92,3 +95,17 @@ def sentinel(record: RerunRecord, topology: Topology) -> StoredRerun:
         entry,
         {unique_key((rank,), (world,)): (rank, fresh.fields, fresh.file) for rank in range(world)},
     )
+
+
+def take(offer: Offer) -> Taking:
+    """What a job of 0.14 or later does: an idle entry is ignored, a fault is asked for."""
+    if not offer.facts.fault or not offer.same_job or offer.finetune:
+        return Taking(without=lost(offer))
+    missing = missing_key(offer, (offer.world,))
+    if missing:
+        return Taking(True, missing, "the common state tells of a fault whose shards are not there")
+    if disabled(offer):
+        return Taking(True, without=lost(offer))
+    if offer.record.state == IN_PLACE:
+        return Taking(True, warning=f"no release resumes from {STATES[IN_PLACE]}")
+    return Taking(True)

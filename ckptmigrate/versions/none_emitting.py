@@ -10,6 +10,7 @@ from ckptmigrate.rerun import Kind, RerunRecord, StoredRerun
 from ckptmigrate.topology import Topology
 from ckptmigrate.versions import grid_world
 from ckptmigrate.versions.facts import RerunFacts
+from ckptmigrate.versions.taking import Offer, Taking
 
 ID = "none-emitting"
 COMMON_IN_FILE = True
@@ -35,3 +36,8 @@ def read(manifest: Manifest) -> RerunRecord:
 def write(record: RerunRecord, topology: Topology) -> StoredRerun:
     """- record -> none-emitting: a fault as it is, else nothing."""
     return grid_world.keep(record) if record.kind is Kind.FAULT else StoredRerun()
+
+
+def take(offer: Offer) -> Taking:
+    """From 0.14 on a job asks for the (WORLD,) grid of a fault, in the very same topology."""
+    return grid_world.take(offer)

@@ -7,6 +7,7 @@ from ckptmigrate.rerun import RerunRecord, StoredRerun
 from ckptmigrate.topology import Topology
 from ckptmigrate.versions import grid_world
 from ckptmigrate.versions.facts import RerunFacts
+from ckptmigrate.versions.taking import Offer, Taking, lost
 
 ID = "pre-rerun"
 COMMON_IN_FILE = True
@@ -28,3 +29,8 @@ def read(manifest: Manifest) -> RerunRecord:
 def write(record: RerunRecord, topology: Topology) -> StoredRerun:
     """- record -> pre-rerun: no entry, no shard."""
     return StoredRerun()
+
+
+def take(offer: Offer) -> Taking:
+    """Up to 0.9 no job asks for rerun state."""
+    return Taking(without=lost(offer))

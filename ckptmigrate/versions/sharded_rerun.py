@@ -18,6 +18,15 @@ from ckptmigrate.rerun import (
 from ckptmigrate.topology import Topology
 from ckptmigrate.versions import grid_pp_tp
 from ckptmigrate.versions.facts import RerunFacts
+from ckptmigrate.versions.taking import (
+    Offer,
+    Taking,
+    disabled,
+    first_missing,
+    foreign_context,
+    lost,
+    missing_key,
+)
 
 ID = "sharded-rerun"
 COMMON_IN_FILE = True
@@ -56,3 +65,28 @@ def write(record: RerunRecord, topology: Topology) -> StoredRerun:
 
 def _shape(facts: RerunFacts) -> str:
     return " x ".join(map(str, facts.grid))
+
+
+# What load_state_dict looks up, in order, and no other release writes all of.
+_LOOKED_UP = ("mode", "state", "current_iteration", "last_loss")
+
+
+def take(offer: Offer) -> Taking:
+    """0.10 and 0.11 always ask for their grid, and need every field of it."""
+    if not offer.same_grid or offer.finetune:
+        return Taking(without=lost(offer))
+    missing = missing_key(offer, offer.grid)
+    if missing:
+        if offer.lenient:
+            return Taking(without=lost(offer))
+        return Taking(True, missing, "it always asks for the (PP, TP) grid of rerun shards")
+    if disabled(offer):
+        return Taking(True, without=lost(offer))
+    field = first_missing(offer, _LOOKED_UP)
+    if field is not None:
+        return Taking(
+            True,
+            f"Unable to restore RerunMachine from checkpoint: '{field}'",
+            "the rerun payload is that of another release",
+        )
+    return Taking(True, warning=foreign_context(offer))

@@ -11,6 +11,7 @@ from ckptmigrate.manifest import Manifest
 from ckptmigrate.rerun import (
     COMMON_ENTRY,
     IDLE,
+    MODE_DISABLED,
     Kind,
     RerunRecord,
     StoredRerun,
@@ -21,6 +22,15 @@ from ckptmigrate.rerun import (
 from ckptmigrate.topology import Topology
 from ckptmigrate.versions import grid_pp_tp
 from ckptmigrate.versions.facts import RerunFacts
+from ckptmigrate.versions.taking import (
+    Offer,
+    Taking,
+    disabled,
+    first_missing,
+    foreign_context,
+    lost,
+    missing_key,
+)
 
 ID = "split-rerun"
 COMMON_IN_FILE = True
@@ -61,3 +71,38 @@ def write(record: RerunRecord, topology: Topology) -> StoredRerun:
         {"mode": mode_member(record.mode or "")},
         grid_pp_tp.place(record, topology, payload_of),
     )
+
+
+_LOOKED_UP = ("state", "current_iteration", "large_value_counts", "max_values")
+
+
+def take(offer: Offer) -> Taking:
+    """0.12 and 0.13 ask for the (PP, TP) grid where the common state has a rerun entry."""
+    if offer.facts.entry is None:
+        return Taking(without=lost(offer))
+    unused = disabled(offer) or offer.record.mode == MODE_DISABLED
+    if not offer.same_grid or offer.finetune:
+        if unused:
+            return Taking(without=lost(offer))
+        return Taking(
+            False,
+            "KeyError: 'sharded' (with exit status 0)",
+            "the rerun entry is taken up without the shards that belong to it",
+        )
+    missing = missing_key(offer, offer.grid)
+    if missing:
+        return Taking(
+            True,
+            missing,
+            "it asks for a (PP, TP) grid of rerun shards where the common state has a rerun entry",
+        )
+    if unused:
+        return Taking(True, without=lost(offer))
+    field = first_missing(offer, _LOOKED_UP)
+    if field is not None:
+        return Taking(
+            True,
+            f"Unable to restore RerunMachine from checkpoint: '{field}'",
+            "the rerun payload is that of another release",
+        )
+    return Taking(True, warning=foreign_context(offer))

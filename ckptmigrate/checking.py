@@ -1,0 +1,255 @@
+"""Predict, without the release at hand, whether a job of it resumes from a checkpoint.
+
+It reasons from the content of the checkpoint and the constraints of the reader, in the order in
+which the reader meets them, and never from a measured outcome.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from ckptmigrate import metadata
+from ckptmigrate.inert.tree import symbols
+from ckptmigrate.manifest import Manifest
+from ckptmigrate.planning import Reading
+from ckptmigrate.readers import Reader
+from ckptmigrate.rerun import MODE_OF_ARGUMENT, SHARDED_KEY
+from ckptmigrate.topology import Topology, derive
+from ckptmigrate.versions import facts, named
+from ckptmigrate.versions.taking import LENIENT, Offer
+
+STRICTNESS: Final = ("assume_ok_unexpected", "raise_unexpected", "raise_all", *LENIENT)
+DEFAULT_STRICTNESS: Final = "assume_ok_unexpected"
+_RAISE_ALL: Final = "raise_all"
+
+OPTIMIZER: Final = "the optimizer state"
+OTHER_RNG: Final = "the RNG state"
+
+
+@dataclass(frozen=True)
+class Job:
+    """The job that is to resume; None for a size means that of the checkpoint.
+
+    Attributes:
+        tensor, pipeline, context, world: parallel sizes, in ranks.
+        rerun_mode: its --rerun-mode.
+        finetune: whether it runs with --finetune.
+        no_load_optim: whether it runs with --no-load-optim.
+        no_load_rng: whether it runs with --no-load-rng.
+        strictness: its --dist-ckpt-strictness.
+    """
+
+    tensor: int | None = None
+    pipeline: int | None = None
+    context: int | None = None
+    world: int | None = None
+    rerun_mode: str = "validate_results"
+    finetune: bool = False
+    no_load_optim: bool = False
+    no_load_rng: bool = False
+    strictness: str = DEFAULT_STRICTNESS
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """One reason why a job does not resume.
+
+    Attributes:
+        error: what the user would read, so that a search finds it.
+        why: the reason in words.
+        flag: the job's own flag that goes around it, or None.
+        metadata_only: whether a migration removes it.
+    """
+
+    error: str
+    why: str
+    flag: str | None = None
+    metadata_only: bool = True
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a job of a release resumes.
+
+    Attributes:
+        reader: the release.
+        obstacles: why not, in the order in which the job meets them; empty where it resumes.
+        without: what it resumes without.
+        warnings: what goes wrong later.
+    """
+
+    reader: Reader
+    obstacles: tuple[Obstacle, ...]
+    without: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the load succeeds, be it without something."""
+        return not self.obstacles
+
+
+def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
+    """Predict what comes of a checkpoint in front of a job of a release.
+
+    Args:
+        reading: the checkpoint.
+        reader: the release and its torch.
+        job: by default one of the checkpoint's topology with reruns enabled.
+    """
+    job = job or Job()
+    manifest = reading.manifest
+    obstacles = [*_marker(manifest, reader), *_common(manifest, reader)]
+    obstacles += _metadata(manifest, reader)
+    obstacles += _rng(manifest, job)
+    if not (job.no_load_optim or job.finetune):
+        obstacles += _optimizer(manifest, reader)
+    offer = _offer(reading, reader, job)
+    taking = named(reader.layout).take(offer)
+    if taking.error is not None:
+        obstacles.append(Obstacle(taking.error, taking.why))
+    elif job.strictness == _RAISE_ALL and manifest.rerun_keys and not taking.requested:
+        obstacles.append(
+            Obstacle(
+                f"Missing keys (for all ranks): {{'{SHARDED_KEY}'}}",
+                "a strict job refuses rerun shards that it does not ask for",
+                "--dist-ckpt-strictness assume_ok_unexpected",
+            )
+        )
+    warnings = (taking.warning,) if taking.warning else ()
+    return Verdict(reader, tuple(obstacles), taking.without, warnings)
+
+
+def _marker(manifest: Manifest, reader: Reader) -> list[Obstacle]:
+    """Up to 0.18 metadata.json goes into a dataclass of four fields (core_v0.18.2 core.py)."""
+    known = {"sharded_backend", "sharded_backend_version"}
+    known |= {"common_backend", "common_backend_version"}
+    unknown = [key for key in manifest.marker if key not in known]
+    if not unknown or reader.is_in(">=0.19"):
+        return []
+    return [
+        Obstacle(
+            "TypeError: CheckpointingConfig.__init__() got an unexpected keyword argument "
+            f"'{unknown[0]}'",
+            "metadata.json has keys that this release does not know",
+        )
+    ]
+
+
+def _common(manifest: Manifest, reader: Reader) -> list[Obstacle]:
+    missing = reader.missing_common_error
+    if not manifest.common.in_file and missing is not None:
+        error = missing.format(path=manifest.path)
+        return [Obstacle(error, "the common state is in common_state, and it looks for common.pt")]
+    weights_only = manifest.common.in_file and reader.weights_only
+    for found in symbols(manifest.common.values):
+        # The first one that it cannot load is the one that its error names.
+        if weights_only and not reader.allows(found.path):
+            return [
+                Obstacle(
+                    "Weights only load failed. ... Unsupported global: GLOBAL "
+                    f"{found.path} was not an allowed global by default.",
+                    f"the common state names {found.path}, which this release does not allow",
+                )
+            ]
+        if not reader.resolves(found.path):
+            return [_unresolved(found.module, found.symbol, "the common state")]
+    return []
+
+
+def _metadata(manifest: Manifest, reader: Reader) -> list[Obstacle]:
+    for found in symbols(manifest.metadata.tree):
+        if not reader.resolves(found.path):
+            return [_unresolved(found.module, found.symbol, metadata.FILE)]
+    return []
+
+
+def _unresolved(module: str, name: str, where: str) -> Obstacle:
+    if module.startswith("megatron."):
+        error = f"AttributeError: Can't get attribute '{name}' on <module '{module}'"
+    else:
+        error = f"ModuleNotFoundError: No module named '{module.partition('.')[0]}'"
+    return Obstacle(error, f"{where} names {module}.{name}, which this release does not have")
+
+
+def sharding_type(manifest: Manifest) -> str | None:
+    """The sharding type of the distributed optimizer; None where there is none to tell."""
+    content = manifest.common.values.get("content_metadata")
+    if isinstance(content, dict):
+        named_type = content.get("distrib_optim_sharding_type")
+        if isinstance(named_type, str):
+            return named_type
+    return "fully_sharded_model_space" if _flattened(manifest) else None
+
+
+def _flattened(manifest: Manifest) -> dict[str, Any]:
+    """The entries stored as flattened ranges: key -> their original global shape."""
+    data = manifest.metadata.attributes.get("mcore_data")
+    if not isinstance(data, dict):
+        return {}
+    name = "nd_reformulated_orig_global_shape"
+    return {k: v[name] for k, v in data.items() if isinstance(v, dict) and name in v}
+
+
+def _optimizer(manifest: Manifest, reader: Reader) -> list[Obstacle]:
+    found = sharding_type(manifest)
+    rows = {row.type: row for row in reader.compat.optimizer_sharding}
+    if found is None:
+        return []
+    row = rows.get(found)
+    if row is not None and reader.is_in(row.releases):
+        return []
+    error = row.error if row else f"NotImplementedError: Unknown sharding_type: {found}"
+    return [
+        Obstacle(
+            error,
+            f"its distributed optimizer does not know the sharding type {found}, and no metadata "
+            "edit can re-lay the bytes",
+            "--no-load-optim",
+            metadata_only=False,
+        )
+    ]
+
+
+def _rng(manifest: Manifest, job: Job) -> list[Obstacle]:
+    """0.16 keeps the RNG state of every data parallel rank under expert parallelism."""
+    return []
+
+
+def _offer(reading: Reading, reader: Reader, job: Job) -> Offer:
+    manifest, record = reading.manifest, reading.record
+    saved = derive(manifest)
+    grid = (job.pipeline or saved.pipeline or 1, job.tensor or saved.tensor or 1)
+    world = job.world or saved.world or saved.hint or 1
+    fields: set[str] = set()
+    if record.entry is not None:
+        fields |= {name for name in record.entry if isinstance(name, str)}
+    for shard in record.shards.values():
+        fields |= set(shard.stored or shard.fields)
+        break
+    same_grid = grid == (saved.pipeline or grid[0], saved.tensor or grid[1])
+    return Offer(
+        facts=facts.gather(manifest),
+        record=record,
+        fields=frozenset(fields),
+        grid=grid,
+        world=world,
+        same_grid=same_grid,
+        same_job=same_grid and _same_size(world, saved, job),
+        mode=MODE_OF_ARGUMENT.get(job.rerun_mode, job.rerun_mode),
+        finetune=job.finetune,
+        lenient=job.strictness in LENIENT,
+        same_release=named(reader.layout) in reading.layouts,
+    )
+
+
+def _same_size(world: int, saved: Topology, job: Job) -> bool:
+    return world == (saved.world or world) and (
+        job.context is None or saved.context is None or job.context == saved.context
+    )
+
+
+def with_strictness(job: Job, *, strict: bool) -> Job:
+    """The same job under raise_all, where `strict` asks for it."""
+    return replace(job, strictness=_RAISE_ALL) if strict else job
