@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from ckptmigrate import diffing, inspection, locate, migration, planning
+from ckptmigrate import diffing, inspection, locate, migration
+from ckptmigrate.converting import LOSSES
 from ckptmigrate.diffing import Difference
 from ckptmigrate.errors import (
     CkptMigrateError,
@@ -29,7 +30,8 @@ from ckptmigrate.errors import (
 )
 from ckptmigrate.inspection import Inspection
 from ckptmigrate.linking import Link
-from ckptmigrate.planning import LOSSES, Plan
+from ckptmigrate.planning import Plan
+from ckptmigrate.reading import read
 from ckptmigrate.storage import LocalDirectory
 from ckptmigrate.topology import Given
 from ckptmigrate.transaction import Progress
@@ -172,9 +174,7 @@ def diff(a: str | Path, b: str | Path, *, iteration: int | None = None) -> list[
     Raises:
         CkptMigrateError: one of them is no readable torch_dist checkpoint.
     """
-    first, second = (
-        planning.read(LocalDirectory(_one(path, iteration))).manifest for path in (a, b)
-    )
+    first, second = (read(LocalDirectory(_one(path, iteration))).manifest for path in (a, b))
     return diffing.diff(first, second)
 
 

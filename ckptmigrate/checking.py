@@ -6,14 +6,14 @@ which the reader meets them, and never from a measured outcome.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ckptmigrate import metadata
 from ckptmigrate.inert.tree import symbols
 from ckptmigrate.manifest import Manifest
-from ckptmigrate.planning import Reading
 from ckptmigrate.readers import Reader
+from ckptmigrate.reading import Reading
 from ckptmigrate.rerun import MODE_OF_ARGUMENT, SHARDED_KEY
 from ckptmigrate.topology import Topology, derive
 from ckptmigrate.versions import facts, named
@@ -21,7 +21,7 @@ from ckptmigrate.versions.taking import LENIENT, Offer
 
 STRICTNESS: Final = ("assume_ok_unexpected", "raise_unexpected", "raise_all", *LENIENT)
 DEFAULT_STRICTNESS: Final = "assume_ok_unexpected"
-_RAISE_ALL: Final = "raise_all"
+RAISE_ALL: Final = "raise_all"
 
 OPTIMIZER: Final = "the optimizer state"
 OTHER_RNG: Final = "the RNG state"
@@ -84,6 +84,20 @@ class Verdict:
     without: tuple[str, ...]
     warnings: tuple[str, ...]
 
+    def as_json(self) -> dict[str, Any]:
+        """The documented JSON form (README, `check --json`)."""
+        return {
+            "release": self.reader.release,
+            "torch": self.reader.torch,
+            "resumes": self.resumes,
+            "without": list(self.without),
+            "warnings": list(self.warnings),
+            "obstacles": [
+                {"error": o.error, "why": o.why, "flag": o.flag, "metadata_only": o.metadata_only}
+                for o in self.obstacles
+            ],
+        }
+
     @property
     def resumes(self) -> bool:
         """Whether the load succeeds, be it without something."""
@@ -109,7 +123,7 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
     taking = named(reader.layout).take(offer)
     if taking.error is not None:
         obstacles.append(Obstacle(taking.error, taking.why))
-    elif job.strictness == _RAISE_ALL and manifest.rerun_keys and not taking.requested:
+    elif job.strictness == RAISE_ALL and manifest.rerun_keys and not taking.requested:
         obstacles.append(
             Obstacle(
                 f"Missing keys (for all ranks): {{'{SHARDED_KEY}'}}",
@@ -248,8 +262,3 @@ def _same_size(world: int, saved: Topology, job: Job) -> bool:
     return world == (saved.world or world) and (
         job.context is None or saved.context is None or job.context == saved.context
     )
-
-
-def with_strictness(job: Job, *, strict: bool) -> Job:
-    """The same job under raise_all, where `strict` asks for it."""
-    return replace(job, strictness=_RAISE_ALL) if strict else job

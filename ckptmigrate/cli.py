@@ -15,11 +15,16 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 import ckptmigrate
-from ckptmigrate import inspection, locate, migration, render, versions
+from ckptmigrate import checking, inspection, locate, migration, render, versions
+from ckptmigrate.converting import LOSSES
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.linking import Link
-from ckptmigrate.planning import LOSSES, Plan
+from ckptmigrate.planning import Plan
 from ckptmigrate.printable import printable
+from ckptmigrate.readers import reader, readers
+from ckptmigrate.reading import read
+from ckptmigrate.rerun import MODE_OF_ARGUMENT
+from ckptmigrate.storage import LocalDirectory
 from ckptmigrate.topology import Given
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -142,6 +147,18 @@ def _migration_options(command: _Command) -> _Command:
             + " ".join(f"{name}: {text}." for name, text in LOSSES.items()),
         ),
         click.option(
+            "--torch", metavar="V",
+            help="The reader's torch, for a release. Default: the one the release usually has.",
+        ),
+        click.option(
+            "--native", is_flag=True,
+            help="Give a release its own layout, even where it needs less.",
+        ),
+        click.option(
+            "--strict", is_flag=True,
+            help="Make a release resume under --dist-ckpt-strictness raise_all, too.",
+        ),
+        click.option(
             "--world-size", type=click.IntRange(min=1), metavar="N",
             help="Ranks of the job, where args do not tell.",
         ),
@@ -161,7 +178,8 @@ def _migration_options(command: _Command) -> _Command:
 
 
 _TO_HELP = (
-    f"A layout ({', '.join(layout.ID for layout in versions.LAYOUTS)}), or "
+    f"A layout ({', '.join(layout.ID for layout in versions.LAYOUTS)}), a release such as 0.13.1 "
+    "or 0.16, which gets the least that it needs to resume, or "
     f"{versions.UNIVERSAL}: sharded-rerun, idle, which every release from 0.9 on reads. Readers "
     "that run with --dist-ckpt-strictness raise_all want no rerun entry at all, but for 0.10 "
     "and 0.11: give those pre-rerun or none-emitting."
@@ -209,6 +227,9 @@ def _migrate(
     world_size: int | None,
     tensor_parallel: int | None,
     pipeline_parallel: int | None,
+    torch: str | None,
+    native: bool,
+    strict: bool,
     every: bool,
     iteration: int | None,
 ) -> None:
@@ -225,6 +246,9 @@ def _migrate(
         every=every,
         allowed=allow_loss,
         given=Given(world_size, tensor_parallel, pipeline_parallel),
+        torch=torch,
+        native=native,
+        strict=strict,
     )
     if not _output.json:
         for plan in prepared.plans:
@@ -269,6 +293,82 @@ def _progress(plans: Sequence[Plan]) -> Iterator[Callable[[int], None]]:
     finally:
         for bar in bars:
             bar.stop()
+
+
+@cli.command()
+@_path
+@click.option("--reader", "release", metavar="RELEASE", help="Ask this release alone.")
+@click.option("--torch", metavar="V", help="The reader's torch. Default: the release's usual one.")
+@click.option("--strict", is_flag=True, help="Short for --strictness raise_all.")
+@click.option(
+    "--strictness",
+    type=click.Choice(checking.STRICTNESS),
+    default=checking.DEFAULT_STRICTNESS,
+    show_default=True,
+    help="The job's --dist-ckpt-strictness.",
+)
+@click.option("--job-tp", type=click.IntRange(min=1), metavar="N", help="The job's TP.")
+@click.option("--job-pp", type=click.IntRange(min=1), metavar="N", help="The job's PP.")
+@click.option("--job-cp", type=click.IntRange(min=1), metavar="N", help="The job's CP.")
+@click.option("--job-world", type=click.IntRange(min=1), metavar="N", help="The job's world size.")
+@click.option(
+    "--rerun-mode",
+    type=click.Choice(sorted(MODE_OF_ARGUMENT)),
+    default="validate_results",
+    show_default=True,
+    help="The job's --rerun-mode.",
+)
+@click.option("--finetune", is_flag=True, help="The job runs with --finetune.")
+@click.option("--no-load-optim", is_flag=True, help="The job runs with --no-load-optim.")
+@_iteration
+@_output_options
+def check(
+    path: Path,
+    release: str | None,
+    torch: str | None,
+    strict: bool,
+    strictness: str,
+    job_tp: int | None,
+    job_pp: int | None,
+    job_cp: int | None,
+    job_world: int | None,
+    rerun_mode: str,
+    finetune: bool,
+    no_load_optim: bool,
+    iteration: int | None,
+) -> None:
+    """Predict, without the release at hand, whether a job of it resumes.
+
+    By default the job has the topology of the checkpoint, reruns enabled and Megatron's default
+    strictness. Without --reader, one line per release. Exit status 1 where the release, or any
+    of them, does not resume.
+
+    Example: ckptmigrate check checkpoints/run --reader 0.13.1
+    """
+    from ckptmigrate.releases import compat
+
+    found = read(LocalDirectory(locate.locate(path, iteration=iteration).checkpoints[0]))
+    job = checking.Job(
+        tensor=job_tp,
+        pipeline=job_pp,
+        context=job_cp,
+        world=job_world,
+        rerun_mode=rerun_mode,
+        finetune=finetune,
+        no_load_optim=no_load_optim,
+        strictness=checking.RAISE_ALL if strict else strictness,
+    )
+    asked = [reader(release, compat(), torch)] if release else readers(compat(), torch)
+    verdicts = [checking.check(found, each, job) for each in asked]
+    if _output.json:
+        shown = [verdict.as_json() for verdict in verdicts]
+        _output.object(shown[0] if release else shown)
+    elif release:
+        _output.lines(render.verdict(found.manifest.path, verdicts[0]))
+    else:
+        _output.lines(render.verdicts(found.manifest.path, verdicts))
+    if not all(verdict.resumes for verdict in verdicts):
+        raise SystemExit(1)
 
 
 @cli.command()

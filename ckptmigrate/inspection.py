@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptmigrate import common, evidence, planning, sidecar
+from ckptmigrate import common, evidence, sidecar
 from ckptmigrate.diffing import short
 from ckptmigrate.errors import CkptMigrateError, RefusedError
 from ckptmigrate.evidence import Writer
 from ckptmigrate.inert.tree import Object
-from ckptmigrate.planning import Reading
+from ckptmigrate.reading import Reading, read
 from ckptmigrate.releases import compat, matches
 from ckptmigrate.rerun import STATES, Kind, RerunRecord
 from ckptmigrate.sidecar import Step
@@ -152,7 +152,7 @@ def inspect(path: Path) -> Inspection:
         CkptMigrateError: no readable torch_dist checkpoint.
     """
     directory = LocalDirectory(path)
-    reading = planning.read(directory)
+    reading = read(directory)
     manifest, anomalies = reading.manifest, []
     try:
         original = sidecar.original(directory)

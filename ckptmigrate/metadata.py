@@ -183,6 +183,12 @@ class Metadata:
         }
         return self._with(attributes)
 
+    def with_class(self, path: str) -> Metadata:
+        """The same attributes, pickled as another class."""
+        module, _, name = path.rpartition(".")
+        made = new_object(symbol(module, name), *(self.tree.state,))
+        return Metadata(made, self.protocol)
+
     def _with(self, attributes: dict[str, Any]) -> Metadata:
         return Metadata(with_state(self.tree, attributes), self.protocol)
 

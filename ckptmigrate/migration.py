@@ -12,6 +12,7 @@ from ckptmigrate import locate, planning, transaction
 from ckptmigrate.linking import Link
 from ckptmigrate.planning import Plan
 from ckptmigrate.sidecar import digest
+from ckptmigrate.targets import target
 from ckptmigrate.topology import Given
 from ckptmigrate.version import __version__
 
@@ -22,7 +23,7 @@ class Migration:
 
     Attributes:
         plans: one per checkpoint.
-        destination: the root to create; None in place.
+        destination: the root to create; None in place, or where nothing is to be written.
         tracker: the text of its tracker file.
         names: the directory of each checkpoint in that root.
     """
@@ -90,6 +91,9 @@ def prepare(
     every: bool = False,
     allowed: Collection[str] = (),
     given: Given | None = None,
+    torch: str | None = None,
+    native: bool = False,
+    strict: bool = False,
 ) -> Migration:
     """Plan the migration of every checkpoint that `path` means; writes nothing.
 
@@ -101,14 +105,23 @@ def prepare(
     if not in_place:
         # Absolute, but not resolved: a user who names a link means the place of the link.
         destination = output.absolute() if output else default_output(located.path, to)
+    wanted = target(to, torch=torch, native=native, strict=strict)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     plans = tuple(
         planning.plan(
-            checkpoint, to, verb=verb, allowed=allowed, given=given, now=now, version=__version__
+            checkpoint,
+            wanted,
+            verb=verb,
+            allowed=allowed,
+            given=given,
+            now=now,
+            version=__version__,
         )
         for checkpoint in located.checkpoints
     )
-    if destination is not None:
+    if all(plan.satisfied for plan in plans):
+        destination = None
+    elif destination is not None:
         transaction.check_destination(destination, located.path)
     tracker, names = located.tracker, tuple(plan.path.name for plan in plans)
     if tracker is None:  # a directory of its own name: called as a tracker would find it

@@ -7,50 +7,28 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate import diffing, manifest, recognise, sidecar, versions
-from ckptmigrate.diffing import Difference
-from ckptmigrate.errors import CkptMigrateError, CorruptError, DamagedError, RefusedError
-from ckptmigrate.manifest import Manifest
-from ckptmigrate.rerun import (
-    IDLE,
-    IN_PLACE,
-    MODE_VALIDATE,
-    STATES,
-    Kind,
-    RerunRecord,
-    unique_key,
+from ckptmigrate import diffing, manifest, sidecar, versions
+from ckptmigrate.checking import sharding_type
+from ckptmigrate.converting import (
+    FAULT_CONTEXT,
+    FOREIGN_SYMBOLS,
+    OPTIMIZER_STATE,
+    Converted,
 )
+from ckptmigrate.diffing import Difference
+from ckptmigrate.errors import CorruptError, RefusedError
+from ckptmigrate.manifest import Manifest
+from ckptmigrate.reading import Reading, read
+from ckptmigrate.rerun import IN_PLACE, STATES, Kind
 from ckptmigrate.sidecar import FileState, Original, Step, digest
-from ckptmigrate.storage import Directory, LocalDirectory
-from ckptmigrate.topology import Given, derive
-from ckptmigrate.versions import Layout, facts
-
-FAULT_CONTEXT: Final = "fault-context"
-# Every loss a user can allow, and what it means.
-LOSSES: Final = {
-    FAULT_CONTEXT: "the fault being investigated is forgotten; the job resumes as if idle",
-}
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A checkpoint and what its rerun facts say.
-
-    Attributes:
-        manifest: the checkpoint.
-        layouts: every layout that fits the facts, in order of release; at least one.
-        evidence: why, a sentence per layout.
-        record: the rerun state.
-    """
-
-    manifest: Manifest
-    layouts: tuple[Layout, ...]
-    evidence: tuple[str, ...]
-    record: RerunRecord
+from ckptmigrate.storage import LocalDirectory
+from ckptmigrate.targets import Target, reach
+from ckptmigrate.topology import Given
+from ckptmigrate.versions import Layout
 
 
 @dataclass(frozen=True)
@@ -64,7 +42,9 @@ class Plan:
         source: names of the layouts that the checkpoint may have now.
         target: the layout (or `universal`) asked for.
         layout: the layout on disk afterwards.
-        undo_target: the target that leads back from there.
+        undo: the command that takes it back in place.
+        satisfied: whether the release asked for resumes from the checkpoint as it is, so that
+            nothing is to be written anywhere.
         differences: what changes in meaning, in order.
         files: small file -> its new bytes, or None where it goes.
         sidecar: the bytes of the new sidecar; None where the result is the original itself.
@@ -83,7 +63,8 @@ class Plan:
     source: tuple[str, ...]
     target: str
     layout: str
-    undo_target: str
+    undo: str
+    satisfied: bool
     differences: tuple[Difference, ...]
     files: dict[str, bytes | None]
     sidecar: bytes | None
@@ -96,49 +77,14 @@ class Plan:
     payload: tuple[int, int]
 
     @property
-    def undo(self) -> str:
-        """The command that takes it back in place."""
-        place = versions.order(versions.named(self.undo_target))
-        back = "upgrade" if place >= versions.order(versions.named(self.layout)) else "downgrade"
-        return f"ckptmigrate {back} {self.path} --to {self.undo_target} --in-place"
-
-    @property
     def changes_nothing(self) -> bool:
         """Whether the checkpoint is as asked for already."""
         return not self.files
 
 
-def read(directory: Directory) -> Reading:
-    """Read a checkpoint directory and tell its layout.
-
-    Raises:
-        CkptMigrateError: no torch_dist checkpoint, damaged, or of no known layout.
-    """
-    recognise.require_torch_dist(directory)
-    try:
-        return _read(manifest.load(directory))
-    except DamagedError as error:
-        # What looks at parts of a checkpoint need not know where it lies.
-        error.path = error.path or directory.path
-        raise
-
-
-def _read(found: Manifest) -> Reading:
-    gathered = facts.gather(found)
-    fitting = [(layout, layout.detect(gathered)) for layout in versions.LAYOUTS]
-    layouts = tuple(layout for layout, evidence in fitting if evidence)
-    if not layouts:
-        raise DamagedError(
-            "has rerun facts that no release writes together "
-            f"(entry with {', '.join(gathered.entry_fields) or 'nothing'}, grid {gathered.grid}, "
-            f"common state {'in common.pt' if gathered.common_in_file else 'in an entry'})"
-        )
-    return Reading(found, layouts, tuple(e for _, e in fitting if e), layouts[0].read(found))
-
-
 def plan(
     path: Path,
-    target: str,
+    target: Target,
     *,
     verb: str | None,
     allowed: Collection[str] = (),
@@ -150,7 +96,7 @@ def plan(
 
     Args:
         path: the checkpoint directory.
-        target: a layout, or `universal`.
+        target: a layout, `universal`, or a release.
         verb: `upgrade` or `downgrade`, to refuse the other direction; None takes either.
         allowed: names of the losses (see LOSSES) that the user accepts.
         given: parallel sizes, in ranks, that the checkpoint does not tell.
@@ -163,26 +109,23 @@ def plan(
             that are unknown or contradict each other.
         CkptMigrateError: no readable torch_dist checkpoint.
     """
-    layout = versions.named(target)
     directory = LocalDirectory(path)
     current = read(directory)
-    verb = verb or _verb_for(current, layout)
-    _check_direction(current, layout, target, verb)
+    verb = verb or _verb_for(current, target.layout)
+    _check_direction(current, target, verb)
     original = sidecar.original(directory)
     begin = read(original.directory) if original.undone else current
     _check_corrupt(begin)
+    result = reach(begin, target, given)
     # What an earlier step was allowed to lose is lost already: do not ask for it again.
     agreed = {*allowed, *(loss for step in original.undone for loss in step.losses)}
-    idle_only = target == versions.UNIVERSAL
-    losses = _losses(begin, layout, idle_only=idle_only)
-    _check_allowed(begin, layout, target, losses, agreed, verb)
-    result, notes = _convert(begin, layout, losses, given)
+    _check_allowed(begin, target, result, agreed, verb)
+    notes = result.notes
     if original.undone:
         notes += ("starts from the original files that the sidecar keeps",)
     elif original.stale:
         notes += (f"the sidecar's originals are not used: {original.stale}",)
-    _check_result(result, layout)
-    request = _Request(verb, target, layout, losses, notes, now, version)
+    request = _Request(verb, target, notes, now, version)
     return _assemble(current, original, result, begin.manifest, request)
 
 
@@ -191,9 +134,7 @@ class _Request:
     """What was asked for, and what deciding it brought up."""
 
     verb: str
-    target: str
-    layout: Layout
-    losses: tuple[str, ...]
+    target: Target
     notes: tuple[str, ...]
     now: str
     version: str
@@ -204,10 +145,10 @@ def _verb_for(current: Reading, layout: Layout) -> str:
     return "upgrade" if versions.order(layout) >= newest else "downgrade"
 
 
-def _check_direction(current: Reading, layout: Layout, target: str, verb: str) -> None:
-    if target == versions.UNIVERSAL:
+def _check_direction(current: Reading, target: Target, verb: str) -> None:
+    if target.name == versions.UNIVERSAL:
         return
-    wanted = versions.order(layout)
+    wanted = versions.order(target.layout)
     places = [versions.order(found) for found in current.layouts]
     fits = min(places) <= wanted if verb == "upgrade" else max(places) >= wanted
     if not fits:
@@ -215,10 +156,10 @@ def _check_direction(current: Reading, layout: Layout, target: str, verb: str) -
         names = " or ".join(found.ID for found in current.layouts)
         age = "older" if verb == "upgrade" else "newer"
         raise RefusedError(
-            f"{target} is {age} than {names}, which this checkpoint is",
+            f"{target.name} is {age} than {names}, which this checkpoint is",
             path=current.manifest.path,
-            layout=target,
-            fix=f"run `ckptmigrate {other} {current.manifest.path} --to {target}`",
+            layout=target.layout.ID,
+            fix=f"run `ckptmigrate {other} {current.manifest.path} --to {target.name}`",
         )
 
 
@@ -236,100 +177,63 @@ def _check_corrupt(begin: Reading) -> None:
     )
 
 
-def _losses(begin: Reading, layout: Layout, *, idle_only: bool) -> tuple[str, ...]:
-    """The losses that the conversion means, found from the content."""
-    record = begin.record
-    if record.kind is not Kind.FAULT:
-        return ()
-    stays = layout in begin.layouts and not idle_only
-    moves = layout.KEEPS_FAULTS and all(found.KEEPS_FAULTS for found in begin.layouts)
-    if (stays or moves) and record.state != IN_PLACE:
-        return ()
-    return (FAULT_CONTEXT,)
-
-
 def _check_allowed(
-    begin: Reading,
-    layout: Layout,
-    target: str,
-    losses: tuple[str, ...],
-    agreed: Collection[str],
-    verb: str,
+    begin: Reading, target: Target, result: Converted, agreed: Collection[str], verb: str
 ) -> None:
-    refused = tuple(loss for loss in losses if loss not in agreed)
+    refused = tuple(loss for loss in result.losses if loss not in agreed)
     if not refused:
         return
-    record, path = begin.record, begin.manifest.path
-    state = STATES[record.state or 0]
-    if record.state == IN_PLACE:
-        why = f"holds a fault in state {state}, from which no release resumes"
-    else:
-        names = " or ".join(found.ID for found in begin.layouts)
-        why = (
-            f"holds a fault context (state {state}, iteration {record.iteration}) that means "
-            f"something only to the release that wrote it, and cannot move from {names} to {target}"
-        )
+    path = begin.manifest.path
+    whys = [_WHY[loss](begin, target, result) for loss in refused]
+    allow = " ".join(f"--allow-loss {loss}" for loss in refused)
     raise RefusedError(
-        why,
+        ", and ".join(whys),
         losses=refused,
         path=path,
-        layout=layout.ID,
-        fix=f"to resume as idle without it run `ckptmigrate {verb} {path} --to {target} "
-        f"--allow-loss {FAULT_CONTEXT}`",
+        layout=target.layout.ID,
+        fix=f"to go without it run `ckptmigrate {verb} {path} --to {target.name} {allow}`",
     )
 
 
-def _convert(
-    begin: Reading, layout: Layout, losses: tuple[str, ...], given: Given | None
-) -> tuple[Manifest, tuple[str, ...]]:
-    """The manifest in the wanted layout, and notes on what had to be chosen."""
-    source, record = begin.manifest, begin.record
-    notes: tuple[str, ...] = ()
-    if FAULT_CONTEXT in losses:
-        mode, iteration = record.mode, record.iteration
-        record = RerunRecord(Kind.IDLE, mode, IDLE, iteration)
-        notes += ("the fault context is dropped and kept in the sidecar; the job resumes as idle",)
-    elif layout in begin.layouts:
-        return source, notes
-    if record.iteration is None:
-        if source.iteration is None:
-            raise DamagedError("has no iteration in its common state", path=source.path)
-        record = replace(record, iteration=source.iteration)
-    mode_note = ""
-    if record.mode is None:
-        record = replace(record, mode=MODE_VALIDATE)
-        mode_note = f"neither a rerun entry nor args has a rerun mode: {MODE_VALIDATE} is taken"
-    elif begin.record.entry is None and not begin.record.shards:
-        mode_note = f"no rerun entry has a mode: {record.mode} is taken from args.rerun_mode"
-    wanted = layout.write(record, derive(source, given))
-    if mode_note and (wanted.entry is not None or wanted.shards):
-        notes += (mode_note,)
-    unchanged = {
-        unique_key(position, begin.record.grid): shard.stored
-        for position, shard in begin.record.shards.items()
-    }
-    result = source.with_rerun(wanted, unchanged)
-    if layout.COMMON_IN_FILE:
-        return result.with_common_in_file(), notes
-    return result.with_common_in_entry(), notes
+def _why_fault(begin: Reading, target: Target, result: Converted) -> str:
+    record = begin.record
+    state = STATES[record.state or 0]
+    if record.state == IN_PLACE:
+        return f"holds a fault in state {state}, from which no release resumes"
+    names = " or ".join(found.ID for found in begin.layouts)
+    return (
+        f"holds a fault context (state {state}, iteration {record.iteration}) that means something "
+        f"only to the release that wrote it, and cannot move from {names} to {target.name}"
+    )
 
 
-def _check_result(result: Manifest, layout: Layout) -> None:
-    """The writer did what the detector of its own layout looks for."""
-    if not layout.detect(facts.gather(result)):
-        raise CkptMigrateError(
-            f"the plan does not lead to {layout.ID}; nothing was written",
-            path=result.path,
-            layout=layout.ID,
-            fix="please report this with the output of `ckptmigrate inspect --json`",
-        )
+def _why_foreign(begin: Reading, target: Target, result: Converted) -> str:
+    return (
+        f"names {', '.join(result.foreign)} in its common state, which release {target.name} "
+        "cannot load and no enum of Megatron is"
+    )
+
+
+def _why_optimizer(begin: Reading, target: Target, result: Converted) -> str:
+    return (
+        f"has a distributed optimizer of sharding type {sharding_type(begin.manifest)}, which "
+        f"release {target.name} does not read and no metadata edit can re-lay (the job resumes "
+        "with --no-load-optim)"
+    )
+
+
+_WHY: Final = {
+    FAULT_CONTEXT: _why_fault,
+    FOREIGN_SYMBOLS: _why_foreign,
+    OPTIMIZER_STATE: _why_optimizer,
+}
 
 
 def _assemble(
-    current: Reading, original: Original, result: Manifest, begin: Manifest, request: _Request
+    current: Reading, original: Original, found: Converted, begin: Manifest, request: _Request
 ) -> Plan:
     """The plan: file by file against what is on disk now, and the step for the sidecar."""
-    directory = current.manifest.directory
+    directory, result = current.manifest.directory, found.manifest
     beyond_original = result.contents(begin)
     wanted = {**original.files, **beyond_original}
     now = {
@@ -347,10 +251,10 @@ def _assemble(
             Step(
                 verb=request.verb,
                 source=tuple(layout.ID for layout in current.layouts),
-                target=request.target,
+                target=request.target.name,
                 version=request.version,
                 time=request.now,
-                losses=request.losses,
+                losses=found.losses,
                 changes=tuple(str(d) for d in differences),
                 files={
                     name: FileState(digest(now[name]), digest(files.get(name, now[name])))
@@ -364,9 +268,10 @@ def _assemble(
         iteration=current.manifest.iteration,
         verb=request.verb,
         source=tuple(layout.ID for layout in current.layouts),
-        target=request.target,
-        layout=request.layout.ID,
-        undo_target=original.undone[-1].target if original.undone else current.layouts[-1].ID,
+        target=request.target.name,
+        layout=found.layout.ID,
+        undo=_undo(current, original, found),
+        satisfied=request.target.reader is not None and not request.target.native and not files,
         differences=differences,
         files=files,
         sidecar=sidecar.dump(steps) if steps else None,
@@ -374,7 +279,18 @@ def _assemble(
         originals_folder=sidecar.folder(len(steps) - 1),
         earlier_steps=len(original.steps),
         kept_steps=kept,
-        losses=request.losses,
+        losses=found.losses,
         notes=request.notes,
         payload=(len(payload), sum(size for _, size in payload.values())),
     )
+
+
+def _undo(current: Reading, original: Original, found: Converted) -> str:
+    """The command that leads back: to the layout that it was, or the last migration again."""
+    path = current.manifest.path
+    if original.undone:
+        last = original.undone[-1]
+        return f"ckptmigrate {last.verb} {path} --to {last.target} --in-place"
+    back = current.layouts[-1]
+    verb = "upgrade" if versions.order(back) >= versions.order(found.layout) else "downgrade"
+    return f"ckptmigrate {verb} {path} --to {back.ID} --in-place"

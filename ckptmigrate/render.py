@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from ckptmigrate.checking import Verdict
 from ckptmigrate.diffing import Difference
 from ckptmigrate.inspection import Inspection
 from ckptmigrate.linking import Link
@@ -125,7 +127,9 @@ def plan(found: Plan) -> list[str]:
     """A plan in lines that read like a diff."""
     source = " or ".join(found.source)
     lines = [f"{found.verb} {found.path}: {source} -> {found.target}"]
-    if found.changes_nothing:
+    if found.satisfied:
+        lines.append(f"  nothing to change: release {found.target} resumes from it as it is")
+    elif found.changes_nothing:
         lines.append(f"  nothing to change: it is {found.layout} already")
     lines += [f"  {line}" for line in _cut([str(d) for d in found.differences])]
     for name, content in found.files.items():
@@ -140,12 +144,43 @@ def plan(found: Plan) -> list[str]:
     return [printable(line) for line in lines]
 
 
+def verdict(path: Path, found: Verdict) -> list[str]:
+    """`check --reader` in lines: the answer, then each reason and what to do."""
+    release = f"release {found.reader.release} (torch {found.reader.torch})"
+    lines = [f"{_answer(found)}: {release} on {path}"]
+    for obstacle in found.obstacles:
+        lines.append(f"  because {obstacle.why}")
+        lines.append(f"    error  {obstacle.error}")
+        if obstacle.flag:
+            lines.append(f"    flag   run the job with {obstacle.flag}")
+    if any(obstacle.metadata_only for obstacle in found.obstacles):
+        lines.append(f"  fix: ckptmigrate downgrade {path} --to {found.reader.release}")
+    lines += [f"  warning: {warning}" for warning in found.warnings]
+    return [printable(line) for line in lines]
+
+
+def verdicts(path: Path, found: Sequence[Verdict]) -> list[str]:
+    """`check` in lines, one per release."""
+    good = sum(verdict.resumes for verdict in found)
+    lines = [f"{path}: {good} of {len(found)} releases resume"]
+    for each in found:
+        reason = each.obstacles[0].error if each.obstacles else "; ".join(each.warnings)
+        lines.append(f"  {each.reader.release:11}{_answer(each)}{': ' if reason else ''}{reason}")
+    return [printable(line) for line in lines]
+
+
+def _answer(found: Verdict) -> str:
+    if not found.resumes:
+        return "no"
+    return f"yes, but without {', '.join(found.without)}" if found.without else "yes"
+
+
 def outcome(done: Migration, link: Link | None) -> list[str]:
     """What stands there after a migration, and how to undo it."""
     lines = []
     if done.destination is None:
         changed = [p for p in done.plans if not p.changes_nothing]
-        lines += [f"rewrote {plan.path}" for plan in changed] or ["left everything as it is"]
+        lines += [f"rewrote {plan.path}" for plan in changed] or ["nothing was written"]
     else:
         by = "" if link is None else f", payload by {link.value}"
         lines.append(f"wrote {done.destination}{by}: use it as --load {done.destination}")

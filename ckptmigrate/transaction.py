@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate import linking, locate, manifest, metadata, planning, sidecar
+from ckptmigrate import linking, locate, manifest, metadata, sidecar
 from ckptmigrate.errors import CkptMigrateError, DamagedError, DestinationError
 from ckptmigrate.linking import Link
 from ckptmigrate.planning import Plan
+from ckptmigrate.reading import read
 from ckptmigrate.storage import LocalDirectory
 
 Progress = Callable[[int], None]
@@ -233,7 +234,7 @@ def _verify(plan: Plan, written: Path) -> None:
         found = path.read_bytes() if path.exists() else None
         if found != content:
             raise CkptMigrateError("does not read back as it was written", path=path)
-    reading = planning.read(LocalDirectory(written))
+    reading = read(LocalDirectory(written))
     if plan.layout not in [layout.ID for layout in reading.layouts]:
         raise DamagedError(f"does not read back as {plan.layout}", path=written)
 

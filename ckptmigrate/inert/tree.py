@@ -10,8 +10,10 @@ here, which is what makes an unchanged tree write back byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
+
+from ckptmigrate.errors import PickleError
 
 
 class Global(type):
@@ -206,3 +208,61 @@ def _inside(node: Any) -> list[Any]:
     if isinstance(node, dict):
         return [part for item in node.items() for part in item]
     return list(node)
+
+
+def rebuilt(tree: Any, replacement: Callable[[Any], Any]) -> Any:
+    """A tree with some nodes replaced; every untouched part is shared with the old one.
+
+    Args:
+        replacement: given a node, the one to stand in its place, or the node itself to look
+            at what is inside it.
+
+    Raises:
+        PickleError: the tree is nested too deeply, or holds itself.
+    """
+    done: dict[int, Any] = {}
+    open_nodes: set[int] = set()
+
+    def visit(node: Any) -> Any:
+        if not isinstance(node, (dict, list, tuple, set, frozenset, Object, Global)):
+            return node
+        if id(node) in done:
+            return done[id(node)]
+        if id(node) in open_nodes:
+            raise PickleError("holds itself, and part of it would have to be replaced")
+        open_nodes.add(id(node))
+        made = replacement(node)
+        if made is node:
+            made = _rebuilt_inside(node, visit)
+        open_nodes.discard(id(node))
+        done[id(node)] = made
+        return made
+
+    try:
+        return visit(tree)
+    except RecursionError:
+        raise PickleError("is nested too deeply to be changed") from None
+
+
+def _rebuilt_inside(node: Any, visit: Callable[[Any], Any]) -> Any:
+    if isinstance(node, Object):
+        args = visit(node.args)
+        updates = [(kind, visit(part)) for kind, part in node.updates or ()]
+        same = all(
+            new is old for (_, new), (_, old) in zip(updates, node.updates or (), strict=True)
+        )
+        if args is node.args and same:
+            return node
+        made = _made(type(node), node.opcode, args, node.kwargs)
+        made.updates = updates if node.updates is not None else None
+        return made
+    if isinstance(node, dict):
+        items = {visit(key): visit(value) for key, value in node.items()}
+        same = all(new is old for new, old in zip(items.values(), node.values(), strict=False))
+        return node if same and list(items) == list(node) else items
+    if isinstance(node, Global):
+        return node
+    parts = [visit(part) for part in node]
+    if all(new is old for new, old in zip(parts, node, strict=True)):
+        return node
+    return type(node)(parts)

@@ -1,0 +1,62 @@
+"""Read a checkpoint directory and tell the layout of its rerun state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ckptmigrate import manifest, recognise, versions
+from ckptmigrate.errors import DamagedError
+from ckptmigrate.manifest import Manifest
+from ckptmigrate.rerun import RerunRecord
+from ckptmigrate.storage import Directory
+from ckptmigrate.versions import Layout, facts
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A checkpoint and what its rerun facts say.
+
+    Attributes:
+        manifest: the checkpoint.
+        layouts: every layout that fits the facts, in order of release; at least one.
+        evidence: why, a sentence per layout.
+        record: the rerun state.
+    """
+
+    manifest: Manifest
+    layouts: tuple[Layout, ...]
+    evidence: tuple[str, ...]
+    record: RerunRecord
+
+
+def read(directory: Directory) -> Reading:
+    """Read a checkpoint directory and tell its layout.
+
+    Raises:
+        CkptMigrateError: no torch_dist checkpoint, damaged, or of no known layout.
+    """
+    recognise.require_torch_dist(directory)
+    try:
+        return read_manifest(manifest.load(directory))
+    except DamagedError as error:
+        # What looks at parts of a checkpoint need not know where it lies.
+        error.path = error.path or directory.path
+        raise
+
+
+def read_manifest(found: Manifest) -> Reading:
+    """Tell the layout of a manifest.
+
+    Raises:
+        DamagedError: its rerun facts fit no layout, or a rerun payload cannot be read.
+    """
+    gathered = facts.gather(found)
+    fitting = [(layout, layout.detect(gathered)) for layout in versions.LAYOUTS]
+    layouts = tuple(layout for layout, evidence in fitting if evidence)
+    if not layouts:
+        raise DamagedError(
+            "has rerun facts that no release writes together "
+            f"(entry with {', '.join(gathered.entry_fields) or 'nothing'}, grid {gathered.grid}, "
+            f"common state {'in common.pt' if gathered.common_in_file else 'in an entry'})"
+        )
+    return Reading(found, layouts, tuple(e for _, e in fitting if e), layouts[0].read(found))
