@@ -14,6 +14,7 @@ from ckptmigrate import metadata
 from ckptmigrate.inert.tree import REDUCE, Global, Object, rebuilt, symbols
 from ckptmigrate.manifest import COMMON_MARKER, Manifest
 from ckptmigrate.readers import Reader
+from ckptmigrate.rerun import COMMON_ENTRY
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,10 @@ def constrain(found: Manifest, reader: Reader, *, in_file: bool) -> Constrained:
     loads = reader.allows if in_file and reader.weights_only else reader.resolves
     foreign: dict[str, None] = {}
     values = found.common.values
-    if any(not (loads(s.path) and reader.resolves(s.path)) for s in symbols(values)):
-        values = rebuilt(values, _replacer(reader, loads, foreign))
+    # The rerun entry is the layout's; what cannot load it must not have it.
+    others = {key: value for key, value in values.items() if key != COMMON_ENTRY}
+    if any(not (loads(s.path) and reader.resolves(s.path)) for s in symbols(others)):
+        values = {**values, **rebuilt(others, _replacer(reader, loads, foreign))}
     result = found if values is found.common.values else _with_common(found, values)
     return Constrained(_with_marker(_with_class(result, reader), reader), tuple(foreign))
 

@@ -1,0 +1,307 @@
+"""`check` against what the real releases did, and on samples altered so that no cell knows them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch_side
+from conftest import HEALTHY, SAMPLES, Run, checkpoint_of, refused, tree_hash
+
+from ckptmigrate import checking, migrate, reading, releases
+from ckptmigrate.checking import Job, Verdict
+from ckptmigrate.readers import reader, readers
+from ckptmigrate.storage import LocalDirectory
+
+CELLS: list[dict[str, Any]] = json.loads((SAMPLES / "raw_matrix.json").read_text())
+READERS = [row.release for row in releases.compat().readers]
+Copy = Callable[[str], Path]
+
+
+def ask(root: Path, release: str, job: Job | None = None, torch: str | None = None) -> Verdict:
+    found = reading.read(LocalDirectory(checkpoint_of(root)))
+    return checking.check(found, reader(release, releases.compat(), torch), job)
+
+
+def the_matrix() -> list[tuple[str, str]]:
+    return [(cell["reader"], cell["sample"]) for cell in CELLS]
+
+
+def test_every_measured_cell_is_there() -> None:
+    assert len(CELLS) == 216
+    assert {cell["reader"] for cell in CELLS} == set(READERS)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda c: f"{c['reader']}-reads-{c['sample']}")
+def test_check_agrees_with_the_measured_outcome(cell: dict[str, Any]) -> None:
+    found = ask(SAMPLES / cell["sample"], cell["reader"], torch=cell["reader_torch"])
+    assert found.resumes == (cell["stage"] == "ok")
+    if not found.resumes:
+        # The first obstacle is the error that the release died with.
+        predicted = found.obstacles[0].error
+        predicted = predicted.partition(" on <module")[0]  # the rest is where it was installed
+        predicted = predicted.rpartition("Common file /")[2].rpartition("iter_")[2]
+        assert predicted.rstrip(".'") in cell["error"]
+    if "fault" in cell["sample"] and found.resumes:
+        kept = cell["fault_context_kept"]
+        assert ("the fault context" not in found.without) == kept
+
+
+def test_the_allow_list_is_that_of_torch() -> None:
+    """Every name that the installed torch allows, and no class that it does not."""
+    from torch._weights_only_unpickler import _get_allowed_globals
+
+    old = reader("0.14.0", releases.compat())
+    assert [name for name in _get_allowed_globals() if not old.allows(name)] == []
+    for name in ("torch._C.Generator", "torch.nn.modules.linear.Linear", "builtins.eval"):
+        assert not old.allows(name)
+
+
+# -- altered samples
+
+
+def edit_common(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = checkpoint_of(root) / "common.pt"
+    with torch_side.megatron_names():
+        state = torch.load(path, weights_only=False)
+        change(state)
+        torch.save(state, path)
+
+
+def test_without_attn_backend_0_9_resumes(copy: Copy) -> None:
+    root = copy("0.14.0-idle-w1")
+    assert not ask(root, "0.9.0").resumes
+    edit_common(root, lambda state: setattr(state["args"], "attention_backend", "auto"))
+    assert ask(root, "0.9.0").resumes
+
+
+class Foreign:
+    """An object of another framework."""
+
+
+def with_foreign(root: Path) -> None:
+    module = types.ModuleType("nemo_like")
+    module.Foreign = Foreign  # type: ignore[attr-defined]
+    Foreign.__module__, Foreign.__qualname__ = "nemo_like", "Foreign"
+    sys.modules["nemo_like"] = module
+    try:
+        edit_common(root, lambda state: setattr(state["args"], "extra", Foreign()))
+    finally:
+        del sys.modules["nemo_like"]
+
+
+def test_a_foreign_class_is_named_and_refused(copy: Copy, run: Run, tmp_path: Path) -> None:
+    root = copy("0.14.0-idle-w1")
+    with_foreign(root)
+    for release in ("0.12.3", "0.14.0", "0.19.0"):
+        found = ask(root, release)
+        assert not found.resumes
+        assert "nemo_like" in found.obstacles[0].error
+    result = run("downgrade", root, "--to", "0.12.3", "-o", tmp_path / "out")
+    refused(result, "nemo_like.Foreign", "--allow-loss foreign-symbols")
+    done = run(
+        "downgrade", root, "--to", "0.12.3", "-o", tmp_path / "out",
+        "--allow-loss", "foreign-symbols",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    args = torch_side.read(checkpoint_of(tmp_path / "out")).common["args"]
+    assert args.extra == "nemo_like.Foreign"
+    # And back again on the way up, byte for byte.
+    migrate(tmp_path / "out", to="none-emitting", output=tmp_path / "back")
+    assert tree_hash(tmp_path / "back") == tree_hash(root)
+
+
+def test_another_topology(copy: Copy) -> None:
+    fault = SAMPLES / "0.18.2-fault-cp2"
+    assert ask(fault, "0.18.2").without == ()
+    assert ask(fault, "0.18.2", Job(world=4)).without == ("the fault context",)
+    assert ask(fault, "0.18.2", Job(rerun_mode="disabled")).without == ("the fault context",)
+    assert ask(fault, "0.18.2", Job(finetune=True)).without == ("the fault context",)
+    # 0.12 with another grid takes up the lone mode and dies, with exit status 0.
+    split = SAMPLES / "0.12.3-idle-w1"
+    found = ask(split, "0.12.3", Job(tensor=2, world=2))
+    assert "KeyError: 'sharded'" in found.obstacles[0].error
+    assert ask(split, "0.12.3", Job(tensor=2, world=2, rerun_mode="disabled")).resumes
+    # 0.10 does not ask where the grid is another one, or the request is lenient.
+    bare = SAMPLES / "0.9.0-idle-w1"
+    assert not ask(bare, "0.10.0").resumes
+    assert ask(bare, "0.10.0", Job(tensor=2, world=2)).resumes
+    assert ask(bare, "0.10.0", Job(strictness="log_all")).resumes
+
+
+@pytest.mark.parametrize(
+    ("sample", "release", "resumes"),
+    [
+        # FORMAT: an idle always-sentinel checkpoint does not load strictly, not even in 0.18.2.
+        ("0.18.2-idle-w1", "0.18.2", False),
+        ("0.18.2-fault-w1", "0.18.2", True),
+        ("0.17.1-idle-w1", "0.17.1", True),
+        ("0.12.3-idle-w1", "0.12.3", True),
+        ("0.12.3-idle-w1", "0.14.0", False),
+        ("0.10.0-idle-w1", "0.12.3", False),
+        ("0.10.0-idle-w1", "0.10.0", True),
+    ],
+)
+def test_strict(sample: str, release: str, resumes: bool) -> None:
+    found = ask(SAMPLES / sample, release, Job(strictness="raise_all"))
+    assert found.resumes == resumes
+    if not resumes:
+        assert found.obstacles[-1].error == (
+            "Missing keys (for all ranks): {'rerun_state_machine_state'}"
+        )
+    assert ask(SAMPLES / sample, release, Job(strictness="raise_unexpected")).resumes
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad", "error"),
+    [
+        ("fully_sharded_model_space", "0.15.3", "0.16.1", "flattened_range is not supported"),
+        ("fully_sharded_bucket_space", "0.14.0", "0.15.3", "Unknown sharding_type"),
+        ("dp_zero_gather_scatter", "0.19.0", None, ""),
+        ("dp_reshardable", "0.15.3", "0.14.0", "Unknown sharding_type: dp_reshardable"),
+        ("fully_reshardable", "0.16.1", "0.13.1", "Unknown sharding_type: fully_reshardable"),
+    ],
+)
+def test_optimizer_sharding(kind: str, good: str, bad: str | None, error: str, copy: Copy) -> None:
+    root = copy("0.14.0-idle-w1")
+    edit_common(
+        root,
+        lambda state: state["content_metadata"].update(distrib_optim_sharding_type=kind),
+    )
+    assert ask(root, good).resumes
+    if bad is not None:
+        [obstacle] = ask(root, bad).obstacles
+        assert error in obstacle.error
+        assert (obstacle.flag, obstacle.metadata_only) == ("--no-load-optim", False)
+        assert ask(root, bad, Job(no_load_optim=True)).resumes
+
+
+def test_the_samples_with_a_distributed_optimizer() -> None:
+    assert not ask(SAMPLES / "0.13.1-idle-dopt", "0.16.1").resumes
+    assert ask(SAMPLES / "0.13.1-idle-dopt", "0.14.0").resumes
+    assert not ask(SAMPLES / "0.17.1-idle-dopt", "0.13.1").resumes
+    assert ask(SAMPLES / "0.17.1-idle-dopt", "0.15.3", torch="2.5.1").resumes
+
+
+def test_optimizer_state_is_a_named_loss(run: Run, tmp_path: Path) -> None:
+    arguments = ("downgrade", SAMPLES / "0.17.1-idle-dopt", "--to", "0.14.0", "-o", tmp_path / "o")
+    refused(run(*arguments), "dp_reshardable", "--no-load-optim", "--allow-loss optimizer-state")
+    done = run(*arguments, "--allow-loss", "optimizer-state")
+    assert done.returncode == 0, done.stderr
+    assert ask(tmp_path / "o", "0.14.0", Job(no_load_optim=True)).resumes
+
+
+# -- release targets
+
+
+@pytest.mark.parametrize("release", READERS)
+@pytest.mark.parametrize("sample", HEALTHY)
+def test_every_release_resumes_after_one_command(sample: str, release: str, tmp_path: Path) -> None:
+    losses = ("fault-context", "optimizer-state")
+    source = SAMPLES / sample
+    [plan] = migrate(source, to=release, output=tmp_path / "out", allow_loss=losses)
+    result = source if plan.satisfied else tmp_path / "out"
+    assert plan.satisfied == (not (tmp_path / "out").exists())
+    job = Job(no_load_optim="optimizer-state" in plan.losses)
+    assert ask(result, release, job).resumes
+    if not plan.satisfied:
+        # args keeps every attribute; those that changed became the names of enum members.
+        before, after = (
+            vars(torch_side.read(checkpoint_of(root)).common["args"])
+            for root in (source, tmp_path / "out")
+        )
+        assert before.keys() == after.keys()
+        for name, value in after.items():
+            if torch_side.plain(value) != torch_side.plain(before[name]):
+                assert value == before[name].name
+        # The way back is the original, whatever the release changed.
+        index = json.loads((SAMPLES / "index.json").read_text())
+        migrate(result, to=index[sample]["layout"], output=tmp_path / "back")
+        assert tree_hash(tmp_path / "back") == tree_hash(source)
+
+
+def test_native_and_strict(tmp_path: Path) -> None:
+    source = SAMPLES / "0.17.1-idle-w1"
+    [plan] = migrate(source, to="0.12.3", output=tmp_path / "a")
+    assert plan.satisfied
+    [plan] = migrate(source, to="0.18.2", output=tmp_path / "b")
+    assert plan.satisfied
+    strict = SAMPLES / "0.18.2-idle-w1"
+    from ckptmigrate import migration
+
+    native = migration.prepare(source, "0.12.3", output=tmp_path / "n", native=True)
+    migration.carry_out(native)
+    result = torch_side.read(checkpoint_of(tmp_path / "n"))
+    assert set(result.common["rerun_state_machine"]) == {"mode"}
+    bare = migration.prepare(strict, "0.18.2", output=tmp_path / "s", strict=True)
+    migration.carry_out(bare)
+    assert ask(tmp_path / "s", "0.18.2", Job(strictness="raise_all")).resumes
+    assert torch_side.read(checkpoint_of(tmp_path / "s")).rerun_keys == set()
+
+
+def test_torch_of_the_reader() -> None:
+    """0.16 allows by list from torch 2.6 on; under an older torch it resolves what it can."""
+    root = SAMPLES / "0.17.1-idle-w1"
+    assert not ask(root, "0.14.0").resumes
+    assert ask(root, "0.14.0", torch="2.5.1").resumes
+    # And 0.10, written for the torch of its day, needs help under a new one.
+    assert not ask(SAMPLES / "0.10.0-idle-w1", "0.10.0", torch="2.13.0").resumes
+
+
+def test_a_new_release_is_one_row(tmp_path: Path) -> None:
+    """A release whose layout is known is added by editing compat_matrix.yaml alone."""
+    text = (Path(__file__).parent.parent / "compat_matrix.yaml").read_text()
+    row = '  - release: "0.21.0"\n    torch: "2.14.0"\n    source: invented\n\n'
+    edited = text.replace("# How common.pt is loaded", row + "# How common.pt is loaded", 1)
+    compat = releases.parse(edited, path="compat_matrix.yaml")
+    newest = readers(compat)[-1]
+    assert (newest.release, newest.layout) == ("0.21.0", "common-state")
+    found = reading.read(LocalDirectory(checkpoint_of(SAMPLES / "0.9.0-idle-w1")))
+    assert checking.check(found, newest).resumes
+
+
+# -- the verb
+
+
+def test_verb(run: Run) -> None:
+    root = SAMPLES / "0.17.1-idle-w1"
+    result = run("check", root)
+    assert result.returncode == 1
+    first, *lines = result.stdout.splitlines()
+    assert first == f"{checkpoint_of(root)}: 7 of 12 releases resume"
+    assert [line.split()[0] for line in lines] == READERS
+    one = run("check", root, "--reader", "0.11")
+    assert one.returncode == 1
+    assert one.stdout.startswith("no: release 0.11.0 (torch 2.5.1)")
+    assert "Missing key in checkpoint state_dict: rerun_state_machine_state/shard_0.0_1.1" in (
+        one.stdout
+    )
+    fix = one.stdout.partition("fix: ckptmigrate ")[2].strip().split()
+    assert run(*fix, "--dry-run").returncode == 0
+    good = run("check", root, "--reader", "0.19.0")
+    assert (good.returncode, good.stdout.partition(":")[0]) == (0, "yes")
+    shown = json.loads(run("check", root, "--reader", "0.11.0", "--json").stdout)
+    assert shown["resumes"] is False
+    assert shown["obstacles"][0]["error"].startswith("RuntimeError: Missing key")
+
+
+def test_nothing_is_written_where_nothing_is_needed(run: Run, tmp_path: Path) -> None:
+    result = run("upgrade", SAMPLES / "0.17.1-idle-w1", "--to", "0.19.0", "-o", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert "release 0.19.0 resumes from it as it is" in result.stdout
+    assert "nothing was written" in result.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["0", "0.x", "1..2", "0.5", "99999999999"])
+def test_unknown_releases(run: Run, name: str) -> None:
+    result = run("check", SAMPLES / "0.17.1-idle-w1", "--reader", name)
+    assert result.returncode in (0, 1)
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) <= 1
