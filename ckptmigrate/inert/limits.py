@@ -3,7 +3,7 @@
 A lexer over the opcodes, which refuses what no pickler of protocol 2 to 5 writes (EXT codes,
 INST, OBJ, the text opcodes of protocol 0), memo indexes that run ahead of the memo (on
 CPython up to 3.11 five bytes of LONG_BINPUT allocate hundreds of megabytes), oversized
-integers, bytes after STOP, and tuples that share tuples until their hash takes for ever.
+integers, bytes after STOP, and tuples that cannot be hashed in a lifetime, or not at all.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Final
 from ckptmigrate.errors import PickleError
 
 PROTOCOLS: Final = range(2, 6)
-# Python hashes a tuple item by item, shared ones again and again: thirty tuples of two references
-# to the one before cost 2**30 steps as a key. A pickle that refers to few tuples is harmless, one
-# that refers to many is looked at closely (`_check_tuples`).
-_FEW_TUPLE_REFERENCES: Final = 8
-LARGEST_TUPLE: Final = 1_000_000  # items, shared ones counted each time
 LARGEST_INTEGER_BYTES: Final = 4096
+# Python hashes a tuple item by item, in C and recursively, shared ones again and again: thirty
+# tuples of two references to the one before cost 2**30 steps as a key, and a deep one the C stack.
+# So a tuple has a weight: its items, those of the tuples in it included, each time it is met.
+HEAVIEST_TUPLE: Final = 20_000
+HEAVIEST_REFERENCES: Final = 10_000_000  # of all references to tuples together
 
 # What the C pickler emits for protocols 2 to 5 (CPython Modules/_pickle.c, save_*).
 _ALLOWED: Final = [
@@ -98,10 +98,28 @@ def _table() -> list[int | None]:
 
 
 _ARGUMENT: Final = _table()
-_STOP, _PUT, _LONG_PUT, _MEMOIZE = ord("."), ord("q"), ord("r"), 0x94
-_LONG1, _LONG4 = 0x8A, 0x8B
+_STOP, _MARK, _POP, _PROTO, _MEMOIZE, _FRAME = b".(0\x80\x94\x95"
+_PUTS: Final = frozenset(b"qr")
 _GETS: Final = frozenset(b"hj")
 _TUPLES: Final = frozenset(b"t\x85\x86\x87")
+_INTEGERS: Final = frozenset(b"\x8a\x8b")
+# After these there is nothing new to memoize; no pickler does.
+_MAKES_NOTHING: Final = frozenset(b"(012qr\x94hjsuaebQ\x90")
+
+
+def _stack_effects() -> list[tuple[int, int]]:
+    """For each opcode: how many items it takes (below the mark, where it takes a mark: minus
+    one minus that number), and how many it leaves."""
+    effects = [(0, 0)] * 256
+    for op in pickletools.opcodes:
+        taken = len(op.stack_before)
+        if pickletools.markobject in op.stack_before:
+            taken = -1 - op.stack_before.index(pickletools.markobject)
+        effects[ord(op.code)] = (taken, len(op.stack_after))
+    return effects
+
+
+_EFFECT: Final = _stack_effects()
 
 
 def check(data: bytes) -> None:
@@ -113,45 +131,69 @@ def check(data: bytes) -> None:
     size = len(data)
     if size < 2 or data[0] != 0x80 or data[1] not in PROTOCOLS:
         raise PickleError("is not a pickle of protocol 2 to 5" if size else "is empty")
-    position, memoized, argument = 0, 0, _ARGUMENT
-    opcode, references = 0, 0
-    tuples: set[int] = set()  # memo indexes of tuples
+    position, opcode, referred = 2, _PROTO, 0
+    stack: list[int] = []  # the weight of each item: 1, or that of a tuple
+    marks: list[int] = []
+    memo: dict[int, int] = {}
     while position < size:
-        before, opcode = opcode, data[position]
-        width = argument[opcode]
-        start = position
+        if opcode != _FRAME:
+            before = opcode
+        start, opcode = position, data[position]
+        width = _ARGUMENT[opcode]
         position += 1
-        if width is None:
+        if width is None or opcode == _PROTO:
             name = _NAMES.get(opcode, f"byte 0x{opcode:02x}")
             raise PickleError(f"has {name} at byte {start}, which no checkpoint writer emits")
-        if width >= 0:
-            if opcode == _MEMOIZE:
-                if before in _TUPLES:
-                    tuples.add(memoized)
-                memoized += 1
-            elif opcode in _GETS:
-                index = int.from_bytes(data[position : position + width], "little")
-                references += index in tuples
-            elif opcode in (_PUT, _LONG_PUT):
-                index = int.from_bytes(data[position : position + width], "little")
-                if index > memoized:
-                    raise PickleError(f"has memo index {index} ahead of its memo at byte {start}")
-                if before in _TUPLES:
-                    tuples.add(index)
-                memoized = max(memoized, index + 1)
+        if width > 0:
+            index = int.from_bytes(data[position : position + width], "little")
             position += width
-            if opcode == _STOP:
-                break
         elif width == _NEWLINES:
             for _ in range(2):
                 position = data.find(b"\n", position) + 1
                 if not position:
                     raise PickleError(f"ends inside the symbol name at byte {start}")
-        else:
+        elif width:
             length = int.from_bytes(data[position : position - width], "little")
-            if opcode in (_LONG1, _LONG4) and length > LARGEST_INTEGER_BYTES:
+            if opcode in _INTEGERS and length > LARGEST_INTEGER_BYTES:
                 raise PickleError(f"has an integer of {length} bytes at byte {start}")
             position += length - width
+        if opcode == _MEMOIZE or opcode in _PUTS:
+            if before in _MAKES_NOTHING or not stack:
+                raise PickleError(f"memoizes nothing new at byte {start}")
+            if opcode == _MEMOIZE:
+                index = len(memo)
+            elif index > len(memo):
+                raise PickleError(f"has memo index {index} ahead of its memo at byte {start}")
+            memo[index] = stack[-1]
+        elif opcode in _GETS:
+            weight = memo.get(index, 1)
+            if weight > 1:
+                referred += weight
+                if referred > HEAVIEST_REFERENCES:
+                    raise PickleError(f"refers to tuples too often (at byte {start})")
+            stack.append(weight)
+        elif opcode == _MARK:
+            marks.append(len(stack))
+        elif opcode == _POP and marks and marks[-1] == len(stack):
+            marks.pop()
+        elif opcode == _STOP:
+            break
+        else:
+            taken, left = _EFFECT[opcode]
+            if taken < 0:
+                bottom = (marks.pop() if marks else 0) + taken + 1
+            else:
+                bottom = len(stack) - taken
+            if bottom < 0:
+                raise PickleError(f"cannot be unpickled (nothing to take at byte {start})")
+            weight = 1
+            if opcode in _TUPLES:
+                weight += sum(stack[bottom:])
+                if weight > HEAVIEST_TUPLE:
+                    raise PickleError(f"has a tuple of more than {HEAVIEST_TUPLE} items")
+            del stack[bottom:]
+            if left:
+                stack.append(weight)
     else:
         raise PickleError(f"is truncated: {size} bytes without an end")
     if position != size:
@@ -160,39 +202,3 @@ def check(data: bytes) -> None:
             if position > size
             else f"has {size - position} bytes after its end"
         )
-    if references > _FEW_TUPLE_REFERENCES:
-        _check_tuples(data)
-
-
-def _check_tuples(data: bytes) -> None:
-    """Refuse a pickle with a tuple of more than LARGEST_TUPLE items, shared ones counted anew.
-
-    Runs the opcodes on a stack of such counts. Everything but a tuple counts one: lists, dicts
-    and sets have no hash, and that of a frozenset or an object does not look at its items again.
-    """
-    stack: list[int] = []
-    marks: list[int] = []
-    memo: dict[int, int] = {}
-    for opcode, argument, _ in pickletools.genops(data):
-        name, taken = opcode.name, opcode.stack_before
-        index = argument if isinstance(argument, int) else 0
-        if name == "MARK":
-            marks.append(len(stack))
-        elif name == "POP" and marks and marks[-1] == len(stack):
-            marks.pop()
-        elif name in ("MEMOIZE", "BINPUT", "LONG_BINPUT"):
-            memo[len(memo) if name == "MEMOIZE" else index] = stack[-1] if stack else 1
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo.get(index, 1))
-        else:
-            if pickletools.markobject in taken:
-                below_mark = taken.index(pickletools.markobject)
-                start = (marks.pop() if marks else 0) - below_mark
-            else:
-                start = len(stack) - len(taken)
-            items = stack[max(start, 0) :]
-            del stack[max(start, 0) :]
-            if opcode.stack_after:
-                stack.append(1 + sum(items) if name.startswith("TUPLE") else 1)
-                if stack[-1] > LARGEST_TUPLE:
-                    raise PickleError(f"has a tuple of more than {LARGEST_TUPLE} shared items")
