@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 import ckptmigrate
-from ckptmigrate import checking, inspection, locate, migration, render, versions
+from ckptmigrate import checking, inspection, journal, locate, migration, render, versions
 from ckptmigrate.converting import LOSSES
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.linking import Link
@@ -93,7 +94,7 @@ def cli() -> None:
     """
 
 
-_path = click.argument("path", type=click.Path(path_type=Path))
+_path = click.argument("path", type=click.Path(path_type=Path, readable=False))
 _iteration = click.option("--iteration", type=int, metavar="N", help="Of a root, this iteration.")
 _every = click.option("--all", "every", is_flag=True, help="Of a root, every iteration.")
 
@@ -132,7 +133,7 @@ def _migration_options(command: _Command) -> _Command:
     links = click.Choice([link.value for link in Link])
     for option in (
         click.option(
-            "-o", "--output", type=click.Path(path_type=Path), metavar="DEST",
+            "-o", "--output", type=click.Path(path_type=Path, readable=False), metavar="DEST",
             help="The root to create. Default: PATH.<target> beside PATH.",
         ),
         click.option("--in-place", is_flag=True, help="Change PATH itself."),
@@ -250,16 +251,17 @@ def _migrate(
         native=native,
         strict=strict,
     )
-    if not _output.json:
-        for plan in prepared.plans:
-            _output.lines(render.plan(plan))
     used = None
     if not dry_run:
+        # Before anything is printed: a reader of the output that goes away stops nothing.
         with _progress(prepared.plans) as progress:
             used = migration.carry_out(prepared, link=Link(link), progress=progress)
     if _output.json:
         _output.object(prepared.as_json(done=not dry_run, link=used))
-    elif dry_run:
+        return
+    for plan in prepared.plans:
+        _output.lines(render.plan(plan))
+    if dry_run:
         click.echo("dry run: nothing was written")
     else:
         _output.lines(render.outcome(prepared, used))
@@ -372,8 +374,29 @@ def check(
 
 
 @cli.command()
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@_path
+@_output_options
+def recover(path: Path) -> None:
+    """Make a checkpoint whole on which a migration in place did not finish.
+
+    It is rolled back, or forward once it was committed. PATH is a checkpoint directory or a root,
+    whose checkpoints are all looked at.
+
+    Example: ckptmigrate recover checkpoints/run
+    """
+    path = Path(os.path.abspath(path))
+    folders = [path, *(item for item in sorted(path.glob("*")) if item.is_dir())]
+    done = {each: journal.recover(each) for each in folders if journal.stage_of(each).is_dir()}
+    if _output.json:
+        _output.object({"recovered": {str(each): what for each, what in done.items()}})
+    else:
+        lines = [printable(f"{each}: {what}") for each, what in done.items()]
+        _output.lines(lines or [printable(f"{path}: nothing to recover")])
+
+
+@cli.command()
+@click.argument("a", type=click.Path(path_type=Path, readable=False))
+@click.argument("b", type=click.Path(path_type=Path, readable=False))
 @_iteration
 @click.option("--full", is_flag=True, help="Do not cut long lists.")
 @_output_options
@@ -428,11 +451,14 @@ def main() -> None:
     """The entry point: run a verb, and turn errors into one sentence and an exit status."""
     global _output
     _output = _Output(color=False if os.environ.get("NO_COLOR") else None)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)  # what is under way is taken back, as for Ctrl-C
     try:
         status = cli.main(standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.exceptions.Abort:
-        _fail("interrupted", 130)
+        _fail("interrupted; what was under way was taken back", 130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -451,10 +477,15 @@ def main() -> None:
         sys.exit(status if isinstance(status, int) else 0)
 
 
+def _stop(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
 def _fail(error: CkptMigrateError | str, status: int) -> NoReturn:
     if _output.verbose:
         traceback.print_exc()
-    if _output.json and isinstance(error, CkptMigrateError):
-        _output.object({"error": error.as_json()})
+    if _output.json:
+        told = error if isinstance(error, CkptMigrateError) else CkptMigrateError(error)
+        _output.object({"error": told.as_json()})
     click.echo(f"ckptmigrate: {printable(str(error))}", err=True)
     sys.exit(status)

@@ -52,7 +52,7 @@ class CommonState:
     def iteration(self) -> int | None:
         """The iteration that the checkpoint says it was saved at."""
         value = self.values.get("iteration")
-        return value if type(value) is int else None
+        return value if type(value) is int and 0 <= value < 10**12 else None
 
     def with_value(self, key: str, value: Any) -> CommonState:
         """The same with one key set."""

@@ -69,9 +69,16 @@ class Carrier:
             if item.name in except_for:
                 continue
             here, there = Path(item.path), target / item.name
-            if item.is_symlink() and not item.is_file():
-                # A link to a directory or to nowhere; a relative one must still lead there.
+            if item.is_symlink() and not here.is_file():
+                # A link to a directory, to nowhere or to itself; a relative one must still lead
+                # where it did.
                 os.symlink(os.path.join(source.absolute(), os.readlink(here)), there)
+            elif not (item.is_dir() or item.is_file()):
+                raise DestinationError(
+                    f"{item.name} is neither a file nor a directory, and cannot be carried over",
+                    path=source,
+                    fix="remove it from the checkpoint",
+                )
             elif item.is_dir():
                 os.mkdir(there)
                 self.carry_directory(here, there)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate import recognise
+from ckptmigrate import journal, recognise
 from ckptmigrate.errors import NotACheckpointError
 from ckptmigrate.storage import LocalDirectory
 
@@ -45,7 +46,7 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
         NotACheckpointError: there is none, the tracker is missing, empty or leads nowhere, or
             a non-persistent checkpoint beside it may be the one a job would load.
     """
-    path = path.absolute()
+    path = Path(os.path.abspath(path))
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise NotACheckpointError(
@@ -54,16 +55,21 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
             fix="name a root with latest_checkpointed_iteration.txt, or an iter_* directory in one",
         )
     if not (path / TRACKER_FILE).exists() and recognise.is_checkpoint(LocalDirectory(path)):
-        match = _ITERATION.fullmatch(path.name)
-        named = str(int(match[1])) if match else RELEASE if path.name == RELEASE else None
-        return Located(path, (path,), named)
+        named = RELEASE if path.name == RELEASE else _tracker_of(path.name)
+        if iteration is not None or every:
+            raise NotACheckpointError(
+                "is one checkpoint, and --iteration and --all pick from a root",
+                path=path,
+                fix="leave them out",
+            )
+        return _whole(Located(path, (path,), named))
     if every:
         return _every(path)
     if iteration is not None:
         chosen = path / f"iter_{iteration:07d}"
         if not chosen.is_dir():
             raise NotACheckpointError(f"has no {chosen.name}", path=path, fix=_choices(path))
-        return Located(path, (chosen,), str(iteration))
+        return _whole(Located(path, (chosen,), str(iteration)))
     tracker = _read_tracker(path)
     chosen = path / directory_of(tracker)
     if not chosen.is_dir():
@@ -73,7 +79,22 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
             fix=_choices(path),
         )
     _check_non_persistent(path, tracker)
-    return Located(path, (chosen,), tracker)
+    return _whole(Located(path, (chosen,), tracker))
+
+
+def _whole(found: Located) -> Located:
+    """The same, where no migration in place has left a checkpoint half-way."""
+    for checkpoint in found.checkpoints:
+        if journal.stage_of(checkpoint).is_dir():
+            raise journal.unfinished(checkpoint)
+    return found
+
+
+def _tracker_of(name: str) -> str | None:
+    """The tracker text that leads to a directory of this name, if any does."""
+    match = _ITERATION.fullmatch(name)
+    # A name with more zeros than Megatron writes is found by none.
+    return str(int(match[1])) if match and directory_of(match[1]) == name else None
 
 
 def directory_of(tracker: str) -> str:
@@ -83,20 +104,27 @@ def directory_of(tracker: str) -> str:
 
 def iterations(root: Path) -> list[int]:
     """The iterations that a root holds a directory for, oldest first."""
-    found = (_ITERATION.fullmatch(item.name) for item in root.iterdir() if item.is_dir())
-    return sorted(int(match[1]) for match in found if match)
+    names = (_tracker_of(item.name) for item in root.iterdir() if item.is_dir())
+    return sorted(int(name) for name in names if name is not None)
 
 
 def _every(root: Path) -> Located:
-    found = [root / f"iter_{number:07d}" for number in iterations(root)]
+    numbers = iterations(root)
+    found = [root / f"iter_{number:07d}" for number in numbers]
     if (root / RELEASE).is_dir():
         found.append(root / RELEASE)
     if not found:
         raise NotACheckpointError("has no iter_* directory", path=root)
     if (root / TRACKER_FILE).exists():
-        return Located(root, tuple(found), _read_tracker(root))
-    numbers = iterations(root)
-    return Located(root, tuple(found), str(numbers[-1]) if numbers else RELEASE)
+        tracker = _read_tracker(root)
+        if root / directory_of(tracker) not in found:
+            raise NotACheckpointError(
+                f"the tracker file names {directory_of(tracker)}, which does not exist",
+                path=root / TRACKER_FILE,
+                fix=f"write {numbers[-1] if numbers else RELEASE} into it first",
+            )
+        return _whole(Located(root, tuple(found), tracker))
+    return _whole(Located(root, tuple(found), str(numbers[-1]) if numbers else RELEASE))
 
 
 def _read_tracker(root: Path) -> str:
@@ -139,5 +167,6 @@ def _check_non_persistent(root: Path, tracker: str) -> None:
             f"has a non-persistent checkpoint of iteration {newest}, which a job with "
             f"--non-persistent-ckpt-type global prefers to the tracker's {tracker}",
             path=root,
-            fix=f"name {beside} for that one, or add --iteration {persistent} for the tracker's",
+            fix=f"name {beside / f'iter_{newest:07d}'} for that one, "
+            f"or {root / directory_of(tracker)} for the tracker's",
         )

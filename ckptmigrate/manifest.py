@@ -154,11 +154,13 @@ class Manifest:
 
     def with_common_in_file(self) -> Manifest:
         """The common state in `common.pt`, and a marker that says so."""
-        if self.common.in_file:
+        if self.common.in_file and common.KEY not in self.metadata.entries:
             return self
+        # Where it is in both places the one in the entry is stale: every release reads the file.
+        stale = (common.KEY,) if common.KEY in self.metadata.entries else ()
         return replace(
             self,
-            metadata=self.metadata.without((common.KEY,)),
+            metadata=self.metadata.without(stale),
             common=self.common.placed(in_file=True),
             marker={**self.marker, **COMMON_MARKER},
         )

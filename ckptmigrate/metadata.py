@@ -224,7 +224,9 @@ def _check(metadata: Metadata) -> None:
     if plans is not None and not (
         isinstance(plans, list)
         and all(
-            isinstance(plan, Object) and isinstance(plan.attributes.get("items"), list)
+            isinstance(plan, Object)
+            and isinstance(plan.attributes.get("items"), list)
+            and isinstance(plan.attributes.get("planner_data"), dict | None)
             for plan in plans
         )
     ):
@@ -248,30 +250,27 @@ def _chunk(index: Any, storage: Any) -> Chunk:
     file, offset, length = (where.get(n) for n in ("relative_path", "offset", "length"))
     if not (isinstance(key, str) and isinstance(file, str)):
         raise DamagedError("has a storage_data row without a key or a file")
-    if not (isinstance(offset, int) and isinstance(length, int) and offset >= 0 <= length):
+    if not (type(offset) is int and type(length) is int and offset >= 0 <= length):
         raise DamagedError(f"has an impossible byte range for {key!r}")
     return Chunk(key, _size(offsets), Blob(file, offset, length))
 
 
 def _size(value: Any) -> tuple[int, ...] | None:
     """The numbers of an inert `torch.Size`, which pickles as the class called with a tuple."""
-    if isinstance(value, Object) and len(value.args) == 1 and isinstance(value.args[0], tuple):
-        return value.args[0]
+    if isinstance(value, Object) and len(value.args) == 1:
+        sizes = value.args[0]
+        if isinstance(sizes, tuple) and all(type(size) is int for size in sizes):
+            return sizes
     if value is not None:
         raise DamagedError("has a storage_data offset that is no torch.Size")
     return None
 
 
-def tensor_shape(entry: Any) -> tuple[int, ...]:
-    """The global shape, in elements per dimension, of an inert `TensorStorageMetadata`."""
-    return _size(entry.attributes.get("size")) or ()
-
-
 def _item_key(item: Any) -> str:
     index = item.attributes.get("index") if isinstance(item, Object) else None
     key = index.attributes.get("fqn") if isinstance(index, Object) else None
-    if not isinstance(key, str):
-        raise DamagedError("has a plan item without a key")
+    if not isinstance(key, str) or not isinstance(item.attributes.get("type"), Object):
+        raise DamagedError("has a plan item without a key or a type")
     return key
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptmigrate import locate, planning, transaction
+from ckptmigrate.commands import shell
 from ckptmigrate.linking import Link
 from ckptmigrate.planning import Plan
 from ckptmigrate.sidecar import digest
@@ -36,7 +37,7 @@ class Migration:
     def undo(self) -> list[str]:
         """The commands that take it back."""
         if self.destination is not None:
-            return [f"rm -r {self.destination}"]
+            return [shell("rm", "-r", self.destination)]
         return [plan.undo for plan in self.plans if not plan.changes_nothing]
 
     def as_json(self, *, done: bool, link: Link | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Final
 
 from ckptmigrate import diffing, manifest, sidecar, versions
 from ckptmigrate.checking import sharding_type
+from ckptmigrate.commands import command
 from ckptmigrate.converting import (
     FAULT_CONTEXT,
     FOREIGN_SYMBOLS,
@@ -159,7 +160,7 @@ def _check_direction(current: Reading, target: Target, verb: str) -> None:
             f"{target.name} is {age} than {names}, which this checkpoint is",
             path=current.manifest.path,
             layout=target.layout.ID,
-            fix=f"run `ckptmigrate {other} {current.manifest.path} --to {target.name}`",
+            fix=f"run `{command(other, current.manifest.path, '--to', target.name)}`",
         )
 
 
@@ -172,8 +173,8 @@ def _check_corrupt(begin: Reading) -> None:
         f"is corrupt: the common state tells of a rerun, and the checkpoint lacks {shown}",
         missing=missing,
         path=begin.manifest.path,
-        fix="no release can load it; see `ckptmigrate inspect "
-        f"{begin.manifest.path}` for what is intact",
+        fix="no release can load it; for what is intact run "
+        f"`{command('inspect', begin.manifest.path)}`",
     )
 
 
@@ -185,13 +186,13 @@ def _check_allowed(
         return
     path = begin.manifest.path
     whys = [_WHY[loss](begin, target, result) for loss in refused]
-    allow = " ".join(f"--allow-loss {loss}" for loss in refused)
+    allow = [word for loss in refused for word in ("--allow-loss", loss)]
     raise RefusedError(
         ", and ".join(whys),
         losses=refused,
         path=path,
         layout=target.layout.ID,
-        fix=f"to go without it run `ckptmigrate {verb} {path} --to {target.name} {allow}`",
+        fix=f"to go without it run `{command(verb, path, '--to', target.name, *allow)}`",
     )
 
 
@@ -290,7 +291,7 @@ def _undo(current: Reading, original: Original, found: Converted) -> str:
     path = current.manifest.path
     if original.undone:
         last = original.undone[-1]
-        return f"ckptmigrate {last.verb} {path} --to {last.target} --in-place"
+        return command(last.verb, path, "--to", last.target, "--in-place")
     back = current.layouts[-1]
     verb = "upgrade" if versions.order(back) >= versions.order(found.layout) else "downgrade"
-    return f"ckptmigrate {verb} {path} --to {back.ID} --in-place"
+    return command(verb, path, "--to", back.ID, "--in-place")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ckptmigrate.checking import Verdict
+from ckptmigrate.commands import command, shell
 from ckptmigrate.diffing import Difference
 from ckptmigrate.inspection import Inspection
 from ckptmigrate.linking import Link
@@ -154,7 +155,7 @@ def verdict(path: Path, found: Verdict) -> list[str]:
         if obstacle.flag:
             lines.append(f"    flag   run the job with {obstacle.flag}")
     if any(obstacle.metadata_only for obstacle in found.obstacles):
-        lines.append(f"  fix: ckptmigrate downgrade {path} --to {found.reader.release}")
+        lines.append(f"  fix: {command('downgrade', path, '--to', found.reader.release)}")
     lines += [f"  warning: {warning}" for warning in found.warnings]
     return [printable(line) for line in lines]
 
@@ -183,7 +184,7 @@ def outcome(done: Migration, link: Link | None) -> list[str]:
         lines += [f"rewrote {plan.path}" for plan in changed] or ["nothing was written"]
     else:
         by = "" if link is None else f", payload by {link.value}"
-        lines.append(f"wrote {done.destination}{by}: use it as --load {done.destination}")
+        lines.append(f"wrote {done.destination}{by}: use it as {shell('--load', done.destination)}")
     note = " (the source is unchanged)" if done.destination else ""
     lines += [f"undo: {command}{note}" for command in done.undo()]
     if link is Link.HARDLINK:

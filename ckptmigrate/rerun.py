@@ -113,7 +113,8 @@ class StoredRerun:
 # -- keys
 
 
-_UNIQUE_KEY: Final = re.compile(r"/shard_(\d+(?:\.\d+)*)_(\d+(?:\.\d+)*)$", re.ASCII)
+_SIZES: Final = r"\d{1,9}(?:\.\d{1,9}){0,3}"
+_UNIQUE_KEY: Final = re.compile(rf"{SHARDED_KEY}/shard_({_SIZES})_({_SIZES})", re.ASCII)
 
 
 def unique_key(position: tuple[int, ...], grid: tuple[int, ...]) -> str:
@@ -122,12 +123,13 @@ def unique_key(position: tuple[int, ...], grid: tuple[int, ...]) -> str:
 
 
 def parse_unique_key(key: str) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """(position, grid) of a sharded object's key, or None for another key."""
-    match = _UNIQUE_KEY.search(key)
+    """(position, grid) of a rerun shard's key, or None for a key that no release writes."""
+    match = _UNIQUE_KEY.fullmatch(key)
     if match is None:
         return None
     position, grid = (tuple(int(n) for n in part.split(".")) for part in match.groups())
-    return (position, grid) if len(position) == len(grid) else None
+    # Written in one way only: no leading zeros.
+    return (position, grid) if key == unique_key(position, grid) else None
 
 
 def positions(grid: tuple[int, ...]) -> list[tuple[int, ...]]:

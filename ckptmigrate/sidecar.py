@@ -58,6 +58,11 @@ class Step:
     files: Mapping[str, FileState] = field(default_factory=dict)
 
 
+def is_small_file(name: str) -> bool:
+    """Whether a name is of a file that a migration may have written."""
+    return _NAME.fullmatch(name) is not None
+
+
 def digest(content: bytes | None) -> str | None:
     """The SHA-256 of a file's content, in hex; None for no file."""
     return None if content is None else hashlib.sha256(content).hexdigest()

@@ -13,6 +13,7 @@ from ckptmigrate.manifest import Manifest
 from ckptmigrate.rerun import parse_unique_key
 
 _WORLD, _TENSOR, _PIPELINE = "--world-size", "--tensor-parallel", "--pipeline-parallel"
+_MOST_RANKS = 1_000_000  # nobody runs a tenth of it; what is beyond is a mistake or an attack
 _ARGUMENTS = {
     _WORLD: "world_size",
     _TENSOR: "tensor_model_parallel_size",
@@ -152,6 +153,13 @@ def _agree(
     """
     argument = manifest.common.argument(_ARGUMENTS[option])
     claims = {f"args.{_ARGUMENTS[option]}": argument if _is_size(argument) else None, **checks}
+    for source, value in {**claims, option: stated}.items():
+        if value is not None and value > _MOST_RANKS:
+            raise RefusedError(
+                f"{source} ({value}) is more ranks than any job has",
+                path=manifest.path,
+                fix=f"state the right size with {option} N",
+            )
     if stated is not None:
         if stated in checks.values():
             claims = checks

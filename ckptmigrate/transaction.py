@@ -16,19 +16,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate import linking, locate, manifest, metadata, sidecar
-from ckptmigrate.errors import CkptMigrateError, DamagedError, DestinationError
+from ckptmigrate import journal, linking, locate, manifest, sidecar
+from ckptmigrate.commands import command, shell
+from ckptmigrate.errors import DamagedError, DestinationError
 from ckptmigrate.linking import Link
 from ckptmigrate.planning import Plan
 from ckptmigrate.reading import read
-from ckptmigrate.storage import LocalDirectory
+from ckptmigrate.storage import Directory, LocalDirectory, Overlay
 
 Progress = Callable[[int], None]
 
 _STAGE_SUFFIX: Final = ".ckptmigrate-stage"
-_IN_PLACE_STAGE: Final = "stage"
-# The last ones to come back in place, in this order: the marker commits.
-_COMMIT_ORDER: Final = (metadata.FILE, manifest.MARKER_FILE)
 
 
 def check_destination(destination: Path, source: Path) -> None:
@@ -54,7 +52,7 @@ def check_destination(destination: Path, source: Path) -> None:
         raise DestinationError(
             "cannot be created: its parent directory does not exist",
             path=destination,
-            fix=f"run `mkdir -p {destination.parent}` first",
+            fix=f"run `{shell('mkdir', '-p', destination.parent)}` first",
         )
 
 
@@ -90,16 +88,18 @@ def create(
         try:
             for name, plan in plans.items():
                 _create_checkpoint(plan, stage / name, carrier)
-                _verify(plan, stage / name)
+                _verify(plan, LocalDirectory(stage / name))
             _write(stage / locate.TRACKER_FILE, tracker.encode())
-            _sync_directory(stage)
+            journal.sync_directory(stage)
             if os.path.lexists(destination):  # made by somebody else meanwhile
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), destination)
             os.rename(stage, destination)
-            _sync_directory(destination.parent)
         except BaseException:
-            _remove(stage)
+            journal.remove(stage)
             raise
+    # Published. Where the parent cannot be synced, a crash may yet lose the name, never a file.
+    with contextlib.suppress(OSError):
+        journal.sync_directory(destination.parent)
     return carrier.used
 
 
@@ -107,93 +107,38 @@ def rewrite(plan: Plan) -> None:
     """Change a checkpoint in place; its payload files are not touched.
 
     Raises:
-        DestinationError: it cannot be written; the checkpoint is as it was.
+        DestinationError: it cannot be written; the checkpoint is as it was, or the sentence says
+            that `ckptmigrate recover` has to make it so.
     """
     if plan.changes_nothing:
         return
-    path, folder = plan.path, plan.path / sidecar.FOLDER
-    stage = folder / _IN_PLACE_STAGE
+    path = plan.path
     with _told(path):
+        swap = journal.prepare(plan)
         try:
-            folder.mkdir(exist_ok=True)
-            os.mkdir(stage)
-            for name, content in plan.files.items():
-                if content is not None:
-                    _write(stage / name, content, like=path / manifest.MARKER_FILE)
-            if plan.sidecar is not None:
-                _write(stage / sidecar.FILE, plan.sidecar, like=path / manifest.MARKER_FILE)
+            for name, content in swap.new.items():
+                _write(swap.stage / name, content, like=path / manifest.MARKER_FILE)
             _write_originals(plan, path)
-            _sync_directory(stage)
-            _sync_directory(folder)
-            with _moves() as move:
-                _swap(plan, path, stage, move)
-                _verify(plan, path)
-        except FileExistsError as error:
-            raise DestinationError(
-                f"a migration in place did not finish; its files are in {stage}",
-                path=path,
-                fix=f"put the files of {stage}/old back into {path} and remove {stage}",
-            ) from error
+            # Looked at before it is swapped in: no reader ever sees what was not verified.
+            staged = {name: (swap.stage / name).read_bytes() for name in swap.new}
+            _verify(plan, Overlay(LocalDirectory(path), {**dict.fromkeys(plan.files), **staged}))
+            journal.begin(swap)
+            journal.perform(swap)
         except BaseException:
-            _remove(stage)
-            _keep_folders(folder, plan.earlier_steps)
+            _roll_back(path)
             raise
-        _remove(stage)
-        _keep_folders(folder, plan.kept_steps + bool(plan.originals))
+        journal.recover(path)  # sweeps the stage of what is committed now
 
 
-Move = Callable[[Path, Path], None]
-
-
-def _swap(plan: Plan, path: Path, stage: Path, move: Move) -> None:
-    """Old files out, new files in, so that the marker is first to go and last to come."""
-    old = stage / "old"
-    os.mkdir(old)
-    small = [*plan.files]
-    last = [name for name in _COMMIT_ORDER if (path / name).exists()]
-    for name in [*reversed(last), *(n for n in small if n not in last)]:
-        if (path / name).exists():
-            move(path / name, old / name)
-    if (path / sidecar.FILE).exists():
-        move(path / sidecar.FILE, old / sidecar.FILE)
-    _sync_directory(path)
-    for name in (n for n in small if n not in last and plan.files[n] is not None):
-        move(stage / name, path / name)
-    if plan.sidecar is not None:
-        move(stage / sidecar.FILE, path / sidecar.FILE)
-    for name in last:
-        _sync_directory(path)
-        move((stage if name in plan.files else old) / name, path / name)
-    _sync_directory(path)
-
-
-@contextlib.contextmanager
-def _moves() -> Iterator[Move]:
-    """Renames that are taken back, last first, where something fails among them."""
-    done: list[tuple[Path, Path]] = []
-
-    def move(source: Path, target: Path) -> None:
-        os.rename(source, target)
-        done.append((source, target))
-
+def _roll_back(path: Path) -> None:
     try:
-        yield move
-    except BaseException:
-        for source, target in reversed(done):
-            os.rename(target, source)
-        raise
-
-
-def _keep_folders(folder: Path, steps: int) -> None:
-    """Keep the originals of the first steps only; the folder itself only where it has any."""
-    kept = {Path(sidecar.folder(step)).name for step in range(steps)}
-    if not folder.exists():
-        return
-    for item in list(folder.iterdir()):
-        if item.name not in kept:
-            _remove(item)
-    if not any(folder.iterdir()):
-        folder.rmdir()
+        journal.recover(path)
+    except OSError as error:
+        raise DestinationError(
+            f"cannot be written ({error.strerror}), and the migration could not be taken back",
+            path=path,
+            fix=f"when it can be written again, run `{command('recover', path)}`",
+        ) from error
 
 
 def _create_checkpoint(plan: Plan, target: Path, carrier: linking.Carrier) -> None:
@@ -212,7 +157,7 @@ def _create_checkpoint(plan: Plan, target: Path, carrier: linking.Carrier) -> No
     _write_originals(plan, target)
     if plan.sidecar is not None:
         _write(target / sidecar.FILE, plan.sidecar, like=like)
-    _sync_directory(target)
+    journal.sync_directory(target)
 
 
 def _write_originals(plan: Plan, target: Path) -> None:
@@ -220,23 +165,22 @@ def _write_originals(plan: Plan, target: Path) -> None:
         return
     folder = target / plan.originals_folder
     if folder.exists():  # left by an attempt that failed
-        _remove(folder)
+        journal.remove(folder)
     folder.mkdir(parents=True)
     for name, content in plan.originals.items():
         _write(folder / name, content, like=plan.path / manifest.MARKER_FILE)
-    _sync_directory(folder)
+    journal.sync_directory(folder)
 
 
-def _verify(plan: Plan, written: Path) -> None:
-    """Read back what was written, from disk, and look at it as a reader would."""
+def _verify(plan: Plan, written: Directory) -> None:
+    """Look at what was written, as it reads back from disk, with the eyes of a reader."""
     for name, content in plan.files.items():
-        path = written / name
-        found = path.read_bytes() if path.exists() else None
+        found = written.read(name) if name in written.files() else None
         if found != content:
-            raise CkptMigrateError("does not read back as it was written", path=path)
-    reading = read(LocalDirectory(written))
+            raise DamagedError("does not read back as it was written", path=written.path / name)
+    reading = read(written)
     if plan.layout not in [layout.ID for layout in reading.layouts]:
-        raise DamagedError(f"does not read back as {plan.layout}", path=written)
+        raise DamagedError(f"does not read back as {plan.layout}", path=written.path)
 
 
 def _write(path: Path, content: bytes, like: Path | None = None) -> None:
@@ -247,21 +191,6 @@ def _write(path: Path, content: bytes, like: Path | None = None) -> None:
         os.fsync(file.fileno())
     if like is not None and like.exists():
         shutil.copymode(like, path)
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system without it
-            raise
-    finally:
-        os.close(handle)
-
-
-def _remove(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
 
 
 _WORDS: Final = {

@@ -190,7 +190,7 @@ def test_non_persistent_beside(run: Run, copy: Copy, newest: int) -> None:
     root = copy(SENTINEL)
     beside = root / "non_persistent" / f"iter_{newest:07d}"
     shutil.copytree(checkpoint_of(root), beside)
-    both_verbs(run, root, "non-persistent", f"iteration {newest}", "--iteration 5", "prefers")
+    both_verbs(run, root, "non-persistent", f"iteration {newest}", str(beside), "prefers")
     assert run("inspect", root, "--iteration", 5).returncode == 0
 
 

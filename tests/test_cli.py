@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import HEALTHY, INDEX, LAYOUTS, SAMPLES, Run, checkpoint_of, refused, tree_hash
 
-VERBS = ("inspect", "upgrade", "downgrade", "diff", "layouts")
+VERBS = ("inspect", "upgrade", "downgrade", "check", "diff", "recover", "layouts")
 SENTINEL = "0.18.2-idle-tp2"
 
 
@@ -370,7 +370,7 @@ try:
     sys.argv = ["ckptmigrate", *sys.argv[1:]]
     main()
 except SystemExit as stop:
-    assert not stop.code or sys.argv[1] == "diff", stop.code
+    assert not stop.code or sys.argv[1] in ("diff", "check"), stop.code
 loaded = {name.partition(".")[0] for name in sys.modules}
 assert not loaded & {"torch", "megatron", "numpy"}, loaded & {"torch", "megatron", "numpy"}
 print("isolated", file=sys.stderr)
@@ -389,6 +389,8 @@ def test_no_verb_imports_torch_or_megatron(tmp_path: Path, verb: str, sample: st
             *(root, "--to", "universal", "-o", str(tmp_path / "y")),
             *("--allow-loss", "fault-context"),
         ],
+        "check": [root],
+        "recover": [str(tmp_path)],
         "diff": [root, str(SAMPLES / "0.18.2-idle-w1")],
         "layouts": [],
     }[verb]

@@ -65,6 +65,10 @@ def load(data: bytes) -> TorchFile:
 def _unzip(data: bytes) -> tuple[str, tuple[tuple[str, bytes], ...]]:
     with zipfile.ZipFile(io.BytesIO(data)) as zipped:
         infos = zipped.infolist()
+        if infos and not data.startswith(b"PK\3\4"):
+            raise ValueError("bytes stand before it")
+        if data[-22:-18] != b"PK\5\6":
+            raise ValueError("bytes stand after it")
         if len(infos) > _MOST_MEMBERS:
             raise ValueError(f"{len(infos)} members")
         names = [info.filename for info in infos]

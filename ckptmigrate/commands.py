@@ -1,0 +1,16 @@
+"""Commands to print for a user to paste: every word quoted as a shell needs it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+
+def command(*words: str | Path) -> str:
+    """A command of ckptmigrate, without its first word: `command("inspect", path)`."""
+    return shell("ckptmigrate", *words)
+
+
+def shell(*words: str | Path) -> str:
+    """Any command."""
+    return shlex.join(map(str, words))

@@ -1,0 +1,181 @@
+"""In place, cut short: at every rename, by an error, by kill -9, and on the way back, too."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SAMPLES, Run, checkpoint_of, refused, tree_hash
+
+from ckptmigrate import DestinationError, journal, migrate
+
+SAMPLE = "0.19.0-idle-tp2"  # .metadata, common.pt and metadata.json all change
+RENAMES = range(1, 8)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    shutil.copytree(SAMPLES / SAMPLE, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def finished(root: Path, tmp_path: Path) -> str:
+    """The tree hash of what an undisturbed run leads to, but for the time in the sidecar."""
+    shutil.copytree(root, tmp_path / "undisturbed")
+    migrate(tmp_path / "undisturbed", to="pre-rerun", in_place=True)
+    return small_files(tmp_path / "undisturbed")
+
+
+def small_files(root: Path) -> str:
+    names = (".metadata", "common.pt", "metadata.json")
+    paths = [checkpoint_of(root) / name for name in names]
+    return repr([path.read_bytes() if path.exists() else None for path in paths])
+
+
+@pytest.mark.parametrize("nth", RENAMES)
+def test_an_error_at_any_rename_is_taken_back(
+    nth: int, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tree_hash(root)
+    calls, real = [], os.rename
+
+    def failing(*names: object) -> None:
+        calls.append(names)
+        if len(calls) == nth:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(*names)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "rename", failing)
+    try:
+        migrate(root, to="pre-rerun", in_place=True)
+    except DestinationError:
+        assert tree_hash(root) == before
+        assert len(calls) == nth
+    else:
+        assert len(calls) < nth  # there are not that many
+
+
+def test_an_error_on_the_way_back_loses_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    before = tree_hash(root)
+    calls: list[object] = []
+    real = os.rename
+
+    def failing(*names: object) -> None:
+        calls.append(names)
+        if len(calls) >= 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(*names)  # type: ignore[arg-type]
+
+    def always_failing(*names: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "rename", failing)
+    monkeypatch.setattr(os, "replace", always_failing)
+    with pytest.raises(DestinationError, match=r"could not be taken back.*ckptmigrate recover"):
+        migrate(root, to="pre-rerun", in_place=True)
+    monkeypatch.undo()
+    for verb in (["inspect"], ["upgrade", "--in-place"], ["diff", str(root)]):
+        refused(run(verb[0], root, *verb[1:]), "did not finish", "ckptmigrate recover")
+    result = run("recover", root)
+    assert result.returncode == 0, result.stderr
+    assert "rolled back" in result.stdout
+    assert tree_hash(root) == before
+
+
+_KILLED = """
+import os, sys
+calls, real = [], os.rename
+def dying(*names):
+    calls.append(names)
+    if len(calls) == int(sys.argv[2]):
+        os.kill(os.getpid(), 9)
+    real(*names)
+os.rename = dying
+import ckptmigrate
+ckptmigrate.migrate(sys.argv[1], to="pre-rerun", in_place=True)
+"""
+
+
+@pytest.mark.parametrize("nth", RENAMES)
+def test_killed_at_any_rename(nth: int, root: Path, tmp_path: Path, run: Run) -> None:
+    before, done = tree_hash(root), finished(root, tmp_path)
+    command = [sys.executable, "-c", _KILLED, str(root), str(nth)]
+    killed = subprocess.run(command, check=False).returncode
+    if killed == 0:  # there are not that many renames
+        assert small_files(root) == done
+        return
+    assert killed == -9
+    # Until it is recovered no reader takes it for a checkpoint, unless nothing was moved yet.
+    assert (checkpoint_of(root) / "metadata.json").exists() == (nth == 1)
+    refused(run("inspect", root), "did not finish")
+    assert run("recover", root).returncode == 0
+    assert tree_hash(root) == before
+    assert run("recover", root).stdout.endswith("nothing to recover\n")
+
+
+def test_killed_after_the_commit(root: Path, tmp_path: Path, run: Run) -> None:
+    done = finished(root, tmp_path)
+    code = """
+import os, sys
+from ckptmigrate import journal, migrate
+journal.recover = lambda path: os.kill(os.getpid(), 9)
+migrate(sys.argv[1], to="pre-rerun", in_place=True)
+"""
+    assert subprocess.run([sys.executable, "-c", code, str(root)], check=False).returncode == -9
+    result = run("recover", root)
+    assert "was complete" in result.stdout
+    assert small_files(root) == done
+    assert run("inspect", root).returncode == 0
+
+
+def test_recover_cut_short_can_be_run_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tree_hash(root)
+    subprocess.run([sys.executable, "-c", _KILLED, str(root), "6"], check=False)
+    checkpoint, real, calls = checkpoint_of(root), os.replace, []
+
+    def failing(*names: object) -> None:
+        calls.append(names)
+        if len(calls) % 2 == 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(*names)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "replace", failing)
+    for _ in range(10):
+        try:
+            journal.recover(checkpoint)
+        except OSError:
+            continue
+        break
+    assert len(calls) > 1
+    assert tree_hash(root) == before
+
+
+def test_a_second_migration_meanwhile_is_refused(root: Path, run: Run) -> None:
+    """The stage of the first one lies there; it is not swept away under its feet."""
+    journal.stage_of(checkpoint_of(root)).mkdir(parents=True)
+    before = tree_hash(root)
+    refused(run("downgrade", root, "--to", "pre-rerun", "--in-place"), "still running")
+    assert tree_hash(root) == before
+
+
+def test_terminated_while_swapping(root: Path) -> None:
+    before = tree_hash(root)
+    code = (
+        _KILLED.replace("os.getpid(), 9", "os.getpid(), 15")
+        .replace(
+            'import ckptmigrate\nckptmigrate.migrate(sys.argv[1], to="pre-rerun", in_place=True)',
+            "from ckptmigrate.cli import main\n"
+            'sys.argv = ["x", "downgrade", sys.argv[1], "--to", "pre-rerun", "--in-place"]\nmain()',
+        )
+        .replace("int(sys.argv[2])", "4")
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(root)], check=False)
+    assert result.returncode == 128 + 15
+    assert tree_hash(root) == before
