@@ -12,7 +12,7 @@ from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import torchfile
 from ckptmigrate.inert.tree import Global, Object, PersistentId
 from ckptmigrate.manifest import Manifest
-from ckptmigrate.metadata import Blob
+from ckptmigrate.metadata import Blob, item_key
 from ckptmigrate.printable import printable
 
 _SHORT: Final = 60  # characters of a value shown
@@ -99,11 +99,30 @@ def _plans(a: Manifest, b: Manifest) -> Iterator[Difference]:
         if type(plan_a).path != type(plan_b).path:
             detail = f"{type(plan_a).path} -> {type(plan_b).path}"
             yield Difference("~", "plan", f"class of rank {rank}", detail)
+        yield from _plan_attributes(rank, plan_a, plan_b)
         before, after = Counter(a.metadata.plan_keys(rank)), Counter(b.metadata.plan_keys(rank))
         for sign, keys in (("-", before - after), ("+", after - before)):
             for key, count in keys.items():
                 times = f" x{count}" if count > 1 else ""
                 yield Difference(sign, "plan", f"item of rank {rank}: {key}{times}")
+
+
+def _plan_attributes(rank: int, a: Object, b: Object) -> Iterator[Difference]:
+    """What a plan says beside which keys it writes, and how it writes those that both have."""
+    tables = ("items", "planner_data")  # their keys are told as items
+    for name in {**a.attributes, **b.attributes}:
+        one, two = a.attributes.get(name), b.attributes.get(name)
+        if name not in tables and not equal(one, two):
+            yield Difference("~", "plan", f"{name} of rank {rank}", f"{short(one)} -> {short(two)}")
+    items = ({item_key(i): i for i in plan.attributes["items"]} for plan in (a, b))
+    before, after = items
+    for key in before.keys() & after.keys():
+        if not equal(before[key], after[key]) and _items_of(a, key) == _items_of(b, key) == 1:
+            yield Difference("~", "plan", f"item of rank {rank}: {key}")
+
+
+def _items_of(plan: Object, key: str) -> int:
+    return sum(item_key(item) == key for item in plan.attributes["items"])
 
 
 def _payload(a: Manifest, b: Manifest, *, read: bool) -> Iterator[Difference]:

@@ -114,7 +114,7 @@ class Metadata:
 
     def plan_keys(self, rank: int) -> list[str]:
         """The keys that the plan of a rank writes, in order, repeated ones too."""
-        return [_item_key(item) for item in (self.plans or [])[rank].attributes.get("items", ())]
+        return [item_key(item) for item in (self.plans or [])[rank].attributes.get("items", ())]
 
     def dump(self) -> bytes:
         """The bytes of the file."""
@@ -266,7 +266,12 @@ def _size(value: Any) -> tuple[int, ...] | None:
     return None
 
 
-def _item_key(item: Any) -> str:
+def item_key(item: Any) -> str:
+    """The key that an inert `WriteItem` writes.
+
+    Raises:
+        DamagedError: it is none.
+    """
     index = item.attributes.get("index") if isinstance(item, Object) else None
     key = index.attributes.get("fqn") if isinstance(index, Object) else None
     if not isinstance(key, str) or not isinstance(item.attributes.get("type"), Object):
@@ -281,7 +286,7 @@ def _without(table: Any, keys: Collection[str]) -> Any:
 
 
 def _plan_without(plan: Object, keys: Collection[str]) -> Object:
-    kept = [item for item in plan.attributes["items"] if _item_key(item) not in keys]
+    kept = [item for item in plan.attributes["items"] if item_key(item) not in keys]
     planner_data = _without(plan.attributes.get("planner_data"), keys)
     if len(kept) == len(plan.attributes["items"]) and (
         planner_data is plan.attributes.get("planner_data")

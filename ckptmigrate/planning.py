@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate import diffing, manifest, sidecar, versions
+from ckptmigrate import diffing, integrity, manifest, sidecar, versions
 from ckptmigrate.checking import sharding_type
 from ckptmigrate.commands import command
 from ckptmigrate.converting import (
@@ -237,6 +237,7 @@ def _assemble(
     directory, result = current.manifest.directory, found.manifest
     beyond_original = result.contents(begin)
     wanted = {**original.files, **beyond_original}
+    wanted |= integrity.updated(original.directory, beyond_original)
     now = {
         name: directory.read(name) if name in directory.files() else None
         for name in (*manifest.METADATA_FILES, *wanted)

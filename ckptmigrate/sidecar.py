@@ -21,7 +21,9 @@ from ckptmigrate.storage import Directory, Overlay
 FILE: Final = "ckptmigrate.json"
 FOLDER: Final = ".ckptmigrate"
 _FORMAT: Final = 1
-_NAME: Final = re.compile(r"\.metadata|common\.pt|metadata\.json|__\d+_\d+\.distcp", re.ASCII)
+_NAME: Final = re.compile(
+    r"\.metadata|common\.pt|metadata\.json|integrity\.json|__\d+_\d+\.distcp", re.ASCII
+)
 _LARGEST: Final = 64 * 1024 * 1024  # of the sidecar itself, in bytes
 
 

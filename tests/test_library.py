@@ -317,6 +317,88 @@ def test_other_bytes_with_the_same_object_are_equal(tmp_path: Path) -> None:
     assert ckptmigrate.diff(source, tmp_path / "up") == []
 
 
+def test_a_plan_that_writes_otherwise_is_told(copy: Copy) -> None:
+    import pickle
+
+    root = copy("0.18.2-idle-w1")
+    path = checkpoint_of(root) / ".metadata"
+    metadata = torch_side.unpickle(path.read_bytes())
+    plan = metadata.all_local_plans[0]
+    object.__setattr__(plan, "usable", False)
+    with torch_side.megatron_names():
+        path.write_bytes(pickle.dumps(metadata, 4))
+    [difference] = ckptmigrate.diff(SAMPLES / "0.18.2-idle-w1", root)
+    assert str(difference) == "~ plan usable of rank 0: True -> False"
+
+
+# -- integrity.json
+
+
+def test_integrity_stays_true_and_comes_back(copy: Copy, tmp_path: Path) -> None:
+    """Synthesized: the digests that 0.17.1 and later write, of every file of a sample."""
+    import hashlib
+
+    def digests(checkpoint: Path) -> dict[str, str]:
+        names = [p.name for p in checkpoint.iterdir() if p.is_file()]
+        kept = [n for n in names if n not in ("integrity.json", "ckptmigrate.json")]
+        return {n: hashlib.sha256((checkpoint / n).read_bytes()).hexdigest() for n in kept}
+
+    root = copy("0.19.0-idle-tp2")
+    checkpoint = checkpoint_of(root)
+    content = {"algorithm": "sha256", "files": digests(checkpoint)}
+    (checkpoint / "integrity.json").write_text(json.dumps(content))
+    before = tree_hash(root)
+    for target in ("pre-rerun", "split-rerun"):
+        ckptmigrate.migrate(root, to=target, output=tmp_path / target)
+        result = checkpoint_of(tmp_path / target)
+        shown = json.loads((result / "integrity.json").read_text())
+        assert shown == {"algorithm": "sha256", "files": digests(result)}
+    ckptmigrate.migrate(tmp_path / "split-rerun", to="common-state", output=tmp_path / "back")
+    assert tree_hash(tmp_path / "back") == before
+    (checkpoint / "integrity.json").write_text('{"algorithm": "md5", "files": {}}')
+    with pytest.raises(ckptmigrate.DamagedError, match=r"integrity\.json.*md5"):
+        ckptmigrate.migrate(root, to="pre-rerun", output=tmp_path / "x")
+
+
+def test_common_state_in_both_places(copy: Copy, tmp_path: Path) -> None:
+    """common.pt wins in every release; a target with common.pt drops the stale entry."""
+    root = copy("0.19.0-idle-w1")
+    ckptmigrate.migrate(root, to="always-sentinel", output=tmp_path / "down")
+    common = (checkpoint_of(tmp_path / "down") / "common.pt").read_bytes()
+    (checkpoint_of(root) / "common.pt").write_bytes(common)
+    assert any("twice" in a for a in ckptmigrate.inspect(root).anomalies)
+    for target in ("none-emitting", "always-sentinel"):
+        ckptmigrate.migrate(root, to=target, output=tmp_path / target)
+        result = torch_side.read(checkpoint_of(tmp_path / target))
+        torch_side.consistent(result, has_plans=True)
+        assert "common_state/shard_0_1" not in result.blobs
+        marker = json.loads((checkpoint_of(tmp_path / target) / "metadata.json").read_text())
+        assert marker["common_backend"] == "torch"
+
+
+@pytest.mark.parametrize("size", [2_000_000, 10**18])
+def test_absurd_sizes_are_refused(size: int, copy: Copy, tmp_path: Path) -> None:
+    root = copy("0.10.0-idle-w1")
+    edit_common(root, set_argument("world_size", size))
+    with pytest.raises(RefusedError, match="more ranks than any job has"):
+        ckptmigrate.migrate(root, to="always-sentinel", output=tmp_path / "out")
+
+
+def test_commands_are_quoted_for_a_shell(copy: Copy, tmp_path: Path) -> None:
+    import shlex
+    import subprocess
+
+    root = copy("0.18.2-idle-w1").rename(tmp_path / "it's $(touch owned) here")
+    from ckptmigrate import migration
+
+    prepared = migration.prepare(root, "pre-rerun")
+    migration.carry_out(prepared)
+    [undo] = prepared.undo()
+    assert shlex.split(undo) == ["rm", "-r", f"{root}.pre-rerun"]
+    subprocess.run(undo, shell=True, check=True, cwd=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [root.name]
+
+
 # -- the facts file
 
 
