@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READERS := .readers
-READER_RELEASES := 0.9.0 0.10.0 0.11.0 0.12.3 0.14.0
+READER_RELEASES := 0.9.0 0.10.0 0.11.0 0.12.3 0.13.1 0.14.0 0.15.3 0.16.1
 # Old releases have wheels for old Pythons only. What is loaded of them is plain Python, so the
 # wheel for one version serves all.
 ANY_PYTHON := --only-binary :all: --python-version 3.11 --platform manylinux_2_28_x86_64

@@ -180,6 +180,17 @@ UNIVERSAL_CASES = [
         "0.19.0-idle-tp2",  # common-state
     )
 ]
+# Releases as targets: nothing helps the reader here, symbols are what the migration made of them.
+RELEASE_CASES = [
+    Case(sample, reader, reader, foreign_symbols=False)
+    for reader in ("0.9.0", "0.10.0", "0.11.0", "0.12.3", "0.13.1", "0.14.0", "0.15.3", "0.16.1")
+    for sample in samples("idle")
+    if sample.endswith("-w1")
+] + [
+    Case(sample, reader, reader, foreign_symbols=False)
+    for reader in ("0.14.0", "0.15.3", "0.16.1")
+    for sample in ("0.14.0-fault-w1", "0.17.1-fault-tp2pp2", "0.18.2-fault-cp2", "0.19.0-fault-w1")
+]
 STRICT_CASES = [
     Case(sample, "none-emitting", "0.14.0", strictness="raise_all")
     for sample in ("0.10.0-idle-w1", "0.13.1-idle-tp2", "0.18.2-idle-tp2", "0.19.0-idle-w1")
@@ -235,6 +246,7 @@ CASES = [
     *KEPT_CASES,
     *DROPPED_CASES,
     *UNIVERSAL_CASES,
+    *RELEASE_CASES,
     *STRICT_CASES,
     *UNMIGRATED_FAULTS,
     *FAILURES,
@@ -319,13 +331,13 @@ def migrated(case: Case, folder: Path) -> Path:
         ckptmigrate.migrate(root, to=case.via, output=middle)
         forget_the_original(checkpoint_of(middle))
         root = middle
-    ckptmigrate.migrate(
+    [plan] = ckptmigrate.migrate(
         root,
         to=case.target,
         output=folder / case.name,
         allow_loss=["fault-context"] if case.lose_fault else [],
     )
-    return folder / case.name
+    return root if plan.satisfied else folder / case.name
 
 
 def forget_the_original(checkpoint: Path) -> None:
@@ -468,6 +480,20 @@ def test_every_reader_takes_the_universal_layout(sample: str, case: Case, take: 
             assert "machine" not in rank
         else:
             check_idle(rank["machine"], "validate_results", 5 if asks else -1)
+
+
+@named(RELEASE_CASES)
+def test_every_release_resumes_after_one_command(sample: str, case: Case, take: Take) -> None:
+    ranks = take(case)
+    check_loaded(case, ranks)
+    for rank in ranks:
+        if case.reader == "0.9.0":
+            assert "machine" not in rank
+        elif INDEX[sample]["scenario"] == "fault":
+            [key] = rank["requested"]
+            assert rank["machine"] == fault_context(sample, key)
+        else:
+            assert rank["machine"]["state"] == ["RerunState", 0]
 
 
 @named(STRICT_CASES)
