@@ -106,7 +106,7 @@ class Carrier:
         assert refusal is not None
         raise DestinationError(
             f"payload cannot be carried over with --link {self._asked.value}: " + _reason(refusal),
-            path=target.parent,
+            path=source,
             fix="use --link auto, or a destination on the file system of the source",
         ) from refusal
 

@@ -224,7 +224,7 @@ def load(directory: Directory) -> Manifest:
         raise DamagedError(
             error.reason,
             path=error.path or directory.path / metadata.FILE,
-            fix="restore this file from a copy; without it no reader finds a tensor",
+            fix=error.fix or "restore this file from a copy; without it no reader finds a tensor",
         ) from error
     _check_payload(directory, edited)
     return Manifest(directory, marker, edited, _load_common(directory, edited))

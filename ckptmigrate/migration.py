@@ -10,6 +10,7 @@ from typing import Any
 
 from ckptmigrate import locate, planning, transaction
 from ckptmigrate.commands import shell
+from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.linking import Link
 from ckptmigrate.planning import Plan
 from ckptmigrate.sidecar import digest
@@ -158,6 +159,15 @@ def carry_out(
             link=link,
             progress=progress,
         )
+    done: list[Plan] = []
     for plan in migration.plans:
-        transaction.rewrite(plan)
+        try:
+            transaction.rewrite(plan)
+        except CkptMigrateError as error:
+            changed = [each for each in done if not each.changes_nothing]
+            if changed:
+                error.reason += f"; before it {len(changed)} other checkpoints were rewritten"
+                error.fix = "take them back with `" + "`, `".join(p.undo for p in changed) + "`"
+            raise
+        done.append(plan)
     return None

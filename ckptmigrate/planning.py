@@ -1,7 +1,7 @@
 """Decide what a migration does, completely, before anything is written.
 
 `plan` is pure: it reads a checkpoint and returns a value. `--dry-run` prints that value, and
-`transaction.apply` is the only code that carries it out.
+`transaction` is the only code that carries it out.
 """
 
 from __future__ import annotations

@@ -51,9 +51,7 @@ class LocalDirectory:
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
-            raise DamagedError(
-                f"cannot be read ({error.strerror})", path=self.path / name
-            ) from error
+            raise _unreadable(self.path / name, error) from error
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         try:
@@ -61,9 +59,13 @@ class LocalDirectory:
                 file.seek(offset)
                 return file.read(length)
         except OSError as error:
-            raise DamagedError(
-                f"cannot be read ({error.strerror})", path=self.path / name
-            ) from error
+            raise _unreadable(self.path / name, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DamagedError:
+    return DamagedError(
+        f"cannot be read ({error.strerror})", path=path, fix="have it readable, then run this again"
+    )
 
 
 class Overlay:

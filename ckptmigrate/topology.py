@@ -173,7 +173,9 @@ def _agree(
             raise RefusedError(
                 f"{first} ({chosen}) contradicts {source} ({value})",
                 path=manifest.path,
-                fix=f"state the right size with {option} N, one that the files bear out",
+                fix=f"leave {option} out, or state a size that the files bear out"
+                if stated is not None
+                else f"state the right size with {option} N, one that the files bear out",
             )
     return chosen
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import torch_side
 from conftest import HEALTHY, SAMPLES, Run, checkpoint_of, refused, tree_hash
 
@@ -66,18 +65,10 @@ def test_the_allow_list_is_that_of_torch() -> None:
 # -- altered samples
 
 
-def edit_common(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    path = checkpoint_of(root) / "common.pt"
-    with torch_side.megatron_names():
-        state = torch.load(path, weights_only=False)
-        change(state)
-        torch.save(state, path)
-
-
 def test_without_attn_backend_0_9_resumes(copy: Copy) -> None:
     root = copy("0.14.0-idle-w1")
     assert not ask(root, "0.9.0").resumes
-    edit_common(root, lambda state: setattr(state["args"], "attention_backend", "auto"))
+    torch_side.edit_common(root, lambda state: setattr(state["args"], "attention_backend", "auto"))
     assert ask(root, "0.9.0").resumes
 
 
@@ -91,7 +82,7 @@ def with_foreign(root: Path) -> None:
     Foreign.__module__, Foreign.__qualname__ = "nemo_like", "Foreign"
     sys.modules["nemo_like"] = module
     try:
-        edit_common(root, lambda state: setattr(state["args"], "extra", Foreign()))
+        torch_side.edit_common(root, lambda state: setattr(state["args"], "extra", Foreign()))
     finally:
         del sys.modules["nemo_like"]
 
@@ -170,7 +161,7 @@ def test_strict(sample: str, release: str, resumes: bool) -> None:
 )
 def test_optimizer_sharding(kind: str, good: str, bad: str | None, error: str, copy: Copy) -> None:
     root = copy("0.14.0-idle-w1")
-    edit_common(
+    torch_side.edit_common(
         root,
         lambda state: state["content_metadata"].update(distrib_optim_sharding_type=kind),
     )

@@ -179,3 +179,30 @@ def test_terminated_while_swapping(root: Path) -> None:
     result = subprocess.run([sys.executable, "-c", code, str(root)], check=False)
     assert result.returncode == 128 + 15
     assert tree_hash(root) == before
+
+
+def test_several_in_place_and_one_fails(root: Path, run: Run) -> None:
+    """What was rewritten before it is told, with the commands that take it back."""
+    second = root / "iter_0000006"
+    shutil.copytree(checkpoint_of(root), second)
+    before = tree_hash(root)
+    code = """
+import sys
+from ckptmigrate import errors, transaction
+from ckptmigrate.cli import main
+real = transaction.rewrite
+def failing(plan):
+    if plan.path.name == "iter_0000006":
+        raise errors.DestinationError("cannot be written", path=plan.path)
+    real(plan)
+transaction.rewrite = failing
+sys.argv = ["x", "downgrade", sys.argv[1], "--to", "pre-rerun", "--in-place", "--all"]
+main()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=False
+    )
+    refused(result, "iter_0000006", "1 other checkpoints were rewritten")
+    undo = result.stderr.partition("`ckptmigrate ")[2].partition("`")[0]
+    assert run(*undo.split()).returncode == 0
+    assert tree_hash(root) == before

@@ -20,20 +20,11 @@ from ckptmigrate import Given, Link, RefusedError, releases
 Copy = Callable[[str], Path]
 
 
-def edit_common(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the common state of a copy with real torch."""
-    path = checkpoint_of(root) / "common.pt"
-    with torch_side.megatron_names():
-        state = torch.load(path, weights_only=False)
-        change(state)
-        torch.save(state, path)
-
-
 # -- topology
 
 
 def without_args(root: Path) -> None:
-    edit_common(root, lambda state: state.pop("args"))
+    torch_side.edit_common(root, lambda state: state.pop("args"))
 
 
 def test_unknown_sizes_name_the_option(copy: Copy, tmp_path: Path) -> None:
@@ -84,7 +75,7 @@ def set_argument(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 def test_args_that_contradict_the_plans(copy: Copy, tmp_path: Path) -> None:
     root = copy("0.16.1-idle-tp2")
-    edit_common(root, set_argument("world_size", 4))
+    torch_side.edit_common(root, set_argument("world_size", 4))
     with pytest.raises(RefusedError, match=r"args\.world_size \(4\) contradicts 2 plans.*--world"):
         ckptmigrate.migrate(root, to="split-rerun", output=tmp_path / "a")
     # What the files bear out outweighs args.
@@ -94,7 +85,7 @@ def test_args_that_contradict_the_plans(copy: Copy, tmp_path: Path) -> None:
 def test_a_payload_file_of_a_rank_outside_of_the_world(copy: Copy, tmp_path: Path) -> None:
     """Releases up to 0.10 keep no plans; the payload file names bound the world from below."""
     root = copy("0.10.0-idle-tp2")
-    edit_common(root, set_argument("world_size", 1))
+    torch_side.edit_common(root, set_argument("world_size", 1))
     with pytest.raises(RefusedError, match=r"payload files, which rank 1 wrote.*--world-size"):
         ckptmigrate.migrate(root, to="always-sentinel", output=tmp_path / "a")
 
@@ -118,7 +109,7 @@ def test_rank_order(mapping: bool, ranks: dict[str, int], copy: Copy, tmp_path: 
         args.pipeline_model_parallel_size, args.context_parallel_size = 2, 2
         args.data_parallel_size, args.use_tp_pp_dp_mapping = 2, mapping
 
-    edit_common(root, change)
+    torch_side.edit_common(root, change)
     path = checkpoint_of(root) / ".metadata"
     metadata = torch_side.unpickle(path.read_bytes())
     empty = type(metadata.all_local_plans[0])([])
@@ -184,7 +175,7 @@ def rewrite_payloads(root: Path, change: Callable[[int, dict[str, Any]], None]) 
 
 def test_report_stats_mode(copy: Copy, tmp_path: Path) -> None:
     root = copy("0.16.1-idle-w1")
-    edit_common(root, set_argument("rerun_mode", "report_stats"))
+    torch_side.edit_common(root, set_argument("rerun_mode", "report_stats"))
     plans = ckptmigrate.migrate(root, to="always-sentinel", output=tmp_path / "a")
     assert any("report_determinism_stats is taken from args" in note for note in plans[0].notes)
     entry = torch_side.read(checkpoint_of(tmp_path / "a")).common["rerun_state_machine"]
@@ -300,8 +291,8 @@ def test_a_copy_is_equal_and_a_flipped_tensor_byte_is_not(copy: Copy) -> None:
 
 def test_an_argument_is_told_by_name(copy: Copy) -> None:
     root = copy("0.18.2-idle-w1")
-    edit_common(root, set_argument("lr", 0.125))
-    edit_common(root, lambda state: state.update(extra=[1]))
+    torch_side.edit_common(root, set_argument("lr", 0.125))
+    torch_side.edit_common(root, lambda state: state.update(extra=[1]))
     found = {str(d) for d in ckptmigrate.diff(SAMPLES / "0.18.2-idle-w1", root)}
     assert any(line.startswith("~ common args.lr: ") and "0.125" in line for line in found)
     assert "+ common extra: list of 1" in found
@@ -379,7 +370,7 @@ def test_common_state_in_both_places(copy: Copy, tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [2_000_000, 10**18])
 def test_absurd_sizes_are_refused(size: int, copy: Copy, tmp_path: Path) -> None:
     root = copy("0.10.0-idle-w1")
-    edit_common(root, set_argument("world_size", size))
+    torch_side.edit_common(root, set_argument("world_size", size))
     with pytest.raises(RefusedError, match="more ranks than any job has"):
         ckptmigrate.migrate(root, to="always-sentinel", output=tmp_path / "out")
 

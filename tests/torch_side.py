@@ -10,7 +10,7 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -233,6 +233,15 @@ def consistent(contents: Contents, *, has_plans: bool) -> None:
                 )
                 assert (item.type == WriteItemType.BYTE_IO) == is_object
                 assert is_object == (item.tensor_data is None)
+
+
+def edit_common(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the `common.pt` of a root of one iteration."""
+    [path] = root.glob("*/common.pt")
+    with megatron_names():
+        state = torch.load(path, weights_only=False)
+        change(state)
+        torch.save(state, path)
 
 
 def unpickle(data: bytes) -> Any:

@@ -22,10 +22,9 @@ from ckptmigrate.versions.taking import (
     Offer,
     Taking,
     disabled,
-    first_missing,
-    foreign_context,
     lost,
     missing_key,
+    restored,
 )
 
 ID = "sharded-rerun"
@@ -82,11 +81,4 @@ def take(offer: Offer) -> Taking:
         return Taking(True, missing, "it always asks for the (PP, TP) grid of rerun shards")
     if disabled(offer):
         return Taking(True, without=lost(offer))
-    field = first_missing(offer, _LOOKED_UP)
-    if field is not None:
-        return Taking(
-            True,
-            f"Unable to restore RerunMachine from checkpoint: '{field}'",
-            "the rerun payload is that of another release",
-        )
-    return Taking(True, warning=foreign_context(offer))
+    return restored(offer, _LOOKED_UP)

@@ -26,10 +26,9 @@ from ckptmigrate.versions.taking import (
     Offer,
     Taking,
     disabled,
-    first_missing,
-    foreign_context,
     lost,
     missing_key,
+    restored,
 )
 
 ID = "split-rerun"
@@ -98,11 +97,4 @@ def take(offer: Offer) -> Taking:
         )
     if unused:
         return Taking(True, without=lost(offer))
-    field = first_missing(offer, _LOOKED_UP)
-    if field is not None:
-        return Taking(
-            True,
-            f"Unable to restore RerunMachine from checkpoint: '{field}'",
-            "the rerun payload is that of another release",
-        )
-    return Taking(True, warning=foreign_context(offer))
+    return restored(offer, _LOOKED_UP)

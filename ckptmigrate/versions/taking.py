@@ -84,9 +84,16 @@ def missing_key(offer: Offer, grid: tuple[int, ...]) -> str | None:
     return f"RuntimeError: Missing key in checkpoint state_dict: {key}."
 
 
-def first_missing(offer: Offer, wanted: Iterable[str]) -> str | None:
-    """The first field that load_state_dict looks up in vain."""
-    return next((name for name in wanted if name not in offer.fields), None)
+def restored(offer: Offer, looked_up: Iterable[str]) -> Taking:
+    """What comes of load_state_dict through 0.13, given the fields that it looks up, in order."""
+    missing = next((name for name in looked_up if name not in offer.fields), None)
+    if missing is not None:
+        return Taking(
+            True,
+            f"Unable to restore RerunMachine from checkpoint: '{missing}'",
+            "the rerun payload is that of another release",
+        )
+    return Taking(True, warning=_foreign_context(offer))
 
 
 def disabled(offer: Offer) -> bool:
@@ -94,7 +101,7 @@ def disabled(offer: Offer) -> bool:
     return offer.mode == MODE_DISABLED
 
 
-def foreign_context(offer: Offer) -> str | None:
+def _foreign_context(offer: Offer) -> str | None:
     """What comes of a fault context up to 0.13 in another release than the one that wrote it."""
     if offer.record.kind is not Kind.FAULT or offer.same_release:
         return None
