@@ -23,9 +23,6 @@ STRICTNESS: Final = ("assume_ok_unexpected", "raise_unexpected", "raise_all", *L
 DEFAULT_STRICTNESS: Final = "assume_ok_unexpected"
 RAISE_ALL: Final = "raise_all"
 
-OPTIMIZER: Final = "the optimizer state"
-OTHER_RNG: Final = "the RNG state"
-
 
 @dataclass(frozen=True)
 class Job:
@@ -36,7 +33,6 @@ class Job:
         rerun_mode: its --rerun-mode.
         finetune: whether it runs with --finetune.
         no_load_optim: whether it runs with --no-load-optim.
-        no_load_rng: whether it runs with --no-load-rng.
         strictness: its --dist-ckpt-strictness.
     """
 
@@ -47,7 +43,6 @@ class Job:
     rerun_mode: str = "validate_results"
     finetune: bool = False
     no_load_optim: bool = False
-    no_load_rng: bool = False
     strictness: str = DEFAULT_STRICTNESS
 
 
@@ -116,7 +111,6 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
     manifest = reading.manifest
     obstacles = [*_marker(manifest, reader), *_common(manifest, reader)]
     obstacles += _metadata(manifest, reader)
-    obstacles += _rng(manifest, job)
     if not (job.no_load_optim or job.finetune):
         obstacles += _optimizer(manifest, reader)
     offer = _offer(reading, reader, job)
@@ -136,11 +130,8 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
 
 
 def _marker(manifest: Manifest, reader: Reader) -> list[Obstacle]:
-    """Up to 0.18 metadata.json goes into a dataclass of four fields (core_v0.18.2 core.py)."""
-    known = {"sharded_backend", "sharded_backend_version"}
-    known |= {"common_backend", "common_backend_version"}
-    unknown = [key for key in manifest.marker if key not in known]
-    if not unknown or reader.is_in(">=0.19"):
+    unknown = reader.unknown_marker_keys(manifest.marker)
+    if not unknown:
         return []
     return [
         Obstacle(
@@ -224,11 +215,6 @@ def _optimizer(manifest: Manifest, reader: Reader) -> list[Obstacle]:
             metadata_only=False,
         )
     ]
-
-
-def _rng(manifest: Manifest, job: Job) -> list[Obstacle]:
-    """0.16 keeps the RNG state of every data parallel rank under expert parallelism."""
-    return []
 
 
 def _offer(reading: Reading, reader: Reader, job: Job) -> Offer:

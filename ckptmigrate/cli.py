@@ -413,10 +413,7 @@ def diff(a: Path, b: Path, iteration: int | None, full: bool) -> None:
         _output.object(
             {
                 "equal": not found,
-                "differences": [
-                    {"sign": d.sign, "part": d.part, "name": d.name, "detail": d.detail}
-                    for d in found
-                ],
+                "differences": [difference.as_json() for difference in found],
             }
         )
     else:

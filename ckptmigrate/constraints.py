@@ -12,7 +12,7 @@ from typing import Any
 
 from ckptmigrate import metadata
 from ckptmigrate.inert.tree import REDUCE, Global, Object, rebuilt, symbols
-from ckptmigrate.manifest import COMMON_MARKER, Manifest
+from ckptmigrate.manifest import Manifest
 from ckptmigrate.readers import Reader
 from ckptmigrate.rerun import COMMON_ENTRY
 
@@ -78,8 +78,7 @@ def _with_class(found: Manifest, reader: Reader) -> Manifest:
 
 
 def _with_marker(found: Manifest, reader: Reader) -> Manifest:
-    """Up to 0.18 a reader refuses keys of metadata.json that it does not know."""
-    known = {"sharded_backend", "sharded_backend_version", *COMMON_MARKER}
-    if reader.is_in(">=0.19") or found.marker.keys() <= known:
+    unknown = reader.unknown_marker_keys(found.marker)
+    if not unknown:
         return found
-    return replace(found, marker={k: v for k, v in found.marker.items() if k in known})
+    return replace(found, marker={k: v for k, v in found.marker.items() if k not in unknown})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from ckptmigrate import common
@@ -34,6 +34,10 @@ class Difference:
     part: str
     name: str
     detail: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """The documented JSON form (README, `diff --json`)."""
+        return asdict(self)
 
     def __str__(self) -> str:
         detail = f": {self.detail}" if self.detail else ""

@@ -54,7 +54,9 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
             path=path,
             fix="name a root with latest_checkpointed_iteration.txt, or an iter_* directory in one",
         )
-    if not (path / TRACKER_FILE).exists() and recognise.is_checkpoint(LocalDirectory(path)):
+    # In the middle of a swap a checkpoint has neither of the files that it is known by.
+    is_checkpoint = recognise.is_checkpoint(LocalDirectory(path)) or _is_staged(path)
+    if not (path / TRACKER_FILE).exists() and is_checkpoint:
         named = RELEASE if path.name == RELEASE else _tracker_of(path.name)
         if iteration is not None or every:
             raise NotACheckpointError(
@@ -85,9 +87,13 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
 def _whole(found: Located) -> Located:
     """The same, where no migration in place has left a checkpoint half-way."""
     for checkpoint in found.checkpoints:
-        if journal.stage_of(checkpoint).is_dir():
+        if _is_staged(checkpoint):
             raise journal.unfinished(checkpoint)
     return found
+
+
+def _is_staged(path: Path) -> bool:
+    return journal.stage_of(path).is_dir()
 
 
 def _tracker_of(name: str) -> str | None:

@@ -64,10 +64,7 @@ def _plan_json(plan: Plan, result: Path) -> dict[str, Any]:
         "from": list(plan.source),
         "to": plan.target,
         "layout": plan.layout,
-        "changes": [
-            {"sign": d.sign, "part": d.part, "name": d.name, "detail": d.detail}
-            for d in plan.differences
-        ],
+        "changes": [difference.as_json() for difference in plan.differences],
         "files": [
             {
                 "name": name,

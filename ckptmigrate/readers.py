@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.manifest import COMMON_MARKER
 from ckptmigrate.releases import Compat, matches
 
 # Without Megatron every reader has these; what else a pickle names is of no release.
@@ -54,6 +56,15 @@ class Reader:
         return any(_fits(path, name) for name in self.compat.torch_allows) or any(
             path in row.symbols for row in self.compat.allow_lists if self.is_in(row.releases)
         )
+
+    def unknown_marker_keys(self, marker: Mapping[str, Any]) -> list[str]:
+        """The keys of metadata.json that this release refuses.
+
+        Up to 0.18 it goes into a dataclass of four fields (core_v0.18.2, core.py of
+        dist_checkpointing).
+        """
+        known = {"sharded_backend", "sharded_backend_version", *COMMON_MARKER}
+        return [] if self.is_in(">=0.19") else [key for key in marker if key not in known]
 
     @property
     def missing_common_error(self) -> str | None:

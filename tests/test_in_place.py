@@ -115,6 +115,7 @@ def test_killed_at_any_rename(nth: int, root: Path, tmp_path: Path, run: Run) ->
     # Until it is recovered no reader takes it for a checkpoint, unless nothing was moved yet.
     assert (checkpoint_of(root) / "metadata.json").exists() == (nth == 1)
     refused(run("inspect", root), "did not finish")
+    refused(run("inspect", checkpoint_of(root)), "did not finish", "ckptmigrate recover")
     assert run("recover", root).returncode == 0
     assert tree_hash(root) == before
     assert run("recover", root).stdout.endswith("nothing to recover\n")

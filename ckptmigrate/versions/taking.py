@@ -35,7 +35,8 @@ class Offer:
         mode: the job's RerunMode value.
         finetune: whether it runs with --finetune.
         lenient: whether it drops missing keys from its request.
-        same_release: whether a release of the job's minor version wrote the checkpoint.
+        same_release: whether a release of the job's layout wrote the checkpoint; the minor
+            releases of one layout are not told apart.
     """
 
     facts: RerunFacts
