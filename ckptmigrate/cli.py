@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
 
@@ -20,6 +19,10 @@ from ckptmigrate import checking, inspection, journal, locate, migration, render
 from ckptmigrate.converting import LOSSES
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.linking import Link
+from ckptmigrate.matrix_verb import matrix
+from ckptmigrate.output import Command
+from ckptmigrate.output import output as _output
+from ckptmigrate.output import output_options as _output_options
 from ckptmigrate.planning import Plan
 from ckptmigrate.printable import printable
 from ckptmigrate.readers import reader, readers
@@ -27,59 +30,6 @@ from ckptmigrate.reading import read
 from ckptmigrate.rerun import MODE_OF_ARGUMENT
 from ckptmigrate.storage import LocalDirectory
 from ckptmigrate.topology import Given
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-@dataclass
-class _Output:
-    """How to speak: filled from the options, read by everything that prints."""
-
-    json: bool = False
-    verbose: bool = False
-    color: bool | None = None  # None: click decides by the terminal
-
-    def lines(self, lines: Iterable[str]) -> None:
-        for number, line in enumerate(lines):
-            click.echo(_styled(line, first=not number), color=self.color)
-
-    def object(self, value: Any) -> None:
-        click.echo(json.dumps(value, indent=2))
-
-
-_output = _Output()
-_SIGNS = {"+": "green", "-": "red", "~": "yellow"}
-
-
-def _styled(line: str, *, first: bool) -> str:
-    if first:
-        return click.style(line, bold=True)
-    sign = line.lstrip()[:2]
-    if sign[1:] == " " and sign[0] in _SIGNS:
-        return click.style(line, fg=_SIGNS[sign[0]])
-    return line
-
-
-def _set_output(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-    if value and parameter.name == "as_json":
-        _output.json = True
-    elif value and parameter.name == "verbose":
-        _output.verbose = True
-    elif value:
-        _output.color = False
-
-
-def _output_options(command: _Command) -> _Command:
-    """--json, -v and --no-color, which every verb has."""
-    for flags, text in (
-        (("--no-color", "no_color"), "Never colour the output."),
-        (("-v", "--verbose", "verbose"), "Show a traceback with an error."),
-        (("--json", "as_json"), "Print JSON with documented keys."),
-    ):
-        command = click.option(
-            *flags, is_flag=True, expose_value=False, callback=_set_output, help=text
-        )(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -129,7 +79,7 @@ def _check_choice(iteration: int | None, *, every: bool) -> None:
         raise click.UsageError("--all and --iteration exclude each other.")
 
 
-def _migration_options(command: _Command) -> _Command:
+def _migration_options(command: Command) -> Command:
     links = click.Choice([link.value for link in Link])
     for option in (
         click.option(
@@ -444,10 +394,13 @@ def layouts() -> None:
     Console(no_color=_output.color is False, highlight=False).print(table)
 
 
+cli.add_command(matrix)
+
+
 def main() -> None:
     """The entry point: run a verb, and turn errors into one sentence and an exit status."""
-    global _output
-    _output = _Output(color=False if os.environ.get("NO_COLOR") else None)
+    if os.environ.get("NO_COLOR"):
+        _output.color = False
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)  # what is under way is taken back, as for Ctrl-C
     try:

@@ -1,22 +1,18 @@
-"""compat_matrix.yaml: the facts about releases, read at run time and checked.
+"""The facts about releases, as people edit them in compat_matrix.yaml (compiling.py).
 
-ruamel and packaging are imported where they are used: together they cost a third of the time
-of a migration between layouts, which needs neither.
+packaging is imported where it is used: a migration between layouts does without.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from ckptmigrate.errors import CompatError
-
-FILE: Final = "compat_matrix.yaml"
-_SCHEMA: Final = 1
+COMPILED: Final = "data/releases.json"
 
 
 @dataclass(frozen=True)
@@ -141,8 +137,8 @@ class Compat:
         return next((row for row in self.symbols if row.symbol == path), None)
 
 
-# Sections that are lists of rows, and those that are lists of plain text.
-_ROWS: Final[dict[str, type]] = {
+# The sections of the file that are lists of rows, and those that are lists of plain text.
+ROWS: Final[dict[str, type]] = {
     "layouts": LayoutRow,
     "writer_signs": SignRow,
     "torch_signs": SignRow,
@@ -153,120 +149,27 @@ _ROWS: Final[dict[str, type]] = {
     "symbols": SymbolRow,
     "optimizer_sharding": ShardingRow,
 }
-_TEXTS: Final = ("known_releases", "torch_allows")
+TEXTS: Final = ("known_releases", "torch_allows")
 
 
 @lru_cache(maxsize=1)
 def compat() -> Compat:
-    """The shipped compat_matrix.yaml.
-
-    Raises:
-        CompatError: it does not fit the schema; names the line.
-    """
-    shipped = resources.files("ckptmigrate") / FILE
-    return parse(shipped.read_text(encoding="utf-8"), path=FILE)
+    """The facts that are shipped."""
+    shipped = resources.files("ckptmigrate") / COMPILED
+    return from_sections(json.loads(shipped.read_text(encoding="utf-8")))
 
 
-def parse(text: str, *, path: Path | str) -> Compat:
-    """Read the text of a compat_matrix.yaml.
-
-    Raises:
-        CompatError: it is no YAML or does not fit the schema; names the line.
-    """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        content = YAML(typ="rt", pure=True).load(text)
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "is no YAML"
-        raise CompatError(f"line {mark.line + 1 if mark else 1}: {problem}", path=path) from error
-    try:
-        return _compat(content)
-    except _Mistake as mistake:
-        raise CompatError(f"line {mistake.line}: {mistake}", path=path) from mistake
+def from_sections(sections: Mapping[str, Any]) -> Compat:
+    """The facts from plain lists and mappings that fit the schema (see compiling.py)."""
+    rows: dict[str, Any] = {
+        name: tuple(row(**{k: _frozen(v) for k, v in each.items()}) for each in sections[name])
+        for name, row in ROWS.items()
+    }
+    return Compat(**rows, **{name: tuple(sections[name]) for name in TEXTS})
 
 
-class _Mistake(Exception):
-    """A place in the file that does not fit the schema."""
-
-    def __init__(self, line: int, what: str) -> None:
-        super().__init__(what)
-        self.line = line
-
-
-def _compat(content: Any) -> Compat:
-    if not isinstance(content, Mapping):
-        raise _Mistake(1, "is no mapping")
-    _check_keys(content, {"schema", *_ROWS, *_TEXTS}, 1)
-    if content["schema"] != _SCHEMA:
-        raise _Mistake(_line(content, "schema"), f"schema is not {_SCHEMA}")
-    sections: dict[str, Any] = {name: _rows(content, name, row) for name, row in _ROWS.items()}
-    sections |= {name: _texts(content, name) for name in _TEXTS}
-    return Compat(**sections)
-
-
-_Row = TypeVar("_Row")
-
-
-def _rows(content: Any, section: str, row_type: Callable[..., _Row]) -> tuple[_Row, ...]:
-    rows = content[section]
-    if not isinstance(rows, list):
-        raise _Mistake(_line(content, section), f"{section} is no list")
-    found = []
-    for number, row in enumerate(rows):
-        line = content[section].lc.item(number)[0] + 1
-        if not isinstance(row, Mapping):
-            raise _Mistake(line, f"a row of {section} is no mapping")
-        kinds = {field.name: str(field.type) for field in fields(row_type)}  # type: ignore[arg-type]
-        _check_keys(row, set(kinds), line)
-        found.append(row_type(**{key: _value(row, key, kind) for key, kind in kinds.items()}))
-    return tuple(found)
-
-
-def _value(row: Any, key: str, kind: str) -> Any:
-    """One value of a row, of the kind that its dataclass declares."""
-    if kind.startswith("tuple"):
-        return _texts(row, key)
-    value = row[key]
-    if kind.startswith("Mapping"):
-        if not isinstance(value, Mapping) or not all(type(v) is int for v in value.values()):
-            raise _Mistake(_line(row, key), f"{key!r} is no mapping of names to numbers")
-        return {str(name): number for name, number in value.items()}
-    if not isinstance(value, str) or not (value or key == "error"):
-        raise _Mistake(_line(row, key), f"{key!r} is no text")
-    if key in ("releases", "present", "absent"):
-        _check_specifier(value, _line(row, key))
-    return str(value)
-
-
-def _texts(content: Any, section: str) -> tuple[str, ...]:
-    texts = content[section]
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise _Mistake(_line(content, section), f"{section} is no list of quoted text")
-    return tuple(map(str, texts))
-
-
-def _check_keys(content: Mapping[str, Any], known: set[str], line: int) -> None:
-    for key in content:
-        if key not in known:
-            raise _Mistake(_line(content, key), f"unknown key {key!r}")
-    for key in sorted(known - content.keys()):
-        raise _Mistake(line, f"the key {key!r} is missing")
-
-
-def _check_specifier(text: str, line: int) -> None:
-    from packaging.specifiers import InvalidSpecifier
-
-    try:
-        matches("0", text)
-    except InvalidSpecifier as error:
-        raise _Mistake(line, f"{text!r} is no version specifier") from error
-
-
-def _line(content: Any, key: str) -> int:
-    return int(content.lc.key(key)[0]) + 1
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def matches(release: str, specifier: str) -> bool:

@@ -13,7 +13,7 @@ import pytest
 import torch_side
 from conftest import HEALTHY, SAMPLES, Run, checkpoint_of, refused, tree_hash
 
-from ckptmigrate import checking, migrate, reading, releases
+from ckptmigrate import checking, compiling, migrate, reading, releases
 from ckptmigrate.checking import Job, Verdict
 from ckptmigrate.readers import reader, readers
 from ckptmigrate.storage import LocalDirectory
@@ -250,7 +250,7 @@ def test_a_new_release_is_one_row(tmp_path: Path) -> None:
     text = (Path(__file__).parent.parent / "compat_matrix.yaml").read_text()
     row = '  - release: "0.21.0"\n    torch: "2.14.0"\n    source: invented\n\n'
     edited = text.replace("# How common.pt is loaded", row + "# How common.pt is loaded", 1)
-    compat = releases.parse(edited, path="compat_matrix.yaml")
+    compat, _ = compiling.parse(edited)
     newest = readers(compat)[-1]
     assert (newest.release, newest.layout) == ("0.21.0", "common-state")
     found = reading.read(LocalDirectory(checkpoint_of(SAMPLES / "0.9.0-idle-w1")))

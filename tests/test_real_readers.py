@@ -1,9 +1,9 @@
 """Real Megatron-Core releases take migrated checkpoints, and hold what they should.
 
 `make readers` puts the releases into .readers/ (or into $CKPTMIGRATE_READERS), one folder each.
-readers/harness.py runs in a process of its own per reader and does what a training job of that
-release does on load. What a job must hold is written here by hand, or read from the source
-checkpoint with real torch (torch_side.py); none of it comes from ckptmigrate.
+ckptmigrate/measuring/training_job runs in a process of its own per reader and does what a
+training job of that release does on load. What a job must hold is written here by hand, or read
+from the source checkpoint with real torch (torch_side.py).
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -28,9 +26,10 @@ import torch_side
 from conftest import INDEX, SAMPLES, checkpoint_of
 
 import ckptmigrate
+from ckptmigrate.measuring.jobs import run as run_jobs
 
 REPOSITORY = Path(__file__).parent.parent
-HARNESS = Path(__file__).parent / "readers" / "harness.py"
+PROGRAM = REPOSITORY / "ckptmigrate" / "measuring" / "training_job"
 READERS = Path(os.environ.get("CKPTMIGRATE_READERS", REPOSITORY / ".readers"))
 RERUN = "rerun_state_machine_state/shard_"
 
@@ -303,22 +302,11 @@ def run_reader(reader: str, folder: Path) -> dict[str, Any]:
             jobs[case.name] = case.job(checkpoint_of(migrated(case, folder)))
         except Exception:  # told by the tests of this case alone
             results[case.name] = traceback.format_exc()
-    path = [str(READERS / reader), *filter(None, [os.environ.get("PYTHONPATH")])]
-    process = subprocess.run(
-        [sys.executable, str(HARNESS)],
-        input=json.dumps(list(jobs.values())),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-    if process.returncode:
-        return {**results, **dict.fromkeys(jobs, process.stderr[-4000:])}
-    lines = [json.loads(line) for line in process.stdout.splitlines()]
-    assert [line["checkpoint"] for line in lines] == [j["checkpoint"] for j in jobs.values()]
-    assert {line["reader"] for line in lines} == {reader}
-    return {**results, **{name: line["ranks"] for name, line in zip(jobs, lines, strict=True)}}
+    try:
+        told = run_jobs(reader, READERS, list(jobs.values()))
+    except ckptmigrate.CkptMigrateError as error:
+        return {**results, **dict.fromkeys(jobs, str(error))}
+    return {**results, **dict(zip(jobs, told, strict=True))}
 
 
 def migrated(case: Case, folder: Path) -> Path:
@@ -525,5 +513,8 @@ def test_the_harness_fails_where_a_job_does(sample: str, case: Case, take: Take)
 
 
 def test_the_harness_knows_nothing_of_ckptmigrate() -> None:
-    lines = HARNESS.read_text().splitlines()
-    assert not [line for line in lines if "import" in line and "ckptmigrate" in line]
+    files = list(PROGRAM.glob("*.py"))
+    assert len(files) > 4
+    for file in files:
+        lines = file.read_text().splitlines()
+        assert not [line for line in lines if "import" in line and "ckptmigrate" in line]

@@ -1,0 +1,188 @@
+"""The verb `matrix`: show the compatibility matrix, or measure it again."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ckptmigrate import matrix_text
+from ckptmigrate.errors import RefusedError
+from ckptmigrate.matrix import Cell, Matrix
+from ckptmigrate.output import output, output_options
+
+
+@click.group(invoke_without_command=True)
+@click.option("--scenario", metavar="NAME", help="This scenario alone: idle, disabled, fault, ...")
+@click.option("--writer", metavar="RELEASE", help="With --reader: all about one cell.")
+@click.option("--reader", metavar="RELEASE", help="With --writer: all about one cell.")
+@click.option("--markdown", is_flag=True, help="Print it as Markdown.")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write it as one page that needs no network.",
+)
+@output_options
+@click.pass_context
+def matrix(
+    context: click.Context,
+    scenario: str | None,
+    writer: str | None,
+    reader: str | None,
+    markdown: bool,
+    html: Path | None,
+) -> None:
+    """Show which release resumes from whose checkpoint, as it lies and after one command.
+
+    Each outcome says how it is known: measured with the real release, or derived from which rule.
+
+    Example: ckptmigrate matrix --writer 0.17 --reader 0.11
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from ckptmigrate.matrix import matrix as shipped
+
+    found = shipped()
+    scenarios = [scenario] if scenario else [row.scenario for row in found.scenarios]
+    _check(scenarios, [row.scenario for row in found.scenarios], "scenario")
+    if (writer is None) != (reader is None):
+        raise click.UsageError("--writer and --reader go together.")
+    if html is not None:
+        from ckptmigrate import matrix_page
+
+        html.write_text(matrix_page.page(found), encoding="utf-8")
+        output.lines([f"wrote {html}"])
+    elif writer is not None and reader is not None:
+        cells = [_one(found, writer, reader, each) for each in scenarios]
+        _tell(found, [cell for cell in cells if cell is not None])
+    elif output.json:
+        output.object([asdict(cell) for cell in found.cells.values() if cell.scenario in scenarios])
+    elif markdown:
+        click.echo(matrix_text.markdown(found, scenarios))
+    else:
+        width = shutil.get_terminal_size((80, 24)).columns
+        for each in scenarios:
+            output.segments([*matrix_text.table(found, each, width), []])
+        output.segments([[(matrix_text.LEGEND, "")]])
+
+
+def _check(names: list[str], known: list[str], what: str) -> None:
+    for name in names:
+        if name not in known:
+            raise RefusedError(
+                f"there is no {what} {name!r} in the matrix (there are {', '.join(known)})",
+                fix="see `ckptmigrate matrix`",
+            )
+
+
+def _one(found: Matrix, writer: str, reader: str, scenario: str) -> Cell | None:
+    """The cell of two releases, of which the minor version will do; None where it is not there."""
+    writers, readers = found.writers("idle"), found.readers
+    written = [each for each in writers if writer in (each, matrix_text.minor(each))]
+    read = [each for each in readers if reader in (each, matrix_text.minor(each))]
+    _check([] if written else [writer], list(writers), "writer")
+    _check([] if read else [reader], list(readers), "reader")
+    return found.cells.get((written[0], read[0], scenario))
+
+
+def _tell(found: Matrix, cells: list[Cell]) -> None:
+    if output.json:
+        output.object([asdict(cell) for cell in cells])
+        return
+    for cell in cells:
+        output.lines(matrix_text.detail(found, cell))
+
+
+@matrix.command("run")
+@click.option(
+    "--readers",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=Path(".readers"),
+    show_default=True,
+    help="A folder per release with its real megatron-core, see `make readers`.",
+)
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=Path("tests/samples"),
+    show_default=True,
+    help="The checkpoints to load, with index.json and raw_matrix.json.",
+)
+@click.option(
+    "--facts",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=Path("compat_matrix.yaml"),
+    show_default=True,
+    help="The file that has the cells.",
+)
+@click.option("--update", is_flag=True, help="Rewrite the cells of that file, comments kept.")
+@click.option("--reader", "only", multiple=True, metavar="RELEASE", help="This reader alone.")
+@click.option("--writer", "writers", multiple=True, metavar="RELEASE", help="This writer alone.")
+@click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="This scenario alone.")
+@output_options
+def run(
+    readers: Path,
+    samples: Path,
+    facts: Path,
+    update: bool,
+    only: tuple[str, ...],
+    writers: tuple[str, ...],
+    scenarios: tuple[str, ...],
+) -> None:
+    """Measure the cells with real releases: some minutes, and torch.
+
+    For each reader one process with its real megatron-core loads every checkpoint, raw and
+    migrated, as a training job does; tensors are compared bit by bit with the source. Exit
+    status 1 where an outcome is another one than the file has (unless --update writes it).
+
+    Example: ckptmigrate matrix run --readers .readers --samples tests/samples
+    """
+    from ckptmigrate import compiling
+    from ckptmigrate.measuring import editing
+    from ckptmigrate.measuring.measure import Measurement, groups_of
+
+    compat, found = compiling.parse(facts.read_text(encoding="utf-8"), path=facts)
+    groups = list(groups_of(found, writers=writers, scenarios=scenarios))
+    if not groups:
+        raise RefusedError("no group of the matrix has that writer and scenario", path=facts)
+    _check(list(only), [row.release for row in compat.readers], "reader")
+    with tempfile.TemporaryDirectory(prefix="ckptmigrate-") as folder:
+        work = Path(folder)
+        measurement = Measurement(found, compat, readers, samples, work, _progress)
+        measured = measurement.run(groups, only)
+    if update and editing.update(facts, measured.groups):
+        changed = [str(facts), *compiling.write(facts)]
+    else:
+        changed = []
+    cells = sum(len(group.cells) for group in measured.groups)
+    if output.json:
+        output.object(
+            {
+                "groups": [asdict(group) for group in measured.groups],
+                "differences": [asdict(each) for each in measured.differences],
+                "written": changed,
+            }
+        )
+    else:
+        count = len(measured.differences)
+        output.lines(
+            [
+                f"{cells} cells of {len(groups)} groups measured, "
+                f"{count or 'no'} difference{'' if count == 1 else 's'}",
+                *(f"~ {difference}" for difference in measured.differences),
+                *(f"wrote {name}" for name in changed),
+            ]
+        )
+    if measured.differences and not update:
+        raise SystemExit(1)
+
+
+def _progress(text: str) -> None:
+    """What goes on, for somebody who waits; never mixed with the answer."""
+    if sys.stderr.isatty():
+        click.echo(text, err=True)

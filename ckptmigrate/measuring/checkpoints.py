@@ -1,0 +1,120 @@
+"""The checkpoints that the matrix is measured with: samples, and what real releases save."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ckptmigrate import locate
+from ckptmigrate.errors import RefusedError
+from ckptmigrate.manifest import Manifest
+
+SAVED: Final = "saved/"
+# Sizes in the names of saved checkpoints, and what the jobs call them.
+_SIZES: Final = {
+    "tp": "tensor_parallel",
+    "pp": "pipeline_parallel",
+    "cp": "context_parallel",
+    "dp": "data_parallel",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that stands for a writer and a scenario.
+
+    Attributes:
+        writer: the release that wrote it.
+        scenario: a ScenarioRow's name.
+        name: as the matrix has it.
+        root: where it lies, or is to be saved.
+        sizes: the job's tensor_parallel, pipeline_parallel, context_parallel and data_parallel.
+    """
+
+    writer: str
+    scenario: str
+    name: str
+    root: Path
+    sizes: tuple[tuple[str, int], ...]
+
+    @property
+    def saved(self) -> bool:
+        """Whether the release saves it while the matrix is measured."""
+        return self.name.startswith(SAVED)
+
+    @property
+    def key(self) -> str:
+        """A name for folders."""
+        return f"{self.writer}-{self.scenario}-{self.name.removeprefix(SAVED)}"
+
+    @property
+    def folder(self) -> Path:
+        """The directory of its iteration; a saved one has 5."""
+        if not self.root.is_dir():
+            return self.root / "iter_0000005"
+        return locate.locate(self.root).checkpoints[0]
+
+
+def checkpoint(writer: str, scenario: str, name: str, samples: Path, saves: Path) -> Checkpoint:
+    """The checkpoint of a name in the matrix.
+
+    Args:
+        samples: the directory of the samples, with index.json.
+        saves: where saved ones are to lie.
+
+    Raises:
+        RefusedError: there is no such sample.
+    """
+    if name.startswith(SAVED):
+        told = name.removeprefix(SAVED)
+        root = saves / f"{writer}-{scenario}-{told}"
+        found = dict(re.findall(r"(tp|pp|cp|dp)(\d+)", told))
+        sizes = {_SIZES[part]: int(size) for part, size in found.items()}
+        return Checkpoint(writer, scenario, name, root, tuple(sizes.items()))
+    index = json.loads((samples / "index.json").read_text())
+    if name not in index:
+        raise RefusedError(f"there is no sample {name!r} in {samples}", fix="see its index.json")
+    of_job = ((size, int(index[name][size])) for size in _SIZES.values())
+    return Checkpoint(writer, scenario, name, samples / name, tuple(of_job))
+
+
+def digests(manifest: Manifest) -> dict[str, list[str]]:
+    """Key -> [dtype, digest of the bits] of every tensor, its pieces read with real torch.
+
+    The form is that of training_job/telling.py, the shape the stored one.
+    """
+    import torch
+
+    pieces: dict[str, list[tuple[tuple[int, ...], Any]]] = {}
+    for chunk in manifest.metadata.chunks:
+        if chunk.offsets is not None:
+            content = manifest.read_range(chunk.blob.file, chunk.blob.offset, chunk.blob.length)
+            piece = torch.load(io.BytesIO(content), weights_only=True)
+            pieces.setdefault(chunk.key, []).append((chunk.offsets, piece))
+    return {key: _digest(_whole(found)) for key, found in pieces.items()}
+
+
+def _whole(pieces: list[tuple[tuple[int, ...], Any]]) -> Any:
+    """The tensor that pieces make up, each with where it starts."""
+    import torch
+
+    ends = [
+        [at + size for at, size in zip(offsets, piece.shape, strict=True)]
+        for offsets, piece in pieces
+    ]
+    whole = torch.empty([max(sizes) for sizes in zip(*ends, strict=True)], dtype=pieces[0][1].dtype)
+    for (offsets, piece), end in zip(pieces, ends, strict=True):
+        whole[tuple(slice(a, b) for a, b in zip(offsets, end, strict=True))] = piece
+    return whole
+
+
+def _digest(tensor: Any) -> list[str]:
+    import torch
+
+    bits = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return [str(tensor.dtype), hashlib.sha256(bits).hexdigest()]

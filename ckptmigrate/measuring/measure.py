@@ -1,0 +1,383 @@
+"""Measure the cells of the matrix: real releases load every checkpoint, raw and migrated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from ckptmigrate import checking, migration
+from ckptmigrate.checking import Verdict
+from ckptmigrate.converting import OPTIMIZER_STATE
+from ckptmigrate.errors import RefusedError
+from ckptmigrate.matrix import (
+    NO_FAULT,
+    NO_OPTIMIZER,
+    OK,
+    STALE_FAULT,
+    CellRow,
+    GroupRow,
+    Matrix,
+)
+from ckptmigrate.measuring import checkpoints, jobs
+from ckptmigrate.measuring.checkpoints import Checkpoint
+from ckptmigrate.readers import reader
+from ckptmigrate.reading import read
+from ckptmigrate.releases import Compat, matches
+from ckptmigrate.storage import LocalDirectory
+
+Say = Callable[[str], None]
+
+_WILL_RERUN: Final = ["RerunState", 3]
+_IDLE: Final = ["RerunState", 0]
+_LASTING_SINCE: Final = ">=0.14"  # fault contexts name messages, not lines, from here on
+# What a reader says, in the form of a CellRow; the names of the KnowledgeRows.
+_WHEEL: Final = "wheel"
+_TRAINING: Final = "training-{torch}"
+_UNTOUCHED: Final = "untouched"
+_RULES: Final = "rules"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one load.
+
+    Attributes:
+        result: one of MEANINGS, or a FailureRow's name.
+        known: a KnowledgeRow's name.
+        error: what the reader said, on one line; empty where it resumed.
+    """
+
+    result: str
+    known: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An outcome that is not the one that the matrix has."""
+
+    writer: str
+    reader: str
+    scenario: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.writer} -> {self.reader}, {self.scenario}: {self.what}"
+
+
+@dataclass
+class Measured:
+    """What a run of the matrix found.
+
+    Attributes:
+        groups: the groups that were measured, with new cells.
+        differences: where they are not as before, or contradict each other.
+    """
+
+    groups: list[GroupRow] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Migrated:
+    """A checkpoint after the command for one reader.
+
+    Attributes:
+        folder: the iteration to load; that of the source where nothing had to be written.
+        untouched: whether nothing had to be.
+        losses: those that were allowed for it.
+    """
+
+    folder: Path
+    untouched: bool
+    losses: tuple[str, ...]
+
+    @property
+    def as_before(self) -> bool:
+        """Whether a job loads it just as it would have before the command."""
+        return self.untouched and not self.losses
+
+
+class Measurement:
+    """One run of the matrix.
+
+    Args:
+        matrix, compat: what compat_matrix.yaml says.
+        readers: a directory with a folder per release, see `make readers`.
+        samples: the directory of the samples.
+        work: an empty directory for what is saved and migrated.
+        say: told in a line what goes on.
+    """
+
+    def __init__(
+        self, matrix: Matrix, compat: Compat, readers: Path, samples: Path, work: Path, say: Say
+    ) -> None:
+        self.matrix, self.compat, self.say = matrix, compat, say
+        self.readers, self.samples, self.work = readers, samples, work
+        self.wheels = jobs.installed(readers)
+        rows = json.loads((samples / "raw_matrix.json").read_text())
+        self.training = {(row["reader"], row["sample"]): row for row in rows}
+
+    def run(self, groups: Sequence[GroupRow], asked: Collection[str] = ()) -> Measured:
+        """Measure groups.
+
+        Args:
+            groups: those to measure.
+            asked: the readers, by default every release of the section `readers`.
+
+        Raises:
+            RefusedError: a release does not run, or says what no row of `failures` knows.
+        """
+        found = {
+            (group.writer, group.scenario): [self._checkpoint(group, n) for n in group.checkpoints]
+            for group in groups
+        }
+        every = [checkpoint for each in found.values() for checkpoint in each]
+        self._save([checkpoint for checkpoint in every if checkpoint.saved])
+        self.tensors = {
+            each.key: checkpoints.digests(read(LocalDirectory(each.folder)).manifest)
+            for each in every
+        }
+        releases = [r.release for r in self.compat.readers if not asked or r.release in asked]
+        with ThreadPoolExecutor(2) as pool:
+            told = dict(
+                zip(releases, pool.map(lambda r: self._ask(r, every), releases), strict=True)
+            )
+        measured = Measured()
+        for group in groups:
+            cells = [
+                self._cell(group, release, [told[release][c.key] for c in found[key]], measured)
+                for key in [(group.writer, group.scenario)]
+                for release in releases
+            ]
+            kept = [cell for cell in group.cells if cell.reader not in releases]
+            order = [row.release for row in self.compat.readers]
+            cells = sorted([*kept, *cells], key=lambda cell: order.index(cell.reader))
+            measured.groups.append(
+                GroupRow(group.writer, group.scenario, group.checkpoints, tuple(cells))
+            )
+        return measured
+
+    def _checkpoint(self, group: GroupRow, name: str) -> Checkpoint:
+        return checkpoints.checkpoint(
+            group.writer, group.scenario, name, self.samples, self.work / "saves"
+        )
+
+    def _save(self, wanted: Sequence[Checkpoint]) -> None:
+        for writer in dict.fromkeys(each.writer for each in wanted):
+            self.say(f"{writer} saves")
+            mine = [each for each in wanted if each.writer == writer]
+            told = jobs.run(
+                writer,
+                self.readers,
+                [{"checkpoint": str(c.folder), "save": c.scenario, **dict(c.sizes)} for c in mine],
+            )
+            for each, ranks in zip(mine, told, strict=True):
+                for rank in ranks:
+                    if rank["error"]:
+                        raise RefusedError(f"{writer} cannot save: {rank['error']}", path=each.root)
+
+    def _ask(self, release: str, every: Sequence[Checkpoint]) -> dict[str, list[Outcome]]:
+        """[raw, migrated] outcome of each checkpoint in front of a reader, by key."""
+        migrated = {each.key: self._migrate(each, release) for each in every}
+        if release not in self.wheels:
+            self.say(f"{release} is no wheel: its cells are derived")
+            return {each.key: self._derive(each, release, migrated[each.key]) for each in every}
+        self.say(f"{release} reads {len(every)} checkpoints, raw and migrated")
+        wanted = [self._job(each, each.folder, release) for each in every]
+        changed = [each for each in every if not migrated[each.key].as_before]
+        for each in changed:
+            after = migrated[each.key]
+            job = self._job(each, after.folder, release)
+            wanted.append({**job, "no_load_optim": OPTIMIZER_STATE in after.losses})
+        told = jobs.run(release, self.readers, wanted)
+        raw = {
+            each.key: self._outcome(each, release, ranks, ())
+            for each, ranks in zip(every, told, strict=False)
+        }
+        for each in every:
+            raw[each.key] = self._known_otherwise(each, release, raw[each.key])
+        after_told = told[len(every) :]
+        found = {
+            each.key: [raw[each.key], Outcome(raw[each.key].result, _UNTOUCHED)] for each in every
+        }
+        for each, ranks in zip(changed, after_told, strict=True):
+            outcome = self._outcome(each, release, ranks, migrated[each.key].losses)
+            found[each.key] = [raw[each.key], outcome]
+        return found
+
+    def _job(self, each: Checkpoint, folder: Path, release: str) -> dict[str, Any]:
+        lasting = all(matches(r, _LASTING_SINCE) for r in (each.writer, release))
+        step = each.scenario == "fault" and lasting
+        return {"checkpoint": str(folder), "step": step, **dict(each.sizes)}
+
+    def _migrate(self, each: Checkpoint, release: str) -> _Migrated:
+        """One command, with the losses that it asks for."""
+        output = self.work / f"{each.key}-for-{release}"
+        losses: tuple[str, ...] = ()
+        try:
+            prepared = migration.prepare(each.root, release, output=output)
+        except RefusedError as refused:
+            if not refused.losses:
+                raise
+            losses = refused.losses
+            prepared = migration.prepare(each.root, release, output=output, allowed=losses)
+        if prepared.destination is None:
+            return _Migrated(each.folder, True, losses)
+        migration.carry_out(prepared)
+        return _Migrated(output / prepared.names[0], False, losses)
+
+    def _outcome(
+        self,
+        each: Checkpoint,
+        release: str,
+        ranks: Sequence[dict[str, Any]],
+        losses: Collection[str],
+    ) -> Outcome:
+        """What the ranks of a job tell, as one outcome."""
+        for rank in ranks:
+            if rank["error"]:
+                return self._failed(each, release, rank["error"], _WHEEL)
+        no_optimizer = OPTIMIZER_STATE in losses
+        expected = {
+            key: value
+            for key, value in self.tensors[each.key].items()
+            if not (no_optimizer and key.startswith("optimizer."))
+        }
+        if any(rank["tensors"] != expected for rank in ranks):
+            raise RefusedError(f"{release} loads other tensors than {each.key} has")
+        result = _rerun_result(each, release, ranks)
+        return Outcome(NO_OPTIMIZER if no_optimizer and result == OK else result, _WHEEL)
+
+    def _failed(self, each: Checkpoint, release: str, error: str, known: str) -> Outcome:
+        row = self.matrix.failure(error)
+        if row is None:
+            raise RefusedError(
+                f"{release} fails on {each.key} in a way that no row of failures has: {error}",
+                fix="add one to compat_matrix.yaml",
+            )
+        return Outcome(row.failure, known, _one_line(error, each))
+
+    def _known_otherwise(self, each: Checkpoint, release: str, found: Outcome) -> Outcome:
+        """The outcome of a load by Megatron-LM training, where one was measured.
+
+        The distributed optimizer itself, which refuses sharding types, is no part of the job
+        that loads here: what is known of it are the rules of check.
+        """
+        training = self._trained(each, release)
+        if training is not None:
+            if training.result != found.result:
+                raise RefusedError(
+                    f"{release} on {each.key}: measured {training.result} with training and "
+                    f"{found.result} with the wheel"
+                )
+            return training
+        if each.scenario == "optimizer" and found.result == OK:
+            verdict = self._check(each.folder, release)
+            if not verdict.resumes:
+                return self._failed(each, release, verdict.obstacles[0].error, _RULES)
+        return found
+
+    def _trained(self, each: Checkpoint, release: str) -> Outcome | None:
+        row = self.training.get((release, each.name))
+        if row is None:
+            return None
+        known = _TRAINING.format(torch=row["reader_torch"])
+        if row["stage"] != "ok":
+            return self._failed(each, release, row["error"], known)
+        if each.scenario != "fault":
+            return Outcome(OK, known)
+        return Outcome(_fault_result(each, release, kept=row["fault_context_kept"]), known)
+
+    def _derive(self, each: Checkpoint, release: str, after: _Migrated) -> list[Outcome]:
+        """For a reader that is no wheel: what training measured, else what the rules say."""
+        raw = self._trained(each, release) or self._by_rules(each, each.folder, release)
+        if after.as_before:
+            return [raw, Outcome(raw.result, _UNTOUCHED)]
+        outcome = self._by_rules(each, after.folder, release)
+        if OPTIMIZER_STATE in after.losses:
+            outcome = Outcome(NO_OPTIMIZER, _RULES)
+        return [raw, outcome]
+
+    def _by_rules(self, each: Checkpoint, folder: Path, release: str) -> Outcome:
+        verdict = self._check(folder, release)
+        if not verdict.resumes:
+            return self._failed(each, release, verdict.obstacles[0].error, _RULES)
+        if each.scenario != "fault":
+            return Outcome(OK, _RULES)
+        kept = "the fault context" not in verdict.without
+        found = read(LocalDirectory(folder)).record.kind.value
+        return Outcome(_fault_result(each, release, kept=kept and found == "fault"), _RULES)
+
+    def _check(self, folder: Path, release: str) -> Verdict:
+        return checking.check(read(LocalDirectory(folder)), reader(release, self.compat))
+
+    def _cell(
+        self, group: GroupRow, release: str, outcomes: Sequence[list[Outcome]], measured: Measured
+    ) -> CellRow:
+        """One cell, where the checkpoints of its group agree; differences are noted."""
+
+        def differs(what: str) -> None:
+            measured.differences.append(Difference(group.writer, release, group.scenario, what))
+
+        raw, migrated = outcomes[0]
+        for name, other in zip(group.checkpoints, outcomes, strict=True):
+            if [each.result for each in other] != [raw.result, migrated.result]:
+                differs(
+                    f"{name} ends with {other[0].result} and {other[1].result}, "
+                    f"{group.checkpoints[0]} with {raw.result} and {migrated.result}"
+                )
+        cell = CellRow(release, raw.result, raw.known, migrated.result, migrated.known, raw.error)
+        old = next((row for row in group.cells if row.reader == release), None)
+        if old is None:
+            differs(f"is new: raw {cell.raw}, migrated {cell.migrated}")
+        elif old != cell:
+            for name in ("raw", "raw_known", "migrated", "migrated_known", "error"):
+                if getattr(old, name) != getattr(cell, name):
+                    differs(f"{name} was {getattr(old, name)!r} and is {getattr(cell, name)!r}")
+        return cell
+
+
+def _rerun_result(each: Checkpoint, release: str, ranks: Sequence[dict[str, Any]]) -> str:
+    machines = [rank.get("machine") for rank in ranks]
+    states = [None if machine is None else machine["state"] for machine in machines]
+    if each.scenario == "fault":
+        kept = all(state == _WILL_RERUN for state in states)
+        if kept and any("resumed" in rank for rank in ranks):
+            # One more step: the failing rank found its call again, and training goes on.
+            kept = all(rank["resumed"] == [_IDLE[1], False] for rank in ranks)
+            if not kept:
+                raise RefusedError(f"{release} keeps the fault of {each.key} and never finds it")
+        return _fault_result(each, release, kept=kept)
+    if any(state not in (None, _IDLE) for state in states):
+        raise RefusedError(f"{release} holds a fault that {each.key} does not have: {states}")
+    return OK
+
+
+def _fault_result(each: Checkpoint, release: str, *, kept: bool) -> str:
+    if not kept:
+        return NO_FAULT
+    same = each.writer.split(".")[:2] == release.split(".")[:2]
+    return OK if same or matches(each.writer, _LASTING_SINCE) else STALE_FAULT
+
+
+def _one_line(error: str, each: Checkpoint) -> str:
+    """An error without the places of this machine, short enough for a table."""
+    text = " ".join(error.split()).partition(" from '/")[0]
+    text = text.replace(str(each.root), "CHECKPOINT").replace("\\n", " ")
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def groups_of(
+    matrix: Matrix, *, writers: Collection[str] = (), scenarios: Collection[str] = ()
+) -> Iterator[GroupRow]:
+    """The groups of some writers and scenarios; by default of all."""
+    for group in matrix.matrix:
+        if (not writers or group.writer in writers) and (
+            not scenarios or group.scenario in scenarios
+        ):
+            yield group

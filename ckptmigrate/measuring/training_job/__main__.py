@@ -1,0 +1,97 @@
+"""Resume from checkpoints, or save them, as a training job of one Megatron-Core release does.
+
+A program for a process of its own, with the release on PYTHONPATH. It knows nothing of
+ckptmigrate:
+
+    PYTHONPATH=.readers/0.12.3:ckptmigrate/measuring python -m training_job < jobs.json
+
+stdin is a JSON list of jobs (see release.Job). Each gives one JSON line on stdout, in order:
+
+    {"checkpoint": ..., "release": "0.12.3", "ranks": [{"rank": 0, "error": null, ...}, ...]}
+
+What a rank tells is what `loading.take` or `saving.save` puts into its outcome. Every job gets
+fresh processes, one per rank, as a real job does; they are forked, so that torch is imported
+once for all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from megatron.core import package_info
+from torch.distributed.checkpoint.api import CheckpointException
+
+from .loading import take
+from .release import RELEASE, Job
+from .saving import save
+from .telling import told_error
+
+SECONDS_PER_JOB = 120
+
+
+def rank_main(job: Job, rank: int, folder: Path) -> None:
+    """The process of one rank: do the job, leave the outcome in a file."""
+    os.dup2(2, 1)  # stdout is for the JSON lines of the parent alone, and Megatron prints
+    outcome: dict[str, Any] = {"rank": rank, "stage": "start", "error": None}
+    try:
+        do = save if job.save else take
+        do(job, rank, str(folder / "store"), outcome)
+    except (Exception, CheckpointException) as error:  # the latter is a bare BaseException
+        outcome["error"] = told_error(error)
+    told = folder / f"rank{rank}.tmp"
+    told.write_text(json.dumps(outcome))
+    told.rename(folder / f"rank{rank}.json")
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Run a job to its end, or to its time limit."""
+    fork = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        ranks = [
+            fork.Process(target=rank_main, args=(job, rank, place))
+            for rank in range(job.world_size)
+        ]
+        for process in ranks:
+            process.start()
+        limit = time.monotonic() + SECONDS_PER_JOB
+        for process in ranks:
+            process.join(max(0.0, limit - time.monotonic()))
+        for process in ranks:
+            process.kill()
+            process.join()
+        return {
+            "checkpoint": job.checkpoint,
+            "release": package_info.__version__,
+            "ranks": [outcome_of(place, rank, ranks[rank]) for rank in range(job.world_size)],
+        }
+
+
+def outcome_of(folder: Path, rank: int, process: Any) -> dict[str, Any]:
+    """What a rank left, or how it ended where it left nothing."""
+    told = folder / f"rank{rank}.json"
+    if told.exists():
+        outcome: dict[str, Any] = json.loads(told.read_text())
+        return outcome
+    ending = f"ended with {process.exitcode} and told nothing (limit {SECONDS_PER_JOB} s)"
+    return {"rank": rank, "stage": "unknown", "error": ending}
+
+
+def main() -> None:
+    """Run the jobs on stdin."""
+    if RELEASE < (0, 11):
+        # Written for torch before 2.6, which loaded common.pt without weights_only.
+        os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
+    for job in json.load(sys.stdin):
+        print(json.dumps(run(Job(**job))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""The matrix: complete, in step with what is shipped, true to what was measured, and readable."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SAMPLES, Run, refused
+from test_real_readers import READERS
+
+from ckptmigrate import compiling, matrix_text
+from ckptmigrate.matrix import Cell, Matrix, grade, matrix
+from ckptmigrate.measuring import editing
+
+ROOT = Path(__file__).parent.parent
+FACTS = ROOT / "compat_matrix.yaml"
+RELEASES = (
+    *("0.9.0", "0.10.0", "0.11.0", "0.12.3", "0.13.1", "0.14.0", "0.15.3", "0.16.1"),
+    *("0.17.1", "0.18.2", "0.19.0", "0.20.dev0"),
+)
+WHEELS = RELEASES[:8]
+LASTING = RELEASES[5:]
+TRAINING: list[dict[str, Any]] = json.loads((SAMPLES / "raw_matrix.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def found() -> Matrix:
+    return matrix()
+
+
+# -- the file and what is shipped of it
+
+
+def test_what_is_shipped_is_in_step_with_the_file() -> None:
+    for name, text in compiling.package_data(FACTS.read_text()).items():
+        shipped = (ROOT / "ckptmigrate" / name).read_text()
+        assert shipped == text, "run `make facts`"
+
+
+def test_an_ordinary_verb_pays_for_neither_yaml_nor_matrix() -> None:
+    root = SAMPLES / "0.17.1-idle-w1"
+    script = (
+        "import sys, ckptmigrate.cli as c\n"
+        "opened = []\n"
+        "sys.addaudithook(lambda e, a: opened.append(str(a[0])) if e == 'open' else None)\n"
+        "try: c.cli.main(sys.argv[1:], standalone_mode=False)\n"
+        "except SystemExit: pass\n"
+        "assert any('releases.json' in name for name in opened)\n"
+        "assert not any('matrix' in name and '.py' not in name for name in opened), opened\n"
+        "assert not {'ruamel', 'yaml', 'torch'} & {m.partition('.')[0] for m in sys.modules}\n"
+    )
+    for verb in (["inspect", root], ["check", root], ["downgrade", root, "--to", "0.11.0"]):
+        subprocess.run(
+            [sys.executable, "-c", script, *map(str, verb), *(["--dry-run"] * (len(verb) > 2))],
+            check=True,
+            capture_output=True,
+        )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ("raw: unknown-symbol", "raw: unheard-of", "'unheard-of' is no name of this file"),
+        ("migrated_known: wheel", "migrated_known: rumour", "'rumour' is no name of this file"),
+        ("    scenario: idle\n", "    scenario: idel\n", "'idel' is no name of this file"),
+        ('    like: "0.19.0"', '    like: "0.8.0"', "no group of 0.8.0"),
+        ("migrated: ok", "migratde: ok", "unknown key 'migratde'"),
+    ],
+)
+def test_a_mistake_in_a_cell_names_its_line(old: str, new: str, word: str) -> None:
+    text = FACTS.read_text()
+    head, section, cells = text.partition("\nmatrix:\n")
+    assert old in cells
+    with pytest.raises(compiling.CompatError, match=r"line \d+") as error:
+        compiling.parse(head + section + cells.replace(old, new, 1))
+    assert word in str(error.value)
+    line = int(str(error.value).partition("line ")[2].partition(":")[0])
+    near = (head + section + cells[: cells.index(old)]).count("\n") + 1
+    assert abs(line - near) <= 4
+
+
+# -- what the cells say
+
+
+def test_every_writer_reader_and_scenario_has_a_cell(found: Matrix) -> None:
+    assert found.readers == RELEASES
+    for scenario in ("idle", "disabled", "fault", "optimizer"):
+        writers = RELEASES[1:] if scenario in ("disabled", "fault") else RELEASES
+        assert found.writers(scenario) == writers, scenario
+        for writer in writers:
+            for reader in RELEASES:
+                assert (writer, reader, scenario) in found.cells
+
+
+def test_every_idle_and_disabled_cell_is_ok_after_one_command(found: Matrix) -> None:
+    cells = [c for c in found.cells.values() if c.scenario in ("idle", "disabled")]
+    assert len(cells) == 12 * 12 + 11 * 12
+    assert [c for c in cells if c.migrated != "ok"] == []
+
+
+def test_fault_contexts_are_kept_where_they_mean_something(found: Matrix) -> None:
+    for cell in found.cells.values():
+        if cell.scenario == "fault":
+            same = cell.writer == cell.reader
+            kept = same or {cell.writer, cell.reader} <= set(LASTING)
+            assert cell.migrated == ("ok" if kept else "ok-no-fault"), cell
+
+
+def test_optimizers_are_named_blockers(found: Matrix) -> None:
+    """FORMAT: flattened ranges are read up to 0.15, dp_reshardable from 0.15 on."""
+    cells = [c for c in found.cells.values() if c.scenario == "optimizer"]
+    for cell in cells:
+        old_writer = RELEASES.index(cell.writer) <= RELEASES.index("0.14.0")
+        reader = RELEASES.index(cell.reader)
+        before_reshape = reader <= RELEASES.index("0.10.0")
+        if old_writer:
+            wrote_before = RELEASES.index(cell.writer) <= RELEASES.index("0.10.0")
+            reads = reader <= RELEASES.index("0.15.3") and before_reshape == wrote_before
+        else:
+            reads = reader >= RELEASES.index("0.15.3")
+        assert cell.migrated == ("ok" if reads else "ok-no-optimizer"), cell
+        assert ("--allow-loss optimizer-state" in cell.command) == (not reads), cell
+
+
+def test_cells_are_as_training_measured_them(found: Matrix) -> None:
+    """Every row of raw_matrix.json, against the cell of its writer and scenario."""
+    for row in TRAINING:
+        writer, scenario, _ = row["sample"].split("-")
+        cell = found.cells[writer, row["reader"], scenario]
+        assert (grade(cell.raw) != "fails") == (row["stage"] == "ok"), row
+        assert f"measured with {row['reader']} under torch {row['reader_torch']}" in cell.raw_known
+        if row["stage"] == "ok":
+            assert cell.error == ""
+            if scenario == "fault":
+                kept = cell.raw in ("ok", "ok-stale-fault")
+                assert kept == row["fault_context_kept"]
+        else:
+            # The real error, but for names of folders and the length.
+            words = re.sub(r"\S*/|\S*-w1\S*", "", " ".join(row["error"].split()))[:50]
+            told = re.sub(r"\S*/|\S*-w1\S*|CHECKPOINT", "", cell.error)
+            assert words[:40] in told or "Common file" in cell.error, (row, cell)
+
+
+def test_every_cell_that_a_wheel_can_measure_is_measured(found: Matrix) -> None:
+    alike = {(row.writer, row.scenario) for row in found.alike}
+    derived = Counter[str]()
+    for cell in found.cells.values():
+        if (cell.writer, cell.scenario) in alike:
+            assert cell.raw_known.startswith("derived from ")
+            continue
+        if cell.reader in WHEELS and cell.scenario != "optimizer":
+            assert cell.raw_known.startswith("measured with "), cell
+            assert cell.migrated_known.startswith(("measured with ", "derived: nothing is")), cell
+        for known in (cell.raw_known, cell.migrated_known):
+            derived[known.partition(" ")[0]] += 1
+    assert derived["measured"] > 700
+
+
+def test_pairs_of_the_issue(found: Matrix) -> None:
+    """The figures that the project starts from: 58 of 144 pairs do not resume."""
+    idle = [c for c in found.cells.values() if c.scenario == "idle"]
+    assert len(idle) == 144
+    assert sum(grade(c.raw) == "fails" for c in idle) == 58
+
+
+# -- writing cells
+
+
+def test_an_update_keeps_every_other_line() -> None:
+    text = FACTS.read_text()
+    _, found = compiling.parse(text)
+    assert editing.updated(text, found.matrix) == text
+    group = found.matrix[0]
+    one, *others = group.cells
+    changed = type(group)(
+        group.writer,
+        group.scenario,
+        group.checkpoints,
+        (type(one)(**{**vars(one), "raw": "unknown-symbol", "error": 'said "no": \\ #'}), *others),
+    )
+    new = editing.updated(text, [changed])
+    old_lines, new_lines = text.splitlines(), new.splitlines()
+    assert len(old_lines) == len(new_lines)
+    assert sum(a != b for a, b in zip(old_lines, new_lines, strict=True)) == 1
+    assert new.count("#") == text.count("#") + 1
+    assert compiling.parse(new)[1].matrix[0] == changed
+
+
+# -- the verb
+
+
+def test_a_change_of_outcome_is_an_error_that_prints_the_cell(run: Run, tmp_path: Path) -> None:
+    """Measured with a real release: the cell as it is, and one that somebody made up."""
+    text = FACTS.read_text()
+    facts = tmp_path / "facts.yaml"
+    facts.write_text(text)
+    options = ("--readers", READERS, "--samples", SAMPLES, "--facts", facts)
+    which = ("--writer", "0.17.1", "--scenario", "fault", "--reader", "0.14.0")
+    good = run("matrix", "run", *options, *which)
+    assert good.returncode == 0, (good.stdout, good.stderr)
+    assert good.stdout.startswith("12 cells of 1 groups measured, no difference")
+    head, group, tail = text.partition('  - writer: "0.17.1"\n    scenario: fault\n')
+    line = next(line for line in tail.splitlines() if '{reader: "0.14.0"' in line)
+    made_up = line.replace("raw: not-allowed-symbol", "raw: no-common-state")
+    assert made_up != line
+    facts.write_text(head + group + tail.replace(line, made_up, 1))
+    bad = run("matrix", "run", *options, *which)
+    assert bad.returncode == 1
+    assert (
+        "0.17.1 -> 0.14.0, fault: raw was 'no-common-state' and is 'not-allowed-symbol'"
+        in bad.stdout
+    )
+
+
+@pytest.mark.parametrize("width", [200, 80, 60, 40])
+def test_the_table_fits(width: int, found: Matrix, run: Run) -> None:
+    shown = run("matrix", COLUMNS=str(width)).stdout.splitlines()
+    assert shown[0] == "idle: 86 of 144 pairs resume as they lie, 144 after one command"
+    table = [line for line in shown if re.match(r"[\d.]+\S* .*[✓✗~]", line)]
+    assert all(len(line) <= max(width, 87) for line in shown)
+    if width >= 60:
+        assert len(table) == 12 + 11 + 11 + 12
+        assert all(len(line) <= width for line in table)
+        [row] = [line for line in table if line.startswith("0.17.1")][:1]
+        assert row.split()[1:] == ["✗✓"] * 3 + ["✓✓"] * 2 + ["✗✓"] * 2 + ["✓✓"] * 5
+
+
+def test_one_cell(run: Run) -> None:
+    shown = run("matrix", "--writer", "0.17", "--reader", "0.11", "--scenario", "idle").stdout
+    assert "Missing key in checkpoint state_dict: rerun_state_machine_state/shard_0.0_1.1" in shown
+    assert "measured with 0.11.0 under torch 2.5.1" in shown
+    assert "ckptmigrate downgrade PATH --to 0.11.0" in shown
+    told = json.loads(
+        run("matrix", "--writer", "0.17", "--reader", "0.11", "--scenario", "idle", "--json").stdout
+    )
+    assert [cell["raw"] for cell in told] == ["no-rerun-shards"]
+    refused(run("matrix", "--writer", "0.7", "--reader", "0.11"), "no writer '0.7'")
+    refused(run("matrix", "--scenario", "zarr"), "no scenario 'zarr'")
+    assert run("matrix", "--writer", "0.17").returncode == 2
+
+
+def test_no_colour_when_piped(run: Run) -> None:
+    assert "\x1b" not in run("matrix").stdout
+
+
+def test_the_table_of_the_readme_is_fresh(found: Matrix, run: Run) -> None:
+    readme = (ROOT / "README.md").read_text()
+    table = re.search(r"<!-- matrix -->\n(.*?)\n<!-- /matrix -->", readme, re.DOTALL)
+    assert table is not None
+    fresh = matrix_text.markdown(found, ["idle", "fault"])
+    assert table[1] == fresh, "run `make matrix`"
+    assert run("matrix", "--markdown").stdout.startswith("**idle**: reruns enabled, no fault.")
+
+
+def test_commands_of_cells(found: Matrix) -> None:
+    """Hand-written: the direction, the release, the loss."""
+
+    def command(writer: str, reader: str, scenario: str) -> str:
+        cell: Cell = found.cells[writer, reader, scenario]
+        return cell.command
+
+    assert command("0.17.1", "0.17.1", "idle") == ""
+    assert command("0.19.0", "0.18.2", "idle") == "ckptmigrate downgrade PATH --to 0.18.2"
+    assert command("0.12.3", "0.11.0", "idle") == "ckptmigrate downgrade PATH --to 0.11.0"
+    assert command("0.10.0", "0.11.0", "fault") == (
+        "ckptmigrate upgrade PATH --to 0.11.0 --allow-loss fault-context"
+    )
