@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ckptmigrate import metadata
+from ckptmigrate.constraints import ARGS_CLASS
+from ckptmigrate.evidence import writer
 from ckptmigrate.inert.tree import symbols
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.readers import Reader
 from ckptmigrate.reading import Reading
+from ckptmigrate.releases import minor
 from ckptmigrate.rerun import MODE_OF_ARGUMENT, SHARDED_KEY
 from ckptmigrate.topology import Topology, derive
 from ckptmigrate.versions import facts, named
@@ -22,6 +25,8 @@ from ckptmigrate.versions.taking import LENIENT, Offer
 STRICTNESS: Final = ("assume_ok_unexpected", "raise_unexpected", "raise_all", *LENIENT)
 DEFAULT_STRICTNESS: Final = "assume_ok_unexpected"
 RAISE_ALL: Final = "raise_all"
+# Through 0.10 args cannot be loaded by a torch newer than the release, whatever is in them.
+UNSAFE_LOAD: Final = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Obstacle:
     Attributes:
         error: what the user would read, so that a search finds it.
         why: the reason in words.
-        flag: the job's own flag that goes around it, or None.
+        flag: the job's own flag (or a variable of its environment) that goes around it, or None.
         metadata_only: whether a migration removes it.
     """
 
@@ -156,6 +161,7 @@ def _common(manifest: Manifest, reader: Reader) -> list[Obstacle]:
                     "Weights only load failed. ... Unsupported global: GLOBAL "
                     f"{found.path} was not an allowed global by default.",
                     f"the common state names {found.path}, which this release does not allow",
+                    UNSAFE_LOAD if found.path == ARGS_CLASS else None,
                 )
             ]
         if not reader.resolves(found.path):
@@ -240,8 +246,14 @@ def _offer(reading: Reading, reader: Reader, job: Job) -> Offer:
         mode=MODE_OF_ARGUMENT.get(job.rerun_mode, job.rerun_mode),
         finetune=job.finetune,
         lenient=job.strictness in LENIENT,
-        same_release=named(reader.layout) in reading.layouts,
+        same_release=_wrote(reader, manifest),
     )
+
+
+def _wrote(reader: Reader, manifest: Manifest) -> bool:
+    """Whether a release of the reader's minor release is the only one that can be the writer."""
+    writers = writer(manifest, reader.compat).releases
+    return [minor(release) for release in writers] == [minor(reader.release)]
 
 
 def _same_size(world: int, saved: Topology, job: Job) -> bool:

@@ -22,14 +22,15 @@ from ckptmigrate.converting import (
 )
 from ckptmigrate.diffing import Difference
 from ckptmigrate.errors import CorruptError, RefusedError
+from ckptmigrate.evidence import writer
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.reading import Reading, read
+from ckptmigrate.releases import minor
 from ckptmigrate.rerun import IN_PLACE, STATES, Kind
 from ckptmigrate.sidecar import FileState, Original, Step, digest
 from ckptmigrate.storage import LocalDirectory
 from ckptmigrate.targets import Target, reach
 from ckptmigrate.topology import Given
-from ckptmigrate.versions import Layout
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def plan(
     """
     directory = LocalDirectory(path)
     current = read(directory)
-    verb = verb or _verb_for(current, target.layout)
+    verb = verb or _verb_for(current, target)
     _check_direction(current, target, verb)
     original = sidecar.original(directory)
     begin = read(original.directory) if original.undone else current
@@ -141,9 +142,16 @@ class _Request:
     version: str
 
 
-def _verb_for(current: Reading, layout: Layout) -> str:
-    newest = max(versions.order(found) for found in current.layouts)
-    return "upgrade" if versions.order(layout) >= newest else "downgrade"
+def _verb_for(current: Reading, target: Target) -> str:
+    places = [versions.order(found) for found in current.layouts]
+    wanted = versions.order(target.layout)
+    if target.reader is not None and min(places) <= wanted <= max(places):
+        # Both directions fit the layouts: the release that wrote it tells.
+        writers = writer(current.manifest, target.reader.compat).releases
+        if writers:
+            newer = minor(writers[0]) > minor(target.reader.release)
+            return "downgrade" if newer else "upgrade"
+    return "upgrade" if wanted >= max(places) else "downgrade"
 
 
 def _check_direction(current: Reading, target: Target, verb: str) -> None:

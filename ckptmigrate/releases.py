@@ -280,3 +280,10 @@ def matches(release: str, specifier: str) -> bool:
     return any(
         SpecifierSet(part).contains(release, prereleases=True) for part in specifier.split("|")
     )
+
+
+def minor(release: str) -> tuple[int, ...]:
+    """The minor release that a release belongs to, for example (0, 13) for `0.13.1`."""
+    from packaging.version import Version
+
+    return Version(release).release[:2]
