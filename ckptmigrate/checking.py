@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ckptmigrate import metadata
+from ckptmigrate import metadata, optimizer
 from ckptmigrate.constraints import ARGS_CLASS
 from ckptmigrate.evidence import writer
 from ckptmigrate.inert.tree import symbols
@@ -117,7 +117,10 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
     obstacles = [*_marker(manifest, reader), *_common(manifest, reader)]
     obstacles += _metadata(manifest, reader)
     if not (job.no_load_optim or job.finetune):
-        obstacles += _optimizer(manifest, reader)
+        obstacles += [
+            Obstacle(each.error, each.why, optimizer.FLAG, metadata_only=False)
+            for each in optimizer.problems(manifest, reader)
+        ]
     offer = _offer(reading, reader, job)
     taking = named(reader.layout).take(offer)
     if taking.error is not None:
@@ -182,45 +185,6 @@ def _unresolved(module: str, name: str, where: str) -> Obstacle:
     else:
         error = f"ModuleNotFoundError: No module named '{module.partition('.')[0]}'"
     return Obstacle(error, f"{where} names {module}.{name}, which this release does not have")
-
-
-def sharding_type(manifest: Manifest) -> str | None:
-    """The sharding type of the distributed optimizer; None where there is none to tell."""
-    content = manifest.common.values.get("content_metadata")
-    if isinstance(content, dict):
-        named_type = content.get("distrib_optim_sharding_type")
-        if isinstance(named_type, str):
-            return named_type
-    return "fully_sharded_model_space" if _flattened(manifest) else None
-
-
-def _flattened(manifest: Manifest) -> dict[str, Any]:
-    """The entries stored as flattened ranges: key -> their original global shape."""
-    data = manifest.metadata.attributes.get("mcore_data")
-    if not isinstance(data, dict):
-        return {}
-    name = "nd_reformulated_orig_global_shape"
-    return {k: v[name] for k, v in data.items() if isinstance(v, dict) and name in v}
-
-
-def _optimizer(manifest: Manifest, reader: Reader) -> list[Obstacle]:
-    found = sharding_type(manifest)
-    rows = {row.type: row for row in reader.compat.optimizer_sharding}
-    if found is None:
-        return []
-    row = rows.get(found)
-    if row is not None and reader.is_in(row.releases):
-        return []
-    error = row.error if row else f"NotImplementedError: Unknown sharding_type: {found}"
-    return [
-        Obstacle(
-            error,
-            f"its distributed optimizer does not know the sharding type {found}, and no metadata "
-            "edit can re-lay the bytes",
-            "--no-load-optim",
-            metadata_only=False,
-        )
-    ]
 
 
 def _offer(reading: Reading, reader: Reader, job: Job) -> Offer:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate import diffing, integrity, manifest, sidecar, versions
-from ckptmigrate.checking import sharding_type
+from ckptmigrate import diffing, integrity, manifest, optimizer, sidecar, versions
 from ckptmigrate.commands import command
 from ckptmigrate.converting import (
     FAULT_CONTEXT,
@@ -224,10 +223,11 @@ def _why_foreign(begin: Reading, target: Target, result: Converted) -> str:
 
 
 def _why_optimizer(begin: Reading, target: Target, result: Converted) -> str:
+    assert target.reader is not None  # a layout asks for no optimizer
+    whys = [problem.why for problem in optimizer.problems(begin.manifest, target.reader)]
     return (
-        f"has a distributed optimizer of sharding type {sharding_type(begin.manifest)}, which "
-        f"release {target.name} does not read and no metadata edit can re-lay (the job resumes "
-        "with --no-load-optim)"
+        f"has an optimizer that release {target.name} cannot read: {', and '.join(whys)} (the job "
+        f"resumes with {optimizer.FLAG})"
     )
 
 

@@ -117,6 +117,25 @@ class ShardingRow:
 
 
 @dataclass(frozen=True)
+class FormRow:
+    """A form of optimizer states that some releases do not read.
+
+    Attributes:
+        form: its name; optimizer.py says how it is recognised.
+        releases: specifier of its readers.
+        why: the reason that all others do not read it.
+        error: their error; names in braces stand for values.
+        source: the tag, file or sample it is known from.
+    """
+
+    form: str
+    releases: str
+    why: str
+    error: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Compat:
     """The content of compat_matrix.yaml; the sections in the order of the file."""
 
@@ -131,6 +150,7 @@ class Compat:
     torch_allows: tuple[str, ...]
     symbols: tuple[SymbolRow, ...]
     optimizer_sharding: tuple[ShardingRow, ...]
+    optimizer_forms: tuple[FormRow, ...]
 
     def row(self, layout: str) -> LayoutRow:
         """The row of a layout."""
@@ -152,6 +172,7 @@ _ROWS: Final[dict[str, type]] = {
     "allow_lists": AllowListRow,
     "symbols": SymbolRow,
     "optimizer_sharding": ShardingRow,
+    "optimizer_forms": FormRow,
 }
 _TEXTS: Final = ("known_releases", "torch_allows")
 
