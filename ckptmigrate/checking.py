@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ckptmigrate import metadata
+from ckptmigrate import metadata, optimizer
+from ckptmigrate.constraints import ARGS_CLASS
+from ckptmigrate.evidence import writer
 from ckptmigrate.inert.tree import symbols
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.readers import Reader
 from ckptmigrate.reading import Reading
+from ckptmigrate.releases import minor
 from ckptmigrate.rerun import MODE_OF_ARGUMENT, SHARDED_KEY
 from ckptmigrate.topology import Topology, derive
 from ckptmigrate.versions import facts, named
@@ -22,6 +25,8 @@ from ckptmigrate.versions.taking import LENIENT, Offer
 STRICTNESS: Final = ("assume_ok_unexpected", "raise_unexpected", "raise_all", *LENIENT)
 DEFAULT_STRICTNESS: Final = "assume_ok_unexpected"
 RAISE_ALL: Final = "raise_all"
+# Through 0.10 args cannot be loaded by a torch newer than the release, whatever is in them.
+UNSAFE_LOAD: Final = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Obstacle:
     Attributes:
         error: what the user would read, so that a search finds it.
         why: the reason in words.
-        flag: the job's own flag that goes around it, or None.
+        flag: the job's own flag (or a variable of its environment) that goes around it, or None.
         metadata_only: whether a migration removes it.
     """
 
@@ -112,7 +117,10 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
     obstacles = [*_marker(manifest, reader), *_common(manifest, reader)]
     obstacles += _metadata(manifest, reader)
     if not (job.no_load_optim or job.finetune):
-        obstacles += _optimizer(manifest, reader)
+        obstacles += [
+            Obstacle(each.error, each.why, optimizer.FLAG, metadata_only=False)
+            for each in optimizer.problems(manifest, reader)
+        ]
     offer = _offer(reading, reader, job)
     taking = named(reader.layout).take(offer)
     if taking.error is not None:
@@ -156,6 +164,7 @@ def _common(manifest: Manifest, reader: Reader) -> list[Obstacle]:
                     "Weights only load failed. ... Unsupported global: GLOBAL "
                     f"{found.path} was not an allowed global by default.",
                     f"the common state names {found.path}, which this release does not allow",
+                    UNSAFE_LOAD if found.path == ARGS_CLASS else None,
                 )
             ]
         if not reader.resolves(found.path):
@@ -176,45 +185,6 @@ def _unresolved(module: str, name: str, where: str) -> Obstacle:
     else:
         error = f"ModuleNotFoundError: No module named '{module.partition('.')[0]}'"
     return Obstacle(error, f"{where} names {module}.{name}, which this release does not have")
-
-
-def sharding_type(manifest: Manifest) -> str | None:
-    """The sharding type of the distributed optimizer; None where there is none to tell."""
-    content = manifest.common.values.get("content_metadata")
-    if isinstance(content, dict):
-        named_type = content.get("distrib_optim_sharding_type")
-        if isinstance(named_type, str):
-            return named_type
-    return "fully_sharded_model_space" if _flattened(manifest) else None
-
-
-def _flattened(manifest: Manifest) -> dict[str, Any]:
-    """The entries stored as flattened ranges: key -> their original global shape."""
-    data = manifest.metadata.attributes.get("mcore_data")
-    if not isinstance(data, dict):
-        return {}
-    name = "nd_reformulated_orig_global_shape"
-    return {k: v[name] for k, v in data.items() if isinstance(v, dict) and name in v}
-
-
-def _optimizer(manifest: Manifest, reader: Reader) -> list[Obstacle]:
-    found = sharding_type(manifest)
-    rows = {row.type: row for row in reader.compat.optimizer_sharding}
-    if found is None:
-        return []
-    row = rows.get(found)
-    if row is not None and reader.is_in(row.releases):
-        return []
-    error = row.error if row else f"NotImplementedError: Unknown sharding_type: {found}"
-    return [
-        Obstacle(
-            error,
-            f"its distributed optimizer does not know the sharding type {found}, and no metadata "
-            "edit can re-lay the bytes",
-            "--no-load-optim",
-            metadata_only=False,
-        )
-    ]
 
 
 def _offer(reading: Reading, reader: Reader, job: Job) -> Offer:
@@ -240,8 +210,14 @@ def _offer(reading: Reading, reader: Reader, job: Job) -> Offer:
         mode=MODE_OF_ARGUMENT.get(job.rerun_mode, job.rerun_mode),
         finetune=job.finetune,
         lenient=job.strictness in LENIENT,
-        same_release=named(reader.layout) in reading.layouts,
+        same_release=_wrote(reader, manifest),
     )
+
+
+def _wrote(reader: Reader, manifest: Manifest) -> bool:
+    """Whether a release of the reader's minor release is the only one that can be the writer."""
+    writers = writer(manifest, reader.compat).releases
+    return [minor(release) for release in writers] == [minor(reader.release)]
 
 
 def _same_size(world: int, saved: Topology, job: Job) -> bool:

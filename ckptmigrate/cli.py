@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 import ckptmigrate
-from ckptmigrate import checking, inspection, journal, locate, migration, render, versions
+from ckptmigrate import advice, checking, inspection, journal, locate, migration, render, versions
 from ckptmigrate.converting import LOSSES
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.linking import Link
@@ -312,11 +312,14 @@ def check(
     )
     asked = [reader(release, compat(), torch)] if release else readers(compat(), torch)
     verdicts = [checking.check(found, each, job) for each in asked]
-    if _output.json:
-        shown = [verdict.as_json() for verdict in verdicts]
-        _output.object(shown[0] if release else shown)
-    elif release:
-        _output.lines(render.verdict(found.manifest.path, verdicts[0]))
+    if release:
+        advised = advice.advise(found, verdicts[0], job)
+        if _output.json:
+            _output.object({**verdicts[0].as_json(), "fix": advised.as_json()})
+        else:
+            _output.lines(render.verdict(found.manifest.path, verdicts[0], advised))
+    elif _output.json:
+        _output.object([verdict.as_json() for verdict in verdicts])
     else:
         _output.lines(render.verdicts(found.manifest.path, verdicts))
     if not all(verdict.resumes for verdict in verdicts):

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from ckptmigrate import metadata
 from ckptmigrate.inert.tree import REDUCE, Global, Object, rebuilt, symbols
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.readers import Reader
 from ckptmigrate.rerun import COMMON_ENTRY
+
+ARGS_CLASS: Final = "argparse.Namespace"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ def _replacer(
     def replacement(node: Any) -> Any:
         found = type(node) if isinstance(node, Object) else node
         if not isinstance(found, Global) or (loads(found.path) and reader.resolves(found.path)):
+            return node
+        if found.path == ARGS_CLASS:  # as text it would be of no use to any job
             return node
         row = reader.compat.symbol(found.path)
         if row is not None and isinstance(node, Object) and node.opcode == REDUCE:

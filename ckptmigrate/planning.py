@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate import diffing, integrity, manifest, sidecar, versions
-from ckptmigrate.checking import sharding_type
+from ckptmigrate import diffing, integrity, manifest, optimizer, sidecar, versions
 from ckptmigrate.commands import command
 from ckptmigrate.converting import (
     FAULT_CONTEXT,
@@ -22,14 +21,15 @@ from ckptmigrate.converting import (
 )
 from ckptmigrate.diffing import Difference
 from ckptmigrate.errors import CorruptError, RefusedError
+from ckptmigrate.evidence import writer
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.reading import Reading, read
+from ckptmigrate.releases import minor
 from ckptmigrate.rerun import IN_PLACE, STATES, Kind
 from ckptmigrate.sidecar import FileState, Original, Step, digest
 from ckptmigrate.storage import LocalDirectory
 from ckptmigrate.targets import Target, reach
 from ckptmigrate.topology import Given
-from ckptmigrate.versions import Layout
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def plan(
     """
     directory = LocalDirectory(path)
     current = read(directory)
-    verb = verb or _verb_for(current, target.layout)
+    verb = verb or _verb_for(current, target)
     _check_direction(current, target, verb)
     original = sidecar.original(directory)
     begin = read(original.directory) if original.undone else current
@@ -141,9 +141,16 @@ class _Request:
     version: str
 
 
-def _verb_for(current: Reading, layout: Layout) -> str:
-    newest = max(versions.order(found) for found in current.layouts)
-    return "upgrade" if versions.order(layout) >= newest else "downgrade"
+def _verb_for(current: Reading, target: Target) -> str:
+    places = [versions.order(found) for found in current.layouts]
+    wanted = versions.order(target.layout)
+    if target.reader is not None and min(places) <= wanted <= max(places):
+        # Both directions fit the layouts: the release that wrote it tells.
+        writers = writer(current.manifest, target.reader.compat).releases
+        if writers:
+            newer = minor(writers[0]) > minor(target.reader.release)
+            return "downgrade" if newer else "upgrade"
+    return "upgrade" if wanted >= max(places) else "downgrade"
 
 
 def _check_direction(current: Reading, target: Target, verb: str) -> None:
@@ -216,10 +223,11 @@ def _why_foreign(begin: Reading, target: Target, result: Converted) -> str:
 
 
 def _why_optimizer(begin: Reading, target: Target, result: Converted) -> str:
+    assert target.reader is not None  # a layout asks for no optimizer
+    whys = [problem.why for problem in optimizer.problems(begin.manifest, target.reader)]
     return (
-        f"has a distributed optimizer of sharding type {sharding_type(begin.manifest)}, which "
-        f"release {target.name} does not read and no metadata edit can re-lay (the job resumes "
-        "with --no-load-optim)"
+        f"has an optimizer that release {target.name} cannot read: {', and '.join(whys)} (the job "
+        f"resumes with {optimizer.FLAG})"
     )
 
 

@@ -113,6 +113,25 @@ class ShardingRow:
 
 
 @dataclass(frozen=True)
+class FormRow:
+    """A form of optimizer states that some releases do not read.
+
+    Attributes:
+        form: its name; optimizer.py says how it is recognised.
+        releases: specifier of its readers.
+        why: the reason that all others do not read it.
+        error: their error; names in braces stand for values.
+        source: the tag, file or sample it is known from.
+    """
+
+    form: str
+    releases: str
+    why: str
+    error: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Compat:
     """The content of compat_matrix.yaml; the sections in the order of the file."""
 
@@ -127,6 +146,7 @@ class Compat:
     torch_allows: tuple[str, ...]
     symbols: tuple[SymbolRow, ...]
     optimizer_sharding: tuple[ShardingRow, ...]
+    optimizer_forms: tuple[FormRow, ...]
 
     def row(self, layout: str) -> LayoutRow:
         """The row of a layout."""
@@ -148,6 +168,7 @@ ROWS: Final[dict[str, type]] = {
     "allow_lists": AllowListRow,
     "symbols": SymbolRow,
     "optimizer_sharding": ShardingRow,
+    "optimizer_forms": FormRow,
 }
 TEXTS: Final = ("known_releases", "torch_allows")
 
@@ -183,3 +204,10 @@ def matches(release: str, specifier: str) -> bool:
     return any(
         SpecifierSet(part).contains(release, prereleases=True) for part in specifier.split("|")
     )
+
+
+def minor(release: str) -> tuple[int, ...]:
+    """The minor release that a release belongs to, for example (0, 13) for `0.13.1`."""
+    from packaging.version import Version
+
+    return Version(release).release[:2]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ckptmigrate.advice import Advice
 from ckptmigrate.checking import Verdict
-from ckptmigrate.commands import command, shell
+from ckptmigrate.commands import shell
 from ckptmigrate.diffing import Difference
 from ckptmigrate.inspection import Inspection
 from ckptmigrate.linking import Link
@@ -145,7 +146,7 @@ def plan(found: Plan) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def verdict(path: Path, found: Verdict) -> list[str]:
+def verdict(path: Path, found: Verdict, advice: Advice) -> list[str]:
     """`check --reader` in lines: the answer, then each reason and what to do."""
     release = f"release {found.reader.release} (torch {found.reader.torch})"
     lines = [f"{_answer(found)}: {release} on {path}"]
@@ -154,10 +155,20 @@ def verdict(path: Path, found: Verdict) -> list[str]:
         lines.append(f"    error  {obstacle.error}")
         if obstacle.flag:
             lines.append(f"    flag   run the job with {obstacle.flag}")
-    if any(obstacle.metadata_only for obstacle in found.obstacles):
-        lines.append(f"  fix: {command('downgrade', path, '--to', found.reader.release)}")
     lines += [f"  warning: {warning}" for warning in found.warnings]
+    lines += _advice(found, advice)
     return [printable(line) for line in lines]
+
+
+def _advice(found: Verdict, advice: Advice) -> list[str]:
+    flags = [f"run the job with {' '.join(advice.flags)}"] if advice.flags else []
+    if advice.command:
+        return [f"  fix: {advice.command}", *(f"  then: {flag}" for flag in flags)]
+    if found.resumes:
+        return []
+    return [f"  fix: no command helps; {flag}" for flag in flags] or [
+        f"  fix: no command and no flag helps: {advice.reason}"
+    ]
 
 
 def verdicts(path: Path, found: Sequence[Verdict]) -> list[str]:

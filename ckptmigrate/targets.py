@@ -12,6 +12,7 @@ from ckptmigrate.errors import RefusedError
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.readers import Reader, reader
 from ckptmigrate.reading import Reading, read_manifest
+from ckptmigrate.rerun import Kind
 from ckptmigrate.storage import Overlay
 from ckptmigrate.topology import Given
 from ckptmigrate.versions import Layout, none_emitting
@@ -74,13 +75,17 @@ def reach(begin: Reading, wanted: Target, given: Given | None) -> Converted:
 
 def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None) -> Converted:
     """Of what a release could be given, the first that it resumes from with the fewest losses:
-    the checkpoint as it lies, the one without rerun state, the release's own layout."""
-    layouts = (wanted.layout,) if wanted.native else (None, none_emitting, wanted.layout)
+    the checkpoint as it lies, the one without rerun state, the release's own layout, idle."""
+    layouts: list[tuple[Layout | None, bool]] = [(wanted.layout, False)]
+    if not wanted.native:
+        layouts = [(None, False), (none_emitting, False), *layouts]
+    if begin.record.kind is Kind.FAULT:
+        layouts.append((wanted.layout, True))
     job = Job(strictness=RAISE_ALL if wanted.strict else DEFAULT_STRICTNESS)
     candidates: list[Converted] = []
     refusals: list[Verdict] = []
-    for layout in layouts:
-        found = convert(begin, layout, reader=release, given=given)
+    for layout, idle_only in layouts:
+        found = convert(begin, layout, reader=release, idle_only=idle_only, given=given)
         verdict = check(reading_of(found.manifest), release, job)
         final = [o for o in verdict.obstacles if not o.metadata_only]
         if len(final) < len(verdict.obstacles) or verdict.warnings:

@@ -6,6 +6,7 @@ from the releases' sources; everything else is the real torch.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import pickle
 import sys
@@ -242,6 +243,30 @@ def edit_common(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
         state = torch.load(path, weights_only=False)
         change(state)
         torch.save(state, path)
+
+
+def edit_metadata(root: Path, change: Callable[[Any], object]) -> None:
+    """Change the `.metadata` of a root of one iteration, which torch's own classes stand for."""
+    [path] = root.glob("*/.metadata")
+    with megatron_names():
+        metadata = pickle.loads(path.read_bytes())
+        change(metadata)
+        path.write_bytes(pickle.dumps(metadata, protocol=4))
+
+
+def rename(metadata: Any, names: dict[str, str]) -> None:
+    """Give entries other keys, in every table of a `.metadata` that names them."""
+
+    def renamed(index: Any) -> Any:
+        return dataclasses.replace(index, fqn=names.get(index.fqn, index.fqn))
+
+    for name in ("state_dict_metadata", "planner_data", "mcore_data"):
+        table = getattr(metadata, name, None)
+        if table:
+            setattr(metadata, name, {names.get(k, k): v for k, v in table.items()})
+    metadata.storage_data = {renamed(i): v for i, v in metadata.storage_data.items()}
+    for plan in getattr(metadata, "all_local_plans", None) or ():
+        plan.items[:] = [dataclasses.replace(i, index=renamed(i.index)) for i in plan.items]
 
 
 def unpickle(data: bytes) -> Any:

@@ -35,8 +35,7 @@ class Offer:
         mode: the job's RerunMode value.
         finetune: whether it runs with --finetune.
         lenient: whether it drops missing keys from its request.
-        same_release: whether a release of the job's layout wrote the checkpoint; the minor
-            releases of one layout are not told apart.
+        same_release: whether the job's own minor release wrote the checkpoint, for certain.
     """
 
     facts: RerunFacts
@@ -103,10 +102,11 @@ def disabled(offer: Offer) -> bool:
 
 
 def _foreign_context(offer: Offer) -> str | None:
-    """What comes of a fault context up to 0.13 in another release than the one that wrote it."""
+    """What comes of a fault context up to 0.13 in another release than the one that wrote it:
+    the line numbers of the callers move with every minor release."""
     if offer.record.kind is not Kind.FAULT or offer.same_release:
         return None
     return (
-        "the fault context names its call by the line numbers of another release: it never "
-        "matches, and every later resume exits"
+        "the fault context names its call by the line numbers of the release that wrote it, which "
+        "is not certainly this one: elsewhere it never matches, and every later resume exits"
     )

@@ -1,0 +1,143 @@
+"""The command that `check` prints is run as pasted, and what it leads to is checked again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import SAMPLES, Run, checkpoint_of, refused
+from test_check import ask, with_foreign
+
+from ckptmigrate.checking import Job
+
+Copy = Callable[[str], Path]
+
+
+def fixed(run: Run, root: Path, *asked: str) -> tuple[str, Path, str]:
+    """Run the fix that `check` prints.
+
+    Returns:
+        The printed command, the root that it made, and the flags that the job then needs.
+    """
+    told = run("check", root, *asked)
+    [command] = [line[7:] for line in told.stdout.splitlines() if line.startswith("  fix: ")]
+    flags = "".join(
+        line.removeprefix("  then: run the job with ")
+        for line in told.stdout.splitlines()
+        if line.startswith("  then: ")
+    )
+    program, *words = shlex.split(command)
+    assert program == "ckptmigrate"
+    done = run(*words)
+    assert done.returncode == 0, (command, done.stderr)
+    [made] = [line for line in done.stdout.splitlines() if line.startswith("wrote ")]
+    return command, Path(shlex.split(made.partition("use it as --load ")[2])[0]), flags
+
+
+@pytest.mark.parametrize(
+    ("sample", "asked", "verb", "options"),
+    [
+        ("0.17.1-idle-w1", ("0.11.0",), "downgrade", "--to 0.11.0"),
+        # Both layouts are none-emitting: the release that wrote it tells the direction.
+        ("0.17.1-idle-w1", ("0.14.0",), "downgrade", "--to 0.14.0"),
+        ("0.9.0-idle-w1", ("0.10.0",), "upgrade", "--to 0.10.0"),
+        (
+            "0.12.3-idle-w1",
+            ("0.14.0", "--torch", "2.5.1", "--strict"),
+            "upgrade",
+            "--to 0.14.0 --torch 2.5.1 --strict",
+        ),
+        ("0.18.2-idle-w1", ("0.18.2", "--strict"), "upgrade", "--to 0.18.2 --strict"),
+        ("0.19.0-idle-tp2", ("0.13.1", "--strict"), "downgrade", "--to 0.13.1 --strict"),
+        (
+            "0.17.1-fault-tp2pp2",
+            ("0.13.1",),
+            "downgrade",
+            "--to 0.13.1 --allow-loss fault-context",
+        ),
+        ("0.12.3-fault-dp2", ("0.10.0",), "downgrade", "--to 0.10.0 --allow-loss fault-context"),
+        # It resumes, and every later resume exits.
+        ("0.10.0-fault-w1", ("0.11.0",), "upgrade", "--to 0.11.0 --allow-loss fault-context"),
+        ("0.12.3-fault-w1", ("0.13.1",), "upgrade", "--to 0.13.1 --allow-loss fault-context"),
+        ("0.19.0-fault-w1", ("0.14.0",), "downgrade", "--to 0.14.0"),
+        (
+            "0.17.1-idle-dopt",
+            ("0.11.0",),
+            "downgrade",
+            "--to 0.11.0 --allow-loss optimizer-state",
+        ),
+        # A job of another grid, which no release target is for.
+        (
+            "0.12.3-idle-w1",
+            ("0.12.3", "--job-tp", "2", "--job-world", "2"),
+            "upgrade",
+            "--to none-emitting",
+        ),
+    ],
+)
+def test_the_fix_works_as_pasted(
+    sample: str, asked: tuple[str, ...], verb: str, options: str, copy: Copy, run: Run
+) -> None:
+    root = copy(sample)
+    command, made, flags = fixed(run, root, "--reader", *asked)
+    assert command == f"ckptmigrate {verb} {checkpoint_of(root)} {options}"
+    assert flags == ("--no-load-optim" if "optimizer-state" in options else "")
+    again = run("check", made, "--reader", *asked, *flags.split())
+    assert again.returncode == 0, again.stdout
+    assert "fix: " not in again.stdout
+    assert "warning: " not in again.stdout
+
+
+def test_the_fix_of_a_foreign_class_with_blanks_in_its_path(copy: Copy, run: Run) -> None:
+    root = copy("0.14.0-idle-w1")
+    with_foreign(root)
+    root = root.rename(root.with_name("a run; of 0.14"))
+    command, made, _ = fixed(run, root, "--reader", "0.19.0")
+    assert command.endswith("--to 0.19.0 --allow-loss foreign-symbols")
+    assert run("check", made, "--reader", "0.19.0").returncode == 0
+
+
+def test_where_no_command_helps(run: Run) -> None:
+    # Through 0.10 args themselves are what a newer torch does not load: text would be no args.
+    old = ("check", SAMPLES / "0.10.0-idle-w1", "--reader", "0.10.0", "--torch", "2.13.0")
+    told = run(*old)
+    assert "no command helps; run the job with TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1" in told.stdout
+    told = run("check", SAMPLES / "0.17.1-idle-dopt", "--reader", "0.13.1")
+    assert told.returncode == 1
+    assert "fix: no command helps; run the job with --no-load-optim" in told.stdout
+    told = run("check", SAMPLES / "0.17.1-corrupt-tp2", "--reader", "0.17.1")
+    assert "fix: no command and no flag helps: is corrupt" in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("sample", "release", "warned"),
+    [
+        # Through 0.13 a context means something to the very minor release that wrote it.
+        ("0.10.0-fault-w1", "0.10.0", False),
+        ("0.10.0-fault-w1", "0.11.0", True),
+        ("0.12.3-fault-w1", "0.12.0", False),
+        ("0.12.3-fault-w1", "0.13.1", True),
+        ("0.13.1-fault-cp2", "0.12.3", True),
+        ("0.13.1-fault-cp2", "0.13.0", False),
+        # From 0.14 on to each of them.
+        ("0.14.0-fault-w1", "0.17.1", False),
+    ],
+)
+def test_a_context_of_another_minor_release(
+    sample: str, release: str, warned: bool, copy: Copy, run: Run
+) -> None:
+    root = copy(sample)
+    # As any of them would under the torch of its day, so that symbols are in nobody's way.
+    found = ask(root, release, Job(strictness="assume_ok_unexpected"), torch="2.5.1")
+    assert found.resumes
+    assert [w for w in found.warnings if "line numbers" in w] == list(found.warnings)
+    assert bool(found.warnings) == warned
+    verb = "downgrade" if (sample, release) == ("0.13.1-fault-cp2", "0.12.3") else "upgrade"
+    done = run(verb, root, "--to", release, "--torch", "2.5.1", "--dry-run")
+    if warned:
+        refused(done, "fault context", "--allow-loss fault-context")
+    else:
+        assert done.returncode == 0, done.stderr
+        assert "resumes from it as it is" in done.stdout
