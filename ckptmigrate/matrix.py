@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from typing import Any, Final
 
 COMPILED: Final = "data/matrix.json"
+IDLE: Final = "idle"
 
 # What a reader makes of a checkpoint, apart from the failures of FailureRow.
 OK: Final = "ok"
@@ -125,7 +126,9 @@ class GroupRow:
 
 @dataclass(frozen=True)
 class AlikeRow:
-    """A writer whose checkpoints of a scenario fare as another one's do.
+    """A writer whose checkpoints of a scenario fare as others do.
+
+    What ends the load of an idle checkpoint of the writer ends the load of these, too.
 
     Attributes:
         writer, scenario: which cells.
@@ -199,11 +202,12 @@ class Matrix:
         found = {}
         for group in self.matrix:
             for row in group.cells:
-                found[group.writer, row.reader, group.scenario] = self._cell(group, row)
+                cell = self._cell(group.writer, group.scenario, row)
+                found[group.writer, row.reader, group.scenario] = cell
         for alike in self.alike:
-            group = self.group(alike.like, alike.like_scenario)
-            for row in group.cells:
-                cell = self._cell(group, row, alike)
+            for row in self.group(alike.like, alike.like_scenario).cells:
+                idle = found[alike.writer, row.reader, IDLE]
+                cell = self._like(self._cell(alike.writer, alike.scenario, row), idle, alike)
                 found[alike.writer, row.reader, alike.scenario] = cell
         return found
 
@@ -228,41 +232,55 @@ class Matrix:
             return MEANINGS[outcome]
         return next(row.why for row in self.failures if row.failure == outcome)
 
-    def _cell(self, group: GroupRow, row: CellRow, alike: AlikeRow | None = None) -> Cell:
-        writer = alike.writer if alike else group.writer
+    def _cell(self, writer: str, scenario: str, row: CellRow) -> Cell:
         return Cell(
             writer,
             row.reader,
-            alike.scenario if alike else group.scenario,
+            scenario,
             row.raw,
-            self._known(row.raw_known, row.reader, alike),
+            self._known(row.raw_known, row.reader),
             row.migrated,
-            self._known(row.migrated_known, row.reader, alike),
+            self._known(row.migrated_known, row.reader),
             row.error,
             "" if row.raw in MEANINGS else self.meaning(row.raw),
-            _command(writer, row),
+            _command(writer, row.reader, row.raw, row.migrated),
         )
 
-    def _known(self, name: str, reader: str, alike: AlikeRow | None) -> str:
+    def _known(self, name: str, reader: str) -> str:
         row = next(row for row in self.knowledge if row.known == name)
         if row.how == "measured":
-            words = f"measured with {reader} under torch {row.torch}: {row.source}"
-        else:
-            words = f"derived: {row.source}"
-        if alike is None:
-            return words
-        return f"derived from {alike.like}, {alike.like_scenario}: {alike.because} ({words})"
+            return f"measured with {reader} under torch {row.torch}: {row.source}"
+        return f"derived: {row.source}"
+
+    def _like(self, cell: Cell, idle: Cell, alike: AlikeRow) -> Cell:
+        """A cell that repeats another one's; what ends an idle checkpoint of the writer ends
+        this one, too, and what is of the other writer alone does not."""
+        derived = f"derived from {alike.like}, {alike.like_scenario}: {alike.because}"
+        raw, error, reason = cell.raw, cell.error, cell.reason
+        if grade(idle.raw) == "fails":
+            raw, error, reason = idle.raw, idle.error, idle.reason
+        elif grade(raw) == "fails" and cell.migrated == OK:
+            raw, error, reason = OK, "", ""
+        return replace(
+            cell,
+            raw=raw,
+            raw_known=f"{derived} ({cell.raw_known})",
+            migrated_known=f"{derived} ({cell.migrated_known})",
+            error=error,
+            reason=reason,
+            command=_command(cell.writer, cell.reader, raw, cell.migrated),
+        )
 
 
-def _command(writer: str, row: CellRow) -> str:
-    """The command that makes the reader resume; empty where it resumes from what lies there."""
+def _command(writer: str, reader: str, raw: str, migrated: str) -> str:
+    """The command that makes a reader resume; empty where it resumes from what lies there."""
     from packaging.version import Version
 
-    if row.raw == row.migrated or row.raw == OK:
+    if raw in (migrated, OK):
         return ""
-    verb = "upgrade" if Version(writer) < Version(row.reader) else "downgrade"
+    verb = "upgrade" if Version(writer) < Version(reader) else "downgrade"
     loss = {NO_FAULT: " --allow-loss fault-context", NO_OPTIMIZER: " --allow-loss optimizer-state"}
-    return f"ckptmigrate {verb} PATH --to {row.reader}{loss.get(row.migrated, '')}"
+    return f"ckptmigrate {verb} PATH --to {reader}{loss.get(migrated, '')}"
 
 
 def from_sections(sections: Mapping[str, Any]) -> Matrix:
