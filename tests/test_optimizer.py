@@ -99,6 +99,22 @@ def test_that_is_how_a_release_dies_of_cut_states(release: str, copy: Copy) -> N
     assert told == {"error": "RuntimeError: shape '[16]' is invalid for input of size 4"}
 
 
+def test_entries_that_are_none(copy: Copy) -> None:
+    """What cannot be a tensor's row tells nothing, and ends nothing."""
+    root = copy("0.13.1-idle-dopt")
+    as_0_10_wrote_it(root, 4, 12)
+
+    def change(metadata: Any) -> None:
+        for key, entry in metadata.state_dict_metadata.items():
+            if "final_layernorm" in key:
+                entry.chunks = 5 if key == BIAS else [7, None]
+            if "word_embeddings" in key:
+                metadata.state_dict_metadata[key] = "no entry"
+
+    torch_side.edit_metadata(root, change)
+    assert obstacles(root, "0.11.0") == []
+
+
 # -- several optimizers
 
 
