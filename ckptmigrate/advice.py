@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from ckptmigrate import planning
+from ckptmigrate import optimizer, planning, rng
 from ckptmigrate.checking import DEFAULT_STRICTNESS, RAISE_ALL, UNSAFE_LOAD, Job, Verdict, check
 from ckptmigrate.commands import command
 from ckptmigrate.converting import LOSSES
@@ -21,7 +21,8 @@ from ckptmigrate.versions import UNIVERSAL, none_emitting
 
 # What a flag that an obstacle names does to a job.
 _FLAGS: Final[dict[str, dict[str, Any]]] = {
-    "--no-load-optim": {"no_load_optim": True},
+    optimizer.FLAG: {"no_load_optim": True},
+    rng.FLAG: {"no_load_rng": True},
     f"--dist-ckpt-strictness {DEFAULT_STRICTNESS}": {"strictness": DEFAULT_STRICTNESS},
     UNSAFE_LOAD: {},
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ckptmigrate import metadata, optimizer
+from ckptmigrate import metadata, optimizer, rng
 from ckptmigrate.constraints import ARGS_CLASS
 from ckptmigrate.evidence import writer
 from ckptmigrate.inert.tree import symbols
@@ -20,7 +20,7 @@ from ckptmigrate.releases import minor
 from ckptmigrate.rerun import MODE_OF_ARGUMENT, SHARDED_KEY
 from ckptmigrate.topology import Topology, derive
 from ckptmigrate.versions import facts, named
-from ckptmigrate.versions.taking import LENIENT, Offer
+from ckptmigrate.versions.taking import LENIENT, MISSING, Offer
 
 STRICTNESS: Final = ("assume_ok_unexpected", "raise_unexpected", "raise_all", *LENIENT)
 DEFAULT_STRICTNESS: Final = "assume_ok_unexpected"
@@ -38,6 +38,7 @@ class Job:
         rerun_mode: its --rerun-mode.
         finetune: whether it runs with --finetune.
         no_load_optim: whether it runs with --no-load-optim.
+        no_load_rng: whether it runs with --no-load-rng.
         strictness: its --dist-ckpt-strictness.
     """
 
@@ -48,6 +49,7 @@ class Job:
     rerun_mode: str = "validate_results"
     finetune: bool = False
     no_load_optim: bool = False
+    no_load_rng: bool = False
     strictness: str = DEFAULT_STRICTNESS
 
 
@@ -123,9 +125,19 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
         ]
     offer = _offer(reading, reader, job)
     taking = named(reader.layout).take(offer)
-    if taking.error is not None:
-        obstacles.append(Obstacle(taking.error, taking.why))
-    elif job.strictness == RAISE_ALL and manifest.rerun_keys and not taking.requested:
+    states = _rng(manifest, reader, job, offer)
+    if taking.error is None:
+        obstacles += states
+    else:
+        ending = [Obstacle(taking.error, taking.why)]
+        # Rerun shards are loaded before RNG states, and taken up after everything was loaded.
+        obstacles += ending + states if taking.error.startswith(MISSING) else states + ending
+    if (
+        taking.error is None
+        and job.strictness == RAISE_ALL
+        and manifest.rerun_keys
+        and not taking.requested
+    ):
         obstacles.append(
             Obstacle(
                 f"Missing keys (for all ranks): {{'{SHARDED_KEY}'}}",
@@ -185,6 +197,13 @@ def _unresolved(module: str, name: str, where: str) -> Obstacle:
     else:
         error = f"ModuleNotFoundError: No module named '{module.partition('.')[0]}'"
     return Obstacle(error, f"{where} names {module}.{name}, which this release does not have")
+
+
+def _rng(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> list[Obstacle]:
+    if job.no_load_rng or job.finetune or not offer.same_grid:
+        return []
+    found = rng.missing(manifest, reader, offer.grid, offer.world)
+    return [] if found is None else [Obstacle(*found, rng.FLAG)]
 
 
 def _offer(reading: Reading, reader: Reader, job: Job) -> Offer:

@@ -272,6 +272,7 @@ def _progress(plans: Sequence[Plan]) -> Iterator[Callable[[int], None]]:
 )
 @click.option("--finetune", is_flag=True, help="The job runs with --finetune.")
 @click.option("--no-load-optim", is_flag=True, help="The job runs with --no-load-optim.")
+@click.option("--no-load-rng", is_flag=True, help="The job runs with --no-load-rng.")
 @_iteration
 @_output_options
 def check(
@@ -287,6 +288,7 @@ def check(
     rerun_mode: str,
     finetune: bool,
     no_load_optim: bool,
+    no_load_rng: bool,
     iteration: int | None,
 ) -> None:
     """Predict, without the release at hand, whether a job of it resumes.
@@ -308,6 +310,7 @@ def check(
         rerun_mode=rerun_mode,
         finetune=finetune,
         no_load_optim=no_load_optim,
+        no_load_rng=no_load_rng,
         strictness=checking.RAISE_ALL if strict else strictness,
     )
     asked = [reader(release, compat(), torch)] if release else readers(compat(), torch)

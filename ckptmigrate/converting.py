@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ckptmigrate import rng
 from ckptmigrate.constraints import constrain
 from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.manifest import Manifest
@@ -17,11 +18,13 @@ from ckptmigrate.versions import Layout, facts
 FAULT_CONTEXT: Final = "fault-context"
 FOREIGN_SYMBOLS: Final = "foreign-symbols"
 OPTIMIZER_STATE: Final = "optimizer-state"
+RNG_STATE: Final = "rng-state"
 # Every loss a user can allow, and what it means.
 LOSSES: Final = {
     FAULT_CONTEXT: "the fault being investigated is forgotten; the job resumes as if idle",
     FOREIGN_SYMBOLS: "objects of other frameworks in the common state become their names as text",
     OPTIMIZER_STATE: "the job resumes with --no-load-optim, as it cannot read the optimizer",
+    RNG_STATE: "data and context parallel ranks resume with the RNG states of the first of them",
 }
 
 
@@ -77,6 +80,10 @@ def convert(
         constrained = constrain(result, reader, in_file=in_file)
         result, foreign = constrained.manifest, constrained.foreign
         losses += (FOREIGN_SYMBOLS,) if foreign else ()
+        states = rng.rekeyed(result, reader, given)
+        result = states.manifest
+        losses += (RNG_STATE,) if states.lossy else ()
+        notes += (states.note,) if states.note else ()
     result = result.with_common_in_file() if in_file else result.with_common_in_entry()
     # The writer did what the detector of its own layout looks for.
     if not wanted.detect(facts.gather(result)):

@@ -171,12 +171,17 @@ def _same_object(a: Manifest, b: Manifest, key: str) -> bool:
     """Whether two blobs with different bytes hold the same object."""
     if key not in a.metadata.blobs or key not in b.metadata.blobs:
         return False
-    trees = []
-    for manifest in (a, b):
-        try:
-            trees.append(torchfile.load(manifest.read_blob_bytes(key)))
-        except DamagedError:
-            return False
+    return same_object(a.read_blob_bytes(key), b.read_blob_bytes(key))
+
+
+def same_object(a: bytes, b: bytes) -> bool:
+    """Whether the bytes of two blobs hold the same object."""
+    if a == b:
+        return True
+    try:
+        trees = [torchfile.load(data) for data in (a, b)]
+    except DamagedError:
+        return False
     storages = [[m for m in t.members if m[0].startswith("data/")] for t in trees]
     return storages[0] == storages[1] and equal(trees[0].tree, trees[1].tree)
 

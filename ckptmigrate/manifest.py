@@ -83,6 +83,11 @@ class Manifest:
         return int(match[1]) if match else None
 
     @property
+    def is_release(self) -> bool:
+        """Whether it is no state of a training: of `release` a job takes the weights alone."""
+        return self.path.name == "release"
+
+    @property
     def rerun_keys(self) -> list[str]:
         """The keys of the rerun shards, in file order."""
         return [k for k in self.metadata.entries if k.startswith(f"{SHARDED_KEY}/")]
@@ -117,6 +122,10 @@ class Manifest:
             return False
 
     # -- edits; each returns another Manifest
+
+    def with_metadata(self, edited: Metadata) -> Manifest:
+        """The same checkpoint with another `.metadata`."""
+        return replace(self, metadata=edited)
 
     def with_rerun(self, wanted: StoredRerun, unchanged: Mapping[str, Any]) -> Manifest:
         """The same checkpoint with the rerun state that a layout wants.

@@ -103,7 +103,7 @@ def _of_dimension(manifest: Manifest, reader: Reader) -> list[Problem]:
     flattened, entries = _flattened(manifest), manifest.metadata.entries
     for key, entry in entries.items():
         if len(flattened.get(key, ())) == 1:
-            stored = _numbers(entry.attributes.get("size"))
+            stored = _size(entry)
             return _of_form(
                 reader, "flattened-1d-reshaped", key=key, stored=list(stored), shape=flattened[key]
             )
@@ -120,7 +120,7 @@ def _cut(key: str, entry: Any, entries: Any) -> tuple[int, int] | None:
     parameter is among model parallel ranks; None where it is not, or no parameter tells."""
     match = _STATE.fullmatch(key)
     parameter = entries.get(match[1]) if match else None
-    if parameter is None or len(_numbers(entry.attributes.get("size"))) != 1:
+    if parameter is None or len(_size(entry)) != 1:
         return None
     whole = set(_pieces(parameter))
     for piece in _pieces(entry):
@@ -134,11 +134,16 @@ def _cut(key: str, entry: Any, entries: Any) -> tuple[int, int] | None:
 
 def _pieces(entry: Any) -> Iterator[tuple[int, int]]:
     """(offset, size) of each piece of a tensor of one dimension."""
-    for chunk in entry.attributes.get("chunks") or ():
+    chunks = entry.attributes.get("chunks") if isinstance(entry, Object) else None
+    for chunk in chunks if isinstance(chunks, list) else ():
         if isinstance(chunk, Object):
             offsets, sizes = (_numbers(chunk.attributes.get(name)) for name in ("offsets", "sizes"))
             if len(offsets) == len(sizes) == 1:
                 yield offsets[0], sizes[0]
+
+
+def _size(entry: Any) -> tuple[int, ...]:
+    return _numbers(entry.attributes.get("size")) if isinstance(entry, Object) else ()
 
 
 def _flattened(manifest: Manifest) -> dict[str, tuple[int, ...]]:

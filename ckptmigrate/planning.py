@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate import diffing, integrity, manifest, optimizer, sidecar, versions
+from ckptmigrate import diffing, integrity, manifest, optimizer, rng, sidecar, versions
 from ckptmigrate.commands import command
 from ckptmigrate.converting import (
     FAULT_CONTEXT,
     FOREIGN_SYMBOLS,
     OPTIMIZER_STATE,
+    RNG_STATE,
     Converted,
 )
 from ckptmigrate.diffing import Difference
@@ -231,10 +232,20 @@ def _why_optimizer(begin: Reading, target: Target, result: Converted) -> str:
     )
 
 
+def _why_rng(begin: Reading, target: Target, result: Converted) -> str:
+    return (
+        "has RNG states for every rank, as 0.16 writes them with expert parallelism, and release "
+        f"{target.name} has one for all data and context parallel ranks of a (PP, TP): that of the "
+        f"first, which is not that of the others (or resume from the original with {rng.FLAG}, "
+        "without any, where nothing else is in the way)"
+    )
+
+
 _WHY: Final = {
     FAULT_CONTEXT: _why_fault,
     FOREIGN_SYMBOLS: _why_foreign,
     OPTIMIZER_STATE: _why_optimizer,
+    RNG_STATE: _why_rng,
 }
 
 

@@ -67,6 +67,11 @@ class Reader:
         return [] if self.is_in(">=0.19") else [key for key in marker if key not in known]
 
     @property
+    def rng_by_rank(self) -> bool:
+        """Whether, with expert parallelism, it has RNG states for every rank."""
+        return any("DPxCP" in row.axes for row in self.compat.rng_grids if self.is_in(row.releases))
+
+    @property
     def missing_common_error(self) -> str | None:
         """The error where there is no common.pt; None for a reader that needs none."""
         rows = (r for r in self.compat.missing_common if self.is_in(r.releases))

@@ -132,6 +132,15 @@ class FormRow:
 
 
 @dataclass(frozen=True)
+class RngRow:
+    """The axes of the grid of `rng_state`, under expert parallelism; else they are PP, TP."""
+
+    releases: str
+    axes: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True)
 class Compat:
     """The content of compat_matrix.yaml; the sections in the order of the file."""
 
@@ -147,6 +156,7 @@ class Compat:
     symbols: tuple[SymbolRow, ...]
     optimizer_sharding: tuple[ShardingRow, ...]
     optimizer_forms: tuple[FormRow, ...]
+    rng_grids: tuple[RngRow, ...]
 
     def row(self, layout: str) -> LayoutRow:
         """The row of a layout."""
@@ -169,6 +179,7 @@ ROWS: Final[dict[str, type]] = {
     "symbols": SymbolRow,
     "optimizer_sharding": ShardingRow,
     "optimizer_forms": FormRow,
+    "rng_grids": RngRow,
 }
 TEXTS: Final = ("known_releases", "torch_allows")
 

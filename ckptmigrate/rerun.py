@@ -6,9 +6,10 @@ Facts of the field names and enums: RerunStateMachine of core_v0.10.0 to core_v0
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
@@ -114,30 +115,30 @@ class StoredRerun:
 
 
 _SIZES: Final = r"\d{1,9}(?:\.\d{1,9}){0,3}"
-_UNIQUE_KEY: Final = re.compile(rf"{SHARDED_KEY}/shard_({_SIZES})_({_SIZES})", re.ASCII)
+_UNIQUE_KEY: Final = re.compile(rf"(\w+)/shard_({_SIZES})_({_SIZES})", re.ASCII)
 
 
-def unique_key(position: tuple[int, ...], grid: tuple[int, ...]) -> str:
-    """The key of one rerun shard, for example `rerun_state_machine_state/shard_0.1_2.4`."""
-    return f"{SHARDED_KEY}/shard_{'.'.join(map(str, position))}_{'.'.join(map(str, grid))}"
+def unique_key(position: tuple[int, ...], grid: tuple[int, ...], name: str = SHARDED_KEY) -> str:
+    """The key of one sharded object, for example `rerun_state_machine_state/shard_0.1_2.4`."""
+    return f"{name}/shard_{'.'.join(map(str, position))}_{'.'.join(map(str, grid))}"
 
 
-def parse_unique_key(key: str) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """(position, grid) of a rerun shard's key, or None for a key that no release writes."""
+def parse_unique_key(
+    key: str, name: str = SHARDED_KEY
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """(position, grid) of a sharded object's key, or None for a key that no release writes."""
     match = _UNIQUE_KEY.fullmatch(key)
-    if match is None:
+    if match is None or match[1] != name:
         return None
-    position, grid = (tuple(int(n) for n in part.split(".")) for part in match.groups())
+    position, grid = (tuple(int(n) for n in part.split(".")) for part in match.groups()[1:])
     # Written in one way only: no leading zeros.
-    return (position, grid) if key == unique_key(position, grid) else None
+    return (position, grid) if key == unique_key(position, grid, name) else None
 
 
-def positions(grid: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Every position of a grid, in order of unique key; a grid has at most a few 10,000."""
-    found: list[tuple[int, ...]] = [()]
-    for size in grid:
-        found = [(*head, tail) for head in found for tail in range(size)]
-    return found if grid else []
+def positions(grid: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Every position of a grid, one by one: args may name a grid of more than memory holds."""
+    if grid:
+        yield from itertools.product(*map(range, grid))
 
 
 def grid_size(grid: tuple[int, ...]) -> int:

@@ -81,16 +81,19 @@ class Topology:
             )
         return value
 
-    def rank_of(self, pipeline_rank: int, tensor_rank: int) -> int:
-        """The rank with data and context parallel rank 0 at a place of the (PP, TP) grid.
+    def rank_of(self, pipeline_rank: int, tensor_rank: int, data_context_rank: int = 0) -> int:
+        """The rank at a place of the (PP, TP, DP x CP) grid; context parallel ranks count fastest.
 
         Megatron's order is tp-cp-dp-pp, or tp-cp-pp-dp with use_tp_pp_dp_mapping
-        (core_v0.12.0 megatron/core/parallel_state.py).
+        (core_v0.12.0, core_v0.16.1 megatron/core/parallel_state.py).
         """
         world, (pipeline, tensor) = self.require_world(), self.require_grid()
         if self.pipeline_before_data:
-            return tensor_rank + tensor * (self.context or 1) * pipeline_rank
-        return tensor_rank + (world // pipeline) * pipeline_rank
+            context = self.context or 1
+            data_rank, context_rank = divmod(data_context_rank, context)
+            stage = pipeline_rank + pipeline * data_rank
+            return tensor_rank + tensor * (context_rank + context * stage)
+        return tensor_rank + tensor * data_context_rank + (world // pipeline) * pipeline_rank
 
 
 def derive(manifest: Manifest, given: Given | None = None) -> Topology:

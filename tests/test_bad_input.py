@@ -210,6 +210,10 @@ def marker(directory: Path, backend: str) -> None:
 def test_zarr(run: Run, tmp_path: Path) -> None:
     marker(tmp_path / "z", "zarr")
     both_verbs(run, tmp_path / "z", "zarr", "0.15")
+    # Its own reason for a reader that does not read it, rather than a prediction.
+    for release in ("0.15.3", "0.16.1"):
+        told = run("check", tmp_path / "z", "--reader", release)
+        refused(told, "zarr checkpoint, which only releases up to 0.15 read")
 
 
 def test_another_backend(run: Run, tmp_path: Path) -> None:

@@ -6,10 +6,6 @@ and where a wheel of the release is there, it is asked what it makes of them.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +14,8 @@ import pytest
 import torch
 import torch_side
 from conftest import HEALTHY, SAMPLES, Run, checkpoint_of, refused, tree_hash
+from real_parts import told_by
 from test_check import ask
-from test_real_readers import HARNESS, READERS
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 
 from ckptmigrate import migrate
@@ -30,23 +26,6 @@ Copy = Callable[[str], Path]
 BIAS = "optimizer.state.exp_avg.decoder.final_layernorm.bias"
 WEIGHT = "optimizer.state.exp_avg.output_layer.weight"
 SHAPES = {BIAS: [16], WEIGHT: [32, 16]}
-
-
-def told_by(release: str, *jobs: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a real release makes of parts of a checkpoint (readers/parts.py)."""
-    assert (READERS / release / "megatron").is_dir(), f"no reader {release}: run `make readers`"
-    path = [str(READERS / release), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, str(HARNESS.with_name("parts.py"))],
-        input=json.dumps(jobs),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def obstacles(root: Path, release: str) -> list[str]:
@@ -118,6 +97,22 @@ def test_that_is_how_a_release_dies_of_cut_states(release: str, copy: Copy) -> N
     asked = {"key": BIAS, "shape": [16], "range": [0, 4]}
     [told] = told_by(release, {"checkpoint": str(checkpoint_of(root)), "flattened": asked})
     assert told == {"error": "RuntimeError: shape '[16]' is invalid for input of size 4"}
+
+
+def test_entries_that_are_none(copy: Copy) -> None:
+    """What cannot be a tensor's row tells nothing, and ends nothing."""
+    root = copy("0.13.1-idle-dopt")
+    as_0_10_wrote_it(root, 4, 12)
+
+    def change(metadata: Any) -> None:
+        for key, entry in metadata.state_dict_metadata.items():
+            if "final_layernorm" in key:
+                entry.chunks = 5 if key == BIAS else [7, None]
+            if "word_embeddings" in key:
+                metadata.state_dict_metadata[key] = "no entry"
+
+    torch_side.edit_metadata(root, change)
+    assert obstacles(root, "0.11.0") == []
 
 
 # -- several optimizers

@@ -269,6 +269,17 @@ def rename(metadata: Any, names: dict[str, str]) -> None:
         plan.items[:] = [dataclasses.replace(i, index=renamed(i.index)) for i in plan.items]
 
 
+def drop(metadata: Any, keys: list[str]) -> None:
+    """Take entries out of every table of a `.metadata`."""
+    for name in ("state_dict_metadata", "planner_data"):
+        table = getattr(metadata, name, None)
+        if table:
+            setattr(metadata, name, {k: v for k, v in table.items() if k not in keys})
+    metadata.storage_data = {i: v for i, v in metadata.storage_data.items() if i.fqn not in keys}
+    for plan in getattr(metadata, "all_local_plans", None) or ():
+        plan.items[:] = [item for item in plan.items if item.index.fqn not in keys]
+
+
 def unpickle(data: bytes) -> Any:
     """`pickle.loads` with the names above."""
     with megatron_names():

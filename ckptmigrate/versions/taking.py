@@ -17,6 +17,8 @@ from ckptmigrate.versions.facts import RerunFacts
 # (dist_checkpointing/validation.py StrictHandling, core_v0.9.0 and on).
 LENIENT: Final = ("log_all", "return_all", "log_unexpected", "return_unexpected", "ignore_all")
 
+# How torch's load planner says that it finds no object, followed by the key.
+MISSING: Final = "RuntimeError: Missing key in checkpoint state_dict: "
 WITHOUT_CONTEXT: Final = "the fault context"
 
 
@@ -81,7 +83,7 @@ def missing_key(offer: Offer, grid: tuple[int, ...]) -> str | None:
         return None
     present = offer.facts.present if offer.facts.grid == grid else frozenset()
     key = next(unique_key(p, grid) for p in positions(grid) if p not in present)
-    return f"RuntimeError: Missing key in checkpoint state_dict: {key}."
+    return f"{MISSING}{key}."
 
 
 def restored(offer: Offer, looked_up: Iterable[str]) -> Taking:
