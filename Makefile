@@ -9,7 +9,7 @@ READER_RELEASES := 0.9.0 0.10.0 0.11.0 0.12.3 0.13.1 0.14.0 0.15.3 0.16.1
 ANY_PYTHON := --only-binary :all: --python-version 3.11 --platform manylinux_2_28_x86_64
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint types unit readers bench clean
+.PHONY: demo test lint types unit readers facts matrix bench clean
 
 ## demo: inspect, downgrade, diff and upgrade back, on a sample that release 0.19.0 wrote
 demo: $(VENV)/.installed
@@ -35,6 +35,16 @@ $(READERS)/%/.installed: | $(VENV)/.installed
 	rm -rf $(@D)
 	$(PIP) install --no-deps $(ANY_PYTHON) --target $(@D) megatron-core==$*
 	touch $@
+
+## facts: compile compat_matrix.yaml into the package, and its tables into the README
+facts: $(VENV)/.dev
+	$(BIN)/python -m ckptmigrate.compiling
+	$(BIN)/ckptmigrate matrix --into README.md
+
+## matrix: measure every cell of compat_matrix.yaml with the real releases, and rewrite it
+matrix: $(VENV)/.dev readers
+	$(BIN)/ckptmigrate matrix run --readers $(READERS) --update
+	$(MAKE) facts
 
 ## bench: the measured time of a downgrade
 bench: $(VENV)/.dev

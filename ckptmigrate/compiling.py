@@ -184,15 +184,17 @@ def _line(content: Any, key: str) -> int:
 
 
 def write(source: Path) -> list[str]:
-    """Compile a compat_matrix.yaml into the package beside it; the files that changed.
+    """Compile a compat_matrix.yaml into the package beside it, if any; the files that changed.
 
     Raises:
         CompatError: see `compiled`.
-        OSError: there is no package beside it, or it cannot be written.
+        OSError: the package cannot be written.
     """
     changed = []
     for name, text in package_data(source.read_text(encoding="utf-8"), path=source).items():
         target = source.absolute().parent / "ckptmigrate" / name
+        if not target.parent.is_dir():
+            continue
         if not target.exists() or target.read_text(encoding="utf-8") != text:
             target.write_text(text, encoding="utf-8")
             changed.append(str(target))

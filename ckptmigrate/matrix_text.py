@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -36,8 +37,8 @@ def table(matrix: Matrix, scenario: str, width: int) -> Iterator[Line]:
     for writer in matrix.writers(scenario):
         line: Line = [(f"{writer:{_WRITER}}", "")]
         for reader in readers:
-            cell = matrix.cells[writer, reader, scenario]
-            line += _marks(cell)
+            cell = matrix.cells.get((writer, reader, scenario))
+            line += _marks(cell) if cell else [("··", "")]  # not measured yet
             line.append((" " * (column - 2), ""))
         yield line
 
@@ -96,6 +97,16 @@ def markdown(matrix: Matrix, scenarios: Sequence[str]) -> str:
             lines.append(f"| {writer} | {marks} |")
         parts.append("\n".join(lines))
     return "\n\n".join([*parts, f"{LEGEND}."])
+
+
+def into(text: str, matrix: Matrix) -> str:
+    """A Markdown text with fresh tables wherever it has `<!-- matrix: SCENARIOS -->`, up to
+    `<!-- /matrix -->`."""
+
+    def fresh(place: re.Match[str]) -> str:
+        return f"{place[1]}\n{markdown(matrix, place[2].split())}\n{place[3]}"
+
+    return re.sub(r"(<!-- matrix: ([\w ]+) -->).*?(<!-- /matrix -->)", fresh, text, flags=re.DOTALL)
 
 
 def minor(release: str) -> str:

@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -16,11 +17,26 @@ from ckptmigrate.matrix import Cell, Matrix
 from ckptmigrate.output import output, output_options
 
 
+_facts = click.option(
+    "--facts",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=Path("compat_matrix.yaml"),
+    show_default=True,
+    help="The file that has the cells.",
+)
+
+
 @click.group(invoke_without_command=True)
 @click.option("--scenario", metavar="NAME", help="This scenario alone: idle, disabled, fault, ...")
 @click.option("--writer", metavar="RELEASE", help="With --reader: all about one cell.")
 @click.option("--reader", metavar="RELEASE", help="With --writer: all about one cell.")
 @click.option("--markdown", is_flag=True, help="Print it as Markdown.")
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Refresh the tables of a Markdown file, between <!-- matrix: idle --> and <!-- /matrix -->.",
+)
 @click.option(
     "--html",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -35,6 +51,7 @@ def matrix(
     writer: str | None,
     reader: str | None,
     markdown: bool,
+    into: Path | None,
     html: Path | None,
 ) -> None:
     """Show which release resumes from whose checkpoint, as it lies and after one command.
@@ -57,6 +74,9 @@ def matrix(
 
         html.write_text(matrix_page.page(found), encoding="utf-8")
         output.lines([f"wrote {html}"])
+    elif into is not None:
+        into.write_text(matrix_text.into(into.read_text(encoding="utf-8"), found), encoding="utf-8")
+        output.lines([f"refreshed {into}"])
     elif writer is not None and reader is not None:
         cells = [_one(found, writer, reader, each) for each in scenarios]
         _tell(found, [cell for cell in cells if cell is not None])
@@ -98,6 +118,41 @@ def _tell(found: Matrix, cells: list[Cell]) -> None:
         output.lines(matrix_text.detail(found, cell))
 
 
+@matrix.command("add")
+@click.argument("release")
+@click.option("--torch", default="2.13.0", show_default=True, metavar="V", help="The torch of it.")
+@click.option("--source", default="the package index", show_default=True, help="How it is known.")
+@_facts
+@output_options
+def add(release: str, torch: str, source: str, facts: Path) -> None:
+    """Open the matrix for a release: a reader, and a writer whose cells `run --update` measures.
+
+    Its layout and constraints are those of the newest rows of the file; edit them by hand where
+    the release changes them.
+
+    Example: ckptmigrate matrix add 0.21.0
+    """
+    _require_extra()
+    from ckptmigrate import compiling
+    from ckptmigrate.measuring import editing
+
+    text = facts.read_text(encoding="utf-8")
+    new = editing.with_release(text, release, torch=torch, source=source)
+    compiling.compiled(new, path=facts)
+    facts.write_text(new, encoding="utf-8")
+    changed = [str(facts), *compiling.write(facts)]
+    if output.json:
+        output.object({"release": release, "written": changed})
+    else:
+        output.lines(
+            [
+                f"{release} is among the readers and writers",
+                *(f"  wrote {name}" for name in changed),
+                f"  next: make readers READER_RELEASES={release}, then matrix run --update",
+            ]
+        )
+
+
 @matrix.command("run")
 @click.option(
     "--readers",
@@ -113,13 +168,7 @@ def _tell(found: Matrix, cells: list[Cell]) -> None:
     show_default=True,
     help="The checkpoints to load, with index.json and raw_matrix.json.",
 )
-@click.option(
-    "--facts",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    default=Path("compat_matrix.yaml"),
-    show_default=True,
-    help="The file that has the cells.",
-)
+@_facts
 @click.option("--update", is_flag=True, help="Rewrite the cells of that file, comments kept.")
 @click.option("--reader", "only", multiple=True, metavar="RELEASE", help="This reader alone.")
 @click.option("--writer", "writers", multiple=True, metavar="RELEASE", help="This writer alone.")
@@ -142,6 +191,7 @@ def run(
 
     Example: ckptmigrate matrix run --readers .readers --samples tests/samples
     """
+    _require_extra()
     from ckptmigrate import compiling
     from ckptmigrate.measuring import editing
     from ckptmigrate.measuring.measure import Measurement, groups_of
@@ -180,6 +230,19 @@ def run(
         )
     if measured.differences and not update:
         raise SystemExit(1)
+
+
+def _require_extra() -> None:
+    """What an ordinary verb does without.
+
+    Raises:
+        RefusedError: it is not installed.
+    """
+    missing = [name for name in ("ruamel.yaml", "torch") if find_spec(name) is None]
+    if missing:
+        raise RefusedError(
+            f"this needs {' and '.join(missing)}", fix="run `pip install 'ckptmigrate[matrix]'`"
+        )
 
 
 def _progress(text: str) -> None:

@@ -245,16 +245,28 @@ def test_torch_of_the_reader() -> None:
     assert not ask(SAMPLES / "0.10.0-idle-w1", "0.10.0", torch="2.13.0").resumes
 
 
-def test_a_new_release_is_one_row(tmp_path: Path) -> None:
-    """A release whose layout is known is added by editing compat_matrix.yaml alone."""
+def test_a_new_release_is_an_edit_of_the_facts_alone(run: Run, tmp_path: Path) -> None:
+    """What the README says of a release whose layout is known, done on a copy of the facts."""
+    facts = tmp_path / "compat_matrix.yaml"
     text = (Path(__file__).parent.parent / "compat_matrix.yaml").read_text()
-    row = '  - release: "0.21.0"\n    torch: "2.14.0"\n    source: invented\n\n'
-    edited = text.replace("# How common.pt is loaded", row + "# How common.pt is loaded", 1)
-    compat, _ = compiling.parse(edited)
+    facts.write_text(text)
+    (tmp_path / "ckptmigrate" / "data").mkdir(parents=True)
+    done = run("matrix", "add", "0.21.0", "--torch", "2.14.0", "--facts", facts)
+    assert done.returncode == 0, done.stderr
+    # Lines were added, and none was lost or moved but that of the known releases.
+    kept = [line for line in text.splitlines() if not line.startswith("known_releases")]
+    lines = iter(facts.read_text().splitlines())
+    assert all(line in lines for line in kept)
+    compiled = json.loads((tmp_path / "ckptmigrate/data/releases.json").read_text())
+    compat = releases.from_sections(compiled)
     newest = readers(compat)[-1]
-    assert (newest.release, newest.layout) == ("0.21.0", "common-state")
+    assert (newest.release, newest.layout, newest.torch) == ("0.21.0", "common-state", "2.14.0")
     found = reading.read(LocalDirectory(checkpoint_of(SAMPLES / "0.9.0-idle-w1")))
     assert checking.check(found, newest).resumes
+    _, matrix = compiling.parse(facts.read_text())
+    mine = [group for group in matrix.matrix if group.writer == "0.21.0"]
+    assert [group.scenario for group in mine] == ["idle", "disabled", "fault"]
+    refused(run("matrix", "add", "0.21.0", "--facts", facts), "among the readers already")
 
 
 # -- the verb

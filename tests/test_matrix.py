@@ -16,7 +16,7 @@ from test_real_readers import READERS
 
 from ckptmigrate import compiling, matrix_text
 from ckptmigrate.matrix import Cell, Matrix, grade, matrix
-from ckptmigrate.measuring import editing
+from ckptmigrate.measuring import editing, index
 
 ROOT = Path(__file__).parent.parent
 FACTS = ROOT / "compat_matrix.yaml"
@@ -250,10 +250,11 @@ def test_no_colour_when_piped(run: Run) -> None:
 
 def test_the_table_of_the_readme_is_fresh(found: Matrix, run: Run) -> None:
     readme = (ROOT / "README.md").read_text()
-    table = re.search(r"<!-- matrix -->\n(.*?)\n<!-- /matrix -->", readme, re.DOTALL)
-    assert table is not None
-    fresh = matrix_text.markdown(found, ["idle", "fault"])
-    assert table[1] == fresh, "run `make matrix`"
+    assert readme.count("<!-- matrix: ") == 1
+    assert matrix_text.into(readme, found) == readme, "run `make facts`"
+    stale = readme.replace("✗✓", "✓✓")
+    assert stale != readme
+    assert matrix_text.into(stale, found) == readme
     assert run("matrix", "--markdown").stdout.startswith("**idle**: reruns enabled, no fault.")
 
 
@@ -270,3 +271,10 @@ def test_commands_of_cells(found: Matrix) -> None:
     assert command("0.10.0", "0.11.0", "fault") == (
         "ckptmigrate upgrade PATH --to 0.11.0 --allow-loss fault-context"
     )
+
+
+def test_new_releases_of_the_index() -> None:
+    known = ["0.9.0", "0.15.3", "0.20.dev0"]
+    found = ["0.8.0", "0.9.0", "0.15.2", "0.15.3", "0.15.4", "0.20.0", "0.21.0", "0.22.0rc1"]
+    assert index.new(found, known) == ["0.15.4", "0.20.0", "0.21.0"]
+    assert index.new(["0.9.0", "0.15.3"], known) == []

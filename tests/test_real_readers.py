@@ -37,7 +37,7 @@ RERUN = "rerun_state_machine_state/shard_"
 READER_OF = {"sharded-rerun": "0.10.0", "split-rerun": "0.12.3", "none-emitting": "0.14.0"}
 
 # Reader -> releases whose checkpoints name no symbol that the reader cannot resolve or does not
-# allow. For all others the harness resolves foreign symbols (samples/raw_matrix.json has the
+# allow. For all others the job resolves foreign symbols (samples/raw_matrix.json has the
 # errors without that). To translate the symbols is not part of a rerun layout.
 _TO_0_14 = ("0.9.0", "0.10.0", "0.11.0", "0.12.3", "0.13.1", "0.14.0")
 UNDERSTANDS = {
@@ -80,7 +80,7 @@ class Case:
         reader: the release.
         via: a layout to migrate it to before; what ckptmigrate keeps for the way back goes then.
         lose_fault: whether to allow that.
-        foreign_symbols: whether the harness resolves them; by default where they are in the way.
+        foreign_symbols: whether the job resolves them; by default where they are in the way.
         stored_shapes: whether flattened optimizer states are read as ordinary tensors.
         strictness: the job's --dist-ckpt-strictness.
     """
@@ -107,7 +107,7 @@ class Case:
         return "-".join(str(v) for v in asdict(self).values())
 
     def job(self, checkpoint: Path) -> dict[str, Any]:
-        """The job for the harness."""
+        """The job for the program."""
         facts = INDEX[self.sample]
         foreign = self.foreign_symbols
         if foreign is None:
@@ -194,7 +194,7 @@ STRICT_CASES = [
     Case(sample, "none-emitting", "0.14.0", strictness="raise_all")
     for sample in ("0.10.0-idle-w1", "0.13.1-idle-tp2", "0.18.2-idle-tp2", "0.19.0-idle-w1")
 ]
-# Samples as they are, each with how its own release's generation takes it: the harness does see
+# Samples as they are, each with how its own release's generation takes it: the program does see
 # a fault context where there is one.
 UNMIGRATED_FAULTS = [
     Case("0.10.0-fault-w1", None, "0.10.0"),
@@ -343,13 +343,13 @@ def source(sample: str) -> torch_side.Contents:
 
 
 def digest(tensor: torch.Tensor) -> list[str]:
-    """As the harness tells a tensor: its dtype, and a digest of its bits."""
+    """As the program tells a tensor: its dtype, and a digest of its bits."""
     bits = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     return [str(tensor.dtype), hashlib.sha256(bits).hexdigest()]
 
 
 def as_told(value: Any) -> Any:
-    """A value as it looks after the harness's JSON."""
+    """A value as it looks after the program's JSON."""
     return json.loads(json.dumps(torch_side.plain(value)))
 
 
@@ -493,7 +493,7 @@ def test_none_emitting_idle_loads_with_raise_all(sample: str, case: Case, take: 
 
 
 @named(UNMIGRATED_FAULTS)
-def test_the_harness_sees_fault_contexts(sample: str, case: Case, take: Take) -> None:
+def test_the_program_sees_fault_contexts(sample: str, case: Case, take: Take) -> None:
     """A control: what the release itself wrote, it takes back, fault context and all."""
     ranks = take(case)
     check_loaded(case, ranks)
@@ -504,7 +504,7 @@ def test_the_harness_sees_fault_contexts(sample: str, case: Case, take: Take) ->
 
 
 @named(list(FAILURES))
-def test_the_harness_fails_where_a_job_does(sample: str, case: Case, take: Take) -> None:
+def test_the_program_fails_where_a_job_does(sample: str, case: Case, take: Take) -> None:
     """A control: samples that the release cannot take as they are, and how a job dies of them."""
     stage, words = FAILURES[case]
     for rank in take(case):
@@ -512,7 +512,7 @@ def test_the_harness_fails_where_a_job_does(sample: str, case: Case, take: Take)
         assert words in rank["error"]
 
 
-def test_the_harness_knows_nothing_of_ckptmigrate() -> None:
+def test_the_program_knows_nothing_of_ckptmigrate() -> None:
     files = list(PROGRAM.glob("*.py"))
     assert len(files) > 4
     for file in files:

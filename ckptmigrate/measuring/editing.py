@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from ckptmigrate.errors import RefusedError
 from ckptmigrate.matrix import CellRow, GroupRow
 
 _UNBROKEN: Final = 10_000  # a line's width, in characters, that no row reaches
@@ -50,6 +52,73 @@ def update(path: Path, groups: Sequence[GroupRow]) -> bool:
     return new != text
 
 
+def with_release(text: str, release: str, *, torch: str, source: str) -> str:
+    """The text with a release that is new: a reader, and a writer without cells yet.
+
+    Its layout and constraints are those of the newest rows that name it (`releases`). `matrix
+    run --update` then measures what it reads and, where its wheel is at hand, what it saves.
+
+    Args:
+        torch: the torch that it runs under.
+        source: where it is known from.
+
+    Raises:
+        RefusedError: the file has it already.
+    """
+    from packaging.version import Version
+
+    content = _yaml().load(text)
+    readers, groups = content["readers"], content["matrix"]
+    if any(row["release"] == release for row in readers):
+        raise RefusedError(f"release {release} is among the readers already")
+    older = [n for n, row in enumerate(readers) if Version(row["release"]) < Version(release)]
+    rows = {_end(text, readers, max(older, default=0)): _READER.format(release, torch, source)}
+    for scenario in ("idle", "disabled", "fault"):
+        last = max(n for n, group in enumerate(groups) if group["scenario"] == scenario)
+        rows[_end(text, groups, last)] = _GROUP.format(release, scenario)
+    lines = text.splitlines(keepends=True)
+    for place in sorted(rows, reverse=True):
+        lines.insert(place, rows[place])
+    new = "".join(lines)
+    minor = ".".join(map(str, Version(release).release[:2]))
+    known = [str(each) for each in content["known_releases"]]
+    if not any(Version(each).release[:2] == Version(minor).release for each in known):
+        new = new.replace(f'"{known[-1]}"]', f'"{known[-1]}", "{minor}"]', 1)
+    return new
+
+
+_READER: Final = """\
+  - release: "{}"
+    torch: "{}"
+    source: {}
+"""
+_GROUP: Final = """\
+  - writer: "{}"
+    scenario: {}
+    checkpoints: [saved/w1]
+    cells: []
+"""
+
+
+def _end(text: str, rows: Any, number: int) -> int:
+    """The line after a row; comments and blank lines below it belong to what follows."""
+    lines = text.splitlines()
+    start = rows.lc.item(number)[0]
+    end = start + 1
+    for place in range(start + 1, len(lines)):
+        if re.match(r"  - |\S", lines[place]):
+            break
+        if lines[place].strip() and not lines[place].lstrip().startswith("#"):
+            end = place + 1
+    return end
+
+
+def _quoted(text: str) -> Any:
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+    return DoubleQuotedScalarString(text)
+
+
 def _yaml() -> Any:
     from ruamel.yaml import YAML
 
@@ -63,13 +132,12 @@ def _yaml() -> Any:
 def _sequence(cells: Sequence[CellRow]) -> Any:
     """One line per cell."""
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
-    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
     found = CommentedSeq()
     for cell in cells:
         row = CommentedMap(asdict(cell))
         for key in ("reader", "error"):
-            row[key] = DoubleQuotedScalarString(row[key])
+            row[key] = _quoted(row[key])
         row.fa.set_flow_style()
         found.append(row)
     return found

@@ -28,11 +28,12 @@ os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 import torch
 import torch.distributed
-from harness import RELEASE, fit_in, told_error
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
 from megatron.core.optimizer.optimizer import ChainedOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
+from training_job.release import RELEASE, fit_in
+from training_job.telling import told_error
 
 
 def objects(job: dict[str, Any]) -> dict[str, Any]:
