@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from ckptmigrate import metadata, optimizer, rng
 from ckptmigrate.constraints import ARGS_CLASS
+from ckptmigrate.errors import RefusedError
 from ckptmigrate.evidence import writer
 from ckptmigrate.inert.tree import symbols
 from ckptmigrate.manifest import Manifest
@@ -18,7 +19,7 @@ from ckptmigrate.readers import Reader
 from ckptmigrate.reading import Reading
 from ckptmigrate.releases import minor
 from ckptmigrate.rerun import MODE_OF_ARGUMENT, SHARDED_KEY
-from ckptmigrate.topology import Topology, derive
+from ckptmigrate.topology import Topology, derive, told
 from ckptmigrate.versions import facts, named
 from ckptmigrate.versions.taking import LENIENT, MISSING, Offer
 
@@ -208,7 +209,7 @@ def _rng(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> list[Obs
 
 def _offer(reading: Reading, reader: Reader, job: Job) -> Offer:
     manifest, record = reading.manifest, reading.record
-    saved = derive(manifest)
+    saved = _saved(manifest)
     grid = (job.pipeline or saved.pipeline or 1, job.tensor or saved.tensor or 1)
     world = job.world or saved.world or saved.hint or 1
     fields: set[str] = set()
@@ -237,6 +238,14 @@ def _wrote(reader: Reader, manifest: Manifest) -> bool:
     """Whether a release of the reader's minor release is the only one that can be the writer."""
     writers = writer(manifest, reader.compat).releases
     return [minor(release) for release in writers] == [minor(reader.release)]
+
+
+def _saved(manifest: Manifest) -> Topology:
+    """The topology of the checkpoint. Where its files contradict its args a reader goes by args."""
+    try:
+        return derive(manifest)
+    except RefusedError:
+        return told(manifest)
 
 
 def _same_size(world: int, saved: Topology, job: Job) -> bool:

@@ -16,7 +16,6 @@ from ckptmigrate.errors import RefusedError
 from ckptmigrate.matrix import Cell, Matrix
 from ckptmigrate.output import output, output_options
 
-
 _facts = click.option(
     "--facts",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -35,7 +34,7 @@ _facts = click.option(
     "--into",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
-    help="Refresh the tables of a Markdown file, between <!-- matrix: idle --> and <!-- /matrix -->.",
+    help="Refresh a Markdown file between <!-- matrix: idle --> and <!-- /matrix -->.",
 )
 @click.option(
     "--html",

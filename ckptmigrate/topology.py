@@ -147,6 +147,16 @@ def derive(manifest: Manifest, given: Given | None = None) -> Topology:
     )
 
 
+def told(manifest: Manifest) -> Topology:
+    """The topology as args alone tell it, whatever the files say: what a reader goes by."""
+    world, tensor, pipeline, context = (
+        size if _is_size(size) and size <= _MOST_RANKS else None
+        for size in map(manifest.common.argument, (*_ARGUMENTS.values(), "context_parallel_size"))
+    )
+    order = bool(manifest.common.argument("use_tp_pp_dp_mapping"))
+    return Topology(world, tensor, pipeline, context, order)
+
+
 def _agree(
     manifest: Manifest, option: str, stated: int | None, checks: dict[str, int | None]
 ) -> int | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
 import sys
 import types
 from collections.abc import Callable
@@ -12,9 +14,11 @@ from typing import Any
 import pytest
 import torch_side
 from conftest import HEALTHY, SAMPLES, Run, checkpoint_of, refused, tree_hash
+from test_real_readers import READERS as READERS_FOLDER
 
 from ckptmigrate import checking, compiling, migrate, reading, releases
 from ckptmigrate.checking import Job, Verdict
+from ckptmigrate.measuring import jobs
 from ckptmigrate.readers import reader, readers
 from ckptmigrate.storage import LocalDirectory
 
@@ -308,3 +312,39 @@ def test_unknown_releases(run: Run, name: str) -> None:
     assert result.returncode in (0, 1)
     assert "Traceback" not in result.stderr
     assert len(result.stderr.splitlines()) <= 1
+
+
+def test_a_wrong_grid(copy: Copy) -> None:
+    """Rerun shards of another grid than the job's: told as the real release tells it."""
+    root = copy("0.13.1-idle-tp2")
+    path = checkpoint_of(root) / ".metadata"
+    names = {
+        f"rerun_state_machine_state/shard_0.{rank}_1.2": (
+            f"rerun_state_machine_state/shard_{rank}.0_2.1"
+        )
+        for rank in (0, 1)
+    }
+    metadata = torch_side.unpickle(path.read_bytes())
+    entries, storage = metadata.state_dict_metadata, metadata.storage_data
+    for old, new in names.items():
+        entries[new] = entries.pop(old)
+        [index] = [index for index in storage if index.fqn == old]
+        storage[dataclasses.replace(index, fqn=new)] = storage.pop(index)
+        for plan in metadata.all_local_plans:
+            plan.items[:] = [
+                dataclasses.replace(item, index=dataclasses.replace(item.index, fqn=new))
+                if item.index.fqn == old
+                else item
+                for item in plan.items
+            ]
+    with torch_side.megatron_names():
+        path.write_bytes(pickle.dumps(metadata))
+    verdict = ask(root, "0.13.1")
+    assert not verdict.resumes
+    predicted = verdict.obstacles[0].error
+    job = {"checkpoint": str(checkpoint_of(root)), "tensor_parallel": 2}
+    [ranks] = jobs.run("0.13.1", READERS_FOLDER, [job])
+    assert predicted.rstrip(".") in ranks[0]["error"]
+    assert "Missing key in checkpoint state_dict" in predicted
+    # Readers that ask for no idle grid do not mind.
+    assert ask(root, "0.16.1").resumes

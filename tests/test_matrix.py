@@ -158,7 +158,7 @@ def test_every_cell_that_a_wheel_can_measure_is_measured(found: Matrix) -> None:
             assert cell.migrated_known.startswith(("measured with ", "derived: nothing is")), cell
         for known in (cell.raw_known, cell.migrated_known):
             derived[known.partition(" ")[0]] += 1
-    assert derived["measured"] > 700
+    assert derived["measured"] > 450
 
 
 def test_pairs_of_the_issue(found: Matrix) -> None:
@@ -224,7 +224,7 @@ def test_the_table_fits(width: int, found: Matrix, run: Run) -> None:
     table = [line for line in shown if re.match(r"[\d.]+\S* .*[✓✗~]", line)]
     assert all(len(line) <= max(width, 87) for line in shown)
     if width >= 60:
-        assert len(table) == 12 + 11 + 11 + 12
+        assert len(table) == 12 + 11 + 11 + 10
         assert all(len(line) <= width for line in table)
         [row] = [line for line in table if line.startswith("0.17.1")][:1]
         assert row.split()[1:] == ["✗✓"] * 3 + ["✓✓"] * 2 + ["✗✓"] * 2 + ["✓✓"] * 5

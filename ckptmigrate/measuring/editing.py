@@ -103,7 +103,7 @@ _GROUP: Final = """\
 def _end(text: str, rows: Any, number: int) -> int:
     """The line after a row; comments and blank lines below it belong to what follows."""
     lines = text.splitlines()
-    start = rows.lc.item(number)[0]
+    start = int(rows.lc.item(number)[0])
     end = start + 1
     for place in range(start + 1, len(lines)):
         if re.match(r"  - |\S", lines[place]):
