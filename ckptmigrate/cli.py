@@ -2,84 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
 
 import ckptmigrate
-from ckptmigrate import checking, inspection, journal, locate, migration, render, versions
+from ckptmigrate import caring, checking, inspection, journal, locate, migration, render, versions
+from ckptmigrate.console import Command as _Command
+from ckptmigrate.console import check_choice as _check_choice
+from ckptmigrate.console import every as _every
+from ckptmigrate.console import iteration as _iteration
+from ckptmigrate.console import output as _output
+from ckptmigrate.console import output_options as _output_options
+from ckptmigrate.console import path as _path
+from ckptmigrate.console import progress as _progress
 from ckptmigrate.converting import LOSSES
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.linking import Link
-from ckptmigrate.planning import Plan
 from ckptmigrate.printable import printable
 from ckptmigrate.readers import reader, readers
 from ckptmigrate.reading import read
 from ckptmigrate.rerun import MODE_OF_ARGUMENT
 from ckptmigrate.storage import LocalDirectory
 from ckptmigrate.topology import Given
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-@dataclass
-class _Output:
-    """How to speak: filled from the options, read by everything that prints."""
-
-    json: bool = False
-    verbose: bool = False
-    color: bool | None = None  # None: click decides by the terminal
-
-    def lines(self, lines: Iterable[str]) -> None:
-        for number, line in enumerate(lines):
-            click.echo(_styled(line, first=not number), color=self.color)
-
-    def object(self, value: Any) -> None:
-        click.echo(json.dumps(value, indent=2))
-
-
-_output = _Output()
-_SIGNS = {"+": "green", "-": "red", "~": "yellow"}
-
-
-def _styled(line: str, *, first: bool) -> str:
-    if first:
-        return click.style(line, bold=True)
-    sign = line.lstrip()[:2]
-    if sign[1:] == " " and sign[0] in _SIGNS:
-        return click.style(line, fg=_SIGNS[sign[0]])
-    return line
-
-
-def _set_output(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-    if value and parameter.name == "as_json":
-        _output.json = True
-    elif value and parameter.name == "verbose":
-        _output.verbose = True
-    elif value:
-        _output.color = False
-
-
-def _output_options(command: _Command) -> _Command:
-    """--json, -v and --no-color, which every verb has."""
-    for flags, text in (
-        (("--no-color", "no_color"), "Never colour the output."),
-        (("-v", "--verbose", "verbose"), "Show a traceback with an error."),
-        (("--json", "as_json"), "Print JSON with documented keys."),
-    ):
-        command = click.option(
-            *flags, is_flag=True, expose_value=False, callback=_set_output, help=text
-        )(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -92,11 +43,6 @@ def cli() -> None:
     names. Tensors are never rewritten, pickles never executed, the source never changed unless
     --in-place asks for it. Exit status: 0 done, 1 refused or found wanting, 2 usage.
     """
-
-
-_path = click.argument("path", type=click.Path(path_type=Path, readable=False))
-_iteration = click.option("--iteration", type=int, metavar="N", help="Of a root, this iteration.")
-_every = click.option("--all", "every", is_flag=True, help="Of a root, every iteration.")
 
 
 @cli.command()
@@ -122,11 +68,6 @@ def inspect(path: Path, iteration: int | None, every: bool) -> None:
             _output.lines(render.inspection(each))
     if not all(each.healthy for each in found):
         raise SystemExit(1)
-
-
-def _check_choice(iteration: int | None, *, every: bool) -> None:
-    if every and iteration is not None:
-        raise click.UsageError("--all and --iteration exclude each other.")
 
 
 def _migration_options(command: _Command) -> _Command:
@@ -254,7 +195,8 @@ def _migrate(
     used = None
     if not dry_run:
         # Before anything is printed: a reader of the output that goes away stops nothing.
-        with _progress(prepared.plans) as progress:
+        total = sum(plan.payload[1] for plan in prepared.plans)
+        with _progress("copying payload", total) as progress:
             used = migration.carry_out(prepared, link=Link(link), progress=progress)
     if _output.json:
         _output.object(prepared.as_json(done=not dry_run, link=used))
@@ -265,36 +207,6 @@ def _migrate(
         click.echo("dry run: nothing was written")
     else:
         _output.lines(render.outcome(prepared, used))
-
-
-@contextlib.contextmanager
-def _progress(plans: Sequence[Plan]) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, once payload bytes are being copied; linking takes no time."""
-    bars: list[Any] = []
-
-    def advance(count: int) -> None:
-        if _output.json or not sys.stderr.isatty():
-            return
-        if not bars:
-            from rich.console import Console
-            from rich.progress import DownloadColumn, Progress, TimeRemainingColumn
-
-            bar = Progress(
-                *Progress.get_default_columns()[:2],
-                DownloadColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True, no_color=_output.color is False),
-            )
-            bar.start()
-            bar.add_task("copying payload", total=sum(plan.payload[1] for plan in plans))
-            bars.append(bar)
-        bars[0].advance(bars[0].task_ids[0], count)
-
-    try:
-        yield advance
-    finally:
-        for bar in bars:
-            bar.stop()
 
 
 @cli.command()
@@ -411,10 +323,7 @@ def diff(a: Path, b: Path, iteration: int | None, full: bool) -> None:
     found = ckptmigrate.diff(a, b, iteration=iteration)
     if _output.json:
         _output.object(
-            {
-                "equal": not found,
-                "differences": [difference.as_json() for difference in found],
-            }
+            {"equal": not found, "differences": [difference.as_json() for difference in found]}
         )
     else:
         _output.lines(render.differences(found, full=full))
@@ -444,10 +353,13 @@ def layouts() -> None:
     Console(no_color=_output.color is False, highlight=False).print(table)
 
 
+for _verb in (caring.verify, caring.repair):
+    cli.add_command(_verb)
+
+
 def main() -> None:
     """The entry point: run a verb, and turn errors into one sentence and an exit status."""
-    global _output
-    _output = _Output(color=False if os.environ.get("NO_COLOR") else None)
+    _output.reset(color=False if os.environ.get("NO_COLOR") else None)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)  # what is under way is taken back, as for Ctrl-C
     try:

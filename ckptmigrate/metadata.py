@@ -207,12 +207,7 @@ def load(data: bytes) -> Metadata:
 
 
 def parse(data: bytes) -> Metadata:
-    """The same without a look at the tables, for who looks at them more closely.
-
-    Raises:
-        PickleError: not a pickle that a checkpoint writer wrote.
-        DamagedError: a pickle of something else.
-    """
+    """The same without a look at the tables; raises as `load`."""
     tree = reader.load(data)
     if not is_object(tree, TORCH_CLASS, MCORE_CLASS):
         found = type(tree).path if isinstance(tree, Object) else type(tree).__name__
@@ -232,8 +227,7 @@ def is_tensor_entry(entry: Any) -> bool:
 
 def _check(metadata: Metadata) -> None:
     """The parts that edits rely on are what they should be."""
-    tables = ("state_dict_metadata", "storage_data")
-    for table in tables:
+    for table in ("state_dict_metadata", "storage_data"):
         if not isinstance(metadata.attributes.get(table), dict):
             raise DamagedError(f"has no {table}")
     if not all(isinstance(key, str) for key in metadata.entries):

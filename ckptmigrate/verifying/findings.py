@@ -58,7 +58,7 @@ _ROWS: Final = (
     ),
     Code(
         "metadata-missing", Severity.ERROR,
-        "Without .metadata no reader finds a tensor.", _COPY,
+        "Which bytes belong to which tensor is lost: no reader finds one.", _COPY,
     ),
     Code(
         "metadata-unreadable", Severity.ERROR,
@@ -74,7 +74,7 @@ _ROWS: Final = (
     ),
     Code(
         "common-missing", Severity.ERROR,
-        "Without the common state there are no args, no iteration and no optimizer settings.",
+        "The args, the iteration, the optimizer settings and the learning rate schedule are lost.",
         "restore common.pt from a copy; it cannot be made up",
     ),
     Code(
