@@ -208,7 +208,9 @@ def verification(found: Verification, *, full: bool) -> list[str]:
     for finding in found.findings:
         where = "" if finding.path == about else f"{finding.path}: "
         lines.append(f"  {finding.severity.value} {finding.code}: {where}{finding.what}")
-        lines += [f"    {item}" for item in _cut(list(finding.items), full=full, most=_MOST_ITEMS)]
+        items = list(finding.items)
+        items = items if full else _cut(items, _MOST_ITEMS, "--full or --json has")
+        lines += [f"    {item}" for item in items]
         lines.append(f"    fix: {finding.remedy}")
     return [printable(line) for line in lines]
 
@@ -245,7 +247,7 @@ def differences(found: Sequence[Difference], *, full: bool) -> list[str]:
     return [count, *(lines if full else _cut(lines))]
 
 
-def _cut(lines: list[str], *, full: bool = False, most: int = _MOST_LINES) -> list[str]:
-    if full or len(lines) <= most:
+def _cut(lines: list[str], most: int = _MOST_LINES, where: str = "--json has") -> list[str]:
+    if len(lines) <= most:
         return lines
-    return [*lines[:most], f"... and {len(lines) - most} more (--json has all)"]
+    return [*lines[:most], f"... and {len(lines) - most} more ({where} all)"]

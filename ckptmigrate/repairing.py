@@ -19,7 +19,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
-from ckptmigrate import journal, locate, manifest, migration, planning, sidecar, transaction
+from ckptmigrate import (
+    journal,
+    locate,
+    manifest,
+    migration,
+    planning,
+    sidecar,
+    transaction,
+    versions,
+)
 from ckptmigrate.commands import command, shell
 from ckptmigrate.converting import FAULT_CONTEXT, Converted
 from ckptmigrate.errors import CorruptError, DamagedError, RefusedError
@@ -27,7 +36,7 @@ from ckptmigrate.linking import Link
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.migration import Migration
 from ckptmigrate.planning import Plan, Request
-from ckptmigrate.reading import Reading, read, read_manifest
+from ckptmigrate.reading import Reading, read
 from ckptmigrate.rerun import IDLE, IN_PLACE, MODE_VALIDATE, STATES, Kind, RerunRecord, StoredRerun
 from ckptmigrate.sidecar import REPAIR, FileState, Original, Step, digest
 from ckptmigrate.storage import LocalDirectory
@@ -35,7 +44,7 @@ from ckptmigrate.topology import Given, derive
 from ckptmigrate.verifying import Verified, roots, verify_one
 from ckptmigrate.verifying.findings import CODES, Finding
 from ckptmigrate.version import __version__
-from ckptmigrate.versions import none_emitting, pre_rerun, sharded_rerun
+from ckptmigrate.versions import Layout, facts, none_emitting, pre_rerun, sharded_rerun
 
 _RERUN: Final = "rerun-shards-missing"
 _DIGEST: Final = "integrity-mismatch"
@@ -257,6 +266,9 @@ def plan(path: Path, wanted: Wanted, *, now: str) -> Plan:
     directory = LocalDirectory(path)
     current = read(directory)
     result, notes, losses = _rerun(current, wanted)
+    # What changed in the common state goes where the common state is.
+    in_file = current.manifest.common.in_file
+    result = result if in_file else result.with_common_in_entry()
     refreshed = {
         name: directory.read(name)
         for finding in verified.errors
@@ -266,9 +278,7 @@ def plan(path: Path, wanted: Wanted, *, now: str) -> Plan:
     if refreshed:
         names = ", ".join(refreshed)
         notes += (f"integrity.json gets the digest of {names} as it is: what it holds is in order",)
-    after = read_manifest(result)
-    kept = [layout for layout in current.layouts if layout in after.layouts]
-    layout = (kept or after.layouts)[0]
+    layout = _layout_of(result, current)
     steps = sidecar.load(directory)
     request = Request(
         REPAIR,
@@ -286,6 +296,13 @@ def plan(path: Path, wanted: Wanted, *, now: str) -> Plan:
         current.manifest,
         request,
     )
+
+
+def _layout_of(result: Manifest, current: Reading) -> Layout:
+    """The layout of the result: the one that it had, if that fits still."""
+    gathered = facts.gather(result)
+    fitting = [layout for layout in versions.LAYOUTS if layout.detect(gathered)]
+    return next(layout for layout in (*current.layouts, *fitting) if layout in fitting)
 
 
 def _lost(verified: Verified) -> tuple[Finding, ...]:

@@ -17,24 +17,33 @@ from ckptmigrate.errors import DamagedError, NotACheckpointError, UnsupportedFor
 from ckptmigrate.inert.reader import uncollected
 from ckptmigrate.manifest import PAYLOAD
 from ckptmigrate.storage import LocalDirectory
-from ckptmigrate.verifying import roots
-from ckptmigrate.verifying.digests import digests
+from ckptmigrate.verifying import (
+    digests,
+    loading,
+    objects,
+    payload,
+    roots,
+    states,
+    tables,
+    tiling,
+)
 from ckptmigrate.verifying.findings import Finding, Severity
-from ckptmigrate.verifying.loading import loading, require_torch
 from ckptmigrate.verifying.material import Material, gather
-from ckptmigrate.verifying.objects import objects
-from ckptmigrate.verifying.payload import orphans, ranges, ranks
-from ckptmigrate.verifying.states import history, reruns, sizes
-from ckptmigrate.verifying.tables import tables
-from ckptmigrate.verifying.tiling import tiling
 
 Check = Callable[[Material], Iterator[Finding]]
 Progress = Callable[[int], None]
 
 # In the order in which their findings are told.
 CHECKS: Final[tuple[Check, ...]] = (
-    history, ranges, tables, tiling, ranks, sizes, reruns, orphans,
-)  # fmt: skip
+    states.history,
+    payload.ranges,
+    tables.check,
+    tiling.check,
+    payload.ranks,
+    states.sizes,
+    states.reruns,
+    payload.orphans,
+)
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,7 @@ def verify(
         RefusedError: `load`, and torch is not installed.
     """
     if load:
-        require_torch()
+        loading.require_torch()
     chosen = roots.choose(path, iteration=iteration, every=every)
     done = tuple(
         verify_one(each, load=load, hashed=hashed, known=known, progress=progress)
@@ -157,12 +166,12 @@ def verify_one(
         found = list(material.findings)
         for check in CHECKS:
             found += check(material)
-        found += objects(material, known)
-    found += digests(material, payload=hashed, progress=progress)
+        found += objects.check(material, known)
+    found += digests.check(material, payload=hashed, progress=progress)
     if load:
-        found += loading(material, progress)
-    payload = [size for name, size in directory.files().items() if PAYLOAD.fullmatch(name)]
-    return Verified(path, len(material.entries), len(payload), sum(payload), _ordered(found))
+        found += loading.check(material, progress)
+    held = [size for name, size in directory.files().items() if PAYLOAD.fullmatch(name)]
+    return Verified(path, len(material.entries), len(held), sum(held), _ordered(found))
 
 
 def _ordered(found: list[Finding]) -> tuple[Finding, ...]:

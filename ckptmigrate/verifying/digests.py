@@ -25,7 +25,7 @@ def is_small(name: str, size: int) -> bool:
     return size <= _SMALL and not name.endswith(".distcp")
 
 
-def digests(
+def check(
     material: Material, *, payload: bool = False, progress: Progress | None = None
 ) -> Iterator[Finding]:
     """Each file has the digest that integrity.json says.

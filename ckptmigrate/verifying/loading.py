@@ -37,7 +37,7 @@ def require_torch() -> Any:
     return torch
 
 
-def loading(material: Material, progress: Progress | None = None) -> Iterator[Finding]:
+def check(material: Material, progress: Progress | None = None) -> Iterator[Finding]:
     """Every chunk of every tensor loads, with the dtype and shape that `.metadata` says.
 
     Args:

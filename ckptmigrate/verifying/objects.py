@@ -15,7 +15,7 @@ from ckptmigrate.verifying.symbols import unknown
 LARGEST: Final = 64 * 1024 * 1024  # bytes of a sharded object that is read whole
 
 
-def objects(material: Material, also_known: Collection[str] = ()) -> Iterator[Finding]:
+def check(material: Material, also_known: Collection[str] = ()) -> Iterator[Finding]:
     """Every sharded object can be read, and the symbols of all pickles are known.
 
     Args:

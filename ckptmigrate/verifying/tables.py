@@ -9,7 +9,7 @@ from ckptmigrate.verifying.findings import Finding, counted
 from ckptmigrate.verifying.material import Material
 
 
-def tables(material: Material) -> Iterator[Finding]:
+def check(material: Material) -> Iterator[Finding]:
     """Every entry stands in every table that is there, and no table names another."""
     if material.metadata is None:
         return

@@ -79,7 +79,7 @@ def _dtype(properties: Any) -> str | None:
     return path if isinstance(path, str) else None
 
 
-def tiling(material: Material) -> Iterator[Finding]:
+def check(material: Material) -> Iterator[Finding]:
     """The chunks of every tensor tile it, and each has its bytes."""
     stored: dict[str, list[Numbers | None]] = {}
     for chunk in material.chunks:
