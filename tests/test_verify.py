@@ -207,7 +207,8 @@ def non_persistent(root: Path) -> None:
 
 def integrity(root: Path, **other: str) -> None:
     folder = checkpoint_of(root)
-    files = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.iterdir()}
+    read = {f.name: f.read_bytes() for f in folder.iterdir() if f.name != "integrity.json"}
+    files = {name: hashlib.sha256(data).hexdigest() for name, data in read.items()}
     content = {"algorithm": "sha256", "files": {**files, **other}}
     (folder / "integrity.json").write_text(json.dumps(content))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -50,6 +49,8 @@ def check(
         what = f"{many} of integrity.json {'is' if len(gone) == 1 else 'are'} missing"
         yield material.finding("integrity-file-missing", what, *gone)
     asked = [n for n in recorded if n in sizes and (payload or is_small(n, sizes[n]))]
+    from concurrent.futures import ThreadPoolExecutor
+
     # hashlib lets go of the interpreter, so that threads do use every core.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = pool.map(lambda name: file_digest(material.path / name, progress), asked)
