@@ -22,7 +22,7 @@ def reruns(material: Material) -> Iterator[Finding]:
         return  # told as what cannot be read
     try:
         reading = read_manifest(found)
-    except DamagedError as error:
+    except CkptMigrateError as error:
         yield material.finding("rerun-contradictory", f"the checkpoint {error.reason}")
         return
     record = reading.record
