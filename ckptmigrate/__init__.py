@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from ckptmigrate import diffing, inspection, locate, migration
+from ckptmigrate import diffing, inspection, locate, migration, repairing, verifying
 from ckptmigrate.converting import LOSSES
 from ckptmigrate.diffing import Difference
 from ckptmigrate.errors import (
@@ -32,9 +32,12 @@ from ckptmigrate.inspection import Inspection
 from ckptmigrate.linking import Link
 from ckptmigrate.planning import Plan
 from ckptmigrate.reading import read
+from ckptmigrate.repairing import Repair
 from ckptmigrate.storage import LocalDirectory
 from ckptmigrate.topology import Given
 from ckptmigrate.transaction import Progress
+from ckptmigrate.verifying import Verification
+from ckptmigrate.verifying.findings import Finding
 from ckptmigrate.version import __version__
 
 __all__ = [
@@ -45,6 +48,7 @@ __all__ = [
     "DamagedError",
     "DestinationError",
     "Difference",
+    "Finding",
     "Given",
     "Inspection",
     "Link",
@@ -52,12 +56,16 @@ __all__ = [
     "PickleError",
     "Plan",
     "RefusedError",
+    "Repair",
     "UnsupportedFormatError",
+    "Verification",
     "__version__",
     "diff",
     "inspect",
     "migrate",
     "plan",
+    "repair",
+    "verify",
 ]
 
 
@@ -162,6 +170,98 @@ def migrate(
     )
     migration.carry_out(prepared, link=link, progress=progress)
     return prepared.plans
+
+
+def verify(
+    path: str | Path,
+    *,
+    load: bool = False,
+    hashed: bool = False,
+    iteration: int | None = None,
+    every: bool = False,
+    known: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Verification:
+    """Everything that is wrong with a checkpoint, or those of a root; writes nothing.
+
+    Args:
+        path: a checkpoint directory, or a root.
+        load: read every tensor with torch, too.
+        hashed: hash payload files against integrity.json, too.
+        iteration: of a root, this one instead of the tracker's.
+        every: of a root, every iteration.
+        known: dotted names of symbols in its pickles that you vouch for.
+        progress: called with a number of payload bytes whenever that many were read, from any
+            thread.
+
+    Raises:
+        RefusedError: `load`, and torch is not installed.
+        CkptMigrateError: there is no torch_dist checkpoint; what is wrong with one is a finding.
+    """
+    return verifying.verify(
+        Path(path),
+        load=load,
+        hashed=hashed,
+        iteration=iteration,
+        every=every,
+        known=known,
+        progress=progress,
+    )
+
+
+def repair(
+    path: str | Path,
+    *,
+    output: str | Path | None = None,
+    in_place: bool = False,
+    rebuild_sentinel: bool = False,
+    drop_rerun: bool = False,
+    iteration: int | None = None,
+    every: bool = False,
+    known: Collection[str] = (),
+    hashed: bool = False,
+    given: Given | None = None,
+    link: Link = Link.AUTO,
+    progress: Progress | None = None,
+) -> Repair:
+    """Make a checkpoint resume again where nothing but its metadata is wrong.
+
+    Args:
+        path: a checkpoint directory, or a root.
+        output: the root to create; by default `PATH.repaired` beside `path`.
+        in_place: change the checkpoint itself instead.
+        rebuild_sentinel: write an idle rerun state with all of its shards, instead of none.
+        drop_rerun: drop a fault context that is whole, too.
+        iteration: of a root, this one instead of the tracker's.
+        every: of a root, every iteration.
+        known, hashed: as in `verify`.
+        given: parallel sizes, in ranks, that the checkpoint does not tell.
+        link: how payload files get into `output`.
+        progress: called with a number of payload bytes whenever that many were copied.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ValueError: two options that exclude each other.
+        RefusedError: something is lost that no repair can bring back.
+        CkptMigrateError: there is no readable torch_dist checkpoint, or the place to write to
+            cannot be written.
+    """
+    if in_place and output is not None:
+        raise ValueError("output and in_place exclude each other")
+    if rebuild_sentinel and drop_rerun:
+        raise ValueError("rebuild_sentinel and drop_rerun exclude each other")
+    prepared = repairing.prepare(
+        Path(path),
+        repairing.Wanted(rebuild_sentinel, drop_rerun, given, known, hashed),
+        output=None if output is None else Path(output),
+        in_place=in_place,
+        iteration=iteration,
+        every=every,
+    )
+    repairing.carry_out(prepared, link=link, progress=progress)
+    return prepared
 
 
 def diff(a: str | Path, b: str | Path, *, iteration: int | None = None) -> list[Difference]:

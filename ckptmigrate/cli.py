@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,15 +13,29 @@ from typing import Any, NoReturn
 import click
 
 import ckptmigrate
-from ckptmigrate import advice, checking, inspection, journal, locate, migration, render, versions
+from ckptmigrate import (
+    advice,
+    caring,
+    checking,
+    inspection,
+    journal,
+    locate,
+    migration,
+    render,
+    versions,
+)
+from ckptmigrate.console import Command as _Command
+from ckptmigrate.console import check_choice as _check_choice
+from ckptmigrate.console import every as _every
+from ckptmigrate.console import iteration as _iteration
+from ckptmigrate.console import output as _output
+from ckptmigrate.console import output_options as _output_options
+from ckptmigrate.console import path as _path
+from ckptmigrate.console import progress as _progress
 from ckptmigrate.converting import LOSSES
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.linking import Link
 from ckptmigrate.matrix_verb import matrix
-from ckptmigrate.output import Command
-from ckptmigrate.output import output as _output
-from ckptmigrate.output import output_options as _output_options
-from ckptmigrate.planning import Plan
 from ckptmigrate.printable import printable
 from ckptmigrate.readers import reader, readers
 from ckptmigrate.reading import read
@@ -42,11 +54,6 @@ def cli() -> None:
     names. Tensors are never rewritten, pickles never executed, the source never changed unless
     --in-place asks for it. Exit status: 0 done, 1 refused or found wanting, 2 usage.
     """
-
-
-_path = click.argument("path", type=click.Path(path_type=Path, readable=False))
-_iteration = click.option("--iteration", type=int, metavar="N", help="Of a root, this iteration.")
-_every = click.option("--all", "every", is_flag=True, help="Of a root, every iteration.")
 
 
 @cli.command()
@@ -74,12 +81,7 @@ def inspect(path: Path, iteration: int | None, every: bool) -> None:
         raise SystemExit(1)
 
 
-def _check_choice(iteration: int | None, *, every: bool) -> None:
-    if every and iteration is not None:
-        raise click.UsageError("--all and --iteration exclude each other.")
-
-
-def _migration_options(command: Command) -> Command:
+def _migration_options(command: _Command) -> _Command:
     links = click.Choice([link.value for link in Link])
     for option in (
         click.option(
@@ -204,7 +206,8 @@ def _migrate(
     used = None
     if not dry_run:
         # Before anything is printed: a reader of the output that goes away stops nothing.
-        with _progress(prepared.plans) as progress:
+        total = sum(plan.payload[1] for plan in prepared.plans)
+        with _progress("copying payload", total) as progress:
             used = migration.carry_out(prepared, link=Link(link), progress=progress)
     if _output.json:
         _output.object(prepared.as_json(done=not dry_run, link=used))
@@ -215,36 +218,6 @@ def _migrate(
         click.echo("dry run: nothing was written")
     else:
         _output.lines(render.outcome(prepared, used))
-
-
-@contextlib.contextmanager
-def _progress(plans: Sequence[Plan]) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, once payload bytes are being copied; linking takes no time."""
-    bars: list[Any] = []
-
-    def advance(count: int) -> None:
-        if _output.json or not sys.stderr.isatty():
-            return
-        if not bars:
-            from rich.console import Console
-            from rich.progress import DownloadColumn, Progress, TimeRemainingColumn
-
-            bar = Progress(
-                *Progress.get_default_columns()[:2],
-                DownloadColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True, no_color=_output.color is False),
-            )
-            bar.start()
-            bar.add_task("copying payload", total=sum(plan.payload[1] for plan in plans))
-            bars.append(bar)
-        bars[0].advance(bars[0].task_ids[0], count)
-
-    try:
-        yield advance
-    finally:
-        for bar in bars:
-            bar.stop()
 
 
 @cli.command()
@@ -367,10 +340,7 @@ def diff(a: Path, b: Path, iteration: int | None, full: bool) -> None:
     found = ckptmigrate.diff(a, b, iteration=iteration)
     if _output.json:
         _output.object(
-            {
-                "equal": not found,
-                "differences": [difference.as_json() for difference in found],
-            }
+            {"equal": not found, "differences": [difference.as_json() for difference in found]}
         )
     else:
         _output.lines(render.differences(found, full=full))
@@ -400,13 +370,13 @@ def layouts() -> None:
     Console(no_color=_output.color is False, highlight=False).print(table)
 
 
-cli.add_command(matrix)
+for _verb in (caring.verify, caring.repair, matrix):
+    cli.add_command(_verb)
 
 
 def main() -> None:
     """The entry point: run a verb, and turn errors into one sentence and an exit status."""
-    if os.environ.get("NO_COLOR"):
-        _output.color = False
+    _output.reset(color=False if os.environ.get("NO_COLOR") else None)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)  # what is under way is taken back, as for Ctrl-C
     try:

@@ -141,15 +141,29 @@ def _read_tracker(root: Path) -> str:
             path=root,
             fix=_choices(root),
         )
-    with tracker.open("rb") as file:
-        text = file.read(64).decode("ascii", "replace").strip()
-    if text == RELEASE or (text.isascii() and text.isdigit()):
+    text = _text(tracker)
+    if _leads(text):
         return text
     raise NotACheckpointError(
         f"holds {text!r}, neither an iteration nor `release`" if text else "is empty",
         path=tracker,
         fix=_choices(root),
     )
+
+
+def tracker_text(root: Path) -> str | None:
+    """The text of a root's tracker file; None where it is neither an iteration nor RELEASE."""
+    text = _text(root / TRACKER_FILE)
+    return text if _leads(text) else None
+
+
+def _text(tracker: Path) -> str:
+    with tracker.open("rb") as file:
+        return file.read(64).decode("ascii", "replace").strip()
+
+
+def _leads(text: str) -> bool:
+    return text == RELEASE or (text.isascii() and text.isdigit())
 
 
 def _choices(root: Path) -> str:
@@ -160,15 +174,22 @@ def _choices(root: Path) -> str:
     return f"pick one with --iteration {numbers[-1]} (there are {len(numbers)}: {shown})"
 
 
+def newest_non_persistent(root: Path, tracker: str) -> int | None:
+    """The newest non-persistent iteration, where it is not older than the tracker's."""
+    beside = root / _NON_PERSISTENT
+    if not beside.is_dir():
+        return None
+    newest = max(iterations(beside), default=-1)
+    persistent = 0 if tracker == RELEASE else int(tracker)
+    return newest if newest >= persistent else None
+
+
 def _check_non_persistent(root: Path, tracker: str) -> None:
     """A job with --non-persistent-ckpt-type global prefers ROOT/non_persistent where its
     iteration is not older (_load_base_checkpoint, megatron/training/checkpointing.py)."""
     beside = root / _NON_PERSISTENT
-    if not beside.is_dir():
-        return
-    newest = max(iterations(beside), default=-1)
-    persistent = 0 if tracker == RELEASE else int(tracker)
-    if newest >= persistent:
+    newest = newest_non_persistent(root, tracker)
+    if newest is not None:
         raise NotACheckpointError(
             f"has a non-persistent checkpoint of iteration {newest}, which a job with "
             f"--non-persistent-ckpt-type global prefers to the tracker's {tracker}",

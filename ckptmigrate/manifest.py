@@ -27,7 +27,7 @@ MARKER_FILE: Final = "metadata.json"
 # The small files a migration may rewrite.
 METADATA_FILES: Final = (metadata.FILE, common.FILE, MARKER_FILE)
 
-_PAYLOAD: Final = re.compile(r"__(\d+)_(\d+)\.distcp", re.ASCII)
+PAYLOAD: Final = re.compile(r"__(\d+)_(\d+)\.distcp", re.ASCII)
 # Releases >= 0.19 write only the sharded_* keys (core_v0.19.0 dist_checkpointing/core.py).
 COMMON_MARKER: Final = {"common_backend": "torch", "common_backend_version": 1}
 
@@ -60,7 +60,7 @@ class Manifest:
         """Payload file -> (writing rank, size in bytes)."""
         found: dict[str, tuple[int, int]] = {}
         for name, size in self.directory.files().items():
-            match = _PAYLOAD.fullmatch(name)
+            match = PAYLOAD.fullmatch(name)
             if match:
                 found[name] = (int(match[1]), size)
         return found

@@ -12,9 +12,9 @@ from pathlib import Path
 import click
 
 from ckptmigrate import matrix_text
+from ckptmigrate.console import output, output_options
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.matrix import Cell, Matrix
-from ckptmigrate.output import output, output_options
 
 _facts = click.option(
     "--facts",

@@ -34,6 +34,7 @@ TORCH_CLASS: Final = "torch.distributed.checkpoint.metadata.Metadata"
 MCORE_CLASS: Final = "megatron.core.dist_checkpointing.strategies.torch.MCoreMetadata"
 
 _DCP: Final = "torch.distributed.checkpoint"
+_TENSOR_ENTRY: Final = f"{_DCP}.metadata.TensorStorageMetadata"
 _BYTES_ENTRY: Final = f"{_DCP}.metadata.BytesStorageMetadata"
 _INDEX: Final = f"{_DCP}.metadata.MetadataIndex"
 _STORAGE: Final = f"{_DCP}.filesystem._StorageInfo"
@@ -99,7 +100,7 @@ class Metadata:
     @cached_property
     def chunks(self) -> tuple[Chunk, ...]:
         """Every row of `storage_data`, in file order."""
-        return tuple(_chunk(i, s) for i, s in self.attributes["storage_data"].items())
+        return tuple(chunk_of(i, s) for i, s in self.attributes["storage_data"].items())
 
     @cached_property
     def blobs(self) -> Mapping[str, Blob]:
@@ -200,19 +201,33 @@ def load(data: bytes) -> Metadata:
         PickleError: not a pickle that a checkpoint writer wrote.
         DamagedError: a pickle, but not of checkpoint metadata.
     """
-    tree = reader.load(data)
-    if not is_object(tree, TORCH_CLASS, MCORE_CLASS):
-        found = type(tree).path if isinstance(tree, Object) else type(tree).__name__
-        raise DamagedError(f"holds {found}, not checkpoint metadata")
-    metadata = Metadata(tree, writer.protocol_of(data))
+    metadata = parse(data)
     _check(metadata)
     return metadata
 
 
+def parse(data: bytes) -> Metadata:
+    """The same without a look at the tables; raises as `load`."""
+    tree = reader.load(data)
+    if not is_object(tree, TORCH_CLASS, MCORE_CLASS):
+        found = type(tree).path if isinstance(tree, Object) else type(tree).__name__
+        raise DamagedError(f"holds {found}, not checkpoint metadata")
+    return Metadata(tree, writer.protocol_of(data))
+
+
+def is_entry(entry: Any) -> bool:
+    """Whether an inert value is what `state_dict_metadata` holds: a tensor or an object."""
+    return is_object(entry, _TENSOR_ENTRY, _BYTES_ENTRY)
+
+
+def is_tensor_entry(entry: Any) -> bool:
+    """Whether an inert value is a `TensorStorageMetadata`."""
+    return is_object(entry, _TENSOR_ENTRY)
+
+
 def _check(metadata: Metadata) -> None:
     """The parts that edits rely on are what they should be."""
-    tables = ("state_dict_metadata", "storage_data")
-    for table in tables:
+    for table in ("state_dict_metadata", "storage_data"):
         if not isinstance(metadata.attributes.get(table), dict):
             raise DamagedError(f"has no {table}")
     if not all(isinstance(key, str) for key in metadata.entries):
@@ -242,7 +257,12 @@ def _check(metadata: Metadata) -> None:
         seen.add((chunk.key, chunk.offsets))
 
 
-def _chunk(index: Any, storage: Any) -> Chunk:
+def chunk_of(index: Any, storage: Any) -> Chunk:
+    """A row of `storage_data`.
+
+    Raises:
+        DamagedError: it is none.
+    """
     if not (is_object(index, _INDEX) and is_object(storage, _STORAGE)):
         raise DamagedError("has a storage_data row that is no byte range")
     key, offsets = index.attributes.get("fqn"), index.attributes.get("offset")
@@ -252,11 +272,15 @@ def _chunk(index: Any, storage: Any) -> Chunk:
         raise DamagedError("has a storage_data row without a key or a file")
     if not (type(offset) is int and type(length) is int and offset >= 0 <= length):
         raise DamagedError(f"has an impossible byte range for {key!r}")
-    return Chunk(key, _size(offsets), Blob(file, offset, length))
+    return Chunk(key, size_value(offsets), Blob(file, offset, length))
 
 
-def _size(value: Any) -> tuple[int, ...] | None:
-    """The numbers of an inert `torch.Size`, which pickles as the class called with a tuple."""
+def size_value(value: Any) -> tuple[int, ...] | None:
+    """The numbers of an inert `torch.Size`, which pickles as the class called with a tuple.
+
+    Raises:
+        DamagedError: it is neither that nor None.
+    """
     if isinstance(value, Object) and len(value.args) == 1:
         sizes = value.args[0]
         if isinstance(sizes, tuple) and all(type(size) is int for size in sizes):

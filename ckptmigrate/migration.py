@@ -122,8 +122,18 @@ def prepare(
         destination = None
     elif destination is not None:
         transaction.check_destination(destination, located.path)
-    tracker, names = located.tracker, tuple(plan.path.name for plan in plans)
-    if tracker is None:  # a directory of its own name: called as a tracker would find it
+    return leading(plans, destination, located.tracker)
+
+
+def leading(plans: tuple[Plan, ...], destination: Path | None, tracker: str | None) -> Migration:
+    """The plans with the names that their checkpoints get at the destination.
+
+    Args:
+        tracker: the text that leads to the last of them; None for a directory of a name that no
+            tracker leads to, which is then called as one would find it.
+    """
+    names = tuple(plan.path.name for plan in plans)
+    if tracker is None:
         tracker = locate.RELEASE if plans[0].iteration is None else str(plans[0].iteration)
         names = (locate.directory_of(tracker),)
     return Migration(plans, destination, tracker, names)

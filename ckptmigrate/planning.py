@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -40,7 +40,7 @@ class Plan:
     Attributes:
         path: the checkpoint directory.
         iteration: the one it was saved at, or None.
-        verb: `upgrade` or `downgrade`.
+        verb: `upgrade`, `downgrade` or `repair`.
         source: names of the layouts that the checkpoint may have now.
         target: the layout (or `universal`) asked for.
         layout: the layout on disk afterwards.
@@ -127,19 +127,41 @@ def plan(
         notes += ("starts from the original files that the sidecar keeps",)
     elif original.stale:
         notes += (f"the sidecar's originals are not used: {original.stale}",)
-    request = _Request(verb, target, notes, now, version)
-    return _assemble(current, original, result, begin.manifest, request)
+    request = Request(
+        verb,
+        target.name,
+        notes,
+        now,
+        version,
+        sufficient=target.reader is not None and not target.native,
+        undo=_undo(current, original, result),
+    )
+    return assemble(current, original, result, begin.manifest, request)
 
 
 @dataclass(frozen=True)
-class _Request:
-    """What was asked for, and what deciding it brought up."""
+class Request:
+    """What was asked for, and what deciding it brought up.
+
+    Attributes:
+        verb: `upgrade`, `downgrade` or `repair`.
+        target: what it leads to, by name.
+        notes: as in Plan.
+        now: the time to record, ISO 8601.
+        version: of ckptmigrate, to record.
+        undo: as in Plan.
+        sufficient: whether no change at all means that nothing is to be written anywhere.
+        refreshed: files that stay, and whose digest in integrity.json becomes that of these bytes.
+    """
 
     verb: str
-    target: Target
+    target: str
     notes: tuple[str, ...]
     now: str
     version: str
+    undo: str
+    sufficient: bool = False
+    refreshed: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def _verb_for(current: Reading, target: Target) -> str:
@@ -181,8 +203,8 @@ def _check_corrupt(begin: Reading) -> None:
         f"is corrupt: the common state tells of a rerun, and the checkpoint lacks {shown}",
         missing=missing,
         path=begin.manifest.path,
-        fix="no release can load it; for what is intact run "
-        f"`{command('inspect', begin.manifest.path)}`",
+        fix="no release can load it; to have it resume as idle run "
+        f"`{command('repair', begin.manifest.path, '--in-place')}`",
     )
 
 
@@ -249,14 +271,14 @@ _WHY: Final = {
 }
 
 
-def _assemble(
-    current: Reading, original: Original, found: Converted, begin: Manifest, request: _Request
+def assemble(
+    current: Reading, original: Original, found: Converted, begin: Manifest, request: Request
 ) -> Plan:
     """The plan: file by file against what is on disk now, and the step for the sidecar."""
     directory, result = current.manifest.directory, found.manifest
     beyond_original = result.contents(begin)
     wanted = {**original.files, **beyond_original}
-    wanted |= integrity.updated(original.directory, beyond_original)
+    wanted |= integrity.updated(original.directory, {**request.refreshed, **beyond_original})
     now = {
         name: directory.read(name) if name in directory.files() else None
         for name in (*manifest.METADATA_FILES, *wanted)
@@ -272,7 +294,7 @@ def _assemble(
             Step(
                 verb=request.verb,
                 source=tuple(layout.ID for layout in current.layouts),
-                target=request.target.name,
+                target=request.target,
                 version=request.version,
                 time=request.now,
                 losses=found.losses,
@@ -289,10 +311,10 @@ def _assemble(
         iteration=current.manifest.iteration,
         verb=request.verb,
         source=tuple(layout.ID for layout in current.layouts),
-        target=request.target.name,
+        target=request.target,
         layout=found.layout.ID,
-        undo=_undo(current, original, found),
-        satisfied=request.target.reader is not None and not request.target.native and not files,
+        undo=request.undo,
+        satisfied=request.sufficient and not files,
         differences=differences,
         files=files,
         sidecar=sidecar.dump(steps) if steps else None,

@@ -11,13 +11,19 @@ from ckptmigrate.commands import shell
 from ckptmigrate.diffing import Difference
 from ckptmigrate.inspection import Inspection
 from ckptmigrate.linking import Link
+from ckptmigrate.locate import TRACKER_FILE
 from ckptmigrate.migration import Migration
 from ckptmigrate.planning import Plan
 from ckptmigrate.printable import printable
+from ckptmigrate.repairing import Repair, Tracker
 from ckptmigrate.rerun import STATES, Kind
+from ckptmigrate.sidecar import REPAIR
 from ckptmigrate.topology import Topology
+from ckptmigrate.verifying import Verification
+from ckptmigrate.verifying.findings import Severity, counted
 
 _MOST_LINES = 40  # of one list; the rest is counted
+_MOST_ITEMS = 8  # of one finding
 _COLUMN = 11  # width of the label column
 
 
@@ -131,6 +137,8 @@ def plan(found: Plan) -> list[str]:
     lines = [f"{found.verb} {found.path}: {source} -> {found.target}"]
     if found.satisfied:
         lines.append(f"  nothing to change: release {found.target} resumes from it as it is")
+    elif found.changes_nothing and found.verb == REPAIR:
+        lines.append("  nothing to repair")
     elif found.changes_nothing:
         lines.append(f"  nothing to change: it is {found.layout} already")
     lines += [f"  {line}" for line in _cut([str(d) for d in found.differences])]
@@ -187,17 +195,50 @@ def _answer(found: Verdict) -> str:
     return f"yes, but without {', '.join(found.without)}" if found.without else "yes"
 
 
-def outcome(done: Migration, link: Link | None) -> list[str]:
+def repair(found: Repair) -> list[str]:
+    """A repair in lines: plan by plan, then the tracker."""
+    lines = [line for each in found.migration.plans for line in plan(each)]
+    if found.tracker is not None:
+        file = found.tracker.as_json()
+        lines.append(f"repair {file['path']}: -> {found.tracker.text}")
+        lines.append(f"  because {found.tracker.why}")
+    return [printable(line) for line in lines]
+
+
+def verification(found: Verification, *, full: bool) -> list[str]:
+    """`verify` in lines: the answer, then each finding with what to do."""
+    counts = [counted(n, s.value) for s in Severity if (n := found.count(s))]
+    files = sum(each.payload_files for each in found.checkpoints)
+    held = _payload(files, sum(each.payload_bytes for each in found.checkpoints))
+    entries = counted(sum(each.entries for each in found.checkpoints), "entry", "entries")
+    paths = {each.path for each in found.checkpoints}
+    about = found.path if len(paths) != 1 else next(iter(paths))
+    many = f"{len(paths)} checkpoints, " if len(paths) > 1 else ""
+    answer = ", ".join([*([] if not found.clean else ["clean"]), *counts])
+    lines = [f"{about}: {answer} ({many}{entries}, payload {held})"]
+    for finding in found.findings:
+        where = "" if finding.path == about else f"{finding.path}: "
+        lines.append(f"  {finding.severity.value} {finding.code}: {where}{finding.what}")
+        items = list(finding.items)
+        items = items if full else _cut(items, _MOST_ITEMS, "--full or --json has")
+        lines += [f"    {item}" for item in items]
+        lines.append(f"    fix: {finding.remedy}")
+    return [printable(line) for line in lines]
+
+
+def outcome(done: Migration, link: Link | None, tracker: Tracker | None = None) -> list[str]:
     """What stands there after a migration, and how to undo it."""
     lines = []
     if done.destination is None:
-        changed = [p for p in done.plans if not p.changes_nothing]
-        lines += [f"rewrote {plan.path}" for plan in changed] or ["nothing was written"]
+        changed = [p.path for p in done.plans if not p.changes_nothing]
+        changed += [tracker.root / TRACKER_FILE] if tracker else []
+        lines += [f"rewrote {path}" for path in changed] or ["nothing was written"]
     else:
         by = "" if link is None else f", payload by {link.value}"
         lines.append(f"wrote {done.destination}{by}: use it as {shell('--load', done.destination)}")
     note = " (the source is unchanged)" if done.destination else ""
-    lines += [f"undo: {command}{note}" for command in done.undo()]
+    undo = done.undo() + ([tracker.undo] if tracker else [])
+    lines += [f"undo: {command}{note}" for command in undo]
     if link is Link.HARDLINK:
         lines.append(
             "caution: payload files are hard links; a job that saves one of these iterations "
@@ -217,7 +258,7 @@ def differences(found: Sequence[Difference], *, full: bool) -> list[str]:
     return [count, *(lines if full else _cut(lines))]
 
 
-def _cut(lines: list[str]) -> list[str]:
-    if len(lines) <= _MOST_LINES:
+def _cut(lines: list[str], most: int = _MOST_LINES, where: str = "--json has") -> list[str]:
+    if len(lines) <= most:
         return lines
-    return [*lines[:_MOST_LINES], f"... and {len(lines) - _MOST_LINES} more (--json has all)"]
+    return [*lines[:most], f"... and {len(lines) - most} more ({where} all)"]

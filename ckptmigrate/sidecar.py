@@ -4,6 +4,10 @@ Beside it, `.ckptmigrate/NNNN/` keeps the original of every small file that step
 A step is believed only while the digests say that nobody changed the checkpoint since; then
 the checkpoint *as it was before the first such step* can be read (`original`), and every
 further migration starts from there, so that nothing dropped on the way is lost to the next.
+
+A repair is a step, too, and can be taken back by its originals like any other. But nobody repairs
+a checkpoint to have the next downgrade start from the broken one: a repaired checkpoint is an
+original of its own, and no migration looks behind it.
 """
 
 from __future__ import annotations
@@ -20,9 +24,12 @@ from ckptmigrate.storage import Directory, Overlay
 
 FILE: Final = "ckptmigrate.json"
 FOLDER: Final = ".ckptmigrate"
+REPAIR: Final = "repair"  # the verb of a step that is no migration, see `original`
 _FORMAT: Final = 1
 _NAME: Final = re.compile(
-    r"\.metadata|common\.pt|metadata\.json|integrity\.json|__\d+_\d+\.distcp", re.ASCII
+    r"\.metadata|common\.pt|metadata\.json|integrity\.json|__\d+_\d+\.distcp"
+    r"|latest_checkpointed_iteration\.txt",  # of a root, whose tracker `repair` points elsewhere
+    re.ASCII,
 )
 _LARGEST: Final = 64 * 1024 * 1024  # of the sidecar itself, in bytes
 
@@ -40,7 +47,7 @@ class Step:
     """One migration.
 
     Attributes:
-        verb: `upgrade` or `downgrade`.
+        verb: `upgrade`, `downgrade` or REPAIR.
         source: the layouts the checkpoint could have had before.
         target: the layout asked for.
         version: of ckptmigrate.
@@ -156,7 +163,7 @@ class Original:
 
 
 def original(directory: Directory) -> Original:
-    """The checkpoint before the migrations that its sidecar vouches for.
+    """The checkpoint before the migrations that its sidecar vouches for, or after the last repair.
 
     Raises:
         DamagedError: the sidecar cannot be read.
@@ -165,7 +172,7 @@ def original(directory: Directory) -> Original:
     now: dict[str, bytes | None] = {}
     first = len(steps)
     stale = None
-    while first:
+    while first and steps[first - 1].verb != REPAIR:
         step = steps[first - 1]
         before, stale = _before(directory, step, folder(first - 1), now)
         if before is None:

@@ -130,6 +130,39 @@ def rewrite(plan: Plan) -> None:
         journal.recover(path)  # sweeps the stage of what is committed now
 
 
+def repoint(root: Path, text: str, step: sidecar.Step) -> None:
+    """Point the tracker file of a root elsewhere; the old one is kept in the root's sidecar.
+
+    Args:
+        text: the new text of the tracker file.
+        step: what the sidecar of the root is to say of it.
+
+    Raises:
+        DamagedError: the sidecar of the root cannot be read.
+        DestinationError: the root cannot be written; a reader finds the old tracker or the new.
+    """
+    steps = sidecar.load(LocalDirectory(root))
+    tracker = root / locate.TRACKER_FILE
+    with _told(root):
+        if tracker.exists():
+            folder = root / sidecar.folder(len(steps))
+            if folder.exists():  # left by an attempt that failed
+                journal.remove(folder)
+            folder.mkdir(parents=True)
+            _write(folder / tracker.name, tracker.read_bytes(), like=tracker)
+            journal.sync_directory(folder)
+        # The sidecar first: a step that did not come to happen has another digest, and is no harm.
+        for path, content in (
+            (root / sidecar.FILE, sidecar.dump((*steps, step))),
+            (tracker, text.encode()),
+        ):
+            fresh = path.with_name(f".{path.name}{_STAGE_SUFFIX}-{os.getpid()}")
+            journal.remove(fresh)
+            _write(fresh, content, like=path)
+            os.rename(fresh, path)
+            journal.sync_directory(root)
+
+
 def _roll_back(path: Path) -> None:
     try:
         journal.recover(path)

@@ -8,9 +8,11 @@ stand-in (see `tree`).
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 from ckptmigrate.errors import PickleError
@@ -35,18 +37,27 @@ def load(data: bytes) -> Any:
     """
     limits.check(data)
     stream = io.BytesIO(data)
-    # Millions of small objects, none of them garbage yet: collecting meanwhile costs
-    # 2.6 to 4 times the load.
-    was_enabled = gc.isenabled()
-    gc.disable()
     try:
-        # fix_imports would rename protocol 2 symbols (`__builtin__`) on the way in.
-        tree = _InertUnpickler(stream, fix_imports=False).load()
+        with uncollected():
+            # fix_imports would rename protocol 2 symbols (`__builtin__`) on the way in.
+            return _InertUnpickler(stream, fix_imports=False).load()
     except PickleError:
         raise
     except Exception as error:  # the C machine raises nearly anything on bad input
         raise PickleError(f"cannot be unpickled ({type(error).__name__}: {error})") from error
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection while the block runs.
+
+    Millions of small objects, none of them garbage yet: collecting meanwhile costs 2.6 to 4
+    times the load.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
         if was_enabled:
             gc.enable()
-    return tree

@@ -181,8 +181,11 @@ def is_object(value: Any, *paths: str) -> bool:
     return isinstance(value, Object) and type(value).path in paths
 
 
+_LEAVES: Final = frozenset({str, int, float, bool, bytes, type(None)})  # most of a tree
+
+
 def symbols(tree: Any) -> Iterator[Global]:
-    """Every symbol that a tree names, in the order in which its pickle names them.
+    """Every symbol that a tree names, once each, in the order in which its pickle names them.
 
     The order matters: the first one that a reader cannot load is the one its error tells of.
     """
@@ -190,14 +193,13 @@ def symbols(tree: Any) -> Iterator[Global]:
     todo: list[Any] = [tree]
     while todo:
         node = todo.pop()
-        if isinstance(node, Global):
-            yield node
-        if not isinstance(node, (dict, list, tuple, set, frozenset, Object, PersistentId)):
-            continue
-        if id(node) in seen:
+        if type(node) in _LEAVES or id(node) in seen:
             continue
         seen.add(id(node))
-        todo += reversed(_inside(node))
+        if isinstance(node, Global):
+            yield node
+        elif isinstance(node, (dict, list, tuple, set, frozenset, Object, PersistentId)):
+            todo += reversed(_inside(node))
 
 
 def _inside(node: Any) -> list[Any]:

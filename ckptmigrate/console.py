@@ -1,17 +1,19 @@
-"""How the command line speaks: text or JSON, with colour or without."""
+"""What the verbs share: how to speak, options that many have, a progress bar."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-_SIGNS = {"+": "green", "-": "red", "~": "yellow"}
 
 
 @dataclass
@@ -22,8 +24,11 @@ class Output:
     verbose: bool = False
     color: bool | None = None  # None: click decides by the terminal
 
+    def reset(self, *, color: bool | None) -> None:
+        """Start anew, for another run in the same process."""
+        self.json, self.verbose, self.color = False, False, color
+
     def lines(self, lines: Iterable[str]) -> None:
-        """Lines of text; the first one is the answer."""
         for number, line in enumerate(lines):
             click.echo(_styled(line, first=not number), color=self.color)
 
@@ -34,11 +39,11 @@ class Output:
             click.echo("".join(parts), color=self.color)
 
     def object(self, value: Any) -> None:
-        """A value as JSON."""
         click.echo(json.dumps(value, indent=2))
 
 
 output = Output()
+_SIGNS = {"+": "green", "-": "red", "~": "yellow"}
 
 
 def _styled(line: str, *, first: bool) -> str:
@@ -70,3 +75,49 @@ def output_options(command: Command) -> Command:
             *flags, is_flag=True, expose_value=False, callback=_set_output, help=text
         )(command)
     return command
+
+
+path = click.argument("path", type=click.Path(path_type=Path, readable=False))
+iteration = click.option("--iteration", type=int, metavar="N", help="Of a root, this iteration.")
+every = click.option("--all", "every", is_flag=True, help="Of a root, every iteration.")
+
+
+def check_choice(iteration: int | None, *, every: bool) -> None:
+    if every and iteration is not None:
+        raise click.UsageError("--all and --iteration exclude each other.")
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, once bytes are reported, from whatever thread."""
+    bars: list[Any] = []
+    lock = threading.Lock()
+
+    def advance(count: int) -> None:
+        if output.json or not sys.stderr.isatty():
+            return
+        with lock:
+            if not bars:
+                bars.append(_bar(what, total))
+        bars[0].advance(bars[0].task_ids[0], count)
+
+    try:
+        yield advance
+    finally:
+        for bar in bars:
+            bar.stop()
+
+
+def _bar(what: str, total: int) -> Any:
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TimeRemainingColumn
+
+    bar = Progress(
+        *Progress.get_default_columns()[:2],
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True, no_color=output.color is False),
+    )
+    bar.start()
+    bar.add_task(what, total=total)
+    return bar

@@ -1,0 +1,296 @@
+"""What `verify` can find: the table of codes, and one finding.
+
+The table is the one place where a code, how bad it is, what it means and what to do stand.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from ckptmigrate.printable import printable
+
+_LONGEST: Final = 200  # characters shown of a text from a checkpoint
+
+
+class Severity(str, Enum):
+    """error: a job fails, or loads something wrong; warning: look at it; note: good to know."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True)
+class Code:
+    """A kind of finding.
+
+    Attributes:
+        code: its stable name.
+        severity: how bad it is.
+        meaning: what it means for a job, a sentence.
+        remedy: what to do; `{path}` stands for the checkpoint or root, quoted for a shell.
+    """
+
+    code: str
+    severity: Severity
+    meaning: str
+    remedy: str
+
+
+_COPY: Final = "restore the file from a copy, or go back to an earlier iteration"
+_REPORT: Final = "look with `ckptmigrate inspect {path}`; go back to an earlier iteration"
+_REPAIR: Final = "run `ckptmigrate repair {path} --in-place`"
+
+_ROWS: Final = (
+    Code(
+        "marker-missing", Severity.ERROR,
+        "Without metadata.json no release takes the directory for a torch_dist checkpoint.",
+        "restore metadata.json from a copy",
+    ),
+    Code(
+        "marker-unreadable", Severity.ERROR,
+        "metadata.json is no JSON object, so no release recognises the checkpoint.",
+        "restore metadata.json from a copy",
+    ),
+    Code(
+        "metadata-missing", Severity.ERROR,
+        "Which bytes belong to which tensor is lost: no reader finds one.", _COPY,
+    ),
+    Code(
+        "metadata-unreadable", Severity.ERROR,
+        ".metadata is no pickle of checkpoint metadata that a writer wrote.", _COPY,
+    ),
+    Code(
+        "entry-malformed", Severity.ERROR,
+        "A row of .metadata is not what torch writes there; readers fail at it.", _COPY,
+    ),
+    Code(
+        "table-mismatch", Severity.ERROR,
+        "An entry is not in all tables of .metadata: a load or a later save goes wrong.", _COPY,
+    ),
+    Code(
+        "common-missing", Severity.ERROR,
+        "The args, the iteration, the optimizer settings and the learning rate schedule are lost.",
+        "restore common.pt from a copy; it cannot be made up",
+    ),
+    Code(
+        "common-unreadable", Severity.ERROR,
+        "The common state is no torch file with a dict that can be read without executing it.",
+        _COPY,
+    ),
+    Code(
+        "common-twice", Severity.WARNING,
+        "The common state is in common.pt and in an entry; every release reads common.pt.",
+        "compare the two; where common.pt is right, nothing is to be done",
+    ),
+    Code(
+        "payload-missing", Severity.ERROR,
+        "A payload file that entries lie in is not there: their bytes are lost.", _COPY,
+    ),
+    Code(
+        "payload-name", Severity.ERROR,
+        "An entry lies in a file outside of the checkpoint; no writer does that.",
+        "do not load it; find out who made it",
+    ),
+    Code(
+        "byte-range-outside", Severity.ERROR,
+        "An entry's bytes lie behind the end of its payload file, which was cut short.", _COPY,
+    ),
+    Code(
+        "byte-ranges-overlap", Severity.ERROR,
+        "Two entries claim the same bytes in part, so one of them loads wrong values.", _COPY,
+    ),
+    Code(
+        "chunk-outside", Severity.ERROR,
+        "A chunk of a tensor lies outside of the tensor's global shape.", _COPY,
+    ),
+    Code(
+        "chunks-do-not-tile", Severity.ERROR,
+        "The chunks of a tensor overlap or leave gaps: elements stay uninitialised on load.",
+        _COPY,
+    ),
+    Code(
+        "chunks-not-compared", Severity.WARNING,
+        "A tensor is cut in so many dimensions that only the volumes of its chunks were compared.",
+        "find out who made it; no release of Megatron-Core cuts in more than a few",
+    ),
+    Code(
+        "plan-rank-unknown", Severity.ERROR,
+        "A payload file was written by a rank that the plans or args do not know.", _REPORT,
+    ),
+    Code(
+        "sizes-contradict", Severity.WARNING,
+        "The parallel sizes that args, plans and files tell contradict each other.",
+        "state the right ones to a migration with --world-size, --tensor-parallel and "
+        "--pipeline-parallel",
+    ),
+    Code(
+        "blob-unreadable", Severity.ERROR,
+        "A sharded object is no torch zip that can be read without executing it.", _COPY,
+    ),
+    Code(
+        "blob-not-read", Severity.NOTE,
+        "A sharded object is too large to be read whole; its place was checked all the same.",
+        "nothing",
+    ),
+    Code(
+        "unknown-symbol", Severity.ERROR,
+        "A pickle names something that no writer of Megatron-Core is known to write, and a job "
+        "that loads it imports and may call that.",
+        "do not load it before you know who wrote that; where you do, say so with "
+        "`ckptmigrate verify {path} --known NAME`",
+    ),
+    Code(
+        "rerun-shards-missing", Severity.ERROR,
+        "The common state announces a rerun whose shards are not there; no release can load it. "
+        "The fault context is gone, weights, optimizer and RNG are intact.",
+        _REPAIR,
+    ),
+    Code(
+        "rerun-contradictory", Severity.ERROR,
+        "The common state and the rerun shards tell what no release writes together.", _REPORT,
+    ),
+    Code(
+        "rerun-shards-unclaimed", Severity.WARNING,
+        "There are rerun shards and no rerun entry, so no release from 0.14 on asks for them.",
+        "nothing, unless a job runs with --dist-ckpt-strictness raise_all",
+    ),
+    Code(
+        "rerun-sentinel-missing", Severity.WARNING,
+        "An idle rerun entry without its sentinel shards; releases from 0.14 on resume from it.",
+        "run `ckptmigrate repair {path} --rebuild-sentinel --in-place`",
+    ),
+    Code(
+        "orphan-payload", Severity.NOTE,
+        "A payload file that no entry lies in.", "nothing; it takes space",
+    ),
+    Code(
+        "orphan-bytes", Severity.NOTE,
+        "Bytes of a payload file that belong to no entry.", "nothing; they take space",
+    ),
+    Code(
+        "migration-unfinished", Severity.ERROR,
+        "A migration in place did not finish, or is still running.",
+        "if none is running, run `ckptmigrate recover {path}`",
+    ),
+    Code(
+        "sidecar-stale", Severity.WARNING,
+        "The checkpoint was changed since its last migration: the kept originals are not used.",
+        "nothing, unless you want the way back",
+    ),
+    Code(
+        "tracker-missing", Severity.ERROR,
+        "A root without a tracker file: a job finds no checkpoint and starts from nothing.",
+        _REPAIR,
+    ),
+    Code(
+        "tracker-unreadable", Severity.ERROR,
+        "The tracker file names neither an iteration nor `release`.", _REPAIR,
+    ),
+    Code(
+        "tracker-dangling", Severity.ERROR,
+        "The tracker file names an iteration that is not there.", _REPAIR,
+    ),
+    Code(
+        "tracker-half-written", Severity.ERROR,
+        "The tracker file names an iteration whose save did not finish.", _REPAIR,
+    ),
+    Code(
+        "tracker-behind", Severity.WARNING,
+        "There is a newer iteration than the one the tracker file names.",
+        "nothing, if its save was still running; else name it with --iteration",
+    ),
+    Code(
+        "non-persistent-newer", Severity.WARNING,
+        "A non-persistent checkpoint is as new; a job with --non-persistent-ckpt-type global "
+        "prefers it.",
+        "verify that one too: `ckptmigrate verify {path}/non_persistent --all`",
+    ),
+    Code(
+        "integrity-unreadable", Severity.ERROR,
+        "integrity.json holds no SHA-256 digests; a load with verify_integrity fails.",
+        "remove it, and have the job go without verify_integrity",
+    ),
+    Code(
+        "integrity-absent", Severity.NOTE,
+        "There is no integrity.json, so --hash has nothing to compare with.",
+        "save with integrity to have one",
+    ),
+    Code(
+        "integrity-file-missing", Severity.ERROR,
+        "A file that integrity.json has a digest of is not there.", _COPY,
+    ),
+    Code(
+        "integrity-mismatch", Severity.ERROR,
+        "A file has other bytes than integrity.json says; a load with verify_integrity fails.",
+        "restore it from a copy; where a small file was changed on purpose, "
+        "run `ckptmigrate repair {path} --in-place`",
+    ),
+    Code(
+        "tensor-unreadable", Severity.ERROR,
+        "torch cannot load the bytes of a chunk.", _COPY,
+    ),
+    Code(
+        "tensor-mismatch", Severity.ERROR,
+        "A chunk loads as a tensor of another dtype or shape than .metadata says.", _COPY,
+    ),
+)  # fmt: skip
+CODES: Final = {row.code: row for row in _ROWS}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be.
+
+    Attributes:
+        code: a key of CODES.
+        path: the checkpoint or root it is about.
+        what: what was found, in a sentence with names and numbers.
+        items: the keys, files or symbols concerned, all of them.
+    """
+
+    code: str
+    path: Path
+    what: str
+    items: tuple[str, ...] = ()
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is."""
+        return CODES[self.code].severity
+
+    @property
+    def remedy(self) -> str:
+        """What to do, with the command where there is one."""
+        return CODES[self.code].remedy.format(path=shlex.quote(str(self.path)))
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented JSON form (README, `verify --json`)."""
+        return {
+            "code": self.code,
+            "severity": self.severity.value,
+            "path": str(self.path),
+            "what": self.what,
+            "items": list(self.items),
+            "meaning": CODES[self.code].meaning,
+            "remedy": self.remedy,
+        }
+
+
+def shown(text: str) -> str:
+    """A text from a checkpoint, as far as it fits a line."""
+    return printable(text if len(text) <= _LONGEST else text[:_LONGEST] + "...")
+
+
+def number(value: int) -> str:
+    """A number from a checkpoint; Python refuses to print integers of thousands of digits."""
+    return str(value) if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """`1 entry`, `2 entries`."""
+    return f"{count} {one if count == 1 else many or one + 's'}"

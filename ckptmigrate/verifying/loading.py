@@ -1,0 +1,93 @@
+"""Read every tensor with real torch: the only place of ckptmigrate that imports it.
+
+The pickle of the checkpoint is not executed with arbitrary classes: the chunks are found by the
+inert `.metadata`, and each goes through `torch.load(weights_only=True)`. Sharded objects stay
+inert (`objects`).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ckptmigrate import metadata
+from ckptmigrate.errors import DamagedError, RefusedError
+from ckptmigrate.metadata import Chunk
+from ckptmigrate.verifying.findings import Finding, counted
+from ckptmigrate.verifying.material import Material
+from ckptmigrate.verifying.tiling import shape_of
+
+Progress = Callable[[int], None]
+
+
+def require_torch() -> Any:
+    """The torch module.
+
+    Raises:
+        RefusedError: it is not installed; names the command.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise RefusedError(
+            "--load reads tensors with torch, which is not installed",
+            fix="run `pip install torch`, or verify without --load",
+        ) from error
+    return torch
+
+
+def check(material: Material, progress: Progress | None = None) -> Iterator[Finding]:
+    """Every chunk of every tensor loads, with the dtype and shape that `.metadata` says.
+
+    Args:
+        progress: called with a number of payload bytes whenever that many were read.
+
+    Raises:
+        RefusedError: torch is not installed.
+    """
+    torch = require_torch()
+    sizes = material.directory.files()
+    unreadable: list[str] = []
+    other: list[str] = []
+    for chunk, dtype, shape in _wanted(material):
+        blob = chunk.blob
+        if blob.offset + blob.length > sizes.get(blob.file, 0):
+            continue  # told elsewhere
+        name = f"{chunk.key} at {list(chunk.offsets or ())}"
+        try:
+            content = material.directory.read_range(blob.file, blob.offset, blob.length)
+            found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises nearly anything on bad bytes
+            reason = str(error).strip().splitlines() or [""]
+            unreadable.append(f"{name}: {type(error).__name__}: {reason[0]}")
+            continue
+        if progress is not None:
+            progress(blob.length)
+        if not isinstance(found, torch.Tensor):
+            other.append(f"{name}: a {type(found).__name__}, not a tensor")
+        elif (str(found.dtype), tuple(found.shape)) != (dtype, shape):
+            told = f"{found.dtype} {list(found.shape)}"
+            other.append(f"{name}: {told}, and .metadata says {dtype} {list(shape)}")
+    if unreadable:
+        many = counted(len(unreadable), "chunk does", "chunks do")
+        yield material.finding("tensor-unreadable", f"{many} not load", *unreadable)
+    if other:
+        many = counted(len(other), "chunk is", "chunks are")
+        yield material.finding("tensor-mismatch", f"{many} not as .metadata says", *other)
+
+
+def _wanted(material: Material) -> Iterator[tuple[Chunk, str | None, tuple[int, ...]]]:
+    """Every chunk of a tensor, with the dtype and the shape it should have, file by file."""
+    described: dict[str, tuple[str | None, dict[tuple[int, ...], tuple[int, ...]]]] = {}
+    for key, entry in material.entries.items():
+        if metadata.is_tensor_entry(entry):
+            try:
+                shape = shape_of(entry)
+            except DamagedError:
+                continue  # told elsewhere
+            described[key] = (shape.dtype, dict(shape.chunks))
+    for chunk in sorted(material.chunks, key=lambda c: (c.blob.file, c.blob.offset)):
+        dtype, sizes = described.get(chunk.key, (None, {}))
+        if chunk.offsets is not None and chunk.offsets in sizes:
+            yield chunk, dtype, sizes[chunk.offsets]

@@ -1,0 +1,187 @@
+"""A checkpoint read as far as it can be read; what cannot be is a finding, not an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ckptmigrate import common, manifest, metadata
+from ckptmigrate.common import CommonState
+from ckptmigrate.errors import CkptMigrateError, DamagedError
+from ckptmigrate.inert.tree import Object
+from ckptmigrate.manifest import Manifest
+from ckptmigrate.metadata import Chunk, Metadata
+from ckptmigrate.storage import Directory
+from ckptmigrate.verifying.findings import Finding, counted, shown
+
+_Note = Callable[..., None]  # takes a code, a sentence and items
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the checks look at.
+
+    Attributes:
+        directory: where it was read from.
+        marker: the content of metadata.json; None where it cannot be read.
+        metadata: the content of `.metadata`, unchecked; None where it cannot be read.
+        entries: key -> inert storage metadata, those with a key that is text.
+        chunks: the rows of `storage_data` that can be read.
+        planned: per rank, the keys that its plan writes; None where there are no plans.
+        common: the common state; None where it cannot be read.
+        findings: what could not be read.
+    """
+
+    directory: Directory
+    marker: Mapping[str, Any] | None
+    metadata: Metadata | None
+    entries: Mapping[str, Any]
+    chunks: tuple[Chunk, ...]
+    planned: tuple[tuple[str, ...], ...] | None
+    common: CommonState | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint directory."""
+        return self.directory.path
+
+    @property
+    def whole(self) -> Manifest | None:
+        """The checkpoint as every other verb reads it; None where a part cannot be read."""
+        if self.marker is None or self.metadata is None or self.common is None:
+            return None
+        if any(finding.code == "entry-malformed" for finding in self.findings):
+            return None
+        return Manifest(self.directory, self.marker, self.metadata, self.common)
+
+    def finding(self, code: str, what: str, *items: str) -> Finding:
+        """A finding about this checkpoint."""
+        return Finding(code, self.path, what, tuple(map(shown, items)))
+
+
+def gather(directory: Directory) -> Material:
+    """Read a checkpoint directory as far as it can be read. Raises nothing."""
+    found: list[Finding] = []
+
+    def note(code: str, what: str, *items: str) -> None:
+        found.append(Finding(code, directory.path, what, tuple(map(shown, items))))
+
+    marker = _marker(directory, note)
+    read = _metadata(directory, note)
+    entries: dict[str, Any] = {}
+    chunks: tuple[Chunk, ...] = ()
+    planned = None
+    if read is not None:
+        entries = _entries(read, note)
+        chunks = _chunks(read, note)
+        planned = _planned(read, note)
+    state = _common(directory, chunks, note)
+    return Material(directory, marker, read, entries, chunks, planned, state, tuple(found))
+
+
+def _marker(directory: Directory, note: _Note) -> Mapping[str, Any] | None:
+    if manifest.MARKER_FILE not in directory.files():
+        note("marker-missing", "there is no metadata.json")
+        return None
+    try:
+        return manifest.read_marker(directory)
+    except DamagedError as error:
+        note("marker-unreadable", f"metadata.json {error.reason}")
+        return None
+
+
+def _metadata(directory: Directory, note: _Note) -> Metadata | None:
+    if metadata.FILE not in directory.files():
+        note("metadata-missing", "there is no .metadata")
+        return None
+    try:
+        return metadata.parse(directory.read(metadata.FILE))
+    except CkptMigrateError as error:
+        note("metadata-unreadable", f".metadata {error.reason}")
+        return None
+
+
+def _entries(read: Metadata, note: _Note) -> dict[str, Any]:
+    table = read.attributes.get("state_dict_metadata")
+    if not isinstance(table, dict):
+        note("entry-malformed", ".metadata has no state_dict_metadata")
+        return {}
+    bad = [key for key in table if not isinstance(key, str)]
+    if bad:
+        note("entry-malformed", f"{counted(len(bad), 'entry', 'entries')} with a key of no text")
+    entries = {key: entry for key, entry in table.items() if isinstance(key, str)}
+    unknown = [key for key, entry in entries.items() if not metadata.is_entry(entry)]
+    if unknown:
+        many = counted(len(unknown), "entry is", "entries are")
+        note("entry-malformed", f"{many} neither a tensor nor a sharded object", *unknown)
+    return entries
+
+
+def _chunks(read: Metadata, note: _Note) -> tuple[Chunk, ...]:
+    table = read.attributes.get("storage_data")
+    if not isinstance(table, dict):
+        note("entry-malformed", ".metadata has no storage_data")
+        return ()
+    chunks, bad = [], []
+    for index, where in table.items():
+        try:
+            chunks.append(metadata.chunk_of(index, where))
+        except DamagedError as error:
+            bad.append(error.reason)
+    if bad:
+        many = counted(len(bad), "row of storage_data is", "rows of storage_data are")
+        note("entry-malformed", f"{many} no byte range", *dict.fromkeys(bad))
+    seen: set[tuple[str, tuple[int, ...] | None]] = set()
+    twice: dict[str, None] = {}
+    for chunk in chunks:
+        place = (chunk.key, chunk.offsets)
+        if place in seen:
+            twice[chunk.key] = None
+        seen.add(place)
+    if twice:
+        note("entry-malformed", "a piece of an entry is stored twice", *twice)
+    return tuple(chunks)
+
+
+def _planned(read: Metadata, note: _Note) -> tuple[tuple[str, ...], ...] | None:
+    plans = read.attributes.get("all_local_plans")
+    if plans is None:
+        return None
+    if not isinstance(plans, list):
+        note("entry-malformed", "all_local_plans is no list")
+        return None
+    keys = []
+    for rank, plan in enumerate(plans):
+        items = plan.attributes.get("items") if isinstance(plan, Object) else None
+        try:
+            if not isinstance(items, list):
+                raise DamagedError("has no items")
+            keys.append(tuple(metadata.item_key(item) for item in items))
+        except DamagedError as error:
+            note("entry-malformed", f"the plan of rank {rank} {error.reason}")
+            return None
+    return tuple(keys)
+
+
+def _common(directory: Directory, chunks: tuple[Chunk, ...], note: _Note) -> CommonState | None:
+    place = common.FILE
+    try:
+        if common.FILE in directory.files():
+            return common.load(directory.read(common.FILE), in_file=True)
+        blob = next((c.blob for c in chunks if c.key == common.KEY and c.offsets is None), None)
+        if blob is None:
+            note("common-missing", f"there is neither {common.FILE} nor the entry {common.KEY}")
+            return None
+        place = common.KEY
+        if blob.file not in directory.files():
+            raise DamagedError(f"lies in {blob.file}, which is missing")
+        size = directory.files()[blob.file]
+        if blob.offset + blob.length > size:
+            raise DamagedError(f"lies behind the end of {blob.file}")
+        return common.load(directory.read_range(blob.file, blob.offset, blob.length), in_file=False)
+    except CkptMigrateError as error:
+        note("common-unreadable", f"{place} {error.reason}")
+        return None

@@ -1,0 +1,66 @@
+"""Sharded objects are torch zips, and pickles name only what a writer is known to write."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Final
+
+from ckptmigrate import common, metadata
+from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.inert import torchfile
+from ckptmigrate.verifying.findings import Finding, counted
+from ckptmigrate.verifying.material import Material
+from ckptmigrate.verifying.symbols import unknown
+
+LARGEST: Final = 64 * 1024 * 1024  # bytes of a sharded object that is read whole
+
+
+def check(material: Material, also_known: Collection[str] = ()) -> Iterator[Finding]:
+    """Every sharded object can be read, and the symbols of all pickles are known.
+
+    Args:
+        also_known: symbols that the user vouches for.
+    """
+    if material.metadata is not None:
+        names = unknown(material.metadata.tree, also_known)
+        if names:
+            yield _unknown(material, ".metadata", names)
+    if material.common is not None:
+        names = unknown(material.common.torch_file.tree, also_known)
+        if names:
+            place = common.FILE if material.common.in_file else common.KEY
+            yield _unknown(material, place, names)
+    sizes = material.directory.files()
+    unreadable, large = [], []
+    strange: dict[tuple[str, ...], list[str]] = {}
+    for chunk in material.chunks:
+        blob, entry = chunk.blob, material.entries.get(chunk.key)
+        if chunk.offsets is not None or metadata.is_tensor_entry(entry):
+            continue
+        if blob.offset + blob.length > sizes.get(blob.file, 0) or chunk.key == common.KEY:
+            continue  # told elsewhere
+        if blob.length > LARGEST:
+            large.append(chunk.key)
+            continue
+        try:
+            content = material.directory.read_range(blob.file, blob.offset, blob.length)
+            names = unknown(torchfile.load(content).tree, also_known)
+        except CkptMigrateError as error:
+            unreadable.append(f"{chunk.key}: {error.reason}")
+            continue
+        if names:
+            strange.setdefault(tuple(names), []).append(chunk.key)
+    if unreadable:
+        many = counted(len(unreadable), "sharded object is", "sharded objects are")
+        yield material.finding("blob-unreadable", f"{many} no torch zip to be read", *unreadable)
+    if large:
+        many = counted(len(large), "sharded object has", "sharded objects have")
+        yield material.finding("blob-not-read", f"{many} more than {LARGEST} bytes", *large)
+    for group, keys in strange.items():
+        others = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        yield _unknown(material, f"sharded object {keys[0]}{others}", group)
+
+
+def _unknown(material: Material, place: str, names: Collection[str]) -> Finding:
+    many = counted(len(names), "symbol", "symbols")
+    return material.finding("unknown-symbol", f"{place} names {many} of no known writer", *names)

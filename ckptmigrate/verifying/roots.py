@@ -1,0 +1,117 @@
+"""A root: which checkpoints a PATH means, and whether the tracker file leads to one.
+
+`locate` refuses at the first thing that is wrong; this goes on and tells all of it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptmigrate import journal, locate, manifest, metadata, recognise
+from ckptmigrate.errors import NotACheckpointError
+from ckptmigrate.storage import LocalDirectory
+from ckptmigrate.verifying.findings import Finding
+
+BROKEN_TRACKER = ("tracker-missing", "tracker-unreadable", "tracker-dangling")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a PATH means.
+
+    Attributes:
+        path: the PATH, absolute.
+        checkpoints: the directories to look at, in order of iteration.
+        named: the one that the tracker leads to; None for a checkpoint directory, or where it
+            leads to none.
+        is_root: whether PATH is a root.
+        findings: about the tracker.
+    """
+
+    path: Path
+    checkpoints: tuple[Path, ...]
+    named: Path | None
+    is_root: bool
+    findings: tuple[Finding, ...]
+
+
+def choose(path: Path, *, iteration: int | None = None, every: bool = False) -> Chosen:
+    """The checkpoints that a PATH means, and what is wrong with its tracker.
+
+    Where the tracker leads nowhere, the newest iteration is looked at.
+
+    Raises:
+        NotACheckpointError: there is none at all.
+    """
+    path = Path(os.path.abspath(path))
+    single = (
+        path.is_dir()
+        and not (path / locate.TRACKER_FILE).exists()
+        and (recognise.is_checkpoint(LocalDirectory(path)) or journal.stage_of(path).is_dir())
+    )
+    if not path.is_dir() or single:
+        if single and iteration is None and not every:
+            return Chosen(path, (path,), None, False, ())
+        # It is no directory, or --iteration and --all do not go with it: in locate's words.
+        return Chosen(path, locate.locate(path, iteration=iteration, every=every).checkpoints,
+                      None, False, ())  # fmt: skip
+    there = all_of(path)
+    if not there and not (path / locate.TRACKER_FILE).exists():
+        locate.locate(path)
+        raise AssertionError("locate takes what has no checkpoint")
+    named, findings = _tracker(path, there)
+    if every:
+        checkpoints = there
+    elif iteration is not None:
+        checkpoints = locate.locate(path, iteration=iteration).checkpoints
+    else:
+        checkpoints = (named,) if named is not None else there[-1:]
+    if not checkpoints:
+        raise NotACheckpointError(
+            "has a tracker file and no iteration", path=path, fix="restore one from a copy"
+        )
+    return Chosen(path, tuple(checkpoints), named, True, findings)
+
+
+def all_of(root: Path) -> tuple[Path, ...]:
+    """The checkpoint directories of a root, oldest first; `release` is the oldest."""
+    found = [root / f"iter_{number:07d}" for number in locate.iterations(root)]
+    released = root / locate.RELEASE
+    return ((released,) if released.is_dir() else ()) + tuple(found)
+
+
+def is_finished(checkpoint: Path) -> bool:
+    """Whether a save of it, or a copy, came to an end: both files that come last are there."""
+    files = LocalDirectory(checkpoint).files()
+    return manifest.MARKER_FILE in files and metadata.FILE in files
+
+
+def _tracker(root: Path, there: tuple[Path, ...]) -> tuple[Path | None, tuple[Finding, ...]]:
+    """The checkpoint that the tracker names, if it is there, and what is wrong with it."""
+    file = root / locate.TRACKER_FILE
+    if not file.is_file():
+        return None, (Finding("tracker-missing", root, f"there is no {locate.TRACKER_FILE}"),)
+    text = locate.tracker_text(root)
+    if text is None:
+        what = f"{locate.TRACKER_FILE} names neither an iteration nor `release`"
+        return None, (Finding("tracker-unreadable", root, what),)
+    named = root / locate.directory_of(text)
+    if not named.is_dir():
+        what = f"{locate.TRACKER_FILE} names {named.name}, which is not there"
+        return None, (Finding("tracker-dangling", root, what),)
+    found = []
+    if not is_finished(named) and not journal.stage_of(named).is_dir():
+        what = f"{locate.TRACKER_FILE} names {named.name}, which lacks .metadata or metadata.json"
+        found.append(Finding("tracker-half-written", root, what))
+    newer = [each for each in there if text != locate.RELEASE and each.name > named.name]
+    newer = [each for each in newer if each.name != locate.RELEASE and is_finished(each)]
+    if newer:
+        what = f"{locate.TRACKER_FILE} names {named.name}, and {newer[-1].name} is there"
+        found.append(Finding("tracker-behind", root, what, tuple(each.name for each in newer)))
+    beside = locate.newest_non_persistent(root, text)
+    if beside is not None:
+        what = f"non_persistent has iteration {beside}, and the tracker names {text}"
+        found.append(Finding("non-persistent-newer", root, what))
+    return named, tuple(found)

@@ -1,0 +1,75 @@
+"""The common state, the rerun entries and the parallel sizes agree; the sidecar is in step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ckptmigrate import common, journal, sidecar
+from ckptmigrate.errors import CkptMigrateError, DamagedError, RefusedError
+from ckptmigrate.inert import torchfile
+from ckptmigrate.manifest import Manifest
+from ckptmigrate.reading import read_manifest
+from ckptmigrate.rerun import Kind
+from ckptmigrate.topology import derive
+from ckptmigrate.verifying.findings import Finding, counted
+from ckptmigrate.verifying.material import Material
+
+
+def reruns(material: Material) -> Iterator[Finding]:
+    """What the common state says of a rerun, against the shards that are there."""
+    found = material.whole
+    if found is None or not _readable(found):
+        return  # told as what cannot be read
+    try:
+        reading = read_manifest(found)
+    except CkptMigrateError as error:
+        yield material.finding("rerun-contradictory", f"the checkpoint {error.reason}")
+        return
+    record = reading.record
+    if record.kind is Kind.CORRUPT:
+        many = counted(len(record.missing), "shard")
+        what = f"the common state tells of a rerun, and {many} of it are missing"
+        yield material.finding("rerun-shards-missing", what, *record.missing)
+    elif found.rerun_keys and record.entry is None and not record.shards:
+        what = f"{counted(len(found.rerun_keys), 'rerun shard')} without a rerun entry"
+        yield material.finding("rerun-shards-unclaimed", what, *found.rerun_keys)
+    elif record.entry is not None and record.kind is Kind.IDLE and not record.shards:
+        yield material.finding("rerun-sentinel-missing", "an idle rerun entry, and no shards")
+    if found.common.in_file and common.KEY in found.metadata.entries:
+        yield material.finding("common-twice", f"the common state is in {common.KEY}, too")
+
+
+def _readable(found: Manifest) -> bool:
+    try:
+        for key in found.rerun_keys:
+            torchfile.load(found.read_blob_bytes(key))
+    except DamagedError:
+        return False
+    return True
+
+
+def sizes(material: Material) -> Iterator[Finding]:
+    """The parallel sizes that args, plans, shards and payload files tell."""
+    found = material.whole
+    if found is None:
+        return
+    try:
+        derive(found)
+    except RefusedError as error:
+        if "payload files" not in error.reason:  # told by rank
+            yield material.finding("sizes-contradict", error.reason)
+    except DamagedError:
+        return
+
+
+def history(material: Material) -> Iterator[Finding]:
+    """What earlier migrations left."""
+    if journal.stage_of(material.path).is_dir():
+        yield material.finding("migration-unfinished", "a migration in place left its stage behind")
+        return
+    try:
+        stale = sidecar.original(material.directory).stale
+    except CkptMigrateError as error:
+        stale = f"{sidecar.FILE} {error.reason}"
+    if stale:
+        yield material.finding("sidecar-stale", stale)

@@ -1,0 +1,172 @@
+"""The chunks of a tensor tile its global shape: inside it, no overlap, no gap.
+
+Overlap and gap are found without comparing pairs. Count the corners of all chunks, each with a
+sign: plus for an even, minus for an odd number of upper sides. Corners where chunks meet cancel
+out, and what is left are the corners of the whole tensor exactly where the chunks tile it (the
+mixed derivative of the sum of the chunks' indicator functions is that of the tensor's own).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ckptmigrate import metadata
+from ckptmigrate.errors import DamagedError
+from ckptmigrate.inert.tree import Object, is_object
+from ckptmigrate.metadata import size_value
+from ckptmigrate.verifying.findings import Finding, counted, number
+from ckptmigrate.verifying.material import Material
+
+_CHUNK: Final = "torch.distributed.checkpoint.metadata.ChunkStorageMetadata"
+_MOST_DIMENSIONS: Final = 64  # operations of torch take no more
+_LARGEST_SIZE: Final = 2**63 - 1  # sizes are int64
+_MOST_CORNERS: Final = 10_000_000  # some ten seconds for one tensor; beyond, volumes alone
+
+Numbers = tuple[int, ...]
+Box = tuple[Numbers, Numbers]  # offsets, sizes
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A tensor as `state_dict_metadata` describes it.
+
+    Attributes:
+        size: its global shape.
+        chunks: offsets and sizes of its chunks.
+        dtype: the name of its dtype, for example `torch.float32`; None where there is none.
+    """
+
+    size: Numbers
+    chunks: tuple[Box, ...]
+    dtype: str | None
+
+
+def shape_of(entry: Any) -> Shape:
+    """The shape of an inert `TensorStorageMetadata`.
+
+    Raises:
+        DamagedError: it has none.
+    """
+    fields = entry.attributes
+    chunks = fields.get("chunks")
+    if not isinstance(chunks, list) or not all(is_object(chunk, _CHUNK) for chunk in chunks):
+        raise DamagedError("has no list of chunks")
+    boxes = []
+    for chunk in chunks:
+        box = (_sizes(chunk.attributes.get("offsets")), _sizes(chunk.attributes.get("sizes")))
+        boxes.append(box)
+    return Shape(_sizes(fields.get("size")), tuple(boxes), _dtype(fields.get("properties")))
+
+
+def _sizes(value: Any) -> Numbers:
+    sizes = size_value(value)
+    if sizes is None or len(sizes) > _MOST_DIMENSIONS:
+        raise DamagedError("has a size that no tensor has")
+    if not all(0 <= size <= _LARGEST_SIZE for size in sizes):
+        raise DamagedError("has a size that no tensor has")
+    return sizes
+
+
+def _dtype(properties: Any) -> str | None:
+    """TensorProperties pickles as a tuple, its dtype first (torch 2.5 and 2.13)."""
+    state = properties.state if isinstance(properties, Object) else None
+    first = state[0] if isinstance(state, tuple) and state else None
+    path = getattr(first, "path", None)
+    return path if isinstance(path, str) else None
+
+
+def check(material: Material) -> Iterator[Finding]:
+    """The chunks of every tensor tile it, and each has its bytes."""
+    stored: dict[str, list[Numbers | None]] = {}
+    for chunk in material.chunks:
+        stored.setdefault(chunk.key, []).append(chunk.offsets)
+    malformed: list[str] = []
+    outside: list[str] = []
+    loose: list[str] = []
+    unmatched: list[str] = []
+    skipped: list[str] = []
+    for key, entry in material.entries.items():
+        if not metadata.is_tensor_entry(entry):
+            if metadata.is_entry(entry) and any(stored.get(key, ())):
+                unmatched.append(f"{key}: a sharded object that is stored as a tensor")
+            continue
+        try:
+            shape = shape_of(entry)
+        except DamagedError as error:
+            malformed.append(f"{key}: {error.reason}")
+            continue
+        if not all(_inside(box, shape.size) for box in shape.chunks):
+            outside.append(key)
+            continue
+        wrong = _not_tiled(shape)
+        if wrong:
+            loose.append(f"{key}: {wrong}")
+        elif too_many_corners(shape):
+            skipped.append(key)
+        if key in stored and Counter(stored[key]) != Counter(at for at, _ in shape.chunks):
+            unmatched.append(f"{key}: {len(stored[key])} stored, {len(shape.chunks)} described")
+    for code, found, one, many, rest in (
+        ("entry-malformed", malformed, "tensor is", "tensors are", "not described as torch does"),
+        ("chunk-outside", outside, "tensor has", "tensors have", "a chunk outside of its shape"),
+        ("chunks-do-not-tile", loose, "tensor is", "tensors are", "not tiled by its chunks"),
+        ("chunks-not-compared", skipped, "tensor is", "tensors are", "cut in too many dimensions"),
+        ("table-mismatch", unmatched, "entry has", "entries have",
+         "other chunks in storage_data than in state_dict_metadata"),
+    ):  # fmt: skip
+        if found:
+            yield material.finding(code, f"{counted(len(found), one, many)} {rest}", *found)
+
+
+def _inside(box: Box, size: Numbers) -> bool:
+    offsets, sizes = box
+    if not len(offsets) == len(sizes) == len(size):
+        return False
+    return all(at + n <= whole for at, n, whole in zip(offsets, sizes, size, strict=True))
+
+
+def _not_tiled(shape: Shape) -> str | None:
+    """Why the chunks, all inside, do not tile the shape; None where they do."""
+    volume = math.prod(shape.size)
+    held = sum(math.prod(sizes) for _, sizes in shape.chunks)
+    many = counted(len(shape.chunks), "chunk")
+    if held != volume:
+        return f"{many} hold {number(held)} elements, and it has {number(volume)}"
+    boxes = [box for box in shape.chunks if math.prod(box[1])]
+    if volume and not too_many_corners(shape) and not _corners_cancel(boxes, shape.size):
+        return f"{many} hold as many elements as it has, but overlap and leave gaps"
+    return None
+
+
+def _corners_cancel(boxes: Sequence[Box], size: Numbers) -> bool:
+    """Whether the signed corners of the boxes are those of the whole; see above."""
+    cut = _cut_dimensions(boxes, size)
+    left: Counter[Numbers] = Counter()
+    for offsets, sizes in boxes:
+        left.update(_corners([(offsets[d], offsets[d] + sizes[d]) for d in cut], 1))
+    left.update(_corners([(0, size[d]) for d in cut], -1))
+    return not any(left.values())
+
+
+def _cut_dimensions(boxes: Sequence[Box], size: Numbers) -> list[int]:
+    """A dimension that no chunk is cut in has no corners of its own."""
+    return [d for d, n in enumerate(size) if any(box[1][d] != n for box in boxes)]
+
+
+def too_many_corners(shape: Shape) -> bool:
+    """Whether the corners are too many to be counted; no real tensor comes near."""
+    return len(shape.chunks) << len(_cut_dimensions(shape.chunks, shape.size)) > _MOST_CORNERS
+
+
+def _corners(sides: Sequence[tuple[int, int]], sign: int) -> dict[Numbers, int]:
+    corners: dict[Numbers, int] = {(): sign}
+    for low, high in sides:
+        corners = {
+            (*corner, at): value * turn
+            for corner, value in corners.items()
+            for at, turn in ((low, 1), (high, -1))
+        }
+    return corners

@@ -1,0 +1,596 @@
+"""Every code that `verify` knows, on a copy of a sample that is damaged for it.
+
+Damage is done by real torch or by hand; what must be found is written by hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch_side
+from conftest import CORRUPT, HEALTHY, SAMPLES, Run, checkpoint_of, refused, tree_hash
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    MetadataIndex,
+    TensorStorageMetadata,
+)
+
+from ckptmigrate.verifying import tiling
+from ckptmigrate.verifying.findings import CODES
+
+IDLE = "0.17.1-idle-w1"
+WEIGHT = "embedding.word_embeddings.weight"
+RNG = "rng_state/shard_0.0_1.1"
+
+
+# -- ways to damage a checkpoint; each gets the root of a copy
+
+
+def metadata_edit(change: Callable[[Any], object]) -> Callable[[Path], None]:
+    def damage(root: Path) -> None:
+        file = checkpoint_of(root) / ".metadata"
+        read = torch_side.unpickle(file.read_bytes())
+        change(read)
+        with torch_side.megatron_names():
+            file.write_bytes(pickle.dumps(read, protocol=4))
+
+    return damage
+
+
+def stored(read: Any, key: str) -> list[tuple[MetadataIndex, _StorageInfo]]:
+    return [(index, where) for index, where in read.storage_data.items() if index.fqn == key]
+
+
+def blob_of(root: Path, key: str, rank: int = 0) -> tuple[Path, int, int]:
+    read = torch_side.unpickle((checkpoint_of(root) / ".metadata").read_bytes())
+    [(_, where), *_] = stored(read, key)
+    return checkpoint_of(root) / where.relative_path, where.offset, where.length
+
+
+def overwrite(root: Path, key: str, content: bytes) -> None:
+    file, offset, length = blob_of(root, key)
+    assert len(content) <= length
+    with open(file, "r+b") as payload:
+        payload.seek(offset)
+        payload.write(content)
+
+
+def write(name: str, content: str | bytes) -> Callable[[Path], None]:
+    def damage(root: Path) -> None:
+        data = content.encode() if isinstance(content, str) else content
+        (checkpoint_of(root) / name).write_bytes(data)
+
+    return damage
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda root: (checkpoint_of(root) / name).unlink()
+
+
+def tracker(text: str) -> Callable[[Path], None]:
+    return lambda root: write_tracker(root, text)
+
+
+def write_tracker(root: Path, text: str) -> None:
+    (root / "latest_checkpointed_iteration.txt").write_text(text)
+
+
+def truncate(root: Path) -> None:
+    file = checkpoint_of(root) / "__0_0.distcp"
+    os.truncate(file, file.stat().st_size - 1000)
+
+
+def overlap(read: Any) -> None:
+    [(_, where)] = stored(read, WEIGHT)
+    where.offset += 1
+
+
+def outside_name(read: Any) -> None:
+    [(_, where)] = stored(read, WEIGHT)
+    where.relative_path = "../elsewhere.distcp"
+
+
+def forget_in_storage(read: Any) -> None:
+    for index, _ in stored(read, WEIGHT):
+        del read.storage_data[index]
+
+
+def forget_in_plans(read: Any) -> None:
+    plan = read.all_local_plans[0]
+    plan.items[:] = [item for item in plan.items if item.index.fqn != RNG]
+
+
+def drop_chunk(read: Any) -> None:
+    entry = read.state_dict_metadata["decoder.layers.self_attention.linear_qkv.weight"]
+    assert len(entry.chunks) == 2
+    entry.chunks[1] = entry.chunks[0]
+
+
+def move_chunk(read: Any) -> None:
+    [chunk] = read.state_dict_metadata[WEIGHT].chunks
+    chunk.offsets = torch.Size((1, 0))
+
+
+def many_dimensions(read: Any) -> None:
+    """24 unit boxes that cut 24 dimensions: as many volumes, and 2**24 corners each."""
+    size, n = (2,) + (1,) * 23, 24
+    entry = read.state_dict_metadata[WEIGHT]
+    entry.size = torch.Size((n,) * n)
+    entry.chunks = []
+    for axis in range(n):  # a staircase: each box leaves the next axis to the others
+        offsets = (0,) * axis + (1,) + (0,) * (n - axis - 1)
+        sizes = (1,) * axis + (n - 1,) + (n,) * (n - axis - 1)
+        entry.chunks.append(ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)))
+    entry.chunks.append(ChunkStorageMetadata(torch.Size((0,) * n), torch.Size((1,) * n)))
+    assert len(size) == n
+
+
+def foreign_plan(read: Any) -> None:
+    del read.all_local_plans[1:]
+
+
+def orphan(root: Path) -> None:
+    (checkpoint_of(root) / "__0_7.distcp").write_bytes(bytes(123))
+
+
+def loose_bytes(root: Path) -> None:
+    with open(checkpoint_of(root) / "__0_0.distcp", "ab") as payload:
+        payload.write(bytes(77))
+
+
+class Runs:
+    """An object whose unpickling would call os.system."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch executed",)
+
+
+def hostile_metadata(read: Any) -> None:
+    read.storage_meta = Runs()
+
+
+def hostile_blob(root: Path) -> None:
+    """Another blob behind the same key, appended to the payload."""
+    import io
+
+    buffer = io.BytesIO()
+    torch.save([Runs()], buffer)
+    file, _, _ = blob_of(root, RNG)
+    start = file.stat().st_size
+    with open(file, "ab") as payload:
+        payload.write(buffer.getvalue())
+
+    def point(read: Any) -> None:
+        [(_, where)] = stored(read, RNG)
+        where.offset, where.length = start, len(buffer.getvalue())
+
+    metadata_edit(point)(root)
+
+
+def large_blob(root: Path) -> None:
+    file = checkpoint_of(root) / "__0_8.distcp"
+    file.touch()
+    os.truncate(file, 65 * 1024 * 1024)  # sparse
+
+    def point(read: Any) -> None:
+        [(_, where)] = stored(read, RNG)
+        where.relative_path, where.offset, where.length = file.name, 0, 65 * 1024 * 1024
+
+    metadata_edit(point)(root)
+
+
+def newer_iteration(root: Path) -> None:
+    shutil.copytree(checkpoint_of(root), root / "iter_0000009")
+
+
+def half_written(root: Path) -> None:
+    newer_iteration(root)
+    (root / "iter_0000009" / "metadata.json").unlink()
+    write_tracker(root, "9")
+
+
+def non_persistent(root: Path) -> None:
+    shutil.copytree(checkpoint_of(root), root / "non_persistent" / "iter_0000005")
+
+
+def integrity(root: Path, **other: str) -> None:
+    folder = checkpoint_of(root)
+    read = {f.name: f.read_bytes() for f in folder.iterdir() if f.name != "integrity.json"}
+    files = {name: hashlib.sha256(data).hexdigest() for name, data in read.items()}
+    content = {"algorithm": "sha256", "files": {**files, **other}}
+    (folder / "integrity.json").write_text(json.dumps(content))
+
+
+def stale_small(root: Path) -> None:
+    integrity(root, **{"common.pt": "0" * 64})
+
+
+def stale_payload(root: Path) -> None:
+    integrity(root, **{"__0_0.distcp": "0" * 64})
+
+
+def integrity_of_missing(root: Path) -> None:
+    integrity(root, **{"run_config.yaml": "0" * 64})
+
+
+def entry_without_shards(root: Path) -> None:
+    state = {"mode": torch_side.RerunMode.VALIDATE_RESULTS}
+    state |= {"state": torch_side.RerunState.NOT_RUNNING_YET, "current_iteration": 5}
+    torch_side.edit_common(root, lambda common: common.update(rerun_state_machine=state))
+
+
+def odd_entry(root: Path) -> None:
+    entry = {"mode": torch_side.RerunMode.VALIDATE_RESULTS, "current_iteration": 5}
+    torch_side.edit_common(root, lambda common: common.update(rerun_state_machine=entry))
+
+
+def without_entry(root: Path) -> None:
+    torch_side.edit_common(root, lambda common: common.pop("rerun_state_machine"))
+
+
+def other_world(root: Path) -> None:
+    torch_side.edit_common(root, lambda common: setattr(common["args"], "world_size", 7))
+
+
+def common_also_in_entry(root: Path) -> None:
+    """A common.pt beside the entry that 0.19 writes."""
+    common = torch_side.read(checkpoint_of(root)).common
+    with torch_side.megatron_names():
+        torch.save(common, checkpoint_of(root) / "common.pt")
+
+
+def sidecar(root: Path) -> None:
+    from ckptmigrate import migrate
+
+    migrate(root, to="common-state", in_place=True)
+    with open(checkpoint_of(root) / "metadata.json", "ab") as file:
+        file.write(b"\n")
+
+
+def stage(root: Path) -> None:
+    (checkpoint_of(root) / ".ckptmigrate" / "stage").mkdir(parents=True)
+
+
+def swap_dtype(read: Any) -> None:
+    read.state_dict_metadata[WEIGHT].properties.dtype = torch.bfloat16
+
+
+# code -> (sample, damage, options, the number of items, a word of the finding)
+DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]] = {
+    "marker-missing": (IDLE, remove("metadata.json"), (), 0, "metadata.json"),
+    "marker-unreadable": (IDLE, write("metadata.json", "{"), (), 0, "no JSON"),
+    "metadata-missing": (IDLE, remove(".metadata"), (), 0, ".metadata"),
+    "metadata-unreadable": (IDLE, write(".metadata", b"\x80\x04."), (), 0, "cannot be unpickled"),
+    "entry-malformed": (
+        IDLE,
+        metadata_edit(lambda m: m.state_dict_metadata.update({WEIGHT: "text"})),
+        (),
+        1,
+        "neither a tensor nor a sharded object",
+    ),
+    "table-mismatch": (IDLE, metadata_edit(forget_in_plans), (), 1, "not in all_local_plans"),
+    "common-missing": (IDLE, remove("common.pt"), (), 0, "neither common.pt nor"),
+    "common-unreadable": (IDLE, write("common.pt", "no zip"), (), 0, "not a torch zip"),
+    "common-twice": ("0.19.0-idle-w1", common_also_in_entry, (), 0, "common_state/shard_0_1"),
+    "payload-missing": (IDLE, remove("__0_0.distcp"), (), 57, "__0_0.distcp"),
+    "payload-name": (IDLE, metadata_edit(outside_name), (), 1, "../elsewhere.distcp"),
+    "byte-range-outside": (IDLE, truncate, (), 1, "behind its end"),
+    "byte-ranges-overlap": (IDLE, metadata_edit(overlap), (), 1, "__0_0.distcp"),
+    "chunk-outside": (IDLE, metadata_edit(move_chunk), (), 1, "outside of its shape"),
+    "chunks-do-not-tile": (IDLE, metadata_edit(drop_chunk), (), 1, "not tiled"),
+    "chunks-not-compared": (IDLE, metadata_edit(many_dimensions), (), 1, "too many dimensions"),
+    "plan-rank-unknown": ("0.17.1-idle-dopt", metadata_edit(foreign_plan), (), 1, "the 1 plans"),
+    "sizes-contradict": (IDLE, other_world, (), 0, "world_size (7)"),
+    "blob-unreadable": (IDLE, lambda root: overwrite(root, RNG, b"XXXX"), (), 1, "no torch zip"),
+    "blob-not-read": (IDLE, large_blob, (), 1, "more than 67108864 bytes"),
+    "unknown-symbol": (IDLE, hostile_blob, (), 1, RNG),
+    "rerun-shards-missing": (CORRUPT, lambda root: None, (), 2, "tells of a rerun"),
+    "rerun-contradictory": (IDLE, odd_entry, (), 0, "which no release writes"),
+    "rerun-shards-unclaimed": ("0.18.2-idle-tp2", without_entry, (), 2, "without a rerun entry"),
+    "rerun-sentinel-missing": (IDLE, entry_without_shards, (), 0, "no shards"),
+    "orphan-payload": (IDLE, orphan, (), 1, "123 bytes"),
+    "orphan-bytes": (IDLE, loose_bytes, (), 1, "77 bytes"),
+    "migration-unfinished": (IDLE, stage, (), 0, "stage"),
+    "sidecar-stale": (IDLE, sidecar, (), 0, "metadata.json was changed since"),
+    "tracker-missing": (
+        IDLE,
+        lambda root: (root / "latest_checkpointed_iteration.txt").unlink(),
+        (),
+        0,
+        "latest_checkpointed_iteration.txt",
+    ),
+    "tracker-unreadable": (IDLE, tracker("five"), (), 0, "neither an iteration"),
+    "tracker-dangling": (IDLE, tracker("12"), (), 0, "iter_0000012"),
+    "tracker-half-written": (IDLE, half_written, (), 0, "iter_0000009"),
+    "tracker-behind": (IDLE, newer_iteration, (), 1, "iter_0000009"),
+    "non-persistent-newer": (IDLE, non_persistent, (), 0, "iteration 5"),
+    "integrity-unreadable": (IDLE, write("integrity.json", "[]"), (), 0, "no digests"),
+    "integrity-absent": (IDLE, lambda root: None, ("--hash",), 0, "integrity.json"),
+    "integrity-file-missing": (IDLE, integrity_of_missing, (), 1, "missing"),
+    "integrity-mismatch": (IDLE, stale_payload, ("--hash",), 1, "other bytes"),
+    "tensor-unreadable": (
+        IDLE,
+        lambda root: overwrite(root, WEIGHT, b"XXXX"),
+        ("--load",),
+        1,
+        "not load",
+    ),
+    "tensor-mismatch": (IDLE, metadata_edit(swap_dtype), ("--load",), 1, "not as .metadata says"),
+}
+# What the same damage is, too.
+ALONGSIDE = {
+    "marker-missing": {"tracker-half-written"},
+    "metadata-missing": {"tracker-half-written"},
+    "entry-malformed": {"table-mismatch"},
+    "payload-name": {"orphan-bytes"},
+    "byte-ranges-overlap": {"orphan-bytes"},
+    "chunk-outside": {"table-mismatch"},
+    "chunks-do-not-tile": {"table-mismatch"},
+    "chunks-not-compared": {"table-mismatch"},
+    "plan-rank-unknown": {"table-mismatch", "sizes-contradict"},
+    "unknown-symbol": {"orphan-bytes"},
+    "blob-not-read": {"orphan-bytes"},
+    "tracker-half-written": {"marker-missing"},
+    "sidecar-stale": {"orphan-bytes"},
+}
+ERRORS = [
+    "marker-missing",
+    "marker-unreadable",
+    "metadata-missing",
+    "metadata-unreadable",
+    "entry-malformed",
+    "table-mismatch",
+    "common-missing",
+    "common-unreadable",
+    "payload-missing",
+    "payload-name",
+    "byte-range-outside",
+    "byte-ranges-overlap",
+    "chunk-outside",
+    "chunks-do-not-tile",
+    "plan-rank-unknown",
+    "blob-unreadable",
+    "unknown-symbol",
+    "rerun-shards-missing",
+    "rerun-contradictory",
+    "migration-unfinished",
+    "tracker-missing",
+    "tracker-unreadable",
+    "tracker-dangling",
+    "tracker-half-written",
+    "integrity-unreadable",
+    "integrity-file-missing",
+    "integrity-mismatch",
+    "tensor-unreadable",
+    "tensor-mismatch",
+]
+NOTES = ["blob-not-read", "orphan-payload", "orphan-bytes", "integrity-absent"]
+
+
+def severity_of(code: str) -> str:
+    return "error" if code in ERRORS else "note" if code in NOTES else "warning"
+
+
+def test_every_code_is_tested() -> None:
+    assert set(DAMAGE) == set(CODES)
+
+
+@pytest.mark.parametrize("code", list(DAMAGE))
+def test_each_code(code: str, copy: Callable[[str], Path], run: Run) -> None:
+    sample, damage, options, items, word = DAMAGE[code]
+    root = copy(sample)
+    damage(root)
+    before = tree_hash(root)
+    result = run("verify", root, "--json", *options)
+    assert result.stderr == ""
+    told = json.loads(result.stdout)
+    [found] = [finding for finding in told["findings"] if finding["code"] == code]
+    assert found["severity"] == severity_of(code)
+    assert len(found["items"]) == items, found
+    assert word in found["what"]
+    assert found["meaning"].endswith(".")
+    assert found["remedy"]
+    others = {finding["code"] for finding in told["findings"]} - {code}
+    assert others <= ALONGSIDE.get(code, set()), told["findings"]
+    errors = [f for f in told["findings"] if f["code"] in ERRORS]
+    assert result.returncode == bool(errors)
+    assert told["clean"] is not bool(errors)
+    assert told["errors"] == len(errors)
+    assert tree_hash(root) == before
+    assert not (root.parent / "executed").exists()
+
+
+@pytest.mark.parametrize("sample", HEALTHY)
+def test_every_healthy_sample_is_clean(sample: str, run: Run) -> None:
+    result = run("verify", SAMPLES / sample, "--json")
+    told = json.loads(result.stdout)
+    assert (result.returncode, told["clean"], told["findings"]) == (0, True, [])
+
+
+@pytest.mark.parametrize("sample", ["0.9.0-idle-w1", "0.13.1-idle-dopt", "0.19.0-fault-tp2pp2"])
+def test_load_reads_every_tensor(sample: str, run: Run) -> None:
+    result = run("verify", SAMPLES / sample, "--load")
+    assert result.returncode == 0, result.stdout
+    assert ": clean (" in result.stdout.splitlines()[0]
+    assert len(result.stdout.splitlines()) == 1
+
+
+def test_hash_passes_where_integrity_is_true(copy: Callable[[str], Path], run: Run) -> None:
+    root = copy(IDLE)
+    integrity(root)
+    assert run("verify", root, "--hash").returncode == 0
+    stale_payload(root)
+    assert run("verify", root).returncode == 0  # payload only when asked
+    assert run("verify", root, "--hash").returncode == 1
+    stale_small(root)
+    result = run("verify", root)  # small files always
+    assert result.returncode == 1
+    assert "    common.pt\n" in result.stdout
+
+
+def test_the_corrupt_sample_in_words(run: Run) -> None:
+    result = run("verify", SAMPLES / CORRUPT)
+    path = checkpoint_of(SAMPLES / CORRUPT)
+    assert result.returncode == 1
+    assert result.stdout.splitlines() == [
+        f"{path}: 1 error (58 entries, payload 2 files, 370.8 kB)",
+        "  error rerun-shards-missing: the common state tells of a rerun, and 2 shards of it are "
+        "missing",
+        "    rerun_state_machine_state/shard_0_2",
+        "    rerun_state_machine_state/shard_1_2",
+        f"    fix: run `ckptmigrate repair {path} --in-place`",
+    ]
+
+
+def test_a_symbol_in_metadata_is_named_and_can_be_vouched_for(
+    copy: Callable[[str], Path], run: Run
+) -> None:
+    root = copy(IDLE)
+    metadata_edit(hostile_metadata)(root)
+    result = run("verify", root)
+    assert result.returncode == 1
+    assert ".metadata names 1 symbol of no known writer" in result.stdout
+    assert "    posix.system" in result.stdout
+    assert run("verify", root, "--known", "posix.system").returncode == 0
+    assert run("verify", root, "--known", "os.system").returncode == 1
+    assert not (root.parent / "executed").exists()
+
+
+def test_it_does_not_stop_at_the_first_damage(copy: Callable[[str], Path], run: Run) -> None:
+    root = copy(IDLE)
+    metadata_edit(forget_in_plans)(root)
+    truncate(root)
+    write("common.pt", "no zip")(root)
+    write("integrity.json", "[]")(root)
+    tracker("12")(root)
+    told = json.loads(run("verify", root, "--json").stdout)
+    assert {finding["code"] for finding in told["findings"]} == {
+        "tracker-dangling",
+        "common-unreadable",
+        "byte-range-outside",
+        "table-mismatch",
+        "integrity-unreadable",
+    }
+
+
+def test_long_lists_are_cut(copy: Callable[[str], Path], run: Run) -> None:
+    root = copy(IDLE)
+    remove("__0_0.distcp")(root)
+    short = run("verify", root).stdout.splitlines()
+    assert "    ... and 49 more (--full or --json has all)" in short
+    full = run("verify", root, "--full").stdout.splitlines()
+    assert len(full) == len(short) + 48
+
+
+def test_all_iterations_and_one(copy: Callable[[str], Path], run: Run) -> None:
+    root = copy(IDLE)
+    newer_iteration(root)
+    (root / "iter_0000009" / ".metadata").unlink()
+    first, *rest = run("verify", root, "--all").stdout.splitlines()
+    assert first.startswith(f"{root}: 1 error (2 checkpoints, 57 entries")
+    assert f"  error metadata-missing: {root / 'iter_0000009'}: there is no .metadata" in rest
+    assert run("verify", root, "--iteration", 5).returncode == 0
+    assert run("verify", root, "--iteration", 9).returncode == 1
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, run: Run) -> None:
+    refused(run("verify", tmp_path), "neither a checkpoint nor a root")
+    refused(run("verify", tmp_path / "nothing"), "does not exist")
+    (tmp_path / "zarr").mkdir()
+    (tmp_path / "zarr" / "metadata.json").write_text('{"sharded_backend": "zarr"}')
+    refused(run("verify", tmp_path / "zarr"), "zarr")
+
+
+def test_without_torch_load_is_refused_and_the_rest_works(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
+    root = SAMPLES / IDLE
+    refused(run("verify", root, "--load", PYTHONPATH=str(tmp_path)), "pip install torch")
+    assert run("verify", root, PYTHONPATH=str(tmp_path)).returncode == 0
+
+
+# -- tiling, against a count of every element
+
+
+def counted(size: tuple[int, ...], boxes: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> bool:
+    """Whether boxes tile a shape, found by marking every element."""
+    marks = torch.zeros(size, dtype=torch.int64)
+    for offsets, sizes in boxes:
+        marks[tuple(slice(a, a + n) for a, n in zip(offsets, sizes, strict=True))] += 1
+    return bool((marks == 1).all())
+
+
+def cut(
+    offsets: tuple[int, ...], sizes: tuple[int, ...], chance: random.Random
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    axes = [axis for axis, n in enumerate(sizes) if n > 1]
+    if not axes or chance.random() < 0.2:
+        return [(offsets, sizes)]
+    axis = chance.choice(axes)
+    at = chance.randrange(1, sizes[axis])
+    low = (*sizes[:axis], at, *sizes[axis + 1 :])
+    high = (*sizes[:axis], sizes[axis] - at, *sizes[axis + 1 :])
+    moved = (*offsets[:axis], offsets[axis] + at, *offsets[axis + 1 :])
+    return cut(offsets, low, chance) + cut(moved, high, chance)
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_tiling_agrees_with_counting(seed: int) -> None:
+    chance = random.Random(seed)
+    size = tuple(chance.randrange(1, 6) for _ in range(chance.randrange(0, 5)))
+    boxes = cut((0,) * len(size), size, chance)
+    shape = tiling.Shape(size, tuple(boxes), None)
+    assert counted(size, boxes)
+    assert tiling._not_tiled(shape) is None
+    # Move one box, so that volumes stay as they are.
+    number = chance.randrange(len(boxes))
+    _, sizes = boxes[number]
+    moved = tuple(chance.randrange(n - s + 1) for n, s in zip(size, sizes, strict=True))
+    boxes[number] = (moved, sizes)
+    shape = tiling.Shape(size, tuple(boxes), None)
+    assert (tiling._not_tiled(shape) is None) == counted(size, boxes)
+
+
+@pytest.mark.parametrize(
+    ("size", "boxes", "tiled"),
+    [
+        ((), [((), ())], True),
+        ((), [((), ()), ((), ())], False),
+        ((), [], False),
+        ((0, 4), [((0, 0), (0, 4))], True),
+        ((0, 4), [], True),
+        ((4,), [((0,), (4,)), ((2,), (0,))], True),  # an empty chunk is no matter
+        ((2**40, 2**40), [((0, 0), (2**40, 2**40))], True),
+        ((2**40, 2), [((0, 0), (2**40, 1)), ((0, 1), (2**40, 1))], True),
+        ((2**40, 2), [((0, 0), (2**40, 1)), ((0, 0), (2**40, 1))], False),
+        # A pinwheel: no straight cut goes through it.
+        (
+            (3, 3),
+            [((0, 0), (2, 1)), ((0, 1), (1, 2)), ((1, 2), (2, 1)), ((2, 0), (1, 2)),
+             ((1, 1), (1, 1))],
+            True,
+        ),
+    ],
+)  # fmt: skip
+def test_tiling_by_hand(
+    size: tuple[int, ...], boxes: list[tuple[tuple[int, ...], tuple[int, ...]]], tiled: bool
+) -> None:
+    assert (tiling._not_tiled(tiling.Shape(size, tuple(boxes), None)) is None) == tiled
+
+
+def test_the_samples_hold_both_kinds_of_entries() -> None:
+    """What the damage above relies on."""
+    read = torch_side.unpickle((checkpoint_of(SAMPLES / IDLE) / ".metadata").read_bytes())
+    assert isinstance(read.state_dict_metadata[WEIGHT], TensorStorageMetadata)
+    assert isinstance(read.state_dict_metadata[RNG], BytesStorageMetadata)
