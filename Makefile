@@ -7,9 +7,10 @@ READER_RELEASES := 0.9.0 0.10.0 0.11.0 0.12.3 0.13.1 0.14.0 0.15.3 0.16.1
 # Old releases have wheels for old Pythons only. What is loaded of them is plain Python, so the
 # wheel for one version serves all.
 ANY_PYTHON := --only-binary :all: --python-version 3.11 --platform manylinux_2_28_x86_64
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint types unit readers facts matrix bench clean
+.PHONY: demo test lint types unit readers browser facts matrix bench clean
 
 ## demo: inspect, downgrade, diff and upgrade back, on a sample that release 0.19.0 wrote
 demo: $(VENV)/.installed
@@ -25,7 +26,7 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-unit: $(VENV)/.dev readers
+unit: $(VENV)/.dev readers browser
 	$(BIN)/python -m pytest -n auto
 
 ## readers: real megatron-core releases, each in a folder of its own
@@ -35,6 +36,12 @@ $(READERS)/%/.installed: | $(VENV)/.installed
 	rm -rf $(@D)
 	$(PIP) install --no-deps $(ANY_PYTHON) --target $(@D) megatron-core==$*
 	touch $@
+
+## browser: Debian's Chromium where it is missing, for the tests of the page
+browser:
+	@command -v chromium || command -v chromium-browser || { \
+	$(SUDO) apt-get update -qq && \
+	$(SUDO) apt-get install -y -qq --no-install-recommends chromium; }
 
 ## facts: compile compat_matrix.yaml into the package, and its tables into the README
 facts: $(VENV)/.dev
