@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ckptmigrate import common, evidence, sidecar
-from ckptmigrate.diffing import short
 from ckptmigrate.errors import CkptMigrateError, RefusedError
 from ckptmigrate.evidence import Writer
+from ckptmigrate.inert.short import short, words
 from ckptmigrate.inert.tree import Object
 from ckptmigrate.reading import Reading, read
 from ckptmigrate.releases import compat, matches
@@ -233,12 +233,12 @@ def _call(value: Any) -> str | None:
     if not isinstance(caller, Object):
         return short(value)
     *where, rank = caller.args or (None,)
-    place = ":".join(str(part) for part in where if isinstance(part, (str, int)))
-    return f"{place} on rank {rank if isinstance(rank, int) else '?'}"
+    place = ":".join(words(part) for part in where if isinstance(part, (str, int)))
+    return f"{place} on rank {short(rank) if isinstance(rank, int) else '?'}"
 
 
 def _suspect(value: Any) -> str | None:
-    return None if value is None else str(value) if isinstance(value, (str, int)) else short(value)
+    return None if value is None else words(value)
 
 
 def _microbatches(value: Any) -> int:

@@ -14,6 +14,7 @@ from ckptmigrate.storage import LocalDirectory
 
 TRACKER_FILE: Final = "latest_checkpointed_iteration.txt"
 RELEASE: Final = "release"
+_LONGEST_TRACKER: Final = 64  # characters
 _NON_PERSISTENT: Final = "non_persistent"
 _ITERATION: Final = re.compile(r"iter_(\d{7,})", re.ASCII)
 
@@ -141,9 +142,10 @@ def _read_tracker(root: Path) -> str:
             path=root,
             fix=_choices(root),
         )
-    with tracker.open("rb") as file:
-        text = file.read(64).decode("ascii", "replace").strip()
-    if text == RELEASE or (text.isascii() and text.isdigit()):
+    content = LocalDirectory(root).read_range(TRACKER_FILE, 0, _LONGEST_TRACKER + 1)
+    text = content.decode("ascii", "replace").strip()
+    whole = len(content) <= _LONGEST_TRACKER
+    if whole and (text == RELEASE or (text.isascii() and text.isdigit())):
         return text
     raise NotACheckpointError(
         f"holds {text!r}, neither an iteration nor `release`" if text else "is empty",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from ckptmigrate import manifest, recognise, versions
 from ckptmigrate.errors import DamagedError
@@ -10,6 +11,8 @@ from ckptmigrate.manifest import Manifest
 from ckptmigrate.rerun import RerunRecord
 from ckptmigrate.storage import Directory
 from ckptmigrate.versions import Layout, facts
+
+_FIX: Final = "restore it from a copy that you trust, and do not let a job load this one"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ def read(directory: Directory) -> Reading:
     except DamagedError as error:
         # What looks at parts of a checkpoint need not know where it lies.
         error.path = error.path or directory.path
+        error.fix = error.fix or _FIX
         raise
 
 

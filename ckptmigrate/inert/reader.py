@@ -22,12 +22,17 @@ class _InertUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Global:
         return symbol(module, name)
 
+
+class _WithStorages(_InertUnpickler):
     def persistent_load(self, pid: Any) -> PersistentId:
         return PersistentId(pid)
 
 
-def load(data: bytes) -> Any:
+def load(data: bytes, *, storages: bool = False) -> Any:
     """The inert tree of a pickle.
+
+    Args:
+        storages: whether it may refer to the storages of a torch zip, by persistent id.
 
     Raises:
         PickleError: not a pickle, truncated, has bytes after its end, or uses what no
@@ -41,7 +46,8 @@ def load(data: bytes) -> Any:
     gc.disable()
     try:
         # fix_imports would rename protocol 2 symbols (`__builtin__`) on the way in.
-        tree = _InertUnpickler(stream, fix_imports=False).load()
+        kind = _WithStorages if storages else _InertUnpickler
+        tree = kind(stream, fix_imports=False).load()
     except PickleError:
         raise
     except Exception as error:  # the C machine raises nearly anything on bad input

@@ -59,7 +59,7 @@ def load(data: bytes) -> TorchFile:
         raise PickleError(f"is not a torch zip ({error})") from error
     except NotImplementedError as error:
         raise PickleError(f"is not a torch zip ({error})") from error
-    return TorchFile(reader.load(dict(members)[_PICKLE]), archive, members)
+    return TorchFile(reader.load(dict(members)[_PICKLE], storages=True), archive, members)
 
 
 def _unzip(data: bytes) -> tuple[str, tuple[tuple[str, bytes], ...]]:
