@@ -62,18 +62,19 @@ class LocalDirectory:
         path = self.path / name
         most = LARGEST_JSON if name.endswith(".json") else LARGEST_PART
         with _opened(path) as file:
-            content = file.read(most) if os.fstat(file.fileno()).st_size <= most else None
-            if content is None or file.read(1):
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
                 raise _too_large(path, most)
-            return content
+            return file.read(size)
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         path = self.path / name
         if length > LARGEST_PART:
             raise _too_large(path, LARGEST_PART)
         with _opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
             file.seek(offset)
-            return file.read(length)
+            return file.read(max(0, min(length, size - offset)))
 
 
 @contextlib.contextmanager
