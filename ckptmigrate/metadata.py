@@ -71,10 +71,12 @@ class Metadata:
     Attributes:
         tree: the inert tree of the pickle.
         protocol: the pickle protocol it is written in.
+        named: the symbols that the pickle named when it was read.
     """
 
     tree: Object
     protocol: int
+    named: tuple[str, ...] = ()
 
     @property
     def class_path(self) -> str:
@@ -200,11 +202,11 @@ def load(data: bytes) -> Metadata:
         PickleError: not a pickle that a checkpoint writer wrote.
         DamagedError: a pickle, but not of checkpoint metadata.
     """
-    tree = reader.load(data)
+    tree, named = reader.load_with_symbols(data)
     if not is_object(tree, TORCH_CLASS, MCORE_CLASS):
         found = type(tree).path if isinstance(tree, Object) else type(tree).__name__
         raise DamagedError(f"holds {found}, not checkpoint metadata")
-    metadata = Metadata(tree, writer.protocol_of(data))
+    metadata = Metadata(tree, writer.protocol_of(data), named)
     _check(metadata)
     return metadata
 

@@ -19,8 +19,12 @@ from ckptmigrate.inert.tree import Global, PersistentId, symbol
 
 
 class _InertUnpickler(pickle.Unpickler):
+    named: dict[str, None]
+
     def find_class(self, module: str, name: str) -> Global:
-        return symbol(module, name)
+        found = symbol(module, name)
+        self.named[found.path] = None
+        return found
 
 
 class _WithStorages(_InertUnpickler):
@@ -28,8 +32,15 @@ class _WithStorages(_InertUnpickler):
         return PersistentId(pid)
 
 
-def load(data: bytes, *, storages: bool = False) -> Any:
-    """The inert tree of a pickle.
+def load(data: bytes) -> Any:
+    """The inert tree of a pickle; see `load_with_symbols`."""
+    return load_with_symbols(data)[0]
+
+
+def load_with_symbols(data: bytes, *, storages: bool = False) -> tuple[Any, tuple[str, ...]]:
+    """The inert tree of a pickle, and every symbol that the pickle names, each once.
+
+    The tree alone would not do: a pickle can call a symbol and drop what comes of it.
 
     Args:
         storages: whether it may refer to the storages of a torch zip, by persistent id.
@@ -47,7 +58,9 @@ def load(data: bytes, *, storages: bool = False) -> Any:
     try:
         # fix_imports would rename protocol 2 symbols (`__builtin__`) on the way in.
         kind = _WithStorages if storages else _InertUnpickler
-        tree = kind(stream, fix_imports=False).load()
+        unpickler = kind(stream, fix_imports=False)
+        unpickler.named = {}
+        tree = unpickler.load()
     except PickleError:
         raise
     except Exception as error:  # the C machine raises nearly anything on bad input
@@ -55,4 +68,4 @@ def load(data: bytes, *, storages: bool = False) -> Any:
     finally:
         if was_enabled:
             gc.enable()
-    return tree
+    return tree, tuple(unpickler.named)

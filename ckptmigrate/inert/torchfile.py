@@ -36,11 +36,13 @@ class TorchFile:
             or `archive` when it writes to a stream.
         members: (name without the folder, bytes) in order; `data.pkl` holds its bytes as
             read, and is written anew from `tree`.
+        named: the symbols that `data.pkl` named when it was read.
     """
 
     tree: Any
     archive: str
     members: tuple[tuple[str, bytes], ...]
+    named: tuple[str, ...] = ()
 
     def with_tree(self, tree: Any, archive: str | None = None) -> TorchFile:
         """The same storages behind another tree."""
@@ -59,7 +61,8 @@ def load(data: bytes) -> TorchFile:
         raise PickleError(f"is not a torch zip ({error})") from error
     except NotImplementedError as error:
         raise PickleError(f"is not a torch zip ({error})") from error
-    return TorchFile(reader.load(dict(members)[_PICKLE], storages=True), archive, members)
+    tree, named = reader.load_with_symbols(dict(members)[_PICKLE], storages=True)
+    return TorchFile(tree, archive, members, named)
 
 
 def _unzip(data: bytes) -> tuple[str, tuple[tuple[str, bytes], ...]]:
