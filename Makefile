@@ -9,7 +9,9 @@ READER_RELEASES := 0.9.0 0.10.0 0.11.0 0.12.3 0.13.1 0.14.0 0.15.3 0.16.1
 ANY_PYTHON := --only-binary :all: --python-version 3.11 --platform manylinux_2_28_x86_64
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint types unit readers bench clean
+FUZZ_SEED ?= 1
+
+.PHONY: demo test lint types unit readers bench fuzz clean
 
 ## demo: inspect, downgrade, diff and upgrade back, on a sample that release 0.19.0 wrote
 demo: $(VENV)/.installed
@@ -40,6 +42,10 @@ $(READERS)/%/.installed: | $(VENV)/.installed
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/downgrade.py
 
+## fuzz: mutations of .metadata, common.pt and blobs, two minutes of each; FUZZ=100000 for so many
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/fuzz --seed $(FUZZ_SEED) $(if $(FUZZ),--count $(FUZZ),--minutes 2)
+
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --editable .
@@ -50,4 +56,4 @@ $(VENV)/.dev: $(VENV)/.installed pyproject.toml constraints.txt tests/readers/re
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(READERS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(READERS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis fuzz-failures

@@ -38,8 +38,8 @@ def read(directory: Directory) -> Reading:
     Raises:
         CkptMigrateError: no torch_dist checkpoint, damaged, or of no known layout.
     """
-    recognise.require_torch_dist(directory)
     try:
+        recognise.require_torch_dist(directory)
         return read_manifest(manifest.load(directory))
     except DamagedError as error:
         # What looks at parts of a checkpoint need not know where it lies.

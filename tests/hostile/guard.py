@@ -73,6 +73,7 @@ class Guard:
         self.violations: list[str] = []
         self.seen = 0
         self._imported: set[str] = set()
+        self._sweeping = False  # shutil.rmtree of a writable folder, by names relative to it
         self._ours = tuple(
             {os.path.realpath(path) + os.sep for path in (sys.prefix, sys.base_prefix, *sys.path)}
         )
@@ -82,6 +83,7 @@ class Guard:
         """Where files may be read, and where written."""
         self.writable = tuple(os.path.abspath(str(path)) for path in write)
         self.readable = (*(os.path.abspath(str(path)) for path in read), *self.writable)
+        self._sweeping = False
 
     def learn(self) -> None:
         """What is imported by now, a clean run behind us, may be imported again."""
@@ -106,7 +108,12 @@ class Guard:
         if event == "open":
             return self._may_open(*arguments[:3])
         if event in _WRITES:
-            return all(self._below(arguments[at], self.writable) for at in _WRITES[event])
+            paths = [arguments[at] for at in _WRITES[event]]
+            if self._sweeping and all(not os.path.isabs(path) for path in paths):
+                return event in ("os.remove", "os.rmdir")
+            may = all(self._below(path, self.writable) for path in paths)
+            self._sweeping |= may and event == "shutil.rmtree"
+            return may
         return False
 
     def _may_open(self, path: Any, mode: Any, flags: Any) -> bool:
@@ -115,6 +122,10 @@ class Guard:
         writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         if writes:
             return self._below(path, self.writable)
+        if self._sweeping and not os.path.isabs(path):
+            return True
+        if flags & os.O_DIRECTORY and any(f"{f}/".startswith(f"{path}/") for f in self.writable):
+            return True  # the folder of a destination, to sync it
         found = os.path.realpath(os.fsdecode(path))
         return self._below(found, self.readable) or found.startswith(self._ours)
 
