@@ -22,7 +22,8 @@ from ckptmigrate.inert import reader, writer
 PROTOCOL: Final = 2
 _PICKLE: Final = "data.pkl"
 _ALIGNMENT: Final = 64
-_FLAGS: Final = 0x0808  # UTF-8 names, sizes in a data descriptor
+_FLAGS: Final = 0x0800  # UTF-8 names
+_DESCRIPTOR: Final = 0x0008  # sizes in a data descriptor; an empty member has none
 _MOST_MEMBERS: Final = 1_000_000
 
 
@@ -96,14 +97,16 @@ def dump(file: TorchFile) -> bytes:
         body = pickled if name == _PICKLE else content
         path = f"{file.archive}/{name}".encode()
         offset, size, checksum = len(out), len(body), zlib.crc32(body)
+        flags = _FLAGS | _DESCRIPTOR if size else _FLAGS
         padding = -(offset + 30 + len(path) + 4) % _ALIGNMENT
         out += struct.pack(
-            "<4s5H3I2H", b"PK\3\4", 0, _FLAGS, 0, 0, 0, 0, 0, 0, len(path), padding + 4
+            "<4s5H3I2H", b"PK\3\4", 0, flags, 0, 0, 0, 0, 0, 0, len(path), padding + 4
         )
         out += path + struct.pack("<2sH", b"FB", padding) + b"Z" * padding + body
-        out += struct.pack("<4s3I", b"PK\7\10", checksum, size, size)
+        if size:
+            out += struct.pack("<4s3I", b"PK\7\10", checksum, size, size)
         central += struct.pack(
-            "<4s6H3I5H2I", b"PK\1\2", 0, 0, _FLAGS, 0, 0, 0, checksum, size, size,
+            "<4s6H3I5H2I", b"PK\1\2", 0, 0, flags, 0, 0, 0, checksum, size, size,
             len(path), 0, 0, 0, 0, 0, offset,
         )  # fmt: skip
         central += path
