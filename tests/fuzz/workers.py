@@ -37,6 +37,7 @@ SECONDS = 5
 MEMORY = 1024**3  # bytes of address space
 _VERBS = 48  # one accepted mutant in so many goes through the verbs as well
 _STALLED = 60  # seconds of the wall clock
+_TOLD_EVERY = 60  # seconds between lines of progress
 
 
 @dataclass(frozen=True)
@@ -232,6 +233,7 @@ def fuzz(
     found: list[Failure] = []
     running: dict[int, tuple[Any, Any]] = {}
     totals = [0, 0, 0, 0, 0]
+    told = start
 
     def launch(lane: int, first: int) -> None:
         share = context.RawArray("q", 5)
@@ -244,6 +246,10 @@ def fuzz(
         launch(lane, lane)
     while running:
         time.sleep(0.05)
+        if time.monotonic() > told + _TOLD_EVERY:
+            told = time.monotonic()
+            judged = totals[1] + sum(share[1] for _, share in running.values())
+            print(f"{kind}: {judged} of {count} so far, {len(found)} failures", file=sys.stderr)
         while not failures.empty():
             found.append(failures.get())
         for lane, (process, share) in list(running.items()):
