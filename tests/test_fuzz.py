@@ -38,7 +38,7 @@ def test_a_short_run(
     [line] = done.stdout.splitlines()
     found = re.fullmatch(
         rf"{kind}: (\d+) mutations \(seed {SEED}\) in .*, (\d+) accepted and right, "
-        r"(\d+) through the verbs, at most \d+ MB, 0 failures",
+        r"(\d+) through a verb, at most \d+ MB, 0 failures",
         line,
     )
     assert found, line

@@ -47,7 +47,7 @@ def main() -> int:
         print(
             f"{kind}: {found.judged} mutations (seed {given.seed}) in {found.seconds:.0f} s, "
             f"{found.judged / found.seconds:.0f}/s, {found.accepted} accepted and right, "
-            f"{found.through_verbs} through the verbs, at most {found.memory // 1000} MB, "
+            f"{found.through_verbs} through a verb, at most {found.memory // 1000} MB, "
             f"{len(found.failures)} failures",
             flush=True,
         )

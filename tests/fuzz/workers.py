@@ -35,7 +35,7 @@ from ckptmigrate.storage import LocalDirectory
 KINDS = ("metadata", "common", "blob")
 SECONDS = 5
 MEMORY = 1024**3  # bytes of address space
-_VERBS = 48  # one accepted mutant in so many goes through the verbs as well
+_VERBS = 48  # one accepted mutant in so many goes through a verb as well
 _STALLED = 60  # seconds of the wall clock
 _TOLD_EVERY = 60  # seconds between lines of progress
 
@@ -99,8 +99,8 @@ class Verbs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def run(self, kind: str, original: Original, data: bytes) -> None:
-        """Run them; every `CkptMigrateError` is fine, anything else is a crash."""
+    def run(self, kind: str, original: Original, data: bytes, turn: int | None = None) -> None:
+        """Run them, or the one whose turn it is; a `CkptMigrateError` is fine, all else a crash."""
         place = self.folder / "iter_0000005"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
@@ -118,7 +118,8 @@ class Verbs:
             data = bytes(content)
         (place / name).unlink()
         (place / name).write_bytes(data)
-        for verb in (self._inspect, self._check, self._diff, self._plan):
+        verbs = (self._inspect, self._check, self._diff, self._plan)
+        for verb in verbs if turn is None else (verbs[turn % len(verbs)],):
             try:
                 for line in verb(place, original.checkpoint):
                     if not line.isprintable():
@@ -159,7 +160,7 @@ class Worker:
         self, kind: str, files: list[Original], seed: int, count: int, share: Any, guard: Guard
     ) -> None:
         self.kind, self.files, self.seed, self.count = kind, files, seed, count
-        self.share = share  # [case under way, judged, accepted, through the verbs, kB of memory]
+        self.share = share  # [case under way, judged, accepted, through a verb, kB of memory]
         self.guard = guard
 
     def run(self, first: int, stride: int, failures: Any) -> None:
@@ -199,7 +200,7 @@ class Worker:
             # What the lexer refuses every verb refuses with the same words.
             if verbs is not None and accepted and number % _VERBS == 0:
                 self.share[3] += 1
-                verbs.run(self.kind, original, data)
+                verbs.run(self.kind, original, data, number // _VERBS)
             if self.guard.violations:
                 raise oracle.Wrong("; ".join(self.guard.violations))
         except Exception:
