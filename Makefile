@@ -10,7 +10,9 @@ ANY_PYTHON := --only-binary :all: --python-version 3.11 --platform manylinux_2_2
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint types unit readers browser facts matrix bench clean
+FUZZ_SEED ?= 1
+
+.PHONY: demo test lint types unit readers browser facts matrix bench fuzz clean
 
 ## demo: inspect, downgrade, diff and upgrade back, on a sample that release 0.19.0 wrote
 demo: $(VENV)/.installed
@@ -57,6 +59,10 @@ matrix: $(VENV)/.dev readers
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/downgrade.py
 
+## fuzz: mutations of .metadata, common.pt and blobs, two minutes of each; FUZZ=100000 for so many
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/fuzz --seed $(FUZZ_SEED) $(if $(FUZZ),--count $(FUZZ),--minutes 2)
+
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --editable .
@@ -67,4 +73,4 @@ $(VENV)/.dev: $(VENV)/.installed pyproject.toml constraints.txt tests/readers/re
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(READERS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(READERS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis fuzz-failures

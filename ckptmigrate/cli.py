@@ -396,6 +396,8 @@ def main() -> None:
         sys.exit(0)
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror}", 1)
+    except MemoryError:
+        _fail("the memory does not suffice; restore what is too large from a copy", 1)
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         _fail(f"internal error ({what}); run it again with -v and report what it prints", 1)

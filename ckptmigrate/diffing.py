@@ -10,12 +10,12 @@ from typing import Any, Final
 from ckptmigrate import common
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import torchfile
+from ckptmigrate.inert.short import short
 from ckptmigrate.inert.tree import Global, Object, PersistentId
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.metadata import Blob, item_key
 from ckptmigrate.printable import printable
 
-_SHORT: Final = 60  # characters of a value shown
 _PIECE: Final = 8 * 1024 * 1024  # bytes of payload compared at a time
 
 
@@ -291,28 +291,3 @@ class _Comparison:
                 p for x, y in zip(a.items(), b.items(), strict=True) for p in zip(x, y, strict=True)
             ]
         return list(zip(a, b, strict=True))
-
-
-def short(value: Any) -> str:
-    """A value in a few characters."""
-    if isinstance(value, Object):
-        name = type(value).symbol
-        if value.opcode == "REDUCE" and len(value.args) == 1 and not value.updates:
-            return f"{name}({short(value.args[0])})"
-        return f"{name}(...)"
-    if isinstance(value, Global):
-        return value.path
-    if isinstance(value, dict):
-        keys = ", ".join(str(key) for key in list(value)[:8] if isinstance(key, (str, int)))
-        return _cut("{" + keys + (", ..." if len(value) > 8 else "") + "}")
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return f"{type(value).__name__} of {len(value)}"
-    if isinstance(value, (str, bytes)):
-        return _cut(repr(value[: _SHORT + 1]))
-    if isinstance(value, (int, float, bool)) or value is None:
-        return _cut(repr(value))
-    return type(value).__name__
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHORT else text[: _SHORT - 3] + "..."

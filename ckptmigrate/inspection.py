@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptmigrate import common, evidence, sidecar
-from ckptmigrate.diffing import short
+from ckptmigrate import common, evidence, metadata, sidecar, symbols
 from ckptmigrate.errors import CkptMigrateError, RefusedError
 from ckptmigrate.evidence import Writer
+from ckptmigrate.inert.short import short, words
 from ckptmigrate.inert.tree import Object
 from ckptmigrate.reading import Reading, read
 from ckptmigrate.releases import compat, matches
@@ -233,12 +233,12 @@ def _call(value: Any) -> str | None:
     if not isinstance(caller, Object):
         return short(value)
     *where, rank = caller.args or (None,)
-    place = ":".join(str(part) for part in where if isinstance(part, (str, int)))
-    return f"{place} on rank {rank if isinstance(rank, int) else '?'}"
+    place = ":".join(words(part) for part in where if isinstance(part, (str, int)))
+    return f"{place} on rank {short(rank) if isinstance(rank, int) else '?'}"
 
 
 def _suspect(value: Any) -> str | None:
-    return None if value is None else str(value) if isinstance(value, (str, int)) else short(value)
+    return None if value is None else words(value)
 
 
 def _microbatches(value: Any) -> int:
@@ -262,6 +262,7 @@ def _anomalies(
         found.append("rerun shards without a rerun entry; no release asks for them")
     if record.entry is not None and record.kind is Kind.IDLE and not record.shards:
         found.append("an idle rerun entry without its sentinel shards")
+    found += _unknown(reading)
     used = {chunk.blob.file for chunk in manifest.metadata.chunks}
     orphans = [name for name in manifest.payload_files if name not in used]
     if orphans:
@@ -278,3 +279,20 @@ def _anomalies(
         span = " or ".join(writer.releases)
         found.append(f"layout {likely[0]}, but signs of release {span}: migrated before?")
     return found
+
+
+def _unknown(reading: Reading) -> list[str]:
+    """Symbols of no known writer, which a job would import and call, by the file they are in."""
+    manifest = reading.manifest
+    place = common.FILE if manifest.common.in_file else common.KEY
+    shards = reading.record.shards.values()
+    named = {
+        metadata.FILE: manifest.metadata.named,
+        place: manifest.common.torch_file.named,
+        "the rerun shards": [path for shard in shards for path in shard.file.named],
+    }
+    return [
+        f"{where} names a symbol of no known writer, which a job would load: {path}"
+        for where, paths in named.items()
+        for path in symbols.unknown(paths)
+    ]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from ckptmigrate.errors import DestinationError
+from ckptmigrate.storage import leads_out
 
 
 class Link(str, Enum):
@@ -69,9 +70,9 @@ class Carrier:
             if item.name in except_for:
                 continue
             here, there = Path(item.path), target / item.name
-            if item.is_symlink() and not here.is_file():
-                # A link to a directory, to nowhere or to itself; a relative one must still lead
-                # where it did.
+            if item.is_symlink() and (not here.is_file() or leads_out(here)):
+                # A link to a directory, to nowhere, to itself or to a file that is none of the
+                # checkpoint's; a relative one must still lead where it did.
                 os.symlink(os.path.join(source.absolute(), os.readlink(here)), there)
             elif not (item.is_dir() or item.is_file()):
                 raise DestinationError(

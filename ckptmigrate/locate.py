@@ -14,6 +14,7 @@ from ckptmigrate.storage import LocalDirectory
 
 TRACKER_FILE: Final = "latest_checkpointed_iteration.txt"
 RELEASE: Final = "release"
+_LONGEST_TRACKER: Final = 64  # characters
 _NON_PERSISTENT: Final = "non_persistent"
 _ITERATION: Final = re.compile(r"iter_(\d{7,})", re.ASCII)
 
@@ -141,7 +142,7 @@ def _read_tracker(root: Path) -> str:
             path=root,
             fix=_choices(root),
         )
-    text = _text(tracker)
+    text = _text(root)
     if _leads(text):
         return text
     raise NotACheckpointError(
@@ -153,17 +154,18 @@ def _read_tracker(root: Path) -> str:
 
 def tracker_text(root: Path) -> str | None:
     """The text of a root's tracker file; None where it is neither an iteration nor RELEASE."""
-    text = _text(root / TRACKER_FILE)
+    text = _text(root)
     return text if _leads(text) else None
 
 
-def _text(tracker: Path) -> str:
-    with tracker.open("rb") as file:
-        return file.read(64).decode("ascii", "replace").strip()
+def _text(root: Path) -> str:
+    """The text of the tracker file; of a long one, a part that leads nowhere."""
+    content = LocalDirectory(root).read_range(TRACKER_FILE, 0, _LONGEST_TRACKER + 1)
+    return content.decode("ascii", "replace").strip()
 
 
 def _leads(text: str) -> bool:
-    return text == RELEASE or (text.isascii() and text.isdigit())
+    return text == RELEASE or (text.isdigit() and len(text) <= _LONGEST_TRACKER)
 
 
 def _choices(root: Path) -> str:

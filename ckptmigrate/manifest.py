@@ -21,7 +21,7 @@ from ckptmigrate.inert import torchfile
 from ckptmigrate.inert.torchfile import TorchFile
 from ckptmigrate.metadata import Blob, Metadata
 from ckptmigrate.rerun import COMMON_ENTRY, SHARDED_KEY, StoredRerun
-from ckptmigrate.storage import Directory
+from ckptmigrate.storage import Directory, check_link
 
 MARKER_FILE: Final = "metadata.json"
 # The small files a migration may rewrite.
@@ -270,6 +270,7 @@ def _check_payload(directory: Directory, edited: Metadata) -> None:
                 path=directory.path,
                 fix="restore the file from a copy",
             )
+        check_link(directory.path / name)
         if end > sizes[name]:
             raise DamagedError(
                 f"payload file {name} is truncated: it has {sizes[name]} bytes and .metadata "

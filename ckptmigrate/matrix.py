@@ -16,6 +16,8 @@ from typing import Any, Final
 
 COMPILED: Final = "data/matrix.json"
 IDLE: Final = "idle"
+# The KnowledgeRow of a reader that nothing is written for: what is known of the raw load counts.
+UNTOUCHED: Final = "untouched"
 
 # What a reader makes of a checkpoint, apart from the failures of FailureRow.
 OK: Final = "ok"
@@ -240,14 +242,16 @@ class Matrix:
             row.raw,
             self._known(row.raw_known, row.reader),
             row.migrated,
-            self._known(row.migrated_known, row.reader),
+            self._known(row.migrated_known, row.reader, of_raw=row.raw_known),
             row.error,
             "" if row.raw in MEANINGS else self.meaning(row.raw),
             _command(writer, row.reader, row.raw, row.migrated),
         )
 
-    def _known(self, name: str, reader: str) -> str:
+    def _known(self, name: str, reader: str, of_raw: str = "") -> str:
         row = next(row for row in self.knowledge if row.known == name)
+        if name == UNTOUCHED:
+            return f"{self._known(of_raw, reader)}; {row.source}"
         if row.how == "measured":
             return f"measured with {reader} under torch {row.torch}: {row.source}"
         return f"derived: {row.source}"
@@ -276,7 +280,7 @@ def _command(writer: str, reader: str, raw: str, migrated: str) -> str:
     """The command that makes a reader resume; empty where it resumes from what lies there."""
     from packaging.version import Version
 
-    if raw in (migrated, OK):
+    if raw in (migrated, OK) or grade(migrated) == "fails":
         return ""
     verb = "upgrade" if Version(writer) < Version(reader) else "downgrade"
     loss = {NO_FAULT: " --allow-loss fault-context", NO_OPTIMIZER: " --allow-loss optimizer-state"}

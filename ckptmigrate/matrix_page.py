@@ -86,7 +86,7 @@ def _panel(found: Matrix, number: int, row: ScenarioRow) -> str:
 <p class="count">{_escape(summary(found, row.scenario))}</p>
 <div class="scroll"><table>
 <thead>
-<tr><td></td><th scope="colgroup" class="axis" colspan="{width}">read by</th></tr>
+<tr><td></td><th scope="colgroup" class="axis" colspan="{width}"><span>read by</span></th></tr>
 <tr><th scope="col" class="axis">written by</th>{heads}</tr>
 </thead>
 <tbody>

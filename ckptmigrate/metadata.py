@@ -72,10 +72,12 @@ class Metadata:
     Attributes:
         tree: the inert tree of the pickle.
         protocol: the pickle protocol it is written in.
+        named: the symbols that the pickle named when it was read.
     """
 
     tree: Object
     protocol: int
+    named: tuple[str, ...] = ()
 
     @property
     def class_path(self) -> str:
@@ -208,11 +210,11 @@ def load(data: bytes) -> Metadata:
 
 def parse(data: bytes) -> Metadata:
     """The same without a look at the tables; raises as `load`."""
-    tree = reader.load(data)
+    tree, named = reader.load_with_symbols(data)
     if not is_object(tree, TORCH_CLASS, MCORE_CLASS):
         found = type(tree).path if isinstance(tree, Object) else type(tree).__name__
         raise DamagedError(f"holds {found}, not checkpoint metadata")
-    return Metadata(tree, writer.protocol_of(data))
+    return Metadata(tree, writer.protocol_of(data), named)
 
 
 def is_entry(entry: Any) -> bool:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+_LONGEST: Final = 10_000  # characters of one line
+
 
 def printable(text: str) -> str:
-    """The text with every unprintable character (controls, escapes, bidi) as an escape code."""
+    """The text with every unprintable character (controls, escapes, bidi) as an escape code,
+    and no longer than a terminal can bear."""
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}... ({len(text)} characters)"
     if text.isprintable():
         return text
     return "".join(

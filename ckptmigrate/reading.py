@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from ckptmigrate import manifest, recognise, versions
 from ckptmigrate.errors import DamagedError
@@ -10,6 +11,8 @@ from ckptmigrate.manifest import Manifest
 from ckptmigrate.rerun import RerunRecord
 from ckptmigrate.storage import Directory
 from ckptmigrate.versions import Layout, facts
+
+_FIX: Final = "restore it from a copy that you trust, and do not let a job load this one"
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,13 @@ def read(directory: Directory) -> Reading:
     Raises:
         CkptMigrateError: no torch_dist checkpoint, damaged, or of no known layout.
     """
-    recognise.require_torch_dist(directory)
     try:
+        recognise.require_torch_dist(directory)
         return read_manifest(manifest.load(directory))
     except DamagedError as error:
         # What looks at parts of a checkpoint need not know where it lies.
         error.path = error.path or directory.path
+        error.fix = error.fix or _FIX
         raise
 
 

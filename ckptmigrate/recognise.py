@@ -7,9 +7,13 @@ check_is_distributed_checkpoint (core_v0.19.0): metadata.json makes a distribute
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from ckptmigrate import manifest, metadata
 from ckptmigrate.errors import DamagedError, NotACheckpointError, UnsupportedFormatError
 from ckptmigrate.inert import torchfile
+from ckptmigrate.inert.short import short
 from ckptmigrate.inert.tree import Object
 from ckptmigrate.storage import Directory, LocalDirectory
 
@@ -39,8 +43,10 @@ def require_torch_dist(directory: Directory) -> None:
             fix=f"name the checkpoint around it: {path.parent}",
         )
     if manifest.MARKER_FILE in files:
-        backend = manifest.read_marker(directory).get("sharded_backend")
+        marker = manifest.read_marker(directory)
+        backend = marker.get("sharded_backend")
         if backend == _OURS:
+            _require_version(path, marker)
             if metadata.FILE not in files:
                 raise DamagedError(
                     ".metadata is missing",
@@ -56,7 +62,9 @@ def require_torch_dist(directory: Directory) -> None:
                 fix="load and save it as torch_dist with a release up to 0.15",
             )
         raise UnsupportedFormatError(
-            f"has the sharded backend {backend!r}, not torch_dist", path=path
+            f"has the sharded backend {short(backend)}, not torch_dist",
+            path=path,
+            fix="load it with what wrote it, and save it with --ckpt-format torch_dist",
         )
     if _is_legacy(directory):
         raise UnsupportedFormatError(
@@ -76,6 +84,19 @@ def require_torch_dist(directory: Directory) -> None:
         path=path,
         fix="name a root with latest_checkpointed_iteration.txt, or an iter_* directory in one",
     )
+
+
+def _require_version(path: Path, marker: dict[str, Any]) -> None:
+    """Releases 0.7 to 0.20.dev0 write and read version 1 alone (CheckpointingConfig and
+    register_default_strategy, core_v0.8.0 and core_v0.19.0 dist_checkpointing)."""
+    for name, known in {"sharded_backend_version": 1, **manifest.COMMON_MARKER}.items():
+        found = marker.get(name, known)
+        if type(found) is not type(known) or found != known:
+            raise UnsupportedFormatError(
+                f"has {name} {short(found)} in metadata.json, and every release known has {known}",
+                path=path,
+                fix="restore metadata.json from a copy, or use a newer ckptmigrate",
+            )
 
 
 def _is_legacy(directory: Directory) -> bool:

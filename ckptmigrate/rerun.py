@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import torchfile
+from ckptmigrate.inert.short import short
 from ckptmigrate.inert.torchfile import TorchFile
 from ckptmigrate.inert.tree import Object, enum_member, is_object, symbol
 
@@ -167,7 +168,7 @@ def mode_value(member: Any) -> str:
     """
     value = _member_value(member, "RerunMode")
     if value not in MODE_OF_ARGUMENT.values():
-        raise DamagedError(f"has a rerun mode that no release knows ({value!r})")
+        raise DamagedError(f"has a rerun mode that no release knows ({short(value)})")
     return str(value)
 
 
@@ -179,7 +180,7 @@ def state_value(member: Any) -> int:
     """
     value = _member_value(member, "RerunState")
     if type(value) is not int or not 0 <= value < len(STATES):
-        raise DamagedError(f"has a rerun state that no release knows ({value!r})")
+        raise DamagedError(f"has a rerun state that no release knows ({short(value)})")
     return value
 
 
@@ -193,10 +194,11 @@ def iteration_value(value: Any) -> int:
     """A stored current_iteration.
 
     Raises:
-        DamagedError: it is no integer.
+        DamagedError: it is no number of iterations.
     """
-    if type(value) is not int:
-        raise DamagedError("has a rerun entry whose current_iteration is no integer")
+    # 0.10 and 0.11 store the iteration before.
+    if type(value) is not int or not -1 <= value < 10**12:
+        raise DamagedError(f"has a rerun entry whose current_iteration is {short(value)}")
     return value
 
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.storage import Directory, Overlay
+from ckptmigrate.storage import LARGEST_JSON, Directory, Overlay
 
 FILE: Final = "ckptmigrate.json"
 FOLDER: Final = ".ckptmigrate"
@@ -31,7 +31,6 @@ _NAME: Final = re.compile(
     r"|latest_checkpointed_iteration\.txt",  # of a root, whose tracker `repair` points elsewhere
     re.ASCII,
 )
-_LARGEST: Final = 64 * 1024 * 1024  # of the sidecar itself, in bytes
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def load(directory: Directory) -> tuple[Step, ...]:
         return ()
     path = directory.path / FILE
     fix = "delete it to go on without the way back that it describes"
-    if directory.files()[FILE] > _LARGEST:
+    if directory.files()[FILE] > LARGEST_JSON:
         raise DamagedError("is too large to be a sidecar", path=path, fix=fix)
     try:
         content = json.loads(directory.read(FILE))

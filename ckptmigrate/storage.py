@@ -1,13 +1,24 @@
-"""Where the bytes of one checkpoint directory come from: list, read, read a range."""
+"""Where the bytes of one checkpoint directory come from: list, read, read a range.
+
+Only regular files are opened, and links only where they lead to a file of the same name or stay
+in their directory: a checkpoint from a stranger decides neither what is opened nor how much of it
+is held in memory.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Final, Protocol
 
 from ckptmigrate.errors import DamagedError
+
+# Of what is held in memory at once, in bytes. A `.metadata` of a million entries has 432 MB.
+LARGEST_PART: Final = 4 * 1024**3
+LARGEST_JSON: Final = 32 * 1024**2  # a digest in integrity.json takes some 100 bytes
 
 
 class Directory(Protocol):
@@ -48,18 +59,75 @@ class LocalDirectory:
         return self._files
 
     def read(self, name: str) -> bytes:
-        try:
-            return (self.path / name).read_bytes()
-        except OSError as error:
-            raise _unreadable(self.path / name, error) from error
+        path = self.path / name
+        most = LARGEST_JSON if name.endswith(".json") else LARGEST_PART
+        with _opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise _too_large(path, most)
+            return file.read(size)
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
-        try:
-            with (self.path / name).open("rb") as file:
-                file.seek(offset)
-                return file.read(length)
-        except OSError as error:
-            raise _unreadable(self.path / name, error) from error
+        path = self.path / name
+        if length > LARGEST_PART:
+            raise _too_large(path, LARGEST_PART)
+        with _opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(offset)
+            return file.read(max(0, min(length, size - offset)))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, open for reading; a FIFO or a device is not even opened.
+
+    Raises:
+        DamagedError: it is none, cannot be read, or is a link that leads out of the checkpoint.
+    """
+    check_link(path)
+    try:
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+        if regular:
+            # It may be another one by now; NONBLOCK keeps the open of a FIFO from waiting.
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            with open(handle, "rb") as file:
+                regular = stat.S_ISREG(os.fstat(handle).st_mode)
+                if regular:
+                    yield file
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not regular:
+        raise DamagedError("is no regular file", path=path, fix="restore it from a copy")
+
+
+def leads_out(path: Path) -> bool:
+    """Whether a path is a link that leads out of its directory to a file of another name."""
+    if not path.is_symlink():
+        return False
+    there, name = os.path.split(os.path.realpath(path))
+    return name != path.name and there != os.path.realpath(path.parent)
+
+
+def check_link(path: Path) -> None:
+    """Make sure that a path is no link to what is no part of a checkpoint.
+
+    Raises:
+        DamagedError: it is one; names where it leads.
+    """
+    if leads_out(path):
+        raise DamagedError(
+            f"is a link out of the checkpoint, to {os.path.realpath(path)}",
+            path=path,
+            fix="put the file itself there; a link is followed only to a file of the same name",
+        )
+
+
+def _too_large(path: Path, most: int) -> DamagedError:
+    return DamagedError(
+        f"has more than {most} bytes to read at once, which no release writes",
+        path=path,
+        fix="restore it from a copy",
+    )
 
 
 def _unreadable(path: Path, error: OSError) -> DamagedError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.inert.short import short
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.rerun import parse_unique_key
 
@@ -169,7 +170,7 @@ def _agree(
     for source, value in {**claims, option: stated}.items():
         if value is not None and value > _MOST_RANKS:
             raise RefusedError(
-                f"{source} ({value}) is more ranks than any job has",
+                f"{source} ({short(value)}) is more ranks than any job has",
                 path=manifest.path,
                 fix=f"state the right size with {option} N",
             )

@@ -224,11 +224,24 @@ def test_changed_files_are_fresh_and_payload_is_linked(link: Link, tmp_path: Pat
 def test_symlinked_payload_is_carried(copy: Copy, tmp_path: Path) -> None:
     root = copy("0.18.2-idle-w1")
     payload = checkpoint_of(root) / "__0_0.distcp"
-    payload.rename(tmp_path / "elsewhere")
-    payload.symlink_to(tmp_path / "elsewhere")
+    elsewhere = tmp_path / "elsewhere" / payload.name
+    elsewhere.parent.mkdir()
+    payload.rename(elsewhere)
+    payload.symlink_to(elsewhere)
     ckptmigrate.migrate(root, to="pre-rerun", output=tmp_path / "out")
     result = checkpoint_of(tmp_path / "out") / "__0_0.distcp"
-    assert result.read_bytes() == (tmp_path / "elsewhere").read_bytes()
+    assert result.read_bytes() == elsewhere.read_bytes()
+
+
+def test_a_link_to_a_file_of_another_name_is_no_payload(copy: Copy, tmp_path: Path) -> None:
+    """It may lead to anything that the user can read: it is refused, and never carried over."""
+    root = copy("0.18.2-idle-w1")
+    payload = checkpoint_of(root) / "__0_0.distcp"
+    payload.rename(tmp_path / "secret")
+    payload.symlink_to(tmp_path / "secret")
+    with pytest.raises(ckptmigrate.DamagedError, match="is a link out of the checkpoint"):
+        ckptmigrate.migrate(root, to="pre-rerun", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_new_payload_collides_with_none(copy: Copy, tmp_path: Path) -> None:

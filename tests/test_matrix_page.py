@@ -300,9 +300,10 @@ def test_cells_by_key(at: Page, found: Matrix) -> None:
     at.keyboard.press("m")
     expect(view(at, "after one command")).to_be_checked()
     assert focused(at) == (writers[1], readers[1])
+    at.keyboard.press("ArrowRight")
     at.keyboard.press("Shift+Tab")
     at.keyboard.press("Tab")
-    assert focused(at) == (writers[1], readers[1]), "one stop, where the user left"
+    assert focused(at) == (writers[1], readers[2]), "one stop, where the user left"
     outline = at.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"
 

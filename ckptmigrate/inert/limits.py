@@ -21,6 +21,10 @@ LARGEST_INTEGER_BYTES: Final = 4096
 HEAVIEST_TUPLE: Final = 20_000
 HEAVIEST_REFERENCES: Final = 10_000_000  # of all references to tuples together
 
+# What costs a thousand bytes of memory for a few of the file. Writers name a symbol once, and no
+# metadata of any release has a set.
+MOST_COSTLY: Final = 100_000
+
 # What the C pickler emits for protocols 2 to 5 (CPython Modules/_pickle.c, save_*).
 _ALLOWED: Final = [
     "PROTO",
@@ -103,6 +107,7 @@ _PUTS: Final = frozenset(b"qr")
 _GETS: Final = frozenset(b"hj")
 _TUPLES: Final = frozenset(b"t\x85\x86\x87")
 _INTEGERS: Final = frozenset(b"\x8a\x8b")
+_COSTLY: Final = frozenset(b"c\x93\x8f\x91")  # symbols and sets
 # After these there is nothing new to memoize; no pickler does.
 _MAKES_NOTHING: Final = frozenset(b"(012qr\x94hjsuaebQ\x90")
 
@@ -131,7 +136,7 @@ def check(data: bytes) -> None:
     size = len(data)
     if size < 2 or data[0] != 0x80 or data[1] not in PROTOCOLS:
         raise PickleError("is not a pickle of protocol 2 to 5" if size else "is empty")
-    position, opcode, referred = 2, _PROTO, 0
+    position, opcode, referred, costly = 2, _PROTO, 0, 0
     stack: list[int] = []  # the weight of each item: 1, or that of a tuple
     marks: list[int] = []
     memo: dict[int, int] = {}
@@ -191,6 +196,10 @@ def check(data: bytes) -> None:
                 weight += sum(stack[bottom:])
                 if weight > HEAVIEST_TUPLE:
                     raise PickleError(f"has a tuple of more than {HEAVIEST_TUPLE} items")
+            elif opcode in _COSTLY:
+                costly += 1
+                if costly > MOST_COSTLY:
+                    raise PickleError(f"has more than {MOST_COSTLY} symbols and sets")
             del stack[bottom:]
             if left:
                 stack.append(weight)

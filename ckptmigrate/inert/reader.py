@@ -21,15 +21,31 @@ from ckptmigrate.inert.tree import Global, PersistentId, symbol
 
 
 class _InertUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Global:
-        return symbol(module, name)
+    named: dict[str, None]
 
+    def find_class(self, module: str, name: str) -> Global:
+        found = symbol(module, name)
+        self.named[found.path] = None
+        return found
+
+
+class _WithStorages(_InertUnpickler):
     def persistent_load(self, pid: Any) -> PersistentId:
         return PersistentId(pid)
 
 
 def load(data: bytes) -> Any:
-    """The inert tree of a pickle.
+    """The inert tree of a pickle; see `load_with_symbols`."""
+    return load_with_symbols(data)[0]
+
+
+def load_with_symbols(data: bytes, *, storages: bool = False) -> tuple[Any, tuple[str, ...]]:
+    """The inert tree of a pickle, and every symbol that the pickle names, each once.
+
+    The tree alone would not do: a pickle can call a symbol and drop what comes of it.
+
+    Args:
+        storages: whether it may refer to the storages of a torch zip, by persistent id.
 
     Raises:
         PickleError: not a pickle, truncated, has bytes after its end, or uses what no
@@ -38,9 +54,12 @@ def load(data: bytes) -> Any:
     limits.check(data)
     stream = io.BytesIO(data)
     try:
+        # fix_imports would rename protocol 2 symbols (`__builtin__`) on the way in.
+        kind = _WithStorages if storages else _InertUnpickler
+        unpickler = kind(stream, fix_imports=False)
+        unpickler.named = {}
         with uncollected():
-            # fix_imports would rename protocol 2 symbols (`__builtin__`) on the way in.
-            return _InertUnpickler(stream, fix_imports=False).load()
+            return unpickler.load(), tuple(unpickler.named)
     except PickleError:
         raise
     except Exception as error:  # the C machine raises nearly anything on bad input

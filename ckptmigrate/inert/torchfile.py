@@ -22,7 +22,8 @@ from ckptmigrate.inert import reader, writer
 PROTOCOL: Final = 2
 _PICKLE: Final = "data.pkl"
 _ALIGNMENT: Final = 64
-_FLAGS: Final = 0x0808  # UTF-8 names, sizes in a data descriptor
+_FLAGS: Final = 0x0800  # UTF-8 names
+_DESCRIPTOR: Final = 0x0008  # sizes in a data descriptor; an empty member has none
 _MOST_MEMBERS: Final = 1_000_000
 
 
@@ -36,11 +37,13 @@ class TorchFile:
             or `archive` when it writes to a stream.
         members: (name without the folder, bytes) in order; `data.pkl` holds its bytes as
             read, and is written anew from `tree`.
+        named: the symbols that `data.pkl` named when it was read.
     """
 
     tree: Any
     archive: str
     members: tuple[tuple[str, bytes], ...]
+    named: tuple[str, ...] = ()
 
     def with_tree(self, tree: Any, archive: str | None = None) -> TorchFile:
         """The same storages behind another tree."""
@@ -55,11 +58,10 @@ def load(data: bytes) -> TorchFile:
     """
     try:
         archive, members = _unzip(data)
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, RuntimeError, struct.error) as error:
+    except Exception as error:  # zipfile raises nearly anything on bad input
         raise PickleError(f"is not a torch zip ({error})") from error
-    except NotImplementedError as error:
-        raise PickleError(f"is not a torch zip ({error})") from error
-    return TorchFile(reader.load(dict(members)[_PICKLE]), archive, members)
+    tree, named = reader.load_with_symbols(dict(members)[_PICKLE], storages=True)
+    return TorchFile(tree, archive, members, named)
 
 
 def _unzip(data: bytes) -> tuple[str, tuple[tuple[str, bytes], ...]]:
@@ -95,14 +97,16 @@ def dump(file: TorchFile) -> bytes:
         body = pickled if name == _PICKLE else content
         path = f"{file.archive}/{name}".encode()
         offset, size, checksum = len(out), len(body), zlib.crc32(body)
+        flags = _FLAGS | _DESCRIPTOR if size else _FLAGS
         padding = -(offset + 30 + len(path) + 4) % _ALIGNMENT
         out += struct.pack(
-            "<4s5H3I2H", b"PK\3\4", 0, _FLAGS, 0, 0, 0, 0, 0, 0, len(path), padding + 4
+            "<4s5H3I2H", b"PK\3\4", 0, flags, 0, 0, 0, 0, 0, 0, len(path), padding + 4
         )
         out += path + struct.pack("<2sH", b"FB", padding) + b"Z" * padding + body
-        out += struct.pack("<4s3I", b"PK\7\10", checksum, size, size)
+        if size:
+            out += struct.pack("<4s3I", b"PK\7\10", checksum, size, size)
         central += struct.pack(
-            "<4s6H3I5H2I", b"PK\1\2", 0, 0, _FLAGS, 0, 0, 0, checksum, size, size,
+            "<4s6H3I5H2I", b"PK\1\2", 0, 0, flags, 0, 0, 0, checksum, size, size,
             len(path), 0, 0, 0, 0, 0, offset,
         )  # fmt: skip
         central += path

@@ -18,6 +18,7 @@ from ckptmigrate.matrix import (
     NO_OPTIMIZER,
     OK,
     STALE_FAULT,
+    UNTOUCHED,
     CellRow,
     GroupRow,
     Matrix,
@@ -37,7 +38,6 @@ _LASTING_SINCE: Final = ">=0.14"  # fault contexts name messages, not lines, fro
 # What a reader says, in the form of a CellRow; the names of the KnowledgeRows.
 _WHEEL: Final = "wheel"
 _TRAINING: Final = "training-{torch}"
-_UNTOUCHED: Final = "untouched"
 _RULES: Final = "rules"
 
 
@@ -203,7 +203,7 @@ class Measurement:
             raw[each.key] = self._known_otherwise(each, release, raw[each.key])
         after_told = told[len(every) :]
         found = {
-            each.key: [raw[each.key], Outcome(raw[each.key].result, _UNTOUCHED)] for each in every
+            each.key: [raw[each.key], Outcome(raw[each.key].result, UNTOUCHED)] for each in every
         }
         for each, ranks in zip(changed, after_told, strict=True):
             outcome = self._outcome(each, release, ranks, migrated[each.key].losses)
@@ -297,7 +297,7 @@ class Measurement:
         """For a reader that is no wheel: what training measured, else what the rules say."""
         raw = self._trained(each, release) or self._by_rules(each, each.folder, release)
         if after.as_before:
-            return [raw, Outcome(raw.result, _UNTOUCHED)]
+            return [raw, Outcome(raw.result, UNTOUCHED)]
         outcome = self._by_rules(each, after.folder, release)
         if OPTIMIZER_STATE in after.losses:
             outcome = Outcome(NO_OPTIMIZER, _RULES)

@@ -8,9 +8,9 @@ from typing import Final
 from ckptmigrate import common, metadata
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.inert import torchfile
+from ckptmigrate.symbols import unknown
 from ckptmigrate.verifying.findings import Finding, counted
 from ckptmigrate.verifying.material import Material
-from ckptmigrate.verifying.symbols import unknown
 
 LARGEST: Final = 64 * 1024 * 1024  # bytes of a sharded object that is read whole
 
@@ -22,11 +22,11 @@ def check(material: Material, also_known: Collection[str] = ()) -> Iterator[Find
         also_known: symbols that the user vouches for.
     """
     if material.metadata is not None:
-        names = unknown(material.metadata.tree, also_known)
+        names = unknown(material.metadata.named, also_known)
         if names:
             yield _unknown(material, ".metadata", names)
     if material.common is not None:
-        names = unknown(material.common.torch_file.tree, also_known)
+        names = unknown(material.common.torch_file.named, also_known)
         if names:
             place = common.FILE if material.common.in_file else common.KEY
             yield _unknown(material, place, names)
@@ -44,7 +44,7 @@ def check(material: Material, also_known: Collection[str] = ()) -> Iterator[Find
             continue
         try:
             content = material.directory.read_range(blob.file, blob.offset, blob.length)
-            names = unknown(torchfile.load(content).tree, also_known)
+            names = unknown(torchfile.load(content).named, also_known)
         except CkptMigrateError as error:
             unreadable.append(f"{chunk.key}: {error.reason}")
             continue

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptmigrate.errors import DamagedError
+from ckptmigrate.inert.short import short
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.rerun import (
     COMMON_ENTRY,
@@ -75,7 +76,7 @@ def gather(manifest: Manifest) -> RerunFacts:
         fields = tuple(name for name in COMMON_FIELDS if name in entry)
         if fields not in (("mode",), COMMON_FIELDS):
             raise DamagedError(
-                f"has a rerun entry with {', '.join(map(str, entry)) or 'nothing'} in its common "
+                f"has a rerun entry with {short(entry)} in its common "
                 "state, which no release writes",
             )
         if fields == COMMON_FIELDS:

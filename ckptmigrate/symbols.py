@@ -1,7 +1,8 @@
 """Which symbols a checkpoint is known to name: an allow-list, never a deny-list.
 
-Whatever is not listed here or in compat_matrix.yaml is told by name. That a symbol can be
-imported (os.system can) says nothing for it.
+A job executes what `.metadata` and the blobs name (`pickle.load`, and `torch.load` without
+`weights_only`), so whatever is not listed here or in compat_matrix.yaml is told by name. That a
+symbol can be imported (os.system can) says nothing for it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from functools import lru_cache
-from typing import Any, Final
-
-from ckptmigrate.inert.tree import symbols
+from typing import Final
 
 _DCP: Final = "torch.distributed.checkpoint"
 
@@ -77,13 +76,14 @@ _DTYPES: Final = (
 )
 
 
-def unknown(tree: Any, also_known: Collection[str] = ()) -> list[str]:
-    """The dotted names that an inert tree names and no writer is known to write, once each.
+def unknown(named: Iterable[str], also_known: Collection[str] = ()) -> list[str]:
+    """Those of the symbols that no known writer puts into a checkpoint, in order, each once.
 
     Args:
+        named: what a pickle names (`Metadata.named`, `TorchFile.named`).
         also_known: names that the user vouches for.
     """
-    names = dict.fromkeys(found.path for found in symbols(tree))
+    names = dict.fromkeys(named)
     return [name for name in names if name not in also_known and not _pattern().fullmatch(name)]
 
 

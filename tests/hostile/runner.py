@@ -1,0 +1,107 @@
+"""Run the command line on many checkpoints in this one process, under limits and an audit hook.
+
+    python runner.py JOBS.json RESULTS.json
+
+JOBS: {"clean": root, "out": folder, "limit": bytes, "jobs": [{"name", "root",
+"verbs", "pickle": hex or null}]}.
+RESULTS: {"peak": bytes, "events": number, "runs": [{"name", "verb", "status", "out", "err",
+"violations"}]}.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import resource
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from guard import Guard
+
+GUARD = Guard()  # before ckptmigrate, so that its imports are seen too
+
+
+def verbs(root: str, clean: str, out: str) -> dict[str, list[str]]:
+    """Every verb that a hostile checkpoint goes through."""
+    return {
+        "inspect": ["inspect", root],
+        "check": ["check", root],
+        "diff": ["diff", clean, root],
+        "dry-run": ["downgrade", root, "--to", "pre-rerun", "--dry-run"],
+        "downgrade": ["downgrade", root, "--to", "pre-rerun", "-o", out],
+    }
+
+
+def call(arguments: list[str]) -> tuple[int, str, str]:
+    """The command line, as its entry point runs it."""
+    from ckptmigrate.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    sys.argv = ["ckptmigrate", *arguments]
+    status: Any = 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code or 0
+    return status, out.getvalue(), err.getvalue()
+
+
+def main() -> None:
+    given = json.loads(Path(sys.argv[1]).read_text())
+    results, clean, out = Path(sys.argv[2]), given["clean"], Path(given["out"])
+    resource.setrlimit(resource.RLIMIT_AS, (given["limit"], given["limit"]))
+    resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for root in (clean, "/nowhere"):
+        for arguments in verbs(root, clean, str(out / "clean")).values():
+            call(arguments)
+    GUARD.learn()
+    runs = []
+    for number, job in enumerate(given["jobs"]):
+        target = out / str(number)
+        for verb, arguments in verbs(job["root"], clean, str(target)).items():
+            if verb not in job["verbs"]:
+                continue
+            GUARD.violations.clear()
+            GUARD.allow(
+                read=[clean, job["root"]], write=stages(target) if verb == "downgrade" else []
+            )
+            print(job["name"], verb, flush=True)  # the last line names what hangs
+            GUARD.armed = True
+            try:
+                if job["pickle"] is None:
+                    status, said, told = call(arguments)
+                else:
+                    status, said, told = unpickle(bytes.fromhex(job["pickle"]))
+            finally:
+                GUARD.armed = False
+            runs.append(
+                {
+                    "name": job["name"], "verb": verb, "status": status, "out": said, "err": told,
+                    "violations": list(GUARD.violations),
+                }
+            )  # fmt: skip
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    results.write_text(json.dumps({"peak": peak, "events": GUARD.seen, "runs": runs}))
+
+
+def unpickle(data: bytes) -> tuple[int, str, str]:
+    """The control: what a job would do with the gadget, for the hook to see."""
+    try:
+        pickle.loads(data)
+    except BaseException as error:
+        return 1, "", type(error).__name__
+    return 0, "", ""
+
+
+def stages(target: Path) -> list[str]:
+    """A destination, and the stage it is built in."""
+    return [str(target), str(target.with_name(f".{target.name}.ckptmigrate-stage-{os.getpid()}"))]
+
+
+main()
