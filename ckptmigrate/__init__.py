@@ -90,16 +90,21 @@ def plan(
     verb: str | None = None,
     allow_loss: Collection[str] = (),
     given: Given | None = None,
+    torch: str | None = None,
+    native: bool = False,
+    strict: bool = False,
 ) -> Plan:
     """What a migration would do; writes nothing.
 
     Args:
         path: a checkpoint directory, or a root (then the iteration its tracker names).
-        to: a layout of compat_matrix.yaml, or `universal`.
+        to: a layout of compat_matrix.yaml, `universal`, or a release such as `0.13.1`.
         iteration: of a root, this one instead.
         verb: `upgrade` or `downgrade` to refuse the other direction; None takes either.
         allow_loss: names of losses that are accepted (see LOSSES).
         given: parallel sizes, in ranks, that the checkpoint does not tell.
+        torch, native, strict: for a release: its torch; whether it gets its own layout even
+            where it needs less; whether it is to resume under `raise_all`, too.
 
     Raises:
         CorruptError: the checkpoint lacks rerun shards that it announces.
@@ -114,6 +119,9 @@ def plan(
         iteration=iteration,
         allowed=allow_loss,
         given=given,
+        torch=torch,
+        native=native,
+        strict=strict,
     )
     return prepared.plans[0]
 
@@ -129,6 +137,9 @@ def migrate(
     verb: str | None = None,
     allow_loss: Collection[str] = (),
     given: Given | None = None,
+    torch: str | None = None,
+    native: bool = False,
+    strict: bool = False,
     link: Link = Link.AUTO,
     progress: Progress | None = None,
 ) -> tuple[Plan, ...]:
@@ -136,7 +147,7 @@ def migrate(
 
     Args:
         path: a checkpoint directory, or a root.
-        to: a layout of compat_matrix.yaml, or `universal`.
+        to: a layout of compat_matrix.yaml, `universal`, or a release such as `0.13.1`.
         output: the root to create; by default `PATH.<to>` beside `path`.
         in_place: change the checkpoint itself instead.
         iteration: of a root, this one instead of the tracker's.
@@ -144,6 +155,8 @@ def migrate(
         verb: `upgrade` or `downgrade` to refuse the other direction; None takes either.
         allow_loss: names of losses that are accepted (see LOSSES).
         given: parallel sizes, in ranks, that the checkpoints do not tell.
+        torch, native, strict: for a release: its torch; whether it gets its own layout even
+            where it needs less; whether it is to resume under `raise_all`, too.
         link: how payload files get into `output`.
         progress: called with a number of payload bytes whenever that many were copied.
 
@@ -167,6 +180,9 @@ def migrate(
         every=every,
         allowed=allow_loss,
         given=given,
+        torch=torch,
+        native=native,
+        strict=strict,
     )
     migration.carry_out(prepared, link=link, progress=progress)
     return prepared.plans

@@ -197,6 +197,12 @@ STRICT_CASES = [
     Case(sample, "none-emitting", "0.14.0", strictness="raise_all")
     for sample in ("0.10.0-idle-w1", "0.13.1-idle-tp2", "0.18.2-idle-tp2", "0.19.0-idle-w1")
 ]
+# `--to RELEASE --strict`, for a job of it that runs with raise_all.
+STRICT_RELEASE_CASES = [
+    Case(sample, reader, reader, foreign_symbols=False, strictness="raise_all")
+    for reader in ("0.9.0", "0.10.0", "0.11.0", "0.12.3", "0.13.1", "0.14.0", "0.15.3", "0.16.1")
+    for sample in ("0.10.0-idle-w1", "0.12.3-idle-w1", "0.18.2-idle-w1", "0.19.0-idle-w1")
+]
 # Samples as they are, each with how its own release's generation takes it: the program does see
 # a fault context where there is one.
 UNMIGRATED_FAULTS = [
@@ -258,6 +264,7 @@ CASES = [
     *UNIVERSAL_CASES,
     *RELEASE_CASES,
     *STRICT_CASES,
+    *STRICT_RELEASE_CASES,
     *UNMIGRATED_FAULTS,
     *FAILURES,
 ]
@@ -338,6 +345,7 @@ def migrated(case: Case, folder: Path) -> Path:
         to=case.target,
         output=folder / case.name,
         allow_loss=["fault-context"] if case.lose_fault else [],
+        strict=case.strictness == "raise_all" and case.target == case.reader,
     )
     return root if plan.satisfied else folder / case.name
 
@@ -504,6 +512,14 @@ def test_none_emitting_idle_loads_with_raise_all(sample: str, case: Case, take: 
     check_loaded(case, ranks)
     for rank in ranks:
         check_idle(rank["machine"], "validate_results", -1)
+
+
+@named(STRICT_RELEASE_CASES)
+def test_every_release_resumes_under_raise_all(sample: str, case: Case, take: Take) -> None:
+    ranks = take(case)
+    check_loaded(case, ranks)
+    for rank in ranks:
+        assert case.reader == "0.9.0" or rank["machine"]["state"] == ["RerunState", 0]
 
 
 @named(REPAIRED_CASES)
