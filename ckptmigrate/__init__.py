@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from ckptmigrate import diffing, inspection, locate, migration
+from ckptmigrate import diffing, inspection, locate, migration, recovery
 from ckptmigrate.converting import LOSSES
 from ckptmigrate.diffing import Difference
 from ckptmigrate.errors import (
@@ -58,6 +58,7 @@ __all__ = [
     "inspect",
     "migrate",
     "plan",
+    "undo",
 ]
 
 
@@ -126,6 +127,8 @@ def migrate(
 ) -> tuple[Plan, ...]:
     """Migrate a checkpoint, or those of a root; all are planned before any is written.
 
+    In place, a migration that did not finish is rolled back, or forward, first.
+
     Args:
         path: a checkpoint directory, or a root.
         to: a layout of compat_matrix.yaml, or `universal`.
@@ -149,6 +152,8 @@ def migrate(
     """
     if in_place and output is not None:
         raise ValueError("output and in_place exclude each other")
+    if in_place:
+        recovery.in_place(Path(path))
     prepared = migration.prepare(
         Path(path),
         to,
@@ -161,6 +166,30 @@ def migrate(
         given=given,
     )
     migration.carry_out(prepared, link=link, progress=progress)
+    return prepared.plans
+
+
+def undo(
+    path: str | Path, *, iteration: int | None = None, every: bool = False
+) -> tuple[Plan, ...]:
+    """Take back the last migration in place: every small file as it was, byte for byte.
+
+    Args:
+        path: a checkpoint directory, or a root.
+        iteration: of a root, this one instead of the tracker's.
+        every: of a root, every iteration.
+
+    Returns:
+        What was done, a plan per checkpoint.
+
+    Raises:
+        RefusedError: there is nothing to undo, or a file was changed since; it is named.
+        DestinationError: it cannot be written; it is as it was, or the sentence says that
+            `ckptmigrate recover` has to make it so.
+    """
+    recovery.in_place(Path(path))
+    prepared = migration.prepare_undo(Path(path), iteration=iteration, every=every)
+    migration.carry_out(prepared)
     return prepared.plans
 
 

@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from ckptmigrate.durable import sync_directory
 from ckptmigrate.errors import DestinationError
 
 
@@ -83,6 +84,7 @@ class Carrier:
                 os.mkdir(there)
                 self.carry_directory(here, there)
                 shutil.copystat(here, there)
+                sync_directory(there)
             elif item.name.endswith(_PAYLOAD_SUFFIX) or item.stat().st_size >= _SMALL:
                 self._carry_file(here, there)
             else:
@@ -132,8 +134,8 @@ def _reflink(source: Path, target: Path, progress: Callable[[int], None]) -> Non
         except OSError:
             os.unlink(target)
             raise
+        shutil.copystat(source, target)
         os.fsync(new.fileno())
-    shutil.copystat(source, target)
 
 
 def _copy(source: Path, target: Path, progress: Callable[[int], None]) -> None:
@@ -142,8 +144,8 @@ def _copy(source: Path, target: Path, progress: Callable[[int], None]) -> None:
             new.write(piece)
             progress(len(piece))
         new.flush()
+        shutil.copystat(source, target)
         os.fsync(new.fileno())
-    shutil.copystat(source, target)
 
 
 _AUTO: Final = (Link.REFLINK, Link.HARDLINK, Link.COPY)

@@ -51,8 +51,8 @@ class Plan:
         sidecar: the bytes of the new sidecar; None where the result is the original itself.
         originals: file name -> bytes to keep for the way back, under `originals_folder`.
         originals_folder: relative to the checkpoint.
-        earlier_steps: how many steps the sidecar tells of now.
-        kept_steps: how many of them stay, and their originals with them.
+        kept_steps: how many steps of the sidecar stay, and their originals with them.
+        before: small file -> its digest as it was planned from, or None where there is none.
         losses: names of the losses that happen, all of them allowed.
         notes: what the user should know: choices made, evidence used.
         payload: (number of payload files, their bytes), none of which is touched.
@@ -71,8 +71,8 @@ class Plan:
     sidecar: bytes | None
     originals: dict[str, bytes]
     originals_folder: str
-    earlier_steps: int
     kept_steps: int
+    before: dict[str, str | None]
     losses: tuple[str, ...]
     notes: tuple[str, ...]
     payload: tuple[int, int]
@@ -272,27 +272,24 @@ def _assemble(
         source=tuple(layout.ID for layout in current.layouts),
         target=request.target.name,
         layout=found.layout.ID,
-        undo=_undo(current, original, found),
+        undo=_undo(current.manifest.path, original, recorded=len(steps) > kept),
         satisfied=request.target.reader is not None and not request.target.native and not files,
         differences=differences,
         files=files,
         sidecar=sidecar.dump(steps) if steps else None,
         originals={} if back_to_original else originals,
         originals_folder=sidecar.folder(len(steps) - 1),
-        earlier_steps=len(original.steps),
         kept_steps=kept,
+        before={name: digest(content) for name, content in now.items()},
         losses=found.losses,
         notes=request.notes,
         payload=(len(payload), sum(size for _, size in payload.values())),
     )
 
 
-def _undo(current: Reading, original: Original, found: Converted) -> str:
-    """The command that leads back: to the layout that it was, or the last migration again."""
-    path = current.manifest.path
-    if original.undone:
-        last = original.undone[-1]
-        return command(last.verb, path, "--to", last.target, "--in-place")
-    back = current.layouts[-1]
-    verb = "upgrade" if versions.order(back) >= versions.order(found.layout) else "downgrade"
-    return command(verb, path, "--to", back.ID, "--in-place")
+def _undo(path: Path, original: Original, *, recorded: bool) -> str:
+    """The command that leads back in place: over what was recorded, or the last one again."""
+    if recorded or not original.undone:
+        return command("undo", path)
+    last = original.undone[-1]
+    return command(last.verb, path, "--to", last.target, "--in-place")

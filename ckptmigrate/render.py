@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ckptmigrate.checking import Verdict
@@ -176,6 +176,11 @@ def _answer(found: Verdict) -> str:
     return f"yes, but without {', '.join(found.without)}" if found.without else "yes"
 
 
+def recovered(done: Mapping[Path, str]) -> list[str]:
+    """What was made of migrations that had not finished."""
+    return [printable(f"{place}: {what}") for place, what in done.items()]
+
+
 def outcome(done: Migration, link: Link | None) -> list[str]:
     """What stands there after a migration, and how to undo it."""
     lines = []
@@ -187,6 +192,7 @@ def outcome(done: Migration, link: Link | None) -> list[str]:
         lines.append(f"wrote {done.destination}{by}: use it as {shell('--load', done.destination)}")
     note = " (the source is unchanged)" if done.destination else ""
     lines += [f"undo: {command}{note}" for command in done.undo()]
+    lines += [f"caution: {left}" for left in done.leftovers]
     if link is Link.HARDLINK:
         lines.append(
             "caution: payload files are hard links; a job that saves one of these iterations "
