@@ -17,6 +17,7 @@ Whether a swap is complete is read from the digests, not from what the last step
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Collection, Mapping
@@ -113,7 +114,8 @@ def take(path: Path) -> None:
     try:
         lock.take(lock_of(path), path)
     except OSError:
-        _remove_if_empty(folder)
+        with contextlib.suppress(OSError):
+            _remove_if_empty(folder)
         raise
 
 

@@ -117,7 +117,7 @@ def take(lock: Path, about: Path) -> None:
 
     Raises:
         DestinationError: somebody has it, or had and did not finish.
-        OSError: it cannot be made; nothing is left of it.
+        OSError: it cannot be made.
     """
     try:
         os.symlink(json.dumps(asdict(this_process())), lock)
@@ -126,7 +126,8 @@ def take(lock: Path, about: Path) -> None:
     try:
         sync_directory(lock.parent)
     except OSError:
-        os.unlink(lock)
+        with contextlib.suppress(OSError):
+            os.unlink(lock)
         raise
 
 

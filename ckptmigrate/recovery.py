@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ckptmigrate import journal, lock, staging
-from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.commands import command
+from ckptmigrate.errors import CkptMigrateError, DestinationError
 from ckptmigrate.lock import Holder
 
 
@@ -23,48 +27,64 @@ def recover(path: Path, *, break_lock: bool = False) -> dict[Path, str]:
         Place -> what was done there; nothing where all is whole.
 
     Raises:
-        CkptMigrateError: something is still at work there, or cannot be read. What else there
-            was to do is done all the same.
-        OSError: a file cannot be written; run it again.
+        CkptMigrateError: something is still at work there, or cannot be read or written. What
+            else there was to do is done all the same.
     """
     path = Path(os.path.abspath(path))
-    done: dict[Path, str] = {}
-    errors: list[CkptMigrateError] = []
-    done |= _in_place(path, errors, break_lock=break_lock)
+    found = _Found({}, [])
+    _in_place(path, found, break_lock=break_lock)
     for destination in _destinations(path):
-        try:
+        with found.kept(destination):
             what = staging.recover(destination, break_lock=break_lock)
-            done[staging.stage_of(destination)] = what
-        except CkptMigrateError as error:
-            errors.append(error)
-    if errors:
-        raise errors[0]
-    return done
+            found.done[staging.stage_of(destination)] = what
+    return found.result()
 
 
 def in_place(path: Path) -> dict[Path, str]:
     """The same for migrations in place alone: what a verb does first that is to change PATH.
 
     Raises:
-        CkptMigrateError, OSError: as `recover`.
+        CkptMigrateError: as `recover`.
     """
-    errors: list[CkptMigrateError] = []
-    done = _in_place(Path(os.path.abspath(path)), errors, break_lock=False)
-    if errors:
-        raise errors[0]
-    return done
+    found = _Found({}, [])
+    _in_place(Path(os.path.abspath(path)), found, break_lock=False)
+    return found.result()
 
 
-def _in_place(path: Path, errors: list[CkptMigrateError], *, break_lock: bool) -> dict[Path, str]:
-    done = {}
+@dataclass(frozen=True)
+class _Found:
+    done: dict[Path, str]
+    errors: list[CkptMigrateError]
+
+    @contextlib.contextmanager
+    def kept(self, place: Path) -> Iterator[None]:
+        """Go on with other places after an error at one."""
+        try:
+            yield
+        except CkptMigrateError as error:
+            self.errors.append(error)
+        except OSError as error:
+            told = DestinationError(
+                f"cannot be recovered yet ({error.strerror})",
+                path=place,
+                fix=f"when it can be written again, run `{command('recover', place)}`",
+            )
+            told.__cause__ = error
+            self.errors.append(told)
+
+    def result(self) -> dict[Path, str]:
+        if self.errors:
+            raise self.errors[0]
+        return self.done
+
+
+def _in_place(path: Path, found: _Found, *, break_lock: bool) -> None:
     inside = sorted(item for item in path.glob("*") if item.is_dir() and not item.is_symlink())
     for checkpoint in (path, *inside):
-        if journal.is_unfinished(checkpoint):
-            try:
-                done[checkpoint] = journal.recover(checkpoint, break_lock=break_lock).value
-            except CkptMigrateError as error:
-                errors.append(error)
-    return done
+        with found.kept(checkpoint):
+            if journal.is_unfinished(checkpoint):
+                outcome = journal.recover(checkpoint, break_lock=break_lock)
+                found.done[checkpoint] = outcome.value
 
 
 def _destinations(path: Path) -> list[Path]:

@@ -6,6 +6,7 @@ is published or removed, so a stage without a lock is nobody's, and is left alon
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def take(destination: Path) -> Path:
 
     Raises:
         DestinationError: another migration to it runs, or did not finish.
-        OSError: it cannot be made; nothing is left of it.
+        OSError: it cannot be made.
     """
     stage = stage_of(destination)
     if os.path.lexists(stage) and not os.path.lexists(lock_of(destination)):
@@ -68,7 +69,8 @@ def take(destination: Path) -> Path:
     try:
         os.mkdir(stage)
     except OSError:
-        os.unlink(lock_of(destination))
+        with contextlib.suppress(OSError):
+            os.unlink(lock_of(destination))
         raise
     return stage
 

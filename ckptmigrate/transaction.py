@@ -81,7 +81,7 @@ def create(
     for plan in plans.values():
         check_destination(destination, plan.path)
     carrier = linking.Carrier(link, progress)
-    with _told(destination):
+    with _told(destination, lambda: os.path.lexists(staging.lock_of(destination))):
         stage = staging.take(destination)
         try:
             for name, plan in plans.items():
@@ -107,7 +107,7 @@ def rewrite(plan: Plan) -> None:
     if plan.changes_nothing:
         return
     path = plan.path
-    with _told(path):
+    with _told(path, lambda: journal.is_unfinished(path)):
         journal.take(path)
         try:
             swap = journal.prepare(plan)
@@ -240,12 +240,21 @@ _WORDS: Final = {
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Say what an error of the operating system means for the destination."""
+def _told(path: Path, left: Callable[[], bool]) -> Iterator[None]:
+    """Say what an error of the operating system means for what is written.
+
+    Args:
+        path: the destination.
+        left: whether anything of what was begun could not be taken back.
+    """
     try:
         yield
     except OSError as error:
-        words = _WORDS.get(error.errno or 0, (error.strerror or str(error), ""))
+        what, fix = _WORDS.get(error.errno or 0, (error.strerror or str(error), ""))
+        done = "nothing was changed"
+        if left():
+            done = "what was begun could not be taken back"
+            fix = f"when it can be written again, run `{command('recover', path)}`"
         raise DestinationError(
-            f"cannot be written: {words[0]}; nothing was changed", path=path, fix=words[1] or None
+            f"cannot be written: {what}; {done}", path=path, fix=fix or None
         ) from error
