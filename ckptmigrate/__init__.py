@@ -123,6 +123,7 @@ def migrate(
     allow_loss: Collection[str] = (),
     given: Given | None = None,
     link: Link = Link.AUTO,
+    hash_payload: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Plan, ...]:
     """Migrate a checkpoint, or those of a root; all are planned before any is written.
@@ -140,6 +141,7 @@ def migrate(
         allow_loss: names of losses that are accepted (see LOSSES).
         given: parallel sizes, in ranks, that the checkpoints do not tell.
         link: how payload files get into `output`.
+        hash_payload: whether payload, too, must have the digests of integrity.json.
         progress: called with a number of payload bytes whenever that many were copied.
 
     Returns:
@@ -164,6 +166,7 @@ def migrate(
         every=every,
         allowed=allow_loss,
         given=given,
+        hash_payload=hash_payload,
     )
     migration.carry_out(prepared, link=link, progress=progress)
     return prepared.plans

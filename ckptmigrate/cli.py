@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -20,7 +20,6 @@ from ckptmigrate import checking, inspection, locate, migration, recovery, rende
 from ckptmigrate.converting import LOSSES
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.linking import Link
-from ckptmigrate.planning import Plan
 from ckptmigrate.printable import printable
 from ckptmigrate.readers import reader, readers
 from ckptmigrate.reading import read
@@ -143,6 +142,10 @@ def _migration_options(command: _Command) -> _Command:
             help="How payload files get into DEST. auto: reflink, else hardlink, else copy.",
         ),
         click.option(
+            "--hash", "hash_payload", is_flag=True,
+            help="Read all payload, and refuse where it is not as integrity.json says.",
+        ),
+        click.option(
             "--allow-loss", multiple=True, type=click.Choice(sorted(LOSSES)),
             help="Accept a named loss. "
             + " ".join(f"{name}: {text}." for name, text in LOSSES.items()),
@@ -224,6 +227,7 @@ def _migrate(
     in_place: bool,
     dry_run: bool,
     link: str,
+    hash_payload: bool,
     allow_loss: tuple[str, ...],
     world_size: int | None,
     tensor_parallel: int | None,
@@ -238,20 +242,23 @@ def _migrate(
         raise click.UsageError("--in-place and -o exclude each other.")
     _check_choice(iteration, every=every)
     recovered = recovery.in_place(path) if in_place and not dry_run else {}
-    prepared = migration.prepare(
-        path,
-        to,
-        verb=verb,
-        output=output,
-        in_place=in_place,
-        iteration=iteration,
-        every=every,
-        allowed=allow_loss,
-        given=Given(world_size, tensor_parallel, pipeline_parallel),
-        torch=torch,
-        native=native,
-        strict=strict,
-    )
+    with _progress("hashing", None) as progress:
+        prepared = migration.prepare(
+            path,
+            to,
+            verb=verb,
+            output=output,
+            in_place=in_place,
+            iteration=iteration,
+            every=every,
+            allowed=allow_loss,
+            given=Given(world_size, tensor_parallel, pipeline_parallel),
+            torch=torch,
+            native=native,
+            strict=strict,
+            hash_payload=hash_payload,
+            progress=progress if hash_payload else None,  # small files take no time
+        )
     prepared = replace(prepared, recovered=recovered)
     _carry_out(prepared, dry_run=dry_run, link=Link(link))
 
@@ -260,7 +267,8 @@ def _carry_out(prepared: migration.Migration, *, dry_run: bool, link: Link = Lin
     used = None
     if not dry_run:
         # Before anything is printed: a reader of the output that goes away stops nothing.
-        with _progress(prepared.plans) as progress:
+        total = sum(plan.payload[1] for plan in prepared.plans)
+        with _progress("copying payload", total) as progress:
             used = migration.carry_out(prepared, link=link, progress=progress)
     if _output.json:
         _output.object(prepared.as_json(done=not dry_run, link=used))
@@ -275,8 +283,8 @@ def _carry_out(prepared: migration.Migration, *, dry_run: bool, link: Link = Lin
 
 
 @contextlib.contextmanager
-def _progress(plans: Sequence[Plan]) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, once payload bytes are being copied; linking takes no time."""
+def _progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, once bytes are being copied or hashed; linking takes no time."""
     bars: list[Any] = []
 
     def advance(count: int) -> None:
@@ -293,7 +301,7 @@ def _progress(plans: Sequence[Plan]) -> Iterator[Callable[[int], None]]:
                 console=Console(stderr=True, no_color=_output.color is False),
             )
             bar.start()
-            bar.add_task("copying payload", total=sum(plan.payload[1] for plan in plans))
+            bar.add_task(what, total=total)
             bars.append(bar)
         bars[0].advance(bars[0].task_ids[0], count)
 

@@ -9,8 +9,9 @@ In the checkpoint, under `.ckptmigrate/`:
                           files may be out of place
     NNNN/NAME             originals, for `undo` (sidecar.py)
 
-metadata.json goes away first and comes back last, `.metadata` next to it, each on disk before the
-next step: without metadata.json no reader takes the directory for a torch_dist checkpoint.
+metadata.json goes away first, then `.metadata`; `.metadata` comes back, and metadata.json last.
+That it is gone, and that all else is back, is on disk before the next step: without metadata.json
+no reader takes the directory for a torch_dist checkpoint.
 Whether a swap is complete is read from the digests, not from what the last step may have been.
 `recover` may itself be cut short and run again.
 """
@@ -158,6 +159,7 @@ def prepare(plan: Plan) -> Swap:
     except FileExistsError:
         check_whole(path)
         raise
+    sync_directory(stage.parent)  # without a stage `recover` would leave new originals alone
     new = {name: content for name, content in plan.files.items() if content is not None}
     if plan.sidecar is not None:
         new[sidecar.FILE] = plan.sidecar
@@ -208,7 +210,7 @@ def perform(swap: Swap) -> None:
     old = swap.stage / _OLD
     gone = [name for name, state in swap.files.items() if state.before is not None]
     for names in reversed(_groups(gone)):
-        for name in names:
+        for name in reversed(names):
             os.rename(swap.path / name, old / name)
         _sync(swap.path, old)
     for names in _groups(swap.new):
@@ -218,10 +220,10 @@ def perform(swap: Swap) -> None:
 
 
 def _groups(names: Collection[str]) -> list[list[str]]:
-    """Names in the order of coming: each group is on disk before the next one moves."""
-    last = (metadata.FILE, manifest.MARKER_FILE)
-    rest = sorted(set(names).difference(last))
-    return [rest, *([name] for name in last if name in names)]
+    """Names in the order of coming: the first group is on disk before the marker moves."""
+    marker = manifest.MARKER_FILE
+    rest = sorted(set(names) - {marker}, key=lambda name: (name == metadata.FILE, name))
+    return [rest, [marker]]
 
 
 def _sync(*folders: Path) -> None:

@@ -84,11 +84,11 @@ class Carrier:
                 os.mkdir(there)
                 self.carry_directory(here, there)
                 shutil.copystat(here, there)
-                sync_directory(there)
             elif item.name.endswith(_PAYLOAD_SUFFIX) or item.stat().st_size >= _SMALL:
                 self._carry_file(here, there)
             else:
                 _copy(here, there, lambda _: None)
+        sync_directory(target)
 
     def _carry_file(self, source: Path, target: Path) -> None:
         refusal: OSError | None = None

@@ -100,8 +100,12 @@ def prepare(
     torch: str | None = None,
     native: bool = False,
     strict: bool = False,
+    hash_payload: bool = False,
+    progress: transaction.Progress | None = None,
 ) -> Migration:
     """Plan the migration of every checkpoint that `path` means; writes nothing.
+
+    `progress` is called with a number of bytes whenever that many were hashed.
 
     Raises:
         CkptMigrateError: as `locate.locate`, `planning.plan`, `transaction.check_destination`.
@@ -122,6 +126,8 @@ def prepare(
             given=given,
             now=now,
             version=__version__,
+            hash_payload=hash_payload,
+            progress=progress,
         )
         for checkpoint in located.checkpoints
     )

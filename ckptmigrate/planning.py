@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ from ckptmigrate.commands import command
 from ckptmigrate.converting import (
     FAULT_CONTEXT,
     FOREIGN_SYMBOLS,
+    INTEGRITY,
     OPTIMIZER_STATE,
     Converted,
 )
@@ -92,6 +93,8 @@ def plan(
     given: Given | None = None,
     now: str,
     version: str,
+    hash_payload: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> Plan:
     """Plan the migration of one checkpoint directory.
 
@@ -103,6 +106,8 @@ def plan(
         given: parallel sizes, in ranks, that the checkpoint does not tell.
         now: the time to record, ISO 8601.
         version: of ckptmigrate, to record.
+        hash_payload: whether payload, too, must have the digests of integrity.json.
+        progress: called with a number of bytes whenever that many were hashed.
 
     Raises:
         CorruptError: rerun shards are missing.
@@ -111,6 +116,9 @@ def plan(
         CkptMigrateError: no readable torch_dist checkpoint.
     """
     directory = LocalDirectory(path)
+    damaged = integrity.mismatched(directory, payload=hash_payload, progress=progress)
+    if damaged and INTEGRITY not in allowed:
+        raise _no_integrity(path, damaged)
     current = read(directory)
     verb = verb or _verb_for(current, target.layout)
     _check_direction(current, target, verb)
@@ -126,7 +134,10 @@ def plan(
         notes += ("starts from the original files that the sidecar keeps",)
     elif original.stale:
         notes += (f"the sidecar's originals are not used: {original.stale}",)
-    request = _Request(verb, target, notes, now, version)
+    if hash_payload and integrity.FILE not in directory.files():
+        notes += (f"there is no {integrity.FILE} to compare payload with",)
+    losses = result.losses + ((INTEGRITY,) if damaged else ())
+    request = _Request(verb, target, notes, losses, now, version)
     return _assemble(current, original, result, begin.manifest, request)
 
 
@@ -137,8 +148,19 @@ class _Request:
     verb: str
     target: Target
     notes: tuple[str, ...]
+    losses: tuple[str, ...]
     now: str
     version: str
+
+
+def _no_integrity(path: Path, damaged: list[str]) -> RefusedError:
+    shown = ", ".join(damaged[:4]) + (f" and {len(damaged) - 4} more" if len(damaged) > 4 else "")
+    return RefusedError(
+        f"does not have the digest that {integrity.FILE} has for {shown}",
+        losses=(INTEGRITY,),
+        path=path,
+        fix="bring back a good copy, or use what is there with `--allow-loss integrity`",
+    )
 
 
 def _verb_for(current: Reading, layout: Layout) -> str:
@@ -256,7 +278,7 @@ def _assemble(
                 target=request.target.name,
                 version=request.version,
                 time=request.now,
-                losses=found.losses,
+                losses=request.losses,
                 changes=tuple(str(d) for d in differences),
                 files={
                     name: FileState(digest(now[name]), digest(files.get(name, now[name])))
@@ -281,7 +303,7 @@ def _assemble(
         originals_folder=sidecar.folder(len(steps) - 1),
         kept_steps=kept,
         before={name: digest(content) for name, content in now.items()},
-        losses=found.losses,
+        losses=request.losses,
         notes=request.notes,
         payload=(len(payload), sum(size for _, size in payload.values())),
     )

@@ -21,7 +21,6 @@ def plan(path: Path) -> Plan:
         CkptMigrateError: no readable torch_dist checkpoint.
     """
     directory = LocalDirectory(path)
-    current = read(directory)
     steps = sidecar.load(directory)
     if not steps:
         raise RefusedError(
@@ -37,6 +36,7 @@ def plan(path: Path) -> Plan:
             fix="put that file back as the migration left it, or migrate it once more with "
             f"`{command('upgrade', path, '--to', last.source[-1], '--in-place')}`",
         )
+    current = read(directory)
     previous = read(Overlay(directory, before))
     payload = current.manifest.payload_files
     now = {name: digest(directory.read(name)) for name in last.files if name in directory.files()}

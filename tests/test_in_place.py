@@ -1,4 +1,4 @@
-"""In place, cut short: at every rename, by an error, by kill -9, and on the way back, too."""
+"""In place, cut short, as a user meets it. Every system call is hit in tests/faults."""
 
 from __future__ import annotations
 
@@ -36,29 +36,6 @@ def small_files(root: Path) -> str:
     names = (".metadata", "common.pt", "metadata.json")
     paths = [checkpoint_of(root) / name for name in names]
     return repr([path.read_bytes() if path.exists() else None for path in paths])
-
-
-@pytest.mark.parametrize("nth", RENAMES)
-def test_an_error_at_any_rename_is_taken_back(
-    nth: int, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = tree_hash(root)
-    calls, real = [], os.rename
-
-    def failing(*names: object) -> None:
-        calls.append(names)
-        if len(calls) == nth:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        real(*names)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(os, "rename", failing)
-    try:
-        migrate(root, to="pre-rerun", in_place=True)
-    except DestinationError:
-        assert tree_hash(root) == before
-        assert len(calls) == nth
-    else:
-        assert len(calls) < nth  # there are not that many
 
 
 def test_an_error_on_the_way_back_loses_nothing(
@@ -135,28 +112,6 @@ migrate(sys.argv[1], to="pre-rerun", in_place=True)
     assert "was complete" in result.stdout
     assert small_files(root) == done
     assert run("inspect", root).returncode == 0
-
-
-def test_recover_cut_short_can_be_run_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = tree_hash(root)
-    subprocess.run([sys.executable, "-c", _KILLED, str(root), "6"], check=False)
-    checkpoint, real, calls = checkpoint_of(root), os.replace, []
-
-    def failing(*names: object) -> None:
-        calls.append(names)
-        if len(calls) % 2 == 0:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        real(*names)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(os, "replace", failing)
-    for _ in range(10):
-        try:
-            journal.recover(checkpoint)
-        except OSError:
-            continue
-        break
-    assert len(calls) > 1
-    assert tree_hash(root) == before
 
 
 def test_a_second_migration_meanwhile_is_refused(root: Path, run: Run) -> None:

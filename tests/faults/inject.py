@@ -29,7 +29,7 @@ from preload import (
     environment,
     forked,
 )
-from scenarios import SCENARIOS, Scenario, differences, make, snapshot
+from scenarios import SCENARIOS, Scenario, Snapshot, differences, make, snapshot
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Bench:
         found = snapshot(self.place)
         return None if found in self.good else f"after recover {self._off(found)}"
 
-    def _off(self, found: dict[str, tuple[object, ...]]) -> str:
+    def _off(self, found: Snapshot) -> str:
         return " / ".join(differences(good, found) for good in self.good)
 
 

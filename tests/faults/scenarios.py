@@ -107,7 +107,8 @@ SCENARIOS = (
 _TIME = re.compile(rb'("time": )"[^"]*"')
 
 
-_LONG_AGO = 1_700_000_000 * 10**9  # when payload was written, in ns since the epoch
+Snapshot = dict[str, tuple[object, ...]]
+LONG_AGO = 1_700_000_000 * 10**9  # when payload was written, in ns since the epoch
 
 
 def make(scenario: Scenario, place: Path) -> None:
@@ -115,15 +116,15 @@ def make(scenario: Scenario, place: Path) -> None:
     place.mkdir(parents=True)
     scenario.make(place)
     for path in place.rglob("*.distcp"):
-        os.utime(path, ns=(_LONG_AGO, _LONG_AGO))
+        os.utime(path, ns=(LONG_AGO, LONG_AGO))
 
 
-def snapshot(place: Path) -> dict[str, tuple[object, ...]]:
+def snapshot(place: Path) -> Snapshot:
     """Every name below a place with all that must not change, to compare.
 
     Of a sidecar all but the time; of payload that `make` left its time, too.
     """
-    found: dict[str, tuple[object, ...]] = {}
+    found: Snapshot = {}
     for path in sorted(place.rglob("*")):
         name, status = str(path.relative_to(place)), path.lstat()
         mode = oct(status.st_mode)
@@ -136,11 +137,11 @@ def snapshot(place: Path) -> dict[str, tuple[object, ...]]:
             if path.name == "ckptmigrate.json":
                 content = _TIME.sub(rb"\1-", content)
             digest = hashlib.sha256(content).hexdigest()
-            found[name] = (mode, digest, status.st_mtime_ns == _LONG_AGO)
+            found[name] = (mode, digest, status.st_mtime_ns == LONG_AGO)
     return found
 
 
-def differences(one: dict[str, tuple[object, ...]], two: dict[str, tuple[object, ...]]) -> str:
+def differences(one: Snapshot, two: Snapshot) -> str:
     """Names that differ between two snapshots, for a message."""
     names = sorted(n for n in {*one, *two} if one.get(n) != two.get(n))
     return ", ".join(
