@@ -9,10 +9,11 @@ import shutil
 from collections.abc import Callable, Collection
 from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from ckptmigrate.durable import sync_directory
 from ckptmigrate.errors import DestinationError
+from ckptmigrate.storage import unreadable
 
 
 class Link(str, Enum):
@@ -127,8 +128,15 @@ def _symlink(source: Path, target: Path, progress: Callable[[int], None]) -> Non
     os.symlink(source.resolve(), target)
 
 
+def _open(source: Path) -> BinaryIO:
+    try:
+        return open(source, "rb")
+    except OSError as error:
+        raise unreadable(source, error) from error
+
+
 def _reflink(source: Path, target: Path, progress: Callable[[int], None]) -> None:
-    with open(source, "rb") as old, open(target, "xb") as new:
+    with _open(source) as old, open(target, "xb") as new:
         try:
             fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
         except OSError:
@@ -139,7 +147,7 @@ def _reflink(source: Path, target: Path, progress: Callable[[int], None]) -> Non
 
 
 def _copy(source: Path, target: Path, progress: Callable[[int], None]) -> None:
-    with open(source, "rb") as old, open(target, "xb") as new:
+    with _open(source) as old, open(target, "xb") as new:
         while piece := old.read(_PIECE):
             new.write(piece)
             progress(len(piece))

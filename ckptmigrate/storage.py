@@ -51,7 +51,7 @@ class LocalDirectory:
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
-            raise _unreadable(self.path / name, error) from error
+            raise unreadable(self.path / name, error) from error
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         try:
@@ -59,10 +59,11 @@ class LocalDirectory:
                 file.seek(offset)
                 return file.read(length)
         except OSError as error:
-            raise _unreadable(self.path / name, error) from error
+            raise unreadable(self.path / name, error) from error
 
 
-def _unreadable(path: Path, error: OSError) -> DamagedError:
+def unreadable(path: Path, error: OSError) -> DamagedError:
+    """The error of a file of a checkpoint that the system does not let us read."""
     return DamagedError(
         f"cannot be read ({error.strerror})", path=path, fix="have it readable, then run this again"
     )

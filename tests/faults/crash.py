@@ -71,11 +71,11 @@ class Recorded:
         seen: set[tuple[object, ...]] = set()
         for number in range(len(self.calls) + 1):
             last = number == len(self.calls)
-            for state in self.disk.states(_MOST):
+            for state, sampled in self.disk.states(_MOST):
                 key = (last, *((p, k, m, hash(c), o) for p, (k, m, c, o) in state.items()))
                 if key not in seen:
                     seen.add(key)
-                    yield number, state, self.disk.combinations > _MOST
+                    yield number, state, sampled
             if not last and number != skip:
                 self.disk.apply(self.calls[number])
 

@@ -186,8 +186,12 @@ class Disk:
         }
         self.pending = [c for c in left if any(id(folder) in there for folder, _, _ in c.parts)]
 
-    def states(self, most: int) -> Iterator[State]:
-        """What may be found after a crash now: all of it, or a fixed sample of so many."""
+    def states(self, most: int) -> Iterator[tuple[State, bool]]:
+        """What may be found after a crash now: all of it, or a fixed sample of so many.
+
+        With each state, whether it is of a sample.
+        """
+        sampled = 2 ** len(self.pending) > most
         subsets = list(self._subsets(most))
         for number, chosen in enumerate(subsets):
             names: dict[int, dict[str, Node]] = {}
@@ -197,7 +201,8 @@ class Disk:
                     _put(copy, name, child)
             found: list[tuple[str, Node]] = []
             _walk(self.root, "", names, found)
-            yield from _with_contents(found, most, seed=number)
+            for state, one_of_many in _with_contents(found, most, seed=number):
+                yield state, sampled or one_of_many
 
     def _subsets(self, most: int) -> Iterator[list[Change]]:
         count = len(self.pending)
@@ -221,11 +226,6 @@ class Disk:
 
     def _index(self, change: Change) -> int:
         return next(n for n, other in enumerate(self.pending) if other is change)
-
-    @property
-    def combinations(self) -> int:
-        """How many subsets of names there are, in order or not."""
-        return 2 ** len(self.pending)
 
 
 def _write_back(node: Node) -> None:
@@ -255,7 +255,9 @@ def _walk(
             _walk(child, f"{path}{name}/", names, found)
 
 
-def _with_contents(found: list[tuple[str, Node]], most: int, seed: int) -> Iterator[State]:
+def _with_contents(
+    found: list[tuple[str, Node]], most: int, seed: int
+) -> Iterator[tuple[State, bool]]:
     choices = []
     for _, node in found:
         about = dict.fromkeys([(node.synced_mode, node.synced_dated), (node.mode, node.dated)])
@@ -268,7 +270,8 @@ def _with_contents(found: list[tuple[str, Node]], most: int, seed: int) -> Itera
         chance = random.Random(seed)
         picks = iter([tuple(chance.choice(each) for each in choices) for _ in range(most)])
     for pick in picks:
-        yield {
+        state = {
             path: (node.kind, mode, content, dated)
             for (path, node), ((mode, dated), content) in zip(found, pick, strict=True)
         }
+        yield state, count > most
