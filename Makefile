@@ -12,14 +12,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 FUZZ_SEED ?= 1
 
-.PHONY: demo test lint types unit readers browser facts matrix bench fuzz clean
+.PHONY: demo test lint types unit some-faults faults readers browser facts matrix bench fuzz clean
 
 ## demo: inspect, downgrade, diff and upgrade back, on a sample that release 0.19.0 wrote
 demo: $(VENV)/.installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh demo.sh
 
 ## test: lint, types and every test, the real readers included
-test: lint types unit
+test: lint types unit some-faults
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -30,6 +30,15 @@ types: $(VENV)/.dev
 
 unit: $(VENV)/.dev readers browser
 	$(BIN)/python -m pytest -n auto
+
+some-faults: $(VENV)/.dev
+	$(BIN)/python tests/faults/inject.py --every 37
+	$(BIN)/python tests/faults/crash.py --every 37
+
+## faults: every fault at every system call that writes, and the power cut at every moment; minutes
+faults: $(VENV)/.dev
+	$(BIN)/python tests/faults/inject.py
+	$(BIN)/python tests/faults/crash.py
 
 ## readers: real megatron-core releases, each in a folder of its own
 readers: $(READER_RELEASES:%=$(READERS)/%/.installed)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from ckptmigrate import diffing, inspection, locate, migration, repairing, verifying
+from ckptmigrate import diffing, inspection, locate, migration, recovery, repairing, verifying
 from ckptmigrate.converting import LOSSES
 from ckptmigrate.diffing import Difference
 from ckptmigrate.errors import (
@@ -65,6 +65,7 @@ __all__ = [
     "migrate",
     "plan",
     "repair",
+    "undo",
     "verify",
 ]
 
@@ -141,9 +142,12 @@ def migrate(
     native: bool = False,
     strict: bool = False,
     link: Link = Link.AUTO,
+    hash_payload: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Plan, ...]:
     """Migrate a checkpoint, or those of a root; all are planned before any is written.
+
+    In place, a migration that did not finish is rolled back, or forward, first.
 
     Args:
         path: a checkpoint directory, or a root.
@@ -158,6 +162,7 @@ def migrate(
         torch, native, strict: for a release: its torch; whether it gets its own layout even
             where it needs less; whether it is to resume under `raise_all`, too.
         link: how payload files get into `output`.
+        hash_payload: whether payload, too, must have the digests of integrity.json.
         progress: called with a number of payload bytes whenever that many were copied.
 
     Returns:
@@ -170,6 +175,8 @@ def migrate(
     """
     if in_place and output is not None:
         raise ValueError("output and in_place exclude each other")
+    if in_place:
+        recovery.in_place(Path(path))
     prepared = migration.prepare(
         Path(path),
         to,
@@ -183,6 +190,7 @@ def migrate(
         torch=torch,
         native=native,
         strict=strict,
+        hash_payload=hash_payload,
     )
     migration.carry_out(prepared, link=link, progress=progress)
     return prepared.plans
@@ -278,6 +286,30 @@ def repair(
     )
     repairing.carry_out(prepared, link=link, progress=progress)
     return prepared
+
+
+def undo(
+    path: str | Path, *, iteration: int | None = None, every: bool = False
+) -> tuple[Plan, ...]:
+    """Take back the last migration in place: every small file as it was, byte for byte.
+
+    Args:
+        path: a checkpoint directory, or a root.
+        iteration: of a root, this one instead of the tracker's.
+        every: of a root, every iteration.
+
+    Returns:
+        What was done, a plan per checkpoint.
+
+    Raises:
+        RefusedError: there is nothing to undo, or a file was changed since; it is named.
+        DestinationError: it cannot be written; it is as it was, or the sentence says that
+            `ckptmigrate recover` has to make it so.
+    """
+    recovery.in_place(Path(path))
+    prepared = migration.prepare_undo(Path(path), iteration=iteration, every=every)
+    migration.carry_out(prepared)
+    return prepared.plans
 
 
 def diff(a: str | Path, b: str | Path, *, iteration: int | None = None) -> list[Difference]:

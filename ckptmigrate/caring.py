@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from ckptmigrate import console, render, repairing, verifying
+from ckptmigrate import console, recovery, render, repairing, verifying
 from ckptmigrate.console import output
 from ckptmigrate.linking import Link
 from ckptmigrate.repairing import Wanted
@@ -149,6 +150,7 @@ def repair(
         raise click.UsageError("--rebuild-sentinel and --drop-rerun exclude each other.")
     console.check_choice(iteration, every=every)
     wanted = Wanted(rebuild, drop, Given(world_size), known, hashed)
+    recovered = recovery.in_place(path) if in_place and not dry_run else {}
     prepared = repairing.prepare(
         path, wanted, output=destination, in_place=in_place, iteration=iteration, every=every
     )
@@ -157,10 +159,11 @@ def repair(
         total = sum(plan.payload[1] for plan in prepared.migration.plans)
         with console.progress("copying payload", total) as progress:
             used = repairing.carry_out(prepared, link=Link(link), progress=progress)
+    prepared = replace(prepared, migration=replace(prepared.migration, recovered=recovered))
     if output.json:
         output.object(prepared.as_json(done=not dry_run, link=used))
         return
-    output.lines(render.repair(prepared))
+    output.lines([*render.recovered(recovered), *render.repair(prepared)])
     if dry_run:
         click.echo("dry run: nothing was written")
     else:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,9 +18,9 @@ from ckptmigrate import (
     caring,
     checking,
     inspection,
-    journal,
     locate,
     migration,
+    recovery,
     render,
     versions,
 )
@@ -93,6 +93,10 @@ def _migration_options(command: _Command) -> _Command:
         click.option(
             "--link", type=links, default=Link.AUTO.value, show_default=True,
             help="How payload files get into DEST. auto: reflink, else hardlink, else copy.",
+        ),
+        click.option(
+            "--hash", "hash_payload", is_flag=True,
+            help="Read all payload, and refuse where it is not as integrity.json says.",
         ),
         click.option(
             "--allow-loss", multiple=True, type=click.Choice(sorted(LOSSES)),
@@ -176,6 +180,7 @@ def _migrate(
     in_place: bool,
     dry_run: bool,
     link: str,
+    hash_payload: bool,
     allow_loss: tuple[str, ...],
     world_size: int | None,
     tensor_parallel: int | None,
@@ -189,29 +194,39 @@ def _migrate(
     if in_place and output is not None:
         raise click.UsageError("--in-place and -o exclude each other.")
     _check_choice(iteration, every=every)
-    prepared = migration.prepare(
-        path,
-        to,
-        verb=verb,
-        output=output,
-        in_place=in_place,
-        iteration=iteration,
-        every=every,
-        allowed=allow_loss,
-        given=Given(world_size, tensor_parallel, pipeline_parallel),
-        torch=torch,
-        native=native,
-        strict=strict,
-    )
+    recovered = recovery.in_place(path) if in_place and not dry_run else {}
+    with _progress("hashing", None) as progress:
+        prepared = migration.prepare(
+            path,
+            to,
+            verb=verb,
+            output=output,
+            in_place=in_place,
+            iteration=iteration,
+            every=every,
+            allowed=allow_loss,
+            given=Given(world_size, tensor_parallel, pipeline_parallel),
+            torch=torch,
+            native=native,
+            strict=strict,
+            hash_payload=hash_payload,
+            progress=progress if hash_payload else None,  # small files take no time
+        )
+    prepared = replace(prepared, recovered=recovered)
+    _carry_out(prepared, dry_run=dry_run, link=Link(link))
+
+
+def _carry_out(prepared: migration.Migration, *, dry_run: bool, link: Link = Link.AUTO) -> None:
     used = None
     if not dry_run:
         # Before anything is printed: a reader of the output that goes away stops nothing.
         total = sum(plan.payload[1] for plan in prepared.plans)
         with _progress("copying payload", total) as progress:
-            used = migration.carry_out(prepared, link=Link(link), progress=progress)
+            used = migration.carry_out(prepared, link=link, progress=progress)
     if _output.json:
         _output.object(prepared.as_json(done=not dry_run, link=used))
         return
+    _output.lines(render.recovered(prepared.recovered))
     for plan in prepared.plans:
         _output.lines(render.plan(plan))
     if dry_run:
@@ -304,23 +319,44 @@ def check(
 
 @cli.command()
 @_path
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@_every
+@_iteration
 @_output_options
-def recover(path: Path) -> None:
-    """Make a checkpoint whole on which a migration in place did not finish.
+def undo(path: Path, dry_run: bool, every: bool, iteration: int | None) -> None:
+    """Take back the last migration in place, byte for byte.
 
-    It is rolled back, or forward once it was committed. PATH is a checkpoint directory or a root,
-    whose checkpoints are all looked at.
+    Again and again, as far as the sidecar tells. Refused where a file was changed since.
+
+    Example: ckptmigrate undo checkpoints/run
+    """
+    _check_choice(iteration, every=every)
+    recovered = {} if dry_run else recovery.in_place(path)
+    prepared = migration.prepare_undo(path, iteration=iteration, every=every)
+    _carry_out(replace(prepared, recovered=recovered), dry_run=dry_run)
+
+
+@cli.command()
+@_path
+@click.option(
+    "--break-lock", is_flag=True, help="State that a run which cannot be seen from here is over."
+)
+@_output_options
+def recover(path: Path, break_lock: bool) -> None:
+    """Clean up after a migration that did not finish.
+
+    In place, it is rolled back, or forward once it was committed. Out of place, what it had staged
+    beside PATH is removed. PATH is a checkpoint directory, a root, whose checkpoints are all looked
+    at, or a destination.
 
     Example: ckptmigrate recover checkpoints/run
     """
-    path = Path(os.path.abspath(path))
-    folders = [path, *(item for item in sorted(path.glob("*")) if item.is_dir())]
-    done = {each: journal.recover(each) for each in folders if journal.stage_of(each).is_dir()}
+    done = recovery.recover(path, break_lock=break_lock)
     if _output.json:
         _output.object({"recovered": {str(each): what for each, what in done.items()}})
     else:
-        lines = [printable(f"{each}: {what}") for each, what in done.items()]
-        _output.lines(lines or [printable(f"{path}: nothing to recover")])
+        lines = render.recovered(done)
+        _output.lines(lines or [printable(f"{os.path.abspath(path)}: nothing to recover")])
 
 
 @cli.command()

@@ -88,8 +88,12 @@ def check_choice(iteration: int | None, *, every: bool) -> None:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, once bytes are reported, from whatever thread."""
+def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, once bytes are reported, from whatever thread.
+
+    Args:
+        total: how many there will be; None where that is not known.
+    """
     bars: list[Any] = []
     lock = threading.Lock()
 
@@ -108,7 +112,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
             bar.stop()
 
 
-def _bar(what: str, total: int) -> Any:
+def _bar(what: str, total: int | None) -> Any:
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TimeRemainingColumn
 

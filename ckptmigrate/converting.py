@@ -19,12 +19,14 @@ FAULT_CONTEXT: Final = "fault-context"
 FOREIGN_SYMBOLS: Final = "foreign-symbols"
 OPTIMIZER_STATE: Final = "optimizer-state"
 RNG_STATE: Final = "rng-state"
+INTEGRITY: Final = "integrity"
 # Every loss a user can allow, and what it means.
 LOSSES: Final = {
     FAULT_CONTEXT: "the fault being investigated is forgotten; the job resumes as if idle",
     FOREIGN_SYMBOLS: "objects of other frameworks in the common state become their names as text",
     OPTIMIZER_STATE: "the job resumes with --no-load-optim, as it cannot read the optimizer",
     RNG_STATE: "data and context parallel ranks resume with the RNG states of the first of them",
+    INTEGRITY: "files without the digest that integrity.json has are used as they are",
 }
 
 

@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from ckptmigrate.errors import DamagedError
@@ -15,6 +19,66 @@ from ckptmigrate.storage import Directory
 
 FILE: Final = "integrity.json"
 _FIX: Final = "remove it, and have the reader go without --verify-integrity"
+_SMALL_FILES: Final = (".metadata", "common.pt", "metadata.json")  # those that a plan reads whole
+_PIECE: Final = 16 * 1024 * 1024  # bytes read at a time
+
+
+def mismatched(
+    directory: Directory, *, payload: bool = False, progress: Callable[[int], None] | None = None
+) -> list[str]:
+    """The files of a checkpoint that do not have the digest that its integrity.json has.
+
+    Args:
+        directory: the checkpoint.
+        payload: whether to read every file that is listed, not only the small ones.
+        progress: called with a number of bytes whenever that many were read.
+
+    Raises:
+        DamagedError: integrity.json holds no digests, or a file cannot be read.
+    """
+    if FILE not in directory.files():
+        return []
+    listed = recorded(directory)
+    asked = {name: listed[name] for name in listed if payload or name in _SMALL_FILES}
+    # Of what is listed, only names of files in the checkpoint itself are ever opened.
+    there = {name: hashed for name, hashed in asked.items() if name in directory.files()}
+    other = differing(directory, there, progress)
+    return [name for name in asked if name not in there or name in other]
+
+
+def differing(
+    directory: Directory,
+    listed: Mapping[str, str],
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """The files that have another digest than is listed, hashed on every core.
+
+    Args:
+        listed: file name -> SHA-256 in hex, of files that are there.
+        progress: called with a number of bytes whenever that many were read.
+
+    Raises:
+        DamagedError: a file cannot be read.
+    """
+    turn = threading.Lock()
+
+    def told(count: int) -> None:
+        with turn:
+            if progress:
+                progress(count)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib lets go of the GIL
+        found = list(pool.map(lambda name: _digest(directory, name, told), listed))
+    return [name for name, hashed in zip(listed, found, strict=True) if hashed != listed[name]]
+
+
+def _digest(directory: Directory, name: str, progress: Callable[[int], None]) -> str:
+    state = hashlib.sha256()
+    for start in range(0, directory.files()[name], _PIECE):
+        piece = directory.read_range(name, start, _PIECE)
+        state.update(piece)
+        progress(len(piece))
+    return state.hexdigest()
 
 
 def updated(directory: Directory, changes: Mapping[str, bytes | None]) -> dict[str, bytes]:
@@ -51,11 +115,13 @@ def recorded(directory: Directory) -> Mapping[str, str]:
 
 
 def _load(directory: Directory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The whole content of integrity.json, and its digests by name."""
     path = directory.path / FILE
     try:
         content = json.loads(directory.read(FILE))
-        algorithm, files = content["algorithm"], dict(content["files"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        # Where it names no algorithm, readers take sha256 (validation.py, core_v0.19.0).
+        algorithm, files = content.get("algorithm", "sha256"), dict(content["files"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"holds no digests ({error})", path=path, fix=_FIX) from error
     if algorithm != "sha256":
         raise DamagedError(f"holds digests of {algorithm!r}, not sha256", path=path, fix=_FIX)

@@ -1,36 +1,52 @@
 """The swap of a migration in place, and the way out of one that did not finish.
 
-New files are staged in `.ckptmigrate/stage/`; then metadata.json goes to `stage/old/`, then
-`.metadata`, then the rest; the new files come in, `.metadata` and metadata.json last. So the files
-alone tell how far a swap came, and `recover` needs nothing else than the journal's list of names:
+In the checkpoint, under `.ckptmigrate/`:
 
-- no `old/metadata.json`: nothing was moved yet; the stage goes.
-- `old/metadata.json`, and no metadata.json in the checkpoint: in the middle; back to the old files.
-- both: committed; the stage goes.
+    lock                  who is at it (lock.py)
+    stage/NAME            new files
+    stage/old/NAME        old files, moved out of the way
+    stage/journal.json    digests of every file before and after; while it is there,
+                          files may be out of place
+    NNNN/NAME             originals, for `undo` (sidecar.py)
 
+metadata.json goes away first, then `.metadata`; `.metadata` comes back, and metadata.json last.
+That it is gone, and that all else is back, is on disk before the next step: without metadata.json
+no reader takes the directory for a torch_dist checkpoint.
+Whether a swap is complete is read from the digests, not from what the last step may have been.
 `recover` may itself be cut short and run again.
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import json
 import os
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate import manifest, metadata, sidecar
+from ckptmigrate import lock, manifest, metadata, sidecar
 from ckptmigrate.commands import command
+from ckptmigrate.durable import remove, sync_directory, write
 from ckptmigrate.errors import DamagedError, DestinationError
 from ckptmigrate.planning import Plan
+from ckptmigrate.sidecar import FileState, digest
 from ckptmigrate.storage import LocalDirectory
 
 _JOURNAL: Final = "journal.json"
+_UNFINISHED_JOURNAL: Final = "journal.json.new"
 _OLD: Final = "old"
-_LAST: Final = (metadata.FILE, manifest.MARKER_FILE)  # the marker commits
+
+
+class Outcome(Enum):
+    """What was made of a migration in place, in words."""
+
+    NOTHING = "nothing to recover"
+    UNTOUCHED = "removed what was staged; the checkpoint had not been touched"
+    ROLLED_BACK = "rolled back; the checkpoint is as it was before the migration"
+    COMMITTED = "the migration was complete; removed what was left of it"
 
 
 @dataclass(frozen=True)
@@ -41,16 +57,13 @@ class Swap:
         path: the checkpoint.
         stage: where the new files are written.
         new: name -> bytes of every file that comes in; metadata.json always, as it commits.
-        going: names of files of the checkpoint that go out.
-        earlier_steps, kept_steps: steps whose originals stay if it is rolled back, or committed.
+        files: name -> digests, of every file that goes or comes.
     """
 
     path: Path
     stage: Path
     new: Mapping[str, bytes]
-    going: tuple[str, ...]
-    earlier_steps: int
-    kept_steps: int
+    files: Mapping[str, FileState]
 
 
 def stage_of(path: Path) -> Path:
@@ -58,54 +71,135 @@ def stage_of(path: Path) -> Path:
     return path / sidecar.FOLDER / "stage"
 
 
-def prepare(plan: Plan) -> Swap:
-    """Make the stage of a migration in place.
+def lock_of(path: Path) -> Path:
+    """The lock of a migration in place."""
+    return path / sidecar.FOLDER / "lock"
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a migration in place is at work on a checkpoint, or left something of itself."""
+    folder = path / sidecar.FOLDER
+    if os.path.lexists(stage_of(path)) or os.path.lexists(lock_of(path)):
+        return True
+    return folder.is_dir() and not folder.is_symlink() and not os.listdir(folder)
+
+
+def check_whole(path: Path) -> None:
+    """Make sure that no migration in place has a checkpoint in its hands.
 
     Raises:
-        DestinationError: another one is under way, or did not finish.
-        OSError: it cannot be made.
+        DestinationError: one has; it says whether that one still runs.
     """
-    stage = stage_of(plan.path)
-    stage.parent.mkdir(exist_ok=True)
+    if not os.path.lexists(stage_of(path)):
+        return
+    if os.path.lexists(lock_of(path)):
+        raise lock.refusal(lock_of(path), path)
+    raise DestinationError(
+        "a migration in place did not finish on it",
+        path=path,
+        fix=f"make it whole with `{command('recover', path)}`",
+    )
+
+
+def take(path: Path) -> None:
+    """Take the lock of a checkpoint for a migration in place.
+
+    Raises:
+        DestinationError: somebody has it, or did not finish.
+        DamagedError: `.ckptmigrate` is not a directory of the checkpoint.
+        OSError: it cannot be written.
+    """
+    folder = path / sidecar.FOLDER
+    folder.mkdir(exist_ok=True)
+    _check_own(path)
+    try:
+        lock.take(lock_of(path), path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            _remove_if_empty(folder)
+        raise
+
+
+def release(path: Path) -> None:
+    """Give the lock back."""
+    os.unlink(lock_of(path))
+    _remove_if_empty(path / sidecar.FOLDER)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if not os.listdir(folder):
+        os.rmdir(folder)
+
+
+def _check_own(path: Path) -> None:
+    """A link would have `recover` move and remove files of somebody else."""
+    for folder in (path / sidecar.FOLDER, stage_of(path), stage_of(path) / _OLD):
+        if folder.is_symlink():
+            raise DamagedError("is a link, and no folder of ckptmigrate", path=folder)
+
+
+def prepare(plan: Plan) -> Swap:
+    """Make the stage of a migration in place, under its lock.
+
+    Raises:
+        DestinationError: the checkpoint is not as it was planned from, or one did not finish.
+        OSError: the stage cannot be made.
+    """
+    path = plan.path
+    check = LocalDirectory(path)
+    for name, planned in plan.before.items():
+        if _digest(check, name) != planned:
+            raise DestinationError(
+                f"{name} was changed while the migration was planned", path=path, fix="run it again"
+            )
+    _check_originals(path, plan)
+    stage = stage_of(path)
     try:
         stage.mkdir()
-    except FileExistsError as error:
-        raise unfinished(plan.path) from error
+    except FileExistsError:
+        check_whole(path)
+        raise
+    sync_directory(stage.parent)  # without a stage `recover` would leave new originals alone
     new = {name: content for name, content in plan.files.items() if content is not None}
     if plan.sidecar is not None:
         new[sidecar.FILE] = plan.sidecar
-    marker = manifest.MARKER_FILE
-    new.setdefault(marker, (plan.path / marker).read_bytes())
-    changed = {*plan.files, sidecar.FILE, marker, metadata.FILE}
-    if metadata.FILE not in new:
-        new[metadata.FILE] = (plan.path / metadata.FILE).read_bytes()
-    going = tuple(sorted(name for name in changed if os.path.lexists(plan.path / name)))
-    kept = plan.kept_steps + bool(plan.originals)
-    return Swap(plan.path, stage, new, going, plan.earlier_steps, kept)
+    # Both go and come in any case: they make the checkpoint one.
+    for name in (manifest.MARKER_FILE, metadata.FILE):
+        if name not in plan.files:
+            new[name] = check.read(name)
+    names = sorted({*plan.files, *new, sidecar.FILE})
+    files = {name: FileState(_digest(check, name), digest(new.get(name))) for name in names}
+    return Swap(path, stage, new, files)
 
 
-def unfinished(path: Path) -> DestinationError:
-    """The error of a checkpoint that a migration in place left, or still has, in its hands."""
-    return DestinationError(
-        "a migration in place did not finish on it, or is still running",
-        path=path,
-        fix=f"if none is running, make it whole with `{command('recover', path)}`",
+def _check_originals(path: Path, plan: Plan) -> None:
+    told = len(sidecar.load(LocalDirectory(path)))
+    stray = [folder for folder in _originals(path) if folder.name > _number(told)]
+    if stray:
+        raise DestinationError(
+            f"holds originals that {sidecar.FILE} does not tell of",
+            path=stray[0],
+            fix="move that folder out of the checkpoint",
+        )
+
+
+def _originals(path: Path) -> list[Path]:
+    """The folders of originals, in order of their step."""
+    return sorted(
+        item for item in (path / sidecar.FOLDER).iterdir() if sidecar.is_folder(item.name)
     )
+
+
+def _number(steps: int) -> str:
+    return Path(sidecar.folder(steps - 1)).name
 
 
 def begin(swap: Swap) -> None:
     """Write the journal: from here on `recover` knows what to do."""
     (swap.stage / _OLD).mkdir()
-    content = {
-        "new": sorted(swap.new),
-        "going": list(swap.going),
-        "earlier_steps": swap.earlier_steps,
-        "kept_steps": swap.kept_steps,
-    }
-    with open(swap.stage / _JOURNAL, "x") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+    rows = {name: {"before": s.before, "after": s.after} for name, s in swap.files.items()}
+    write(swap.stage / _UNFINISHED_JOURNAL, json.dumps({"files": rows}, indent=1).encode())
+    os.rename(swap.stage / _UNFINISHED_JOURNAL, swap.stage / _JOURNAL)
     sync_directory(swap.stage)
     sync_directory(swap.stage.parent)
     sync_directory(swap.path)
@@ -114,126 +208,134 @@ def begin(swap: Swap) -> None:
 def perform(swap: Swap) -> None:
     """Old files out, new files in; the marker is the first to go and the last to come."""
     old = swap.stage / _OLD
-    for name in _in_order(swap.going, first=reversed(_LAST)):
-        os.rename(swap.path / name, old / name)
-    sync_directory(old)
-    sync_directory(swap.path)
-    for name in _in_order(swap.new, last=_LAST):
-        if name == manifest.MARKER_FILE:
-            sync_directory(swap.path)
-        os.rename(swap.stage / name, swap.path / name)
-    sync_directory(swap.path)
+    gone = [name for name, state in swap.files.items() if state.before is not None]
+    for names in reversed(_groups(gone)):
+        for name in reversed(names):
+            os.rename(swap.path / name, old / name)
+        _sync(swap.path, old)
+    for names in _groups(swap.new):
+        for name in names:
+            os.rename(swap.stage / name, swap.path / name)
+        _sync(swap.path, swap.stage)
 
 
-def _in_order(
-    names: Iterable[str], *, first: Iterable[str] = (), last: Iterable[str] = ()
-) -> list[str]:
-    ahead, behind, given = list(first), list(last), set(names)
-    middle = sorted(given.difference(ahead, behind))
-    return [name for name in (*ahead, *middle, *behind) if name in given]
+def _groups(names: Collection[str]) -> list[list[str]]:
+    """Names in the order of coming: the first group is on disk before the marker moves."""
+    marker = manifest.MARKER_FILE
+    rest = sorted(set(names) - {marker}, key=lambda name: (name == metadata.FILE, name))
+    return [rest, [marker]]
 
 
-def recover(path: Path) -> str:
+def _sync(*folders: Path) -> None:
+    for folder in folders:
+        sync_directory(folder)
+
+
+def recover(path: Path, *, break_lock: bool = False) -> Outcome:
     """Finish what a migration in place left of a checkpoint, one way or the other.
 
-    Returns:
-        What was done, in words.
+    Args:
+        path: the checkpoint directory.
+        break_lock: whether the user says that a run which cannot be seen from here is over.
 
     Raises:
-        DamagedError: the journal cannot be read.
+        DestinationError: the migration still runs, or cannot be seen from here.
+        DamagedError: the journal, or what it keeps, cannot be read.
         OSError: a file cannot be moved; run it again.
     """
-    stage, marker = stage_of(path), manifest.MARKER_FILE
-    if not stage.is_dir():
-        return "nothing to recover"
-    old = stage / _OLD
-    if not (stage / _JOURNAL).exists():
-        _sweep(path, _steps_told(path))
-        return "removed what was staged; the checkpoint had not been touched"
-    names = _read_journal(stage / _JOURNAL)
-    if not os.path.lexists(old / marker):
-        _sweep(path, names.earlier_steps)
-        return "removed what was staged; the checkpoint had not been touched"
-    if os.path.lexists(path / marker):
-        _sweep(path, names.kept_steps)
-        return "the migration was complete; removed what was left of it"
-    for name in _in_order({*names.new, *names.going}, last=_LAST):
-        if os.path.lexists(old / name):
-            os.replace(old / name, path / name)
-        elif name not in names.going and os.path.lexists(path / name):
-            os.unlink(path / name)
-        if name == metadata.FILE:
-            sync_directory(path)
+    folder = path / sidecar.FOLDER
+    if not is_unfinished(path):
+        return Outcome.NOTHING
+    _check_own(path)
+    with lock.of_the_dead(lock_of(path), path, break_lock=break_lock):
+        outcome = settle(path)
+    _remove_if_empty(folder)
     sync_directory(path)
-    _sweep(path, names.earlier_steps)
-    return "rolled back; the checkpoint is as it was before the migration"
+    return outcome
 
 
-def _steps_told(path: Path) -> int | None:
-    """How many steps the sidecar of a checkpoint tells of; None where it cannot be read."""
+def settle(path: Path) -> Outcome:
+    """Finish what is there, under the lock.
+
+    Raises:
+        DamagedError: the journal, or what it keeps, cannot be read.
+        OSError: a file cannot be moved; `recover` has to be run.
+    """
+    stage = stage_of(path)
+    outcome = Outcome.UNTOUCHED
+    if os.path.lexists(stage / _JOURNAL):
+        files = _read_journal(stage / _JOURNAL)
+        if _is(path, files, after=True):
+            outcome = Outcome.COMMITTED
+        elif _is(path, files, after=False):
+            outcome = Outcome.UNTOUCHED
+        else:
+            _roll_back(path, files)
+            outcome = Outcome.ROLLED_BACK
+        # On disk before the journal goes, and with it the knowledge of what belongs where.
+        _sync(*(folder for folder in (stage / _OLD, stage, path) if folder.is_dir()))
+    if os.path.lexists(stage):  # without one, nothing was written either
+        _remove_originals(path)
+        sync_directory(path / sidecar.FOLDER)
+    if os.path.lexists(stage / _JOURNAL):
+        os.unlink(stage / _JOURNAL)
+        sync_directory(stage)
+    remove(stage)
+    sync_directory(path / sidecar.FOLDER)
+    return outcome
+
+
+def _is(path: Path, files: Mapping[str, FileState], *, after: bool) -> bool:
+    directory = LocalDirectory(path)
+    return all(
+        _digest(directory, name) == (state.after if after else state.before)
+        for name, state in files.items()
+    )
+
+
+def _roll_back(path: Path, files: Mapping[str, FileState]) -> None:
+    old = stage_of(path) / _OLD
+    for names in _groups(files):
+        for name in names:
+            if os.path.lexists(old / name):
+                os.replace(old / name, path / name)
+            elif files[name].before is None and os.path.lexists(path / name):
+                os.unlink(path / name)
+        _sync(path, old)
+    if not _is(path, files, after=False):
+        raise DamagedError(
+            "cannot be rolled back: a file is neither as before the migration nor kept",
+            path=path,
+            fix=f"compare its files with the digests in {stage_of(path) / _JOURNAL}",
+        )
+
+
+def _remove_originals(path: Path) -> None:
+    """Those of steps that the sidecar, which is in its place again, does not tell of."""
     try:
-        return len(sidecar.load(LocalDirectory(path)))
+        told = len(sidecar.load(LocalDirectory(path)))
     except DamagedError:
-        return None
+        return
+    for folder in _originals(path):
+        if folder.name > _number(told):
+            remove(folder)
 
 
-@dataclass(frozen=True)
-class _Names:
-    new: tuple[str, ...]
-    going: tuple[str, ...]
-    earlier_steps: int
-    kept_steps: int
+def _digest(directory: LocalDirectory, name: str) -> str | None:
+    return digest(directory.read(name)) if name in directory.files() else None
 
 
-def _read_journal(file: Path) -> _Names:
+def _read_journal(file: Path) -> dict[str, FileState]:
     try:
-        content = json.loads(file.read_bytes())
-        new, going = tuple(map(str, content["new"])), tuple(map(str, content["going"]))
-        steps = int(content["earlier_steps"]), int(content["kept_steps"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rows = json.loads(file.read_bytes())["files"]
+        files = {str(n): FileState(row["before"], row["after"]) for n, row in rows.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(
             f"is no journal ({error})",
             path=file,
             fix=f"put the files of {file.parent / _OLD} back by hand, metadata.json last",
         ) from error
-    for name in (*new, *going):
+    for name in files:
         if not (sidecar.is_small_file(name) or name == sidecar.FILE):
             raise DamagedError(f"is no journal (it names {name!r})", path=file)
-    return _Names(new, going, *steps)
-
-
-def _sweep(path: Path, steps: int | None) -> None:
-    """Remove the stage, last its journal's folder; keep the originals of the first steps."""
-    folder = path / sidecar.FOLDER
-    if steps is not None:
-        kept = {Path(sidecar.folder(step)).name for step in range(steps)}
-        for item in list(folder.iterdir()):
-            if item.name not in kept and item != stage_of(path):
-                remove(item)
-    # The journal last: until then `recover` can be run again.
-    for item in sorted(stage_of(path).iterdir(), key=lambda item: item.name == _JOURNAL):
-        remove(item)
-    stage_of(path).rmdir()
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-    sync_directory(path)
-
-
-def remove(path: Path) -> None:
-    """Remove a directory of ours, or a file, whatever is left of it."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def sync_directory(path: Path) -> None:
-    """Put the names in a directory on disk."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system without it
-            raise
-    finally:
-        os.close(handle)
+    return files

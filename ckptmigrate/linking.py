@@ -9,10 +9,11 @@ import shutil
 from collections.abc import Callable, Collection
 from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
+from ckptmigrate.durable import sync_directory
 from ckptmigrate.errors import DestinationError
-from ckptmigrate.storage import leads_out
+from ckptmigrate.storage import leads_out, unreadable
 
 
 class Link(str, Enum):
@@ -88,6 +89,7 @@ class Carrier:
                 self._carry_file(here, there)
             else:
                 _copy(here, there, lambda _: None)
+        sync_directory(target)
 
     def _carry_file(self, source: Path, target: Path) -> None:
         refusal: OSError | None = None
@@ -126,25 +128,32 @@ def _symlink(source: Path, target: Path, progress: Callable[[int], None]) -> Non
     os.symlink(source.resolve(), target)
 
 
+def _open(source: Path) -> BinaryIO:
+    try:
+        return open(source, "rb")
+    except OSError as error:
+        raise unreadable(source, error) from error
+
+
 def _reflink(source: Path, target: Path, progress: Callable[[int], None]) -> None:
-    with open(source, "rb") as old, open(target, "xb") as new:
+    with _open(source) as old, open(target, "xb") as new:
         try:
             fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
         except OSError:
             os.unlink(target)
             raise
+        shutil.copystat(source, target)
         os.fsync(new.fileno())
-    shutil.copystat(source, target)
 
 
 def _copy(source: Path, target: Path, progress: Callable[[int], None]) -> None:
-    with open(source, "rb") as old, open(target, "xb") as new:
+    with _open(source) as old, open(target, "xb") as new:
         while piece := old.read(_PIECE):
             new.write(piece)
             progress(len(piece))
         new.flush()
+        shutil.copystat(source, target)
         os.fsync(new.fileno())
-    shutil.copystat(source, target)
 
 
 _AUTO: Final = (Link.REFLINK, Link.HARDLINK, Link.COPY)

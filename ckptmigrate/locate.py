@@ -88,8 +88,7 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
 def _whole(found: Located) -> Located:
     """The same, where no migration in place has left a checkpoint half-way."""
     for checkpoint in found.checkpoints:
-        if _is_staged(checkpoint):
-            raise journal.unfinished(checkpoint)
+        journal.check_whole(checkpoint)
     return found
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ckptmigrate import locate, planning, transaction
+from ckptmigrate import locate, planning, staging, transaction, undoing
 from ckptmigrate.commands import shell
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.linking import Link
 from ckptmigrate.planning import Plan
 from ckptmigrate.sidecar import digest
+from ckptmigrate.staging import Leftover
 from ckptmigrate.targets import target
 from ckptmigrate.topology import Given
 from ckptmigrate.version import __version__
@@ -28,12 +29,16 @@ class Migration:
         destination: the root to create; None in place, or where nothing is to be written.
         tracker: the text of its tracker file.
         names: the directory of each checkpoint in that root.
+        recovered: checkpoint -> what was done first where a migration in place had not finished.
+        leftovers: what other runs left beside the destination.
     """
 
     plans: tuple[Plan, ...]
     destination: Path | None
     tracker: str
     names: tuple[str, ...]
+    recovered: Mapping[Path, str] = field(default_factory=dict)
+    leftovers: tuple[Leftover, ...] = ()
 
     def undo(self) -> list[str]:
         """The commands that take it back."""
@@ -48,6 +53,8 @@ class Migration:
             "destination": None if self.destination is None else str(self.destination),
             "link": None if link is None else link.value,
             "undo": self.undo(),
+            "recovered": {str(path): what for path, what in self.recovered.items()},
+            "leftovers": [left.fix for left in self.leftovers],
             "checkpoints": [
                 _plan_json(plan, self.destination / name if self.destination else plan.path)
                 for plan, name in zip(self.plans, self.names, strict=True)
@@ -93,8 +100,12 @@ def prepare(
     torch: str | None = None,
     native: bool = False,
     strict: bool = False,
+    hash_payload: bool = False,
+    progress: transaction.Progress | None = None,
 ) -> Migration:
     """Plan the migration of every checkpoint that `path` means; writes nothing.
+
+    `progress` is called with a number of bytes whenever that many were hashed.
 
     Raises:
         CkptMigrateError: as `locate.locate`, `planning.plan`, `transaction.check_destination`.
@@ -115,6 +126,8 @@ def prepare(
             given=given,
             now=now,
             version=__version__,
+            hash_payload=hash_payload,
+            progress=progress,
         )
         for checkpoint in located.checkpoints
     )
@@ -136,7 +149,21 @@ def leading(plans: tuple[Plan, ...], destination: Path | None, tracker: str | No
     if tracker is None:
         tracker = locate.RELEASE if plans[0].iteration is None else str(plans[0].iteration)
         names = (locate.directory_of(tracker),)
-    return Migration(plans, destination, tracker, names)
+    beside = () if destination is None else tuple(staging.leftovers(destination.parent))
+    others = tuple(left for left in beside if left.destination != destination)
+    return Migration(plans, destination, tracker, names, leftovers=others)
+
+
+def prepare_undo(path: Path, *, iteration: int | None = None, every: bool = False) -> Migration:
+    """Plan to take back the last migration of every checkpoint that `path` means.
+
+    Raises:
+        CkptMigrateError: as `locate.locate`, `undoing.plan`.
+    """
+    located = locate.locate(path, iteration=iteration, every=every)
+    plans = tuple(undoing.plan(checkpoint) for checkpoint in located.checkpoints)
+    names = tuple(plan.path.name for plan in plans)
+    return Migration(plans, None, located.tracker or "", names)
 
 
 def default_output(path: Path, to: str) -> Path:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ from ckptmigrate.commands import command
 from ckptmigrate.converting import (
     FAULT_CONTEXT,
     FOREIGN_SYMBOLS,
+    INTEGRITY,
     OPTIMIZER_STATE,
     RNG_STATE,
     Converted,
@@ -52,8 +53,8 @@ class Plan:
         sidecar: the bytes of the new sidecar; None where the result is the original itself.
         originals: file name -> bytes to keep for the way back, under `originals_folder`.
         originals_folder: relative to the checkpoint.
-        earlier_steps: how many steps the sidecar tells of now.
-        kept_steps: how many of them stay, and their originals with them.
+        kept_steps: how many steps of the sidecar stay, and their originals with them.
+        before: small file -> its digest as it was planned from, or None where there is none.
         losses: names of the losses that happen, all of them allowed.
         notes: what the user should know: choices made, evidence used.
         payload: (number of payload files, their bytes), none of which is touched.
@@ -72,8 +73,8 @@ class Plan:
     sidecar: bytes | None
     originals: dict[str, bytes]
     originals_folder: str
-    earlier_steps: int
     kept_steps: int
+    before: dict[str, str | None]
     losses: tuple[str, ...]
     notes: tuple[str, ...]
     payload: tuple[int, int]
@@ -93,6 +94,8 @@ def plan(
     given: Given | None = None,
     now: str,
     version: str,
+    hash_payload: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> Plan:
     """Plan the migration of one checkpoint directory.
 
@@ -104,6 +107,8 @@ def plan(
         given: parallel sizes, in ranks, that the checkpoint does not tell.
         now: the time to record, ISO 8601.
         version: of ckptmigrate, to record.
+        hash_payload: whether payload, too, must have the digests of integrity.json.
+        progress: called with a number of bytes whenever that many were hashed.
 
     Raises:
         CorruptError: rerun shards are missing.
@@ -112,6 +117,9 @@ def plan(
         CkptMigrateError: no readable torch_dist checkpoint.
     """
     directory = LocalDirectory(path)
+    damaged = integrity.mismatched(directory, payload=hash_payload, progress=progress)
+    if damaged and INTEGRITY not in allowed:
+        raise _no_integrity(path, damaged)
     current = read(directory)
     verb = verb or _verb_for(current, target)
     _check_direction(current, target, verb)
@@ -127,14 +135,16 @@ def plan(
         notes += ("starts from the original files that the sidecar keeps",)
     elif original.stale:
         notes += (f"the sidecar's originals are not used: {original.stale}",)
+    if hash_payload and integrity.FILE not in directory.files():
+        notes += (f"there is no {integrity.FILE} to compare payload with",)
     request = Request(
         verb,
         target.name,
         notes,
         now,
         version,
+        losses=result.losses + ((INTEGRITY,) if damaged else ()),
         sufficient=target.reader is not None and not target.native,
-        undo=_undo(current, original, result),
     )
     return assemble(current, original, result, begin.manifest, request)
 
@@ -149,7 +159,7 @@ class Request:
         notes: as in Plan.
         now: the time to record, ISO 8601.
         version: of ckptmigrate, to record.
-        undo: as in Plan.
+        losses: names of the losses that happen.
         sufficient: whether no change at all means that nothing is to be written anywhere.
         refreshed: files that stay, and whose digest in integrity.json becomes that of these bytes.
     """
@@ -159,9 +169,19 @@ class Request:
     notes: tuple[str, ...]
     now: str
     version: str
-    undo: str
+    losses: tuple[str, ...] = ()
     sufficient: bool = False
     refreshed: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def _no_integrity(path: Path, damaged: list[str]) -> RefusedError:
+    shown = ", ".join(damaged[:4]) + (f" and {len(damaged) - 4} more" if len(damaged) > 4 else "")
+    return RefusedError(
+        f"does not have the digest that {integrity.FILE} has for {shown}",
+        losses=(INTEGRITY,),
+        path=path,
+        fix="bring back a good copy, or use what is there with `--allow-loss integrity`",
+    )
 
 
 def _verb_for(current: Reading, target: Target) -> str:
@@ -297,7 +317,7 @@ def assemble(
                 target=request.target,
                 version=request.version,
                 time=request.now,
-                losses=found.losses,
+                losses=request.losses,
                 changes=tuple(str(d) for d in differences),
                 files={
                     name: FileState(digest(now[name]), digest(files.get(name, now[name])))
@@ -313,27 +333,24 @@ def assemble(
         source=tuple(layout.ID for layout in current.layouts),
         target=request.target,
         layout=found.layout.ID,
-        undo=request.undo,
+        undo=_undo(current.manifest.path, original, recorded=len(steps) > kept),
         satisfied=request.sufficient and not files,
         differences=differences,
         files=files,
         sidecar=sidecar.dump(steps) if steps else None,
         originals={} if back_to_original else originals,
         originals_folder=sidecar.folder(len(steps) - 1),
-        earlier_steps=len(original.steps),
         kept_steps=kept,
-        losses=found.losses,
+        before={name: digest(content) for name, content in now.items()},
+        losses=request.losses,
         notes=request.notes,
         payload=(len(payload), sum(size for _, size in payload.values())),
     )
 
 
-def _undo(current: Reading, original: Original, found: Converted) -> str:
-    """The command that leads back: to the layout that it was, or the last migration again."""
-    path = current.manifest.path
-    if original.undone:
-        last = original.undone[-1]
-        return command(last.verb, path, "--to", last.target, "--in-place")
-    back = current.layouts[-1]
-    verb = "upgrade" if versions.order(back) >= versions.order(found.layout) else "downgrade"
-    return command(verb, path, "--to", back.ID, "--in-place")
+def _undo(path: Path, original: Original, *, recorded: bool) -> str:
+    """The command that leads back in place: over what was recorded, or the last one again."""
+    if recorded or not original.undone:
+        return command("undo", path)
+    last = original.undone[-1]
+    return command(last.verb, path, "--to", last.target, "--in-place")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ckptmigrate.advice import Advice
@@ -226,6 +226,11 @@ def verification(found: Verification, *, full: bool) -> list[str]:
     return [printable(line) for line in lines]
 
 
+def recovered(done: Mapping[Path, str]) -> list[str]:
+    """What was made of migrations that had not finished."""
+    return [printable(f"{place}: {what}") for place, what in done.items()]
+
+
 def outcome(done: Migration, link: Link | None, tracker: Tracker | None = None) -> list[str]:
     """What stands there after a migration, and how to undo it."""
     lines = []
@@ -239,6 +244,7 @@ def outcome(done: Migration, link: Link | None, tracker: Tracker | None = None) 
     note = " (the source is unchanged)" if done.destination else ""
     undo = done.undo() + ([tracker.undo] if tracker else [])
     lines += [f"undo: {command}{note}" for command in undo]
+    lines += [f"caution: {left}" for left in done.leftovers]
     if link is Link.HARDLINK:
         lines.append(
             "caution: payload files are hard links; a job that saves one of these iterations "

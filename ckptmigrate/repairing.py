@@ -157,8 +157,7 @@ def prepare(
     """
     chosen = roots.choose(path, iteration=iteration, every=every)
     for each in chosen.checkpoints:
-        if journal.stage_of(each).is_dir():
-            raise journal.unfinished(each)
+        journal.check_whole(each)
     tracker = None
     if not chosen.is_root:
         text = locate.locate(chosen.path).tracker
@@ -286,7 +285,7 @@ def plan(path: Path, wanted: Wanted, *, now: str) -> Plan:
         notes,
         now,
         __version__,
-        undo=command("undo", path),
+        losses=losses,
         refreshed=refreshed,
     )
     return planning.assemble(

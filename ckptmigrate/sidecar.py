@@ -81,6 +81,11 @@ def folder(step: int) -> str:
     return f"{FOLDER}/{step + 1:04d}"
 
 
+def is_folder(name: str) -> bool:
+    """Whether a name in FOLDER is that of the originals of a step."""
+    return re.fullmatch(r"\d{4,}", name, re.ASCII) is not None
+
+
 def dump(steps: tuple[Step, ...]) -> bytes:
     """The bytes of a sidecar."""
     rows = [asdict(step) for step in steps]
@@ -96,7 +101,7 @@ def load(directory: Directory) -> tuple[Step, ...]:
     if FILE not in directory.files():
         return ()
     path = directory.path / FILE
-    fix = "delete it to go on without the way back that it describes"
+    fix = f"delete it and {FOLDER} to go on without the way back that it describes"
     if directory.files()[FILE] > LARGEST_JSON:
         raise DamagedError("is too large to be a sidecar", path=path, fix=fix)
     try:
@@ -181,6 +186,17 @@ def original(directory: Directory) -> Original:
     if first == len(steps):
         return Original(directory, steps, first, stale=stale)
     return Original(Overlay(directory, now), steps, first, now)
+
+
+def before_last(directory: Directory) -> tuple[Step, dict[str, bytes | None] | None, str | None]:
+    """The last step, and the files that it changed as they were; or None and why not.
+
+    Raises:
+        DamagedError: the sidecar cannot be read.
+        IndexError: there is no step.
+    """
+    steps = load(directory)
+    return steps[-1], *_before(directory, steps[-1], folder(len(steps) - 1), {})
 
 
 def _before(

@@ -95,7 +95,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
                 if regular:
                     yield file
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if not regular:
         raise DamagedError("is no regular file", path=path, fix="restore it from a copy")
 
@@ -130,7 +130,8 @@ def _too_large(path: Path, most: int) -> DamagedError:
     )
 
 
-def _unreadable(path: Path, error: OSError) -> DamagedError:
+def unreadable(path: Path, error: OSError) -> DamagedError:
+    """The error of a file of a checkpoint that the system does not let us read."""
     return DamagedError(
         f"cannot be read ({error.strerror})", path=path, fix="have it readable, then run this again"
     )

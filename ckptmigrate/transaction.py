@@ -11,22 +11,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate import journal, linking, locate, manifest, sidecar
+from ckptmigrate import journal, linking, locate, manifest, sidecar, staging
 from ckptmigrate.commands import command, shell
+from ckptmigrate.durable import remove, sync_directory, write
 from ckptmigrate.errors import DamagedError, DestinationError
+from ckptmigrate.journal import Outcome
 from ckptmigrate.linking import Link
 from ckptmigrate.planning import Plan
 from ckptmigrate.reading import read
 from ckptmigrate.storage import Directory, LocalDirectory, Overlay
 
 Progress = Callable[[int], None]
-
-_STAGE_SUFFIX: Final = ".ckptmigrate-stage"
 
 
 def check_destination(destination: Path, source: Path) -> None:
@@ -81,25 +80,20 @@ def create(
     """
     for plan in plans.values():
         check_destination(destination, plan.path)
-    stage = destination.with_name(f".{destination.name}{_STAGE_SUFFIX}-{os.getpid()}")
     carrier = linking.Carrier(link, progress)
-    with _told(destination):
-        os.mkdir(stage)
+    with _told(destination, lambda: os.path.lexists(staging.lock_of(destination))):
+        stage = staging.take(destination)
         try:
             for name, plan in plans.items():
                 _create_checkpoint(plan, stage / name, carrier)
                 _verify(plan, LocalDirectory(stage / name))
-            _write(stage / locate.TRACKER_FILE, tracker.encode())
-            journal.sync_directory(stage)
-            if os.path.lexists(destination):  # made by somebody else meanwhile
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), destination)
-            os.rename(stage, destination)
+            write(stage / locate.TRACKER_FILE, tracker.encode())
+            sync_directory(stage)
+            staging.publish(destination)
         except BaseException:
-            journal.remove(stage)
+            _discard(destination)
             raise
-    # Published. Where the parent cannot be synced, a crash may yet lose the name, never a file.
-    with contextlib.suppress(OSError):
-        journal.sync_directory(destination.parent)
+    _finish(destination, "written", lambda: staging.release(destination))
     return carrier.used
 
 
@@ -113,21 +107,22 @@ def rewrite(plan: Plan) -> None:
     if plan.changes_nothing:
         return
     path = plan.path
-    with _told(path):
-        swap = journal.prepare(plan)
+    with _told(path, lambda: journal.is_unfinished(path)):
+        journal.take(path)
         try:
+            swap = journal.prepare(plan)
             for name, content in swap.new.items():
-                _write(swap.stage / name, content, like=path / manifest.MARKER_FILE)
+                write(swap.stage / name, content, like=_like(plan, name))
             _write_originals(plan, path)
             # Looked at before it is swapped in: no reader ever sees what was not verified.
             staged = {name: (swap.stage / name).read_bytes() for name in swap.new}
             _verify(plan, Overlay(LocalDirectory(path), {**dict.fromkeys(plan.files), **staged}))
             journal.begin(swap)
             journal.perform(swap)
-        except BaseException:
-            _roll_back(path)
+        except BaseException as error:
+            _take_back(path, error)
             raise
-        journal.recover(path)  # sweeps the stage of what is committed now
+    _finish(path, "rewritten", lambda: _settle(path))
 
 
 def repoint(root: Path, text: str, step: sidecar.Step) -> None:
@@ -143,34 +138,75 @@ def repoint(root: Path, text: str, step: sidecar.Step) -> None:
     """
     steps = sidecar.load(LocalDirectory(root))
     tracker = root / locate.TRACKER_FILE
-    with _told(root):
+    with _told(root, lambda: False):
         if tracker.exists():
             folder = root / sidecar.folder(len(steps))
             if folder.exists():  # left by an attempt that failed
-                journal.remove(folder)
+                remove(folder)
             folder.mkdir(parents=True)
-            _write(folder / tracker.name, tracker.read_bytes(), like=tracker)
-            journal.sync_directory(folder)
+            write(folder / tracker.name, tracker.read_bytes(), like=tracker)
+            sync_directory(folder)
         # The sidecar first: a step that did not come to happen has another digest, and is no harm.
         for path, content in (
             (root / sidecar.FILE, sidecar.dump((*steps, step))),
             (tracker, text.encode()),
         ):
-            fresh = path.with_name(f".{path.name}{_STAGE_SUFFIX}-{os.getpid()}")
-            journal.remove(fresh)
-            _write(fresh, content, like=path)
+            fresh = path.with_name(f".{path.name}.new-{os.getpid()}")
+            remove(fresh)
+            write(fresh, content, like=path)
             os.rename(fresh, path)
-            journal.sync_directory(root)
+            sync_directory(root)
 
 
-def _roll_back(path: Path) -> None:
+def _settle(path: Path) -> Outcome:
+    outcome = journal.settle(path)
+    journal.release(path)
+    return outcome
+
+
+def _take_back(path: Path, why: BaseException) -> None:
+    """Undo what a migration in place has done by now; if it was too late for that, say so."""
     try:
-        journal.recover(path)
-    except OSError as error:
+        outcome = _settle(path)
+    except (OSError, DamagedError) as error:
+        with contextlib.suppress(OSError):
+            journal.release(path)  # this run is over, even if its process goes on
+        reason = error.strerror if isinstance(error, OSError) else error.reason
         raise DestinationError(
-            f"cannot be written ({error.strerror}), and the migration could not be taken back",
+            f"cannot be written ({reason}), and the migration could not be taken back",
             path=path,
             fix=f"when it can be written again, run `{command('recover', path)}`",
+        ) from error
+    if outcome is Outcome.COMMITTED and isinstance(why, OSError):
+        raise DestinationError(
+            f"was rewritten, and at the end the file system said: {why.strerror}",
+            path=path,
+            fix=f"look at it with `{command('inspect', path)}`",
+        ) from why
+
+
+def _discard(destination: Path) -> None:
+    try:
+        staging.discard(destination)
+    except OSError as error:
+        raise DestinationError(
+            f"cannot be written ({error.strerror}), nor can {staging.stage_of(destination)}, which "
+            "was to become it, be removed",
+            path=destination,
+            fix=f"when it can, run `{command('recover', destination)}`",
+        ) from error
+
+
+def _finish(path: Path, what: str, finish: Callable[[], object]) -> None:
+    """What is left to do once a migration stands; if it fails, nothing is taken back."""
+    try:
+        finish()
+    except OSError as error:
+        raise DestinationError(
+            f"is {what}, but what the migration needed meanwhile could not be removed "
+            f"({error.strerror})",
+            path=path,
+            fix=f"when it can, run `{command('recover', path)}`",
         ) from error
 
 
@@ -183,26 +219,34 @@ def _create_checkpoint(plan: Plan, target: Path, carrier: linking.Carrier) -> No
         if (plan.path / kept).is_dir():
             (target / kept).mkdir(parents=True)
             carrier.carry_directory(plan.path / kept, target / kept)
-    like = plan.path / manifest.MARKER_FILE
     for name, content in plan.files.items():
         if content is not None:
-            _write(target / name, content, like=like)
+            write(target / name, content, like=_like(plan, name))
     _write_originals(plan, target)
     if plan.sidecar is not None:
-        _write(target / sidecar.FILE, plan.sidecar, like=like)
-    journal.sync_directory(target)
+        write(target / sidecar.FILE, plan.sidecar, like=_like(plan, sidecar.FILE))
+    if (target / sidecar.FOLDER).is_dir():
+        sync_directory(target / sidecar.FOLDER)
+    sync_directory(target)
 
 
 def _write_originals(plan: Plan, target: Path) -> None:
     if not plan.originals:
         return
     folder = target / plan.originals_folder
-    if folder.exists():  # left by an attempt that failed
-        journal.remove(folder)
     folder.mkdir(parents=True)
     for name, content in plan.originals.items():
-        _write(folder / name, content, like=plan.path / manifest.MARKER_FILE)
-    journal.sync_directory(folder)
+        write(folder / name, content, like=plan.path / name)
+    sync_directory(folder)
+
+
+def _like(plan: Plan, name: str) -> Path:
+    """The file whose permissions a new one gets: the one it replaces, or brings back, or any."""
+    kept = [plan.path / sidecar.folder(step) / name for step in range(plan.kept_steps, -1, -1)]
+    for place in (plan.path / name, *kept):
+        if place.is_file():
+            return place
+    return plan.path / manifest.MARKER_FILE
 
 
 def _verify(plan: Plan, written: Directory) -> None:
@@ -214,16 +258,6 @@ def _verify(plan: Plan, written: Directory) -> None:
     reading = read(written)
     if plan.layout not in [layout.ID for layout in reading.layouts]:
         raise DamagedError(f"does not read back as {plan.layout}", path=written.path)
-
-
-def _write(path: Path, content: bytes, like: Path | None = None) -> None:
-    """A new file, never through a link, on disk when this returns."""
-    with open(path, "xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    if like is not None and like.exists():
-        shutil.copymode(like, path)
 
 
 _WORDS: Final = {
@@ -239,12 +273,21 @@ _WORDS: Final = {
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Say what an error of the operating system means for the destination."""
+def _told(path: Path, left: Callable[[], bool]) -> Iterator[None]:
+    """Say what an error of the operating system means for what is written.
+
+    Args:
+        path: the destination.
+        left: whether anything of what was begun could not be taken back.
+    """
     try:
         yield
     except OSError as error:
-        words = _WORDS.get(error.errno or 0, (error.strerror or str(error), ""))
+        what, fix = _WORDS.get(error.errno or 0, (error.strerror or str(error), ""))
+        done = "nothing was changed"
+        if left():
+            done = "what was begun could not be taken back"
+            fix = f"when it can be written again, run `{command('recover', path)}`"
         raise DestinationError(
-            f"cannot be written: {words[0]}; nothing was changed", path=path, fix=words[1] or None
+            f"cannot be written: {what}; {done}", path=path, fix=fix or None
         ) from error

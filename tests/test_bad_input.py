@@ -448,6 +448,55 @@ main()
     assert tree_hash(tmp_path) == before
 
 
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_source_of_somebody_else(readable: bool, copy: Copy, tmp_path: Path) -> None:
+    """Read-only, and, for root, another's: payload may not be linked then, and is copied."""
+    root = copy("0.16.1-idle-tp2")
+    user = 65534 if os.geteuid() == 0 else os.geteuid()
+    out = tmp_path / "mine"
+    out.mkdir()
+    os.chown(out, user, -1)
+    for path in (tmp_path.parent.parent, tmp_path.parent, tmp_path):
+        path.chmod(0o755)
+    payload = checkpoint_of(root) / "__1_0.distcp"
+    payload.chmod(0o444 if readable else 0o000)
+    os.utime(payload, ns=(10**18, 10**18))
+    for path in (root, checkpoint_of(root)):
+        path.chmod(0o555)
+    before = tree_hash(root)
+    code = """
+import os, sys
+import ckptmigrate
+words = sys.argv[1:]
+ckptmigrate.plan(words[0], to="common-state")  # afterwards Python itself may be out of reach
+import concurrent.futures.thread, ckptmigrate.lock, getpass, pwd
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    ckptmigrate.migrate(words[0], to="common-state", output=words[1] + "/out")
+except ckptmigrate.CkptMigrateError as error:
+    sys.exit(str(error))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(root), str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert tree_hash(root) == before
+    if readable:
+        assert result.returncode == 0, result.stderr
+        done = (checkpoint_of(out / "out") / "__1_0.distcp").stat()
+        assert (done.st_uid, done.st_mode & 0o777, done.st_mtime_ns) == (user, 0o444, 10**18)
+    else:
+        assert result.returncode == 1
+        assert f"{payload}: cannot be read (Permission denied)" in result.stderr
+        assert list(out.iterdir()) == []
+    for path in (root, checkpoint_of(root)):
+        path.chmod(0o755)
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("nth", [1, 2, 4, 7])
 def test_no_space_left(

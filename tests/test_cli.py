@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from conftest import HEALTHY, INDEX, LAYOUTS, SAMPLES, Run, checkpoint_of, refused, tree_hash
 
-VERBS = ("inspect", "upgrade", "downgrade", "check", "diff", "recover", "layouts")
+from ckptmigrate import migrate
+
+VERBS = ("inspect", "upgrade", "downgrade", "check", "diff", "undo", "recover", "layouts")
 SENTINEL = "0.18.2-idle-tp2"
 
 
@@ -382,6 +384,9 @@ print("isolated", file=sys.stderr)
 def test_no_verb_imports_torch_or_megatron(tmp_path: Path, verb: str, sample: str) -> None:
     root = str(SAMPLES / sample)
     assert sample in HEALTHY
+    if verb == "undo":
+        lost = ["fault-context"]
+        migrate(root, to="universal", output=tmp_path / "migrated", allow_loss=lost)
     arguments = {
         "inspect": [root],
         "upgrade": [root, "-o", str(tmp_path / "x"), "--allow-loss", "fault-context"],
@@ -391,6 +396,7 @@ def test_no_verb_imports_torch_or_megatron(tmp_path: Path, verb: str, sample: st
         ],
         "check": [root],
         "recover": [str(tmp_path)],
+        "undo": [str(tmp_path / "migrated"), "--dry-run"],
         "diff": [root, str(SAMPLES / "0.18.2-idle-w1")],
         "layouts": [],
     }[verb]

@@ -43,6 +43,7 @@ def shown(command: list[str], place: Path) -> str:
     text = (result.stdout + result.stderr).replace(str(place), "/checkpoints")
     # Whether payload is hard-linked or cloned depends on the file system that the test runs on.
     text = re.sub(r"payload by \w+:", "payload by hardlink:", text)
+    text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", "TIME", text)
     lines = (line.rstrip() for line in text.splitlines())
     return "\n".join(line for line in lines if not line.startswith("caution: "))
 

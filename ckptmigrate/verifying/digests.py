@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
 
 from ckptmigrate import integrity
@@ -14,7 +11,6 @@ from ckptmigrate.verifying.findings import Finding, counted
 from ckptmigrate.verifying.material import Material
 
 _SMALL: Final = 64 * 1024 * 1024  # bytes; larger files are hashed with the payload
-_PIECE: Final = 4 * 1024 * 1024
 
 Progress = Callable[[int], None]
 
@@ -48,28 +44,17 @@ def check(
         many = counted(len(gone), "file")
         what = f"{many} of integrity.json {'is' if len(gone) == 1 else 'are'} missing"
         yield material.finding("integrity-file-missing", what, *gone)
-    asked = [n for n in recorded if n in sizes and (payload or is_small(n, sizes[n]))]
-    from concurrent.futures import ThreadPoolExecutor
-
-    # hashlib lets go of the interpreter, so that threads do use every core.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda name: file_digest(material.path / name, progress), asked)
-        other = [n for n, digest in zip(asked, found, strict=True) if digest != recorded[n]]
+    asked = {
+        name: recorded[name]
+        for name in recorded
+        if name in sizes and (payload or is_small(name, sizes[name]))
+    }
+    try:
+        other = integrity.differing(material.directory, asked, progress)
+    except DamagedError as error:
+        yield material.finding("integrity-mismatch", f"a file {error.reason}", str(error.path))
+        return
     if other:
         many = counted(len(other), "file has", "files have")
         what = f"{many} other bytes than integrity.json says"
         yield material.finding("integrity-mismatch", what, *other)
-
-
-def file_digest(path: Path, progress: Progress | None = None) -> str | None:
-    """The SHA-256 of a file, in hex; None where it cannot be read."""
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-                if progress is not None:
-                    progress(len(piece))
-    except OSError:
-        return None
-    return digest.hexdigest()

@@ -1,0 +1,65 @@
+"""Write so that a power cut takes nothing back: new files, directories, removal."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from pathlib import Path
+
+
+def write(path: Path, content: bytes, like: Path | None = None) -> None:
+    """A new file, never through a link, on disk when this returns; its name is not yet.
+
+    Args:
+        path: its name, which must not exist.
+        content: its bytes.
+        like: a file whose permissions it gets, and owner where that is allowed.
+    """
+    with open(path, "xb") as file:
+        if like is not None:
+            _adopt(file.fileno(), like)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _adopt(handle: int, like: Path) -> None:
+    model, now = like.stat(), os.fstat(handle)
+    if (model.st_uid, model.st_gid) != (now.st_uid, now.st_gid):
+        with contextlib.suppress(PermissionError):
+            os.fchown(handle, model.st_uid, model.st_gid)
+    os.fchmod(handle, stat.S_IMODE(model.st_mode))
+
+
+def sync_directory(path: Path) -> None:
+    """Put the names in a directory on disk."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        # It may be written and not read. What a crash could then lose is a name, never a file.
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system without it
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a directory with all in it; nothing where there is nothing.
+
+    Raises:
+        OSError: part of it is left.
+    """
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    with os.scandir(path) as found:
+        inside = [Path(item.path) for item in found]
+    for item in inside:
+        remove(item)
+    path.rmdir()

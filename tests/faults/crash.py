@@ -1,0 +1,197 @@
+"""Cut the power at every moment of every scenario, on a disk that loses what was not synced.
+
+    python tests/faults/crash.py [--every N] [--scenario NAME] [--without-sync N]
+
+A run is recorded below Python; after each call, every state that the disk may then be found in
+(disk.py) is laid out as a real tree, looked at as a reader would, and given to `recover`. Prints
+how many states were checked; exit status 1 and each violation where there is one. --without-sync
+leaves the N-th sync out of the record, as if the program had forgotten it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from disk import Disk, State, parse
+from preload import KILL_BEFORE, build, command_line, environment, forked
+from scenarios import LONG_AGO, SCENARIOS, Scenario, Snapshot, differences, make, snapshot
+
+from ckptmigrate import recovery
+from ckptmigrate.errors import CkptMigrateError
+
+_MOST = 1024  # states after one call; more are sampled, always the same ones
+
+
+class Recorded:
+    """One scenario: the tree before, the calls of its command, and the tree after."""
+
+    def __init__(self, scenario: Scenario, work: Path) -> None:
+        self.scenario = scenario
+        self.place = work / "place"
+        self.kept = work / "kept"  # a file per content, linked into the trees laid out
+        self.kept.mkdir()
+        told, record = work / "told", work / "record"
+        make(scenario, self.place)
+        self.good = [snapshot(self.place)]
+        if scenario.cut is not None:
+            points = self._run(scenario.cut_command, told)
+            shutil.rmtree(self.place)
+            make(scenario, self.place)
+            at = max(1, round(points * scenario.cut))
+            self._run(scenario.cut_command, told, at=at, how=KILL_BEFORE)
+        self.disk = Disk(self.place)
+        with record.open("wb") as log:
+            self._run(scenario.command, told, log=log.fileno())
+        self.calls = parse(record.read_bytes())
+        self.after = snapshot(self.place)
+        self.good.append(self.after)
+
+    def _run(self, command: str, told: Path, **fault: int) -> int:
+        arguments = command.format(place=self.place).split()
+        status, points = forked(lambda: command_line(arguments), self.place, told, **fault)
+        assert status == (-9 if "at" in fault else 0), (self.scenario.name, told.read_text())
+        return points
+
+    @property
+    def syncs(self) -> list[int]:
+        """The calls that put something on disk."""
+        return [number for number, call in enumerate(self.calls) if call.name == "fsync"]
+
+    def states(self, skip: int | None) -> Iterator[tuple[int, State, bool]]:
+        """(how many calls were made, a state, whether it is one of a sample only)."""
+        seen: set[tuple[object, ...]] = set()
+        for number in range(len(self.calls) + 1):
+            last = number == len(self.calls)
+            for state, sampled in self.disk.states(_MOST):
+                key = (last, *((p, k, m, hash(c), o) for p, (k, m, c, o) in state.items()))
+                if key not in seen:
+                    seen.add(key)
+                    yield number, state, sampled
+            if not last and number != skip:
+                self.disk.apply(self.calls[number])
+
+    def wrong(self, number: int, state: State) -> str | None:
+        """What is wrong with a state, before or after recovery; None if nothing is."""
+        self._lay_out(state)
+        if what := self._seen_by_reader():
+            return what
+        try:
+            recovery.recover(Path(self.scenario.recovery.format(place=self.place)))
+        except CkptMigrateError as error:
+            return f"recover fails: {error}"
+        found = snapshot(self.place)
+        # Once the command has said that it is done, it is done.
+        good = [self.after] if number == len(self.calls) else self.good
+        if found in good:
+            return None
+        return "after recover " + " / ".join(differences(each, found) for each in good)
+
+    def _lay_out(self, state: State) -> None:
+        shutil.rmtree(self.place)
+        self.place.mkdir()
+        for name, (kind, mode, content, old) in state.items():
+            path = self.place / name
+            if kind == "directory":
+                path.mkdir()
+            elif kind == "link":
+                path.symlink_to(content.decode())
+            else:
+                long_ago = old and path.suffix == ".distcp"
+                digest = hashlib.sha256(content).hexdigest()
+                kept = self.kept / f"{digest}-{mode:o}-{long_ago}"
+                if not kept.exists():
+                    kept.write_bytes(content)
+                    kept.chmod(mode)
+                    if long_ago:
+                        os.utime(kept, ns=(LONG_AGO, LONG_AGO))
+                os.link(kept, path)
+
+    def _seen_by_reader(self) -> str | None:
+        """Whoever finds metadata.json finds a whole checkpoint, of before or of after."""
+        for marker in sorted(self.place.glob("*/*/metadata.json")):
+            checkpoint = marker.parent
+            shown = _shown(snapshot(self.place), checkpoint.relative_to(self.place))
+            whole = [_shown(good, checkpoint.relative_to(self.place)) for good in self.good]
+            if checkpoint.parent.name.startswith("."):  # a stage, which no reader looks at
+                continue
+            if shown not in whole:
+                return "a reader sees " + " / ".join(differences(w, shown) for w in whole)
+        return None
+
+
+def _shown(tree: Snapshot, checkpoint: Path) -> Snapshot:
+    """What a reader looks at in a checkpoint: all but what is ckptmigrate's own."""
+    prefix = f"{checkpoint}/"
+    return {
+        name: value
+        for name, value in tree.items()
+        if name.startswith(prefix)
+        and not name.removeprefix(prefix).startswith((".ckptmigrate", "ckptmigrate.json"))
+    }
+
+
+def check(scenario: Scenario, every: int, without: int | None) -> tuple[int, int, int, list[str]]:
+    """Every n-th state: calls, states checked, moments that were sampled, and what is wrong."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="ckptmigrate-crash-", dir=memory) as work:
+        recorded = Recorded(scenario, Path(work).resolve())
+        skip = None if without is None else recorded.syncs[without]
+        states, sampled, wrong = 0, set(), []
+        for number, (moment, state, is_sample) in enumerate(recorded.states(skip)):
+            sampled |= {moment} if is_sample else set()
+            if number % every:
+                continue
+            states += 1
+            if what := recorded.wrong(moment, state):
+                last = recorded.calls[moment - 1] if moment else None
+                place = f"after call {moment} ({last.name} {last.path})" if last else "at first"
+                wrong.append(f"{scenario.name}: {place}: {what}")
+                if without is not None:
+                    break
+        return len(recorded.calls), states, len(sampled), wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--every", type=int, default=1, help="only every N-th of the states")
+    parser.add_argument("--scenario", help="only the one of this name")
+    parser.add_argument("--without-sync", type=int, help="leave the N-th sync, from 0, out")
+    given = parser.parse_args()
+    if "LD_PRELOAD" not in os.environ:
+        with tempfile.TemporaryDirectory() as folder:
+            under = environment(build(Path(folder)))
+            names = [s.name for s in SCENARIOS if given.scenario in (None, s.name)]
+            words = [sys.executable, __file__, *sys.argv[1:], "--scenario"]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                done = list(pool.map(lambda name: _capture([*words, name], under), names))
+        calls, states, sampled = (sum(each[n] for each in done) for n in (1, 2, 3))
+        print(
+            f"checked {states} crash states after {calls} calls in {len(names)} scenarios"
+            f" ({sampled} moments have more than {_MOST} combinations and are sampled)"
+        )
+        sys.exit(any(each[0] for each in done))
+    [scenario] = [s for s in SCENARIOS if s.name == given.scenario]
+    calls, states, sampled, wrong = check(scenario, given.every, given.without_sync)
+    print("\n".join(wrong), file=sys.stderr, end="\n" if wrong else "")
+    print(calls, states, sampled)
+    sys.exit(bool(wrong))
+
+
+def _capture(words: list[str], under: dict[str, str]) -> tuple[int, int, int, int]:
+    result = subprocess.run(words, env=under, stdout=subprocess.PIPE, text=True, check=False)
+    calls, states, sampled = map(int, (result.stdout or "0 0 0").split())
+    print(f"  {words[-1]}: {calls} calls, {states} states, status {result.returncode}", flush=True)
+    return result.returncode, calls, states, sampled
+
+
+if __name__ == "__main__":
+    main()

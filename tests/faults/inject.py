@@ -1,0 +1,177 @@
+"""Hit every writing system call of every scenario with every fault, and look at what is left.
+
+    python tests/faults/inject.py [--every N] [--scenario NAME]
+
+Prints how many points were covered; exit status 1 and each violation where there is one. The points
+are found by counting a run that is left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import shutil
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from preload import (
+    FAIL_FROM_THEN_ON,
+    FAIL_ONCE,
+    KILL_AFTER,
+    KILL_BEFORE,
+    RECORD,
+    build,
+    command_line,
+    environment,
+    forked,
+)
+from scenarios import SCENARIOS, Scenario, Snapshot, differences, make, snapshot
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens at a call."""
+
+    name: str
+    how: int
+    error: int = 0
+
+
+FAULTS = (
+    Fault("kill -9 before", KILL_BEFORE),
+    Fault("kill -9 after", KILL_AFTER),
+    Fault("ENOSPC (half of a write gets there)", FAIL_ONCE, errno.ENOSPC),
+    Fault("EIO", FAIL_ONCE, errno.EIO),
+    Fault("EACCES", FAIL_ONCE, errno.EACCES),
+    Fault("EIO from then on", FAIL_FROM_THEN_ON, errno.EIO),
+)
+
+
+class Bench:
+    """One scenario, made once and copied for every fault."""
+
+    def __init__(self, scenario: Scenario, work: Path) -> None:
+        self.scenario = scenario
+        self.template = work / "template"
+        self.place = work / "place"  # always the same, as errors and links name it
+        self.told = work / "told"
+        make(scenario, self.place)
+        whole = snapshot(self.place)
+        if scenario.cut is not None:
+            self._cut(scenario.cut)
+        shutil.copytree(self.place, self.template, symlinks=True)
+        status, self.points = self._run(scenario.command)
+        assert status == 0, (scenario.name, self.told.read_text())
+        self.after = snapshot(self.place)
+        # What was cut before may be finished or taken back by the command, or be as it was made.
+        self.good = [self.after, whole]
+
+    def _cut(self, share: float) -> None:
+        cut = self.scenario.cut_command
+        shutil.copytree(self.place, self.template, symlinks=True)
+        _, points = self._run(cut)
+        self._fresh()
+        shutil.rmtree(self.template)
+        status, _ = self._run(cut, Fault("", KILL_BEFORE), max(1, round(points * share)))
+        assert status == -9, (self.scenario.name, self.told.read_text())
+
+    def _fresh(self) -> None:
+        shutil.rmtree(self.place)
+        shutil.copytree(self.template, self.place, symlinks=True)
+
+    def _run(self, command: str, fault: Fault | None = None, at: int = 0) -> tuple[int, int]:
+        arguments = command.format(place=self.place).split()
+        how, error = (fault.how, fault.error) if fault else (RECORD, 0)
+        return forked(
+            lambda: command_line(arguments), self.place, self.told, at=at, how=how, error=error
+        )
+
+    def hit(self, at: int, fault: Fault) -> str | None:
+        """One fault at one call; what is wrong with what it left, or None."""
+        self._fresh()
+        status, _ = self._run(self.scenario.command, fault, at)
+        said, found = self.told.read_text(), snapshot(self.place)
+        if status == 0:
+            return None if found == self.after else "status 0, but " + self._off(found)
+        if status == 1:
+            if len(said.splitlines()) != 1 or not said.startswith("ckptmigrate: "):
+                return f"no clear sentence: {said!r}"
+            if "internal error" in said:
+                return said
+            if "nothing was changed" in said and found != self.good[1]:
+                return f"said {said!r}, but {self._off(found)}"
+            if found in self.good:
+                return None
+            if "ckptmigrate recover" not in said:
+                return f"{self._off(found)}, and recover is not named: {said!r}"
+        elif status != -9:
+            return f"status {status}: {said}"
+        status, _ = self._run(f"recover {self.scenario.recovery}")
+        if status:
+            return f"recover fails: {self.told.read_text()}"
+        found = snapshot(self.place)
+        return None if found in self.good else f"after recover {self._off(found)}"
+
+    def _off(self, found: Snapshot) -> str:
+        return " / ".join(differences(good, found) for good in self.good)
+
+
+def cover(scenario: Scenario, every: int) -> tuple[int, int, list[str]]:
+    """Every n-th pair of a point and a fault: points, runs, and what is wrong."""
+    wrong: list[str] = []
+    runs = 0
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="ckptmigrate-faults-", dir=memory) as work:
+        bench = Bench(scenario, Path(work).resolve())
+        pairs = [(at, fault) for at in range(1, bench.points + 1) for fault in FAULTS]
+        for at, fault in pairs[::every]:
+            runs += 1
+            if what := bench.hit(at, fault):
+                wrong.append(f"{scenario.name}: {fault.name} at call {at}: {what}")
+        return bench.points, runs, wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--every", type=int, default=1, help="only every N-th of the runs")
+    parser.add_argument("--scenario", help="only the one of this name")
+    given = parser.parse_args()
+    if "LD_PRELOAD" not in os.environ:
+        with tempfile.TemporaryDirectory() as folder:
+            under = environment(build(Path(folder)))
+            # A process per scenario, as many at a time as there are cores.
+            names = [s.name for s in SCENARIOS if given.scenario in (None, s.name)]
+            words = [sys.executable, __file__, "--every", str(given.every), "--scenario"]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                done = list(pool.map(lambda name: _capture([*words, name], under), names))
+        points = sum(each[1] for each in done)
+        runs = sum(each[2] for each in done)
+        print(
+            f"covered {points} points x {len(FAULTS)} faults in {len(names)} scenarios"
+            + (f" (every {given.every}th: {runs} runs)" if given.every > 1 else f": {runs} runs")
+        )
+        sys.exit(any(each[0] for each in done))
+    import ckptmigrate.cli  # noqa: F401  (before the forks)
+
+    [scenario] = [s for s in SCENARIOS if s.name == given.scenario]
+    points, runs, wrong = cover(scenario, given.every)
+    print("\n".join(wrong), file=sys.stderr, end="\n" if wrong else "")
+    print(f"{points} {runs} {scenario.name}")
+    sys.exit(bool(wrong))
+
+
+def _capture(words: list[str], under: dict[str, str]) -> tuple[int, int, int]:
+    import subprocess
+
+    result = subprocess.run(words, env=under, stdout=subprocess.PIPE, text=True, check=False)
+    points, runs, name = [*result.stdout.split(maxsplit=2), "0", "0", words[-1]][:3]
+    print(f"  {name.strip()}: {points} points, {runs} runs, status {result.returncode}", flush=True)
+    return result.returncode, int(points), int(runs)
+
+
+if __name__ == "__main__":
+    main()

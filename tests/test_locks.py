@@ -1,0 +1,204 @@
+"""Two runs at once, and what one leaves that was cut short: named, refused, cleaned up."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from conftest import SAMPLES, Run, checkpoint_of, refused, tree_hash
+
+from ckptmigrate import DestinationError, journal, lock, migrate, staging
+from ckptmigrate.lock import Holder, this_process
+
+SAMPLE = "0.19.0-idle-tp2"
+Copy = Callable[[str], Path]
+
+
+def dead() -> lock.Owner:
+    """A process that was, as its lock names it."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return replace(this_process(), pid=child.pid, ticks=1)
+
+
+def put(place: Path, owner: lock.Owner) -> None:
+    place.symlink_to(json.dumps(asdict(owner)))
+
+
+def test_who_is_alive() -> None:
+    me = this_process()
+    assert (me.pid, me.host) == (os.getpid(), socket.gethostname())
+    assert lock.holder(me) is Holder.ALIVE
+    assert lock.holder(dead()) is Holder.DEAD
+    # The pid is used again by another process, or the machine was booted since.
+    assert lock.holder(replace(me, ticks=me.ticks + 1)) is Holder.DEAD
+    assert lock.holder(replace(me, boot="another")) is Holder.DEAD
+    # Nothing that cannot be seen is taken for dead.
+    for away in ({"host": "node-2"}, {"host": "localhost"}):
+        assert lock.holder(replace(me, boot="another", **away)) is Holder.UNKNOWN
+    assert lock.holder(replace(dead(), namespace="pid:[1]")) is Holder.UNKNOWN
+    assert lock.holder(None) is Holder.UNKNOWN
+
+
+def test_a_zombie_is_dead() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    ticks = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19])
+    assert lock.holder(replace(this_process(), pid=child.pid, ticks=ticks)) is Holder.DEAD
+    child.wait()
+
+
+def test_out_of_place_twice_at_once(copy: Copy, run: Run, tmp_path: Path) -> None:
+    root, out = copy(SAMPLE), tmp_path / "out"
+    staging.take(out)
+    before = tree_hash(tmp_path)
+    for words in (["downgrade", root, "--to", "pre-rerun", "-o", out], ["recover", out]):
+        refused(run(*words), "is being migrated by", f"pid {os.getpid()}", "wait until")
+    assert tree_hash(tmp_path) == before
+
+
+def test_a_run_on_another_host_is_not_assumed_dead(copy: Copy, run: Run) -> None:
+    root = copy(SAMPLE)
+    checkpoint, before = checkpoint_of(root), tree_hash(root)
+    (checkpoint / ".ckptmigrate").mkdir()
+    put(journal.lock_of(checkpoint), replace(this_process(), host="node-2", boot="another"))
+    for words in (["downgrade", root, "--to", "pre-rerun", "--in-place"], ["recover", root]):
+        refused(run(*words), "node-2", f"ckptmigrate recover {checkpoint} --break-lock")
+    assert run("recover", root, "--break-lock").returncode == 0
+    assert tree_hash(root) == before
+
+
+def test_breaking_a_lock_does_not_break_a_live_one(copy: Copy, run: Run) -> None:
+    root = copy(SAMPLE)
+    journal.take(checkpoint_of(root))
+    refused(run("recover", root, "--break-lock"), "is being migrated by")
+    assert journal.lock_of(checkpoint_of(root)).is_symlink()
+
+
+def test_a_leftover_stage_is_named_and_removed(copy: Copy, run: Run, tmp_path: Path) -> None:
+    root, out = copy(SAMPLE), tmp_path / "out"
+    before = tree_hash(tmp_path)
+    staging.take(out)
+    (staging.stage_of(out) / "iter_0000005").mkdir()
+    (staging.stage_of(out) / "iter_0000005" / "common.pt").write_bytes(b"half")
+    staging.lock_of(out).unlink()
+    put(staging.lock_of(out), dead())
+    # To the same place: refused. Beside it: done, and the leftover is named.
+    again = run("downgrade", root, "--to", "pre-rerun", "-o", out)
+    refused(again, "did not finish", f"`ckptmigrate recover {out}`")
+    beside = run("downgrade", root, "--to", "pre-rerun", "-o", tmp_path / "other")
+    assert beside.returncode == 0
+    assert f"did not finish; run `ckptmigrate recover {out}`" in beside.stdout
+    shown = json.loads(run("downgrade", root, "--to", "pre-rerun", "--dry-run", "--json").stdout)
+    assert shown["leftovers"] == [f"ckptmigrate recover {out}"]
+    shutil.rmtree(tmp_path / "other")
+    done = run("recover", out)
+    assert done.stdout == (
+        f"{staging.stage_of(out)}: removed what an unfinished migration to it had staged\n"
+    )
+    assert tree_hash(tmp_path) == before
+
+
+def test_a_stage_without_a_lock_is_left_alone(copy: Copy, run: Run, tmp_path: Path) -> None:
+    root, out = copy(SAMPLE), tmp_path / "out"
+    staging.stage_of(out).mkdir()
+    (staging.stage_of(out) / "mine").write_text("keep")
+    before = tree_hash(tmp_path)
+    refused(run("downgrade", root, "--to", "pre-rerun", "-o", out), "no lock tells whose it is")
+    assert "nothing to recover" in run("recover", out).stdout
+    assert tree_hash(tmp_path) == before
+
+
+def test_recover_of_the_source_finds_its_default_destination(copy: Copy, run: Run) -> None:
+    root = copy(SAMPLE)
+    before = tree_hash(root.parent)
+    out = root.with_name(f"{root.name}.pre-rerun")
+    staging.take(out)
+    staging.lock_of(out).unlink()
+    put(staging.lock_of(out), dead())
+    assert run("recover", root).returncode == 0
+    assert tree_hash(root.parent) == before
+
+
+def cut(root: Path) -> None:
+    """A migration in place, killed in the middle of its swap."""
+    code = (
+        "import os, sys; from ckptmigrate import journal, migrate; real = journal._groups; "
+        "journal._groups = lambda names: os.kill(os.getpid(), 9) if len(names) > 3 and "
+        "os.path.exists(journal.stage_of(path) / 'old/metadata.json') else real(names); "
+        "from pathlib import Path; path = Path(sys.argv[2]); "
+        "migrate(sys.argv[1], to='pre-rerun', in_place=True)"
+    )
+    words = [sys.executable, "-c", code, str(root), str(checkpoint_of(root))]
+    assert subprocess.run(words, check=False).returncode == -9
+    assert not (checkpoint_of(root) / "metadata.json").exists()
+
+
+def test_verbs_that_change_it_recover_first_and_say_so(copy: Copy, run: Run) -> None:
+    root = copy(SAMPLE)
+    before = tree_hash(root)
+    cut(root)
+    half = tree_hash(root)
+    for words in (["inspect"], ["check"], ["upgrade", "--dry-run"], ["undo", "--dry-run"]):
+        refused(run(words[0], root, *words[1:]), "did not finish", "ckptmigrate recover")
+    assert tree_hash(root) == half
+    done = run("upgrade", root, "--in-place")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == (
+        f"{checkpoint_of(root)}: rolled back; the checkpoint is as it was before the migration"
+    )
+    assert tree_hash(root) == before
+    cut(root)
+    migrate(root, to="common-state", in_place=True)
+    assert tree_hash(root) == before
+
+
+@pytest.mark.parametrize("name", [".ckptmigrate", ".ckptmigrate/stage", ".ckptmigrate/stage/old"])
+def test_a_linked_journal_moves_and_removes_nothing_elsewhere(
+    name: str, copy: Copy, run: Run, tmp_path: Path
+) -> None:
+    """A checkpoint from a stranger, whose journal lies in somebody's home."""
+    root = copy(SAMPLE)
+    home = tmp_path / "home"
+    (home / "stage" / "old").mkdir(parents=True)
+    (home / "0001").mkdir()
+    (home / "0001" / "diary").write_text("dear diary")
+    (home / "stage" / "journal.json").write_text('{"files": {}}')
+    (home / "journal.json").write_text('{"files": {}}')
+    place = checkpoint_of(root) / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(home)
+    before = tree_hash(tmp_path)
+    refused(run("recover", root), "is a link")
+    refused(run("downgrade", root, "--to", "pre-rerun", "--in-place"), "is a link")
+    assert tree_hash(tmp_path) == before
+
+
+def test_originals_that_no_sidecar_tells_of_are_kept(copy: Copy) -> None:
+    root = copy(SAMPLE)
+    migrate(root, to="pre-rerun", in_place=True)
+    (checkpoint_of(root) / "ckptmigrate.json").unlink()
+    before = tree_hash(root)
+    with pytest.raises(DestinationError, match=r"0001: holds originals that ckptmigrate\.json"):
+        migrate(root, to="common-state", in_place=True)
+    assert tree_hash(root) == before
+
+
+def test_a_checkpoint_that_changed_since_it_was_planned(copy: Copy) -> None:
+    from ckptmigrate import migration
+
+    root = copy(SAMPLE)
+    planned = migration.prepare(root, "pre-rerun", in_place=True)
+    shutil.copy(checkpoint_of(SAMPLES / "0.18.2-idle-tp2") / ".metadata", checkpoint_of(root))
+    before = tree_hash(root)
+    with pytest.raises(DestinationError, match=r"\.metadata was changed while"):
+        migration.carry_out(planned)
+    assert tree_hash(root) == before
