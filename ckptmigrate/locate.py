@@ -160,7 +160,8 @@ def tracker_text(root: Path) -> str | None:
 def _text(root: Path) -> str:
     """The text of the tracker file; of a long one, a part that leads nowhere."""
     content = LocalDirectory(root).read_range(TRACKER_FILE, 0, _LONGEST_TRACKER + 1)
-    return content.decode("ascii", "replace").strip()
+    text = content.decode("ascii", "replace")
+    return text.strip() if len(content) <= _LONGEST_TRACKER else text
 
 
 def _leads(text: str) -> bool:

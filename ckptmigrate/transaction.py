@@ -17,7 +17,7 @@ from typing import Final
 
 from ckptmigrate import journal, linking, locate, manifest, sidecar, staging
 from ckptmigrate.commands import command, shell
-from ckptmigrate.durable import remove, sync_directory, write
+from ckptmigrate.durable import overwrite, remove, sync_directory, write
 from ckptmigrate.errors import DamagedError, DestinationError
 from ckptmigrate.journal import Outcome
 from ckptmigrate.linking import Link
@@ -147,15 +147,8 @@ def repoint(root: Path, text: str, step: sidecar.Step) -> None:
             write(folder / tracker.name, tracker.read_bytes(), like=tracker)
             sync_directory(folder)
         # The sidecar first: a step that did not come to happen has another digest, and is no harm.
-        for path, content in (
-            (root / sidecar.FILE, sidecar.dump((*steps, step))),
-            (tracker, text.encode()),
-        ):
-            fresh = path.with_name(f".{path.name}.new-{os.getpid()}")
-            remove(fresh)
-            write(fresh, content, like=path)
-            os.rename(fresh, path)
-            sync_directory(root)
+        overwrite(root / sidecar.FILE, sidecar.dump((*steps, step)))
+        overwrite(tracker, text.encode())
 
 
 def _settle(path: Path) -> Outcome:

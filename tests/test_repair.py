@@ -422,8 +422,24 @@ def test_options_that_exclude_each_other(run: Run) -> None:
 
 def test_an_unfinished_migration_comes_first(copy: Callable[[str], Path], run: Run) -> None:
     root = copy(CORRUPT)
-    (checkpoint_of(root) / ".ckptmigrate" / "stage").mkdir(parents=True)
-    refused(run("repair", root, "--in-place"), "did not finish", "ckptmigrate recover")
+    stage = checkpoint_of(root) / ".ckptmigrate" / "stage"
+    stage.mkdir(parents=True)
+    refused(run("repair", root), "did not finish", "ckptmigrate recover")
+    done = run("repair", root, "--in-place")  # which recovers first, and says so
+    assert done.returncode == 0, done.stderr
+    assert "removed what was staged" in done.stdout.splitlines()[0]
+    assert not stage.exists()
+
+
+def test_what_a_cut_short_repair_of_a_tracker_leaves(copy: Callable[[str], Path], run: Run) -> None:
+    root = copy("0.17.1-idle-w1")
+    before = tree_hash(root)
+    left = root / ".latest_checkpointed_iteration.txt.ckptmigrate-new"
+    left.write_text("6")
+    done = run("recover", root)
+    assert done.returncode == 0, done.stderr
+    assert "removed what a repair of the tracker left" in done.stdout
+    assert tree_hash(root) == before
 
 
 def test_a_refused_migration_names_the_repair(run: Run) -> None:

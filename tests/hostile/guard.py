@@ -31,6 +31,7 @@ _HARMLESS = frozenset(
         "glob.glob/2",
         "signal.pthread_kill",
         "gc.get_objects",
+        "socket.gethostname",  # in a lock, of its owner
         "fcntl.ioctl",  # FICLONE into the destination, which an open has made
     }
 )
@@ -133,7 +134,11 @@ class Guard:
     def _below(path: Any, folders: tuple[str, ...]) -> bool:
         if isinstance(path, int):
             return bool(folders)
-        # The folder resolved, the name not: a link is made and renamed for itself.
-        folder, name = os.path.split(os.path.abspath(os.fsdecode(path)))
-        place = os.path.join(os.path.realpath(folder), name)
-        return any(f"{place}/".startswith(f"{os.path.realpath(f)}/") for f in folders)
+        place = _place(path)
+        return any(f"{place}/".startswith(f"{_place(folder)}/") for folder in folders)
+
+
+def _place(path: Any) -> str:
+    """A path with its folder resolved and its name not: a link is made and removed for itself."""
+    folder, name = os.path.split(os.path.abspath(os.fsdecode(path)))
+    return os.path.join(os.path.realpath(folder), name)

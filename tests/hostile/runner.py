@@ -22,6 +22,8 @@ from typing import Any
 
 from guard import Guard
 
+# What a lock tells of its owner: the running kernel, and when the process began.
+OWNER = ("/proc/sys/kernel/random/boot_id", f"/proc/{os.getpid()}/stat")
 GUARD = Guard()  # before ckptmigrate, so that its imports are seen too
 
 
@@ -69,7 +71,8 @@ def main() -> None:
                 continue
             GUARD.violations.clear()
             GUARD.allow(
-                read=[clean, job["root"]], write=stages(target) if verb == "downgrade" else []
+                read=[clean, job["root"], *OWNER],
+                write=stages(target) if verb == "downgrade" else [],
             )
             print(job["name"], verb, flush=True)  # the last line names what hangs
             GUARD.armed = True
@@ -100,8 +103,9 @@ def unpickle(data: bytes) -> tuple[int, str, str]:
 
 
 def stages(target: Path) -> list[str]:
-    """A destination, and the stage it is built in."""
-    return [str(target), str(target.with_name(f".{target.name}.ckptmigrate-stage-{os.getpid()}"))]
+    """A destination, the stage it is built in, and the lock of that."""
+    beside = (target.with_name(f".{target.name}.ckptmigrate-{what}") for what in ("stage", "lock"))
+    return [str(target), *map(str, beside)]
 
 
 main()
