@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import zipfile
@@ -456,8 +457,9 @@ def test_a_source_of_somebody_else(readable: bool, copy: Copy, tmp_path: Path) -
     out = tmp_path / "mine"
     out.mkdir()
     os.chown(out, user, -1)
-    for path in (tmp_path.parent.parent, tmp_path.parent, tmp_path):
-        path.chmod(0o755)
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_uid == os.geteuid() and not path.stat().st_mode & stat.S_IXOTH:
+            path.chmod(0o755)  # also the folders of pytest itself, more of them in parallel runs
     payload = checkpoint_of(root) / "__1_0.distcp"
     payload.chmod(0o444 if readable else 0o000)
     os.utime(payload, ns=(10**18, 10**18))
