@@ -1,4 +1,4 @@
-"""What the verbs share: how to speak, options that many have, a progress bar."""
+"""How the verbs speak: lines, JSON, colours, a progress bar."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @dataclass
@@ -53,38 +50,6 @@ def _styled(line: str, *, first: bool) -> str:
     if sign[1:] == " " and sign[0] in _SIGNS:
         return click.style(line, fg=_SIGNS[sign[0]])
     return line
-
-
-def _set_output(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-    if value and parameter.name == "as_json":
-        output.json = True
-    elif value and parameter.name == "verbose":
-        output.verbose = True
-    elif value:
-        output.color = False
-
-
-def output_options(command: Command) -> Command:
-    """--json, -v and --no-color, which every verb has."""
-    for flags, text in (
-        (("--no-color", "no_color"), "Never colour the output."),
-        (("-v", "--verbose", "verbose"), "Show a traceback with an error."),
-        (("--json", "as_json"), "Print JSON with documented keys."),
-    ):
-        command = click.option(
-            *flags, is_flag=True, expose_value=False, callback=_set_output, help=text
-        )(command)
-    return command
-
-
-path = click.argument("path", type=click.Path(path_type=Path, readable=False))
-iteration = click.option("--iteration", type=int, metavar="N", help="Of a root, this iteration.")
-every = click.option("--all", "every", is_flag=True, help="Of a root, every iteration.")
-
-
-def check_choice(iteration: int | None, *, every: bool) -> None:
-    if every and iteration is not None:
-        raise click.UsageError("--all and --iteration exclude each other.")
 
 
 @contextlib.contextmanager

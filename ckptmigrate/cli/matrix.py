@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 
 from ckptmigrate import matrix_text
-from ckptmigrate.console import output, output_options
+from ckptmigrate.cli import options
+from ckptmigrate.cli.console import output
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.matrix import Cell, Matrix
 
@@ -42,7 +43,7 @@ _facts = click.option(
     metavar="FILE",
     help="Write it as one page that needs no network.",
 )
-@output_options
+@options.output_options
 @click.pass_context
 def matrix(
     context: click.Context,
@@ -122,7 +123,7 @@ def _tell(found: Matrix, cells: list[Cell]) -> None:
 @click.option("--torch", default="2.13.0", show_default=True, metavar="V", help="The torch of it.")
 @click.option("--source", default="the package index", show_default=True, help="How it is known.")
 @_facts
-@output_options
+@options.output_options
 def add(release: str, torch: str, source: str, facts: Path) -> None:
     """Open the matrix for a release: a reader, and a writer whose cells `run --update` measures.
 
@@ -172,7 +173,7 @@ def add(release: str, torch: str, source: str, facts: Path) -> None:
 @click.option("--reader", "only", multiple=True, metavar="RELEASE", help="This reader alone.")
 @click.option("--writer", "writers", multiple=True, metavar="RELEASE", help="This writer alone.")
 @click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="This scenario alone.")
-@output_options
+@options.output_options
 def run(
     readers: Path,
     samples: Path,

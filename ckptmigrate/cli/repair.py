@@ -1,4 +1,4 @@
-"""The verbs that look after a checkpoint: verify and repair."""
+"""The verb `repair`: make a checkpoint resume again where only metadata is wrong."""
 
 from __future__ import annotations
 
@@ -7,81 +7,16 @@ from pathlib import Path
 
 import click
 
-from ckptmigrate import console, recovery, render, repairing, verifying
-from ckptmigrate.console import output
+from ckptmigrate import recovery, render, repairing
+from ckptmigrate.cli import console, options
+from ckptmigrate.cli.console import output
 from ckptmigrate.linking import Link
 from ckptmigrate.repairing import Wanted
 from ckptmigrate.topology import Given
-from ckptmigrate.verifying import roots
-from ckptmigrate.verifying.loading import require_torch
-
-_known = click.option(
-    "--known", multiple=True, metavar="SYMBOL",
-    help="A symbol in its pickles that you vouch for, such as nemo.core.Config.",
-)  # fmt: skip
-_hash = click.option(
-    "--hash", "hashed", is_flag=True, help="Hash payload files against integrity.json, too."
-)
 
 
 @click.command()
-@console.path
-@console.iteration
-@console.every
-@click.option("--load", is_flag=True, help="Read every tensor with torch, too.")
-@_hash
-@_known
-@click.option("--full", is_flag=True, help="Do not cut long lists.")
-@console.output_options
-def verify(
-    path: Path,
-    iteration: int | None,
-    every: bool,
-    load: bool,
-    hashed: bool,
-    known: tuple[str, ...],
-    full: bool,
-) -> None:
-    """Say everything that is wrong with a checkpoint, and what to do.
-
-    Checked are byte ranges, chunks, the tables of .metadata, plans, the rerun state, sharded
-    objects and the symbols they name, integrity.json, and, given a root, its tracker file.
-    Nothing is written. Exit status 1 where there is an error; warnings and notes are allowed.
-
-    Example: ckptmigrate verify checkpoints/run --all
-    """
-    console.check_choice(iteration, every=every)
-    if load:
-        require_torch()
-    with console.progress("verifying", _total(path, iteration, every, load + hashed)) as progress:
-        found = verifying.verify(
-            path,
-            load=load,
-            hashed=hashed,
-            iteration=iteration,
-            every=every,
-            known=known,
-            progress=progress if load or hashed else None,
-        )
-    if output.json:
-        output.object(found.as_json())
-    else:
-        output.lines(render.verification(found, full=full))
-    if not found.clean:
-        raise SystemExit(1)
-
-
-def _total(path: Path, iteration: int | None, every: bool, passes: int) -> int:
-    """How many payload bytes will be read, in that many passes."""
-    if not passes:
-        return 0
-    chosen = roots.choose(path, iteration=iteration, every=every)
-    sizes = (file.stat().st_size for each in chosen.checkpoints for file in each.glob("*.distcp"))
-    return passes * sum(sizes)
-
-
-@click.command()
-@console.path
+@options.path
 @click.option(
     "-o",
     "--output",
@@ -117,11 +52,11 @@ def _total(path: Path, iteration: int | None, every: bool, passes: int) -> int:
     metavar="N",
     help="Ranks of the job, where args do not tell.",
 )
-@_hash
-@_known
-@console.every
-@console.iteration
-@console.output_options
+@options.hashed
+@options.known
+@options.every
+@options.iteration
+@options.output_options
 def repair(
     path: Path,
     destination: Path | None,
@@ -148,7 +83,7 @@ def repair(
         raise click.UsageError("--in-place and -o exclude each other.")
     if rebuild and drop:
         raise click.UsageError("--rebuild-sentinel and --drop-rerun exclude each other.")
-    console.check_choice(iteration, every=every)
+    options.check_choice(iteration, every=every)
     wanted = Wanted(rebuild, drop, Given(world_size), known, hashed)
     recovered = recovery.in_place(path) if in_place and not dry_run else {}
     prepared = repairing.prepare(

@@ -1,0 +1,97 @@
+"""The verb `check`: predict whether a job of a release resumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ckptmigrate import advice, checking, locate, render
+from ckptmigrate.cli import options
+from ckptmigrate.cli.console import output
+from ckptmigrate.readers import reader, readers
+from ckptmigrate.reading import read
+from ckptmigrate.rerun import MODE_OF_ARGUMENT
+from ckptmigrate.storage import LocalDirectory
+
+
+@click.command()
+@options.path
+@click.option("--reader", "release", metavar="RELEASE", help="Ask this release alone.")
+@click.option("--torch", metavar="V", help="The reader's torch. Default: the release's usual one.")
+@click.option("--strict", is_flag=True, help="Short for --strictness raise_all.")
+@click.option(
+    "--strictness",
+    type=click.Choice(checking.STRICTNESS),
+    default=checking.DEFAULT_STRICTNESS,
+    show_default=True,
+    help="The job's --dist-ckpt-strictness.",
+)
+@click.option("--job-tp", type=click.IntRange(min=1), metavar="N", help="The job's TP.")
+@click.option("--job-pp", type=click.IntRange(min=1), metavar="N", help="The job's PP.")
+@click.option("--job-cp", type=click.IntRange(min=1), metavar="N", help="The job's CP.")
+@click.option("--job-world", type=click.IntRange(min=1), metavar="N", help="The job's world size.")
+@click.option(
+    "--rerun-mode",
+    type=click.Choice(sorted(MODE_OF_ARGUMENT)),
+    default="validate_results",
+    show_default=True,
+    help="The job's --rerun-mode.",
+)
+@click.option("--finetune", is_flag=True, help="The job runs with --finetune.")
+@click.option("--no-load-optim", is_flag=True, help="The job runs with --no-load-optim.")
+@click.option("--no-load-rng", is_flag=True, help="The job runs with --no-load-rng.")
+@options.iteration
+@options.output_options
+def check(
+    path: Path,
+    release: str | None,
+    torch: str | None,
+    strict: bool,
+    strictness: str,
+    job_tp: int | None,
+    job_pp: int | None,
+    job_cp: int | None,
+    job_world: int | None,
+    rerun_mode: str,
+    finetune: bool,
+    no_load_optim: bool,
+    no_load_rng: bool,
+    iteration: int | None,
+) -> None:
+    """Predict, without the release at hand, whether a job of it resumes.
+
+    By default the job has the topology of the checkpoint, reruns enabled and Megatron's default
+    strictness. Without --reader, one line per release. Exit status 1 where the release, or any
+    of them, does not resume.
+
+    Example: ckptmigrate check checkpoints/run --reader 0.13.1
+    """
+    from ckptmigrate.releases import compat
+
+    found = read(LocalDirectory(locate.locate(path, iteration=iteration).checkpoints[0]))
+    job = checking.Job(
+        tensor=job_tp,
+        pipeline=job_pp,
+        context=job_cp,
+        world=job_world,
+        rerun_mode=rerun_mode,
+        finetune=finetune,
+        no_load_optim=no_load_optim,
+        no_load_rng=no_load_rng,
+        strictness=checking.RAISE_ALL if strict else strictness,
+    )
+    asked = [reader(release, compat(), torch)] if release else readers(compat(), torch)
+    verdicts = [checking.check(found, each, job) for each in asked]
+    if release:
+        advised = advice.advise(found, verdicts[0], job)
+        if output.json:
+            output.object({**verdicts[0].as_json(), "fix": advised.as_json()})
+        else:
+            output.lines(render.verdict(found.manifest.path, verdicts[0], advised))
+    elif output.json:
+        output.object([verdict.as_json() for verdict in verdicts])
+    else:
+        output.lines(render.verdicts(found.manifest.path, verdicts))
+    if not all(verdict.resumes for verdict in verdicts):
+        raise SystemExit(1)

@@ -1,0 +1,151 @@
+"""The verbs that migrate: upgrade and downgrade."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from ckptmigrate import migration, recovery, versions
+from ckptmigrate.cli import console, options
+from ckptmigrate.cli.carrying_out import carry_out
+from ckptmigrate.converting import LOSSES
+from ckptmigrate.linking import Link
+from ckptmigrate.topology import Given
+
+
+def _migration_options(command: options.Command) -> options.Command:
+    links = click.Choice([link.value for link in Link])
+    for option in (
+        click.option(
+            "-o", "--output", type=click.Path(path_type=Path, readable=False), metavar="DEST",
+            help="The root to create. Default: PATH.<target> beside PATH.",
+        ),
+        click.option("--in-place", is_flag=True, help="Change PATH itself."),
+        click.option("--dry-run", is_flag=True, help="Print the plan and write nothing."),
+        click.option(
+            "--link", type=links, default=Link.AUTO.value, show_default=True,
+            help="How payload files get into DEST. auto: reflink, else hardlink, else copy.",
+        ),
+        click.option(
+            "--hash", "hash_payload", is_flag=True,
+            help="Read all payload, and refuse where it is not as integrity.json says.",
+        ),
+        click.option(
+            "--allow-loss", multiple=True, type=click.Choice(sorted(LOSSES)),
+            help="Accept a named loss. "
+            + " ".join(f"{name}: {text}." for name, text in LOSSES.items()),
+        ),
+        click.option(
+            "--torch", metavar="V",
+            help="The reader's torch, for a release. Default: the one the release usually has.",
+        ),
+        click.option(
+            "--native", is_flag=True,
+            help="Give a release its own layout, even where it needs less.",
+        ),
+        click.option(
+            "--strict", is_flag=True,
+            help="Make a release resume under --dist-ckpt-strictness raise_all, too.",
+        ),
+        click.option(
+            "--world-size", type=click.IntRange(min=1), metavar="N",
+            help="Ranks of the job, where args do not tell.",
+        ),
+        click.option(
+            "--tensor-parallel", type=click.IntRange(min=1), metavar="N",
+            help="Tensor parallel size, where args do not tell.",
+        ),
+        click.option(
+            "--pipeline-parallel", type=click.IntRange(min=1), metavar="N",
+            help="Pipeline parallel size, where args do not tell.",
+        ),
+        options.every,
+        options.iteration,
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+_TO_HELP: Final = (
+    f"A layout ({', '.join(layout.ID for layout in versions.LAYOUTS)}), a release such as 0.13.1 "
+    "or 0.16, which gets the least that it needs to resume, or "
+    f"{versions.UNIVERSAL}: sharded-rerun, idle, which every release from 0.9 on reads. Readers "
+    "that run with --dist-ckpt-strictness raise_all want no rerun entry at all, but for 0.10 "
+    "and 0.11: give those pre-rerun or none-emitting."
+)
+
+
+@click.command()
+@options.path
+@click.option(
+    "--to", default=versions.NEWEST.ID, show_default=True, metavar="TARGET", help=_TO_HELP
+)
+@_migration_options
+@options.output_options
+def upgrade(path: Path, to: str, **options: Any) -> None:
+    """Make a checkpoint readable by a newer release.
+
+    Example: ckptmigrate upgrade checkpoints/run --to common-state
+    """
+    _migrate("upgrade", path, to, **options)
+
+
+@click.command()
+@options.path
+@click.option("--to", required=True, metavar="TARGET", help=_TO_HELP)
+@_migration_options
+@options.output_options
+def downgrade(path: Path, to: str, **options: Any) -> None:
+    """Make a checkpoint readable by an older release.
+
+    Example: ckptmigrate downgrade checkpoints/run --to split-rerun
+    """
+    _migrate("downgrade", path, to, **options)
+
+
+def _migrate(
+    verb: str,
+    path: Path,
+    to: str,
+    *,
+    output: Path | None,
+    in_place: bool,
+    dry_run: bool,
+    link: str,
+    hash_payload: bool,
+    allow_loss: tuple[str, ...],
+    world_size: int | None,
+    tensor_parallel: int | None,
+    pipeline_parallel: int | None,
+    torch: str | None,
+    native: bool,
+    strict: bool,
+    every: bool,
+    iteration: int | None,
+) -> None:
+    if in_place and output is not None:
+        raise click.UsageError("--in-place and -o exclude each other.")
+    options.check_choice(iteration, every=every)
+    recovered = recovery.in_place(path) if in_place and not dry_run else {}
+    with console.progress("hashing", None) as progress:
+        prepared = migration.prepare(
+            path,
+            to,
+            verb=verb,
+            output=output,
+            in_place=in_place,
+            iteration=iteration,
+            every=every,
+            allowed=allow_loss,
+            given=Given(world_size, tensor_parallel, pipeline_parallel),
+            torch=torch,
+            native=native,
+            strict=strict,
+            hash_payload=hash_payload,
+            progress=progress if hash_payload else None,  # small files take no time
+        )
+    prepared = replace(prepared, recovered=recovered)
+    carry_out(prepared, dry_run=dry_run, link=Link(link))

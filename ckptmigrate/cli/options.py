@@ -1,0 +1,54 @@
+"""Arguments and options that several verbs have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ckptmigrate.cli.console import output
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _set_output(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and parameter.name == "as_json":
+        output.json = True
+    elif value and parameter.name == "verbose":
+        output.verbose = True
+    elif value:
+        output.color = False
+
+
+def output_options(command: Command) -> Command:
+    """--json, -v and --no-color, which every verb has."""
+    for flags, text in (
+        (("--no-color", "no_color"), "Never colour the output."),
+        (("-v", "--verbose", "verbose"), "Show a traceback with an error."),
+        (("--json", "as_json"), "Print JSON with documented keys."),
+    ):
+        command = click.option(
+            *flags, is_flag=True, expose_value=False, callback=_set_output, help=text
+        )(command)
+    return command
+
+
+path = click.argument("path", type=click.Path(path_type=Path, readable=False))
+iteration = click.option("--iteration", type=int, metavar="N", help="Of a root, this iteration.")
+every = click.option("--all", "every", is_flag=True, help="Of a root, every iteration.")
+
+
+def check_choice(iteration: int | None, *, every: bool) -> None:
+    if every and iteration is not None:
+        raise click.UsageError("--all and --iteration exclude each other.")
+
+
+known = click.option(
+    "--known", multiple=True, metavar="SYMBOL",
+    help="A symbol in its pickles that you vouch for, such as nemo.core.Config.",
+)  # fmt: skip
+hashed = click.option(
+    "--hash", "hashed", is_flag=True, help="Hash payload files against integrity.json, too."
+)

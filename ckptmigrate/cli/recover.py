@@ -1,0 +1,36 @@
+"""The verb `recover`: clean up after a migration that did not finish."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from ckptmigrate import recovery, render
+from ckptmigrate.cli import options
+from ckptmigrate.cli.console import output
+from ckptmigrate.printable import printable
+
+
+@click.command()
+@options.path
+@click.option(
+    "--break-lock", is_flag=True, help="State that a run which cannot be seen from here is over."
+)
+@options.output_options
+def recover(path: Path, break_lock: bool) -> None:
+    """Clean up after a migration that did not finish.
+
+    In place, it is rolled back, or forward once it was committed. Out of place, what it had staged
+    beside PATH is removed. PATH is a checkpoint directory, a root, whose checkpoints are all looked
+    at, or a destination.
+
+    Example: ckptmigrate recover checkpoints/run
+    """
+    done = recovery.recover(path, break_lock=break_lock)
+    if output.json:
+        output.object({"recovered": {str(each): what for each, what in done.items()}})
+    else:
+        lines = render.recovered(done)
+        output.lines(lines or [printable(f"{os.path.abspath(path)}: nothing to recover")])

@@ -1,0 +1,31 @@
+"""The verb `undo`: take the last migration in place back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from ckptmigrate import migration, recovery
+from ckptmigrate.cli import options
+from ckptmigrate.cli.carrying_out import carry_out
+
+
+@click.command()
+@options.path
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@options.every
+@options.iteration
+@options.output_options
+def undo(path: Path, dry_run: bool, every: bool, iteration: int | None) -> None:
+    """Take back the last migration in place, byte for byte.
+
+    Again and again, as far as the sidecar tells. Refused where a file was changed since.
+
+    Example: ckptmigrate undo checkpoints/run
+    """
+    options.check_choice(iteration, every=every)
+    recovered = {} if dry_run else recovery.in_place(path)
+    prepared = migration.prepare_undo(path, iteration=iteration, every=every)
+    carry_out(replace(prepared, recovered=recovered), dry_run=dry_run)
