@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Final
 
 from ckptmigrate import lock, manifest, metadata, sidecar
+from ckptmigrate.change import Change
 from ckptmigrate.commands import command
 from ckptmigrate.durable import remove, sync_directory, write
 from ckptmigrate.errors import DamagedError, DestinationError
-from ckptmigrate.planning import Plan
 from ckptmigrate.sidecar import FileState, digest
 from ckptmigrate.storage import LocalDirectory
 
@@ -58,12 +58,14 @@ class Swap:
         stage: where the new files are written.
         new: name -> bytes of every file that comes in; metadata.json always, as it commits.
         files: name -> digests, of every file that goes or comes.
+        hidden: whether the directory is nothing to a reader meanwhile (Change.marks).
     """
 
     path: Path
     stage: Path
     new: Mapping[str, bytes]
     files: Mapping[str, FileState]
+    hidden: bool
 
 
 def stage_of(path: Path) -> Path:
@@ -138,21 +140,22 @@ def _check_own(path: Path) -> None:
             raise DamagedError("is a link, and no folder of ckptmigrate", path=folder)
 
 
-def prepare(plan: Plan) -> Swap:
-    """Make the stage of a migration in place, under its lock.
+def prepare(change: Change) -> Swap:
+    """Make the stage of a change in place, under its lock.
 
     Raises:
         DestinationError: the checkpoint is not as it was planned from, or one did not finish.
         OSError: the stage cannot be made.
     """
-    path = plan.path
+    path = change.path
+    _check_no_links(path, (*change.files, *change.marks))
     check = LocalDirectory(path)
-    for name, planned in plan.before.items():
+    for name, planned in change.before.items():
         if _digest(check, name) != planned:
             raise DestinationError(
                 f"{name} was changed while the migration was planned", path=path, fix="run it again"
             )
-    _check_originals(path, plan)
+    _check_originals(path)
     stage = stage_of(path)
     try:
         stage.mkdir()
@@ -160,19 +163,29 @@ def prepare(plan: Plan) -> Swap:
         check_whole(path)
         raise
     sync_directory(stage.parent)  # without a stage `recover` would leave new originals alone
-    new = {name: content for name, content in plan.files.items() if content is not None}
-    if plan.sidecar is not None:
-        new[sidecar.FILE] = plan.sidecar
-    # Both go and come in any case: they make the checkpoint one.
-    for name in (manifest.MARKER_FILE, metadata.FILE):
-        if name not in plan.files:
+    new = {name: content for name, content in change.files.items() if content is not None}
+    if change.sidecar is not None:
+        new[sidecar.FILE] = change.sidecar
+    for name in change.marks:
+        if name not in change.files:
             new[name] = check.read(name)
-    names = sorted({*plan.files, *new, sidecar.FILE})
+    names = sorted({*change.files, *new, sidecar.FILE})
     files = {name: FileState(_digest(check, name), digest(new.get(name))) for name in names}
-    return Swap(path, stage, new, files)
+    return Swap(path, stage, new, files, hidden=bool(change.marks))
 
 
-def _check_originals(path: Path, plan: Plan) -> None:
+def _check_no_links(path: Path, names: Collection[str]) -> None:
+    """What a link leads to is not the checkpoint's own: it may be a cache's, or another root's."""
+    for name in sorted(set(names)):
+        if (path / name).is_symlink():
+            raise DestinationError(
+                f"{name} is a link, to {os.readlink(path / name)}, and is not replaced in place",
+                path=path,
+                fix="leave --in-place out; the result then has a file of its own",
+            )
+
+
+def _check_originals(path: Path) -> None:
     told = len(sidecar.load(LocalDirectory(path)))
     stray = [folder for folder in _originals(path) if folder.name > _number(told)]
     if stray:
@@ -206,12 +219,19 @@ def begin(swap: Swap) -> None:
 
 
 def perform(swap: Swap) -> None:
-    """Old files out, new files in; the marker is the first to go and the last to come."""
+    """Old files out, new files in; the marker is the first to go and the last to come.
+
+    Where nothing marks the directory, a file is there at every moment: a job that finds no tracker
+    file begins from random weights (_load_base_checkpoint, megatron/training/checkpointing.py).
+    """
     old = swap.stage / _OLD
     gone = [name for name, state in swap.files.items() if state.before is not None]
     for names in reversed(_groups(gone)):
         for name in reversed(names):
-            os.rename(swap.path / name, old / name)
+            if swap.hidden:
+                os.rename(swap.path / name, old / name)
+            else:
+                write(old / name, (swap.path / name).read_bytes(), like=swap.path / name)
         _sync(swap.path, old)
     for names in _groups(swap.new):
         for name in names:
@@ -223,7 +243,7 @@ def _groups(names: Collection[str]) -> list[list[str]]:
     """Names in the order of coming: the first group is on disk before the marker moves."""
     marker = manifest.MARKER_FILE
     rest = sorted(set(names) - {marker}, key=lambda name: (name == metadata.FILE, name))
-    return [rest, [marker]]
+    return [rest, [marker]] if marker in names else [rest]
 
 
 def _sync(*folders: Path) -> None:

@@ -13,6 +13,7 @@ from typing import BinaryIO, Final
 
 from ckptmigrate.durable import sync_directory
 from ckptmigrate.errors import DestinationError
+from ckptmigrate.manifest import METADATA_FILES
 from ckptmigrate.storage import leads_out, unreadable
 
 
@@ -35,8 +36,9 @@ class Link(str, Enum):
 
 _FICLONE: Final = 0x40049409  # linux/fs.h
 _PIECE: Final = 16 * 1024 * 1024  # bytes copied at a time
-# Smaller files than this are copied in any case, unless they are payload: they cost nothing,
-# and people edit them (metadata.json, run_config.yaml), which must not reach the source.
+# Smaller files than this are copied in any case, unless they are payload: they cost nothing, and
+# people edit them (run_config.yaml), which must not reach the source. Nor may a job that saves
+# again, so that metadata is copied whatever its size.
 _SMALL: Final = 1024 * 1024
 _PAYLOAD_SUFFIX: Final = ".distcp"
 _CANNOT: Final = {
@@ -85,10 +87,10 @@ class Carrier:
                 os.mkdir(there)
                 self.carry_directory(here, there)
                 shutil.copystat(here, there)
-            elif item.name.endswith(_PAYLOAD_SUFFIX) or item.stat().st_size >= _SMALL:
-                self._carry_file(here, there)
-            else:
+            elif item.name in METADATA_FILES or not _is_large(item):
                 _copy(here, there, lambda _: None)
+            else:
+                self._carry_file(here, there)
         sync_directory(target)
 
     def _carry_file(self, source: Path, target: Path) -> None:
@@ -112,6 +114,10 @@ class Carrier:
             path=source,
             fix="use --link auto, or a destination on the file system of the source",
         ) from refusal
+
+
+def _is_large(item: os.DirEntry[str]) -> bool:
+    return item.name.endswith(_PAYLOAD_SUFFIX) or item.stat().st_size >= _SMALL
 
 
 def _reason(error: OSError) -> str:

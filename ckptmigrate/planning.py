@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate import diffing, integrity, manifest, optimizer, rng, sidecar, versions
+from ckptmigrate import diffing, integrity, manifest, metadata, optimizer, rng, sidecar, versions
+from ckptmigrate.change import Change
 from ckptmigrate.commands import command
 from ckptmigrate.converting import (
     FAULT_CONTEXT,
@@ -83,6 +84,20 @@ class Plan:
     def changes_nothing(self) -> bool:
         """Whether the checkpoint is as asked for already."""
         return not self.files
+
+    @property
+    def change(self) -> Change:
+        """What it comes to in place."""
+        return Change(
+            self.path,
+            self.files,
+            self.sidecar,
+            self.originals,
+            self.originals_folder,
+            self.kept_steps,
+            self.before,
+            marks=(manifest.MARKER_FILE, metadata.FILE),
+        )
 
 
 def plan(

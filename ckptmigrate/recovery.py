@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptmigrate import journal, lock, sidecar, staging
+from ckptmigrate import journal, lock, staging
 from ckptmigrate.commands import command
-from ckptmigrate.durable import new_of, remove
 from ckptmigrate.errors import CkptMigrateError, DestinationError
-from ckptmigrate.locate import TRACKER_FILE
 from ckptmigrate.lock import Holder
 
 
@@ -87,12 +85,6 @@ def _in_place(path: Path, found: _Found, *, break_lock: bool) -> None:
             if journal.is_unfinished(checkpoint):
                 outcome = journal.recover(checkpoint, break_lock=break_lock)
                 found.done[checkpoint] = outcome.value
-    for name in (sidecar.FILE, TRACKER_FILE):  # of a root: a repair of its tracker
-        fresh = new_of(path / name)
-        if os.path.lexists(fresh):
-            with found.kept(path):
-                remove(fresh)
-                found.done[fresh] = "removed what a repair of the tracker left"
 
 
 def _destinations(path: Path) -> list[Path]:

@@ -1,14 +1,15 @@
 """Where the bytes of one checkpoint directory come from: list, read, read a range.
 
-Only regular files are opened, and links only where they lead to a file of the same name or stay
-in their directory: a checkpoint from a stranger decides neither what is opened nor how much of it
-is held in memory.
+Only regular files are opened, and links only where they lead to a file of the same name, to one
+that is named by its content, or stay in their directory: a checkpoint from a stranger decides
+neither what is opened nor how much of it is held in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,11 @@ from ckptmigrate.errors import DamagedError
 # Of what is held in memory at once, in bytes. A `.metadata` of a million entries has 432 MB.
 LARGEST_PART: Final = 4 * 1024**3
 LARGEST_JSON: Final = 32 * 1024**2  # a digest in integrity.json takes some 100 bytes
+# A file named by its content, as caches keep it: `blobs/DIGEST` (huggingface_hub), `md5/ab/CDEF`
+# (DVC), `SHA256E-s1024--DIGEST.distcp` (git-annex). Nothing that is worth stealing is called so.
+_CONTENT_ADDRESS: Final = re.compile(
+    r"[0-9a-f]{30,128}|[A-Z0-9_]{3,12}-s\d+--[0-9a-f]{32,128}(\.\w{1,16})*", re.ASCII
+)
 
 
 class Directory(Protocol):
@@ -101,11 +107,15 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def leads_out(path: Path) -> bool:
-    """Whether a path is a link that leads out of its directory to a file of another name."""
+    """Whether a path is a link that leads out of its directory to what is no part of a checkpoint.
+
+    A file of the same name is one, and so may be a file that a cache named by its content.
+    """
     if not path.is_symlink():
         return False
     there, name = os.path.split(os.path.realpath(path))
-    return name != path.name and there != os.path.realpath(path.parent)
+    known = name == path.name or _CONTENT_ADDRESS.fullmatch(name)
+    return not known and there != os.path.realpath(path.parent)
 
 
 def check_link(path: Path) -> None:
@@ -118,7 +128,8 @@ def check_link(path: Path) -> None:
         raise DamagedError(
             f"is a link out of the checkpoint, to {os.path.realpath(path)}",
             path=path,
-            fix="put the file itself there; a link is followed only to a file of the same name",
+            fix="put the file itself there; a link is followed only to a file of the same name, or "
+            "of one that is a digest, as caches have it",
         )
 
 

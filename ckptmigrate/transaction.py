@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate import journal, linking, locate, manifest, sidecar, staging
+from ckptmigrate import journal, linking, locate, sidecar, staging
+from ckptmigrate.change import Change
 from ckptmigrate.commands import command, shell
-from ckptmigrate.durable import overwrite, remove, sync_directory, write
+from ckptmigrate.durable import sync_directory, write
 from ckptmigrate.errors import DamagedError, DestinationError
 from ckptmigrate.journal import Outcome
 from ckptmigrate.linking import Link
@@ -106,23 +107,7 @@ def rewrite(plan: Plan) -> None:
     """
     if plan.changes_nothing:
         return
-    path = plan.path
-    with _told(path, lambda: journal.is_unfinished(path)):
-        journal.take(path)
-        try:
-            swap = journal.prepare(plan)
-            for name, content in swap.new.items():
-                write(swap.stage / name, content, like=_like(plan, name))
-            _write_originals(plan, path)
-            # Looked at before it is swapped in: no reader ever sees what was not verified.
-            staged = {name: (swap.stage / name).read_bytes() for name in swap.new}
-            _verify(plan, Overlay(LocalDirectory(path), {**dict.fromkeys(plan.files), **staged}))
-            journal.begin(swap)
-            journal.perform(swap)
-        except BaseException as error:
-            _take_back(path, error)
-            raise
-    _finish(path, "rewritten", lambda: _settle(path))
+    _swap(plan.change, lambda written: _verify(plan, written))
 
 
 def repoint(root: Path, text: str, step: sidecar.Step) -> None:
@@ -134,21 +119,43 @@ def repoint(root: Path, text: str, step: sidecar.Step) -> None:
 
     Raises:
         DamagedError: the sidecar of the root cannot be read.
-        DestinationError: the root cannot be written; a reader finds the old tracker or the new.
+        DestinationError: as `rewrite`.
     """
-    steps = sidecar.load(LocalDirectory(root))
-    tracker = root / locate.TRACKER_FILE
-    with _told(root, lambda: False):
-        if tracker.exists():
-            folder = root / sidecar.folder(len(steps))
-            if folder.exists():  # left by an attempt that failed
-                remove(folder)
-            folder.mkdir(parents=True)
-            write(folder / tracker.name, tracker.read_bytes(), like=tracker)
-            sync_directory(folder)
-        # The sidecar first: a step that did not come to happen has another digest, and is no harm.
-        overwrite(root / sidecar.FILE, sidecar.dump((*steps, step)))
-        overwrite(tracker, text.encode())
+    directory, name = LocalDirectory(root), locate.TRACKER_FILE
+    steps = sidecar.load(directory)
+    before = directory.read(name) if name in directory.files() else None
+    change = Change(
+        path=root,
+        files={name: text.encode()},
+        sidecar=sidecar.dump((*steps, step)),
+        originals={} if before is None else {name: before},
+        originals_folder=sidecar.folder(len(steps)),
+        kept_steps=len(steps),
+        before={name: sidecar.digest(before)},
+        marks=(),
+    )
+    _swap(change, lambda written: _check_files(change, written))
+
+
+def _swap(change: Change, verify: Callable[[Directory], None]) -> None:
+    """Change small files in place, once what is staged was looked at."""
+    path = change.path
+    with _told(path, lambda: journal.is_unfinished(path)):
+        journal.take(path)
+        try:
+            swap = journal.prepare(change)
+            for name, content in swap.new.items():
+                write(swap.stage / name, content, like=_like(change, name))
+            _write_originals(change, path)
+            # Looked at before it is swapped in: no reader ever sees what was not verified.
+            staged = {name: (swap.stage / name).read_bytes() for name in swap.new}
+            verify(Overlay(LocalDirectory(path), {**dict.fromkeys(change.files), **staged}))
+            journal.begin(swap)
+            journal.perform(swap)
+        except BaseException as error:
+            _take_back(path, error)
+            raise
+    _finish(path, "rewritten", lambda: _settle(path))
 
 
 def _settle(path: Path) -> Outcome:
@@ -214,43 +221,45 @@ def _create_checkpoint(plan: Plan, target: Path, carrier: linking.Carrier) -> No
             carrier.carry_directory(plan.path / kept, target / kept)
     for name, content in plan.files.items():
         if content is not None:
-            write(target / name, content, like=_like(plan, name))
-    _write_originals(plan, target)
+            write(target / name, content, like=_like(plan.change, name))
+    _write_originals(plan.change, target)
     if plan.sidecar is not None:
-        write(target / sidecar.FILE, plan.sidecar, like=_like(plan, sidecar.FILE))
+        write(target / sidecar.FILE, plan.sidecar, like=_like(plan.change, sidecar.FILE))
     if (target / sidecar.FOLDER).is_dir():
         sync_directory(target / sidecar.FOLDER)
     sync_directory(target)
 
 
-def _write_originals(plan: Plan, target: Path) -> None:
-    if not plan.originals:
+def _write_originals(change: Change, target: Path) -> None:
+    if not change.originals:
         return
-    folder = target / plan.originals_folder
+    folder = target / change.originals_folder
     folder.mkdir(parents=True)
-    for name, content in plan.originals.items():
-        write(folder / name, content, like=plan.path / name)
+    for name, content in change.originals.items():
+        write(folder / name, content, like=change.path / name)
     sync_directory(folder)
 
 
-def _like(plan: Plan, name: str) -> Path:
+def _like(change: Change, name: str) -> Path | None:
     """The file whose permissions a new one gets: the one it replaces, or brings back, or any."""
-    kept = [plan.path / sidecar.folder(step) / name for step in range(plan.kept_steps, -1, -1)]
-    for place in (plan.path / name, *kept):
-        if place.is_file():
-            return place
-    return plan.path / manifest.MARKER_FILE
+    kept = [change.path / sidecar.folder(step) / name for step in range(change.kept_steps, -1, -1)]
+    others = [change.path / mark for mark in change.marks]
+    return next((p for p in (change.path / name, *kept, *others) if p.is_file()), None)
 
 
 def _verify(plan: Plan, written: Directory) -> None:
     """Look at what was written, as it reads back from disk, with the eyes of a reader."""
-    for name, content in plan.files.items():
-        found = written.read(name) if name in written.files() else None
-        if found != content:
-            raise DamagedError("does not read back as it was written", path=written.path / name)
+    _check_files(plan.change, written)
     reading = read(written)
     if plan.layout not in [layout.ID for layout in reading.layouts]:
         raise DamagedError(f"does not read back as {plan.layout}", path=written.path)
+
+
+def _check_files(change: Change, written: Directory) -> None:
+    for name, content in change.files.items():
+        found = written.read(name) if name in written.files() else None
+        if found != content:
+            raise DamagedError("does not read back as it was written", path=written.path / name)
 
 
 _WORDS: Final = {

@@ -221,6 +221,18 @@ def test_changed_files_are_fresh_and_payload_is_linked(link: Link, tmp_path: Pat
     assert tree_hash(source) == before
 
 
+def test_metadata_is_copied_whatever_its_size(copy: Copy, tmp_path: Path) -> None:
+    """A job that saves the iteration again may empty the file that is there."""
+    root = copy("0.17.1-idle-w1")  # what goes down to split-rerun and back leaves all as it is
+    ckptmigrate.migrate(root, to="split-rerun", in_place=True)
+    marker = checkpoint_of(root) / "metadata.json"
+    marker.write_bytes(marker.read_bytes() + b" " * 2**20)
+    ckptmigrate.migrate(root, to="pre-rerun", output=tmp_path / "out")
+    carried = checkpoint_of(tmp_path / "out") / "metadata.json"
+    assert carried.read_bytes() == marker.read_bytes()
+    assert not carried.samefile(marker)
+
+
 def test_symlinked_payload_is_carried(copy: Copy, tmp_path: Path) -> None:
     root = copy("0.18.2-idle-w1")
     payload = checkpoint_of(root) / "__0_0.distcp"
@@ -242,6 +254,38 @@ def test_a_link_to_a_file_of_another_name_is_no_payload(copy: Copy, tmp_path: Pa
     with pytest.raises(ckptmigrate.DamagedError, match="is a link out of the checkpoint"):
         ckptmigrate.migrate(root, to="pre-rerun", output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"blobs/{'0a' * 32}",  # huggingface_hub
+        f"files/md5/ab/{'c1' * 15}",  # DVC
+        f"SHA256E-s269512--{'7f' * 32}/SHA256E-s269512--{'7f' * 32}.distcp",  # git-annex
+    ],
+)
+def test_a_checkpoint_in_a_cache_is_migrated_out_of_place_alone(
+    copy: Copy, tmp_path: Path, address: str
+) -> None:
+    """Every file is a link to one that is named by its content; none of them is written to."""
+    root = copy("0.18.2-idle-w1")
+    checkpoint = checkpoint_of(root)
+    for number, path in enumerate(sorted(checkpoint.iterdir())):
+        kept = tmp_path / str(number) / address
+        kept.parent.mkdir(parents=True)
+        path.rename(kept)
+        path.symlink_to(os.path.relpath(kept, checkpoint))
+    before = tree_hash(tmp_path)
+    with pytest.raises(ckptmigrate.DestinationError, match="is a link") as refused:
+        ckptmigrate.migrate(root, to="pre-rerun", in_place=True)
+    assert "leave --in-place out" in str(refused.value)
+    assert tree_hash(tmp_path) == before
+    ckptmigrate.migrate(root, to="pre-rerun", output=tmp_path / "out")
+    result = checkpoint_of(tmp_path / "out")
+    assert (result / "__0_0.distcp").read_bytes() == (checkpoint / "__0_0.distcp").read_bytes()
+    assert not any(path.is_symlink() for path in result.iterdir())
+    shutil.rmtree(tmp_path / "out")
+    assert tree_hash(tmp_path) == before
 
 
 def test_new_payload_collides_with_none(copy: Copy, tmp_path: Path) -> None:

@@ -66,6 +66,16 @@ def _two_iterations(place: Path) -> None:
     (place / "run" / "latest_checkpointed_iteration.txt").write_text("5")
 
 
+def _corrupt(place: Path) -> None:
+    shutil.copytree(SAMPLES / "0.17.1-corrupt-tp2", place / "run", symlinks=True)
+
+
+def _astray(place: Path) -> None:
+    """The tracker names an iteration that is not there; the one before it is good."""
+    _sample(place)
+    (place / "run" / "latest_checkpointed_iteration.txt").write_text("9")
+
+
 def _migrated(place: Path) -> None:
     _with_extras(place)
     ckptmigrate.migrate(place / "run", to="split-rerun", in_place=True)
@@ -101,6 +111,8 @@ SCENARIOS = (
         for on in [(cut, _IN)]
     ),
     Scenario("recover of a stage", _with_extras, "recover {place}/out", "{place}/out", 0.5, _OUT),
+    Scenario("repair of a corrupt checkpoint", _corrupt, "repair {place}/run --in-place"),
+    Scenario("repair of a tracker", _astray, "repair {place}/run --in-place"),
     Scenario("in place after one that was cut", _migrated, _IN, "{place}/run", 0.6, _IN),
 )
 
