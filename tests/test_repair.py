@@ -431,17 +431,6 @@ def test_an_unfinished_migration_comes_first(copy: Callable[[str], Path], run: R
     assert not stage.exists()
 
 
-def test_what_a_cut_short_repair_of_a_tracker_leaves(copy: Callable[[str], Path], run: Run) -> None:
-    root = copy("0.17.1-idle-w1")
-    before = tree_hash(root)
-    left = root / ".latest_checkpointed_iteration.txt.ckptmigrate-new"
-    left.write_text("6")
-    done = run("recover", root)
-    assert done.returncode == 0, done.stderr
-    assert "removed what a repair of the tracker left" in done.stdout
-    assert tree_hash(root) == before
-
-
 def test_a_refused_migration_names_the_repair(run: Run) -> None:
     result = run("upgrade", SAMPLES / CORRUPT)
     refused(result, "is corrupt", "ckptmigrate repair", "--in-place")
