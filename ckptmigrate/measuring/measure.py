@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -365,10 +366,15 @@ def _fault_result(each: Checkpoint, release: str, *, kept: bool) -> str:
     return OK if same or matches(each.writer, _LASTING_SINCE) else STALE_FAULT
 
 
+# What torch 2.6+ says between the two is advice of a dozen lines, in bold letters.
+_ADVICE: Final = re.compile(r"(Weights only load failed\.).*?(Unsupported global: .*? by default\.).*")
+
+
 def _one_line(error: str, each: Checkpoint) -> str:
     """An error without the places of this machine, short enough for a table."""
     text = " ".join(error.split()).partition(" from '/")[0]
     text = text.replace(str(each.root), "CHECKPOINT").replace("\\n", " ")
+    text = _ADVICE.sub(r"\1 ... \2", text)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
