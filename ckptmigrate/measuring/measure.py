@@ -367,7 +367,9 @@ def _fault_result(each: Checkpoint, release: str, *, kept: bool) -> str:
 
 
 # What torch 2.6+ says between the two is advice of a dozen lines, in bold letters.
-_ADVICE: Final = re.compile(r"(Weights only load failed\.).*?(Unsupported global: .*? by default\.).*")
+_ADVICE: Final = re.compile(
+    r"(Weights only load failed\.).*?(Unsupported global: .*? by default\.).*"
+)
 
 
 def _one_line(error: str, each: Checkpoint) -> str:
