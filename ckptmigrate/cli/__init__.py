@@ -24,7 +24,6 @@ from ckptmigrate.cli.repair import repair
 from ckptmigrate.cli.undo import undo
 from ckptmigrate.cli.verify import verify
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.printable import printable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -85,5 +84,5 @@ def _fail(error: CkptMigrateError | str, status: int) -> NoReturn:
     if output.json:
         told = error if isinstance(error, CkptMigrateError) else CkptMigrateError(error)
         output.object({"error": told.as_json()})
-    click.echo(f"ckptmigrate: {printable(str(error))}", err=True)
+    output.lines([f"ckptmigrate: {error}"], err=True)
     sys.exit(status)

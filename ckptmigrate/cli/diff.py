@@ -16,7 +16,7 @@ from ckptmigrate.cli.console import output
 @click.argument("a", type=click.Path(path_type=Path, readable=False))
 @click.argument("b", type=click.Path(path_type=Path, readable=False))
 @options.iteration
-@click.option("--full", is_flag=True, help="Do not cut long lists.")
+@options.full
 @options.output_options
 def diff(a: Path, b: Path, iteration: int | None, full: bool) -> None:
     """Say what differs in meaning from checkpoint A to checkpoint B.

@@ -15,8 +15,9 @@ from ckptmigrate.cli.console import output
 @options.path
 @options.iteration
 @options.every
+@options.full
 @options.output_options
-def inspect(path: Path, iteration: int | None, every: bool) -> None:
+def inspect(path: Path, iteration: int | None, every: bool, full: bool) -> None:
     """Say what a checkpoint is: layout, writer, rerun state, sizes, history, anomalies.
 
     Exit status 1 where it is corrupt.
@@ -31,6 +32,6 @@ def inspect(path: Path, iteration: int | None, every: bool) -> None:
         output.object(shown if every else shown[0])
     else:
         for each in found:
-            output.lines(render.inspection(each))
+            output.lines(render.inspection(each, full=full))
     if not all(each.healthy for each in found):
         raise SystemExit(1)

@@ -8,6 +8,7 @@ import click
 
 from ckptmigrate.cli import options
 from ckptmigrate.cli.console import output
+from ckptmigrate.lines import Line
 
 
 @click.command()
@@ -23,10 +24,5 @@ def layouts() -> None:
     if output.json:
         output.object([asdict(row) for row in rows])
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("layout", "releases", "what it is", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(row.layout, row.releases, row.summary)
-    Console(no_color=output.color is False, highlight=False).print(table)
+    output.lines([Line("what it is", f"{'layout':17}{'releases':14}", style="bold")])
+    output.lines(Line(row.summary, f"{row.layout:17}{row.releases:14}") for row in rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from dataclasses import asdict
@@ -13,7 +12,7 @@ import click
 
 from ckptmigrate import matrix_text
 from ckptmigrate.cli import options
-from ckptmigrate.cli.console import output
+from ckptmigrate.cli.console import output, terminal_width
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.matrix import Cell, Matrix
 
@@ -85,10 +84,9 @@ def matrix(
     elif markdown:
         click.echo(matrix_text.markdown(found, scenarios))
     else:
-        width = shutil.get_terminal_size((80, 24)).columns
         for each in scenarios:
-            output.segments([*matrix_text.table(found, each, width), []])
-        output.segments([[(matrix_text.LEGEND, "")]])
+            output.segments([*matrix_text.table(found, each, terminal_width()), []])
+        output.lines([matrix_text.LEGEND])
 
 
 def _check(names: list[str], known: list[str], what: str) -> None:

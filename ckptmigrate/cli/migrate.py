@@ -62,6 +62,7 @@ def _migration_options(command: options.Command) -> options.Command:
             "--pipeline-parallel", type=click.IntRange(min=1), metavar="N",
             help="Pipeline parallel size, where args do not tell.",
         ),
+        options.full,
         options.every,
         options.iteration,
     ):  # fmt: skip
@@ -123,6 +124,7 @@ def _migrate(
     torch: str | None,
     native: bool,
     strict: bool,
+    full: bool,
     every: bool,
     iteration: int | None,
 ) -> None:
@@ -148,4 +150,4 @@ def _migrate(
             progress=progress if hash_payload else None,  # small files take no time
         )
     prepared = replace(prepared, recovered=recovered)
-    carry_out(prepared, dry_run=dry_run, link=Link(link))
+    carry_out(prepared, dry_run=dry_run, full=full, link=Link(link))

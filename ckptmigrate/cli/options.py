@@ -38,6 +38,7 @@ def output_options(command: Command) -> Command:
 path = click.argument("path", type=click.Path(path_type=Path, readable=False))
 iteration = click.option("--iteration", type=int, metavar="N", help="Of a root, this iteration.")
 every = click.option("--all", "every", is_flag=True, help="Of a root, every iteration.")
+full = click.option("--full", is_flag=True, help="Show long lists whole.")
 
 
 def check_choice(iteration: int | None, *, every: bool) -> None:

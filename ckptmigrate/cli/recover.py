@@ -10,7 +10,6 @@ import click
 from ckptmigrate import recovery, render
 from ckptmigrate.cli import options
 from ckptmigrate.cli.console import output
-from ckptmigrate.printable import printable
 
 
 @click.command()
@@ -32,5 +31,5 @@ def recover(path: Path, break_lock: bool) -> None:
     if output.json:
         output.object({"recovered": {str(each): what for each, what in done.items()}})
     else:
-        lines = render.recovered(done)
-        output.lines(lines or [printable(f"{os.path.abspath(path)}: nothing to recover")])
+        nothing = f"{os.path.abspath(path)}: nothing to recover"
+        output.lines(render.recovered(done) or [nothing])

@@ -54,6 +54,7 @@ from ckptmigrate.topology import Given
 )
 @options.hashed
 @options.known
+@options.full
 @options.every
 @options.iteration
 @options.output_options
@@ -68,6 +69,7 @@ def repair(
     world_size: int | None,
     hashed: bool,
     known: tuple[str, ...],
+    full: bool,
     every: bool,
     iteration: int | None,
 ) -> None:
@@ -98,7 +100,7 @@ def repair(
     if output.json:
         output.object(prepared.as_json(done=not dry_run, link=used))
         return
-    output.lines([*render.recovered(recovered), *render.repair(prepared)])
+    output.lines([*render.recovered(recovered), *render.repair(prepared, full=full)])
     if dry_run:
         click.echo("dry run: nothing was written")
     else:

@@ -20,7 +20,7 @@ from ckptmigrate.verifying.loading import require_torch
 @click.option("--load", is_flag=True, help="Read every tensor with torch, too.")
 @options.hashed
 @options.known
-@click.option("--full", is_flag=True, help="Do not cut long lists.")
+@options.full
 @options.output_options
 def verify(
     path: Path,
