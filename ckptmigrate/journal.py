@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Final
 
 from ckptmigrate import lock, manifest, metadata, sidecar
-from ckptmigrate.commands import command
+from ckptmigrate.commands import command, shell
 from ckptmigrate.durable import remove, sync_directory, write
-from ckptmigrate.errors import DamagedError, DestinationError
+from ckptmigrate.errors import DamagedError, DestinationError, Retry
 from ckptmigrate.planning import Plan
 from ckptmigrate.sidecar import FileState, digest
 from ckptmigrate.storage import LocalDirectory
@@ -135,7 +135,11 @@ def _check_own(path: Path) -> None:
     """A link would have `recover` move and remove files of somebody else."""
     for folder in (path / sidecar.FOLDER, stage_of(path), stage_of(path) / _OLD):
         if folder.is_symlink():
-            raise DamagedError("is a link, and no folder of ckptmigrate", path=folder)
+            raise DamagedError(
+                "is a link, and no folder of ckptmigrate",
+                path=folder,
+                fix=f"remove the link with `{shell('rm', folder)}`",
+            )
 
 
 def prepare(plan: Plan) -> Swap:
@@ -150,7 +154,10 @@ def prepare(plan: Plan) -> Swap:
     for name, planned in plan.before.items():
         if _digest(check, name) != planned:
             raise DestinationError(
-                f"{name} was changed while the migration was planned", path=path, fix="run it again"
+                f"{name} was changed while the migration was planned",
+                path=path,
+                fix="run it again",
+                retry=Retry(),
             )
     _check_originals(path, plan)
     stage = stage_of(path)
@@ -179,7 +186,8 @@ def _check_originals(path: Path, plan: Plan) -> None:
         raise DestinationError(
             f"holds originals that {sidecar.FILE} does not tell of",
             path=stray[0],
-            fix="move that folder out of the checkpoint",
+            fix="move that folder out of the checkpoint with "
+            f"`{shell('mv', stray[0], path.with_name(f'{path.name}.originals'))}`",
         )
 
 

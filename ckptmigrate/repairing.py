@@ -31,7 +31,7 @@ from ckptmigrate import (
 )
 from ckptmigrate.commands import command, shell
 from ckptmigrate.converting import FAULT_CONTEXT, Converted
-from ckptmigrate.errors import CorruptError, DamagedError, RefusedError
+from ckptmigrate.errors import CorruptError, DamagedError, RefusedError, Retry
 from ckptmigrate.linking import Link
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.migration import Migration
@@ -358,6 +358,7 @@ def _rebuilt(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...
             f"{current.layouts[0].ID} has no idle rerun state to rebuild",
             path=source.path,
             fix="leave --rebuild-sentinel out",
+            retry=Retry(leave_out=("--rebuild-sentinel",)),
         )
     iteration = source.iteration if record.iteration is None else record.iteration
     if iteration is None:

@@ -11,7 +11,7 @@ from typing import NoReturn
 import click
 
 import ckptmigrate
-from ckptmigrate.cli import options
+from ckptmigrate.cli import options, retrying
 from ckptmigrate.cli.check import check
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.diff import diff
@@ -49,7 +49,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)  # what is under way is taken back, as for Ctrl-C
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main(prog_name="ckptmigrate", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.exceptions.Abort:
@@ -58,6 +58,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except CkptMigrateError as error:
+        retrying.with_command(error, cli, sys.argv[1:])
         _fail(error, 1)
     except BrokenPipeError:
         # The reader of a pipe went away (`| head`): nothing is wrong, nothing more to say.

@@ -94,7 +94,7 @@ def _check(names: list[str], known: list[str], what: str) -> None:
         if name not in known:
             raise RefusedError(
                 f"there is no {what} {name!r} in the matrix (there are {', '.join(known)})",
-                fix="see `ckptmigrate matrix`",
+                fix="for all run `ckptmigrate matrix`",
             )
 
 
@@ -197,7 +197,11 @@ def run(
     compat, found = compiling.parse(facts.read_text(encoding="utf-8"), path=facts)
     groups = list(groups_of(found, writers=writers, scenarios=scenarios))
     if not groups:
-        raise RefusedError("no group of the matrix has that writer and scenario", path=facts)
+        raise RefusedError(
+            "no group of the matrix has that writer and scenario",
+            path=facts,
+            fix="for those there are run `ckptmigrate matrix`",
+        )
     _check(list(only), [row.release for row in compat.readers], "reader")
     with tempfile.TemporaryDirectory(prefix="ckptmigrate-") as folder:
         work = Path(folder)
