@@ -10,6 +10,7 @@ from ckptmigrate.advice import Advice
 from ckptmigrate.checking import Verdict
 from ckptmigrate.commands import shell
 from ckptmigrate.diffing import Difference
+from ckptmigrate.explaining import Explanation
 from ckptmigrate.inspection import Inspection
 from ckptmigrate.lines import Line
 from ckptmigrate.linking import Link
@@ -294,3 +295,27 @@ def verification(found: Verification, *, full: bool) -> list[Line]:
         lines += _cut(items, full, _MOST_ITEMS, margin=4)
         lines.append(Line(finding.remedy, "fix: ", 4))
     return lines
+
+
+# -- explain
+
+
+def explanation(found: Explanation) -> list[Line]:
+    """`explain WORD` in lines."""
+    rows: dict[str, Sequence[str]] = {
+        "since": [found.since],
+        "why": found.why,
+        "source": found.source,
+        "do": found.remedy,
+    }
+    lines = [_answer(f"{found.word}: {found.what}")]
+    for label, values in rows.items():
+        lines += _labelled(label, values)
+    return lines
+
+
+def explainable(words: Mapping[str, Sequence[str]]) -> list[Line]:
+    """`explain` alone: everything that can be explained."""
+    many = sum(map(len, words.values()))
+    lines = [_answer(f"{many} words can be explained, and the error of a reader as it stands")]
+    return lines + [Line(", ".join(of), f"{kind:{_COLUMN}}", 2) for kind, of in words.items()]

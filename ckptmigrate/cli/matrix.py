@@ -11,8 +11,9 @@ from pathlib import Path
 import click
 
 from ckptmigrate import matrix_text
-from ckptmigrate.cli import options
+from ckptmigrate.cli import completing, options
 from ckptmigrate.cli.console import output, terminal_width
+from ckptmigrate.cli.manual import Manual, ManualGroup
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.matrix import Cell, Matrix
 
@@ -25,10 +26,21 @@ _facts = click.option(
 )
 
 
-@click.group(invoke_without_command=True)
-@click.option("--scenario", metavar="NAME", help="This scenario alone: idle, disabled, fault, ...")
-@click.option("--writer", metavar="RELEASE", help="With --reader: all about one cell.")
-@click.option("--reader", metavar="RELEASE", help="With --writer: all about one cell.")
+@click.group(cls=ManualGroup, invoke_without_command=True)
+@click.option(
+    "--scenario",
+    metavar="NAME",
+    shell_complete=completing.scenarios,
+    help="This scenario alone: idle, disabled, fault, ...",
+)
+@click.option(
+    "--writer", metavar="RELEASE", shell_complete=completing.releases,
+    help="With --reader: all about one cell.",
+)  # fmt: skip
+@click.option(
+    "--reader", metavar="RELEASE", shell_complete=completing.releases,
+    help="With --writer: all about one cell.",
+)  # fmt: skip
 @click.option("--markdown", is_flag=True, help="Print it as Markdown.")
 @click.option(
     "--into",
@@ -57,7 +69,11 @@ def matrix(
 
     Each outcome says how it is known: measured with the real release, or derived from which rule.
 
-    Example: ckptmigrate matrix --writer 0.17 --reader 0.11
+    \b
+    Examples:
+      ckptmigrate matrix --scenario idle
+      ckptmigrate matrix --writer 0.17 --reader 0.11
+      ckptmigrate matrix --html matrix.html
     """
     if context.invoked_subcommand is not None:
         return
@@ -116,7 +132,7 @@ def _tell(found: Matrix, cells: list[Cell]) -> None:
         output.lines(matrix_text.detail(found, cell))
 
 
-@matrix.command("add")
+@matrix.command("add", cls=Manual, files={"compat_matrix.yaml": "the facts that people edit"})
 @click.argument("release")
 @click.option("--torch", default="2.13.0", show_default=True, metavar="V", help="The torch of it.")
 @click.option("--source", default="the package index", show_default=True, help="How it is known.")
@@ -128,7 +144,9 @@ def add(release: str, torch: str, source: str, facts: Path) -> None:
     Its layout and constraints are those of the newest rows of the file; edit them by hand where
     the release changes them.
 
-    Example: ckptmigrate matrix add 0.21.0
+    \b
+    Examples:
+      ckptmigrate matrix add 0.21.0
     """
     _require_extra()
     from ckptmigrate import compiling
@@ -151,7 +169,12 @@ def add(release: str, torch: str, source: str, facts: Path) -> None:
         )
 
 
-@matrix.command("run")
+@matrix.command(
+    "run",
+    cls=Manual,
+    found="refused, or an outcome is another one than the file has (unless --update writes it)",
+    files={"compat_matrix.yaml": "the facts that people edit"},
+)
 @click.option(
     "--readers",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -168,9 +191,30 @@ def add(release: str, torch: str, source: str, facts: Path) -> None:
 )
 @_facts
 @click.option("--update", is_flag=True, help="Rewrite the cells of that file, comments kept.")
-@click.option("--reader", "only", multiple=True, metavar="RELEASE", help="This reader alone.")
-@click.option("--writer", "writers", multiple=True, metavar="RELEASE", help="This writer alone.")
-@click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="This scenario alone.")
+@click.option(
+    "--reader",
+    "only",
+    multiple=True,
+    metavar="RELEASE",
+    shell_complete=completing.releases,
+    help="This reader alone.",
+)
+@click.option(
+    "--writer",
+    "writers",
+    multiple=True,
+    metavar="RELEASE",
+    shell_complete=completing.releases,
+    help="This writer alone.",
+)
+@click.option(
+    "--scenario",
+    "scenarios",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=completing.scenarios,
+    help="This scenario alone.",
+)
 @options.output_options
 def run(
     readers: Path,
@@ -184,10 +228,12 @@ def run(
     """Measure the cells with real releases: some minutes, and torch.
 
     For each reader one process with its real megatron-core loads every checkpoint, raw and
-    migrated, as a training job does; tensors are compared bit by bit with the source. Exit
-    status 1 where an outcome is another one than the file has (unless --update writes it).
+    migrated, as a training job does; tensors are compared bit by bit with the source.
 
-    Example: ckptmigrate matrix run --readers .readers --samples tests/samples
+    \b
+    Examples:
+      ckptmigrate matrix run --readers .readers --samples tests/samples
+      ckptmigrate matrix run --reader 0.16.1 --writer 0.17.1 --update
     """
     _require_extra()
     from ckptmigrate import compiling
