@@ -59,29 +59,29 @@ def words() -> dict[str, tuple[str, ...]]:
     }
 
 
-def explain(word: str) -> Explanation:
+def explain(word: str) -> tuple[Explanation, ...]:
     """What a word means: a name of any table, a release, or the text of an error of a reader.
+
+    One explanation, but for a name that two tables have.
 
     Raises:
         RefusedError: nothing is known of it; names what is nearest.
     """
     facts, matrix = compat(), _matrix()
-    if word in CODES:
-        return _finding(CODES[word])
-    if word in LOSSES:
-        return _loss(LOSSES[word])
-    for layout in facts.layouts:
-        if layout.layout == word:
-            return _layout(layout)
-    for failure in matrix.failures:
-        if failure.failure == word:
-            return _failure(failure, matrix)
+    found = [
+        *(_layout(row) for row in facts.layouts if row.layout == word),
+        *(_loss(row) for row in LOSSES.values() if row.loss == word),
+        *(_finding(row) for row in CODES.values() if row.code == word),
+        *(_failure(row, matrix) for row in matrix.failures if row.failure == word),
+    ]
+    if found:
+        return tuple(found)
     if word[:1].isdigit():
-        return _release(reader(word, facts), facts, matrix)
-    found = matrix.failure(word)
-    if found is not None:
-        return _failure(found, matrix)
-    raise _unknown(word)
+        return (_release(reader(word, facts), facts, matrix),)
+    failure = matrix.failure(word)
+    if failure is None:
+        raise _unknown(word)
+    return (_failure(failure, matrix),)
 
 
 def _matrix() -> Matrix:
@@ -153,12 +153,12 @@ def _failure(row: FailureRow, matrix: Matrix) -> Explanation:
         row.failure,
         "failure",
         row.why,
-        f"readers {', '.join(failing)} ({len(cells)} cells of the matrix)",
-        tuple(f"it says {error}" for error in list(errors)[:2]),
+        f"readers {', '.join(failing) or 'of none'} ({len(cells)} cells of the matrix)",
+        tuple(f"the reader says: {error}" for error in list(errors)[:2] or [row.error]),
         (row.source,),
         (
             f"run what `{command('check', 'PATH', '--reader', 'RELEASE')}` prints as its fix",
-            *(f"after that it {meaning}" for meaning in after),
+            *(f"the reader then {meaning}" for meaning in after),
         ),
     )
 
@@ -212,7 +212,7 @@ def _traces(release: str, facts: Compat) -> str:
         for row in facts.writer_signs
         if matches(here[0], row.present) != matches(before, row.present)
     ]
-    return f"told from {before} by {', '.join(new)}" if new else f"leaves the traces of {before}"
+    return f"new against {before}: {', '.join(new)}" if new else f"leaves the traces of {before}"
 
 
 def _same_minor(name: str, release: str) -> bool:

@@ -28,7 +28,6 @@ def table(matrix: Matrix, scenario: str, width: int | None) -> Iterator[Parts]:
             there is a line per writer that names the readers that do not resume from the
             checkpoint as it lies.
     """
-    yield [(f"{scenario}: {summary(matrix, scenario)}", "")]
     readers = matrix.readers
     fits = [c for c in (_WIDE, _NARROW) if width is None or _WRITER + c * len(readers) <= width]
     if not fits:
@@ -44,6 +43,11 @@ def table(matrix: Matrix, scenario: str, width: int | None) -> Iterator[Parts]:
             line += _marks(cell) if cell else [("··", "")]  # not measured yet
             line.append((" " * (column - 2), ""))
         yield line
+
+
+def title(matrix: Matrix, scenario: str) -> Line:
+    """What a table is about, and its sum."""
+    return Line(f"{scenario}: {summary(matrix, scenario)}", hang=2, style="bold")
 
 
 def _lists(matrix: Matrix, scenario: str) -> Iterator[Parts]:

@@ -231,7 +231,8 @@ def _newest_good(chosen: roots.Chosen, wanted: Wanted, why: str) -> Path:
     raise RefusedError(
         f"cannot be repaired: {why}, and there is no good iteration to lead to{more}",
         path=chosen.path,
-        fix="restore one from a copy",
+        fix=f"restore one from a copy; for all of it see "
+        f"`{command('verify', chosen.path, '--all')}`",
     )
 
 

@@ -54,7 +54,7 @@ def check_destination(destination: Path, source: Path) -> None:
         raise DestinationError(
             "cannot be created: its parent directory does not exist",
             path=destination,
-            fix=f"run `{shell('mkdir', '-p', destination.parent)}` first",
+            fix=f"first run `{shell('mkdir', '-p', destination.parent)}`",
         )
 
 

@@ -40,7 +40,7 @@ class Output:
         """Lines of (text, colour) parts; no colour for an empty name."""
         for line in lines:
             parts = (click.style(text, fg=color) if color else text for text, color in line)
-            click.echo("".join(parts), color=self.color)
+            click.echo("".join(parts).rstrip(), color=self.color)
 
     def object(self, value: Any) -> None:
         click.echo(json.dumps(value, indent=2))

@@ -38,6 +38,6 @@ def explain(word: str | None) -> None:
         return
     found = explaining.explain(word)
     if output.json:
-        output.object(found.as_json())
+        output.object([each.as_json() for each in found])
     else:
-        output.lines(render.explanation(found))
+        output.lines(line for each in found for line in render.explanation(each))

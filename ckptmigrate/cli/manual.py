@@ -10,13 +10,11 @@ import click
 # Every option, by what it is about; in the order of the page.
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Which checkpoint": ("iteration", "every"),
-    "What it leads to": (
-        "to", "native", "strict", "torch", "rebuild", "drop", "allow_loss",
-    ),
+    "What it leads to": ("to", "native", "rebuild", "drop", "allow_loss"),
     "Where it goes": ("output", "destination", "in_place", "dry_run", "link"),
     "The job that reads it": (
-        "release", "strictness", "job_tp", "job_pp", "job_cp", "job_world", "rerun_mode",
-        "finetune", "no_load_optim", "no_load_rng",
+        "release", "torch", "strict", "strictness", "job_tp", "job_pp", "job_cp", "job_world",
+        "rerun_mode", "finetune", "no_load_optim", "no_load_rng",
     ),
     "What the checkpoint does not tell": ("world_size", "tensor_parallel", "pipeline_parallel"),
     "How closely to look": ("load", "hash_payload", "hashed", "known", "break_lock"),

@@ -101,6 +101,7 @@ def matrix(
         click.echo(matrix_text.markdown(found, scenarios))
     else:
         for each in scenarios:
+            output.lines([matrix_text.title(found, each)])
             output.segments([*matrix_text.table(found, each, terminal_width()), []])
         output.lines([matrix_text.LEGEND])
 
