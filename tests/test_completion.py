@@ -60,7 +60,7 @@ def test_bash(line: str, run: Run, on_path: dict[str, str], tmp_path: Path) -> N
     array = " ".join(f"'{word}'" for word in typed)
     code = (
         f"source {script}; complete -p ckptmigrate >/dev/null || exit 9; "
-        f"COMP_WORDS=({array}); COMP_CWORD={len(typed) - 1}; _ckptmigrate_completion; "
+        f"COMP_WORDS=({array}); COMP_CWORD={len(typed) - 1}; _ckptmigrate_completion ckptmigrate; "
         'printf "%s\\n" "${COMPREPLY[@]}"'
     )
     shown = subprocess.run(
