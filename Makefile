@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 FUZZ_SEED ?= 1
 
-.PHONY: demo test lint types unit some-faults faults readers browser facts matrix bench fuzz clean
+.PHONY: demo test lint types unit some-faults faults readers browser shells facts matrix bench fuzz clean
 
 ## demo: inspect, downgrade, diff and upgrade back, on a sample that release 0.19.0 wrote
 demo: $(VENV)/.installed
@@ -28,7 +28,7 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-unit: $(VENV)/.dev readers browser
+unit: $(VENV)/.dev readers browser shells
 	$(BIN)/python -m pytest -n auto
 
 some-faults: $(VENV)/.dev
@@ -53,6 +53,12 @@ browser:
 	@command -v chromium || command -v chromium-browser || { \
 	$(SUDO) apt-get update -qq && \
 	$(SUDO) apt-get install -y -qq --no-install-recommends chromium; }
+
+## shells: Debian's zsh and fish where they are missing, for the tests of completion
+shells:
+	@command -v zsh >/dev/null && command -v fish >/dev/null || { \
+	$(SUDO) apt-get update -qq && \
+	$(SUDO) apt-get install -y -qq --no-install-recommends zsh fish; }
 
 ## facts: compile compat_matrix.yaml into the package, and its tables into the README
 facts: $(VENV)/.dev

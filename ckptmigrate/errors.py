@@ -6,9 +6,26 @@ attributes, so that a library user need not parse the sentence.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ckptmigrate.printable import printable
+
+
+@dataclass(frozen=True)
+class Retry:
+    """What to change on the command line that was refused, so that it works.
+
+    Attributes:
+        add: options with their values, in place of those that are there already.
+        leave_out: options that go.
+        path: what to name instead of the path that the error is about.
+    """
+
+    add: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
+    path: Path | None = None
 
 
 class CkptMigrateError(Exception):
@@ -19,7 +36,10 @@ class CkptMigrateError(Exception):
         path: the checkpoint or file it is about, if any.
         fix: what to do, ending with the command that works where there is one.
         layout: the layout concerned, if any.
+        retry: how the command that was refused works, where that is known.
     """
+
+    retry: Retry | None = None
 
     def __init__(
         self,
@@ -28,16 +48,22 @@ class CkptMigrateError(Exception):
         path: Path | str | None = None,
         fix: str | None = None,
         layout: str | None = None,
+        retry: Retry | None = None,
     ) -> None:
         self.reason = reason
         self.path = path
         self.fix = fix
         self.layout = layout
+        self.retry = retry
         super().__init__(reason)
 
     def as_json(self) -> dict[str, object]:
         """The documented JSON form: the sentence and its parts."""
-        parts = {name: value for name, value in vars(self).items() if value is not None}
+        parts = {
+            name: value
+            for name, value in vars(self).items()
+            if value is not None and name != "retry"  # it is in the fix
+        }
         return {
             "kind": type(self).__name__,
             "message": str(self),
@@ -76,8 +102,8 @@ class CorruptError(CkptMigrateError):
         missing: the keys that are missing.
     """
 
-    def __init__(self, reason: str, *, missing: tuple[str, ...], **where: str | Path | None):
-        super().__init__(reason, **where)  # type: ignore[arg-type]
+    def __init__(self, reason: str, *, missing: tuple[str, ...], **where: Any):
+        super().__init__(reason, **where)
         self.missing = missing
 
 
@@ -88,8 +114,8 @@ class RefusedError(CkptMigrateError):
         losses: the names of the losses that would have to be allowed, if any.
     """
 
-    def __init__(self, reason: str, *, losses: tuple[str, ...] = (), **where: str | Path | None):
-        super().__init__(reason, **where)  # type: ignore[arg-type]
+    def __init__(self, reason: str, *, losses: tuple[str, ...] = (), **where: Any):
+        super().__init__(reason, **where)
         self.losses = losses
 
 

@@ -11,14 +11,15 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final
 
+from ckptmigrate.commands import shell
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.sidecar import digest
 from ckptmigrate.storage import Directory
 
 FILE: Final = "integrity.json"
-_FIX: Final = "remove it, and have the reader go without --verify-integrity"
 _SMALL_FILES: Final = (".metadata", "common.pt", "metadata.json")  # those that a plan reads whole
 _PIECE: Final = 16 * 1024 * 1024  # bytes read at a time
 
@@ -110,8 +111,14 @@ def recorded(directory: Directory) -> Mapping[str, str]:
     """
     _, files = _load(directory)
     if not all(isinstance(part, str) for item in files.items() for part in item):
-        raise DamagedError("holds a digest that is no text", path=directory.path / FILE, fix=_FIX)
+        path = directory.path / FILE
+        raise DamagedError("holds a digest that is no text", path=path, fix=_fix(path))
     return files
+
+
+def _fix(path: Path) -> str:
+    remove = shell("rm", path)
+    return f"have the reader go without --verify-integrity, and remove it with `{remove}`"
 
 
 def _load(directory: Directory) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -122,7 +129,7 @@ def _load(directory: Directory) -> tuple[dict[str, Any], dict[str, Any]]:
         # Where it names no algorithm, readers take sha256 (validation.py, core_v0.19.0).
         algorithm, files = content.get("algorithm", "sha256"), dict(content["files"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedError(f"holds no digests ({error})", path=path, fix=_FIX) from error
+        raise DamagedError(f"holds no digests ({error})", path=path, fix=_fix(path)) from error
     if algorithm != "sha256":
-        raise DamagedError(f"holds digests of {algorithm!r}, not sha256", path=path, fix=_FIX)
+        raise DamagedError(f"holds digests of {algorithm!r}, not sha256", path=path, fix=_fix(path))
     return content, files

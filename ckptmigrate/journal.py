@@ -29,9 +29,9 @@ from typing import Final
 
 from ckptmigrate import lock, manifest, metadata, sidecar
 from ckptmigrate.change import Change
-from ckptmigrate.commands import command
+from ckptmigrate.commands import command, shell
 from ckptmigrate.durable import remove, sync_directory, write
-from ckptmigrate.errors import DamagedError, DestinationError
+from ckptmigrate.errors import DamagedError, DestinationError, Retry
 from ckptmigrate.sidecar import FileState, digest
 from ckptmigrate.storage import LocalDirectory
 
@@ -137,7 +137,11 @@ def _check_own(path: Path) -> None:
     """A link would have `recover` move and remove files of somebody else."""
     for folder in (path / sidecar.FOLDER, stage_of(path), stage_of(path) / _OLD):
         if folder.is_symlink():
-            raise DamagedError("is a link, and no folder of ckptmigrate", path=folder)
+            raise DamagedError(
+                "is a link, and no folder of ckptmigrate",
+                path=folder,
+                fix=f"remove the link with `{shell('rm', folder)}`",
+            )
 
 
 def prepare(change: Change) -> Swap:
@@ -153,7 +157,10 @@ def prepare(change: Change) -> Swap:
     for name, planned in change.before.items():
         if _digest(check, name) != planned:
             raise DestinationError(
-                f"{name} was changed while the migration was planned", path=path, fix="run it again"
+                f"{name} was changed while the migration was planned",
+                path=path,
+                fix="run it again",
+                retry=Retry(),
             )
     _check_originals(path)
     stage = stage_of(path)
@@ -182,6 +189,7 @@ def _check_no_links(path: Path, names: Collection[str]) -> None:
                 f"{name} is a link, to {os.readlink(path / name)}, and is not replaced in place",
                 path=path,
                 fix="leave --in-place out; the result then has a file of its own",
+                retry=Retry(leave_out=("--in-place",)),
             )
 
 
@@ -192,7 +200,8 @@ def _check_originals(path: Path) -> None:
         raise DestinationError(
             f"holds originals that {sidecar.FILE} does not tell of",
             path=stray[0],
-            fix="move that folder out of the checkpoint",
+            fix="move that folder out of the checkpoint with "
+            f"`{shell('mv', stray[0], path.with_name(f'{path.name}.originals'))}`",
         )
 
 

@@ -11,8 +11,9 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from ckptmigrate.commands import shell
 from ckptmigrate.durable import sync_directory
-from ckptmigrate.errors import DestinationError
+from ckptmigrate.errors import DestinationError, Retry
 from ckptmigrate.manifest import METADATA_FILES
 from ckptmigrate.storage import leads_out, unreadable
 
@@ -81,7 +82,7 @@ class Carrier:
                 raise DestinationError(
                     f"{item.name} is neither a file nor a directory, and cannot be carried over",
                     path=source,
-                    fix="remove it from the checkpoint",
+                    fix=f"remove it from the checkpoint with `{shell('rm', here)}`",
                 )
             elif item.is_dir():
                 os.mkdir(there)
@@ -113,6 +114,7 @@ class Carrier:
             f"payload cannot be carried over with --link {self._asked.value}: " + _reason(refusal),
             path=source,
             fix="use --link auto, or a destination on the file system of the source",
+            retry=Retry(add=("--link", "auto")),
         ) from refusal
 
 

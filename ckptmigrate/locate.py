@@ -6,10 +6,11 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ckptmigrate import journal, recognise
-from ckptmigrate.errors import NotACheckpointError
+from ckptmigrate.commands import command, shell
+from ckptmigrate.errors import NotACheckpointError, Retry
 from ckptmigrate.storage import LocalDirectory
 
 TRACKER_FILE: Final = "latest_checkpointed_iteration.txt"
@@ -53,7 +54,7 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
         raise NotACheckpointError(
             f"{what}, and a checkpoint is a directory",
             path=path,
-            fix="name a root with latest_checkpointed_iteration.txt, or an iter_* directory in one",
+            fix=name_one(path),
         )
     # In the middle of a swap a checkpoint has neither of the files that it is known by.
     is_checkpoint = recognise.is_checkpoint(LocalDirectory(path)) or _is_staged(path)
@@ -64,6 +65,7 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
                 "is one checkpoint, and --iteration and --all pick from a root",
                 path=path,
                 fix="leave them out",
+                retry=Retry(leave_out=("--iteration", "--all")),
             )
         return _whole(Located(path, (path,), named))
     if every:
@@ -71,7 +73,7 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
     if iteration is not None:
         chosen = path / f"iter_{iteration:07d}"
         if not chosen.is_dir():
-            raise NotACheckpointError(f"has no {chosen.name}", path=path, fix=_choices(path))
+            raise NotACheckpointError(f"has no {chosen.name}", path=path, **_choices(path))
         return _whole(Located(path, (chosen,), str(iteration)))
     tracker = _read_tracker(path)
     chosen = path / directory_of(tracker)
@@ -79,7 +81,7 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
         raise NotACheckpointError(
             f"the tracker file names {chosen.name}, which does not exist",
             path=path / TRACKER_FILE,
-            fix=_choices(path),
+            **_choices(path),
         )
     _check_non_persistent(path, tracker)
     return _whole(Located(path, (chosen,), tracker))
@@ -120,14 +122,14 @@ def _every(root: Path) -> Located:
     if (root / RELEASE).is_dir():
         found.append(root / RELEASE)
     if not found:
-        raise NotACheckpointError("has no iter_* directory", path=root)
+        raise NotACheckpointError("has no iter_* directory", path=root, fix=name_one(root))
     if (root / TRACKER_FILE).exists():
         tracker = _read_tracker(root)
         if root / directory_of(tracker) not in found:
             raise NotACheckpointError(
                 f"the tracker file names {directory_of(tracker)}, which does not exist",
                 path=root / TRACKER_FILE,
-                fix=f"write {numbers[-1] if numbers else RELEASE} into it first",
+                fix=f"have it name one that does with `{command('repair', root, '--in-place')}`",
             )
         return _whole(Located(root, tuple(found), tracker))
     return _whole(Located(root, tuple(found), str(numbers[-1]) if numbers else RELEASE))
@@ -139,7 +141,7 @@ def _read_tracker(root: Path) -> str:
         raise NotACheckpointError(
             f"is neither a checkpoint nor a root: it has no {TRACKER_FILE}",
             path=root,
-            fix=_choices(root),
+            **_choices(root),
         )
     text = _text(root)
     if _leads(text):
@@ -147,7 +149,7 @@ def _read_tracker(root: Path) -> str:
     raise NotACheckpointError(
         f"holds {text!r}, neither an iteration nor `release`" if text else "is empty",
         path=tracker,
-        fix=_choices(root),
+        **_choices(root),
     )
 
 
@@ -168,12 +170,25 @@ def _leads(text: str) -> bool:
     return text == RELEASE or (text.isdigit() and len(text) <= _LONGEST_TRACKER)
 
 
-def _choices(root: Path) -> str:
+def _choices(root: Path) -> dict[str, Any]:
+    """What to do where a root leads to no iteration."""
     numbers = iterations(root)
     if not numbers:
-        return "name a root with latest_checkpointed_iteration.txt, or an iter_* directory in one"
+        return {"fix": name_one(root)}
     shown = ", ".join(map(str, numbers[-5:]))
-    return f"pick one with --iteration {numbers[-1]} (there are {len(numbers)}: {shown})"
+    return {
+        "fix": f"pick one with --iteration {numbers[-1]} (there are {len(numbers)}: {shown})",
+        "retry": Retry(add=("--iteration", str(numbers[-1])), leave_out=("--all",)),
+    }
+
+
+def name_one(path: Path) -> str:
+    """What to do where a path is no checkpoint: find one near it."""
+    there = next(each for each in (path, *path.parents) if each.is_dir())
+    find = shell("find", there, "-maxdepth", "4", "-name", TRACKER_FILE)
+    return (
+        f"name a root with {TRACKER_FILE}, or an iter_* directory in one; to find one run `{find}`"
+    )
 
 
 def newest_non_persistent(root: Path, tracker: str) -> int | None:
@@ -198,4 +213,5 @@ def _check_non_persistent(root: Path, tracker: str) -> None:
             path=root,
             fix=f"name {beside / f'iter_{newest:07d}'} for that one, "
             f"or {root / directory_of(tracker)} for the tracker's",
+            retry=Retry(path=root / directory_of(tracker)),
         )

@@ -20,7 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate.commands import command
+from ckptmigrate.commands import command, shell
 from ckptmigrate.durable import sync_directory
 from ckptmigrate.errors import DamagedError, DestinationError
 
@@ -141,7 +141,9 @@ def owner_of(lock: Path) -> Owner | None:
         text = os.readlink(lock)
     except OSError as error:
         if error.errno == errno.EINVAL:
-            raise DamagedError("is no lock of ckptmigrate", path=lock, fix="remove it") from error
+            raise DamagedError(
+                "is no lock of ckptmigrate", path=lock, fix=f"remove it with `{shell('rm', lock)}`"
+            ) from error
         return None
     try:
         found = json.loads(text)

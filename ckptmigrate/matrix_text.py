@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from ckptmigrate.lines import Line
 from ckptmigrate.matrix import MEANINGS, OK, Cell, Matrix, grade
 
-Line = list[tuple[str, str]]  # parts of text with a colour each, "" for none
+Parts = list[tuple[str, str]]  # parts of text with a colour each, "" for none
 
 SYMBOLS: Final = {"ok": "✓", "partial": "~", "fails": "✗"}
 _COLORS: Final = {"ok": "green", "partial": "yellow", "fails": "red"}
@@ -19,23 +20,24 @@ LEGEND: Final = (
 )
 
 
-def table(matrix: Matrix, scenario: str, width: int) -> Iterator[Line]:
+def table(matrix: Matrix, scenario: str, width: int | None) -> Iterator[Parts]:
     """One scenario: a row per writer, a column per reader, raw and migrated side by side.
 
     Args:
-        width: of the terminal, in columns. Where the table does not fit, there is a line per
-            writer that names the readers that do not resume from the checkpoint as it lies.
+        width: of the terminal, in columns; None for no terminal. Where the table does not fit,
+            there is a line per writer that names the readers that do not resume from the
+            checkpoint as it lies.
     """
-    yield [(f"{scenario}: {summary(matrix, scenario)}", "")]
     readers = matrix.readers
-    column = _WIDE if _WRITER + _WIDE * len(readers) <= width else _NARROW
-    if _WRITER + column * len(readers) > width:
+    fits = [c for c in (_WIDE, _NARROW) if width is None or _WRITER + c * len(readers) <= width]
+    if not fits:
         yield from _lists(matrix, scenario)
         return
+    column = fits[0]
     names = (minor(reader) if column == _WIDE else minor(reader)[1:] for reader in readers)
     yield [(f"{'written by':{_WRITER}}" + "".join(f"{name:{column}}" for name in names), "")]
     for writer in matrix.writers(scenario):
-        line: Line = [(f"{writer:{_WRITER}}", "")]
+        line: Parts = [(f"{writer:{_WRITER}}", "")]
         for reader in readers:
             cell = matrix.cells.get((writer, reader, scenario))
             line += _marks(cell) if cell else [("··", "")]  # not measured yet
@@ -43,7 +45,12 @@ def table(matrix: Matrix, scenario: str, width: int) -> Iterator[Line]:
         yield line
 
 
-def _lists(matrix: Matrix, scenario: str) -> Iterator[Line]:
+def title(matrix: Matrix, scenario: str) -> Line:
+    """What a table is about, and its sum."""
+    return Line(f"{scenario}: {summary(matrix, scenario)}", hang=2, style="bold")
+
+
+def _lists(matrix: Matrix, scenario: str) -> Iterator[Parts]:
     for writer in matrix.writers(scenario):
         cells = [matrix.cells[writer, reader, scenario] for reader in matrix.readers]
         bad = [cell for cell in cells if grade(cell.raw) != "ok"]
@@ -52,7 +59,7 @@ def _lists(matrix: Matrix, scenario: str) -> Iterator[Line]:
             yield [(f"  {minor(cell.reader):6}", ""), *_marks(cell)]
 
 
-def _marks(cell: Cell) -> Line:
+def _marks(cell: Cell) -> Parts:
     return [(SYMBOLS[grade(o)], _COLORS[grade(o)]) for o in (cell.raw, cell.migrated)]
 
 
@@ -64,17 +71,18 @@ def summary(matrix: Matrix, scenario: str) -> str:
     return f"{raw} of {len(cells)} pairs resume as they lie, {migrated} after one command"
 
 
-def detail(matrix: Matrix, cell: Cell) -> list[str]:
+def detail(matrix: Matrix, cell: Cell) -> list[Line]:
     """Everything about one cell; the answer in the first line."""
-    lines = [f"{cell.writer} -> {cell.reader}, {cell.scenario}: {matrix.meaning(cell.raw)}"]
+    answer = f"{cell.writer} -> {cell.reader}, {cell.scenario}: {matrix.meaning(cell.raw)}"
+    lines = [Line(answer, hang=2, style="bold")]
     if cell.error:
-        lines.append(f"  error    {cell.error}")
-    lines.append(f"  raw      {cell.raw}; {cell.raw_known}")
-    lines.append(f"  migrated {cell.migrated}; {cell.migrated_known}")
+        lines.append(Line(cell.error, "error    ", 2, style="red"))
+    lines.append(Line(f"{cell.raw}; {cell.raw_known}", "raw      ", 2))
+    lines.append(Line(f"{cell.migrated}; {cell.migrated_known}", "migrated ", 2))
     if cell.migrated != OK and cell.migrated in MEANINGS:
-        lines.append(f"           {matrix.meaning(cell.migrated)}")
+        lines.append(Line(matrix.meaning(cell.migrated), " " * 9, 2))
     if cell.command:
-        lines.append(f"  run      {cell.command}")
+        lines.append(Line(cell.command, "run      ", 2, style="green", whole=True))
     return lines
 
 

@@ -23,7 +23,7 @@ from ckptmigrate.converting import (
     Converted,
 )
 from ckptmigrate.diffing import Difference
-from ckptmigrate.errors import CorruptError, RefusedError
+from ckptmigrate.errors import CorruptError, RefusedError, Retry
 from ckptmigrate.evidence import writer
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.reading import Reading, read
@@ -195,7 +195,8 @@ def _no_integrity(path: Path, damaged: list[str]) -> RefusedError:
         f"does not have the digest that {integrity.FILE} has for {shown}",
         losses=(INTEGRITY,),
         path=path,
-        fix="bring back a good copy, or use what is there with `--allow-loss integrity`",
+        fix=f"bring back a good copy, or use what is there with --allow-loss {INTEGRITY}",
+        retry=Retry(add=("--allow-loss", INTEGRITY)),
     )
 
 

@@ -103,11 +103,14 @@ def reader(release: str, compat: Compat, torch: str | None = None) -> Reader:
     except InvalidVersion as error:
         raise RefusedError(
             f"there is no release {release!r}" if torch is None else str(error),
-            fix="name one such as 0.13.1, or see `ckptmigrate layouts`",
+            fix="name one such as 0.13.1; for all run `ckptmigrate layouts`",
         ) from error
     layouts = [row.layout for row in compat.layouts if matches(full, row.releases)]
     if not layouts:
-        raise RefusedError(f"no layout is known of release {release!r}")
+        raise RefusedError(
+            f"no layout is known of release {release!r}",
+            fix="for those that are known run `ckptmigrate layouts`",
+        )
     # A patch without a row of its own runs under the torch of its minor release.
     rows = [row for row in compat.readers if matches(row.release, f"<={full}")]
     usual = rows[-1].torch if rows else compat.readers[0].torch

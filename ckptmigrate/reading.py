@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ckptmigrate import manifest, recognise, versions
+from ckptmigrate.commands import command
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.rerun import RerunRecord
@@ -45,6 +46,8 @@ def read(directory: Directory) -> Reading:
         # What looks at parts of a checkpoint need not know where it lies.
         error.path = error.path or directory.path
         error.fix = error.fix or _FIX
+        if "`" not in error.fix:
+            error.fix += f"; for all that is wrong see `{command('verify', directory.path)}`"
         raise
 
 

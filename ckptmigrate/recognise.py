@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptmigrate import manifest, metadata
-from ckptmigrate.errors import DamagedError, NotACheckpointError, UnsupportedFormatError
+from ckptmigrate.errors import DamagedError, NotACheckpointError, Retry, UnsupportedFormatError
 from ckptmigrate.inert import torchfile
 from ckptmigrate.inert.short import short
 from ckptmigrate.inert.tree import Object
@@ -41,6 +41,7 @@ def require_torch_dist(directory: Directory) -> None:
             f"is a checkpoint nested in {path.parent.name}, which carries it along",
             path=path,
             fix=f"name the checkpoint around it: {path.parent}",
+            retry=Retry(path=path.parent),
         )
     if manifest.MARKER_FILE in files:
         marker = manifest.read_marker(directory)

@@ -23,12 +23,14 @@ class LayoutRow:
         layout: its name.
         releases: a specifier (see `matches`).
         summary: one line.
+        why: what it changes for a reader.
         source: the tag, file or sample it is known from.
     """
 
     layout: str
     releases: str
     summary: str
+    why: str
     source: str
 
 

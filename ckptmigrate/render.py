@@ -1,20 +1,22 @@
-"""Values as text for people: the answer in the first line, the reasons under it."""
+"""Values as lines for people: the answer in the first line, the reasons under it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from ckptmigrate.advice import Advice
 from ckptmigrate.checking import Verdict
 from ckptmigrate.commands import shell
 from ckptmigrate.diffing import Difference
+from ckptmigrate.explaining import Explanation
 from ckptmigrate.inspection import Inspection
+from ckptmigrate.lines import Line
 from ckptmigrate.linking import Link
 from ckptmigrate.locate import TRACKER_FILE
 from ckptmigrate.migration import Migration
 from ckptmigrate.planning import Plan
-from ckptmigrate.printable import printable
 from ckptmigrate.repairing import Repair, Tracker
 from ckptmigrate.rerun import STATES, Kind
 from ckptmigrate.sidecar import REPAIR
@@ -22,9 +24,11 @@ from ckptmigrate.topology import Topology
 from ckptmigrate.verifying import Verification
 from ckptmigrate.verifying.findings import Severity, counted
 
-_MOST_LINES = 40  # of one list; the rest is counted
-_MOST_ITEMS = 8  # of one finding
-_COLUMN = 11  # width of the label column
+_MOST_LINES: Final = 40  # of one list; the rest is counted
+_MOST_ITEMS: Final = 8  # of one finding
+_COLUMN: Final = 11  # width of the label column
+_SIGNS: Final = {"+": "green", "-": "red", "~": "yellow"}
+_SEVERITIES: Final = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 
 
 def size(count: int) -> str:
@@ -38,45 +42,62 @@ def size(count: int) -> str:
 
 
 def _payload(files: int, count: int) -> str:
-    return f"{files} file{'' if files == 1 else 's'}, {size(count)}"
+    return f"{counted(files, 'file')}, {size(count)}"
 
 
-def inspection(found: Inspection) -> list[str]:
+def _answer(text: str) -> Line:
+    return Line(text, hang=2, style="bold")
+
+
+def _change(sign: str, text: str, margin: int = 2) -> Line:
+    return Line(f"{sign} {text}", margin=margin, hang=4, style=_SIGNS[sign])
+
+
+def _cut(lines: list[Line], full: bool, most: int = _MOST_LINES, margin: int = 2) -> list[Line]:
+    if full or len(lines) <= most:
+        return lines
+    return [*lines[:most], Line(f"... and {len(lines) - most} more (--full shows all)", "", margin)]
+
+
+# -- inspect
+
+
+def inspection(found: Inspection, *, full: bool = False) -> list[Line]:
     """`inspect` in lines."""
-    record = found.rerun
     first, *others = found.likely + tuple(x for x in found.layouts if x not in found.likely)
     layout = first
     if others:
         layout += f" (or {', '.join(others)}: its rerun facts fit them too)"
-    lines = [f"{found.path}: {first}, {record.kind.value}"]
-    lines += _labelled("layout", [layout, *dict.fromkeys(found.evidence)])
-    lines += _labelled("writer", _writer(found))
-    lines += _labelled("rerun", _rerun(found))
-    lines += _labelled("job", [_job(found.topology)])
     iteration = "unknown" if found.iteration is None else str(found.iteration)
-    lines += _labelled("iteration", [iteration])
     total = found.tensors + found.objects
-    lines += _labelled(
-        "entries", [f"{total} ({found.tensors} tensors, {found.objects} sharded objects)"]
-    )
-    lines += _labelled("payload", [_payload(found.payload_files, found.payload_bytes)])
-    lines += _labelled("common", [f"in {found.common_place}"])
-    lines += _labelled(
-        "history",
-        [
-            f"{step.time} {step.verb} from {' or '.join(step.source)} to {step.target}"
-            + (f", lost {', '.join(step.losses)}" if step.losses else "")
-            + f" (ckptmigrate {step.version})"
-            for step in found.steps
-        ]
-        or ["no migration"],
-    )
-    lines += _labelled("anomalies", found.anomalies or ["none"])
-    return [printable(line) for line in lines]
+    entries = f"{total} ({found.tensors} tensors, {found.objects} sharded objects)"
+    history = [
+        f"{step.time} {step.verb} from {' or '.join(step.source)} to {step.target}"
+        + (f", lost {', '.join(step.losses)}" if step.losses else "")
+        + f" (ckptmigrate {step.version})"
+        for step in found.steps
+    ]
+    rows: dict[str, Sequence[str]] = {
+        "layout": [layout, *dict.fromkeys(found.evidence)],
+        "writer": _writer(found),
+        "rerun": _rerun(found),
+        "job": [_job(found.topology)],
+        "iteration": [iteration],
+        "entries": [entries],
+        "payload": [_payload(found.payload_files, found.payload_bytes)],
+        "common": [f"in {found.common_place}"],
+        "history": history or ["no migration"],
+        "anomalies": found.anomalies or ["none"],
+    }
+    lines = [_answer(f"{found.path}: {first}, {found.rerun.kind.value}")]
+    for label, values in rows.items():
+        lines += _cut(list(_labelled(label, values)), full, margin=2 + _COLUMN)
+    return lines
 
 
-def _labelled(label: str, values: Iterable[str]) -> list[str]:
-    return [f"  {label if not n else '':{_COLUMN}}{value}" for n, value in enumerate(values)]
+def _labelled(label: str, values: Iterable[str]) -> Iterable[Line]:
+    for number, value in enumerate(values):
+        yield Line(value, f"{'' if number else label:{_COLUMN}}", margin=2, hang=_COLUMN + 2)
 
 
 def _writer(found: Inspection) -> list[str]:
@@ -93,7 +114,7 @@ def _rerun(found: Inspection) -> list[str]:
     if record.kind is Kind.CORRUPT:
         return [
             "corrupt: the common state tells of a rerun and these shards are missing",
-            *_cut([f"missing {key}" for key in record.missing]),
+            *(f"missing {key}" for key in record.missing),
         ]
     parts = [record.kind.value]
     if record.state is not None:
@@ -115,7 +136,7 @@ def _rerun(found: Inspection) -> list[str]:
         ]
         told = [f"failed call {rank.call}"] if rank.call else []
         lines.append(f"shard {at}: {', '.join([*told, *suspects])}")
-    return [lines[0], *_cut(lines[1:])]
+    return lines
 
 
 def _job(topology: Topology | None) -> str:
@@ -131,81 +152,130 @@ def _job(topology: Topology | None) -> str:
     return f"world size {topology.world or '?'} = {parts}"
 
 
-def plan(found: Plan) -> list[str]:
+# -- plans and what came of them
+
+
+def plan(found: Plan, *, full: bool = False) -> list[Line]:
     """A plan in lines that read like a diff."""
     source = " or ".join(found.source)
-    lines = [f"{found.verb} {found.path}: {source} -> {found.target}"]
+    lines = [_answer(f"{found.verb} {found.path}: {source} -> {found.target}")]
     if found.satisfied:
-        lines.append(f"  nothing to change: release {found.target} resumes from it as it is")
-    elif found.changes_nothing and found.verb == REPAIR:
-        lines.append("  nothing to repair")
-    elif found.changes_nothing:
-        lines.append(f"  nothing to change: it is {found.layout} already")
-    lines += [f"  {line}" for line in _cut([str(d) for d in found.differences])]
+        nothing = f"nothing to change: release {found.target} resumes from it as it is"
+    elif found.verb == REPAIR:
+        nothing = "nothing to repair"
+    else:
+        nothing = f"nothing to change: it is {found.layout} already"
+    lines += [Line(nothing, margin=2, hang=4)] if found.changes_nothing else []
+    changes = (str(each) for each in found.differences)
+    lines += _cut([_change(text[0], text[2:]) for text in changes], full)
     for name, content in found.files.items():
-        if content is None:
-            lines.append(f"  - file {name}")
-        else:
-            sign = "~" if name in found.originals or not found.originals else "+"
-            lines.append(f"  {sign} file {name}: {size(len(content))}")
-    lines.append(f"  payload: {_payload(*found.payload)}, untouched")
-    lines += [f"  loss: {loss}" for loss in found.losses]
-    lines += [f"  note: {note}" for note in found.notes]
-    return [printable(line) for line in lines]
+        sign = "~" if name in found.originals or not found.originals else "+"
+        told = f"file {name}" + ("" if content is None else f": {size(len(content))}")
+        lines.append(_change("-" if content is None else sign, told))
+    lines.append(Line(f"payload: {_payload(*found.payload)}, untouched", margin=2, hang=4))
+    lines += [Line(loss, "loss: ", 2, style="yellow") for loss in found.losses]
+    lines += [Line(note, "note: ", 2) for note in found.notes]
+    return lines
 
 
-def verdict(path: Path, found: Verdict, advice: Advice) -> list[str]:
+def repair(found: Repair, *, full: bool = False) -> list[Line]:
+    """A repair in lines: plan by plan, then the tracker."""
+    lines = [line for each in found.migration.plans for line in plan(each, full=full)]
+    if found.tracker is not None:
+        file = found.tracker.as_json()
+        lines.append(_answer(f"repair {file['path']}: -> {found.tracker.text}"))
+        lines.append(Line(found.tracker.why, "because ", 2, hang=4))
+    return lines
+
+
+def recovered(done: Mapping[Path, str]) -> list[Line]:
+    """What was made of migrations that had not finished."""
+    return [Line(f"{place}: {what}", hang=2) for place, what in done.items()]
+
+
+def outcome(done: Migration, link: Link | None, tracker: Tracker | None = None) -> list[Line]:
+    """What stands there after a migration, and how to undo it."""
+    if done.destination is None:
+        changed = [p.path for p in done.plans if not p.changes_nothing]
+        changed += [tracker.root / TRACKER_FILE] if tracker else []
+        told = [f"rewrote {path}" for path in changed] or ["nothing was written"]
+    else:
+        by = "" if link is None else f", payload by {link.value}"
+        told = [f"wrote {done.destination}{by}: use it as {shell('--load', done.destination)}"]
+    lines = [_answer(text) for text in told]
+    note = " (the source is unchanged)" if done.destination else ""
+    undo = done.undo() + ([tracker.undo] if tracker else [])
+    lines += [Line(f"{command}{note}", "undo: ", whole=True) for command in undo]
+    cautions = [str(left) for left in done.leftovers]
+    if link is Link.HARDLINK:
+        cautions.append(
+            "payload files are hard links; a job that saves one of these iterations "
+            "again overwrites them in place, in both roots"
+        )
+    if link is Link.SYMLINK:
+        cautions.append("payload files are links into the source, which must stay there")
+    return lines + [Line(text, "caution: ", style="yellow") for text in cautions]
+
+
+def differences(found: Sequence[Difference], *, full: bool) -> list[Line]:
+    """`diff` in lines."""
+    if not found:
+        return [_answer("no difference")]
+    changes = (str(each) for each in found)
+    lines = [_change(text[0], text[2:], margin=0) for text in changes]
+    return [_answer(counted(len(lines), "difference")), *_cut(lines, full, margin=0)]
+
+
+# -- check
+
+
+def verdict(path: Path, found: Verdict, advice: Advice) -> list[Line]:
     """`check --reader` in lines: the answer, then each reason and what to do."""
     release = f"release {found.reader.release} (torch {found.reader.torch})"
-    lines = [f"{_answer(found)}: {release} on {path}"]
+    lines = [_answer(f"{_resumes(found)}: {release} on {path}")]
     for obstacle in found.obstacles:
-        lines.append(f"  because {obstacle.why}")
-        lines.append(f"    error  {obstacle.error}")
+        lines.append(Line(obstacle.why, "because ", 2, hang=4))
+        lines.append(Line(obstacle.error, "error  ", 4, style="red"))
         if obstacle.flag:
-            lines.append(f"    flag   run the job with {obstacle.flag}")
-    lines += [f"  warning: {warning}" for warning in found.warnings]
-    lines += _advice(found, advice)
-    return [printable(line) for line in lines]
+            lines.append(Line(f"run the job with {obstacle.flag}", "flag   ", 4))
+    lines += [Line(text, "warning: ", 2, hang=4, style="yellow") for text in found.warnings]
+    return lines + _advice(found, advice)
 
 
-def _advice(found: Verdict, advice: Advice) -> list[str]:
+def _advice(found: Verdict, advice: Advice) -> list[Line]:
     flags = [f"run the job with {' '.join(advice.flags)}"] if advice.flags else []
     if advice.command:
-        return [f"  fix: {advice.command}", *(f"  then: {flag}" for flag in flags)]
+        fix = Line(advice.command, "fix: ", 2, style="green", whole=True)
+        return [fix, *(Line(flag, "then: ", 2, style="green") for flag in flags)]
     if found.resumes:
         return []
-    return [f"  fix: no command helps; {flag}" for flag in flags] or [
-        f"  fix: no command and no flag helps: {advice.reason}"
-    ]
+    told = [f"no command helps; {flag}" for flag in flags]
+    told = told or [f"no command and no flag helps: {advice.reason}"]
+    return [Line(text, "fix: ", 2, hang=4) for text in told]
 
 
-def verdicts(path: Path, found: Sequence[Verdict]) -> list[str]:
+def verdicts(path: Path, found: Sequence[Verdict]) -> list[Line]:
     """`check` in lines, one per release."""
     good = sum(verdict.resumes for verdict in found)
-    lines = [f"{path}: {good} of {len(found)} releases resume"]
+    lines = [_answer(f"{path}: {good} of {len(found)} releases resume")]
     for each in found:
         reason = each.obstacles[0].error if each.obstacles else "; ".join(each.warnings)
-        lines.append(f"  {each.reader.release:11}{_answer(each)}{': ' if reason else ''}{reason}")
-    return [printable(line) for line in lines]
+        style = "red" if not each.resumes else "yellow" if each.without or reason else "green"
+        text = f"{_resumes(each)}{': ' if reason else ''}{reason}"
+        lines.append(Line(text, f"{each.reader.release:{_COLUMN}}", 2, style=style))
+    return lines
 
 
-def _answer(found: Verdict) -> str:
+def _resumes(found: Verdict) -> str:
     if not found.resumes:
         return "no"
     return f"yes, but without {', '.join(found.without)}" if found.without else "yes"
 
 
-def repair(found: Repair) -> list[str]:
-    """A repair in lines: plan by plan, then the tracker."""
-    lines = [line for each in found.migration.plans for line in plan(each)]
-    if found.tracker is not None:
-        file = found.tracker.as_json()
-        lines.append(f"repair {file['path']}: -> {found.tracker.text}")
-        lines.append(f"  because {found.tracker.why}")
-    return [printable(line) for line in lines]
+# -- verify
 
 
-def verification(found: Verification, *, full: bool) -> list[str]:
+def verification(found: Verification, *, full: bool) -> list[Line]:
     """`verify` in lines: the answer, then each finding with what to do."""
     counts = [counted(n, s.value) for s in Severity if (n := found.count(s))]
     files = sum(each.payload_files for each in found.checkpoints)
@@ -215,56 +285,37 @@ def verification(found: Verification, *, full: bool) -> list[str]:
     about = found.path if len(paths) != 1 else next(iter(paths))
     many = f"{len(paths)} checkpoints, " if len(paths) > 1 else ""
     answer = ", ".join([*([] if not found.clean else ["clean"]), *counts])
-    lines = [f"{about}: {answer} ({many}{entries}, payload {held})"]
+    lines = [_answer(f"{about}: {answer} ({many}{entries}, payload {held})")]
     for finding in found.findings:
         where = "" if finding.path == about else f"{finding.path}: "
-        lines.append(f"  {finding.severity.value} {finding.code}: {where}{finding.what}")
-        items = list(finding.items)
-        items = items if full else _cut(items, _MOST_ITEMS, "--full or --json has")
-        lines += [f"    {item}" for item in items]
-        lines.append(f"    fix: {finding.remedy}")
-    return [printable(line) for line in lines]
+        head = f"{finding.severity.value} {finding.code}: "
+        style = _SEVERITIES[finding.severity]
+        lines.append(Line(f"{where}{finding.what}", head, 2, hang=4, style=style))
+        items = [Line(item, margin=4, hang=6) for item in finding.items]
+        lines += _cut(items, full, _MOST_ITEMS, margin=4)
+        lines.append(Line(finding.remedy, "fix: ", 4))
+    return lines
 
 
-def recovered(done: Mapping[Path, str]) -> list[str]:
-    """What was made of migrations that had not finished."""
-    return [printable(f"{place}: {what}") for place, what in done.items()]
+# -- explain
 
 
-def outcome(done: Migration, link: Link | None, tracker: Tracker | None = None) -> list[str]:
-    """What stands there after a migration, and how to undo it."""
-    lines = []
-    if done.destination is None:
-        changed = [p.path for p in done.plans if not p.changes_nothing]
-        changed += [tracker.root / TRACKER_FILE] if tracker else []
-        lines += [f"rewrote {path}" for path in changed] or ["nothing was written"]
-    else:
-        by = "" if link is None else f", payload by {link.value}"
-        lines.append(f"wrote {done.destination}{by}: use it as {shell('--load', done.destination)}")
-    note = " (the source is unchanged)" if done.destination else ""
-    undo = done.undo() + ([tracker.undo] if tracker else [])
-    lines += [f"undo: {command}{note}" for command in undo]
-    lines += [f"caution: {left}" for left in done.leftovers]
-    if link is Link.HARDLINK:
-        lines.append(
-            "caution: payload files are hard links; a job that saves one of these iterations "
-            "again overwrites them in place, in both roots"
-        )
-    if link is Link.SYMLINK:
-        lines.append("caution: payload files are links into the source, which must stay there")
-    return [printable(line) for line in lines]
+def explanation(found: Explanation) -> list[Line]:
+    """`explain WORD` in lines."""
+    rows: dict[str, Sequence[str]] = {
+        "since": [found.since],
+        "why": found.why,
+        "source": found.source,
+        "do": found.remedy,
+    }
+    lines = [_answer(f"{found.word}: {found.what}")]
+    for label, values in rows.items():
+        lines += _labelled(label, values)
+    return lines
 
 
-def differences(found: Sequence[Difference], *, full: bool) -> list[str]:
-    """`diff` in lines."""
-    if not found:
-        return ["no difference"]
-    lines = [str(difference) for difference in found]
-    count = f"{len(lines)} difference{'s' if len(lines) > 1 else ''}"
-    return [count, *(lines if full else _cut(lines))]
-
-
-def _cut(lines: list[str], most: int = _MOST_LINES, where: str = "--json has") -> list[str]:
-    if len(lines) <= most:
-        return lines
-    return [*lines[:most], f"... and {len(lines) - most} more ({where} all)"]
+def explainable(words: Mapping[str, Sequence[str]]) -> list[Line]:
+    """`explain` alone: everything that can be explained."""
+    many = sum(map(len, words.values()))
+    lines = [_answer(f"{many} words can be explained, and the error of a reader as it stands")]
+    return lines + [Line(", ".join(of), f"{kind:{_COLUMN}}", 2) for kind, of in words.items()]

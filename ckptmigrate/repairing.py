@@ -31,7 +31,7 @@ from ckptmigrate import (
 )
 from ckptmigrate.commands import command, shell
 from ckptmigrate.converting import FAULT_CONTEXT, Converted
-from ckptmigrate.errors import CorruptError, DamagedError, RefusedError
+from ckptmigrate.errors import CorruptError, DamagedError, RefusedError, Retry
 from ckptmigrate.linking import Link
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.migration import Migration
@@ -231,7 +231,8 @@ def _newest_good(chosen: roots.Chosen, wanted: Wanted, why: str) -> Path:
     raise RefusedError(
         f"cannot be repaired: {why}, and there is no good iteration to lead to{more}",
         path=chosen.path,
-        fix="restore one from a copy",
+        fix=f"restore one from a copy; for all of it see "
+        f"`{command('verify', chosen.path, '--all')}`",
     )
 
 
@@ -358,6 +359,7 @@ def _rebuilt(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...
             f"{current.layouts[0].ID} has no idle rerun state to rebuild",
             path=source.path,
             fix="leave --rebuild-sentinel out",
+            retry=Retry(leave_out=("--rebuild-sentinel",)),
         )
     iteration = source.iteration if record.iteration is None else record.iteration
     if iteration is None:

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from ckptmigrate.commands import shell
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.storage import LARGEST_JSON, Directory, Overlay
 
@@ -101,7 +102,8 @@ def load(directory: Directory) -> tuple[Step, ...]:
     if FILE not in directory.files():
         return ()
     path = directory.path / FILE
-    fix = f"delete it and {FOLDER} to go on without the way back that it describes"
+    remove = shell("rm", "-rf", path, directory.path / FOLDER)
+    fix = f"to go on without the way back that it describes run `{remove}`"
     if directory.files()[FILE] > LARGEST_JSON:
         raise DamagedError("is too large to be a sidecar", path=path, fix=fix)
     try:

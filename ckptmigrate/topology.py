@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ckptmigrate.errors import RefusedError
+from ckptmigrate.errors import RefusedError, Retry
 from ckptmigrate.inert.short import short
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.rerun import parse_unique_key
@@ -79,6 +79,7 @@ class Topology:
             raise RefusedError(
                 f"{_ARGUMENTS[option]} ({name}) is not in the checkpoint's args",
                 fix=f"state it with {option} {hint or 'N'}",
+                retry=Retry(add=(option, str(hint))) if hint else None,
             )
         return value
 
@@ -190,8 +191,17 @@ def _agree(
                 fix=f"leave {option} out, or state a size that the files bear out"
                 if stated is not None
                 else f"state the right size with {option} N, one that the files bear out",
+                retry=_retry(option, stated, checks),
             )
     return chosen
+
+
+def _retry(option: str, stated: int | None, checks: dict[str, int | None]) -> Retry | None:
+    """Without the stated size, or with the one that every file tells."""
+    if stated is not None:
+        return Retry(leave_out=(option,))
+    told = {value for value in checks.values() if value is not None}
+    return Retry(add=(option, str(*told))) if len(told) == 1 else None
 
 
 def _is_size(value: object) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from ckptmigrate import journal, linking, locate, sidecar, staging
 from ckptmigrate.change import Change
 from ckptmigrate.commands import command, shell
 from ckptmigrate.durable import sync_directory, write
-from ckptmigrate.errors import DamagedError, DestinationError
+from ckptmigrate.errors import DamagedError, DestinationError, Retry
 from ckptmigrate.journal import Outcome
 from ckptmigrate.linking import Link
 from ckptmigrate.planning import Plan
@@ -40,6 +41,7 @@ def check_destination(destination: Path, source: Path) -> None:
             "exists, and nothing is ever overwritten",
             path=destination,
             fix="name another destination with -o DEST",
+            retry=Retry(add=("--output", str(_free(destination)))),
         )
     real, origin = destination.parent.resolve() / destination.name, source.resolve()
     if real.is_relative_to(origin):
@@ -47,13 +49,22 @@ def check_destination(destination: Path, source: Path) -> None:
             f"lies inside the source {source}",
             path=destination,
             fix="name a destination outside of it with -o DEST",
+            retry=Retry(add=("--output", str(_free(source.with_name(destination.name))))),
         )
     if not destination.parent.is_dir():
         raise DestinationError(
             "cannot be created: its parent directory does not exist",
             path=destination,
-            fix=f"run `{shell('mkdir', '-p', destination.parent)}` first",
+            fix=f"first run `{shell('mkdir', '-p', destination.parent)}`",
         )
+
+
+def _free(destination: Path) -> Path:
+    """A name like it that nothing has."""
+    names = itertools.chain(
+        [destination.name], (f"{destination.name}.{n}" for n in itertools.count(2))
+    )
+    return next(each for name in names if not os.path.lexists(each := destination.with_name(name)))
 
 
 def create(

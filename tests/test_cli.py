@@ -311,7 +311,7 @@ def test_traceback_only_when_asked(run: Run) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example(run: Run, verb: str) -> None:
     text = run(verb, "--help").stdout
-    assert f"Example: ckptmigrate {verb}" in text
+    assert f"Examples:\n    ckptmigrate {verb}" in text
     for option in ("--json", "--no-color", "--verbose"):
         assert option in text
 

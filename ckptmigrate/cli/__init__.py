@@ -11,12 +11,15 @@ from typing import NoReturn
 import click
 
 import ckptmigrate
-from ckptmigrate.cli import options
+from ckptmigrate.cli import options, retrying
 from ckptmigrate.cli.check import check
+from ckptmigrate.cli.completion import PROGRAM, completion
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.diff import diff
+from ckptmigrate.cli.explain import explain
 from ckptmigrate.cli.inspect import inspect
 from ckptmigrate.cli.layouts import layouts
+from ckptmigrate.cli.manual import MIGRATED, ManualGroup
 from ckptmigrate.cli.matrix import matrix
 from ckptmigrate.cli.migrate import downgrade, upgrade
 from ckptmigrate.cli.recover import recover
@@ -24,24 +27,57 @@ from ckptmigrate.cli.repair import repair
 from ckptmigrate.cli.undo import undo
 from ckptmigrate.cli.verify import verify
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.printable import printable
+from ckptmigrate.lines import Line
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(ckptmigrate.__version__, prog_name="ckptmigrate")
+@click.group(
+    cls=ManualGroup,
+    files=MIGRATED,
+    invoke_without_command=True,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+    },
+)
+@click.version_option(ckptmigrate.__version__, prog_name=PROGRAM)
 @options.output_options
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Inspect and migrate Megatron-Core torch_dist checkpoints, metadata only.
 
     PATH is a checkpoint directory or a root; a root means the iteration that its tracker file
     names. Tensors are never rewritten, pickles never executed, the source never changed unless
-    --in-place asks for it. Exit status: 0 done, 1 refused or found wanting, 2 usage.
+    --in-place asks for it. `ckptmigrate VERB --help` tells all about a verb.
+
+    \b
+    Examples:
+      ckptmigrate inspect run
+      ckptmigrate check run --reader 0.13
+      ckptmigrate downgrade run --to 0.13
     """
+    if context.invoked_subcommand is None:
+        output.lines(_START)
+        context.exit(2)
 
 
-_VERBS = (inspect, check, upgrade, downgrade, undo, diff, verify, repair, recover, layouts, matrix)
-for _verb in _VERBS:
-    cli.add_command(_verb)
+_START = (
+    Line(f"ckptmigrate {ckptmigrate.__version__}: a checkpoint of one Megatron-Core release, made "
+         "readable by another; only metadata is rewritten", hang=2, style="bold"),
+    Line("what is it?", "ckptmigrate inspect PATH                ", 2),
+    Line("does release 0.13 resume from it?", "ckptmigrate check PATH --reader 0.13    ", 2),
+    Line("have it resume, from PATH.0.13", "ckptmigrate downgrade PATH --to 0.13    ", 2),
+    Line("what does that error mean?", "ckptmigrate explain 'Missing key ...'   ", 2),
+    Line("every verb: ckptmigrate --help; all about one: ckptmigrate VERB --help", hang=2),
+)  # fmt: skip
+_SECTIONS = {
+    "Look": (inspect, check, verify, diff),
+    "Migrate": (upgrade, downgrade, undo),
+    "Mend": (repair, recover),
+    "Know": (explain, layouts, matrix, completion),
+}
+for _section, _verbs in _SECTIONS.items():
+    for _verb in _verbs:
+        cli.add_verb(_verb, _section)
 
 
 def main() -> None:
@@ -50,7 +86,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)  # what is under way is taken back, as for Ctrl-C
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main(prog_name=PROGRAM, standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.exceptions.Abort:
@@ -59,6 +95,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except CkptMigrateError as error:
+        retrying.with_command(error, cli, sys.argv[1:])
         _fail(error, 1)
     except BrokenPipeError:
         # The reader of a pipe went away (`| head`): nothing is wrong, nothing more to say.
@@ -85,5 +122,5 @@ def _fail(error: CkptMigrateError | str, status: int) -> NoReturn:
     if output.json:
         told = error if isinstance(error, CkptMigrateError) else CkptMigrateError(error)
         output.object({"error": told.as_json()})
-    click.echo(f"ckptmigrate: {printable(str(error))}", err=True)
+    output.lines([f"ckptmigrate: {error}"], err=True)
     sys.exit(status)

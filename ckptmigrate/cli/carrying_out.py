@@ -10,7 +10,9 @@ from ckptmigrate.cli.console import output
 from ckptmigrate.linking import Link
 
 
-def carry_out(prepared: migration.Migration, *, dry_run: bool, link: Link = Link.AUTO) -> None:
+def carry_out(
+    prepared: migration.Migration, *, dry_run: bool, full: bool, link: Link = Link.AUTO
+) -> None:
     used = None
     if not dry_run:
         # Before anything is printed: a reader of the output that goes away stops nothing.
@@ -22,7 +24,7 @@ def carry_out(prepared: migration.Migration, *, dry_run: bool, link: Link = Link
         return
     output.lines(render.recovered(prepared.recovered))
     for plan in prepared.plans:
-        output.lines(render.plan(plan))
+        output.lines(render.plan(plan, full=full))
     if dry_run:
         click.echo("dry run: nothing was written")
     else:

@@ -7,17 +7,26 @@ from pathlib import Path
 import click
 
 from ckptmigrate import advice, checking, locate, render
-from ckptmigrate.cli import options
+from ckptmigrate.cli import completing, options
 from ckptmigrate.cli.console import output
+from ckptmigrate.cli.manual import CHECKPOINT, Manual
 from ckptmigrate.readers import reader, readers
 from ckptmigrate.reading import read
 from ckptmigrate.rerun import MODE_OF_ARGUMENT
 from ckptmigrate.storage import LocalDirectory
 
 
-@click.command()
+@click.command(
+    cls=Manual, files=CHECKPOINT, found="refused, or the release (any of them) does not resume"
+)
 @options.path
-@click.option("--reader", "release", metavar="RELEASE", help="Ask this release alone.")
+@click.option(
+    "--reader",
+    "release",
+    metavar="RELEASE",
+    shell_complete=completing.releases,
+    help="Ask this release alone, such as 0.13.1; 0.13 is its last patch.",
+)
 @click.option("--torch", metavar="V", help="The reader's torch. Default: the release's usual one.")
 @click.option("--strict", is_flag=True, help="Short for --strictness raise_all.")
 @click.option(
@@ -62,10 +71,15 @@ def check(
     """Predict, without the release at hand, whether a job of it resumes.
 
     By default the job has the topology of the checkpoint, reruns enabled and Megatron's default
-    strictness. Without --reader, one line per release. Exit status 1 where the release, or any
-    of them, does not resume.
+    strictness. Without --reader, one line per release. With it, each reason with the error that
+    the job would die with, and the command that helps: it was planned and its result checked.
 
-    Example: ckptmigrate check checkpoints/run --reader 0.13.1
+    \b
+    Examples:
+      ckptmigrate check run
+      ckptmigrate check run --reader 0.13
+      ckptmigrate check run --reader 0.17.1 --strict
+      ckptmigrate check run --reader 0.16 --job-world 1 --job-tp 1 --no-load-optim
     """
     from ckptmigrate.releases import compat
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+
+from ckptmigrate.lines import Line, fitted
 
 
 @dataclass
@@ -25,31 +28,41 @@ class Output:
         """Start anew, for another run in the same process."""
         self.json, self.verbose, self.color = False, False, color
 
-    def lines(self, lines: Iterable[str]) -> None:
-        for number, line in enumerate(lines):
-            click.echo(_styled(line, first=not number), color=self.color)
+    def lines(self, lines: Iterable[Line | str], *, err: bool = False) -> None:
+        """Lines of an answer, or of an error, as wide as the terminal; whole in a pipe."""
+        width = terminal_width(err=err)
+        for line in lines:
+            made = line if isinstance(line, Line) else Line(line, hang=2)
+            for number, text in enumerate(fitted(made, width)):
+                click.echo(_styled(made, text, first=not number), color=self.color, err=err)
 
     def segments(self, lines: Iterable[Sequence[tuple[str, str]]]) -> None:
         """Lines of (text, colour) parts; no colour for an empty name."""
         for line in lines:
             parts = (click.style(text, fg=color) if color else text for text, color in line)
-            click.echo("".join(parts), color=self.color)
+            click.echo("".join(parts).rstrip(), color=self.color)
 
     def object(self, value: Any) -> None:
         click.echo(json.dumps(value, indent=2))
 
 
 output = Output()
-_SIGNS = {"+": "green", "-": "red", "~": "yellow"}
 
 
-def _styled(line: str, *, first: bool) -> str:
-    if first:
-        return click.style(line, bold=True)
-    sign = line.lstrip()[:2]
-    if sign[1:] == " " and sign[0] in _SIGNS:
-        return click.style(line, fg=_SIGNS[sign[0]])
-    return line
+def terminal_width(*, err: bool = False) -> int | None:
+    """The columns of the terminal, or COLUMNS; None where there is none, as in a pipe."""
+    stream = sys.stderr if err else sys.stdout
+    if stream is None or not stream.isatty():
+        return None
+    return shutil.get_terminal_size().columns
+
+
+def _styled(line: Line, text: str, *, first: bool) -> str:
+    if not line.style or (line.head and not first):
+        return text
+    styled = line.margin + len(line.head) if line.head else len(text)
+    how: dict[str, Any] = {"bold": True} if line.style == "bold" else {"fg": line.style}
+    return click.style(text[:styled], **how) + text[styled:]
 
 
 @contextlib.contextmanager

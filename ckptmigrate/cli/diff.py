@@ -8,23 +8,26 @@ import click
 
 import ckptmigrate
 from ckptmigrate import render
-from ckptmigrate.cli import options
+from ckptmigrate.cli import completing, options
 from ckptmigrate.cli.console import output
+from ckptmigrate.cli.manual import Manual
 
 
-@click.command()
-@click.argument("a", type=click.Path(path_type=Path, readable=False))
-@click.argument("b", type=click.Path(path_type=Path, readable=False))
+@click.command(cls=Manual, found="refused, or something differs")
+@click.argument("a", type=options.PATH, shell_complete=completing.directories)
+@click.argument("b", type=options.PATH, shell_complete=completing.directories)
 @options.iteration
-@click.option("--full", is_flag=True, help="Do not cut long lists.")
+@options.full
 @options.output_options
 def diff(a: Path, b: Path, iteration: int | None, full: bool) -> None:
     """Say what differs in meaning from checkpoint A to checkpoint B.
 
     Compared are the common state, entries, plans, attributes, backend marker and payload bytes.
-    Exit status 1 where anything differs.
 
-    Example: ckptmigrate diff checkpoints/run checkpoints/run.pre-rerun
+    \b
+    Examples:
+      ckptmigrate diff run run.pre-rerun
+      ckptmigrate diff run other --iteration 5 --full
     """
     found = ckptmigrate.diff(a, b, iteration=iteration)
     if output.json:

@@ -9,19 +9,25 @@ import click
 from ckptmigrate import inspection, locate, render
 from ckptmigrate.cli import options
 from ckptmigrate.cli.console import output
+from ckptmigrate.cli.manual import MIGRATED, Manual
 
 
-@click.command()
+@click.command(cls=Manual, files=MIGRATED, found="refused, or the checkpoint is corrupt")
 @options.path
 @options.iteration
 @options.every
+@options.full
 @options.output_options
-def inspect(path: Path, iteration: int | None, every: bool) -> None:
+def inspect(path: Path, iteration: int | None, every: bool, full: bool) -> None:
     """Say what a checkpoint is: layout, writer, rerun state, sizes, history, anomalies.
 
-    Exit status 1 where it is corrupt.
+    No release writes its version into a checkpoint: the writer is told by the traces it left.
 
-    Example: ckptmigrate inspect checkpoints/run
+    \b
+    Examples:
+      ckptmigrate inspect run
+      ckptmigrate inspect run --all
+      ckptmigrate inspect run/iter_0000005 --json
     """
     options.check_choice(iteration, every=every)
     located = locate.locate(path, iteration=iteration, every=every)
@@ -31,6 +37,6 @@ def inspect(path: Path, iteration: int | None, every: bool) -> None:
         output.object(shown if every else shown[0])
     else:
         for each in found:
-            output.lines(render.inspection(each))
+            output.lines(render.inspection(each, full=full))
     if not all(each.healthy for each in found):
         raise SystemExit(1)

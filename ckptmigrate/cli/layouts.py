@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import click
 
 from ckptmigrate.cli import options
 from ckptmigrate.cli.console import output
+from ckptmigrate.cli.manual import Manual
+from ckptmigrate.lines import Line
 
 
-@click.command()
+@click.command(cls=Manual)
 @options.output_options
 def layouts() -> None:
     """List the layouts of the rerun state and the releases that write them.
 
-    Example: ckptmigrate layouts
+    `ckptmigrate explain LAYOUT` tells more of one.
+
+    \b
+    Examples:
+      ckptmigrate layouts
+      ckptmigrate layouts --json
     """
     from ckptmigrate.releases import compat
 
     rows = compat().layouts
     if output.json:
-        output.object([asdict(row) for row in rows])
+        keys = ("layout", "releases", "summary", "source")
+        output.object([{key: getattr(row, key) for key in keys} for row in rows])
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("layout", "releases", "what it is", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(row.layout, row.releases, row.summary)
-    Console(no_color=output.color is False, highlight=False).print(table)
+    output.lines([Line("what it is", f"{'layout':17}{'releases':14}", style="bold")])
+    output.lines(Line(row.summary, f"{row.layout:17}{row.releases:14}") for row in rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from dataclasses import asdict
@@ -12,8 +11,9 @@ from pathlib import Path
 import click
 
 from ckptmigrate import matrix_text
-from ckptmigrate.cli import options
-from ckptmigrate.cli.console import output
+from ckptmigrate.cli import completing, options
+from ckptmigrate.cli.console import output, terminal_width
+from ckptmigrate.cli.manual import Manual, ManualGroup
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.matrix import Cell, Matrix
 
@@ -26,10 +26,21 @@ _facts = click.option(
 )
 
 
-@click.group(invoke_without_command=True)
-@click.option("--scenario", metavar="NAME", help="This scenario alone: idle, disabled, fault, ...")
-@click.option("--writer", metavar="RELEASE", help="With --reader: all about one cell.")
-@click.option("--reader", metavar="RELEASE", help="With --writer: all about one cell.")
+@click.group(cls=ManualGroup, invoke_without_command=True)
+@click.option(
+    "--scenario",
+    metavar="NAME",
+    shell_complete=completing.scenarios,
+    help="This scenario alone: idle, disabled, fault, ...",
+)
+@click.option(
+    "--writer", metavar="RELEASE", shell_complete=completing.releases,
+    help="With --reader: all about one cell.",
+)  # fmt: skip
+@click.option(
+    "--reader", metavar="RELEASE", shell_complete=completing.releases,
+    help="With --writer: all about one cell.",
+)  # fmt: skip
 @click.option("--markdown", is_flag=True, help="Print it as Markdown.")
 @click.option(
     "--into",
@@ -58,7 +69,11 @@ def matrix(
 
     Each outcome says how it is known: measured with the real release, or derived from which rule.
 
-    Example: ckptmigrate matrix --writer 0.17 --reader 0.11
+    \b
+    Examples:
+      ckptmigrate matrix --scenario idle
+      ckptmigrate matrix --writer 0.17 --reader 0.11
+      ckptmigrate matrix --html matrix.html
     """
     if context.invoked_subcommand is not None:
         return
@@ -85,10 +100,10 @@ def matrix(
     elif markdown:
         click.echo(matrix_text.markdown(found, scenarios))
     else:
-        width = shutil.get_terminal_size((80, 24)).columns
         for each in scenarios:
-            output.segments([*matrix_text.table(found, each, width), []])
-        output.segments([[(matrix_text.LEGEND, "")]])
+            output.lines([matrix_text.title(found, each)])
+            output.segments([*matrix_text.table(found, each, terminal_width()), []])
+        output.lines([matrix_text.LEGEND])
 
 
 def _check(names: list[str], known: list[str], what: str) -> None:
@@ -96,7 +111,7 @@ def _check(names: list[str], known: list[str], what: str) -> None:
         if name not in known:
             raise RefusedError(
                 f"there is no {what} {name!r} in the matrix (there are {', '.join(known)})",
-                fix="see `ckptmigrate matrix`",
+                fix="for all run `ckptmigrate matrix`",
             )
 
 
@@ -118,7 +133,7 @@ def _tell(found: Matrix, cells: list[Cell]) -> None:
         output.lines(matrix_text.detail(found, cell))
 
 
-@matrix.command("add")
+@matrix.command("add", cls=Manual, files={"compat_matrix.yaml": "the facts that people edit"})
 @click.argument("release")
 @click.option("--torch", default="2.13.0", show_default=True, metavar="V", help="The torch of it.")
 @click.option("--source", default="the package index", show_default=True, help="How it is known.")
@@ -130,7 +145,9 @@ def add(release: str, torch: str, source: str, facts: Path) -> None:
     Its layout and constraints are those of the newest rows of the file; edit them by hand where
     the release changes them.
 
-    Example: ckptmigrate matrix add 0.21.0
+    \b
+    Examples:
+      ckptmigrate matrix add 0.21.0
     """
     _require_extra()
     from ckptmigrate import compiling
@@ -153,7 +170,12 @@ def add(release: str, torch: str, source: str, facts: Path) -> None:
         )
 
 
-@matrix.command("run")
+@matrix.command(
+    "run",
+    cls=Manual,
+    found="refused, or an outcome is another one than the file has (unless --update writes it)",
+    files={"compat_matrix.yaml": "the facts that people edit"},
+)
 @click.option(
     "--readers",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -170,9 +192,30 @@ def add(release: str, torch: str, source: str, facts: Path) -> None:
 )
 @_facts
 @click.option("--update", is_flag=True, help="Rewrite the cells of that file, comments kept.")
-@click.option("--reader", "only", multiple=True, metavar="RELEASE", help="This reader alone.")
-@click.option("--writer", "writers", multiple=True, metavar="RELEASE", help="This writer alone.")
-@click.option("--scenario", "scenarios", multiple=True, metavar="NAME", help="This scenario alone.")
+@click.option(
+    "--reader",
+    "only",
+    multiple=True,
+    metavar="RELEASE",
+    shell_complete=completing.releases,
+    help="This reader alone.",
+)
+@click.option(
+    "--writer",
+    "writers",
+    multiple=True,
+    metavar="RELEASE",
+    shell_complete=completing.releases,
+    help="This writer alone.",
+)
+@click.option(
+    "--scenario",
+    "scenarios",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=completing.scenarios,
+    help="This scenario alone.",
+)
 @options.output_options
 def run(
     readers: Path,
@@ -186,10 +229,12 @@ def run(
     """Measure the cells with real releases: some minutes, and torch.
 
     For each reader one process with its real megatron-core loads every checkpoint, raw and
-    migrated, as a training job does; tensors are compared bit by bit with the source. Exit
-    status 1 where an outcome is another one than the file has (unless --update writes it).
+    migrated, as a training job does; tensors are compared bit by bit with the source.
 
-    Example: ckptmigrate matrix run --readers .readers --samples tests/samples
+    \b
+    Examples:
+      ckptmigrate matrix run --readers .readers --samples tests/samples
+      ckptmigrate matrix run --reader 0.16.1 --writer 0.17.1 --update
     """
     _require_extra()
     from ckptmigrate import compiling
@@ -199,7 +244,11 @@ def run(
     compat, found = compiling.parse(facts.read_text(encoding="utf-8"), path=facts)
     groups = list(groups_of(found, writers=writers, scenarios=scenarios))
     if not groups:
-        raise RefusedError("no group of the matrix has that writer and scenario", path=facts)
+        raise RefusedError(
+            "no group of the matrix has that writer and scenario",
+            path=facts,
+            fix="for those there are run `ckptmigrate matrix`",
+        )
     _check(list(only), [row.release for row in compat.readers], "reader")
     with tempfile.TemporaryDirectory(prefix="ckptmigrate-") as folder:
         work = Path(folder)

@@ -9,8 +9,9 @@ from typing import Any, Final
 import click
 
 from ckptmigrate import migration, recovery, versions
-from ckptmigrate.cli import console, options
+from ckptmigrate.cli import completing, console, options
 from ckptmigrate.cli.carrying_out import carry_out
+from ckptmigrate.cli.manual import MIGRATED, Manual
 from ckptmigrate.converting import LOSSES
 from ckptmigrate.linking import Link
 from ckptmigrate.topology import Given
@@ -21,9 +22,12 @@ def _migration_options(command: options.Command) -> options.Command:
     for option in (
         click.option(
             "-o", "--output", type=click.Path(path_type=Path, readable=False), metavar="DEST",
-            help="The root to create. Default: PATH.<target> beside PATH.",
+            shell_complete=completing.directories,
+            help="The root to create, where nothing is yet. Default: PATH.<target> beside PATH.",
         ),
-        click.option("--in-place", is_flag=True, help="Change PATH itself."),
+        click.option(
+            "--in-place", is_flag=True, help="Change PATH itself; `undo` takes it back."
+        ),
         click.option("--dry-run", is_flag=True, help="Print the plan and write nothing."),
         click.option(
             "--link", type=links, default=Link.AUTO.value, show_default=True,
@@ -34,9 +38,8 @@ def _migration_options(command: options.Command) -> options.Command:
             help="Read all payload, and refuse where it is not as integrity.json says.",
         ),
         click.option(
-            "--allow-loss", multiple=True, type=click.Choice(sorted(LOSSES)),
-            help="Accept a named loss. "
-            + " ".join(f"{name}: {text}." for name, text in LOSSES.items()),
+            "--allow-loss", multiple=True, type=click.Choice(sorted(LOSSES)), metavar="LOSS",
+            help="Accept a loss, one of those below; again for another one.",
         ),
         click.option(
             "--torch", metavar="V",
@@ -62,6 +65,7 @@ def _migration_options(command: options.Command) -> options.Command:
             "--pipeline-parallel", type=click.IntRange(min=1), metavar="N",
             help="Pipeline parallel size, where args do not tell.",
         ),
+        options.full,
         options.every,
         options.iteration,
     ):  # fmt: skip
@@ -69,6 +73,7 @@ def _migration_options(command: options.Command) -> options.Command:
     return command
 
 
+_TERMS: Final = {"Losses": {name: loss.meaning for name, loss in LOSSES.items()}}
 _TO_HELP: Final = (
     f"A layout ({', '.join(layout.ID for layout in versions.LAYOUTS)}), a release such as 0.13.1 "
     "or 0.16, which gets the least that it needs to resume, or "
@@ -78,30 +83,53 @@ _TO_HELP: Final = (
 )
 
 
-@click.command()
+@click.command(cls=Manual, files=MIGRATED, terms=_TERMS)
 @options.path
 @click.option(
-    "--to", default=versions.NEWEST.ID, show_default=True, metavar="TARGET", help=_TO_HELP
+    "--to",
+    default=versions.NEWEST.ID,
+    show_default=True,
+    metavar="TARGET",
+    help=_TO_HELP,
+    shell_complete=completing.targets,
 )
 @_migration_options
 @options.output_options
 def upgrade(path: Path, to: str, **options: Any) -> None:
     """Make a checkpoint readable by a newer release.
 
-    Example: ckptmigrate upgrade checkpoints/run --to common-state
+    The result is a root of its own beside PATH, ready for --load. Payload files are linked where
+    that works; only small metadata is written. Without --to, the newest layout.
+
+    \b
+    Examples:
+      ckptmigrate upgrade run --dry-run
+      ckptmigrate upgrade run --to 0.19
+      ckptmigrate upgrade run --all -o run-for-0.19
     """
     _migrate("upgrade", path, to, **options)
 
 
-@click.command()
+@click.command(cls=Manual, files=MIGRATED, terms=_TERMS)
 @options.path
-@click.option("--to", required=True, metavar="TARGET", help=_TO_HELP)
+@click.option(
+    "--to", required=True, metavar="TARGET", help=_TO_HELP, shell_complete=completing.targets
+)
 @_migration_options
 @options.output_options
 def downgrade(path: Path, to: str, **options: Any) -> None:
     """Make a checkpoint readable by an older release.
 
-    Example: ckptmigrate downgrade checkpoints/run --to split-rerun
+    The result is a root of its own beside PATH, ready for --load. Payload files are linked where
+    that works; only small metadata is written. Nothing is lost unless --allow-loss names it, and
+    what goes is kept for the way back.
+
+    \b
+    Examples:
+      ckptmigrate downgrade run --to 0.13 --dry-run
+      ckptmigrate downgrade run --to split-rerun -o run-for-0.13
+      ckptmigrate downgrade run --to pre-rerun --in-place
+      ckptmigrate downgrade fault --to 0.13 --allow-loss fault-context
     """
     _migrate("downgrade", path, to, **options)
 
@@ -123,6 +151,7 @@ def _migrate(
     torch: str | None,
     native: bool,
     strict: bool,
+    full: bool,
     every: bool,
     iteration: int | None,
 ) -> None:
@@ -148,4 +177,4 @@ def _migrate(
             progress=progress if hash_payload else None,  # small files take no time
         )
     prepared = replace(prepared, recovered=recovered)
-    carry_out(prepared, dry_run=dry_run, link=Link(link))
+    carry_out(prepared, dry_run=dry_run, full=full, link=Link(link))

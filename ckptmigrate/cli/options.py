@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
+from ckptmigrate.cli import completing
 from ckptmigrate.cli.console import output
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -25,9 +26,12 @@ def _set_output(context: click.Context, parameter: click.Parameter, value: bool)
 def output_options(command: Command) -> Command:
     """--json, -v and --no-color, which every verb has."""
     for flags, text in (
-        (("--no-color", "no_color"), "Never colour the output."),
-        (("-v", "--verbose", "verbose"), "Show a traceback with an error."),
-        (("--json", "as_json"), "Print JSON with documented keys."),
+        (
+            ("--no-color", "no_color"),
+            "Never colour the output; neither where NO_COLOR is set, nor in a pipe.",
+        ),
+        (("-v", "--verbose", "verbose"), "Show a traceback with an error, to report it."),
+        (("--json", "as_json"), "Print JSON with documented keys instead; errors, too."),
     ):
         command = click.option(
             *flags, is_flag=True, expose_value=False, callback=_set_output, help=text
@@ -35,9 +39,19 @@ def output_options(command: Command) -> Command:
     return command
 
 
-path = click.argument("path", type=click.Path(path_type=Path, readable=False))
-iteration = click.option("--iteration", type=int, metavar="N", help="Of a root, this iteration.")
-every = click.option("--all", "every", is_flag=True, help="Of a root, every iteration.")
+PATH: Final = click.Path(path_type=Path, readable=False)
+path = click.argument("path", type=PATH, shell_complete=completing.directories)
+iteration = click.option(
+    "--iteration", type=int, metavar="N", shell_complete=completing.iterations,
+    help="Of a root, this iteration instead of the one that its tracker file names.",
+)  # fmt: skip
+every = click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help="Of a root, every iteration, not only the one that its tracker file names.",
+)
+full = click.option("--full", is_flag=True, help="Show long lists whole.")
 
 
 def check_choice(iteration: int | None, *, every: bool) -> None:

@@ -10,10 +10,15 @@ import click
 from ckptmigrate import recovery, render
 from ckptmigrate.cli import options
 from ckptmigrate.cli.console import output
-from ckptmigrate.printable import printable
+from ckptmigrate.cli.manual import Manual
 
 
-@click.command()
+@click.command(
+    cls=Manual,
+    files={
+        "PATH/../.NAME.ckptmigrate*": "the stage and lock of a migration under way, beside PATH"
+    },
+)
 @options.path
 @click.option(
     "--break-lock", is_flag=True, help="State that a run which cannot be seen from here is over."
@@ -26,11 +31,14 @@ def recover(path: Path, break_lock: bool) -> None:
     beside PATH is removed. PATH is a checkpoint directory, a root, whose checkpoints are all looked
     at, or a destination.
 
-    Example: ckptmigrate recover checkpoints/run
+    \b
+    Examples:
+      ckptmigrate recover run
+      ckptmigrate recover run --break-lock
     """
     done = recovery.recover(path, break_lock=break_lock)
     if output.json:
         output.object({"recovered": {str(each): what for each, what in done.items()}})
     else:
-        lines = render.recovered(done)
-        output.lines(lines or [printable(f"{os.path.abspath(path)}: nothing to recover")])
+        nothing = f"{os.path.abspath(path)}: nothing to recover"
+        output.lines(render.recovered(done) or [nothing])

@@ -8,14 +8,15 @@ from pathlib import Path
 import click
 
 from ckptmigrate import recovery, render, repairing
-from ckptmigrate.cli import console, options
+from ckptmigrate.cli import completing, console, options
 from ckptmigrate.cli.console import output
+from ckptmigrate.cli.manual import MIGRATED, Manual
 from ckptmigrate.linking import Link
 from ckptmigrate.repairing import Wanted
 from ckptmigrate.topology import Given
 
 
-@click.command()
+@click.command(cls=Manual, files=MIGRATED)
 @options.path
 @click.option(
     "-o",
@@ -23,6 +24,7 @@ from ckptmigrate.topology import Given
     "destination",
     type=click.Path(path_type=Path, readable=False),
     metavar="DEST",
+    shell_complete=completing.directories,
     help="The root to create. Default: PATH.repaired beside PATH.",
 )
 @click.option("--in-place", is_flag=True, help="Change PATH itself.")
@@ -54,6 +56,7 @@ from ckptmigrate.topology import Given
 )
 @options.hashed
 @options.known
+@options.full
 @options.every
 @options.iteration
 @options.output_options
@@ -68,6 +71,7 @@ def repair(
     world_size: int | None,
     hashed: bool,
     known: tuple[str, ...],
+    full: bool,
     every: bool,
     iteration: int | None,
 ) -> None:
@@ -77,7 +81,11 @@ def repair(
     renewed, and a tracker file that leads to no good iteration is pointed to the newest that is.
     What is lost is not invented: everything else is refused.
 
-    Example: ckptmigrate repair checkpoints/run --in-place
+    \b
+    Examples:
+      ckptmigrate repair broken --dry-run
+      ckptmigrate repair broken -o whole
+      ckptmigrate repair broken --in-place
     """
     if in_place and destination is not None:
         raise click.UsageError("--in-place and -o exclude each other.")
@@ -98,7 +106,7 @@ def repair(
     if output.json:
         output.object(prepared.as_json(done=not dry_run, link=used))
         return
-    output.lines([*render.recovered(recovered), *render.repair(prepared)])
+    output.lines([*render.recovered(recovered), *render.repair(prepared, full=full)])
     if dry_run:
         click.echo("dry run: nothing was written")
     else:

@@ -10,22 +10,28 @@ import click
 from ckptmigrate import migration, recovery
 from ckptmigrate.cli import options
 from ckptmigrate.cli.carrying_out import carry_out
+from ckptmigrate.cli.manual import MIGRATED, Manual
 
 
-@click.command()
+@click.command(cls=Manual, files=MIGRATED)
 @options.path
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@options.full
 @options.every
 @options.iteration
 @options.output_options
-def undo(path: Path, dry_run: bool, every: bool, iteration: int | None) -> None:
+def undo(path: Path, dry_run: bool, full: bool, every: bool, iteration: int | None) -> None:
     """Take back the last migration in place, byte for byte.
 
-    Again and again, as far as the sidecar tells. Refused where a file was changed since.
+    Again and again, as far as the sidecar tells. Refused where a file was changed since. What was
+    written out of place is undone by removing it: the source is unchanged.
 
-    Example: ckptmigrate undo checkpoints/run
+    \b
+    Examples:
+      ckptmigrate undo run --dry-run
+      ckptmigrate undo run
     """
     options.check_choice(iteration, every=every)
     recovered = {} if dry_run else recovery.in_place(path)
     prepared = migration.prepare_undo(path, iteration=iteration, every=every)
-    carry_out(replace(prepared, recovered=recovered), dry_run=dry_run)
+    carry_out(replace(prepared, recovered=recovered), dry_run=dry_run, full=full)

@@ -9,18 +9,23 @@ import click
 from ckptmigrate import render, verifying
 from ckptmigrate.cli import console, options
 from ckptmigrate.cli.console import output
+from ckptmigrate.cli.manual import CHECKPOINT, Manual
 from ckptmigrate.verifying import roots
 from ckptmigrate.verifying.loading import require_torch
 
 
-@click.command()
+@click.command(
+    cls=Manual,
+    files=CHECKPOINT,
+    found="refused, or there is an error; warnings and notes are allowed",
+)
 @options.path
 @options.iteration
 @options.every
 @click.option("--load", is_flag=True, help="Read every tensor with torch, too.")
 @options.hashed
 @options.known
-@click.option("--full", is_flag=True, help="Do not cut long lists.")
+@options.full
 @options.output_options
 def verify(
     path: Path,
@@ -35,9 +40,14 @@ def verify(
 
     Checked are byte ranges, chunks, the tables of .metadata, plans, the rerun state, sharded
     objects and the symbols they name, integrity.json, and, given a root, its tracker file.
-    Nothing is written. Exit status 1 where there is an error; warnings and notes are allowed.
+    Nothing is written. `ckptmigrate explain CODE` tells more of a finding.
 
-    Example: ckptmigrate verify checkpoints/run --all
+    \b
+    Examples:
+      ckptmigrate verify run
+      ckptmigrate verify run --all --hash
+      ckptmigrate verify run --load
+      ckptmigrate verify run --known nemo.core.Config
     """
     options.check_choice(iteration, every=every)
     if load:

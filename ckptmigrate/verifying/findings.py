@@ -33,109 +33,152 @@ class Code:
         severity: how bad it is.
         meaning: what it means for a job, a sentence.
         remedy: what to do; `{path}` stands for the checkpoint or root, quoted for a shell.
+        source: the file of a release, or of torch, that it is known from.
+        since: the releases that it is about.
     """
 
     code: str
     severity: Severity
     meaning: str
     remedy: str
+    source: str
+    since: str = "every release"
 
 
 _COPY: Final = "restore the file from a copy, or go back to an earlier iteration"
 _REPORT: Final = "look with `ckptmigrate inspect {path}`; go back to an earlier iteration"
 _REPAIR: Final = "run `ckptmigrate repair {path} --in-place`"
 
+# Where each is known from. A path without a repository is of Megatron-LM.
+_MARKER: Final = "core_v0.9.0 to core_v0.19.0 dist_checkpointing/core.py maybe_load_config"
+_COMMON: Final = "core_v0.17.1 strategies/common.py; core_v0.19.0 dist_checkpointing save"
+_TABLES: Final = "torch 2.13.0 torch/distributed/checkpoint/metadata.py"
+_READER: Final = "torch 2.13.0 torch/distributed/checkpoint/filesystem.py FileSystemReader"
+_PLANNER: Final = "torch 2.13.0 torch/distributed/checkpoint/default_planner.py"
+_PLANS: Final = "core_v0.11.0 strategies/torch.py (all_local_plans); megatron/training/arguments.py"
+_SYMBOLS: Final = "the symbols of every sample; megatron/core/safe_globals.py of each release"
+_RERUN: Final = "core_v0.10.0 to core_v0.19.0 megatron/core/rerun_state_machine.py"
+_TRACKER: Final = "core_v0.19.0 megatron/training/checkpointing.py _load_base_checkpoint"
+_DIGESTS: Final = "core_v0.19.0 dist_checkpointing/validation.py"
+_OWN: Final = "ckptmigrate itself"
+_SINCE_RERUN: Final = ">=0.10"
+_SINCE_PLANS: Final = ">=0.11"
+_SINCE_WORLD: Final = ">=0.14"
+_SINCE_DIGESTS: Final = ">=0.17.1"
+_SINCE_SENTINEL: Final = ">=0.18"
+_SINCE_ENTRY: Final = ">=0.19"
+
 _ROWS: Final = (
     Code(
         "marker-missing", Severity.ERROR,
         "Without metadata.json no release takes the directory for a torch_dist checkpoint.",
         "restore metadata.json from a copy",
+        _MARKER,
     ),
     Code(
         "marker-unreadable", Severity.ERROR,
         "metadata.json is no JSON object, so no release recognises the checkpoint.",
         "restore metadata.json from a copy",
+        _MARKER,
     ),
     Code(
         "metadata-missing", Severity.ERROR,
         "Which bytes belong to which tensor is lost: no reader finds one.", _COPY,
+        _READER,
     ),
     Code(
         "metadata-unreadable", Severity.ERROR,
         ".metadata is no pickle of checkpoint metadata that a writer wrote.", _COPY,
+        _READER,
     ),
     Code(
         "entry-malformed", Severity.ERROR,
         "A row of .metadata is not what torch writes there; readers fail at it.", _COPY,
+        _TABLES,
     ),
     Code(
         "table-mismatch", Severity.ERROR,
         "An entry is not in all tables of .metadata: a load or a later save goes wrong.", _COPY,
+        _TABLES,
     ),
     Code(
         "common-missing", Severity.ERROR,
         "The args, the iteration, the optimizer settings and the learning rate schedule are lost.",
         "restore common.pt from a copy; it cannot be made up",
+        _COMMON,
     ),
     Code(
         "common-unreadable", Severity.ERROR,
         "The common state is no torch file with a dict that can be read without executing it.",
         _COPY,
+        _COMMON,
     ),
     Code(
         "common-twice", Severity.WARNING,
         "The common state is in common.pt and in an entry; every release reads common.pt.",
         "compare the two; where common.pt is right, nothing is to be done",
+        _COMMON, _SINCE_ENTRY,
     ),
     Code(
         "payload-missing", Severity.ERROR,
         "A payload file that entries lie in is not there: their bytes are lost.", _COPY,
+        _READER,
     ),
     Code(
         "payload-name", Severity.ERROR,
         "An entry lies in a file outside of the checkpoint; no writer does that.",
         "do not load it; find out who made it",
+        _READER,
     ),
     Code(
         "byte-range-outside", Severity.ERROR,
         "An entry's bytes lie behind the end of its payload file, which was cut short.", _COPY,
+        _READER,
     ),
     Code(
         "byte-ranges-overlap", Severity.ERROR,
         "Two entries claim the same bytes in part, so one of them loads wrong values.", _COPY,
+        _READER,
     ),
     Code(
         "chunk-outside", Severity.ERROR,
         "A chunk of a tensor lies outside of the tensor's global shape.", _COPY,
+        _TABLES,
     ),
     Code(
         "chunks-do-not-tile", Severity.ERROR,
         "The chunks of a tensor overlap or leave gaps: elements stay uninitialised on load.",
         _COPY,
+        _PLANNER,
     ),
     Code(
         "chunks-not-compared", Severity.WARNING,
         "A tensor is cut in so many dimensions that only the volumes of its chunks were compared.",
         "find out who made it; no release of Megatron-Core cuts in more than a few",
+        _PLANNER,
     ),
     Code(
         "plan-rank-unknown", Severity.ERROR,
         "A payload file was written by a rank that the plans or args do not know.", _REPORT,
+        _PLANS, _SINCE_PLANS,
     ),
     Code(
         "sizes-contradict", Severity.WARNING,
         "The parallel sizes that args, plans and files tell contradict each other.",
         "state the right ones to a migration with --world-size, --tensor-parallel and "
         "--pipeline-parallel",
+        _PLANS,
     ),
     Code(
         "blob-unreadable", Severity.ERROR,
         "A sharded object is no torch zip that can be read without executing it.", _COPY,
+        _READER,
     ),
     Code(
         "blob-not-read", Severity.NOTE,
         "A sharded object is too large to be read whole; its place was checked all the same.",
         "nothing",
+        _OWN,
     ),
     Code(
         "unknown-symbol", Severity.ERROR,
@@ -143,100 +186,121 @@ _ROWS: Final = (
         "that loads it imports and may call that.",
         "do not load it before you know who wrote that; where you do, say so with "
         "`ckptmigrate verify {path} --known NAME`",
+        _SYMBOLS,
     ),
     Code(
         "rerun-shards-missing", Severity.ERROR,
         "The common state announces a rerun whose shards are not there; no release can load it. "
         "The fault context is gone, weights, optimizer and RNG are intact.",
         _REPAIR,
+        _RERUN, _SINCE_RERUN,
     ),
     Code(
         "rerun-contradictory", Severity.ERROR,
         "The common state and the rerun shards tell what no release writes together.", _REPORT,
+        _RERUN, _SINCE_RERUN,
     ),
     Code(
         "rerun-shards-unclaimed", Severity.WARNING,
         "There are rerun shards and no rerun entry, so no release from 0.14 on asks for them.",
         "nothing, unless a job runs with --dist-ckpt-strictness raise_all",
+        _RERUN, _SINCE_WORLD,
     ),
     Code(
         "rerun-sentinel-missing", Severity.WARNING,
         "An idle rerun entry without its sentinel shards; releases from 0.14 on resume from it.",
         "run `ckptmigrate repair {path} --rebuild-sentinel --in-place`",
+        _RERUN, _SINCE_SENTINEL,
     ),
     Code(
         "orphan-payload", Severity.NOTE,
         "A payload file that no entry lies in.", "nothing; it takes space",
+        _READER,
     ),
     Code(
         "orphan-bytes", Severity.NOTE,
         "Bytes of a payload file that belong to no entry.", "nothing; they take space",
+        _READER,
     ),
     Code(
         "migration-unfinished", Severity.ERROR,
         "A migration in place did not finish, or is still running.",
         "if none is running, run `ckptmigrate recover {path}`",
+        _OWN,
     ),
     Code(
         "sidecar-stale", Severity.WARNING,
         "The checkpoint was changed since its last migration: the kept originals are not used.",
         "nothing, unless you want the way back",
+        _OWN,
     ),
     Code(
         "tracker-missing", Severity.ERROR,
         "A root without a tracker file: a job finds no checkpoint and starts from nothing.",
         _REPAIR,
+        _TRACKER,
     ),
     Code(
         "tracker-unreadable", Severity.ERROR,
         "The tracker file names neither an iteration nor `release`.", _REPAIR,
+        _TRACKER,
     ),
     Code(
         "tracker-dangling", Severity.ERROR,
         "The tracker file names an iteration that is not there.", _REPAIR,
+        _TRACKER,
     ),
     Code(
         "tracker-half-written", Severity.ERROR,
         "The tracker file names an iteration whose save did not finish.", _REPAIR,
+        _TRACKER,
     ),
     Code(
         "tracker-behind", Severity.WARNING,
         "There is a newer iteration than the one the tracker file names.",
         "nothing, if its save was still running; else name it with --iteration",
+        _TRACKER,
     ),
     Code(
         "non-persistent-newer", Severity.WARNING,
         "A non-persistent checkpoint is as new; a job with --non-persistent-ckpt-type global "
         "prefers it.",
         "verify that one too: `ckptmigrate verify {path}/non_persistent --all`",
+        _TRACKER,
     ),
     Code(
         "integrity-unreadable", Severity.ERROR,
         "integrity.json holds no SHA-256 digests; a load with verify_integrity fails.",
         "remove it, and have the job go without verify_integrity",
+        _DIGESTS, _SINCE_DIGESTS,
     ),
     Code(
         "integrity-absent", Severity.NOTE,
         "There is no integrity.json, so --hash has nothing to compare with.",
         "save with integrity to have one",
+        _DIGESTS, _SINCE_DIGESTS,
     ),
     Code(
         "integrity-file-missing", Severity.ERROR,
         "A file that integrity.json has a digest of is not there.", _COPY,
+        _DIGESTS, _SINCE_DIGESTS,
     ),
     Code(
         "integrity-mismatch", Severity.ERROR,
         "A file has other bytes than integrity.json says; a load with verify_integrity fails.",
         "restore it from a copy; where a small file was changed on purpose, "
         "run `ckptmigrate repair {path} --in-place`",
+        _DIGESTS, _SINCE_DIGESTS,
     ),
     Code(
         "tensor-unreadable", Severity.ERROR,
         "torch cannot load the bytes of a chunk.", _COPY,
+        _READER,
     ),
     Code(
         "tensor-mismatch", Severity.ERROR,
         "A chunk loads as a tensor of another dtype or shape than .metadata says.", _COPY,
+        _READER,
     ),
 )  # fmt: skip
 CODES: Final = {row.code: row for row in _ROWS}

@@ -14,9 +14,10 @@ pairwise converter exists:
 
 from __future__ import annotations
 
+import difflib
 from typing import Final, Protocol
 
-from ckptmigrate.errors import RefusedError
+from ckptmigrate.errors import RefusedError, Retry
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.rerun import RerunRecord, StoredRerun
 from ckptmigrate.topology import Topology
@@ -77,7 +78,10 @@ def named(name: str) -> Layout:
     for layout in LAYOUTS:
         if wanted == layout.ID:
             return layout
-    known = ", ".join([*(layout.ID for layout in LAYOUTS), UNIVERSAL])
+    known = [*(layout.ID for layout in LAYOUTS), UNIVERSAL]
+    near = difflib.get_close_matches(name, known, 1)
     raise RefusedError(
-        f"there is no layout {name!r} (there are {known})", fix="see `ckptmigrate layouts`"
+        f"there is no layout {name!r} (there are {', '.join(known)})",
+        fix="name one of them" if near else "for what they are run `ckptmigrate layouts`",
+        retry=Retry(add=("--to", *near)) if near else None,
     )

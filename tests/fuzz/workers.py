@@ -27,6 +27,7 @@ from guard import Guard
 
 from ckptmigrate import checking, diffing, inspection, manifest, metadata, migration, render
 from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.lines import Line, fitted
 from ckptmigrate.readers import readers
 from ckptmigrate.reading import read
 from ckptmigrate.releases import compat
@@ -122,27 +123,28 @@ class Verbs:
         for verb in verbs if turn is None else (verbs[turn % len(verbs)],):
             try:
                 for line in verb(place, original.checkpoint):
-                    if not line.isprintable():
-                        raise oracle.Wrong(f"would print {line!r}")
+                    for text in fitted(line, None):
+                        if not text.isprintable():
+                            raise oracle.Wrong(f"would print {text!r}")
             except CkptMigrateError as error:
                 oracle._check_clear(error)
 
     @staticmethod
-    def _inspect(place: Path, _: Path) -> list[str]:
+    def _inspect(place: Path, _: Path) -> list[Line]:
         return render.inspection(inspection.inspect(place))
 
     @staticmethod
-    def _check(place: Path, _: Path) -> list[str]:
+    def _check(place: Path, _: Path) -> list[Line]:
         found = read(LocalDirectory(place))
         return render.verdicts(place, [checking.check(found, r) for r in readers(compat())])
 
     @staticmethod
-    def _diff(place: Path, other: Path) -> list[str]:
+    def _diff(place: Path, other: Path) -> list[Line]:
         a, b = (read(LocalDirectory(path)).manifest for path in (place, other))
         return render.differences(diffing.diff(a, b), full=False)
 
     @staticmethod
-    def _plan(place: Path, _: Path) -> Iterator[str]:
+    def _plan(place: Path, _: Path) -> Iterator[Line]:
         for to in ("sharded-rerun", "common-state", "0.13.1", "0.18.2"):
             try:
                 made = migration.prepare(place, to, output=place.parent / "out")

@@ -1,0 +1,114 @@
+"""`--help` as a manual page: options by what they are about, exit status, files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import click
+
+# Every option, by what it is about; in the order of the page.
+SECTIONS: Final[dict[str, tuple[str, ...]]] = {
+    "Which checkpoint": ("iteration", "every"),
+    "What it leads to": ("to", "native", "rebuild", "drop", "allow_loss"),
+    "Where it goes": ("output", "destination", "in_place", "dry_run", "link"),
+    "The job that reads it": (
+        "release", "torch", "strict", "strictness", "job_tp", "job_pp", "job_cp", "job_world",
+        "rerun_mode", "finetune", "no_load_optim", "no_load_rng",
+    ),
+    "What the checkpoint does not tell": ("world_size", "tensor_parallel", "pipeline_parallel"),
+    "How closely to look": ("load", "hash_payload", "hashed", "known", "break_lock"),
+    "Which part of the matrix": ("scenario", "scenarios", "writer", "writers", "reader", "only"),
+    "What to measure with": ("readers", "samples", "facts", "update", "source"),
+    "Output": (
+        "full", "markdown", "into", "html", "as_json", "no_color", "verbose", "version", "help",
+    ),
+}  # fmt: skip
+EXITS: Final[dict[int, str]] = {
+    0: "done",
+    1: "refused, or found wanting; stderr says why in one sentence, and what to do",
+    2: "the command line is not understood",
+    130: "interrupted; what was under way was taken back",
+}
+CHECKPOINT: Final = {
+    "PATH/latest_checkpointed_iteration.txt": "makes PATH a root, and names its iteration",
+    "PATH/iter_NNNNNNN/": "a checkpoint: .metadata, metadata.json, common.pt, *.distcp",
+}
+MIGRATED: Final = CHECKPOINT | {
+    "iter_NNNNNNN/ckptmigrate.json": "what was done to it, for the way back",
+    "iter_NNNNNNN/.ckptmigrate/": "the small files as they were",
+}
+
+
+class Manual(click.Command):
+    """A verb whose help has every section of a manual page.
+
+    Args:
+        found: what exit status 1 means, where that is another than usual.
+        files: the files it is about, and what each is.
+        terms: sections of words that its options take, and what each means.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        found: str = "",
+        files: Mapping[str, str] | None = None,
+        terms: Mapping[str, Mapping[str, str]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.found, self.files, self.terms = found, dict(files or {}), dict(terms or {})
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Every option in its section."""
+        help_option = self.get_help_option(ctx)
+        shown = {
+            "help" if parameter is help_option else parameter.name: record
+            for parameter in self.get_params(ctx)
+            if (record := parameter.get_help_record(ctx)) is not None
+        }
+        for section, names in SECTIONS.items():
+            rows = [shown[name] for name in names if name in shown]
+            if rows:
+                with formatter.section(section):
+                    formatter.write_dl(rows)
+        for title, words in self.terms.items():
+            with formatter.section(title):
+                formatter.write_dl(list(words.items()))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Exit status and files."""
+        exits = EXITS | ({1: self.found} if self.found else {})
+        with formatter.section("Exit status"):
+            formatter.write_dl([(str(number), text) for number, text in exits.items()])
+        if self.files:
+            with formatter.section("Files"):
+                formatter.write_dl(list(self.files.items()))
+
+
+class ManualGroup(Manual, click.Group):
+    """A verb that has verbs of its own, by section."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sections: dict[str, list[str]] = {}
+
+    def add_verb(self, verb: click.Command, section: str) -> None:
+        """Add a verb under a heading."""
+        self.add_command(verb)
+        self.sections.setdefault(section, []).append(verb.name or "")
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the page."""
+        ordered = [name for names in self.sections.values() for name in names]
+        return [*ordered, *(name for name in super().list_commands(ctx) if name not in ordered)]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs first: they are what one looks for."""
+        sections = self.sections or {"Verbs": super().list_commands(ctx)}
+        for section, names in sections.items():
+            rows = [(name, self.commands[name].get_short_help_str(limit=200)) for name in names]
+            with formatter.section(section):
+                formatter.write_dl(rows)
+        super().format_options(ctx, formatter)

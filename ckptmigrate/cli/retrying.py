@@ -1,0 +1,60 @@
+"""The command line that was refused, changed so that it works."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from ckptmigrate.commands import command
+from ckptmigrate.errors import CkptMigrateError, Retry
+
+
+def with_command(error: CkptMigrateError, group: click.Group, words: list[str]) -> None:
+    """Have the fix of an error end with the command that works, where the error tells of one.
+
+    Args:
+        words: the command line that was refused, after the name of the program.
+    """
+    verb = group.commands.get(words[0]) if words else None
+    if error.retry is None or verb is None:
+        return
+    again = command(*changed(words, error.retry, verb, error.path))
+    error.fix = f"{error.fix}: `{again}`"
+
+
+def changed(
+    words: list[str], retry: Retry, verb: click.Command, about: Path | str | None
+) -> list[str]:
+    """The words of a command line with what Retry says.
+
+    Args:
+        verb: the command, for which of its options have values.
+        about: the path that `retry.path` is named instead of.
+    """
+    options = {
+        name: parameter
+        for parameter in verb.params
+        if isinstance(parameter, click.Option)
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
+    added = options.get(retry.add[0]) if retry.add else None
+    gone = {options[name] for name in retry.leave_out if name in options}
+    if added is not None and not added.multiple:
+        gone.add(added)
+    kept = []
+    rest = iter(words)
+    for word in rest:
+        option = options.get(word.partition("=")[0])
+        if option is None or option not in gone:
+            kept.append(_path(word, retry, about))
+        elif not option.is_flag and "=" not in word:
+            next(rest, None)  # its value goes with it
+    return [*kept, *retry.add]
+
+
+def _path(word: str, retry: Retry, about: Path | str | None) -> str:
+    if retry.path is None or about is None or os.path.abspath(word) != os.path.abspath(about):
+        return word
+    return str(retry.path)

@@ -1,0 +1,236 @@
+"""What a word of this field means: a finding, a layout, a release, a loss, a failed load.
+
+Every sentence comes from the table that `verify`, `check`, the matrix or a migration goes by.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any, Final
+
+from ckptmigrate.commands import command
+from ckptmigrate.converting import LOSSES, Loss
+from ckptmigrate.errors import RefusedError
+from ckptmigrate.matrix import IDLE, Cell, FailureRow, Matrix, grade
+from ckptmigrate.readers import Reader, reader
+from ckptmigrate.releases import Compat, LayoutRow, compat, matches
+from ckptmigrate.verifying.findings import CODES, Code
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What there is to say of a word.
+
+    Attributes:
+        word: as the tables have it.
+        kind: `finding`, `layout`, `release`, `loss` or `failure`.
+        what: what it is, in a sentence.
+        since: since when, or of which releases.
+        why: what stands behind it, or follows from it.
+        source: the tags, files or samples that it is known from.
+        remedy: what to do; commands stand between backticks.
+    """
+
+    word: str
+    kind: str
+    what: str
+    since: str
+    why: tuple[str, ...]
+    source: tuple[str, ...]
+    remedy: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented JSON form (`explain --json`)."""
+        return asdict(self)
+
+
+def words() -> dict[str, tuple[str, ...]]:
+    """Everything that can be explained, by kind."""
+    facts = compat()
+    return {
+        "layout": tuple(row.layout for row in facts.layouts),
+        "release": tuple(row.release for row in facts.readers),
+        "loss": tuple(LOSSES),
+        "finding": tuple(CODES),
+        "failure": tuple(row.failure for row in _matrix().failures),
+    }
+
+
+def explain(word: str) -> tuple[Explanation, ...]:
+    """What a word means: a name of any table, a release, or the text of an error of a reader.
+
+    One explanation, but for a name that two tables have.
+
+    Raises:
+        RefusedError: nothing is known of it; names what is nearest.
+    """
+    facts, matrix = compat(), _matrix()
+    found = [
+        *(_layout(row) for row in facts.layouts if row.layout == word),
+        *(_loss(row) for row in LOSSES.values() if row.loss == word),
+        *(_finding(row) for row in CODES.values() if row.code == word),
+        *(_failure(row, matrix) for row in matrix.failures if row.failure == word),
+    ]
+    if found:
+        return tuple(found)
+    if word[:1].isdigit():
+        return (_release(reader(word, facts), facts, matrix),)
+    failure = matrix.failure(word)
+    if failure is None:
+        raise _unknown(word)
+    return (_failure(failure, matrix),)
+
+
+def _matrix() -> Matrix:
+    from ckptmigrate.matrix import matrix
+
+    return matrix()
+
+
+def _unknown(word: str) -> RefusedError:
+    known = [each for of_kind in words().values() for each in of_kind]
+    near = difflib.get_close_matches(word, known, 1)
+    return RefusedError(
+        f"there is nothing to explain of {word!r}",
+        fix=f"{near[0]} is nearest, see `{command('explain', near[0])}`"
+        if near
+        else f"for all that there is see `{command('explain')}`",
+    )
+
+
+def _finding(row: Code) -> Explanation:
+    return Explanation(
+        row.code,
+        "finding",
+        f"{row.severity.value} of verify: {row.meaning}",
+        row.since,
+        (),
+        (row.source,),
+        (row.remedy.format(path="PATH"),),
+    )
+
+
+def _loss(row: Loss) -> Explanation:
+    allow = command("downgrade", "PATH", "--to", "TARGET", "--allow-loss", row.loss)
+    return Explanation(
+        row.loss,
+        "loss",
+        row.meaning,
+        row.since,
+        (row.why,),
+        (row.source,),
+        (f"to accept it run `{allow}`, or upgrade so; the sidecar keeps what goes",),
+    )
+
+
+def _layout(row: LayoutRow) -> Explanation:
+    return Explanation(
+        row.layout,
+        "layout",
+        row.summary,
+        row.releases,
+        (row.why,),
+        (row.source,),
+        (
+            f"to lead a newer checkpoint to it run "
+            f"`{command('downgrade', 'PATH', '--to', row.layout)}`, an older one "
+            f"`{command('upgrade', 'PATH', '--to', row.layout)}`",
+            f"which release resumes from it: `{command('check', 'PATH')}`",
+        ),
+    )
+
+
+def _failure(row: FailureRow, matrix: Matrix) -> Explanation:
+    cells = [cell for cell in matrix.cells.values() if cell.raw == row.failure]
+    order = matrix.readers.index
+    failing = sorted({cell.reader for cell in cells}, key=order)
+    errors = dict.fromkeys(cell.error for cell in cells if cell.error)
+    after = dict.fromkeys(matrix.meaning(cell.migrated) for cell in cells)
+    return Explanation(
+        row.failure,
+        "failure",
+        row.why,
+        f"readers {', '.join(failing) or 'of none'} ({len(cells)} cells of the matrix)",
+        tuple(f"the reader says: {error}" for error in list(errors)[:2] or [row.error]),
+        (row.source,),
+        (
+            f"run what `{command('check', 'PATH', '--reader', 'RELEASE')}` prints as its fix",
+            *(f"the reader then {meaning}" for meaning in after),
+        ),
+    )
+
+
+# -- a release
+
+_LOADS: Final = {
+    "any": "common.pt may pickle any symbol that can be imported",
+    "torch-default": "common.pt may pickle what its torch.load allows, since torch 2.6 an "
+    "allow-list",
+}
+
+
+def _release(found: Reader, facts: Compat, matrix: Matrix) -> Explanation:
+    layout = facts.row(found.layout)
+    rows = [row for row in facts.common_loading if found.is_in(row.releases)]
+    missing = [row for row in facts.missing_common if found.is_in(row.releases)]
+    sharding = [row.type for row in facts.optimizer_sharding if found.is_in(row.releases)]
+    why = [_LOADS[row.symbols] for row in rows]
+    why += [f"without common.pt it fails: {row.error}" for row in missing]
+    why += [f"it reads optimizers sharded as {', '.join(sharding)}"] if sharding else []
+    sources = [layout.source, *(row.source for row in rows), *(row.source for row in missing)]
+    return Explanation(
+        found.release,
+        "release",
+        f"a release that writes {layout.layout}: {layout.summary}; usually under torch "
+        f"{found.torch}",
+        _traces(found.release, facts),
+        (*why, *_unread(found.release, matrix)),
+        tuple(dict.fromkeys(sources)),
+        (
+            f"to have it resume run `{command('downgrade', 'PATH', '--to', found.release)}`, "
+            "or upgrade where the checkpoint is older",
+            f"whether it resumes from a checkpoint: "
+            f"`{command('check', 'PATH', '--reader', found.release)}`",
+        ),
+    )
+
+
+def _traces(release: str, facts: Compat) -> str:
+    """What it brought, against the minor release before it, as far as the signs tell."""
+    here = [name for name in facts.known_releases if _same_minor(name, release)]
+    if not here:
+        return f"no such release is known; taken to be like {facts.known_releases[-1]}"
+    place = facts.known_releases.index(here[0])
+    if not place:
+        return "its traces are not told apart from those of the releases before it"
+    before = facts.known_releases[place - 1]
+    new = [
+        f"{row.sign.replace(':', ' ')}{'' if matches(here[0], row.present) else ' no more'}"
+        for row in facts.writer_signs
+        if matches(here[0], row.present) != matches(before, row.present)
+    ]
+    return f"new against {before}: {', '.join(new)}" if new else f"leaves the traces of {before}"
+
+
+def _same_minor(name: str, release: str) -> bool:
+    return name.split(".")[:2] == release.split(".")[:2]
+
+
+def _unread(release: str, matrix: Matrix) -> Iterator[str]:
+    """Of which writers it does not resume as they lie (idle), and why: a sentence per reason."""
+    if release not in matrix.readers:
+        return
+    cells = [matrix.cells[writer, release, IDLE] for writer in matrix.writers(IDLE)]
+    good = [cell.writer for cell in cells if grade(cell.raw) != "fails"]
+    yield f"idle checkpoints that it resumes from as they lie: of {', '.join(good)}"
+
+    def outcome(cell: Cell) -> str:
+        return cell.raw
+
+    bad = sorted((cell for cell in cells if grade(cell.raw) == "fails"), key=outcome)
+    for failure, of_it in groupby(bad, key=outcome):
+        writers = ", ".join(cell.writer for cell in of_it)
+        yield f"not of {writers}: {matrix.meaning(failure)} ({failure})"

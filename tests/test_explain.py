@@ -1,0 +1,82 @@
+"""`explain`: a word of any table, from the data that the other verbs go by."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import INDEX, LAYOUTS, Run, refused
+
+from ckptmigrate import explaining
+from ckptmigrate.converting import LOSSES
+from ckptmigrate.matrix import matrix
+from ckptmigrate.verifying.findings import CODES
+
+KEYS = {"word", "kind", "what", "since", "why", "source", "remedy"}
+RELEASES = sorted({row["release"] for row in INDEX.values()})
+WORDS = {
+    "finding": list(CODES),
+    "layout": list(LAYOUTS),
+    "release": RELEASES,
+    "loss": list(LOSSES),
+    "failure": [row.failure for row in matrix().failures],
+}
+
+
+@pytest.mark.parametrize(("kind", "word"), [(k, w) for k, words in WORDS.items() for w in words])
+def test_every_word_has_every_part(kind: str, word: str) -> None:
+    [found] = [each for each in explaining.explain(word) if each.kind == kind]
+    assert found.word == word
+    shown = found.as_json()
+    assert set(shown) == KEYS
+    assert found.what
+    assert found.since
+    assert found.source
+    assert all(found.source)
+    assert found.remedy
+    assert found.why or kind == "finding"  # its meaning says what follows
+
+
+def test_alone_it_lists_them_all(run: Run) -> None:
+    shown = json.loads(run("explain", "--json").stdout)
+    assert set(shown) == set(WORDS)
+    for kind, words in WORDS.items():
+        assert set(words) <= set(shown[kind])
+    text = run("explain").stdout
+    assert all(word in text for words in shown.values() for word in words)
+
+
+def test_a_release_says_whose_checkpoints_it_reads(run: Run) -> None:
+    """Held against the samples' own measurements (raw_matrix.json by way of the matrix)."""
+    text = run("explain", "0.11").stdout
+    assert text.startswith("0.11.0: ")
+    assert "resumes from as they lie: of 0.10.0, 0.11.0\n" in text
+    assert "not of 0.9.0, 0.14.0, 0.16.1, 0.17.1: the reader asks for" in text
+    [shown] = json.loads(run("explain", "0.17", "--json").stdout)
+    assert shown["word"] == "0.17.1"
+    assert shown["kind"] == "release"
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (
+            "Missing key in checkpoint state_dict: rerun_state_machine_state/shard_0_1.",
+            "no-rerun-shards",
+        ),
+        ("AttributeError: 'str' object has no attribute 'iterdir'", "no-common-state"),
+        ("Weights only load failed. This file can still be loaded", "not-allowed-symbol"),
+        ("NotImplementedError: Unknown sharding_type: dp_reshardable", "unknown-sharding-type"),
+    ],
+)
+def test_the_text_of_an_error(run: Run, error: str, failure: str) -> None:
+    result = run("explain", error)
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"{failure}: ")
+    assert "ckptmigrate check PATH --reader RELEASE" in result.stdout
+
+
+def test_an_unknown_word_names_the_nearest(run: Run) -> None:
+    refused(run("explain", "rerun-shard-missing"), "`ckptmigrate explain rerun-shards-missing`")
+    refused(run("explain", "0.x"), "0.x")
+    assert "\x1b" not in run("explain", "\x1b[2J").stderr

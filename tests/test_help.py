@@ -1,0 +1,107 @@
+"""The help of every verb and option, walked over the tree of commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from conftest import SAMPLES, Run
+
+from ckptmigrate.cli import cli
+from ckptmigrate.cli.manual import SECTIONS
+
+
+def verbs(command: click.Command = cli, name: str = "") -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    if isinstance(command, click.Group):
+        for each, below in command.commands.items():
+            yield from verbs(below, f"{name} {each}".strip())
+
+
+ALL = dict(verbs())
+
+
+def examples(command: click.Command) -> list[str]:
+    assert command.help is not None
+    _, _, after = command.help.partition("Examples:\n")
+    return [line.strip() for line in after.splitlines() if line.strip()]
+
+
+def test_there_are_verbs() -> None:
+    assert {"inspect", "upgrade", "explain", "completion", "matrix run"} <= ALL.keys()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_verb_says_what_it_does_and_shows_an_example(name: str) -> None:
+    command = ALL[name]
+    first = (command.help or "").splitlines()[0]
+    assert re.fullmatch(r"[A-Z].*\.", first), first
+    shown = examples(command)
+    assert shown
+    for line in shown:
+        assert line.startswith(f"ckptmigrate {name}".strip()), line
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_option_says_what_it_does_in_its_section(name: str) -> None:
+    command = ALL[name]
+    context = click.Context(command, help_option_names=["-h", "--help"])
+    page = command.get_help(context)
+    sectioned = {each for names in SECTIONS.values() for each in names}
+    for parameter in command.params:
+        if not isinstance(parameter, click.Option):
+            continue
+        assert parameter.name in sectioned, parameter.name
+        assert parameter.help, parameter.opts
+        assert re.search(r"[.)]$", parameter.help), parameter.help
+        for flag in parameter.opts:
+            assert re.search(rf"^ +(-\w, )?{re.escape(flag)}\b", page, re.MULTILINE) or (
+                len(flag) == 2 and f"{flag}, " in page
+            ), flag
+    assert "\nOptions:\n" not in page
+    assert "--help" in page
+    for status in ("0", "1", "2", "130"):
+        assert re.search(rf"^  {status} +\S", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n not in ("matrix add", "matrix run")])
+def test_examples_work(name: str, run: Run, tmp_path: Path) -> None:
+    """As pasted, on samples of the names that they use; 1 is an answer of check, diff, verify."""
+    for number, line in enumerate(examples(ALL[name])):
+        place = tmp_path / str(number)
+        for root, sample in {
+            "run": "0.17.1-idle-w1",
+            "run.pre-rerun": "0.9.0-idle-w1",
+            "other": "0.18.2-idle-w1",
+            "fault": "0.17.1-fault-w1",
+            "broken": "0.17.1-corrupt-tp2",
+        }.items():
+            shutil.copytree(SAMPLES / sample, place / root)
+        if name == "undo":
+            run("downgrade", place / "run", "--to", "0.11.0", "--in-place")
+        line, _, _ = line.partition(" > ")
+        words = shlex.split(line)[1:]
+        # Of this place, from wherever the fixture runs.
+        words = [str(place / w) if w.split("/")[0] in ("run", "run.pre-rerun", "other", "fault",
+                 "broken", "run-for-0.19", "run-for-0.13", "whole", "matrix.html") else w
+                 for w in words]  # fmt: skip
+        result = run(*words)
+        answers = (0, 1) if name in ("check", "diff", "") else (0,)
+        assert result.returncode in answers, (line, result.stderr)
+        assert not result.stderr, result.stderr
+
+
+def test_a_short_start(run: Run) -> None:
+    result = run()
+    assert result.returncode == 2
+    lines = result.stdout.splitlines()
+    assert len(lines) <= 8
+    assert "ckptmigrate --help" in lines[-1]
+    for line in lines[1:-1]:
+        verb = line.split()[1]
+        assert verb in cli.commands
