@@ -1,4 +1,4 @@
-"""Every console example of the README and of docs/ is run, in order, and prints what stands there."""
+"""Every console example of the README and of docs/ is run, and prints what stands there."""
 
 from __future__ import annotations
 
