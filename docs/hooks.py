@@ -48,7 +48,7 @@ def taken(file: str, section: str | None) -> str:
     found = re.search(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.M)
     if found is None:
         raise ValueError(f"{file} has no section {section!r}")
-    return re.sub(r"<!-- /?matrix.*?-->\n", "", found[1])
+    return re.sub(r"<!-- /?matrix.*?-->\n", "", found[1]).replace("](docs/", "](")
 
 
 def picture(name: str) -> str:
