@@ -70,7 +70,8 @@ examples: $(VENV)/.dev
 
 ## docs: the pages in site/, strict; without a network once the tools are there
 docs: $(VENV)/.docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'python3 -m http.server -d site shows them'
 
 ## bench: the measured time of a downgrade
 bench: $(VENV)/.dev
