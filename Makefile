@@ -12,7 +12,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 FUZZ_SEED ?= 1
 
-.PHONY: demo test lint types unit some-faults faults readers browser shells facts matrix bench fuzz clean
+.PHONY: demo test lint types unit some-faults faults readers browser shells facts matrix bench fuzz docs \
+	examples clean
 
 ## demo: inspect, downgrade, diff and upgrade back, on a sample that release 0.19.0 wrote
 demo: $(VENV)/.installed
@@ -70,6 +71,15 @@ matrix: $(VENV)/.dev readers
 	$(BIN)/ckptmigrate matrix run --readers $(READERS) --update
 	$(MAKE) facts
 
+## examples: run every example of the README and docs/ and write down what it prints
+examples: $(VENV)/.dev
+	$(BIN)/python tests/examples.py
+
+## docs: the pages in site/, strict; without a network once the tools are there
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'python3 -m http.server -d site shows them'
+
 ## bench: the measured time of a downgrade
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/downgrade.py
@@ -87,5 +97,9 @@ $(VENV)/.dev: $(VENV)/.installed pyproject.toml constraints.txt tests/readers/re
 	$(PIP) install --constraint constraints.txt --editable '.[dev]' -r tests/readers/requirements.txt
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.installed pyproject.toml
+	$(PIP) install --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(READERS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis fuzz-failures
+	rm -rf $(VENV) $(READERS) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis fuzz-failures

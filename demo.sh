@@ -18,3 +18,4 @@ show ckptmigrate diff run run.none-emitting || true
 show ckptmigrate upgrade run.none-emitting --to common-state -o back
 show diff -r run back
 printf '\nrun and back are equal, byte for byte.\n'
+printf 'Next: . .venv/bin/activate, and docs/recipes.md has the errors that it helps with.\n'

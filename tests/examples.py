@@ -1,0 +1,185 @@
+"""The console examples of the README and of docs/: run in a shell, and compared or rewritten.
+
+    python tests/examples.py      (or: make examples)
+
+rewrites the output under every command, and docs/cli.md with it. A page says which samples its
+examples run on ("`run` is `0.17.1-idle-w1`"): they are copied, under those names, into a folder
+that is gone afterwards. Examples of one scenario share that folder, in order. A scenario is a
+whole page, or, where a page is split, a section of it. Blocks of Python with the title of a file,
+and diffs, change a copy of the package, which the commands after them run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parent.parent
+SAMPLES: Final = ROOT / "tests" / "samples"
+
+_BLOCK: Final = re.compile(
+    r'(?P<head>^```(?:console|diff|python title="(?P<file>[^"\n]+)")\n)(?P<body>.*?)(?=^```$)',
+    re.DOTALL | re.MULTILINE,
+)
+_NAMED: Final = re.compile(r"`([\w.-]+)`\s+is\s+`([\w.-]+)`")
+_CONSOLE: Final = "```console\n"
+_SECONDS: Final = 120
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page with examples.
+
+    Attributes:
+        path: relative to the repository.
+        split: whether each section (`## `) is a scenario of its own, and not the whole page.
+        copy: whether it changes the package, and so needs a copy of it.
+    """
+
+    path: str
+    split: bool = False
+    copy: bool = False
+
+    @property
+    def text(self) -> str:
+        return (ROOT / self.path).read_text(encoding="utf-8")
+
+    def scenarios(self) -> list[str]:
+        """The text of the page in parts that share a folder; together they are the page."""
+        return re.split(r"^(?=## )", self.text, flags=re.MULTILINE) if self.split else [self.text]
+
+
+PAGES: Final = (
+    Page("README.md"),
+    Page("docs/index.md"),
+    Page("docs/verbs.md"),
+    Page("docs/recipes.md", split=True),
+    Page("docs/extending.md", copy=True),
+)
+
+
+def commands(text: str) -> list[tuple[str, str]]:
+    """The commands of the console blocks, each with the output that stands under it."""
+    blocks = (block for block in _BLOCK.finditer(text) if block["head"] == _CONSOLE)
+    parts = [part for block in blocks for part in _parts(block["body"])]
+    return [(command, output) for command, _, output in (p.partition("\n") for p in parts)]
+
+
+def _parts(block: str) -> list[str]:
+    return [part for part in re.split(r"^\$ ", block, flags=re.MULTILINE) if part]
+
+
+def copy_samples(text: str, folder: Path) -> dict[str, str]:
+    """Copy the samples that a text names; the name of each copy, and its sample."""
+    named = {name: sample for name, sample in _NAMED.findall(text) if (SAMPLES / sample).is_dir()}
+    for name, sample in named.items():
+        shutil.copytree(SAMPLES / sample, folder / name)
+    return named
+
+
+def run(command: str, folder: Path, environment: dict[str, str] | None = None) -> str:
+    """What a shell prints for a command; paths, times and the kind of link are placeholders."""
+    done = subprocess.run(
+        ["sh", "-c", command],
+        cwd=folder,
+        env={
+            **os.environ,
+            "COLUMNS": "100",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            **(environment or {}),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=_SECONDS,
+    )
+    text = done.stdout.replace(str(folder), "/checkpoints")
+    # Whether payload is hard-linked or cloned depends on the file system of the folder.
+    text = re.sub(r"payload by \w+:", "payload by hardlink:", text)
+    text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", "TIME", text)
+    return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+
+
+def refreshed(text: str, folder: Path, *, copy: bool = False) -> str:
+    """A scenario with what its commands print now; what they leave is in the folder."""
+    copy_samples(text, folder)
+    environment = copied(folder) if copy else {}
+
+    def again(block: re.Match[str]) -> str:
+        body = block["body"]
+        if block["file"]:
+            (folder / block["file"]).write_text(body, encoding="utf-8")
+        elif block["head"] == _CONSOLE:
+            asked = [part.partition("\n")[0] for part in _parts(body)]
+            body = "".join(f"$ {each}\n{run(each, folder, environment)}" for each in asked)
+        else:
+            _apply(body, folder)
+        return block["head"] + body
+
+    return _BLOCK.sub(again, text)
+
+
+def copied(folder: Path) -> dict[str, str]:
+    """Copy the package into a folder; the environment in which it is the one that runs."""
+    if not (folder / "ckptmigrate").exists():
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "ckptmigrate", folder / "ckptmigrate", ignore=ignore)
+        shutil.copy(ROOT / "compat_matrix.yaml", folder)
+        program = folder / "bin" / "ckptmigrate"
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ckptmigrate "$@"\n')
+        program.chmod(0o755)
+    path = (str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"])
+    return {"PATH": os.pathsep.join(path), "PYTHONPATH": str(folder)}
+
+
+def _apply(diff: str, folder: Path) -> None:
+    """Apply a diff without line numbers: the old lines of each hunk stand in the file once."""
+    header, *hunks = diff.split("@@\n")
+    file = folder / header.removeprefix("--- ").strip()
+    text = file.read_text(encoding="utf-8")
+    for hunk in hunks:
+        lines = hunk.splitlines()
+        old = "".join(f"{line[1:]}\n" for line in lines if not line.startswith("+"))
+        new = "".join(f"{line[1:]}\n" for line in lines if not line.startswith("-"))
+        assert text.count(old) == 1, f"not once in {file}:\n{old}"
+        text = text.replace(old, new)
+    file.write_text(text, encoding="utf-8")
+
+
+def without_cautions(text: str) -> list[str]:
+    """Lines to compare: the caution about hard links depends on the file system."""
+    return [line for line in text.splitlines() if not line.startswith("caution: ")]
+
+
+def rewrite(page: Page) -> bool:
+    """Rewrite the outputs of a page; whether that changed it."""
+    before, after = page.text, ""
+    for scenario in page.scenarios():
+        with tempfile.TemporaryDirectory() as folder:
+            after += refreshed(scenario, Path(folder), copy=page.copy)
+    (ROOT / page.path).write_text(after, encoding="utf-8")
+    return before != after
+
+
+def main() -> None:
+    """Rewrite every page."""
+    import cli_reference
+
+    for page in PAGES:
+        if rewrite(page):
+            print(f"rewrote {page.path}")
+    if cli_reference.rewrite():
+        print(f"rewrote {cli_reference.PAGE.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""The pages: nothing of the program is missing on them, and they work in a real browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import cli_reference
+import click
+import pytest
+from browser import started
+from examples import ROOT
+from playwright.sync_api import Browser, Page, expect
+
+import ckptmigrate
+from ckptmigrate import versions
+from ckptmigrate.cli import cli
+
+DOCS = ROOT / "docs"
+PHONE = {"width": 360, "height": 740}
+DESKTOP = {"width": 1280, "height": 900}
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+# -- what is on them
+
+
+def every_command(command: click.Command, words: str) -> Iterator[tuple[str, click.Command]]:
+    yield words, command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from every_command(below, f"{words} {name}".strip())
+
+
+@pytest.mark.parametrize(
+    ("words", "command"), [pytest.param(w, c, id=w or "-") for w, c in every_command(cli, "")]
+)
+def test_every_verb_and_option_is_in_the_reference(words: str, command: click.Command) -> None:
+    heading = words or "ckptmigrate"
+    found = re.search(rf"^##+ {heading}\n(.*?)(?=^##|\Z)", page("cli.md"), re.DOTALL | re.M)
+    assert found, f"{heading} is not in docs/cli.md: run `make examples`"
+    assert command.help
+    for parameter in command.params:
+        if not isinstance(parameter, click.Option):
+            assert (parameter.make_metavar(click.Context(command))) in found[1]
+            continue
+        assert parameter.help
+        for flag in parameter.opts:
+            assert re.search(rf"^- .*`{flag}[` ]", found[1], re.M), f"{flag}: run `make examples`"
+
+
+def test_the_reference_is_fresh() -> None:
+    assert page("cli.md") == cli_reference.reference(), "run `make examples`"
+
+
+def test_every_verb_is_shown_at_work() -> None:
+    shown = set(re.findall(r"^\$ ckptmigrate (\w+)", page("verbs.md"), re.M))
+    # The matrix has a page of its own.
+    assert cli.commands.keys() - shown == {"matrix"}
+    assert "`ckptmigrate matrix`" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_module_is_on_the_map() -> None:
+    package = ROOT / "ckptmigrate"
+    there = {str(file.relative_to(package)) for file in package.rglob("*.py")}
+    told = dict(re.findall(r"^\| `([\w/]+\.py)` \| (.*) \|$", page("architecture.md"), re.M))
+    assert there - told.keys() == set(), "say in docs/architecture.md what they are for"
+    assert told.keys() - there == set()
+    assert all(len(sentence) > 15 and sentence.endswith(".") for sentence in told.values())
+
+
+def test_every_layout_and_loss_is_explained() -> None:
+    for name in [*(layout.ID for layout in versions.LAYOUTS), *ckptmigrate.LOSSES]:
+        assert f"| `{name}` |" in page("concepts.md")
+    for layout in versions.LAYOUTS:
+        assert f"\n### {layout.ID}\n" in page("format.md")
+
+
+def test_every_name_of_the_library_is_in_its_reference() -> None:
+    text = page("library.md")
+    classes = re.findall(r"^class (\w+)", (ROOT / "ckptmigrate" / "errors.py").read_text(), re.M)
+    for name in ckptmigrate.__all__:
+        shown = re.search(rf"^::: ckptmigrate\.(\w+\.)*{name}$", text, re.M)
+        assert shown or name in (*classes, "LOSSES", "__version__"), name
+
+
+def test_statements_of_the_format_have_sources_that_exist() -> None:
+    samples = re.findall(r"\b\d+\.\d+\.[\w]+-[a-z]+-\w+", page("format.md"))
+    assert len(samples) > 20
+    for sample in samples:
+        assert (ROOT / "tests" / "samples" / sample).is_dir(), sample
+    for file in re.findall(r"ckptmigrate/\w+\.py", page("format.md")):
+        assert (ROOT / file).is_file(), file
+
+
+# -- in a browser
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the built pages."""
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with started() as running:
+        yield running
+
+
+NAMES = sorted(path.stem for path in DOCS.glob("*.md"))
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_need_no_network_and_fit(
+    size: dict[str, int], scheme: str, site: str, browser: Browser
+) -> None:
+    asked: list[str] = []
+    complaints: list[str] = []
+    context = browser.new_context(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
+    at = context.new_page()
+    at.on("request", lambda request: asked.append(request.url))
+    at.on("console", lambda message: complaints.append(message.text))
+    at.on("pageerror", lambda error: complaints.append(str(error)))
+    at.on("response", lambda reply: complaints.append(reply.url) if reply.status >= 400 else None)
+    for name in NAMES:
+        at.goto(f"{site}/{name}.html")
+        wide = at.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert wide <= 0, (name, wide)
+        assert contrast(at) >= 4.5, name
+    context.close()
+    assert [url for url in asked if not url.startswith(site)] == []
+    assert complaints == []
+
+
+def contrast(at: Page) -> float:
+    """Of the text of a page against its ground, by WCAG."""
+    colours = at.evaluate(
+        "[getComputedStyle(document.querySelector('article p')).color,"
+        " getComputedStyle(document.body).backgroundColor]"
+    )
+    text, ground = ([float(n) for n in re.findall(r"[\d.]+", each)] for each in colours)
+    alpha = text[3] if len(text) == 4 else 1.0
+    seen = [alpha * t + (1 - alpha) * g for t, g in zip(text[:3], ground[:3], strict=True)]
+    light, dark = sorted((luminance(seen), luminance(ground[:3])), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: list[float]) -> float:
+    parts = [c / 255 for c in colour]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "iterdir",
+        "AttributeError: 'str' object has no attribute 'iterdir'",
+        "Missing key in checkpoint state_dict: rerun_state_machine_state/shard_0.0_1.1.",
+        "Missing keys (for all ranks): {'rerun_state_machine_state'}",
+        "Can't get attribute 'MCoreMetadata'",
+        "Unknown sharding_type: dp_reshardable",
+    ],
+)
+def test_search_finds_a_recipe_by_its_error(words: str, site: str, browser: Browser) -> None:
+    at = browser.new_page(viewport=DESKTOP)  # type: ignore[arg-type]
+    at.goto(f"{site}/index.html")
+    box = at.get_by_role("textbox", name="Search")
+    box.click()
+    expect(at.locator(".md-search-result__meta")).to_have_text("Type to start searching")
+    box.press_sequentially(words)
+    first = at.locator(".md-search-result__link").first
+    expect(first).to_have_attribute("href", re.compile(r"recipes\.html"), timeout=15_000)
+    at.close()
+
+
+@pytest.mark.parametrize("name", ["concepts", "architecture"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pictures_are_in_the_colours_of_the_page(
+    name: str, scheme: str, site: str, browser: Browser
+) -> None:
+    context = browser.new_context(viewport=DESKTOP, color_scheme=scheme)  # type: ignore[arg-type]
+    at = context.new_page()
+    at.goto(f"{site}/{name}.html")
+    pictures = at.locator("svg.picture")
+    assert pictures.count() >= 1
+    for picture in pictures.all():
+        same = picture.evaluate(
+            "svg => getComputedStyle(svg).color ==="
+            " getComputedStyle(document.querySelector('article')).color"
+        )
+        assert same
+        # No text leaves the picture.
+        out = picture.evaluate(
+            "svg => [...svg.querySelectorAll('text')].filter(text => {"
+            " const t = text.getBoundingClientRect(), s = svg.getBoundingClientRect();"
+            " return t.left < s.left || t.right > s.right || t.bottom > s.bottom; })"
+            ".map(text => text.textContent)"
+        )
+        assert out == []
+    context.close()
+
+
+def test_each_text_that_stands_elsewhere_is_there(site: str, browser: Browser) -> None:
+    at = browser.new_page()
+    at.goto(f"{site}/safety.html")
+    expect(at.locator("article")).to_contain_text("Nothing is executed or imported.")
+    expect(at.locator("article")).to_contain_text("published by one rename")
+    at.goto(f"{site}/limits.html")
+    expect(at.locator("article")).to_contain_text("are on no package index")
+    at.close()

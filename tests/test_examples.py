@@ -1,0 +1,62 @@
+"""Every console example of the README and of docs/ is run, and prints what stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from examples import (
+    PAGES,
+    ROOT,
+    Page,
+    commands,
+    copy_samples,
+    refreshed,
+    run,
+    without_cautions,
+)
+
+SCENARIOS = [
+    pytest.param(text, page.copy, id=f"{page.path}-{number}")
+    for page in PAGES
+    for number, text in enumerate(page.scenarios())
+    if commands(text)
+]
+
+
+@pytest.mark.parametrize(("text", "copy"), SCENARIOS)
+def test_the_page_says_what_the_commands_print(text: str, copy: bool, tmp_path: Path) -> None:
+    found = commands(refreshed(text, tmp_path, copy=copy))
+    stated = commands(text)
+    assert [command for command, _ in found] == [command for command, _ in stated]
+    for (command, printed), (_, output) in zip(found, stated, strict=True):
+        assert without_cautions(printed) == without_cautions(output), command
+
+
+def test_every_page_with_examples_is_run() -> None:
+    with_examples = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))
+        if "```console" in path.read_text(encoding="utf-8")
+    }
+    assert with_examples <= {page.path for page in PAGES}
+
+
+def test_an_example_that_does_not_print_what_stands_there_is_found(tmp_path: Path) -> None:
+    stated = "`run` is `0.9.0-idle-w1`\n\n```console\n$ ckptmigrate recover run\nall is well\n```\n"
+    assert commands(stated) == [("ckptmigrate recover run", "all is well\n")]
+    printed = "/checkpoints/run: nothing to recover\n"
+    assert commands(refreshed(stated, tmp_path)) == [("ckptmigrate recover run", printed)]
+
+
+def test_library_example(tmp_path: Path) -> None:
+    readme = Page("README.md").text
+    [code] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    copy_samples(readme, tmp_path)
+    (tmp_path / "example.py").write_text(code)
+    lines = run("python example.py", tmp_path).splitlines()
+    assert lines[0] == "('common-state',) idle ('0.19',)"
+    # The plan's differences and how many the two checkpoints have, which is as many.
+    assert int(lines[-1]) == len(lines) - 2
+    assert (tmp_path / "new-for-0.13" / "iter_0000005" / "common.pt").exists()
