@@ -11,6 +11,7 @@ import click
 from ckptmigrate import migration, recovery, versions
 from ckptmigrate.cli import console, options
 from ckptmigrate.cli.carrying_out import carry_out
+from ckptmigrate.cli.reports import reported
 from ckptmigrate.converting import LOSSES
 from ckptmigrate.linking import Link
 from ckptmigrate.topology import Given
@@ -84,6 +85,7 @@ _TO_HELP: Final = (
     "--to", default=versions.NEWEST.ID, show_default=True, metavar="TARGET", help=_TO_HELP
 )
 @_migration_options
+@reported
 @options.output_options
 def upgrade(path: Path, to: str, **options: Any) -> None:
     """Make a checkpoint readable by a newer release.
@@ -97,6 +99,7 @@ def upgrade(path: Path, to: str, **options: Any) -> None:
 @options.path
 @click.option("--to", required=True, metavar="TARGET", help=_TO_HELP)
 @_migration_options
+@reported
 @options.output_options
 def downgrade(path: Path, to: str, **options: Any) -> None:
     """Make a checkpoint readable by an older release.

@@ -10,6 +10,7 @@ import click
 from ckptmigrate import migration, recovery
 from ckptmigrate.cli import options
 from ckptmigrate.cli.carrying_out import carry_out
+from ckptmigrate.cli.reports import reported
 
 
 @click.command()
@@ -17,6 +18,7 @@ from ckptmigrate.cli.carrying_out import carry_out
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @options.every
 @options.iteration
+@reported
 @options.output_options
 def undo(path: Path, dry_run: bool, every: bool, iteration: int | None) -> None:
     """Take back the last migration in place, byte for byte.

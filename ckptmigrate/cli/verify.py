@@ -9,6 +9,8 @@ import click
 from ckptmigrate import render, verifying
 from ckptmigrate.cli import console, options
 from ckptmigrate.cli.console import output
+from ckptmigrate.cli.reports import recorder, reported
+from ckptmigrate.reporting import building
 from ckptmigrate.verifying import roots
 from ckptmigrate.verifying.loading import require_torch
 
@@ -21,6 +23,7 @@ from ckptmigrate.verifying.loading import require_torch
 @options.hashed
 @options.known
 @click.option("--full", is_flag=True, help="Do not cut long lists.")
+@reported
 @options.output_options
 def verify(
     path: Path,
@@ -52,6 +55,7 @@ def verify(
             known=known,
             progress=progress if load or hashed else None,
         )
+    recorder.record(building.of_verify, found)
     if output.json:
         output.object(found.as_json())
     else:
