@@ -22,6 +22,7 @@ from ckptmigrate.cli.matrix import matrix
 from ckptmigrate.cli.migrate import downgrade, upgrade
 from ckptmigrate.cli.recover import recover
 from ckptmigrate.cli.repair import repair
+from ckptmigrate.cli.schema import schema
 from ckptmigrate.cli.undo import undo
 from ckptmigrate.cli.verify import verify
 from ckptmigrate.errors import CkptMigrateError
@@ -39,7 +40,20 @@ def cli() -> None:
     """
 
 
-_VERBS = (inspect, check, upgrade, downgrade, undo, diff, verify, repair, recover, layouts, matrix)
+_VERBS = (
+    inspect,
+    check,
+    upgrade,
+    downgrade,
+    undo,
+    diff,
+    verify,
+    repair,
+    recover,
+    layouts,
+    matrix,
+    schema,
+)
 for _verb in _VERBS:
     cli.add_command(_verb)
 

@@ -65,10 +65,9 @@ def reported(command: Command) -> Command:
 
 
 def _reported(run: Callable[[], None], file: Path, path: Path) -> None:
-    from ckptmigrate import reporting
-    from ckptmigrate.reporting import building
+    from ckptmigrate.reporting import building, files
 
-    reporting.check_place(file, path)
+    files.check_place(file, path)
     recorder.report = building.begun(str(click.get_current_context().info_name), path)
     try:
         run()
@@ -90,10 +89,10 @@ def _reported(run: Callable[[], None], file: Path, path: Path) -> None:
 
 def _write(report: Report, file: Path) -> bool:
     """Whether it could be written; what the verb has to say stays said."""
-    from ckptmigrate import reporting
+    from ckptmigrate.reporting import files
 
     try:
-        reporting.write(report, file)
+        files.write(report, file)
     except CkptMigrateError as error:
         click.echo(f"ckptmigrate: {error}", err=True)
         return False
