@@ -104,7 +104,7 @@ def test_migrations_and_the_way_back(run: Run, tmp_path: Path, copy: Copy) -> No
     printed(run, "upgrade", root, "--dry-run")
     assert printed(run, "upgrade", root)["destination"]
     assert printed(run, "upgrade", root, status=1)["error"]["kind"] == "DestinationError"
-    printed(run, "upgrade", root, "--to", "pre-rerun", status=1)
+    printed(run, "upgrade", old, "--to", "pre-rerun", status=1)
     printed(run, "downgrade", root, "--to", "0.11.0", "--all", "-o", tmp_path / "all")
     printed(run, "downgrade", root, "--to", "0.16")
     fault = copy(FAULT)
@@ -131,13 +131,11 @@ def test_repair_recover_and_verify(run: Run, tmp_path: Path, copy: Copy) -> None
     assert printed(run, "verify", root, status=1)["findings"]
     assert printed(run, "repair", root, "--in-place")["tracker"]["before"] == "7"
     assert printed(run, "verify", root)["clean"]
-    shutil.rmtree(root / "iter_0000005")
-    printed(run, "repair", root, status=1)
     printed(run, "verify", tmp_path / "nothing", status=1)
     assert printed(run, "recover", root)["recovered"] == {}
     lost = copy(RUN)
-    (lost / ".out.ckptmigrate-stage").mkdir()
-    printed(run, "recover", lost)
+    (lost / "iter_0000005" / "common.pt").unlink()
+    printed(run, "repair", lost, status=1)
 
 
 def test_diff_layouts_and_matrix(run: Run, tmp_path: Path) -> None:
@@ -158,9 +156,9 @@ def test_the_matrix_opened_and_measured(run: Run, tmp_path: Path) -> None:
     readers = SAMPLES.parent.parent / ".readers"
     found = printed(
         run, "matrix-run", "--readers", readers, "--samples", SAMPLES, "--facts", facts,
-        "--reader", "0.16.1", "--writer", "0.17.1", "--scenario", "disabled",
+        "--reader", "0.16.1", "--writer", "0.18.2", "--scenario", "disabled",
     )  # fmt: skip
-    assert isinstance(found["groups"], list)
+    assert found["groups"][0]["cells"]
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def _block(block: Block) -> str:
     if isinstance(block, Labels):
         return f"<dl>{''.join(_label(*row) for row in block.rows)}</dl>"
     if isinstance(block, Diff):
-        lines = "".join(map(_changed, block.lines))
+        lines = "\n".join(map(_changed, block.lines))
         return f'<pre class="diff"><code>{lines}</code></pre>'
     if isinstance(block, Files):
         return _files(block)
@@ -82,7 +82,7 @@ def _label(label: str, lines: tuple[str, ...]) -> str:
 
 
 def _changed(line: str) -> str:
-    return f'<span class="{_SIGNS.get(line[:1], "more")}">{escaped(line)}\n</span>'
+    return f'<span class="{_SIGNS.get(line[:1], "more")}">{escaped(line)}</span>'
 
 
 def _files(block: Files) -> str:
