@@ -8,14 +8,14 @@
         print(verdict.obstacles[0].error, fix.command)
     try:
         [plan] = migrate("run", to="0.11", output="run-for-0.11")
-        print(*plan.differences, sep="\n")
+        for difference in plan.differences:
+            print(difference)
         print(verify("run-for-0.11").clean)
     except CkptMigrateError as error:
         print(error.path, error.reason, error.layout, error.fix)
 
 Nothing here imports Megatron or torch, and no pickle is executed. Errors are
-`CkptMigrateError`s with the parts of their sentence as attributes; their `as_json` is what
-`--json` prints. Everything that is returned is a frozen dataclass.
+`CkptMigrateError`s with the parts of their sentence as attributes.
 """
 
 from __future__ import annotations
