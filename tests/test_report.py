@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -229,6 +230,17 @@ def test_a_reader_of_the_output_that_goes_away_takes_no_report_along(
     assert result.stderr == b""
     assert json.loads((tmp_path / "r.json").read_text())["outcome"] == "done"
     assert (tmp_path / f"{RUN}.common-state").is_dir()
+
+
+def test_a_report_that_cannot_be_written_leaves_the_answer(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "ckptmigrate", "verify", SAMPLES / RUN, "--report", "r.html"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+    )  # fmt: skip
+    refused(result, "r.html: cannot be written (File too large)")
+    assert ": clean" in result.stdout
+    assert not (tmp_path / "r.html").exists()
 
 
 # -- hostile text

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ckptmigrate import durable
+from ckptmigrate.commands import command, shell
 from ckptmigrate.errors import DestinationError
 from ckptmigrate.reporting import html, markdown
 from ckptmigrate.reporting.report import Report
@@ -41,7 +42,7 @@ def check_place(file: Path, source: Path) -> None:
                                fix=beside)  # fmt: skip
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise DestinationError("cannot be written: there is no such directory that may be written",
-                               path=file, fix=f"run `mkdir -p {folder}`, or {beside}")  # fmt: skip
+                               path=file, fix=f"run `{shell('mkdir', '-p', folder)}`, or {beside}")  # fmt: skip
 
 
 def write(report: Report, file: Path) -> None:
@@ -54,8 +55,10 @@ def write(report: Report, file: Path) -> None:
     try:
         durable.write(file, content)
     except OSError as error:
+        if not isinstance(error, FileExistsError):
+            file.unlink(missing_ok=True)  # half a report is none
         raise DestinationError(
             f"cannot be written ({error.strerror}); the report is lost, and what it tells is not",
             path=file,
-            fix="see `ckptmigrate inspect PATH` for what was done",
+            fix=f"run `{command('inspect', report.path)}` for what is there",
         ) from error
