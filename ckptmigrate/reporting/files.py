@@ -19,6 +19,7 @@ def _json(report: Report) -> str:
     return json.dumps(report.as_json(), indent=2) + "\n"
 
 
+_OTHER: Final = "name another file with --report"
 RENDERERS: Final[Mapping[str, Callable[[Report], str]]] = {
     ".html": html.page,
     ".md": markdown.page,
@@ -32,17 +33,19 @@ def check_place(file: Path, source: Path) -> None:
     Raises:
         DestinationError: it is there already, in what it reports on, or in no directory.
     """
-    beside = "name a file beside it with --report"
-    if os.path.lexists(file):
-        raise DestinationError("exists already, and a report overwrites nothing", path=file,
-                               fix="remove it, or name another file with --report")  # fmt: skip
     folder = Path(os.path.realpath(file.parent))
-    if folder.is_relative_to(os.path.realpath(source)):
-        raise DestinationError(f"lies in {source}, which a report leaves alone", path=file,
-                               fix=beside)  # fmt: skip
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise DestinationError("cannot be written: there is no such directory that may be written",
-                               path=file, fix=f"run `{shell('mkdir', '-p', folder)}`, or {beside}")  # fmt: skip
+    if os.path.lexists(file):
+        reason, fix = "exists already, and a report overwrites nothing", f"remove it, or {_OTHER}"
+    elif folder.is_relative_to(os.path.realpath(source)):
+        reason, fix = f"lies in {source}, which a report leaves alone", _OTHER
+    elif not folder.is_dir():
+        make = shell("mkdir", "-p", folder)
+        reason, fix = "lies in a directory that is not there", f"run `{make}`, or {_OTHER}"
+    elif not os.access(folder, os.W_OK):
+        reason, fix = "lies in a directory that you may not write to", _OTHER
+    else:
+        return
+    raise DestinationError(reason, path=file, fix=fix)
 
 
 def write(report: Report, file: Path) -> None:
