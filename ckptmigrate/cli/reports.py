@@ -18,7 +18,6 @@ from ckptmigrate.reporting.report import Report
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Parts = ParamSpec("Parts")
-ENDINGS = (".html", ".md", ".json")
 
 
 @dataclass
@@ -40,8 +39,11 @@ recorder = Recorder()
 
 
 def _known_ending(_: click.Context, _parameter: click.Parameter, file: Path | None) -> Path | None:
-    if file is not None and file.suffix not in ENDINGS:
-        raise click.BadParameter(f"{str(file)!r} does not end in {', '.join(ENDINGS)}.")
+    if file is not None:
+        from ckptmigrate.reporting.files import RENDERERS
+
+        if file.suffix not in RENDERERS:
+            raise click.BadParameter(f"{str(file)!r} does not end in {', '.join(RENDERERS)}.")
     return file
 
 
