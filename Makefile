@@ -11,9 +11,10 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 FUZZ_SEED ?= 1
+DIST ?= dist
 
 .PHONY: demo test lint types unit some-faults faults readers browser shells facts matrix bench fuzz docs \
-	examples clean
+	examples dist pyz clean
 
 ## demo: inspect, downgrade, diff and upgrade back, on a sample that release 0.19.0 wrote
 demo: $(VENV)/.installed
@@ -87,6 +88,19 @@ bench: $(VENV)/.dev
 ## fuzz: mutations of .metadata, common.pt and blobs, two minutes of each; FUZZ=100000 for so many
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/fuzz --seed $(FUZZ_SEED) $(if $(FUZZ),--count $(FUZZ),--minutes 2)
+
+## dist: an sdist, and a wheel from it
+dist: $(VENV)/.dev
+	rm -rf $(DIST)
+	$(BIN)/python -m build --no-isolation --outdir $(DIST)
+
+## pyz: dist/ckptmigrate.pyz, one file that any Python from 3.10 on runs as it is
+pyz: dist
+	$(PIP) install --no-compile --only-binary :all: --python-version 3.10 --target $(DIST)/pyz \
+	$(DIST)/*.whl
+	$(BIN)/python -m zipapp $(DIST)/pyz --compress --python '/usr/bin/env python3' \
+	--main ckptmigrate.cli:main --output $(DIST)/ckptmigrate.pyz
+	rm -rf $(DIST)/pyz
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

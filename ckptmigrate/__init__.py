@@ -1,9 +1,18 @@
 """Migrate Megatron-Core `torch_dist` checkpoints between releases, metadata only.
 
-    from ckptmigrate import inspect, migrate
+    from ckptmigrate import CkptMigrateError, check, inspect, migrate, verify
 
-    print(inspect("run").layouts)
-    migrate("run", to="none-emitting", output="run-for-0.17")
+    print(inspect("run").likely)
+    [(verdict, fix)] = check("run", release="0.11")
+    if not verdict.resumes:
+        print(verdict.obstacles[0].error, fix.command)
+    try:
+        [plan] = migrate("run", to="0.11", output="run-for-0.11")
+        for difference in plan.differences:
+            print(difference)
+        print(verify("run-for-0.11").clean)
+    except CkptMigrateError as error:
+        print(error.path, error.reason, error.layout, error.fix)
 
 Nothing here imports Megatron or torch, and no pickle is executed. Errors are
 `CkptMigrateError`s with the parts of their sentence as attributes.
@@ -14,7 +23,19 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from ckptmigrate import diffing, inspection, locate, migration, recovery, repairing, verifying
+from ckptmigrate import (
+    advice,
+    checking,
+    diffing,
+    inspection,
+    locate,
+    migration,
+    recovery,
+    repairing,
+    verifying,
+)
+from ckptmigrate.advice import Advice, Checked
+from ckptmigrate.checking import Job, Obstacle, Verdict
 from ckptmigrate.converting import LOSSES
 from ckptmigrate.diffing import Difference
 from ckptmigrate.errors import (
@@ -31,7 +52,9 @@ from ckptmigrate.errors import (
 from ckptmigrate.inspection import Inspection
 from ckptmigrate.linking import Link
 from ckptmigrate.planning import Plan
+from ckptmigrate.readers import reader, readers
 from ckptmigrate.reading import read
+from ckptmigrate.releases import compat
 from ckptmigrate.repairing import Repair
 from ckptmigrate.storage import LocalDirectory
 from ckptmigrate.topology import Given
@@ -42,6 +65,8 @@ from ckptmigrate.version import __version__
 
 __all__ = [
     "LOSSES",
+    "Advice",
+    "Checked",
     "CkptMigrateError",
     "CompatError",
     "CorruptError",
@@ -51,19 +76,24 @@ __all__ = [
     "Finding",
     "Given",
     "Inspection",
+    "Job",
     "Link",
     "NotACheckpointError",
+    "Obstacle",
     "PickleError",
     "Plan",
     "RefusedError",
     "Repair",
     "UnsupportedFormatError",
+    "Verdict",
     "Verification",
     "__version__",
+    "check",
     "diff",
     "inspect",
     "migrate",
     "plan",
+    "recover",
     "repair",
     "undo",
     "verify",
@@ -81,6 +111,37 @@ def inspect(path: str | Path, *, iteration: int | None = None) -> Inspection:
         CkptMigrateError: there is no readable torch_dist checkpoint.
     """
     return inspection.inspect(_one(path, iteration))
+
+
+def check(
+    path: str | Path,
+    *,
+    release: str | None = None,
+    job: Job | None = None,
+    torch: str | None = None,
+    iteration: int | None = None,
+) -> tuple[Checked, ...]:
+    """Predict whether a job resumes from a checkpoint, and what to do where it does not.
+
+    Args:
+        path: a checkpoint directory, or a root (then the iteration its tracker names).
+        release: of the job, such as `0.13.1` or `0.13`; None asks every release that is known.
+        job: its parallel sizes and flags; by default those of the checkpoint, reruns enabled.
+        torch: of the job; by default the one that its release usually has.
+        iteration: of a root, this one instead.
+
+    Returns:
+        A verdict and its fix per release, oldest first; the fix is empty where the job resumes.
+
+    Raises:
+        RefusedError: there is no such release.
+        CkptMigrateError: there is no readable torch_dist checkpoint.
+    """
+    found = read(LocalDirectory(_one(path, iteration)))
+    job = job or Job()
+    asked = [reader(release, compat(), torch)] if release else readers(compat(), torch)
+    verdicts = [checking.check(found, each, job) for each in asked]
+    return tuple(Checked(each, advice.advise(found, each, job)) for each in verdicts)
 
 
 def plan(
@@ -151,16 +212,12 @@ def migrate(
 
     Args:
         path: a checkpoint directory, or a root.
-        to: a layout of compat_matrix.yaml, `universal`, or a release such as `0.13.1`.
+        to: as in `plan`.
         output: the root to create; by default `PATH.<to>` beside `path`.
         in_place: change the checkpoint itself instead.
         iteration: of a root, this one instead of the tracker's.
         every: of a root, every iteration.
-        verb: `upgrade` or `downgrade` to refuse the other direction; None takes either.
-        allow_loss: names of losses that are accepted (see LOSSES).
-        given: parallel sizes, in ranks, that the checkpoints do not tell.
-        torch, native, strict: for a release: its torch; whether it gets its own layout even
-            where it needs less; whether it is to resume under `raise_all`, too.
+        verb, allow_loss, given, torch, native, strict: as in `plan`.
         link: how payload files get into `output`.
         hash_payload: whether payload, too, must have the digests of integrity.json.
         progress: called with a number of payload bytes whenever that many were copied.
@@ -256,12 +313,9 @@ def repair(
         in_place: change the checkpoint itself instead.
         rebuild_sentinel: write an idle rerun state with all of its shards, instead of none.
         drop_rerun: drop a fault context that is whole, too.
-        iteration: of a root, this one instead of the tracker's.
-        every: of a root, every iteration.
-        known, hashed: as in `verify`.
+        iteration, every, known, hashed: as in `verify`.
         given: parallel sizes, in ranks, that the checkpoint does not tell.
-        link: how payload files get into `output`.
-        progress: called with a number of payload bytes whenever that many were copied.
+        link, progress: as in `migrate`.
 
     Returns:
         What was done.
@@ -310,6 +364,22 @@ def undo(
     prepared = migration.prepare_undo(Path(path), iteration=iteration, every=every)
     migration.carry_out(prepared)
     return prepared.plans
+
+
+def recover(path: str | Path, *, break_lock: bool = False) -> dict[Path, str]:
+    """Clean up after a migration that did not finish: back, or forward once it was committed.
+
+    Args:
+        path: a checkpoint directory, a root, or a destination that was to be created.
+        break_lock: whether you state that a run which cannot be seen from here is over.
+
+    Returns:
+        Place -> what was done there; nothing where all is whole.
+
+    Raises:
+        CkptMigrateError: something is still at work there, or it cannot be read or written.
+    """
+    return recovery.recover(Path(path), break_lock=break_lock)
 
 
 def diff(a: str | Path, b: str | Path, *, iteration: int | None = None) -> list[Difference]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ckptmigrate import optimizer, planning, rng
 from ckptmigrate.checking import DEFAULT_STRICTNESS, RAISE_ALL, UNSAFE_LOAD, Job, Verdict, check
@@ -45,6 +45,13 @@ class Advice:
     def as_json(self) -> dict[str, Any]:
         """The documented JSON form (README, `check --json`)."""
         return {"command": self.command, "flags": list(self.flags), "reason": self.reason}
+
+
+class Checked(NamedTuple):
+    """A verdict, and how its job gets to resume."""
+
+    verdict: Verdict
+    fix: Advice
 
 
 def advise(found: Reading, verdict: Verdict, job: Job) -> Advice:

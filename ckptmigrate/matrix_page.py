@@ -6,22 +6,16 @@ they can be read without JavaScript too; matrix.js repaints them and shows a cel
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import re
 from dataclasses import asdict, dataclass
-from html import escape
-from importlib import resources
 from typing import Any, Final
 
+from ckptmigrate.html_page import escaped, filled
 from ckptmigrate.matrix import Cell, Matrix, ScenarioRow, grade
 from ckptmigrate.matrix_text import SYMBOLS, minor, summary
 from ckptmigrate.printable import printable
-from ckptmigrate.version import __version__
 
 _FAILS: Final = "does not resume"
-_MARK: Final = re.compile(r"\{\{(\w+)\}\}")  # a place in the template, filled in one pass
 
 
 @dataclass(frozen=True)
@@ -48,42 +42,35 @@ def page(found: Matrix) -> str:
 
     Every text of the matrix is escaped: in the tables for HTML, in the data for a script element.
     """
-    style, script = _file("matrix.css"), _file("matrix.js")
     rows = list(enumerate(found.scenarios))
     parts = {
-        # With 'none' for the rest, nothing is loaded, whatever a text of the matrix may hold.
-        "policy": f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
-        "base-uri 'none'; form-action 'none'",
-        "style": style,
-        "script": script,
         "data": _data(found),
         "tabs": "\n".join(_tab(number, row) for number, row in rows),
         "panels": "\n".join(_panel(found, number, row) for number, row in rows),
-        "version": escape(__version__),
         **SYMBOLS,
     }
-    return _MARK.sub(lambda mark: parts[mark[1]], _file("matrix.html"))
+    return filled("matrix.html", parts, style="matrix.css", script="matrix.js")
 
 
 def _tab(number: int, row: ScenarioRow) -> str:
     return (
         f'<button type="button" role="tab" id="tab-{number}" aria-controls="panel-{number}" '
-        f'data-scenario="{_escape(row.scenario)}">{_escape(row.scenario)}</button>'
+        f'data-scenario="{escaped(row.scenario)}">{escaped(row.scenario)}</button>'
     )
 
 
 def _panel(found: Matrix, number: int, row: ScenarioRow) -> str:
     """A scenario: what it is, how many pairs resume, and its table."""
     heads = "".join(
-        f'<th scope="col" title="{_escape(reader)}">{_escape(minor(reader))}</th>'
+        f'<th scope="col" title="{escaped(reader)}">{escaped(minor(reader))}</th>'
         for reader in found.readers
     )
     lines = "\n".join(_line(found, row.scenario, writer) for writer in found.writers(row.scenario))
     width = max(1, len(found.readers))  # a table without a column is no valid HTML
     return f"""<section id="panel-{number}" aria-labelledby="tab-{number}">
-<h2>{_escape(row.scenario)}</h2>
-<p class="what">{_escape(row.summary)}</p>
-<p class="count">{_escape(summary(found, row.scenario))}</p>
+<h2>{escaped(row.scenario)}</h2>
+<p class="what">{escaped(row.summary)}</p>
+<p class="count">{escaped(summary(found, row.scenario))}</p>
 <div class="scroll"><table>
 <thead>
 <tr><td></td><th scope="colgroup" class="axis" colspan="{width}"><span>read by</span></th></tr>
@@ -102,8 +89,8 @@ def _line(found: Matrix, scenario: str, writer: str) -> str:
         f"<td>{_button(found, found.cells[writer, reader, scenario])}</td>"
         for reader in found.readers
     )
-    patch = f'<span class="patch">{_escape(writer[len(short) :])}</span>'
-    return f'<tr><th scope="row">{_escape(short)}{patch}</th>{cells}</tr>'
+    patch = f'<span class="patch">{escaped(writer[len(short) :])}</span>'
+    return f'<tr><th scope="row">{escaped(short)}{patch}</th>{cells}</tr>'
 
 
 def _button(found: Matrix, cell: Cell) -> str:
@@ -114,8 +101,8 @@ def _button(found: Matrix, cell: Cell) -> str:
     act = " act" if raw.grade == "fails" else ""
     return (
         f'<button type="button" class="cell {raw.grade} {raw.how}{act}" '
-        f'data-writer="{_escape(cell.writer)}" data-reader="{_escape(cell.reader)}" '
-        f'aria-label="{_escape(label)}">{SYMBOLS[raw.grade]}</button>'
+        f'data-writer="{escaped(cell.writer)}" data-reader="{escaped(cell.reader)}" '
+        f'aria-label="{escaped(label)}">{SYMBOLS[raw.grade]}</button>'
     )
 
 
@@ -148,17 +135,3 @@ def _data(found: Matrix) -> str:
     data = {"symbols": SYMBOLS, "texts": list(texts), "cells": cells}
     # `</script>` and `<!--` would end or change the element that the data lies in.
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def _escape(text: str) -> str:
-    return escape(printable(text))
-
-
-def _hash(text: str) -> str:
-    """The source expression that allows an inline element with this text, and no other."""
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
-
-
-def _file(name: str) -> str:
-    return (resources.files("ckptmigrate") / "pages" / name).read_text(encoding="utf-8")

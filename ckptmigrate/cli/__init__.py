@@ -11,12 +11,13 @@ from typing import NoReturn
 import click
 
 import ckptmigrate
-from ckptmigrate.cli import options, retrying
+from ckptmigrate.cli import options
 from ckptmigrate.cli.check import check
 from ckptmigrate.cli.completion import PROGRAM, completion
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.diff import diff
 from ckptmigrate.cli.explain import explain
+from ckptmigrate.cli.failures import told
 from ckptmigrate.cli.inspect import inspect
 from ckptmigrate.cli.layouts import layouts
 from ckptmigrate.cli.manual import MIGRATED, ManualGroup
@@ -24,6 +25,7 @@ from ckptmigrate.cli.matrix import matrix
 from ckptmigrate.cli.migrate import downgrade, upgrade
 from ckptmigrate.cli.recover import recover
 from ckptmigrate.cli.repair import repair
+from ckptmigrate.cli.schema import schema
 from ckptmigrate.cli.undo import undo
 from ckptmigrate.cli.verify import verify
 from ckptmigrate.errors import CkptMigrateError
@@ -73,7 +75,7 @@ _SECTIONS = {
     "Look": (inspect, check, verify, diff),
     "Migrate": (upgrade, downgrade, undo),
     "Mend": (repair, recover),
-    "Know": (explain, layouts, matrix, completion),
+    "Know": (explain, layouts, matrix, schema, completion),
 }
 for _section, _verbs in _SECTIONS.items():
     for _verb in _verbs:
@@ -90,24 +92,16 @@ def main() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.exceptions.Abort:
-        _fail("interrupted; what was under way was taken back", 130)
+        _fail(CkptMigrateError("interrupted; what was under way was taken back"), 130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except CkptMigrateError as error:
-        retrying.with_command(error, cli, sys.argv[1:])
-        _fail(error, 1)
     except BrokenPipeError:
         # The reader of a pipe went away (`| head`): nothing is wrong, nothing more to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except OSError as error:
-        _fail(f"{error.filename or 'the system'}: {error.strerror}", 1)
-    except MemoryError:
-        _fail("the memory does not suffice; restore what is too large from a copy", 1)
     except Exception as error:
-        what = f"{type(error).__name__}: {error}"
-        _fail(f"internal error ({what}); run it again with -v and report what it prints", 1)
+        _fail(told(error, cli, sys.argv[1:]), 1)
     else:
         sys.exit(status if isinstance(status, int) else 0)
 
@@ -116,11 +110,10 @@ def _stop(number: int, _: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _fail(error: CkptMigrateError | str, status: int) -> NoReturn:
+def _fail(error: CkptMigrateError, status: int) -> NoReturn:
     if output.verbose:
         traceback.print_exc()
     if output.json:
-        told = error if isinstance(error, CkptMigrateError) else CkptMigrateError(error)
-        output.object({"error": told.as_json()})
+        output.object({"error": error.as_json()})
     output.lines([f"ckptmigrate: {error}"], err=True)
     sys.exit(status)

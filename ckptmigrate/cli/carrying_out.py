@@ -7,18 +7,22 @@ import click
 from ckptmigrate import migration, render
 from ckptmigrate.cli import console
 from ckptmigrate.cli.console import output
+from ckptmigrate.cli.reports import recorder
 from ckptmigrate.linking import Link
+from ckptmigrate.reporting import building
 
 
 def carry_out(
     prepared: migration.Migration, *, dry_run: bool, full: bool, link: Link = Link.AUTO
 ) -> None:
+    recorder.record(building.of_migration, prepared)
     used = None
     if not dry_run:
         # Before anything is printed: a reader of the output that goes away stops nothing.
         total = sum(plan.payload[1] for plan in prepared.plans)
         with console.progress("copying payload", total) as progress:
             used = migration.carry_out(prepared, link=link, progress=progress)
+        recorder.record(building.carried_out, used)
     if output.json:
         output.object(prepared.as_json(done=not dry_run, link=used))
         return

@@ -10,8 +10,10 @@ from ckptmigrate import advice, checking, locate, render
 from ckptmigrate.cli import completing, options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import CHECKPOINT, Manual
+from ckptmigrate.cli.reports import recorder, reported
 from ckptmigrate.readers import reader, readers
 from ckptmigrate.reading import read
+from ckptmigrate.reporting import building
 from ckptmigrate.rerun import MODE_OF_ARGUMENT
 from ckptmigrate.storage import LocalDirectory
 
@@ -51,6 +53,7 @@ from ckptmigrate.storage import LocalDirectory
 @click.option("--no-load-optim", is_flag=True, help="The job runs with --no-load-optim.")
 @click.option("--no-load-rng", is_flag=True, help="The job runs with --no-load-rng.")
 @options.iteration
+@reported
 @options.output_options
 def check(
     path: Path,
@@ -97,8 +100,9 @@ def check(
     )
     asked = [reader(release, compat(), torch)] if release else readers(compat(), torch)
     verdicts = [checking.check(found, each, job) for each in asked]
-    if release:
-        advised = advice.advise(found, verdicts[0], job)
+    advised = advice.advise(found, verdicts[0], job) if release else None
+    recorder.record(building.of_check, found.manifest.path, verdicts, advised)
+    if advised is not None:
         if output.json:
             output.object({**verdicts[0].as_json(), "fix": advised.as_json()})
         else:

@@ -12,6 +12,7 @@ from ckptmigrate import migration, recovery, versions
 from ckptmigrate.cli import completing, console, options
 from ckptmigrate.cli.carrying_out import carry_out
 from ckptmigrate.cli.manual import MIGRATED, Manual
+from ckptmigrate.cli.reports import reported
 from ckptmigrate.converting import LOSSES
 from ckptmigrate.linking import Link
 from ckptmigrate.topology import Given
@@ -94,6 +95,7 @@ _TO_HELP: Final = (
     shell_complete=completing.targets,
 )
 @_migration_options
+@reported
 @options.output_options
 def upgrade(path: Path, to: str, **options: Any) -> None:
     """Make a checkpoint readable by a newer release.
@@ -116,6 +118,7 @@ def upgrade(path: Path, to: str, **options: Any) -> None:
     "--to", required=True, metavar="TARGET", help=_TO_HELP, shell_complete=completing.targets
 )
 @_migration_options
+@reported
 @options.output_options
 def downgrade(path: Path, to: str, **options: Any) -> None:
     """Make a checkpoint readable by an older release.

@@ -11,8 +11,10 @@ from ckptmigrate import recovery, render, repairing
 from ckptmigrate.cli import completing, console, options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import MIGRATED, Manual
+from ckptmigrate.cli.reports import recorder, reported
 from ckptmigrate.linking import Link
 from ckptmigrate.repairing import Wanted
+from ckptmigrate.reporting import building
 from ckptmigrate.topology import Given
 
 
@@ -59,6 +61,7 @@ from ckptmigrate.topology import Given
 @options.full
 @options.every
 @options.iteration
+@reported
 @options.output_options
 def repair(
     path: Path,
@@ -97,11 +100,13 @@ def repair(
     prepared = repairing.prepare(
         path, wanted, output=destination, in_place=in_place, iteration=iteration, every=every
     )
+    recorder.record(building.of_repair, prepared)
     used = None
     if not dry_run:
         total = sum(plan.payload[1] for plan in prepared.migration.plans)
         with console.progress("copying payload", total) as progress:
             used = repairing.carry_out(prepared, link=Link(link), progress=progress)
+        recorder.record(building.carried_out, used)
     prepared = replace(prepared, migration=replace(prepared.migration, recovered=recovered))
     if output.json:
         output.object(prepared.as_json(done=not dry_run, link=used))

@@ -21,7 +21,7 @@ def with_command(error: CkptMigrateError, group: click.Group, words: list[str]) 
     if error.retry is None or verb is None:
         return
     again = command(*changed(words, error.retry, verb, error.path))
-    error.fix = f"{error.fix}: `{again}`"
+    error.fix, error.retry = f"{error.fix}: `{again}`", None
 
 
 def changed(

@@ -11,6 +11,7 @@ from ckptmigrate import migration, recovery
 from ckptmigrate.cli import options
 from ckptmigrate.cli.carrying_out import carry_out
 from ckptmigrate.cli.manual import MIGRATED, Manual
+from ckptmigrate.cli.reports import reported
 
 
 @click.command(cls=Manual, files=MIGRATED)
@@ -19,6 +20,7 @@ from ckptmigrate.cli.manual import MIGRATED, Manual
 @options.full
 @options.every
 @options.iteration
+@reported
 @options.output_options
 def undo(path: Path, dry_run: bool, full: bool, every: bool, iteration: int | None) -> None:
     """Take back the last migration in place, byte for byte.

@@ -10,6 +10,8 @@ from ckptmigrate import render, verifying
 from ckptmigrate.cli import console, options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import CHECKPOINT, Manual
+from ckptmigrate.cli.reports import recorder, reported
+from ckptmigrate.reporting import building
 from ckptmigrate.verifying import roots
 from ckptmigrate.verifying.loading import require_torch
 
@@ -26,6 +28,7 @@ from ckptmigrate.verifying.loading import require_torch
 @options.hashed
 @options.known
 @options.full
+@reported
 @options.output_options
 def verify(
     path: Path,
@@ -62,6 +65,7 @@ def verify(
             known=known,
             progress=progress if load or hashed else None,
         )
+    recorder.record(building.of_verify, found)
     if output.json:
         output.object(found.as_json())
     else:

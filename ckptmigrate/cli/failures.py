@@ -1,0 +1,30 @@
+"""Whatever ends a verb, as one error with a sentence."""
+
+from __future__ import annotations
+
+import click
+
+from ckptmigrate.cli import retrying
+from ckptmigrate.errors import CkptMigrateError
+
+
+def told(error: Exception, group: click.Group, words: list[str]) -> CkptMigrateError:
+    """The error that a user is told of; one of ours ends with the command that works.
+
+    Args:
+        group: the command that has every verb.
+        words: the command line that failed, after the name of the program.
+    """
+    if isinstance(error, CkptMigrateError):
+        retrying.with_command(error, group, words)
+        return error
+    if isinstance(error, OSError):
+        return CkptMigrateError(f"{error.filename or 'the system'}: {error.strerror}")
+    if isinstance(error, MemoryError):
+        return CkptMigrateError(
+            "the memory does not suffice; restore what is too large from a copy"
+        )
+    what = f"{type(error).__name__}: {error}"
+    return CkptMigrateError(
+        f"internal error ({what}); run it again with -v and report what it prints"
+    )

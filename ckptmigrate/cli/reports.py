@@ -1,0 +1,107 @@
+"""The option --report: what a verb recorded is written last, also where the verb is refused."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import click
+
+from ckptmigrate.cli.console import output
+from ckptmigrate.cli.failures import told
+from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.printable import printable
+from ckptmigrate.reporting.report import Report
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Parts = ParamSpec("Parts")
+
+
+@dataclass
+class Recorder:
+    """What there is to report so far; nothing where no report is asked for."""
+
+    report: Report | None = None
+
+    def record(
+        self, make: Callable[Concatenate[Report, Parts], Report], *what: Parts.args,
+        **more: Parts.kwargs,
+    ) -> None:  # fmt: skip
+        """Go on to another report, computed only where one is wanted."""
+        if self.report is not None:
+            self.report = make(self.report, *what, **more)
+
+
+recorder = Recorder()
+
+
+def _known_ending(_: click.Context, _parameter: click.Parameter, file: Path | None) -> Path | None:
+    if file is not None:
+        from ckptmigrate.reporting.files import RENDERERS
+
+        if file.suffix not in RENDERERS:
+            raise click.BadParameter(f"{str(file)!r} does not end in {', '.join(RENDERERS)}.")
+    return file
+
+
+def reported(command: Command) -> Command:
+    """A verb with --report; its argument is `path`."""
+
+    @click.option(
+        "--report", "file", type=click.Path(path_type=Path, readable=False), metavar="FILE",
+        callback=_known_ending,
+        help="Write a report, last and also of a refusal: FILE ends in .html, .md or .json.",
+    )  # fmt: skip
+    @functools.wraps(command)
+    def with_report(*, file: Path | None, path: Path, **options: Any) -> None:
+        recorder.report = None
+        if file is None:
+            command(path=path, **options)
+        else:
+            _reported(functools.partial(command, path=path, **options), file, path)
+
+    return with_report  # type: ignore[return-value]
+
+
+def _reported(run: Callable[[], None], file: Path, path: Path) -> None:
+    from ckptmigrate.reporting import building, files
+
+    files.check_place(file, path)
+    recorder.report = building.begun(str(click.get_current_context().info_name), path)
+    try:
+        run()
+    except SystemExit as stop:
+        if stop.code == 1:  # found wanting; any other is a signal
+            _write(recorder.report, file)
+        raise
+    except BrokenPipeError:  # the reader of the output is gone, and all was done
+        _write(recorder.report, file)
+        raise
+    except click.ClickException:
+        raise
+    except Exception as error:
+        group = click.get_current_context().find_root().command
+        assert isinstance(group, click.Group)
+        refusal = told(error, group, sys.argv[1:])
+        _write(building.refused(recorder.report, refusal), file)
+        raise
+    if not _write(recorder.report, file):
+        raise SystemExit(1)
+
+
+def _write(report: Report, file: Path) -> bool:
+    """Whether it could be written; what the verb has to say stays said."""
+    from ckptmigrate.reporting import files
+
+    try:
+        files.write(report, file)
+    except CkptMigrateError as error:
+        click.echo(f"ckptmigrate: {error}", err=True)
+        return False
+    if not output.json:
+        click.echo(printable(f"report: {file}"))
+    return True

@@ -1,0 +1,281 @@
+"""From what the verbs compute to a report. Everything is read before anything is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Final
+
+from ckptmigrate import sidecar
+from ckptmigrate.advice import Advice
+from ckptmigrate.checking import Verdict
+from ckptmigrate.commands import command, shell
+from ckptmigrate.converting import LOSSES
+from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.inspection import Inspection, inspect
+from ckptmigrate.linking import Link
+from ckptmigrate.locate import TRACKER_FILE
+from ckptmigrate.migration import Migration
+from ckptmigrate.planning import Plan
+from ckptmigrate.repairing import Repair, Tracker
+from ckptmigrate.reporting.report import (
+    Change,
+    Facts,
+    FileChange,
+    Loss,
+    Outcome,
+    Prediction,
+    Problem,
+    Reason,
+    Refusal,
+    Report,
+    Step,
+)
+from ckptmigrate.rerun import STATES
+from ckptmigrate.sidecar import digest
+from ckptmigrate.storage import LocalDirectory
+from ckptmigrate.topology import Topology
+from ckptmigrate.verifying import Verification
+from ckptmigrate.verifying.findings import Severity, counted
+from ckptmigrate.version import __version__
+
+_CAUTIONS: Final = {
+    Link.HARDLINK: "Payload files are hard links: a job that saves one of these iterations again "
+    "overwrites them in place, in both roots.",
+    Link.SYMLINK: "Payload files are links into the source, which must stay there.",
+}
+
+
+def begun(verb: str, path: Path) -> Report:
+    """The report of a verb that has not told anything yet."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return Report(verb, os.path.abspath(path), __version__, now, Outcome.PLANNED, "")
+
+
+def of_migration(report: Report, planned: Migration) -> Report:
+    """A migration, or its undo, before it is carried out (see `carried_out`)."""
+    plans = planned.plans
+    changes = tuple(
+        _change(plan, planned.destination / name if planned.destination else plan.path)
+        for plan, name in zip(plans, planned.names, strict=True)
+    )
+    steps = [Step("undo", each) for each in planned.undo()]
+    if planned.destination is not None:
+        steps.insert(0, Step("use", shell("--load", planned.destination)))
+    recovered = tuple(f"{place}: {what}" for place, what in planned.recovered.items())
+    left = tuple(f"A run left something behind: {each.fix}" for each in planned.leftovers)
+    written = not all(plan.changes_nothing for plan in plans) or planned.destination is not None
+    return replace(
+        report,
+        outcome=Outcome.PLANNED if written else Outcome.UNCHANGED,
+        answer="A dry run: nothing was written." if written else "Nothing had to be written.",
+        found=tuple(_facts(inspect(plan.path)) for plan in plans),
+        changes=changes,
+        steps=tuple(steps) if written else (),
+        cautions=recovered + left,
+    )
+
+
+def of_repair(report: Report, planned: Repair) -> Report:
+    """A repair before it is carried out (see `carried_out`)."""
+    report = of_migration(report, planned.migration)
+    if planned.tracker is None:
+        return report
+    return replace(
+        report,
+        outcome=Outcome.PLANNED,
+        answer="A dry run: nothing was written.",
+        changes=(*report.changes, _tracker(planned.tracker)),
+        steps=tuple(Step("undo", each) for each in planned.undo()),
+    )
+
+
+def carried_out(report: Report, link: Link | None) -> Report:
+    """The same after it was done: how the payload got there, None in place."""
+    if report.outcome is Outcome.UNCHANGED:
+        return report
+    source = "was changed in place" if link is None else "is unchanged"
+    caution = (_CAUTIONS[link],) if link in _CAUTIONS else ()
+    files = sum(change.payload_files for change in report.changes)
+    payload = f"payload {'untouched' if link is None else f'by {link.value}'}"
+    return replace(
+        report,
+        outcome=Outcome.DONE,
+        answer=f"{counted(len(report.found), 'checkpoint')}, {payload} "
+        f"({counted(files, 'file')}); the source {source}.",
+        cautions=report.cautions + caution,
+    )
+
+
+def of_check(
+    report: Report, path: Path, verdicts: Sequence[Verdict], advice: Advice | None
+) -> Report:
+    """Verdicts about a checkpoint, and what to do where one release was asked."""
+    good = sum(verdict.resumes for verdict in verdicts)
+    if advice is None:
+        answer = f"{good} of {len(verdicts)} releases resume from it."
+        steps = []
+        if good < len(verdicts):
+            steps = [Step("ask", command("check", path, "--reader", "RELEASE"))]
+    else:
+        asked = verdicts[0].reader
+        how = "resumes" if verdicts[0].resumes else "does not resume"
+        without = f" (without {', '.join(verdicts[0].without)})" if verdicts[0].without else ""
+        answer = f"Release {asked.release} (torch {asked.torch}) {how} from it{without}."
+        steps = [Step("fix", advice.command)] if advice.command else []
+        steps += [Step("job", " ".join(advice.flags))] if advice.flags else []
+        if advice.reason:
+            answer += f" No command and no flag helps: {advice.reason}."
+    return replace(
+        report,
+        outcome=Outcome.PASSED if good == len(verdicts) else Outcome.FAILED,
+        answer=answer,
+        found=(_facts(inspect(path)),),
+        predictions=tuple(
+            Prediction(
+                each.reader.release,
+                each.reader.torch,
+                each.resumes,
+                tuple(each.without),
+                tuple(each.warnings),
+                tuple(Reason(o.error, o.why, o.flag) for o in each.obstacles),
+            )
+            for each in verdicts
+        ),
+        steps=tuple(steps),
+    )
+
+
+def of_verify(report: Report, found: Verification) -> Report:
+    """Everything that a verification found."""
+    counts = [counted(n, s.value) for s in Severity if (n := found.count(s))]
+    return replace(
+        report,
+        outcome=Outcome.PASSED if found.clean else Outcome.FAILED,
+        answer=f"Found: {', '.join(counts)}." if counts else "Clean: nothing is wrong.",
+        found=tuple(
+            Facts(
+                str(each.path),
+                {
+                    "entries": (str(each.entries),),
+                    "payload": (_payload(each.payload_files, each.payload_bytes),),
+                    "errors": (str(len(each.errors)),),
+                },
+            )
+            for each in found.checkpoints
+        ),
+        problems=tuple(
+            Problem(
+                each.severity.value,
+                each.code,
+                str(each.path),
+                each.what,
+                tuple(each.items),
+                each.as_json()["meaning"],
+                each.remedy,
+            )
+            for each in found.findings
+        ),
+    )
+
+
+def refused(report: Report, error: CkptMigrateError) -> Report:
+    """The report of a verb that an error ended: what was found stays, what was planned goes."""
+    path = None if error.path is None else str(error.path)
+    return replace(
+        report,
+        outcome=Outcome.REFUSED,
+        answer=error.reason if path is None else f"{path}: {error.reason}",
+        changes=(),
+        predictions=(),
+        problems=(),
+        steps=(),
+        refusal=Refusal(type(error).__name__, path, error.reason, error.fix),
+    )
+
+
+def _change(plan: Plan, result: Path) -> Change:
+    files = [
+        FileChange(name, None if new is None else len(new), plan.before.get(name), digest(new))
+        for name, new in plan.files.items()
+    ]
+    directory = LocalDirectory(plan.path)
+    before = digest(directory.read(sidecar.FILE)) if sidecar.FILE in directory.files() else None
+    after = digest(plan.sidecar)
+    if before != after and not plan.changes_nothing:
+        size = None if plan.sidecar is None else len(plan.sidecar)
+        files.append(FileChange(sidecar.FILE, size, before, after))
+    return Change(
+        path=str(plan.path),
+        result=str(result),
+        source=plan.source,
+        target=plan.target,
+        layout=plan.layout,
+        differences=tuple(str(each) for each in plan.differences),
+        files=tuple(files),
+        losses=tuple(Loss(name, LOSSES[name].meaning) for name in plan.losses),
+        notes=plan.notes,
+        payload_files=plan.payload[0],
+        payload_bytes=plan.payload[1],
+    )
+
+
+def _tracker(found: Tracker) -> Change:
+    """The tracker file of a root, pointed elsewhere."""
+    new = found.text.encode()
+    file = FileChange(TRACKER_FILE, len(new), digest(found.before), digest(new))
+    line = f"~ tracker -> {found.text}: {found.why}"
+    root = str(found.root)
+    return Change(root, root, (), found.text, "", (line,), (file,), (), (), 0, 0)
+
+
+def _facts(found: Inspection) -> Facts:
+    """An inspection, a few words each."""
+    record = found.rerun
+    rerun = [record.kind.value]
+    if record.state is not None:
+        rerun.append(f"state {STATES[record.state]}")
+    if record.mode:
+        rerun.append(f"mode {record.mode}")
+    if record.shards:
+        rerun.append(counted(len(record.shards), "shard"))
+    writer = [" or ".join(found.writer.releases) or "unknown", *map(str, found.writer.decisive)]
+    return Facts(
+        str(found.path),
+        {
+            "layout": (" or ".join(found.likely), *dict.fromkeys(found.evidence)),
+            "written by": tuple(writer),
+            "rerun state": (", ".join(rerun), *(f"missing {key}" for key in record.missing)),
+            "job": (_job(found.topology),),
+            "iteration": ("unknown" if found.iteration is None else str(found.iteration),),
+            "entries": (f"{found.tensors} tensors, {found.objects} sharded objects",),
+            "payload": (_payload(found.payload_files, found.payload_bytes),),
+            "common state": (found.common_place,),
+            "migrations": tuple(
+                f"{step.time} {step.verb} to {step.target} (ckptmigrate {step.version})"
+                for step in found.steps
+            )
+            or ("none",),
+            "anomalies": found.anomalies or ("none",),
+        },
+    )
+
+
+def _job(found: Topology | None) -> str:
+    if found is None:
+        return "contradictory, see anomalies"
+    sizes = {
+        "TP": found.tensor,
+        "PP": found.pipeline,
+        "CP": found.context,
+        "DP": found.data,
+    }
+    ranks = f"world size {found.world or '?'}"
+    return f"{ranks}: " + ", ".join(f"{name} {value or '?'}" for name, value in sizes.items())
+
+
+def _payload(files: int, count: int) -> str:
+    return f"{counted(files, 'file')}, {count:,} bytes"

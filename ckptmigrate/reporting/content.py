@@ -1,0 +1,192 @@
+"""A report as sections of a few kinds of blocks: what the pages for people have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from ckptmigrate.reporting.report import Change, Outcome, Prediction, Problem, Report
+
+_MOST: Final = 1000  # lines of one list; the rest is counted, and JSON has all
+GRADES: Final = {  # a mark, as the matrix has them
+    Outcome.DONE: "ok",
+    Outcome.PLANNED: "partial",
+    Outcome.UNCHANGED: "ok",
+    Outcome.PASSED: "ok",
+    Outcome.FAILED: "fails",
+    Outcome.REFUSED: "fails",
+}
+_SEVERITIES: Final = {"error": "fails", "warning": "partial", "note": "ok"}
+_PURPOSES: Final = {
+    "use": "Use it as",
+    "undo": "Take it back with",
+    "fix": "Run",
+    "ask": "Ask one of them for the command that helps",
+    "job": "Run the job with",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A text of its own, such as a path, above what belongs to it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels, and the lines of each."""
+
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Lines that begin with `+`, `-` or `~`."""
+
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Rows of a file: name, size after, digest before and after; None for no file."""
+
+    rows: tuple[tuple[str, str | None, str | None, str | None], ...]
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list of sentences."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to type, and what for."""
+
+    purpose: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A mark, what it is about, and why: lines such as errors or keys, each with its sentence."""
+
+    grade: str
+    title: str
+    whys: tuple[tuple[tuple[str, ...], str], ...]
+
+
+Block = Line | Labels | Diff | Files | Bullets | Command | Verdict
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a report under a heading of its own."""
+
+    title: str
+    blocks: tuple[Block, ...]
+
+
+def sections(report: Report) -> list[Section]:
+    """What a report says, in the order in which one asks; no section is empty."""
+    parts = {
+        "What to do": _refusal(report),
+        "What was found": _found(report),
+        "What a job would say": map(_prediction, report.predictions),
+        "What is wrong": map(_problem, report.problems),
+        "What changed" if report.outcome is Outcome.DONE else "What would change": _changes(report),
+        "What to do next": _steps(report),
+        "Beware": _cautions(report),
+    }
+    told = [Section(title, tuple(blocks)) for title, blocks in parts.items()]
+    return [section for section in told if section.blocks]
+
+
+def _refusal(report: Report) -> Iterator[Block]:
+    if report.refusal is not None and report.refusal.fix is not None:
+        yield Bullets((f"{report.refusal.fix}.",))
+
+
+def _found(report: Report) -> Iterator[Block]:
+    for each in report.found:
+        yield Line(each.path)
+        yield Labels(tuple((label, _cut(lines)) for label, lines in each.facts.items()))
+
+
+def _changes(report: Report) -> Iterator[Block]:
+    for each in report.changes:
+        yield from _change(each)
+
+
+def _change(found: Change) -> Iterator[Block]:
+    moved = found.result != found.path
+    yield Line(f"{found.path} → {found.result}" if moved else found.path)
+    if not found.files:
+        yield Bullets((f"Nothing: it is as asked for already ({found.target}).", *found.notes))
+        return
+    yield Diff(_cut(found.differences))
+    yield Files(
+        tuple(
+            (
+                file.name,
+                None if file.bytes is None else f"{file.bytes:,} B",
+                file.before,
+                file.after,
+            )
+            for file in found.files
+        )
+    )
+    losses = tuple(f"Loss {loss.name}: {loss.meaning}." for loss in found.losses)
+    notes = tuple(f"Note: {note}." for note in found.notes)
+    many = "file" if found.payload_files == 1 else "files"
+    payload = f"Payload: {found.payload_files} {many}, {found.payload_bytes:,} bytes, untouched."
+    yield Bullets((*losses, *notes, payload))
+
+
+def _prediction(found: Prediction) -> Verdict:
+    """What a job of a release says of the checkpoint."""
+    grade, word = "ok", "resumes"
+    if not found.resumes:
+        grade, word = "fails", "does not resume"
+    elif found.without or found.warnings:
+        grade = "partial"
+        word += f" without {', '.join(found.without)}" if found.without else ", with a warning"
+    because = tuple(
+        (
+            (reason.error,),
+            f"Because {reason.why}"
+            + (f"; the job's flag `{reason.flag}` goes around it." if reason.flag else "."),
+        )
+        for reason in found.reasons
+    )
+    warnings = tuple(((), f"{warning}.") for warning in found.warnings)
+    return Verdict(grade, f"{found.release} (torch {found.torch}): {word}", because + warnings)
+
+
+def _problem(found: Problem) -> Verdict:
+    whys = (
+        (_cut(found.items), found.meaning),
+        ((), f"What to do: {found.remedy}."),
+        ((), f"In {found.path}."),
+    )
+    title = f"{found.severity} {found.code}: {found.what}"
+    return Verdict(_SEVERITIES[found.severity], title, whys)
+
+
+def _steps(report: Report) -> Iterator[Block]:
+    for each in report.steps:
+        yield Command(_PURPOSES[each.purpose], each.command)
+
+
+def _cautions(report: Report) -> Iterator[Block]:
+    if report.cautions:
+        yield Bullets(report.cautions)
+
+
+def _cut(lines: tuple[str, ...]) -> tuple[str, ...]:
+    if len(lines) <= _MOST:
+        return lines
+    return (*lines[:_MOST], f"... and {len(lines) - _MOST} more (a report in JSON has all)")

@@ -1,0 +1,67 @@
+"""Where a report goes: it overwrites nothing, and stays out of what it reports on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from ckptmigrate import durable
+from ckptmigrate.commands import command, shell
+from ckptmigrate.errors import DestinationError
+from ckptmigrate.reporting import html, markdown
+from ckptmigrate.reporting.report import Report
+
+
+def _json(report: Report) -> str:
+    return json.dumps(report.as_json(), indent=2) + "\n"
+
+
+_OTHER: Final = "name another file with --report"
+RENDERERS: Final[Mapping[str, Callable[[Report], str]]] = {
+    ".html": html.page,
+    ".md": markdown.page,
+    ".json": _json,
+}
+
+
+def check_place(file: Path, source: Path) -> None:
+    """Refuse a place for a report before anything is done.
+
+    Raises:
+        DestinationError: it is there already, in what it reports on, or in no directory.
+    """
+    folder = Path(os.path.realpath(file.parent))
+    if os.path.lexists(file):
+        reason, fix = "exists already, and a report overwrites nothing", f"remove it, or {_OTHER}"
+    elif folder.is_relative_to(os.path.realpath(source)):
+        reason, fix = f"lies in {source}, which a report leaves alone", _OTHER
+    elif not folder.is_dir():
+        make = shell("mkdir", "-p", folder)
+        reason, fix = "lies in a directory that is not there", f"run `{make}`, or {_OTHER}"
+    elif not os.access(folder, os.W_OK):
+        reason, fix = "lies in a directory that you may not write to", _OTHER
+    else:
+        return
+    raise DestinationError(reason, path=file, fix=fix)
+
+
+def write(report: Report, file: Path) -> None:
+    """Write a report as the ending of the file says; a file that is there stays as it is.
+
+    Raises:
+        DestinationError: it cannot be written.
+    """
+    content = RENDERERS[file.suffix](report).encode()
+    try:
+        durable.write(file, content)
+    except OSError as error:
+        if not isinstance(error, FileExistsError):
+            file.unlink(missing_ok=True)  # half a report is none
+        raise DestinationError(
+            f"cannot be written ({error.strerror}); the report is lost, and what it tells is not",
+            path=file,
+            fix=f"run `{command('inspect', report.path)}` for what is there",
+        ) from error

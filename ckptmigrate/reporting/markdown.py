@@ -1,0 +1,104 @@
+"""A report as Markdown for an issue or a log; no text of a checkpoint is taken for markup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from ckptmigrate.matrix_text import SYMBOLS
+from ckptmigrate.printable import printable
+from ckptmigrate.reporting.content import (
+    GRADES,
+    Block,
+    Bullets,
+    Command,
+    Diff,
+    Files,
+    Labels,
+    Line,
+    sections,
+)
+from ckptmigrate.reporting.report import Report
+
+_SPECIAL: Final = re.compile(r"([\\`*_\[\]<>#|~&$])")
+_LINK: Final = re.compile(r"(://|\bwww\.)", re.IGNORECASE)  # GitHub makes links of these
+
+
+def page(report: Report) -> str:
+    """The whole text."""
+    lines = [
+        f"# {_text(report.verb)} {_code(report.path)}",
+        "",
+        f"**{SYMBOLS[GRADES[report.outcome]]} {report.outcome.value}.** {_sentence(report.answer)}",
+        "",
+        f"ckptmigrate {_text(report.version)}, {_text(report.time)}",
+    ]
+    for section in sections(report):
+        lines += ["", f"## {_text(section.title)}"]
+        for block in section.blocks:
+            lines += ["", *_block(block)]
+    return "\n".join(lines) + "\n"
+
+
+def _block(block: Block) -> Iterator[str]:
+    if isinstance(block, Line):
+        yield _code(block.text)
+    elif isinstance(block, Labels):
+        yield from ("| what | found |", "|---|---|")
+        for label, lines in block.rows:
+            yield f"| {_text(label)} | {'<br>'.join(map(_text, lines))} |"
+    elif isinstance(block, Diff):
+        yield from _fenced("diff", block.lines)
+    elif isinstance(block, Files):
+        yield from ("| file | size after | SHA-256 before | SHA-256 after |", "|---|--:|---|---|")
+        for row in block.rows:
+            yield f"| {' | '.join(map(_cell, row))} |"
+    elif isinstance(block, Bullets):
+        yield from (f"- {_sentence(text)}" for text in block.texts)
+    elif isinstance(block, Command):
+        yield from (f"{_text(block.purpose)}:", "", *_fenced("sh", (block.text,)))
+    else:
+        yield f"**{SYMBOLS[block.grade]} {_text(block.title)}**"
+        for lines, text in block.whys:
+            if lines:
+                yield from ("", *_fenced("text", lines))
+            yield from ("", _sentence(text))
+
+
+def _sentence(text: str) -> str:
+    """A sentence, what is between backticks as code."""
+    parts = text.split("`")
+    shown = (_code(part) if at % 2 and part else _text(part) for at, part in enumerate(parts))
+    return "".join(shown)
+
+
+def _text(text: str) -> str:
+    """A text in a line of its own words: nothing in it is markup."""
+    escaped = _SPECIAL.sub(r"\\\1", printable(text))
+    return _LINK.sub(lambda found: found[0].replace(":", "\\:").replace(".", "\\."), escaped)
+
+
+def _code(text: str) -> str:
+    """A text as code, between more backticks than it has in a row."""
+    text = printable(text)
+    ticks = "`" * (_longest(text) + 1)
+    room = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{ticks}{room}{text}{room}{ticks}"
+
+
+def _cell(text: str | None) -> str:
+    """The same in a table, where even in code a bar ends the cell; None where there is no file."""
+    return "no file" if text is None else _code(text).replace("|", "\\|")
+
+
+def _fenced(kind: str, lines: tuple[str, ...]) -> list[str]:
+    """Lines in a block of code that none of them ends."""
+    shown = [printable(line) for line in lines]
+    fence = "`" * max(3, *(_longest(line) + 1 for line in shown)) if shown else "```"
+    return [f"{fence}{kind}", *shown, fence]
+
+
+def _longest(text: str) -> int:
+    """How many backticks it has in a row at most."""
+    return max(map(len, re.findall("`+", text)), default=0)

@@ -1,0 +1,55 @@
+"""The published JSON Schema of what the verbs print with --json, and of a report in JSON."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib import resources
+from typing import Any, Final
+
+from ckptmigrate.errors import RefusedError
+
+_FILE: Final = "data/schemas.json"
+
+
+@cache
+def _all() -> dict[str, Any]:
+    text = (resources.files("ckptmigrate") / _FILE).read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def names() -> list[str]:
+    """What there is a schema of: the verbs, and `report`."""
+    return [name for name, row in _all()["$defs"].items() if name == "report" or _is_verb(row)]
+
+
+def _is_verb(row: dict[str, Any]) -> bool:
+    """Whether a definition is of all that a verb can print: one of its values, or an error."""
+    return {"$ref": "#/$defs/error"} in row.get("oneOf", ())
+
+
+def schema(name: str) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a verb's JSON, or of a `report`.
+
+    Raises:
+        RefusedError: there is no such verb.
+    """
+    if name not in names():
+        raise RefusedError(
+            f"there is no schema of {name!r}", fix=f"name one of {', '.join(names())}"
+        )
+    every = _all()
+    return {"$schema": every["$schema"], "$ref": f"#/$defs/{name}", "$defs": _used(every, name)}
+
+
+def _used(every: dict[str, Any], name: str) -> dict[str, Any]:
+    """The definitions that one leads to, itself included, in the order of the file."""
+    wanted, found = [name], set[str]()
+    while wanted:
+        one = wanted.pop()
+        if one not in found:
+            found.add(one)
+            text = json.dumps(every["$defs"][one])
+            wanted += [each for each in every["$defs"] if f'"#/$defs/{each}"' in text]
+    return {each: row for each, row in every["$defs"].items() if each in found}
