@@ -1,0 +1,1 @@
+"""What a migration costs, beside what else moves a checkpoint: `python -m benchmarks`."""

@@ -1,0 +1,237 @@
+"""What is measured against what: tasks, and their contenders."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from benchmarks.measure import PROGRAMS
+from benchmarks.payloads import MEGATRON, Many, Payload, Sample, Saved
+
+GB: Final = 10**9
+FLOOR: Final = "floor: read, write, fsync what it changes"
+# How many processes `--all` gets.
+JOBS: Final = (1,)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one run of a contender works.
+
+    Attributes:
+        root: a root of its own, which it may change.
+        out: a path that does not exist, for what it writes.
+    """
+
+    root: Path
+    out: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest checkpoint of the root."""
+        return max(self.root.glob("iter_*"))
+
+
+Command = Callable[[Place], list[str]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to do a task: a process.
+
+    Attributes:
+        name: as the table has it.
+        payload: what it is given.
+        command: the process, at a place.
+        environment: what the process finds beyond the usual.
+    """
+
+    name: str
+    payload: Payload
+    command: Command
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What several contenders do; each is compared with the first.
+
+    Attributes:
+        name: as the table has it.
+        repetitions: how often all of them run, in turn.
+        bytes_needed: of disk, at most, at once.
+        per: what time and bytes are divided by: the number of checkpoints.
+    """
+
+    name: str
+    contenders: tuple[Contender, ...]
+    repetitions: int
+    bytes_needed: int = GB
+    per: int = 1
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large and how often.
+
+    Attributes:
+        payloads: bytes of tensors -> repetitions.
+        counts: checkpoints in one root -> repetitions.
+        largest: bytes of the sparse payload.
+        repetitions: of everything small.
+    """
+
+    payloads: Mapping[int, int]
+    counts: Mapping[int, int]
+    largest: int
+    repetitions: int
+
+
+FULL: Final = Scale({3 * GB // 10: 5, 2 * GB: 3, 8 * GB: 3}, {100: 5, 1000: 3}, 1000 * GB, 15)
+QUICK: Final = Scale({GB // 1000: 1}, {3: 1}, GB, 1)
+
+
+def tasks(scale: Scale) -> list[Task]:
+    """Everything there is, in the order of the table."""
+    return [
+        *(_migrating(size, repetitions) for size, repetitions in scale.payloads.items()),
+        _inspecting(scale.repetitions),
+        _starting(scale.repetitions),
+        _sparse("to elsewhere", _downgrade_out("pre-rerun"), scale.largest, scale.repetitions),
+        _sparse("in place", _downgrade_in_place("pre-rerun"), scale.largest, scale.repetitions),
+        *(_many(count, repetitions) for count, repetitions in scale.counts.items()),
+    ]
+
+
+def _migrating(size: int, repetitions: int) -> Task:
+    payload, to = Saved(size), "0.11.0"
+    ways = (
+        ("`ckptmigrate downgrade`", _downgrade_out(to)),
+        ("`ckptmigrate downgrade --in-place`", _downgrade_in_place(to)),
+        (FLOOR, _floor(to)),
+        ("torch: `read_metadata`, `pickle.dump`, fsync", _torch_metadata),
+        ("`cp -r`", lambda place: ["cp", "-r", str(place.root), str(place.out)]),
+        (
+            "`cp -r --reflink=auto`",
+            lambda place: ["cp", "-r", "--reflink=auto", str(place.root), str(place.out)],
+        ),
+        ("torch DCP: load, save", _program("dcp_copy")),
+    )
+    contenders = [Contender(name, payload, command) for name, command in ways]
+    copy = _program("megatron_copy")
+    contenders.append(
+        Contender("megatron-core 0.16.1: `load_plain_tensors`, `save`", payload, copy, MEGATRON)
+    )
+    name = f"downgrade --to {to}, {_amount(size)} of payload"
+    return Task(name, tuple(contenders), repetitions, bytes_needed=GB + 2 * size)
+
+
+def _inspecting(repetitions: int) -> Task:
+    return Task(
+        "inspect, a sample of 61 entries",
+        (
+            Contender("`ckptmigrate inspect`", Sample(), _inspect),
+            Contender('`python -c "import torch"`', Sample(), _python("import torch")),
+        ),
+        repetitions,
+    )
+
+
+def _starting(repetitions: int) -> Task:
+    return Task(
+        "start, a sample of 61 entries",
+        (
+            Contender("`ckptmigrate --version`", Sample(), lambda _: _ckptmigrate("--version")),
+            Contender("`ckptmigrate downgrade --dry-run`", Sample(), _dry_run("pre-rerun")),
+            Contender('`python -c "import click"`', Sample(), _python("import click")),
+            Contender('`python -c "pass"`', Sample(), _python("pass")),
+        ),
+        repetitions,
+    )
+
+
+def _sparse(where: str, way: Command, largest: int, repetitions: int) -> Task:
+    return Task(
+        f"downgrade --to pre-rerun {where}, payload of holes (sparse)",
+        tuple(
+            Contender(f"`ckptmigrate downgrade`, {_amount(size)} of payload", Sample(size), way)
+            for size in (10**6, largest)
+        ),
+        repetitions,
+    )
+
+
+def _many(count: int, repetitions: int) -> Task:
+    payload, to = Many(count), "pre-rerun"
+    options = {jobs: ["--jobs", str(jobs)] if jobs > 1 else [] for jobs in JOBS}
+    contenders = [
+        Contender(
+            f"`{' '.join(['ckptmigrate downgrade --all --in-place', *given])}`",
+            payload,
+            _downgrade_in_place(to, "--all", *given),
+        )
+        for given in options.values()
+    ]
+    contenders.append(Contender(FLOOR, payload, _floor(to)))
+    name = f"downgrade --to {to} of {count} checkpoints, for each"
+    return Task(name, tuple(contenders), repetitions, per=count)
+
+
+# -- the processes
+
+
+def _ckptmigrate(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "ckptmigrate", *map(str, arguments)]
+
+
+def _inspect(place: Place) -> list[str]:
+    return _ckptmigrate("inspect", place.root)
+
+
+def _dry_run(to: str) -> Command:
+    return lambda place: _ckptmigrate("downgrade", place.root, "--to", to, "--dry-run")
+
+
+def _downgrade_out(to: str) -> Command:
+    return lambda place: _ckptmigrate("downgrade", place.root, "--to", to, "-o", place.out)
+
+
+def _downgrade_in_place(to: str, *options: str) -> Command:
+    return lambda place: _ckptmigrate("downgrade", place.root, "--to", to, "--in-place", *options)
+
+
+def _floor(to: str) -> Command:
+    return lambda place: [
+        *(sys.executable, "-I", "-S", str(PROGRAMS / "floor.py"), str(place.root)),
+        *(f"{name}={size}" for name, size in changed_files(place.root, to).items()),
+    ]
+
+
+def changed_files(root: Path, to: str) -> dict[str, int]:
+    """The files of a checkpoint that a migration writes, with their sizes in bytes."""
+    asked = _ckptmigrate("downgrade", root, "--to", to, "--dry-run", "--json")
+    told = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
+    files = told["checkpoints"][-1]["files"]
+    return {each["name"]: each["bytes"] for each in files if each["bytes"] is not None}
+
+
+def _torch_metadata(place: Place) -> list[str]:
+    return [sys.executable, str(PROGRAMS / "torch_metadata.py"), str(place.checkpoint)]
+
+
+def _program(name: str) -> Command:
+    program = str(PROGRAMS / f"{name}.py")
+    return lambda place: [sys.executable, program, str(place.checkpoint), str(place.out)]
+
+
+def _python(code: str) -> Command:
+    return lambda _: [sys.executable, "-c", code]
+
+
+def _amount(size: int) -> str:
+    return f"{size / GB:g} GB" if size >= GB // 10 else f"{size / 10**6:g} MB"

@@ -1,0 +1,87 @@
+"""The checkpoints that are measured: each a root, made once per task."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from benchmarks.measure import PROGRAMS, measure
+
+REPOSITORY: Final = Path(__file__).parent.parent
+SAMPLE: Final = REPOSITORY / "tests" / "samples" / "0.19.0-idle-tp2"
+MEGATRON: Final = {"PYTHONPATH": str(REPOSITORY / ".readers" / "0.16.1")}
+_TRACKER: Final = "latest_checkpointed_iteration.txt"
+_PAYLOAD: Final = "*.distcp"
+
+
+class Payload(Protocol):
+    """A root that can be made."""
+
+    def make(self, root: Path) -> None:
+        """Make it, at a path that does not exist."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that real megatron-core saves, with so many bytes of tensors."""
+
+    size: int
+
+    def make(self, root: Path) -> None:
+        checkpoint = root / "iter_0000001"
+        checkpoint.mkdir(parents=True)
+        program = str(PROGRAMS / "megatron_save.py")
+        measure([sys.executable, program, str(checkpoint), str(self.size)], MEGATRON)
+        (root / _TRACKER).write_text("1")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A real sample; its first payload file made `size` bytes long, with a hole (sparse)."""
+
+    size: int | None = None
+
+    def make(self, root: Path) -> None:
+        shutil.copytree(SAMPLE, root)
+        if self.size is not None:
+            os.truncate(min(root.glob(f"*/{_PAYLOAD}")), self.size)
+
+
+@dataclass(frozen=True)
+class Many:
+    """A root with the checkpoint of a real sample so many times."""
+
+    count: int
+
+    def make(self, root: Path) -> None:
+        [checkpoint] = SAMPLE.glob("iter_*")
+        for number in range(1, self.count + 1):
+            shutil.copytree(checkpoint, root / f"iter_{number:07d}")
+        (root / _TRACKER).write_text(str(self.count))
+
+
+def working_copy(root: Path, copy: Path) -> None:
+    """A copy that a process may change: payload by hard link, since nothing writes to it."""
+
+    def carry(source: str, target: str) -> None:
+        if Path(source).match(_PAYLOAD):
+            os.link(source, target)
+        else:
+            shutil.copy2(source, target)
+
+    shutil.copytree(root, copy, copy_function=carry)
+
+
+def warm(root: Path) -> None:
+    """Have a root in the page cache, as far as it fits and is no hole."""
+    piece = bytearray(16 * 1024**2)
+    for path in root.rglob("*"):
+        # A hole is as long to read as data, and in no cache.
+        if path.is_file() and path.stat().st_blocks * 512 >= path.stat().st_size:
+            with path.open("rb", buffering=0) as file:
+                while file.readinto(piece):
+                    pass

@@ -1,0 +1,20 @@
+"""Read .metadata with torch's own classes and write it with pickle: CHECKPOINT.
+
+It changes nothing, so it does less than a migration.
+"""
+
+import os
+import pickle
+import sys
+from pathlib import Path
+
+from torch.distributed.checkpoint import FileSystemReader
+
+place = Path(sys.argv[1])
+metadata = FileSystemReader(place).read_metadata()
+new = place / ".metadata.new"
+with new.open("wb") as file:
+    pickle.dump(metadata, file)
+    file.flush()
+    os.fsync(file.fileno())
+new.rename(place / ".metadata")

@@ -1,0 +1,67 @@
+"""The table of results, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender at one task: medians of its runs.
+
+    Attributes:
+        ratio: its time over that of the task's first contender, in one repetition.
+        read_bytes: see `measure.Measurement`, as for the others.
+        runs: how many.
+    """
+
+    task: str
+    contender: str
+    seconds: float
+    ratio: float
+    peak_bytes: float
+    read_bytes: float
+    written_bytes: float
+    runs: int
+
+
+HEAD: Final = ("", "time", "ratio", "peak memory", "read", "written", "runs")
+
+
+def render(rows: Iterable[Row]) -> str:
+    """One table; a line in bold names the task of the rows below it."""
+    lines: list[Sequence[str]] = [HEAD, ("---", *["---:"] * (len(HEAD) - 1))]
+    for task, group in groupby(rows, key=lambda row: row.task):
+        lines.append((f"**{task}**", *[""] * (len(HEAD) - 1)))
+        lines.extend(_cells(row) for row in group)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cells(row: Row) -> Sequence[str]:
+    return (
+        row.contender,
+        seconds(row.seconds),
+        f"{row.ratio:#.3g}".removesuffix("."),
+        amount(row.peak_bytes),
+        amount(row.read_bytes),
+        amount(row.written_bytes),
+        str(row.runs),
+    )
+
+
+def seconds(value: float) -> str:
+    """Three digits, in seconds or milliseconds."""
+    unit, scaled = ("s", value) if value >= 1 else ("ms", 1000 * value)
+    return f"{scaled:#.3g}".removesuffix(".") + f" {unit}"
+
+
+def amount(size: float) -> str:
+    """Bytes, three digits."""
+    for unit in ("B", "kB", "MB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
