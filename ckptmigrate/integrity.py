@@ -10,7 +10,6 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,6 +60,9 @@ def differing(
     Raises:
         DamagedError: a file cannot be read.
     """
+    # Its import takes longer than all else here, and most verbs hash no payload.
+    from concurrent.futures import ThreadPoolExecutor
+
     turn = threading.Lock()
 
     def told(count: int) -> None:
