@@ -1,4 +1,4 @@
-"""Measure and print one table: `python -m benchmarks [--quick] [--only NAME] [--into FILE]`."""
+"""Measure and print one table: `python -m benchmarks [--quick] [--only NAME] ...`."""
 
 from __future__ import annotations
 
@@ -24,36 +24,32 @@ def main() -> None:
     """Run what is asked for, tell of it on stderr, and print the table."""
     asked = _arguments()
     folder = Path(asked.folder)
-    where = machine.describe(folder)
-    scale = contenders.QUICK if asked.quick else contenders.FULL
+    head = "\n".join((TITLE, f"{machine.describe(folder)}.\n", f"{CONDITIONS}\n"))
+    tasks = contenders.tasks(contenders.QUICK if asked.quick else contenders.FULL)
     if not asked.quick:
-        _warm_up(folder)
-    rows = []
-    for task in contenders.tasks(scale):
+        # Every process once, on something tiny: what it imports is compiled, and in the cache.
+        for task in contenders.tasks(contenders.QUICK):
+            running.run(task, folder)
+    rows: list[table.Row] = []
+    for task in tasks:
         if asked.only in task.name:
             print(task.name, file=sys.stderr)
-            rows += running.run(task, folder)
-    text = "\n".join((TITLE, f"{where}.\n", f"{CONDITIONS}\n", table.render(rows)))
-    print(text, end="")
-    if asked.into:
-        asked.into.write_text(text, encoding="utf-8")
+            rows += running.run(task, folder, at_most=asked.runs)
+            if asked.into:  # each time: a run that is stopped has told what it measured
+                asked.into.write_text(head + "\n" + table.render(rows), encoding="utf-8")
+    print(head + "\n" + table.render(rows), end="")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, once; a minute")
     parser.add_argument("--only", default="", metavar="NAME", help="tasks with this in their name")
+    parser.add_argument("--runs", type=int, metavar="N", help="at most so many of each")
     parser.add_argument("--into", type=Path, metavar="FILE", help="write the table there, too")
     parser.add_argument(
         "--folder", default=tempfile.gettempdir(), help="where to make checkpoints; 20 GB"
     )
     return parser.parse_args()
-
-
-def _warm_up(folder: Path) -> None:
-    """Every process once, on something tiny: what it imports is compiled, and in the cache."""
-    for task in contenders.tasks(contenders.QUICK):
-        running.run(task, folder)
 
 
 if __name__ == "__main__":

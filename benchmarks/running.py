@@ -15,11 +15,12 @@ from benchmarks.payloads import Payload, warm, working_copy
 from benchmarks.table import Row
 
 
-def run(task: Task, folder: Path) -> list[Row]:
+def run(task: Task, folder: Path, *, at_most: int | None = None) -> list[Row]:
     """Run every contender of a task, one after another, as often as the task says.
 
     Args:
         folder: where to make payloads, in a folder of its own that is removed.
+        at_most: fewer repetitions than the task says.
 
     Raises:
         RuntimeError: there is not enough space, or a contender fails.
@@ -34,7 +35,7 @@ def run(task: Task, folder: Path) -> list[Row]:
             if contender.payload not in roots:
                 roots[contender.payload] = Path(made) / f"payload-{len(roots)}"
                 contender.payload.make(roots[contender.payload])
-        for _ in range(task.repetitions):
+        for _ in range(min(task.repetitions, at_most or task.repetitions)):
             for contender, measured in zip(task.contenders, runs, strict=True):
                 measured.append(_once(contender, roots[contender.payload], Path(made)))
     return [
