@@ -120,6 +120,7 @@ def _migrating(size: int, repetitions: int) -> Task:
             "`cp -r --reflink=auto`",
             lambda place: ["cp", "-r", "--reflink=auto", str(place.root), str(place.out)],
         ),
+        ("`cp -r`, then `sync -f`", _copy_and_sync),
         ("torch DCP: load, save", _program("dcp_copy")),
     )
     contenders = [Contender(name, payload, command) for name, command in ways]
@@ -222,6 +223,11 @@ def changed_files(root: Path, to: str) -> dict[str, int]:
 
 def _torch_metadata(place: Place) -> list[str]:
     return [sys.executable, str(PROGRAMS / "torch_metadata.py"), str(place.checkpoint)]
+
+
+def _copy_and_sync(place: Place) -> list[str]:
+    script = 'cp -r "$1" "$2" && sync -f "$2"'
+    return ["sh", "-c", script, "sh", str(place.root), str(place.out)]
 
 
 def _program(name: str) -> Command:

@@ -23,6 +23,7 @@ CONTENDERS = (
     "`ckptmigrate downgrade --in-place`",
     "`cp -r`",
     "`cp -r --reflink=auto`",
+    "`cp -r`, then `sync -f`",
     "torch DCP: load, save",
     "megatron-core 0.16.1: `load_plain_tensors`, `save`",
     "torch: `read_metadata`, `pickle.dump`, fsync",
