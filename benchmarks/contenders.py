@@ -14,6 +14,7 @@ from benchmarks.measure import PROGRAMS
 from benchmarks.payloads import MEGATRON, Many, Payload, Sample, Saved
 
 GB: Final = 10**9
+UNITS: Final = (("TB", 10**12), ("GB", GB), ("MB", 10**6))
 FLOOR: Final = "floor: read, write, fsync what it changes"
 # How many processes `--all` gets.
 JOBS: Final = (1,)
@@ -240,4 +241,5 @@ def _python(code: str) -> Command:
 
 
 def _amount(size: int) -> str:
-    return f"{size / GB:g} GB" if size >= GB // 10 else f"{size / 10**6:g} MB"
+    unit, count = next(each for each in UNITS if size >= each[1] // 10)
+    return f"{size / count:g} {unit}"
