@@ -103,7 +103,7 @@ def tasks(scale: Scale) -> list[Task]:
         *(_migrating(size, repetitions) for size, repetitions in scale.payloads.items()),
         _inspecting(scale.repetitions),
         _starting(scale.repetitions),
-        _sparse("to elsewhere", _downgrade_out("pre-rerun"), scale.largest, scale.repetitions),
+        _sparse("out of place", _downgrade_out("pre-rerun"), scale.largest, scale.repetitions),
         _sparse("in place", _downgrade_in_place("pre-rerun"), scale.largest, scale.repetitions),
         *(_many(count, repetitions) for count, repetitions in scale.counts.items()),
     ]
@@ -159,7 +159,7 @@ def _starting(repetitions: int) -> Task:
 
 def _sparse(where: str, way: Command, largest: int, repetitions: int) -> Task:
     return Task(
-        f"downgrade --to pre-rerun {where}, payload of holes (sparse)",
+        f"downgrade --to pre-rerun, {where}, payload of holes (sparse)",
         tuple(
             Contender(f"`ckptmigrate downgrade`, {_amount(size)} of payload", Sample(size), way)
             for size in (10**6, largest)
