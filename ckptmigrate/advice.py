@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
-from ckptmigrate import optimizer, planning, rng
+from ckptmigrate import optimizer, planning, repairing, rng
 from ckptmigrate.checking import DEFAULT_STRICTNESS, RAISE_ALL, UNSAFE_LOAD, Job, Verdict, check
 from ckptmigrate.commands import command
 from ckptmigrate.converting import LOSSES
@@ -14,6 +14,7 @@ from ckptmigrate.errors import CkptMigrateError, RefusedError
 from ckptmigrate.planning import Plan
 from ckptmigrate.readers import Reader, reader
 from ckptmigrate.reading import Reading, read
+from ckptmigrate.rerun import Kind
 from ckptmigrate.storage import Overlay
 from ckptmigrate.targets import Target, target
 from ckptmigrate.version import __version__
@@ -62,11 +63,17 @@ def advise(found: Reading, verdict: Verdict, job: Job) -> Advice:
     if verdict.resumes and not verdict.warnings:
         return Advice()
     reason = None
+    if found.record.kind is Kind.CORRUPT:
+        made = repairing.plan(found.manifest.path, repairing.Wanted(), now="")
+        if check(_after(made, found), verdict.reader, job).resumes:
+            return Advice(command(made.verb, found.manifest.path))
+        repair = command(made.verb, found.manifest.path)
+        return Advice(reason=f"it is corrupt; run `{repair}`, then check what that writes")
     if verdict.warnings or any(obstacle.metadata_only for obstacle in verdict.obstacles):
         for wanted in _targets(verdict.reader, job):
             try:
                 words, made = _planned(found, wanted)
-                result = read(Overlay(found.manifest.directory, made.files))
+                result = _after(made, found)
             except CkptMigrateError as error:
                 reason = reason or error.reason
                 continue
@@ -82,6 +89,11 @@ def advise(found: Reading, verdict: Verdict, job: Job) -> Advice:
         if all(obstacle.flag in flags for obstacle in after.obstacles):
             return Advice(flags=flags)
     return Advice(reason=reason or verdict.obstacles[0].why)
+
+
+def _after(made: Plan, found: Reading) -> Reading:
+    """The checkpoint as a plan would leave it."""
+    return read(Overlay(found.manifest.directory, made.files))
 
 
 def _targets(release: Reader, job: Job) -> Iterator[Target]:

@@ -269,9 +269,11 @@ def _anomalies(
         found.append(
             f"{len(orphans)} payload files that no entry lies in: {', '.join(orphans[:3])}"
         )
+    if migrated:  # its files are of two releases, and the history says so
+        return found
     if not writer.releases:
         found.append("the signs of the writing release contradict each other")
-    elif not migrated and not any(
+    elif not any(
         matches(release, compat().row(layout).releases)
         for layout in likely
         for release in writer.releases

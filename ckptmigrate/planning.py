@@ -341,7 +341,6 @@ def assemble(
                 },
             ),
         )
-    payload = current.manifest.payload_files
     return Plan(
         path=current.manifest.path,
         iteration=current.manifest.iteration,
@@ -360,8 +359,14 @@ def assemble(
         before={name: digest(content) for name, content in now.items()},
         losses=request.losses,
         notes=request.notes,
-        payload=(len(payload), sum(size for _, size in payload.values())),
+        payload=untouched(current.manifest, files),
     )
+
+
+def untouched(found: Manifest, files: Collection[str]) -> tuple[int, int]:
+    """How many payload files stay as they are, and their bytes."""
+    kept = [size for name, (_, size) in found.payload_files.items() if name not in files]
+    return len(kept), sum(kept)
 
 
 def _undo(path: Path, original: Original, *, recorded: bool) -> str:

@@ -169,7 +169,7 @@ def plan(found: Plan, *, full: bool = False) -> list[Line]:
     changes = (str(each) for each in found.differences)
     lines += _cut([_change(text[0], text[2:]) for text in changes], full)
     for name, content in found.files.items():
-        sign = "~" if name in found.originals or not found.originals else "+"
+        sign = "+" if found.before.get(name) is None else "~"
         told = f"file {name}" + ("" if content is None else f": {size(len(content))}")
         lines.append(_change("-" if content is None else sign, told))
     lines.append(Line(f"payload: {_payload(*found.payload)}, untouched", margin=2, hang=4))
@@ -250,7 +250,7 @@ def _advice(found: Verdict, advice: Advice) -> list[Line]:
     if found.resumes:
         return []
     told = [f"no command helps; {flag}" for flag in flags]
-    told = told or [f"no command and no flag helps: {advice.reason}"]
+    told = told or [f"no one command or flag helps: {advice.reason}"]
     return [Line(text, "fix: ", 2, hang=4) for text in told]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ckptmigrate import diffing, sidecar
 from ckptmigrate.commands import command
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.planning import Plan
+from ckptmigrate.planning import Plan, untouched
 from ckptmigrate.reading import read
 from ckptmigrate.sidecar import REPAIR, Step, digest
 from ckptmigrate.storage import LocalDirectory, Overlay
@@ -38,7 +38,6 @@ def plan(path: Path) -> Plan:
         )
     current = read(directory)
     previous = read(Overlay(directory, before))
-    payload = current.manifest.payload_files
     now = {name: digest(directory.read(name)) for name in last.files if name in directory.files()}
     return Plan(
         path=path,
@@ -58,7 +57,7 @@ def plan(path: Path) -> Plan:
         before={name: now.get(name) for name in last.files},
         losses=(),
         notes=(f"takes back the {last.verb} to {last.target} of {last.time}",),
-        payload=(len(payload), sum(size for _, size in payload.values())),
+        payload=untouched(current.manifest, before),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -107,8 +108,6 @@ def test_where_no_command_helps(run: Run) -> None:
     told = run("check", SAMPLES / "0.17.1-idle-dopt", "--reader", "0.13.1")
     assert told.returncode == 1
     assert "fix: no command helps; run the job with --no-load-optim" in told.stdout
-    told = run("check", SAMPLES / "0.17.1-corrupt-tp2", "--reader", "0.17.1")
-    assert "fix: no command and no flag helps: is corrupt" in told.stdout
 
 
 @pytest.mark.parametrize(
@@ -141,3 +140,15 @@ def test_a_context_of_another_minor_release(
     else:
         assert done.returncode == 0, done.stderr
         assert "resumes from it as it is" in done.stdout
+
+
+def test_a_corrupt_checkpoint_is_repaired(copy: Copy, run: Run) -> None:
+    root = copy("0.17.1-corrupt-tp2")
+    told = json.loads(run("check", root, "--reader", "0.17", "--json").stdout)["fix"]
+    assert told["command"] is not None and told["reason"] is None
+    done = run(*shlex.split(told["command"])[1:])
+    assert done.returncode == 0, done.stderr
+    checkpoint = f"{checkpoint_of(root)}.repaired"
+    assert run("check", checkpoint, "--reader", "0.17").returncode == 0
+    older = json.loads(run("check", root, "--reader", "0.11", "--json").stdout)["fix"]
+    assert older["command"] is None and "ckptmigrate repair" in older["reason"]
