@@ -77,7 +77,7 @@ def named(name: str) -> Layout:
     for layout in LAYOUTS:
         if wanted == layout.ID:
             return layout
-    import difflib  # a tenth of the start-up, for this sentence alone
+    import difflib  # every verb imports this module, and needs no difflib
 
     known = [*(layout.ID for layout in LAYOUTS), UNIVERSAL]
     near = difflib.get_close_matches(name, known, 1)
