@@ -26,7 +26,7 @@ def plan(path: Path) -> Plan:
         raise RefusedError(
             f"has nothing to undo: no {sidecar.FILE} tells of a migration",
             path=path,
-            fix=f"for what it is run `{command('inspect', path)}`",
+            fix=f"to see what it is run `{command('inspect', path)}`",
         )
     last, before, why_not = sidecar.before_last(directory)
     if before is None:

@@ -14,7 +14,6 @@ pairwise converter exists:
 
 from __future__ import annotations
 
-import difflib
 from typing import Final, Protocol
 
 from ckptmigrate.errors import RefusedError, Retry
@@ -78,6 +77,8 @@ def named(name: str) -> Layout:
     for layout in LAYOUTS:
         if wanted == layout.ID:
             return layout
+    import difflib  # every verb imports this module, and needs no difflib
+
     known = [*(layout.ID for layout in LAYOUTS), UNIVERSAL]
     near = difflib.get_close_matches(name, known, 1)
     raise RefusedError(
