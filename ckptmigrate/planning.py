@@ -84,6 +84,11 @@ class Plan:
         """Whether the checkpoint is as asked for already."""
         return not self.files
 
+    @property
+    def after(self) -> dict[str, str | None]:
+        """Like `before`: every small file, with the digest that it has afterwards."""
+        return {**self.before, **{name: digest(new) for name, new in self.files.items()}}
+
 
 def plan(
     path: Path,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 import click
 
 from ckptmigrate import advice, checking, locate, render
+from ckptmigrate.batch import paths
+from ckptmigrate.batch.looking import Check
 from ckptmigrate.cli import options
 from ckptmigrate.cli.console import output
+from ckptmigrate.cli.many import Many, jobs, run, several
 from ckptmigrate.readers import reader, readers
 from ckptmigrate.reading import read
 from ckptmigrate.rerun import MODE_OF_ARGUMENT
@@ -16,7 +19,6 @@ from ckptmigrate.storage import LocalDirectory
 
 
 @click.command()
-@options.path
 @click.option("--reader", "release", metavar="RELEASE", help="Ask this release alone.")
 @click.option("--torch", metavar="V", help="The reader's torch. Default: the release's usual one.")
 @click.option("--strict", is_flag=True, help="Short for --strictness raise_all.")
@@ -42,9 +44,11 @@ from ckptmigrate.storage import LocalDirectory
 @click.option("--no-load-optim", is_flag=True, help="The job runs with --no-load-optim.")
 @click.option("--no-load-rng", is_flag=True, help="The job runs with --no-load-rng.")
 @options.iteration
+@options.every
+@several(ledger=True)
 @options.output_options
 def check(
-    path: Path,
+    many: Many,
     release: str | None,
     torch: str | None,
     strict: bool,
@@ -58,6 +62,7 @@ def check(
     no_load_optim: bool,
     no_load_rng: bool,
     iteration: int | None,
+    every: bool,
 ) -> None:
     """Predict, without the release at hand, whether a job of it resumes.
 
@@ -69,7 +74,7 @@ def check(
     """
     from ckptmigrate.releases import compat
 
-    found = read(LocalDirectory(locate.locate(path, iteration=iteration).checkpoints[0]))
+    options.check_choice(iteration, every=every)
     job = checking.Job(
         tensor=job_tp,
         pipeline=job_pp,
@@ -81,6 +86,11 @@ def check(
         no_load_rng=no_load_rng,
         strictness=checking.RAISE_ALL if strict else strictness,
     )
+    if many.batch or every:
+        choose = partial(paths.located, iteration=iteration, every=every)
+        run(many, "check", jobs(many.groups(choose), Check(release, torch, job)))
+        return
+    found = read(LocalDirectory(locate.locate(many.only, iteration=iteration).checkpoints[0]))
     asked = [reader(release, compat(), torch)] if release else readers(compat(), torch)
     verdicts = [checking.check(found, each, job) for each in asked]
     if release:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from ckptmigrate import migration, recovery, versions
+from ckptmigrate.batch import destinations, paths
+from ckptmigrate.batch.changing import Migrate
+from ckptmigrate.batch.driving import Job
+from ckptmigrate.batch.paths import Group
 from ckptmigrate.cli import console, options
 from ckptmigrate.cli.carrying_out import carry_out
+from ckptmigrate.cli.many import Many, jobs, run, several
 from ckptmigrate.converting import LOSSES
 from ckptmigrate.linking import Link
+from ckptmigrate.targets import target
 from ckptmigrate.topology import Given
 
 
@@ -79,36 +86,36 @@ _TO_HELP: Final = (
 
 
 @click.command()
-@options.path
 @click.option(
     "--to", default=versions.NEWEST.ID, show_default=True, metavar="TARGET", help=_TO_HELP
 )
 @_migration_options
+@several(ledger=True)
 @options.output_options
-def upgrade(path: Path, to: str, **options: Any) -> None:
+def upgrade(many: Many, to: str, **options: Any) -> None:
     """Make a checkpoint readable by a newer release.
 
     Example: ckptmigrate upgrade checkpoints/run --to common-state
     """
-    _migrate("upgrade", path, to, **options)
+    _migrate("upgrade", many, to, **options)
 
 
 @click.command()
-@options.path
 @click.option("--to", required=True, metavar="TARGET", help=_TO_HELP)
 @_migration_options
+@several(ledger=True)
 @options.output_options
-def downgrade(path: Path, to: str, **options: Any) -> None:
+def downgrade(many: Many, to: str, **options: Any) -> None:
     """Make a checkpoint readable by an older release.
 
     Example: ckptmigrate downgrade checkpoints/run --to split-rerun
     """
-    _migrate("downgrade", path, to, **options)
+    _migrate("downgrade", many, to, **options)
 
 
 def _migrate(
     verb: str,
-    path: Path,
+    many: Many,
     to: str,
     *,
     output: Path | None,
@@ -129,6 +136,26 @@ def _migrate(
     if in_place and output is not None:
         raise click.UsageError("--in-place and -o exclude each other.")
     options.check_choice(iteration, every=every)
+    given = Given(world_size, tensor_parallel, pipeline_parallel)
+    if many.batch or every:
+        work = Migrate(
+            verb,
+            to,
+            allow_loss,
+            given,
+            torch,
+            native,
+            strict,
+            hash_payload,
+            Link(link),
+            dry_run,
+        )
+        target(to, torch=torch, native=native, strict=strict)  # a wrong one is refused at once
+        choose = partial(paths.located, iteration=iteration, every=every)
+        found = _jobs(many, many.groups(choose), work, output=output, in_place=in_place)
+        run(many, verb, found, dry_run=dry_run)
+        return
+    path = many.only
     recovered = recovery.in_place(path) if in_place and not dry_run else {}
     with console.progress("hashing", None) as progress:
         prepared = migration.prepare(
@@ -140,7 +167,7 @@ def _migrate(
             iteration=iteration,
             every=every,
             allowed=allow_loss,
-            given=Given(world_size, tensor_parallel, pipeline_parallel),
+            given=given,
             torch=torch,
             native=native,
             strict=strict,
@@ -149,3 +176,17 @@ def _migrate(
         )
     prepared = replace(prepared, recovered=recovered)
     carry_out(prepared, dry_run=dry_run, link=Link(link))
+
+
+def _jobs(
+    many: Many, groups: list[Group], work: Migrate, *, output: Path | None, in_place: bool
+) -> list[Job]:
+    """A task for each checkpoint, and the new root of each PATH."""
+    if in_place:
+        return jobs(groups, work)
+    placed = destinations.place(
+        groups, work.target, output, several=many.several, go_on=many.goes_on
+    )
+    if not many.several and placed[0][0].error is not None:
+        raise placed[0][0].error
+    return [job for group, root in placed for job in jobs([group], work, root)]
