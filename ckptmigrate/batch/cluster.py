@@ -66,7 +66,7 @@ class Cluster:
                 ): task
                 for number, task in enumerate(tasks)
             }
-            done = as_completed(of)
+            done = as_completed(of, loop=client.loop)
             stopped = False
             while not done.is_empty():
                 if stop and not stopped:
