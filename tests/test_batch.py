@@ -218,6 +218,17 @@ def test_other_verbs(jobs: int, make: Make, run: Run, tmp_path: Path) -> None:
     assert tree_hash(tmp_path / "a") == before
 
 
+def test_inspect_all_goes_on(make: Make, run: Run) -> None:
+    root = make("run", 3)
+    (root / name(2) / ".metadata").write_bytes(b"no pickle")
+    result = run("inspect", root, "--all", "--json")
+    assert result.returncode == 1
+    first, second, third = json.loads(result.stdout)
+    assert (first["iteration"], third["iteration"]) == (5, 5)
+    assert second["error"]["kind"] == "DamagedError"
+    assert f"{root / name(3)}: common-state, idle" in run("inspect", root, "--all").stdout
+
+
 # -- the ledger
 
 

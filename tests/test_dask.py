@@ -144,3 +144,38 @@ def test_no_scheduler_there(root: Path) -> None:
     words = ["-m", "ckptmigrate", "inspect", str(root), "--scheduler", "nowhere.json"]
     found = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     refused(found, "no Dask scheduler at nowhere.json", "dask scheduler")
+
+
+def test_the_scheduler_is_lost(root: Path, expected: dict[str, bytes | None]) -> None:
+    """What is done is written down, and the rest is done by a run without a cluster."""
+    file, ledger = root.parent / "scheduler.json", root.parent / "ledger"
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1"]
+    dask += ["--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    one = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file)]
+    one += ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--death-timeout", "60"]
+    common = [sys.executable, "-m", "ckptmigrate", "downgrade", str(root), "--to", "pre-rerun"]
+    common += ["--all", "--in-place", "--ledger", str(ledger)]
+    quiet = {"stderr": subprocess.DEVNULL}
+    with subprocess.Popen(dask, **quiet) as scheduler, subprocess.Popen(one, **quiet) as worker:
+        try:
+            deadline = time.monotonic() + 60
+            while not (file.exists() and file.read_bytes()):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            running = subprocess.Popen(
+                [*common, "--scheduler", str(file)], stderr=subprocess.PIPE, text=True
+            )
+            wait_for_rows(root, 2)
+            scheduler.kill()
+            _, errors = running.communicate(timeout=60)
+        finally:
+            scheduler.kill()
+            worker.kill()
+    assert running.returncode == 1
+    assert "the Dask scheduler was lost" in errors
+    assert "Traceback" not in errors
+    subprocess.run([sys.executable, "-m", "ckptmigrate", "recover", str(root)], check=True)
+    again = subprocess.run(common, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "skipped" in again.stdout
+    assert all(small(root / f"iter_{n:07d}") == expected for n in range(1, COUNT + 1))

@@ -68,7 +68,8 @@ class Cluster:
             }
             done = as_completed(of, loop=client.loop)
             stopped = False
-            while not done.is_empty():
+            # Where the scheduler is lost, so is what it had been told.
+            while not done.is_empty() and client.status == "running":
                 if stop and not stopped:
                     stopped = True
                     _cancel_waiting(client, list(of))

@@ -125,6 +125,8 @@ def drive(
     found: dict[str, Outcome] = {}
 
     def run(tasks: Sequence[Task], counted: Callable[[int], None]) -> None:
+        if not tasks:
+            return
         with contextlib.closing(executor(tasks, stop)) as outcomes:
             for task, outcome in outcomes:
                 found[task.path] = outcome
@@ -163,9 +165,13 @@ def _arrived(job: Job, found: dict[str, Outcome]) -> list[Outcome]:
     return [each for each in outcomes if each.done.result and each.done.tracker]
 
 
+def _ended(job: Job, found: dict[str, Outcome]) -> bool:
+    return all(task.path in found for task in job.tasks)
+
+
 def _left_out(job: Job, found: dict[str, Outcome]) -> list[Task]:
     """The tasks that left their checkpoint where it is, while others have moved."""
-    if not _arrived(job, found):
+    if not _arrived(job, found) or not _ended(job, found):
         return []
     return [
         replace(task, carry=True, earlier=None)
@@ -182,8 +188,7 @@ def _finished(job: Job, found: dict[str, Outcome]) -> list[Root]:
     root = Path(str(job.tasks[0].root))
     tracker = job.group.tracker or str(arrived[-1].done.tracker)
     names = [Path(str(each.done.result)).name for each in arrived]
-    ended = all(task.path in found for task in job.tasks)
-    if not ended or locate.directory_of(tracker) not in names:
+    if not _ended(job, found) or locate.directory_of(tracker) not in names:
         return [Root(str(root), job.group.path, None)]
     try:
         roots.name_latest(root, tracker)

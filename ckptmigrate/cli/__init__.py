@@ -34,8 +34,9 @@ def cli() -> None:
     """Inspect and migrate Megatron-Core torch_dist checkpoints, metadata only.
 
     PATH is a checkpoint directory or a root; a root means the iteration that its tracker file
-    names. Tensors are never rewritten, pickles never executed, the source never changed unless
-    --in-place asks for it. Exit status: 0 done, 1 refused or found wanting, 2 usage.
+    names. Most verbs take several, and globs. Tensors are never rewritten, pickles never executed,
+    the source never changed unless --in-place asks for it. Exit status: 0 done, 1 refused or found
+    wanting, 2 usage.
     """
 
 

@@ -101,5 +101,8 @@ def what_is_left(found: Batch, again: str | None) -> str | None:
     if failed:
         total = counted(found.total, "checkpoint")
         return f"{len(failed)} of {total} failed, first {failed[0].path}{go_on}"
+    if found.not_begun:
+        what = f"what came of {len(found.not_begun)} of {found.total} is not known"
+        return f"the Dask scheduler was lost; {what}{go_on}"
     roots: Sequence[Any] = [root.error for root in found.roots if root.error is not None]
     return str(roots[0]) if roots else None

@@ -6,12 +6,13 @@ from functools import partial
 
 import click
 
-from ckptmigrate import inspection, locate, render
+from ckptmigrate import inspection, journal, locate, render
 from ckptmigrate.batch import paths
 from ckptmigrate.batch.looking import Inspect
 from ckptmigrate.cli import options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.many import Many, jobs, run, several
+from ckptmigrate.errors import CkptMigrateError
 
 
 @click.command()
@@ -31,13 +32,23 @@ def inspect(many: Many, iteration: int | None, every: bool) -> None:
         choose = partial(paths.located, iteration=iteration, every=every)
         run(many, "inspect", jobs(many.groups(choose), Inspect()))
         return
-    located = locate.locate(many.only, iteration=iteration, every=every)
-    found = [inspection.inspect(checkpoint) for checkpoint in located.checkpoints]
+    located = locate.find(many.only, iteration=iteration, every=every)
+    shown, healthy = [], True
+    for checkpoint in located.checkpoints:
+        try:
+            journal.check_whole(checkpoint)
+            found = inspection.inspect(checkpoint)
+        except CkptMigrateError as error:
+            if not every:
+                raise
+            healthy = False
+            shown.append({"path": str(checkpoint), "error": error.as_json()})
+            output.lines([] if output.json else [str(error)])
+            continue
+        healthy = healthy and found.healthy
+        shown.append(found.as_json())
+        output.lines([] if output.json else render.inspection(found))
     if output.json:
-        shown = [each.as_json() for each in found]
         output.object(shown if every else shown[0])
-    else:
-        for each in found:
-            output.lines(render.inspection(each))
-    if not all(each.healthy for each in found):
+    if not healthy:
         raise SystemExit(1)

@@ -37,7 +37,12 @@ def output_options(command: Command) -> Command:
 
 path = click.argument("path", type=click.Path(path_type=Path, readable=False))
 iteration = click.option("--iteration", type=int, metavar="N", help="Of a root, this iteration.")
-every = click.option("--all", "every", is_flag=True, help="Of a root, every iteration.")
+every = click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help="Of a root, every iteration; one that fails stops no other.",
+)
 
 
 def check_choice(iteration: int | None, *, every: bool) -> None:
