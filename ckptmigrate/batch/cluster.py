@@ -8,6 +8,7 @@ what it finds done for done.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,6 +91,8 @@ def _client(scheduler: str) -> Any:
             "--scheduler needs Dask, which is not installed",
             fix="run `pip install 'ckptmigrate[dask]'`",
         ) from error
+    for name in ("distributed.client", "distributed.core", "distributed.comm"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what it means is told in a sentence
     named = {"address": scheduler} if ":" in scheduler else {"scheduler_file": scheduler}
     try:
         return Client(**named, timeout=_TIMEOUT, set_as_default=False)
