@@ -9,6 +9,7 @@ what it finds done for done.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,6 +96,8 @@ def _client(scheduler: str) -> Any:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what it means is told in a sentence
     named = {"address": scheduler} if ":" in scheduler else {"scheduler_file": scheduler}
     try:
+        if "scheduler_file" in named:
+            os.stat(scheduler)  # the client would wait for it for ever
         return Client(**named, timeout=_TIMEOUT, set_as_default=False)
     except (OSError, ValueError) as error:
         raise RefusedError(
