@@ -25,6 +25,20 @@ def write(path: Path, content: bytes, like: Path | None = None) -> None:
         os.fsync(file.fileno())
 
 
+def new_of(path: Path) -> Path:
+    """Where `overwrite` builds the new content of a file; a run that is cut short leaves it."""
+    return path.with_name(f".{path.name}.ckptmigrate-new")
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """New bytes for a file, or a new file: a reader finds the old bytes or the new."""
+    fresh = new_of(path)
+    remove(fresh)
+    write(fresh, content, like=path if path.exists() else None)
+    os.rename(fresh, path)
+    sync_directory(path.parent)
+
+
 def _adopt(handle: int, like: Path) -> None:
     model, now = like.stat(), os.fstat(handle)
     if (model.st_uid, model.st_gid) != (now.st_uid, now.st_gid):

@@ -47,7 +47,16 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
     Raises:
         NotACheckpointError: there is none, the tracker is missing, empty or leads nowhere, or
             a non-persistent checkpoint beside it may be the one a job would load.
+        DestinationError: a migration in place has left one of them half-way.
     """
+    found = find(path, iteration=iteration, every=every)
+    for checkpoint in found.checkpoints:
+        journal.check_whole(checkpoint)
+    return found
+
+
+def find(path: Path, *, iteration: int | None = None, every: bool = False) -> Located:
+    """The same, those included that a migration in place has left half-way."""
     path = Path(os.path.abspath(path))
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
@@ -56,9 +65,7 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
             path=path,
             fix=name_one(path),
         )
-    # In the middle of a swap a checkpoint has neither of the files that it is known by.
-    is_checkpoint = recognise.is_checkpoint(LocalDirectory(path)) or _is_staged(path)
-    if not (path / TRACKER_FILE).exists() and is_checkpoint:
+    if is_one(path):
         named = RELEASE if path.name == RELEASE else _tracker_of(path.name)
         if iteration is not None or every:
             raise NotACheckpointError(
@@ -67,14 +74,14 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
                 fix="leave them out",
                 retry=Retry(leave_out=("--iteration", "--all")),
             )
-        return _whole(Located(path, (path,), named))
+        return Located(path, (path,), named)
     if every:
         return _every(path)
     if iteration is not None:
         chosen = path / f"iter_{iteration:07d}"
         if not chosen.is_dir():
             raise NotACheckpointError(f"has no {chosen.name}", path=path, **_choices(path))
-        return _whole(Located(path, (chosen,), str(iteration)))
+        return Located(path, (chosen,), str(iteration))
     tracker = _read_tracker(path)
     chosen = path / directory_of(tracker)
     if not chosen.is_dir():
@@ -84,18 +91,15 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
             **_choices(path),
         )
     _check_non_persistent(path, tracker)
-    return _whole(Located(path, (chosen,), tracker))
+    return Located(path, (chosen,), tracker)
 
 
-def _whole(found: Located) -> Located:
-    """The same, where no migration in place has left a checkpoint half-way."""
-    for checkpoint in found.checkpoints:
-        journal.check_whole(checkpoint)
-    return found
-
-
-def _is_staged(path: Path) -> bool:
-    return journal.stage_of(path).is_dir()
+def is_one(path: Path) -> bool:
+    """Whether a directory is a checkpoint itself, and no root."""
+    if (path / TRACKER_FILE).exists():
+        return False
+    # In the middle of a swap a checkpoint has neither of the files that it is known by.
+    return recognise.is_checkpoint(LocalDirectory(path)) or journal.stage_of(path).is_dir()
 
 
 def _tracker_of(name: str) -> str | None:
@@ -131,8 +135,8 @@ def _every(root: Path) -> Located:
                 path=root / TRACKER_FILE,
                 fix=f"have it name one that does with `{command('repair', root, '--in-place')}`",
             )
-        return _whole(Located(root, tuple(found), tracker))
-    return _whole(Located(root, tuple(found), str(numbers[-1]) if numbers else RELEASE))
+        return Located(root, tuple(found), tracker)
+    return Located(root, tuple(found), str(numbers[-1]) if numbers else RELEASE)
 
 
 def _read_tracker(root: Path) -> str:

@@ -56,13 +56,14 @@ class Migration:
             "recovered": {str(path): what for path, what in self.recovered.items()},
             "leftovers": [left.fix for left in self.leftovers],
             "checkpoints": [
-                _plan_json(plan, self.destination / name if self.destination else plan.path)
+                plan_json(plan, self.destination / name if self.destination else plan.path)
                 for plan, name in zip(self.plans, self.names, strict=True)
             ],
         }
 
 
-def _plan_json(plan: Plan, result: Path) -> dict[str, Any]:
+def plan_json(plan: Plan, result: Path) -> dict[str, Any]:
+    """The documented JSON form of one plan, and where it leads."""
     files, size = plan.payload
     return {
         "path": str(plan.path),

@@ -99,6 +99,11 @@ class Plan:
             marks=(manifest.MARKER_FILE, metadata.FILE),
         )
 
+    @property
+    def after(self) -> dict[str, str | None]:
+        """Like `before`: every small file, with the digest that it has afterwards."""
+        return {**self.before, **{name: digest(new) for name, new in self.files.items()}}
+
 
 def plan(
     path: Path,

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from ckptmigrate import journal, lock, staging
 from ckptmigrate.commands import command
+from ckptmigrate.durable import new_of, remove
 from ckptmigrate.errors import CkptMigrateError, DestinationError
+from ckptmigrate.locate import TRACKER_FILE
 from ckptmigrate.lock import Holder
 
 
@@ -85,6 +87,11 @@ def _in_place(path: Path, found: _Found, *, break_lock: bool) -> None:
             if journal.is_unfinished(checkpoint):
                 outcome = journal.recover(checkpoint, break_lock=break_lock)
                 found.done[checkpoint] = outcome.value
+    fresh = new_of(path / TRACKER_FILE)
+    if os.path.lexists(fresh):
+        with found.kept(path):
+            remove(fresh)
+            found.done[fresh] = "removed what giving the root its tracker file left"
 
 
 def _destinations(path: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from typing import Final
 from ckptmigrate import journal, linking, locate, sidecar, staging
 from ckptmigrate.change import Change
 from ckptmigrate.commands import command, shell
-from ckptmigrate.durable import sync_directory, write
+from ckptmigrate.durable import overwrite, sync_directory, write
 from ckptmigrate.errors import DamagedError, DestinationError, Retry
 from ckptmigrate.journal import Outcome
 from ckptmigrate.linking import Link
@@ -97,7 +97,8 @@ def create(
         stage = staging.take(destination)
         try:
             for name, plan in plans.items():
-                _create_checkpoint(plan, stage / name, carrier)
+                os.mkdir(stage / name)
+                _fill(plan, stage / name, carrier)
                 _verify(plan, LocalDirectory(stage / name))
             write(stage / locate.TRACKER_FILE, tracker.encode())
             sync_directory(stage)
@@ -107,6 +108,54 @@ def create(
             raise
     _finish(destination, "written", lambda: staging.release(destination))
     return carrier.used
+
+
+def add(
+    plan: Plan, destination: Path, *, link: Link = Link.AUTO, progress: Progress | None = None
+) -> Link:
+    """Create one migrated checkpoint in a root that others are added to, too.
+
+    The root is made where it is missing, without a tracker file: no reader takes it for one before
+    `name_latest`.
+
+    Args:
+        destination: the directory of the checkpoint in the root; must not exist.
+        link, progress: as of `create`.
+
+    Returns:
+        How the payload got there.
+
+    Raises:
+        DestinationError: the destination cannot be written; nothing is left of it.
+    """
+    root = destination.parent
+    carrier = linking.Carrier(link, progress)
+    with _told(destination, lambda: os.path.lexists(staging.lock_of(destination))):
+        for folder in (root.parent, root):
+            if not folder.is_dir():
+                folder.mkdir(exist_ok=True)  # another run may be faster
+                sync_directory(folder.parent)
+        check_destination(destination, plan.path)
+        stage = staging.take(destination)
+        try:
+            _fill(plan, stage, carrier)
+            _verify(plan, LocalDirectory(stage))
+            staging.publish(destination)
+        except BaseException:
+            _discard(destination)
+            raise
+    _finish(destination, "written", lambda: staging.release(destination))
+    return carrier.used
+
+
+def name_latest(root: Path, tracker: str) -> None:
+    """Give a root that was filled with `add` its tracker file, or another one.
+
+    Raises:
+        DestinationError: it cannot be written.
+    """
+    with _told(root, lambda: False):
+        overwrite(root / locate.TRACKER_FILE, tracker.encode())
 
 
 def rewrite(plan: Plan) -> None:
@@ -221,8 +270,8 @@ def _finish(path: Path, what: str, finish: Callable[[], object]) -> None:
         ) from error
 
 
-def _create_checkpoint(plan: Plan, target: Path, carrier: linking.Carrier) -> None:
-    os.mkdir(target)
+def _fill(plan: Plan, target: Path, carrier: linking.Carrier) -> None:
+    """Everything of a migrated checkpoint, into a directory that is there."""
     written = {*plan.files, sidecar.FILE, sidecar.FOLDER}
     carrier.carry_directory(plan.path, target, except_for=written)
     for step in range(plan.kept_steps):

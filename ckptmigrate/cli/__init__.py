@@ -48,8 +48,9 @@ def cli(context: click.Context) -> None:
     """Inspect and migrate Megatron-Core torch_dist checkpoints, metadata only.
 
     PATH is a checkpoint directory or a root; a root means the iteration that its tracker file
-    names. Tensors are never rewritten, pickles never executed, the source never changed unless
-    --in-place asks for it. `ckptmigrate VERB --help` tells all about a verb.
+    names. Most verbs take several, and globs. Tensors are never rewritten, pickles never executed,
+    the source never changed unless --in-place asks for it. `ckptmigrate VERB --help` tells all
+    about a verb.
 
     \b
     Examples:

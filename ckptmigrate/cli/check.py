@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 import click
 
 from ckptmigrate import advice, checking, locate, render
+from ckptmigrate.batch import paths
+from ckptmigrate.batch.looking import Check
 from ckptmigrate.cli import completing, options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import CHECKPOINT, Manual
+from ckptmigrate.cli.many import Many, jobs, run, several
 from ckptmigrate.cli.reports import recorder, reported
 from ckptmigrate.readers import reader, readers
 from ckptmigrate.reading import read
@@ -21,7 +24,6 @@ from ckptmigrate.storage import LocalDirectory
 @click.command(
     cls=Manual, files=CHECKPOINT, found="refused, or the release (any of them) does not resume"
 )
-@options.path
 @click.option(
     "--reader",
     "release",
@@ -53,10 +55,12 @@ from ckptmigrate.storage import LocalDirectory
 @click.option("--no-load-optim", is_flag=True, help="The job runs with --no-load-optim.")
 @click.option("--no-load-rng", is_flag=True, help="The job runs with --no-load-rng.")
 @options.iteration
+@options.every
+@several(ledger=True)
 @reported
 @options.output_options
 def check(
-    path: Path,
+    many: Many,
     release: str | None,
     torch: str | None,
     strict: bool,
@@ -70,6 +74,7 @@ def check(
     no_load_optim: bool,
     no_load_rng: bool,
     iteration: int | None,
+    every: bool,
 ) -> None:
     """Predict, without the release at hand, whether a job of it resumes.
 
@@ -86,7 +91,7 @@ def check(
     """
     from ckptmigrate.releases import compat
 
-    found = read(LocalDirectory(locate.locate(path, iteration=iteration).checkpoints[0]))
+    options.check_choice(iteration, every=every)
     job = checking.Job(
         tensor=job_tp,
         pipeline=job_pp,
@@ -98,6 +103,11 @@ def check(
         no_load_rng=no_load_rng,
         strictness=checking.RAISE_ALL if strict else strictness,
     )
+    if many.batch or every:
+        choose = partial(paths.located, iteration=iteration, every=every)
+        run(many, "check", jobs(many.groups(choose), Check(release, torch, job)))
+        return
+    found = read(LocalDirectory(locate.locate(many.only, iteration=iteration).checkpoints[0]))
     asked = [reader(release, compat(), torch)] if release else readers(compat(), torch)
     verdicts = [checking.check(found, each, job) for each in asked]
     advised = advice.advise(found, verdicts[0], job) if release else None

@@ -90,6 +90,31 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
             bar.stop()
 
 
+@contextlib.contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal that counts, with how many a second and the time that is left."""
+    if output.json or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+
+    class Rate(TextColumn):
+        def render(self, task: Task) -> Any:
+            speed = task.finished_speed or task.speed
+            return self.text_format if speed is None else f"{speed:.1f}/s"
+
+    with Progress(
+        *Progress.get_default_columns()[:2],
+        MofNCompleteColumn(),
+        Rate("?/s"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True, no_color=output.color is False),
+    ) as bar:
+        bar.add_task(what, total=total)
+        yield lambda count: bar.advance(bar.task_ids[0], count)
+
+
 def _bar(what: str, total: int | None) -> Any:
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TimeRemainingColumn

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 import click
 
-from ckptmigrate import inspection, locate, render
+from ckptmigrate import inspection, journal, locate, render
+from ckptmigrate.batch import paths
+from ckptmigrate.batch.looking import Inspect
 from ckptmigrate.cli import options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import MIGRATED, Manual
+from ckptmigrate.cli.many import Many, jobs, run, several
+from ckptmigrate.errors import CkptMigrateError
 
 
 @click.command(cls=Manual, files=MIGRATED, found="refused, or the checkpoint is corrupt")
-@options.path
 @options.iteration
 @options.every
 @options.full
+@several(ledger=True)
 @options.output_options
-def inspect(path: Path, iteration: int | None, every: bool, full: bool) -> None:
+def inspect(many: Many, iteration: int | None, every: bool, full: bool) -> None:
     """Say what a checkpoint is: layout, writer, rerun state, sizes, history, anomalies.
 
     No release writes its version into a checkpoint: the writer is told by the traces it left.
@@ -30,13 +34,27 @@ def inspect(path: Path, iteration: int | None, every: bool, full: bool) -> None:
       ckptmigrate inspect run/iter_0000005 --json
     """
     options.check_choice(iteration, every=every)
-    located = locate.locate(path, iteration=iteration, every=every)
-    found = [inspection.inspect(checkpoint) for checkpoint in located.checkpoints]
+    if many.batch:
+        choose = partial(paths.located, iteration=iteration, every=every)
+        run(many, "inspect", jobs(many.groups(choose), Inspect()))
+        return
+    located = locate.find(many.only, iteration=iteration, every=every)
+    shown, healthy = [], True
+    for checkpoint in located.checkpoints:
+        try:
+            journal.check_whole(checkpoint)
+            found = inspection.inspect(checkpoint)
+        except CkptMigrateError as error:
+            if not every:
+                raise
+            healthy = False
+            shown.append({"path": str(checkpoint), "error": error.as_json()})
+            output.lines([] if output.json else [str(error)])
+            continue
+        healthy = healthy and found.healthy
+        shown.append(found.as_json())
+        output.lines([] if output.json else render.inspection(found, full=full))
     if output.json:
-        shown = [each.as_json() for each in found]
         output.object(shown if every else shown[0])
-    else:
-        for each in found:
-            output.lines(render.inspection(each, full=full))
-    if not all(each.healthy for each in found):
+    if not healthy:
         raise SystemExit(1)

@@ -12,6 +12,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Which checkpoint": ("iteration", "every"),
     "What it leads to": ("to", "native", "rebuild", "drop", "allow_loss"),
     "Where it goes": ("output", "destination", "in_place", "dry_run", "link"),
+    "Many at once": ("jobs", "ledger", "shard", "scheduler", "retries"),
     "The job that reads it": (
         "release", "torch", "strict", "strictness", "job_tp", "job_pp", "job_cp", "job_world",
         "rerun_mode", "finetune", "no_load_optim", "no_load_rng",

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from ckptmigrate import migration, recovery, versions
+from ckptmigrate.batch import destinations, paths
+from ckptmigrate.batch.changing import Migrate
+from ckptmigrate.batch.driving import Job
+from ckptmigrate.batch.paths import Group
 from ckptmigrate.cli import completing, console, options
 from ckptmigrate.cli.carrying_out import carry_out
 from ckptmigrate.cli.manual import MIGRATED, Manual
+from ckptmigrate.cli.many import Many, jobs, run, several
 from ckptmigrate.cli.reports import reported
 from ckptmigrate.converting import LOSSES
 from ckptmigrate.linking import Link
+from ckptmigrate.targets import target
 from ckptmigrate.topology import Given
 
 
@@ -85,7 +92,6 @@ _TO_HELP: Final = (
 
 
 @click.command(cls=Manual, files=MIGRATED, terms=_TERMS)
-@options.path
 @click.option(
     "--to",
     default=versions.NEWEST.ID,
@@ -95,9 +101,10 @@ _TO_HELP: Final = (
     shell_complete=completing.targets,
 )
 @_migration_options
+@several(ledger=True)
 @reported
 @options.output_options
-def upgrade(path: Path, to: str, **options: Any) -> None:
+def upgrade(many: Many, to: str, **options: Any) -> None:
     """Make a checkpoint readable by a newer release.
 
     The result is a root of its own beside PATH, ready for --load. Payload files are linked where
@@ -109,18 +116,18 @@ def upgrade(path: Path, to: str, **options: Any) -> None:
       ckptmigrate upgrade run --to 0.19
       ckptmigrate upgrade run --all -o run-for-0.19
     """
-    _migrate("upgrade", path, to, **options)
+    _migrate("upgrade", many, to, **options)
 
 
 @click.command(cls=Manual, files=MIGRATED, terms=_TERMS)
-@options.path
 @click.option(
     "--to", required=True, metavar="TARGET", help=_TO_HELP, shell_complete=completing.targets
 )
 @_migration_options
+@several(ledger=True)
 @reported
 @options.output_options
-def downgrade(path: Path, to: str, **options: Any) -> None:
+def downgrade(many: Many, to: str, **options: Any) -> None:
     """Make a checkpoint readable by an older release.
 
     The result is a root of its own beside PATH, ready for --load. Payload files are linked where
@@ -134,12 +141,12 @@ def downgrade(path: Path, to: str, **options: Any) -> None:
       ckptmigrate downgrade run --to pre-rerun --in-place
       ckptmigrate downgrade fault --to 0.13 --allow-loss fault-context
     """
-    _migrate("downgrade", path, to, **options)
+    _migrate("downgrade", many, to, **options)
 
 
 def _migrate(
     verb: str,
-    path: Path,
+    many: Many,
     to: str,
     *,
     output: Path | None,
@@ -161,6 +168,26 @@ def _migrate(
     if in_place and output is not None:
         raise click.UsageError("--in-place and -o exclude each other.")
     options.check_choice(iteration, every=every)
+    given = Given(world_size, tensor_parallel, pipeline_parallel)
+    if many.batch or every:
+        work = Migrate(
+            verb,
+            to,
+            allow_loss,
+            given,
+            torch,
+            native,
+            strict,
+            hash_payload,
+            Link(link),
+            dry_run,
+        )
+        target(to, torch=torch, native=native, strict=strict)  # a wrong one is refused at once
+        choose = partial(paths.located, iteration=iteration, every=every)
+        found = _jobs(many, many.groups(choose), work, output=output, in_place=in_place)
+        run(many, verb, found, dry_run=dry_run)
+        return
+    path = many.only
     recovered = recovery.in_place(path) if in_place and not dry_run else {}
     with console.progress("hashing", None) as progress:
         prepared = migration.prepare(
@@ -172,7 +199,7 @@ def _migrate(
             iteration=iteration,
             every=every,
             allowed=allow_loss,
-            given=Given(world_size, tensor_parallel, pipeline_parallel),
+            given=given,
             torch=torch,
             native=native,
             strict=strict,
@@ -181,3 +208,17 @@ def _migrate(
         )
     prepared = replace(prepared, recovered=recovered)
     carry_out(prepared, dry_run=dry_run, full=full, link=Link(link))
+
+
+def _jobs(
+    many: Many, groups: list[Group], work: Migrate, *, output: Path | None, in_place: bool
+) -> list[Job]:
+    """A task for each checkpoint, and the new root of each PATH."""
+    if in_place:
+        return jobs(groups, work)
+    placed = destinations.place(
+        groups, work.target, output, several=many.several, go_on=many.goes_on
+    )
+    if not many.several and placed[0][0].error is not None:
+        raise placed[0][0].error
+    return [job for group, root in placed for job in jobs([group], work, root)]

@@ -49,7 +49,8 @@ every = click.option(
     "--all",
     "every",
     is_flag=True,
-    help="Of a root, every iteration, not only the one that its tracker file names.",
+    help="Of a root, every iteration, not only the one that its tracker file names; one that fails "
+    "stops no other.",
 )
 full = click.option("--full", is_flag=True, help="Show long lists whole.")
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
 
 from ckptmigrate import recovery, render, repairing
+from ckptmigrate.batch import destinations, paths
+from ckptmigrate.batch.changing import Repair
+from ckptmigrate.batch.driving import Job
 from ckptmigrate.cli import completing, console, options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import MIGRATED, Manual
+from ckptmigrate.cli.many import Many, jobs, run, several
 from ckptmigrate.cli.reports import recorder, reported
 from ckptmigrate.linking import Link
 from ckptmigrate.repairing import Wanted
@@ -19,7 +24,6 @@ from ckptmigrate.topology import Given
 
 
 @click.command(cls=Manual, files=MIGRATED)
-@options.path
 @click.option(
     "-o",
     "--output",
@@ -61,10 +65,11 @@ from ckptmigrate.topology import Given
 @options.full
 @options.every
 @options.iteration
+@several(ledger=False)
 @reported
 @options.output_options
 def repair(
-    path: Path,
+    many: Many,
     destination: Path | None,
     in_place: bool,
     rebuild: bool,
@@ -96,9 +101,19 @@ def repair(
         raise click.UsageError("--rebuild-sentinel and --drop-rerun exclude each other.")
     options.check_choice(iteration, every=every)
     wanted = Wanted(rebuild, drop, Given(world_size), known, hashed)
+    if many.batch or every:
+        changed = Repair(wanted, in_place=in_place, link=Link(link), dry_run=dry_run)
+        run(
+            many,
+            "repair",
+            *_phases(many, changed, destination, iteration=iteration, every=every),
+            dry_run=dry_run,
+        )
+        return
+    path = many.only
     recovered = recovery.in_place(path) if in_place and not dry_run else {}
     prepared = repairing.prepare(
-        path, wanted, output=destination, in_place=in_place, iteration=iteration, every=every
+        path, wanted, output=destination, in_place=in_place, iteration=iteration
     )
     recorder.record(building.of_repair, prepared)
     used = None
@@ -116,3 +131,22 @@ def repair(
         click.echo("dry run: nothing was written")
     else:
         output.lines(render.outcome(prepared.migration, used, prepared.tracker))
+
+
+def _phases(
+    many: Many, work: Repair, output: Path | None, *, iteration: int | None, every: bool
+) -> list[list[Job]]:
+    """In place, every checkpoint of a root is repaired before its tracker file is.
+
+    Out of place a PATH is repaired as a whole: what is not good stays out of no new root.
+    """
+    groups = many.groups(partial(paths.chosen, iteration=iteration, every=every))
+    if work.in_place and every:
+        roots = [replace(g, checkpoints=(g.path,)) for g in groups if g.is_root]
+        return [jobs(groups, work), jobs(roots, work)]
+    work = replace(work, every=every, iteration=iteration)
+    wholes = [replace(g, checkpoints=() if g.error else (g.path,)) for g in groups]
+    if work.in_place:
+        return [jobs(wholes, work)]
+    placed = destinations.place(wholes, "repaired", output, several=many.several, go_on=False)
+    return [[job for group, root in placed for job in jobs([group], work, root)]]

@@ -13,6 +13,7 @@ import click
 
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.failures import told
+from ckptmigrate.cli.many import Many
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.printable import printable
 from ckptmigrate.reporting.report import Report
@@ -49,7 +50,7 @@ def _known_ending(_: click.Context, _parameter: click.Parameter, file: Path | No
 
 
 def reported(command: Command) -> Command:
-    """A verb with --report; its argument is `path`."""
+    """A verb with --report; its checkpoints are `many`."""
 
     @click.option(
         "--report", "file", type=click.Path(path_type=Path, readable=False), metavar="FILE",
@@ -57,12 +58,14 @@ def reported(command: Command) -> Command:
         help="Write a report, last and also of a refusal: FILE ends in .html, .md or .json.",
     )  # fmt: skip
     @functools.wraps(command)
-    def with_report(*, file: Path | None, path: Path, **options: Any) -> None:
+    def with_report(*, file: Path | None, many: Many, **options: Any) -> None:
         recorder.report = None
         if file is None:
-            command(path=path, **options)
-        else:
-            _reported(functools.partial(command, path=path, **options), file, path)
+            command(many=many, **options)
+            return
+        if many.batch or options.get("every"):
+            raise click.UsageError("--report is about one checkpoint; of many tells --ledger.")
+        _reported(functools.partial(command, many=many, **options), file, many.only)
 
     return with_report  # type: ignore[return-value]
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import click
 
 from ckptmigrate import render, verifying
+from ckptmigrate.batch import paths
+from ckptmigrate.batch.driving import Job
+from ckptmigrate.batch.looking import Verify
 from ckptmigrate.cli import console, options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import CHECKPOINT, Manual
+from ckptmigrate.cli.many import Many, jobs, run, several
 from ckptmigrate.cli.reports import recorder, reported
 from ckptmigrate.reporting import building
 from ckptmigrate.verifying import roots
 from ckptmigrate.verifying.loading import require_torch
+
+_TRACKER: Final = Verify(tracker=True)
 
 
 @click.command(
@@ -21,17 +30,17 @@ from ckptmigrate.verifying.loading import require_torch
     files=CHECKPOINT,
     found="refused, or there is an error; warnings and notes are allowed",
 )
-@options.path
 @options.iteration
 @options.every
 @click.option("--load", is_flag=True, help="Read every tensor with torch, too.")
 @options.hashed
 @options.known
 @options.full
+@several(ledger=True)
 @reported
 @options.output_options
 def verify(
-    path: Path,
+    many: Many,
     iteration: int | None,
     every: bool,
     load: bool,
@@ -55,6 +64,12 @@ def verify(
     options.check_choice(iteration, every=every)
     if load:
         require_torch()
+    if many.batch:
+        choose = partial(paths.chosen, iteration=iteration, every=every)
+        work = Verify(load, hashed, known)
+        run(many, "verify", [_with_tracker(job) for job in jobs(many.groups(choose), work)])
+        return
+    path = many.only
     with console.progress("verifying", _total(path, iteration, every, load + hashed)) as progress:
         found = verifying.verify(
             path,
@@ -72,6 +87,13 @@ def verify(
         output.lines(render.verification(found, full=full))
     if not found.clean:
         raise SystemExit(1)
+
+
+def _with_tracker(job: Job) -> Job:
+    """The tracker file of a root is looked at, too."""
+    if not job.group.is_root:
+        return job
+    return Job(job.group, (replace(job.tasks[0], path=job.group.path, work=_TRACKER), *job.tasks))
 
 
 def _total(path: Path, iteration: int | None, every: bool, passes: int) -> int:

@@ -97,6 +97,8 @@ class Bench:
         said, found = self.told.read_text(), snapshot(self.place)
         if status == 0:
             return None if found == self.after else "status 0, but " + self._off(found)
+        if self.scenario.goes_on:
+            return self._gone_on(status)
         if status == 1:
             if len(said.splitlines()) != 1 or not said.startswith("ckptmigrate: "):
                 return f"no clear sentence: {said!r}"
@@ -115,6 +117,17 @@ class Bench:
             return f"recover fails: {self.told.read_text()}"
         found = snapshot(self.place)
         return None if found in self.good else f"after recover {self._off(found)}"
+
+    def _gone_on(self, status: int) -> str | None:
+        """What is wrong once the same command was run again, or None."""
+        if status not in (1, -9) or "internal error" in self.told.read_text():
+            return f"status {status}: {self.told.read_text()}"
+        for command in (f"recover {self.scenario.recovery}", self.scenario.command):
+            status, _ = self._run(command)
+            if status:
+                return f"{command} fails: {self.told.read_text()}"
+        found = snapshot(self.place)
+        return None if found == self.after else f"run again {self._off(found)}"
 
     def _off(self, found: Snapshot) -> str:
         return " / ".join(differences(good, found) for good in self.good)

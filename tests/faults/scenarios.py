@@ -30,6 +30,7 @@ class Scenario:
         cut: where a first run of `cut_command` is killed, before the command is run; as a share
             of its writing calls.
         cut_command: that run.
+        goes_on: whether the command, run again, does what is left; what it did stays done.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Scenario:
     recovery: str = "{place}/run"
     cut: float | None = None
     cut_command: str = ""
+    goes_on: bool = False
 
     def arguments(self, place: Path) -> list[str]:
         return self.command.format(place=place).split()
@@ -95,8 +97,9 @@ SCENARIOS = (
     Scenario(
         "a root of two iterations",
         _two_iterations,
-        "upgrade {place}/run --all -o {place}/out",
+        "upgrade {place}/run --all -o {place}/out --ledger {place}/ledger.jsonl",
         "{place}/out",
+        goes_on=True,
     ),
     Scenario("with a history, out of place", _migrated, _OUT, "{place}/out"),
     Scenario("in place", _sample, _IN),
@@ -138,6 +141,8 @@ def snapshot(place: Path) -> Snapshot:
     """
     found: Snapshot = {}
     for path in sorted(place.rglob("*")):
+        if path.suffix == ".jsonl":  # a ledger tells how long it took, and what failed
+            continue
         name, status = str(path.relative_to(place)), path.lstat()
         mode = oct(status.st_mode)
         if path.is_symlink():

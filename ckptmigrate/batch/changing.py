@@ -1,0 +1,176 @@
+"""The verbs that change a checkpoint, as work on one (`work.Work`)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ckptmigrate import locate, migration, recovery, repairing, staging, transaction
+from ckptmigrate.batch import roots
+from ckptmigrate.batch.work import Done, Status, Task
+from ckptmigrate.linking import Link
+from ckptmigrate.migration import Migration
+from ckptmigrate.planning import Plan
+from ckptmigrate.repairing import Wanted
+from ckptmigrate.topology import Given
+
+
+@dataclass(frozen=True)
+class Migrate:
+    """`upgrade` or `downgrade`; the fields are arguments of `migration.prepare`."""
+
+    verb: str
+    target: str
+    allowed: tuple[str, ...] = ()
+    given: Given = field(default_factory=Given)
+    torch: str | None = None
+    native: bool = False
+    strict: bool = False
+    hash_payload: bool = False
+    link: Link = Link.AUTO
+    dry_run: bool = False
+
+    def matters(self) -> dict[str, Any]:
+        """How payload gets there and whether it is hashed on the way changes no result."""
+        return {
+            "allow_loss": sorted(self.allowed),
+            **asdict(self.given),
+            "torch": self.torch,
+            "native": self.native,
+            "strict": self.strict,
+        }
+
+    def do(self, task: Task) -> Done:
+        """Migrate a checkpoint in place, or into a root that others come into, too."""
+        path = Path(task.path)
+        if task.root is None and not self.dry_run:
+            recovery.in_place(path)
+        prepared = migration.prepare(
+            path,
+            self.target,
+            verb=self.verb,
+            in_place=True,
+            allowed=self.allowed,
+            given=self.given,
+            torch=self.torch,
+            native=self.native,
+            strict=self.strict,
+            hash_payload=self.hash_payload,
+        )
+        [plan] = prepared.plans
+        if task.root is None:
+            return _rewritten(task, prepared, plan, dry_run=self.dry_run)
+        destination = Path(task.root) / prepared.names[0]
+        if plan.satisfied and not task.carry:
+            text = f"release {plan.target} resumes from it as it is"
+            return _done(task, prepared, Status.UNCHANGED, text, None)
+        text = _text(plan)
+        if self.dry_run:
+            return _done(task, prepared, Status.PLANNED, text, destination)
+        if os.path.lexists(staging.lock_of(destination)):
+            staging.recover(destination)  # of a run that is over; of another one it is refused
+        used = None
+        if not roots.has(plan, destination):
+            used = transaction.add(plan, destination, link=self.link)
+        return _done(task, prepared, Status.DONE, text, destination, used)
+
+
+@dataclass(frozen=True)
+class Undo:
+    """`undo`: over the last migration in place."""
+
+    dry_run: bool = False
+    verb: str = "undo"
+    target: None = None
+
+    def matters(self) -> dict[str, Any]:
+        """Nothing but the checkpoint."""
+        return {}
+
+    def do(self, task: Task) -> Done:
+        """Take it back."""
+        if not self.dry_run:
+            recovery.in_place(Path(task.path))
+        prepared = migration.prepare_undo(Path(task.path))
+        return _rewritten(task, prepared, prepared.plans[0], dry_run=self.dry_run)
+
+
+def _rewritten(task: Task, prepared: Migration, plan: Plan, *, dry_run: bool) -> Done:
+    if plan.changes_nothing:
+        return _done(task, prepared, Status.UNCHANGED, "nothing to change", plan.path)
+    if dry_run:
+        return _done(task, prepared, Status.PLANNED, _text(plan), plan.path)
+    transaction.rewrite(plan)
+    return _done(task, prepared, Status.DONE, _text(plan), plan.path)
+
+
+def _text(plan: Plan) -> str:
+    losses = "".join(f", loss: {loss}" for loss in plan.losses)
+    return f"{' or '.join(plan.source)} -> {plan.target}{losses}"
+
+
+def _done(
+    task: Task,
+    prepared: Migration,
+    status: Status,
+    text: str,
+    result: Path | None,
+    link: Link | None = None,
+) -> Done:
+    [plan] = prepared.plans
+    digests: dict[str, Any] = {task.path: plan.before}
+    if result is not None and status is not Status.PLANNED:
+        digests[str(result)] = plan.after
+    detail = migration.plan_json(plan, result or plan.path) if task.detail else None
+    where = None if result is None else str(result)
+    by = None if link is None else link.value
+    return Done(status, text, where, prepared.tracker, by, digests, detail)
+
+
+@dataclass(frozen=True)
+class Repair:
+    """`repair`, of all that one PATH means: a root's tracker file needs its checkpoints.
+
+    The fields are arguments of `repairing.prepare`, and of what carries it out.
+    """
+
+    wanted: Wanted
+    in_place: bool = False
+    every: bool = False
+    iteration: int | None = None
+    link: Link = Link.AUTO
+    dry_run: bool = False
+    verb: str = "repair"
+    target: None = None
+
+    def matters(self) -> dict[str, Any]:
+        """All that decides what is written."""
+        return {**asdict(self.wanted), "every": self.every, "iteration": self.iteration}
+
+    def do(self, task: Task) -> Done:
+        """Repair it."""
+        path = Path(task.path)
+        if self.in_place and not self.dry_run:
+            recovery.in_place(path)
+        prepared = repairing.prepare(
+            path,
+            self.wanted,
+            output=None if task.root is None else Path(task.root),
+            in_place=self.in_place,
+            iteration=self.iteration,
+            every=self.every and not locate.is_one(path),
+        )
+        used = None
+        if not self.dry_run:
+            used = repairing.carry_out(prepared, link=self.link)
+        detail = prepared.as_json(done=not self.dry_run, link=used) if task.detail else None
+        if prepared.changes_nothing:
+            return Done(Status.UNCHANGED, "nothing to repair", detail=detail)
+        plans = [plan for plan in prepared.migration.plans if not plan.changes_nothing]
+        text = "; ".join([f"{plan.path.name}: {_text(plan)}" for plan in plans])
+        if prepared.tracker is not None:
+            text += f"{'; ' if text else ''}tracker -> {prepared.tracker.text}"
+        status = Status.PLANNED if self.dry_run else Status.DONE
+        return Done(status, text, str(prepared.migration.destination or path), detail=detail)

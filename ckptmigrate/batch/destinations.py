@@ -1,0 +1,63 @@
+"""Where the new roots of a batch go: one for each PATH, under a name of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ckptmigrate import locate, migration
+from ckptmigrate.batch import roots
+from ckptmigrate.batch.paths import Group
+from ckptmigrate.errors import CkptMigrateError, DestinationError
+
+
+def place(
+    groups: Sequence[Group], target: str, output: Path | None, *, several: bool, go_on: bool
+) -> list[tuple[Group, str]]:
+    """Each PATH with its new root; one that cannot have it is a failure of its own.
+
+    A PATH that is the default destination of another one is left out: a pattern that is used a
+    second time matches what the first run of it made.
+
+    Args:
+        output: of several PATHs, the directory of their roots; of one, the root itself.
+        go_on: whether a root may be there already, with checkpoints of another run in it.
+
+    Raises:
+        DestinationError: two PATHs would share one root.
+    """
+    if output is None:
+        made = {str(migration.default_output(Path(group.path), target)) for group in groups}
+        groups = [group for group in groups if group.path not in made]
+    found = []
+    for group in groups:
+        path = Path(group.path)
+        if output is None:
+            root = migration.default_output(path, target)
+        else:
+            root = output.absolute() / path.name if several else output.absolute()
+        found.append((_checked(group, root, go_on=go_on), str(root)))
+    for shared, count in Counter(root for _, root in found).items():
+        if count > 1:
+            raise DestinationError(
+                f"would become the new root of {count} PATHs, whose names are the same",
+                path=shared,
+                fix="migrate them in runs of their own, each with another -o DIR",
+            )
+    return found
+
+
+def _checked(group: Group, root: Path, *, go_on: bool) -> Group:
+    """The same, or with why its root cannot be made."""
+    if group.error is not None:
+        return group
+    names = {Path(each).name for each in group.checkpoints}
+    if group.tracker is not None:
+        names.add(locate.directory_of(group.tracker))
+    try:
+        roots.check(root, Path(group.path), names, go_on=go_on)
+    except CkptMigrateError as error:
+        return replace(group, checkpoints=(), error=error)
+    return group

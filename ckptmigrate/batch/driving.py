@@ -1,0 +1,197 @@
+"""A batch from its tasks to what came of it: skip what is done, run the rest, write all down."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ckptmigrate import locate
+from ckptmigrate.batch import roots
+from ckptmigrate.batch.ledger import Ledger
+from ckptmigrate.batch.paths import Group
+from ckptmigrate.batch.running import Executor, Stop
+from ckptmigrate.batch.work import Done, Outcome, Status, Task, now
+from ckptmigrate.errors import CkptMigrateError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One PATH of a batch.
+
+    Attributes:
+        group: what it means.
+        tasks: those of its checkpoints that this run is to take.
+    """
+
+    group: Group
+    tasks: tuple[Task, ...] = ()
+
+
+@dataclass(frozen=True)
+class Root:
+    """A root that a batch makes.
+
+    Attributes:
+        path: its place.
+        source: the PATH that it is made of.
+        tracker: the text of its tracker file; None where it has none (yet).
+        error: why that could not be written, or None.
+    """
+
+    path: str
+    source: str
+    tracker: str | None
+    error: CkptMigrateError | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented JSON form (docs/many.md)."""
+        return {
+            "path": self.path,
+            "source": self.source,
+            "tracker": self.tracker,
+            "error": None if self.error is None else self.error.as_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What came of a batch.
+
+    Attributes:
+        outcomes: of the tasks that were begun, in the order in which they were given.
+        not_begun: the checkpoints of the others.
+        roots: those that were made, or added to.
+        seconds: how long it took.
+        signal: the number of the signal that stopped it, or None.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    not_begun: tuple[str, ...]
+    roots: tuple[Root, ...]
+    seconds: float
+    signal: int | None
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is left to do."""
+        done = not self.not_begun and all(outcome.status.good for outcome in self.outcomes)
+        return done and all(root.error is None for root in self.roots)
+
+    @property
+    def total(self) -> int:
+        """How many tasks there are."""
+        return len(self.outcomes) + len(self.not_begun)
+
+    def followed_by(self, other: Batch) -> Batch:
+        """This batch and the next one, as one."""
+        return Batch(
+            self.outcomes + other.outcomes,
+            self.not_begun + other.not_begun,
+            self.roots + other.roots,
+            self.seconds + other.seconds,
+            other.signal,
+        )
+
+    def count(self, status: Status) -> int:
+        """How many came to that."""
+        return sum(outcome.status is status for outcome in self.outcomes)
+
+
+def drive(
+    jobs: Sequence[Job],
+    executor: Executor,
+    stop: Stop,
+    *,
+    ledger: Ledger | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Batch:
+    """Perform the tasks of every PATH; one that fails stops no other.
+
+    Args:
+        jobs: the PATHs; one that means no checkpoint is a failure like any other.
+        executor: what performs tasks.
+        stop: asked before each task is begun.
+        ledger: what is done already, and where it is written down what came of a task.
+        progress: called with 1 whenever a task came to an end.
+
+    Raises:
+        DestinationError: the ledger cannot be written.
+    """
+    start = time.perf_counter()
+    found: dict[str, Outcome] = {}
+
+    def run(tasks: Sequence[Task], counted: Callable[[int], None]) -> None:
+        if not tasks:
+            return
+        with contextlib.closing(executor(tasks, stop)) as outcomes:
+            for task, outcome in outcomes:
+                found[task.path] = outcome
+                if ledger is not None and outcome.status is not Status.SKIPPED:
+                    ledger.add(task, outcome)
+                counted(1)
+
+    for job in jobs:
+        if job.group.error is not None:
+            found[job.group.path] = _failed(job.group.path, job.group.error)
+            progress(1)
+    tasks = [task for job in jobs for task in job.tasks]
+    if ledger is not None:
+        tasks = [replace(task, earlier=ledger.earlier(task)) for task in tasks]
+    run(tasks, progress)
+    # What a release resumes from as it is stays out of a new root, unless others are in it.
+    run([task for job in jobs for task in _left_out(job, found)], lambda _: None)
+    made = [root for job in jobs for root in _finished(job, found)]
+    order = [path for job in jobs for path in (job.group.path, *(t.path for t in job.tasks))]
+    return Batch(
+        outcomes=tuple(found[path] for path in dict.fromkeys(order) if path in found),
+        not_begun=tuple(task.path for task in tasks if task.path not in found),
+        roots=tuple(made),
+        seconds=time.perf_counter() - start,
+        signal=stop.number,
+    )
+
+
+def _failed(path: str, error: CkptMigrateError) -> Outcome:
+    return Outcome(path, Done(Status.FAILED, str(error)), error.as_json(), time=now())
+
+
+def _arrived(job: Job, found: dict[str, Outcome]) -> list[Outcome]:
+    """What came, or in a dry run would come, into the root that is made of a PATH."""
+    outcomes = [found[task.path] for task in job.tasks if task.root and task.path in found]
+    return [each for each in outcomes if each.done.result and each.done.tracker]
+
+
+def _ended(job: Job, found: dict[str, Outcome]) -> bool:
+    return all(task.path in found for task in job.tasks)
+
+
+def _left_out(job: Job, found: dict[str, Outcome]) -> list[Task]:
+    """The tasks that left their checkpoint where it is, while others have moved."""
+    if not _arrived(job, found) or not _ended(job, found):
+        return []
+    return [
+        replace(task, carry=True, earlier=None)
+        for task in job.tasks
+        if (outcome := found.get(task.path)) and outcome.status.good and outcome.done.result is None
+    ]
+
+
+def _finished(job: Job, found: dict[str, Outcome]) -> list[Root]:
+    """The root that came of a PATH; its tracker file comes when all the tasks have ended."""
+    arrived = [each for each in _arrived(job, found) if each.status is not Status.PLANNED]
+    if not arrived:
+        return []
+    root = Path(str(job.tasks[0].root))
+    tracker = job.group.tracker or str(arrived[-1].done.tracker)
+    names = [Path(str(each.done.result)).name for each in arrived]
+    if not _ended(job, found) or locate.directory_of(tracker) not in names:
+        return [Root(str(root), job.group.path, None)]
+    try:
+        roots.name_latest(root, tracker)
+    except CkptMigrateError as error:
+        return [Root(str(root), job.group.path, None, error)]
+    return [Root(str(root), job.group.path, tracker)]

@@ -1,0 +1,119 @@
+"""The verbs that look at a checkpoint and change nothing, as work on one (`work.Work`)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ckptmigrate.batch.work import Done, Status, Task, digests_of
+from ckptmigrate.checking import Job
+
+
+def _done(task: Task, good: bool, text: str, detail: Any) -> Done:
+    status = Status.DONE if good else Status.WANTING
+    digests = {task.path: digests_of(task.path)}
+    return Done(status, text, digests=digests, detail=detail if task.detail else None)
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """`inspect`."""
+
+    verb: str = "inspect"
+    target: None = None
+
+    def matters(self) -> dict[str, Any]:
+        """Nothing but the checkpoint."""
+        return {}
+
+    def do(self, task: Task) -> Done:
+        """Say what it is, in a few words."""
+        from ckptmigrate import inspection, journal
+
+        path = Path(task.path)
+        journal.check_whole(path)
+        found = inspection.inspect(path)
+        text = f"{found.likely[0]}, {found.rerun.kind.value}"
+        text += f": {found.anomalies[0]}" if found.anomalies else ""
+        return _done(task, found.healthy, text, found.as_json())
+
+
+@dataclass(frozen=True)
+class Verify:
+    """`verify`.
+
+    Attributes:
+        load, hashed, known: arguments of `verifying.verify_one`.
+        tracker: look at the tracker file of a root, and not at its checkpoints.
+    """
+
+    load: bool = False
+    hashed: bool = False
+    known: tuple[str, ...] = ()
+    tracker: bool = False
+    verb: str = "verify"
+    target: None = None
+
+    def matters(self) -> dict[str, Any]:
+        """How much was read, and who vouches for what."""
+        return {"load": self.load, "hash": self.hashed, "known": sorted(self.known)}
+
+    def do(self, task: Task) -> Done:
+        """Say how much is wrong with it, and what comes first."""
+        from ckptmigrate import verifying
+        from ckptmigrate.verifying import Verification, roots
+        from ckptmigrate.verifying.findings import Severity, counted
+
+        path = Path(task.path)
+        if self.tracker:
+            found = Verification(path, (), roots.choose(path, every=True).findings)
+        else:
+            found = verifying.verify(path, load=self.load, hashed=self.hashed, known=self.known)
+        counts = [counted(n, s.value) for s in Severity if (n := found.count(s))]
+        text = ", ".join(counts) or "nothing found"
+        text += f": {found.findings[0].what}" if found.findings else ""
+        return _done(task, found.clean, text, found.as_json())
+
+
+@dataclass(frozen=True)
+class Check:
+    """`check`.
+
+    Attributes:
+        target: the release that is asked; None for all of them.
+        torch: the reader's torch; None for the usual one.
+        job: the job that is to resume.
+    """
+
+    target: str | None
+    torch: str | None
+    job: Job
+    verb: str = "check"
+
+    def matters(self) -> dict[str, Any]:
+        """The reader and the job."""
+        return {"torch": self.torch, **asdict(self.job)}
+
+    def do(self, task: Task) -> Done:
+        """Say whether the job resumes from it."""
+        from ckptmigrate import checking, locate
+        from ckptmigrate.readers import reader, readers
+        from ckptmigrate.reading import read
+        from ckptmigrate.releases import compat
+        from ckptmigrate.storage import LocalDirectory
+
+        [path] = locate.locate(Path(task.path)).checkpoints
+        found = read(LocalDirectory(path))
+        if self.target is None:
+            asked = readers(compat(), self.torch)
+        else:
+            asked = [reader(self.target, compat(), self.torch)]
+        verdicts = [checking.check(found, each, self.job) for each in asked]
+        good = [verdict for verdict in verdicts if verdict.resumes]
+        text = f"{len(good)} of {len(verdicts)} releases resume"
+        if self.target is not None:
+            obstacles = verdicts[0].obstacles
+            text = f"no: {obstacles[0].error}" if obstacles else f"release {self.target} resumes"
+        detail = [verdict.as_json() for verdict in verdicts]
+        return _done(task, len(good) == len(verdicts), text, detail)

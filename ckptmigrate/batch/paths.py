@@ -1,0 +1,114 @@
+"""From the PATHs of a user to the checkpoints they mean. A PATH that means none is kept, as that.
+
+PATHs stay strings: one with `://` in it is the business of whoever opens it.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptmigrate import locate
+from ckptmigrate.errors import CkptMigrateError, NotACheckpointError
+from ckptmigrate.verifying import roots
+
+
+@dataclass(frozen=True)
+class Group:
+    """What one PATH means.
+
+    Attributes:
+        path: the PATH, absolute.
+        checkpoints: directories, in order of iteration.
+        tracker: the text of a tracker file that leads to the last of them; None where that is
+            known only from the checkpoint itself.
+        is_root: whether PATH is a root.
+        error: why it means no checkpoint, or None.
+    """
+
+    path: str
+    checkpoints: tuple[str, ...] = ()
+    tracker: str | None = None
+    is_root: bool = False
+    error: CkptMigrateError | None = None
+
+
+def is_glob(path: str) -> bool:
+    """Whether a PATH is a pattern that no shell has expanded."""
+    return "://" not in path and glob.has_magic(path) and not os.path.lexists(path)
+
+
+def expand(paths: Iterable[str]) -> list[str | CkptMigrateError]:
+    """Absolute PATHs, each once, with the directories that patterns match in place of those."""
+    found: dict[str, str | CkptMigrateError] = {}
+    for path in paths:
+        if not is_glob(path):
+            each = absolute(path)
+            found.setdefault(each, each)
+            continue
+        matches = sorted(m for m in glob.glob(path, recursive=True) if os.path.isdir(m))
+        for each in map(absolute, matches):
+            found.setdefault(each, each)
+        if not matches:
+            error = NotACheckpointError("matches no directory", path=path, fix="look at it with ls")
+            found.setdefault(path, error)
+    return list(found.values())
+
+
+def absolute(path: str) -> str:
+    """A PATH that means the same from every working directory."""
+    return path if "://" in path else os.path.abspath(path)
+
+
+def groups(paths: Sequence[str | CkptMigrateError], choose: Callable[[Path], Group]) -> list[Group]:
+    """What each PATH means, and no checkpoint twice."""
+    seen: set[str] = set()
+    found = []
+    for path in paths:
+        group = _group(path, choose)
+        fresh = tuple(each for each in group.checkpoints if each not in seen)
+        seen.update(fresh)
+        if fresh or group.error:
+            found.append(Group(group.path, fresh, group.tracker, group.is_root, group.error))
+    return found
+
+
+def _group(path: str | CkptMigrateError, choose: Callable[[Path], Group]) -> Group:
+    if isinstance(path, CkptMigrateError):
+        return Group(str(path.path), error=path)
+    try:
+        return choose(Path(path))
+    except CkptMigrateError as error:
+        return Group(path, error=error)
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror})"
+        return Group(path, error=NotACheckpointError(reason, path=error.filename or path))
+
+
+def located(path: Path, *, iteration: int | None, every: bool) -> Group:
+    """What a PATH means to the verbs that need a good tracker file.
+
+    A checkpoint among roots means itself, also with `every`.
+
+    Raises:
+        NotACheckpointError: as `locate.find`.
+    """
+    every = every and not (path.is_dir() and locate.is_one(path))
+    found = locate.find(path, iteration=iteration, every=every)
+    is_root = found.checkpoints != (found.path,)
+    checkpoints = tuple(map(str, found.checkpoints))
+    return Group(str(found.path), checkpoints, found.tracker, is_root)
+
+
+def chosen(path: Path, *, iteration: int | None, every: bool) -> Group:
+    """What a PATH means to the verbs that look at a bad tracker file, too.
+
+    Raises:
+        NotACheckpointError: as `roots.choose`.
+    """
+    every = every and not (path.is_dir() and locate.is_one(path))
+    found = roots.choose(path, iteration=iteration, every=every)
+    return Group(str(found.path), tuple(map(str, found.checkpoints)), None, found.is_root)

@@ -1,0 +1,181 @@
+"""A Dask cluster of real worker processes, one of which is killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SAMPLES, checkpoint_of, refused
+from distributed import Client, LocalCluster
+
+SAMPLE = "0.19.0-idle-tp2"
+COUNT = 24
+SMALL = (".metadata", "common.pt", "metadata.json")
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    cluster = LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    )
+    with cluster, Client(cluster) as client:
+        yield client
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    made = tmp_path / "run"
+    for number in range(1, COUNT + 1):
+        shutil.copytree(checkpoint_of(SAMPLES / SAMPLE), made / f"iter_{number:07d}")
+    (made / "latest_checkpointed_iteration.txt").write_text(str(COUNT))
+    return made
+
+
+def start(client: Client, root: Path, *words: str) -> subprocess.Popen[str]:
+    address = client.scheduler.address
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "ckptmigrate", "downgrade", str(root), "--to", "pre-rerun"),
+            *("--all", "--scheduler", address, "--ledger", str(root.parent / "ledger"), *words),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def rows(root: Path) -> list[dict[str, Any]]:
+    ledger = root.parent / "ledger"
+    return [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
+
+
+def wait_for_rows(root: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(rows(root)) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def small(checkpoint: Path) -> dict[str, bytes | None]:
+    return {n: (checkpoint / n).read_bytes() if (checkpoint / n).exists() else None for n in SMALL}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | None]:
+    """What the plain verb makes of the sample, in a process of its own and without a cluster."""
+    place = tmp_path_factory.mktemp("alone") / "run"
+    shutil.copytree(SAMPLES / SAMPLE, place)
+    words = [sys.executable, "-m", "ckptmigrate", "downgrade", str(place), "--to", "pre-rerun"]
+    subprocess.run([*words, "--in-place"], check=True, capture_output=True)
+    return small(checkpoint_of(place))
+
+
+@pytest.mark.parametrize("where", ["in place", "out of place"])
+def test_a_worker_is_killed(
+    where: str, client: Client, root: Path, expected: dict[str, bytes | None]
+) -> None:
+    client.wait_for_workers(2, timeout=60)
+    victim = next(iter(client.run(os.getpid).values()))
+    running = start(client, root, *(["--in-place"] if where == "in place" else []))
+    wait_for_rows(root, 3)
+    os.kill(victim, signal.SIGKILL)
+    told, errors = running.communicate(timeout=120)
+    assert running.returncode == 0, (told, errors)
+    # Nothing is lost, and nothing was done twice: one row each, one step in each sidecar.
+    done = Counter(row["path"] for row in rows(root))
+    assert done == {str(root / f"iter_{n:07d}"): 1 for n in range(1, COUNT + 1)}
+    assert f"{COUNT} checkpoints: " in told
+    made = root if where == "in place" else root.with_name("run.pre-rerun")
+    for number in range(1, COUNT + 1):
+        checkpoint = made / f"iter_{number:07d}"
+        assert small(checkpoint) == expected
+        assert len(json.loads((checkpoint / "ckptmigrate.json").read_text())["steps"]) == 1
+        assert not (checkpoint / ".ckptmigrate/stage").exists()
+        assert not (checkpoint / ".ckptmigrate/lock").is_symlink()
+    assert sorted(p.name for p in made.iterdir()) == [
+        *(f"iter_{n:07d}" for n in range(1, COUNT + 1)),
+        "latest_checkpointed_iteration.txt",
+    ]
+
+
+def test_interrupted_and_gone_on_with(
+    client: Client, root: Path, expected: dict[str, bytes | None]
+) -> None:
+    client.wait_for_workers(2, timeout=60)
+    running = start(client, root, "--in-place")
+    wait_for_rows(root, 2)
+    running.send_signal(signal.SIGINT)
+    told, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, (told, errors)
+    assert "interrupted after" in errors
+    assert "not begun" in told
+    again = start(client, root, "--in-place")
+    told, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, (told, errors)
+    assert "skipped" in told
+    for number in range(1, COUNT + 1):
+        assert small(root / f"iter_{number:07d}") == expected
+
+
+def test_one_that_cannot_be_migrated_stops_no_other(client: Client, root: Path) -> None:
+    (root / "iter_0000002" / ".metadata").write_bytes(b"no pickle")
+    running = start(client, root, "--json")
+    told, errors = running.communicate(timeout=120)
+    assert running.returncode == 1, errors
+    shown = json.loads(told)
+    assert shown["summary"]["failed"] == 1
+    assert shown["summary"]["done"] == COUNT - 1
+    [failed] = [each for each in shown["checkpoints"] if each["status"] == "failed"]
+    assert failed["error"]["kind"] == "DamagedError"
+    assert failed["path"] == str(root / "iter_0000002")
+
+
+def test_no_scheduler_there(root: Path) -> None:
+    words = ["-m", "ckptmigrate", "inspect", str(root), "--scheduler", "nowhere.json"]
+    found = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    refused(found, "no Dask scheduler at nowhere.json", "dask scheduler")
+
+
+def test_the_scheduler_is_lost(root: Path, expected: dict[str, bytes | None]) -> None:
+    """What is done is written down, and the rest is done by a run without a cluster."""
+    file, ledger = root.parent / "scheduler.json", root.parent / "ledger"
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1"]
+    dask += ["--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    one = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file)]
+    one += ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--death-timeout", "60"]
+    common = [sys.executable, "-m", "ckptmigrate", "downgrade", str(root), "--to", "pre-rerun"]
+    common += ["--all", "--in-place", "--ledger", str(ledger)]
+    quiet = {"stderr": subprocess.DEVNULL}
+    with subprocess.Popen(dask, **quiet) as scheduler, subprocess.Popen(one, **quiet) as worker:
+        try:
+            deadline = time.monotonic() + 60
+            while not (file.exists() and file.read_bytes()):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            running = subprocess.Popen(
+                [*common, "--scheduler", str(file)], stderr=subprocess.PIPE, text=True
+            )
+            wait_for_rows(root, 2)
+            scheduler.kill()
+            _, errors = running.communicate(timeout=60)
+        finally:
+            scheduler.kill()
+            worker.kill()
+    assert running.returncode == 1
+    assert "the Dask scheduler was lost" in errors
+    assert "Traceback" not in errors
+    subprocess.run([sys.executable, "-m", "ckptmigrate", "recover", str(root)], check=True)
+    again = subprocess.run(common, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "skipped" in again.stdout
+    assert all(small(root / f"iter_{n:07d}") == expected for n in range(1, COUNT + 1))
