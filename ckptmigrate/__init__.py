@@ -12,9 +12,17 @@ Nothing here imports Megatron or torch, and no pickle is executed. Errors are
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 
-from ckptmigrate import diffing, inspection, locate, migration, recovery, repairing, verifying
+from ckptmigrate import (
+    diffing,
+    inspection,
+    locate,
+    migration,
+    recovery,
+    repairing,
+    storage,
+    verifying,
+)
 from ckptmigrate.converting import LOSSES
 from ckptmigrate.diffing import Difference
 from ckptmigrate.errors import (
@@ -26,14 +34,15 @@ from ckptmigrate.errors import (
     NotACheckpointError,
     PickleError,
     RefusedError,
+    StoreError,
     UnsupportedFormatError,
 )
 from ckptmigrate.inspection import Inspection
 from ckptmigrate.linking import Link
+from ckptmigrate.places import Place, Url, place
 from ckptmigrate.planning import Plan
 from ckptmigrate.reading import read
 from ckptmigrate.repairing import Repair
-from ckptmigrate.storage import LocalDirectory
 from ckptmigrate.topology import Given
 from ckptmigrate.transaction import Progress
 from ckptmigrate.verifying import Verification
@@ -57,7 +66,9 @@ __all__ = [
     "Plan",
     "RefusedError",
     "Repair",
+    "StoreError",
     "UnsupportedFormatError",
+    "Url",
     "Verification",
     "__version__",
     "diff",
@@ -70,7 +81,7 @@ __all__ = [
 ]
 
 
-def inspect(path: str | Path, *, iteration: int | None = None) -> Inspection:
+def inspect(path: str | Place, *, iteration: int | None = None) -> Inspection:
     """What a checkpoint is.
 
     Args:
@@ -84,7 +95,7 @@ def inspect(path: str | Path, *, iteration: int | None = None) -> Inspection:
 
 
 def plan(
-    path: str | Path,
+    path: str | Place,
     *,
     to: str,
     iteration: int | None = None,
@@ -113,7 +124,7 @@ def plan(
         CkptMigrateError: there is no readable torch_dist checkpoint.
     """
     prepared = migration.prepare(
-        Path(path),
+        place(path),
         to,
         verb=verb,
         in_place=True,
@@ -128,10 +139,10 @@ def plan(
 
 
 def migrate(
-    path: str | Path,
+    path: str | Place,
     *,
     to: str,
-    output: str | Path | None = None,
+    output: str | Place | None = None,
     in_place: bool = False,
     iteration: int | None = None,
     every: bool = False,
@@ -176,12 +187,12 @@ def migrate(
     if in_place and output is not None:
         raise ValueError("output and in_place exclude each other")
     if in_place:
-        recovery.in_place(Path(path))
+        recovery.in_place(place(path))
     prepared = migration.prepare(
-        Path(path),
+        place(path),
         to,
         verb=verb,
-        output=None if output is None else Path(output),
+        output=None if output is None else place(output),
         in_place=in_place,
         iteration=iteration,
         every=every,
@@ -197,7 +208,7 @@ def migrate(
 
 
 def verify(
-    path: str | Path,
+    path: str | Place,
     *,
     load: bool = False,
     hashed: bool = False,
@@ -223,7 +234,7 @@ def verify(
         CkptMigrateError: there is no torch_dist checkpoint; what is wrong with one is a finding.
     """
     return verifying.verify(
-        Path(path),
+        place(path),
         load=load,
         hashed=hashed,
         iteration=iteration,
@@ -234,9 +245,9 @@ def verify(
 
 
 def repair(
-    path: str | Path,
+    path: str | Place,
     *,
-    output: str | Path | None = None,
+    output: str | Place | None = None,
     in_place: bool = False,
     rebuild_sentinel: bool = False,
     drop_rerun: bool = False,
@@ -277,9 +288,9 @@ def repair(
     if rebuild_sentinel and drop_rerun:
         raise ValueError("rebuild_sentinel and drop_rerun exclude each other")
     prepared = repairing.prepare(
-        Path(path),
+        place(path),
         repairing.Wanted(rebuild_sentinel, drop_rerun, given, known, hashed),
-        output=None if output is None else Path(output),
+        output=None if output is None else place(output),
         in_place=in_place,
         iteration=iteration,
         every=every,
@@ -289,7 +300,7 @@ def repair(
 
 
 def undo(
-    path: str | Path, *, iteration: int | None = None, every: bool = False
+    path: str | Place, *, iteration: int | None = None, every: bool = False
 ) -> tuple[Plan, ...]:
     """Take back the last migration in place: every small file as it was, byte for byte.
 
@@ -306,13 +317,13 @@ def undo(
         DestinationError: it cannot be written; it is as it was, or the sentence says that
             `ckptmigrate recover` has to make it so.
     """
-    recovery.in_place(Path(path))
-    prepared = migration.prepare_undo(Path(path), iteration=iteration, every=every)
+    recovery.in_place(place(path))
+    prepared = migration.prepare_undo(place(path), iteration=iteration, every=every)
     migration.carry_out(prepared)
     return prepared.plans
 
 
-def diff(a: str | Path, b: str | Path, *, iteration: int | None = None) -> list[Difference]:
+def diff(a: str | Place, b: str | Place, *, iteration: int | None = None) -> list[Difference]:
     """What differs in meaning between two checkpoints; empty where nothing does.
 
     Args:
@@ -322,9 +333,9 @@ def diff(a: str | Path, b: str | Path, *, iteration: int | None = None) -> list[
     Raises:
         CkptMigrateError: one of them is no readable torch_dist checkpoint.
     """
-    first, second = (read(LocalDirectory(_one(path, iteration))).manifest for path in (a, b))
+    first, second = (read(storage.directory(_one(path, iteration))).manifest for path in (a, b))
     return diffing.diff(first, second)
 
 
-def _one(path: str | Path, iteration: int | None) -> Path:
-    return locate.locate(Path(path), iteration=iteration).checkpoints[0]
+def _one(path: str | Place, iteration: int | None) -> Place:
+    return locate.locate(place(path), iteration=iteration).checkpoints[0]

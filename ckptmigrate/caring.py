@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import click
 
-from ckptmigrate import console, recovery, render, repairing, verifying
+from ckptmigrate import console, recovery, render, repairing, storage, verifying
 from ckptmigrate.console import output
 from ckptmigrate.linking import Link
+from ckptmigrate.manifest import PAYLOAD
+from ckptmigrate.places import Place
 from ckptmigrate.repairing import Wanted
 from ckptmigrate.topology import Given
 from ckptmigrate.verifying import roots
@@ -34,7 +35,7 @@ _hash = click.option(
 @click.option("--full", is_flag=True, help="Do not cut long lists.")
 @console.output_options
 def verify(
-    path: Path,
+    path: Place,
     iteration: int | None,
     every: bool,
     load: bool,
@@ -71,13 +72,17 @@ def verify(
         raise SystemExit(1)
 
 
-def _total(path: Path, iteration: int | None, every: bool, passes: int) -> int:
+def _total(path: Place, iteration: int | None, every: bool, passes: int) -> int:
     """How many payload bytes will be read, in that many passes."""
     if not passes:
         return 0
     chosen = roots.choose(path, iteration=iteration, every=every)
-    sizes = (file.stat().st_size for each in chosen.checkpoints for file in each.glob("*.distcp"))
-    return passes * sum(sizes)
+    return passes * sum(
+        size
+        for each in chosen.checkpoints
+        for name, size in storage.directory(each).files().items()
+        if PAYLOAD.fullmatch(name)
+    )
 
 
 @click.command()
@@ -86,7 +91,7 @@ def _total(path: Path, iteration: int | None, every: bool, passes: int) -> int:
     "-o",
     "--output",
     "destination",
-    type=click.Path(path_type=Path, readable=False),
+    type=console.PLACE,
     metavar="DEST",
     help="The root to create. Default: PATH.repaired beside PATH.",
 )
@@ -123,8 +128,8 @@ def _total(path: Path, iteration: int | None, every: bool, passes: int) -> int:
 @console.iteration
 @console.output_options
 def repair(
-    path: Path,
-    destination: Path | None,
+    path: Place,
+    destination: Place | None,
     in_place: bool,
     rebuild: bool,
     drop: bool,

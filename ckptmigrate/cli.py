@@ -7,7 +7,6 @@ import signal
 import sys
 import traceback
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -22,8 +21,10 @@ from ckptmigrate import (
     migration,
     recovery,
     render,
+    storage,
     versions,
 )
+from ckptmigrate.console import PLACE
 from ckptmigrate.console import Command as _Command
 from ckptmigrate.console import check_choice as _check_choice
 from ckptmigrate.console import every as _every
@@ -36,11 +37,11 @@ from ckptmigrate.converting import LOSSES
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.linking import Link
 from ckptmigrate.matrix_verb import matrix
+from ckptmigrate.places import Place, absolute
 from ckptmigrate.printable import printable
 from ckptmigrate.readers import reader, readers
 from ckptmigrate.reading import read
 from ckptmigrate.rerun import MODE_OF_ARGUMENT
-from ckptmigrate.storage import LocalDirectory
 from ckptmigrate.topology import Given
 
 
@@ -61,7 +62,7 @@ def cli() -> None:
 @_iteration
 @_every
 @_output_options
-def inspect(path: Path, iteration: int | None, every: bool) -> None:
+def inspect(path: Place, iteration: int | None, every: bool) -> None:
     """Say what a checkpoint is: layout, writer, rerun state, sizes, history, anomalies.
 
     Exit status 1 where it is corrupt.
@@ -85,7 +86,7 @@ def _migration_options(command: _Command) -> _Command:
     links = click.Choice([link.value for link in Link])
     for option in (
         click.option(
-            "-o", "--output", type=click.Path(path_type=Path, readable=False), metavar="DEST",
+            "-o", "--output", type=PLACE, metavar="DEST",
             help="The root to create. Default: PATH.<target> beside PATH.",
         ),
         click.option("--in-place", is_flag=True, help="Change PATH itself."),
@@ -150,7 +151,7 @@ _TO_HELP = (
 )
 @_migration_options
 @_output_options
-def upgrade(path: Path, to: str, **options: Any) -> None:
+def upgrade(path: Place, to: str, **options: Any) -> None:
     """Make a checkpoint readable by a newer release.
 
     Example: ckptmigrate upgrade checkpoints/run --to common-state
@@ -163,7 +164,7 @@ def upgrade(path: Path, to: str, **options: Any) -> None:
 @click.option("--to", required=True, metavar="TARGET", help=_TO_HELP)
 @_migration_options
 @_output_options
-def downgrade(path: Path, to: str, **options: Any) -> None:
+def downgrade(path: Place, to: str, **options: Any) -> None:
     """Make a checkpoint readable by an older release.
 
     Example: ckptmigrate downgrade checkpoints/run --to split-rerun
@@ -173,10 +174,10 @@ def downgrade(path: Path, to: str, **options: Any) -> None:
 
 def _migrate(
     verb: str,
-    path: Path,
+    path: Place,
     to: str,
     *,
-    output: Path | None,
+    output: Place | None,
     in_place: bool,
     dry_run: bool,
     link: str,
@@ -264,7 +265,7 @@ def _carry_out(prepared: migration.Migration, *, dry_run: bool, link: Link = Lin
 @_iteration
 @_output_options
 def check(
-    path: Path,
+    path: Place,
     release: str | None,
     torch: str | None,
     strict: bool,
@@ -289,7 +290,7 @@ def check(
     """
     from ckptmigrate.releases import compat
 
-    found = read(LocalDirectory(locate.locate(path, iteration=iteration).checkpoints[0]))
+    found = read(storage.directory(locate.locate(path, iteration=iteration).checkpoints[0]))
     job = checking.Job(
         tensor=job_tp,
         pipeline=job_pp,
@@ -323,7 +324,7 @@ def check(
 @_every
 @_iteration
 @_output_options
-def undo(path: Path, dry_run: bool, every: bool, iteration: int | None) -> None:
+def undo(path: Place, dry_run: bool, every: bool, iteration: int | None) -> None:
     """Take back the last migration in place, byte for byte.
 
     Again and again, as far as the sidecar tells. Refused where a file was changed since.
@@ -342,7 +343,7 @@ def undo(path: Path, dry_run: bool, every: bool, iteration: int | None) -> None:
     "--break-lock", is_flag=True, help="State that a run which cannot be seen from here is over."
 )
 @_output_options
-def recover(path: Path, break_lock: bool) -> None:
+def recover(path: Place, break_lock: bool) -> None:
     """Clean up after a migration that did not finish.
 
     In place, it is rolled back, or forward once it was committed. Out of place, what it had staged
@@ -356,16 +357,16 @@ def recover(path: Path, break_lock: bool) -> None:
         _output.object({"recovered": {str(each): what for each, what in done.items()}})
     else:
         lines = render.recovered(done)
-        _output.lines(lines or [printable(f"{os.path.abspath(path)}: nothing to recover")])
+        _output.lines(lines or [printable(f"{absolute(path)}: nothing to recover")])
 
 
 @cli.command()
-@click.argument("a", type=click.Path(path_type=Path, readable=False))
-@click.argument("b", type=click.Path(path_type=Path, readable=False))
+@click.argument("a", type=PLACE)
+@click.argument("b", type=PLACE)
 @_iteration
 @click.option("--full", is_flag=True, help="Do not cut long lists.")
 @_output_options
-def diff(a: Path, b: Path, iteration: int | None, full: bool) -> None:
+def diff(a: Place, b: Place, iteration: int | None, full: bool) -> None:
     """Say what differs in meaning from checkpoint A to checkpoint B.
 
     Compared are the common state, entries, plans, attributes, backend marker and payload bytes.

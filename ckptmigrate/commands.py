@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
+
+from ckptmigrate.places import Place
 
 
-def command(*words: str | Path) -> str:
+def command(*words: str | Place) -> str:
     """A command of ckptmigrate, without its first word: `command("inspect", path)`."""
     return shell("ckptmigrate", *words)
 
 
-def shell(*words: str | Path) -> str:
+def shell(*words: str | Place) -> str:
     """Any command."""
     return shlex.join(map(str, words))

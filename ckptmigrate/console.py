@@ -8,10 +8,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from ckptmigrate.places import Place, place
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -77,7 +78,19 @@ def output_options(command: Command) -> Command:
     return command
 
 
-path = click.argument("path", type=click.Path(path_type=Path, readable=False))
+class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic only in click >= 8.4
+    """A local path, or the URL of an object store."""
+
+    name = "path"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> Place:
+        return place(value)
+
+
+PLACE = PlaceType()
+path = click.argument("path", type=PLACE)
 iteration = click.option("--iteration", type=int, metavar="N", help="Of a root, this iteration.")
 every = click.option("--all", "every", is_flag=True, help="Of a root, every iteration.")
 

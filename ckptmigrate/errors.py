@@ -6,8 +6,7 @@ attributes, so that a library user need not parse the sentence.
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from ckptmigrate.places import Place
 from ckptmigrate.printable import printable
 
 
@@ -25,7 +24,7 @@ class CkptMigrateError(Exception):
         self,
         reason: str,
         *,
-        path: Path | str | None = None,
+        path: Place | str | None = None,
         fix: str | None = None,
         layout: str | None = None,
     ) -> None:
@@ -76,7 +75,7 @@ class CorruptError(CkptMigrateError):
         missing: the keys that are missing.
     """
 
-    def __init__(self, reason: str, *, missing: tuple[str, ...], **where: str | Path | None):
+    def __init__(self, reason: str, *, missing: tuple[str, ...], **where: str | Place | None):
         super().__init__(reason, **where)  # type: ignore[arg-type]
         self.missing = missing
 
@@ -88,13 +87,17 @@ class RefusedError(CkptMigrateError):
         losses: the names of the losses that would have to be allowed, if any.
     """
 
-    def __init__(self, reason: str, *, losses: tuple[str, ...] = (), **where: str | Path | None):
+    def __init__(self, reason: str, *, losses: tuple[str, ...] = (), **where: str | Place | None):
         super().__init__(reason, **where)  # type: ignore[arg-type]
         self.losses = losses
 
 
 class DestinationError(CkptMigrateError):
     """The destination exists, lies in the source, or cannot be written."""
+
+
+class StoreError(CkptMigrateError):
+    """An object store cannot be reached, or does not let us read or write."""
 
 
 class CompatError(CkptMigrateError):

@@ -13,6 +13,7 @@ from typing import BinaryIO, Final
 
 from ckptmigrate.durable import sync_directory
 from ckptmigrate.errors import DestinationError
+from ckptmigrate.places import Url
 from ckptmigrate.storage import leads_out, unreadable
 
 
@@ -90,6 +91,20 @@ class Carrier:
             else:
                 _copy(here, there, lambda _: None)
         sync_directory(target)
+
+    def carry_objects(self, source: Url, target: Path, except_for: Collection[str] = ()) -> None:
+        """Everything below a place of a store into a directory that is there; always a copy.
+
+        Raises:
+            DestinationError: another means was asked for.
+            StoreError: the store cannot be read.
+            OSError: the target cannot be written.
+        """
+        from ckptmigrate.objects import carrying
+
+        carrying.check_link(self._asked, source)
+        carrying.from_store(source, target, except_for, self._progress)
+        self.used = Link.COPY
 
     def _carry_file(self, source: Path, target: Path) -> None:
         refusal: OSError | None = None

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from ckptmigrate import journal, recognise
+from ckptmigrate import places, recognise, storage
 from ckptmigrate.errors import NotACheckpointError
-from ckptmigrate.storage import LocalDirectory
+from ckptmigrate.places import Place
+from ckptmigrate.writing import writer
 
-TRACKER_FILE: Final = "latest_checkpointed_iteration.txt"
+TRACKER_FILE: Final = places.TRACKER_FILE
 RELEASE: Final = "release"
 _LONGEST_TRACKER: Final = 64  # characters
 _NON_PERSISTENT: Final = "non_persistent"
@@ -30,12 +29,12 @@ class Located:
             checkpoint directory of a name that no tracker leads to.
     """
 
-    path: Path
-    checkpoints: tuple[Path, ...]
+    path: Place
+    checkpoints: tuple[Place, ...]
     tracker: str | None
 
 
-def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> Located:
+def locate(path: Place, *, iteration: int | None = None, every: bool = False) -> Located:
     """The checkpoints that a PATH means: itself, or those of a root.
 
     Args:
@@ -47,7 +46,7 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
         NotACheckpointError: there is none, the tracker is missing, empty or leads nowhere, or
             a non-persistent checkpoint beside it may be the one a job would load.
     """
-    path = Path(os.path.abspath(path))
+    path = places.absolute(path)
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise NotACheckpointError(
@@ -56,7 +55,7 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
             fix="name a root with latest_checkpointed_iteration.txt, or an iter_* directory in one",
         )
     # In the middle of a swap a checkpoint has neither of the files that it is known by.
-    is_checkpoint = recognise.is_checkpoint(LocalDirectory(path)) or _is_staged(path)
+    is_checkpoint = recognise.is_checkpoint(storage.directory(path)) or writer(path).is_staged()
     if not (path / TRACKER_FILE).exists() and is_checkpoint:
         named = RELEASE if path.name == RELEASE else _tracker_of(path.name)
         if iteration is not None or every:
@@ -88,12 +87,8 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
 def _whole(found: Located) -> Located:
     """The same, where no migration in place has left a checkpoint half-way."""
     for checkpoint in found.checkpoints:
-        journal.check_whole(checkpoint)
+        writer(checkpoint).check_whole()
     return found
-
-
-def _is_staged(path: Path) -> bool:
-    return journal.stage_of(path).is_dir()
 
 
 def _tracker_of(name: str) -> str | None:
@@ -108,13 +103,13 @@ def directory_of(tracker: str) -> str:
     return RELEASE if tracker == RELEASE else f"iter_{int(tracker):07d}"
 
 
-def iterations(root: Path) -> list[int]:
+def iterations(root: Place) -> list[int]:
     """The iterations that a root holds a directory for, oldest first."""
-    names = (_tracker_of(item.name) for item in root.iterdir() if item.is_dir())
+    names = map(_tracker_of, storage.directory(root).folders())
     return sorted(int(name) for name in names if name is not None)
 
 
-def _every(root: Path) -> Located:
+def _every(root: Place) -> Located:
     numbers = iterations(root)
     found = [root / f"iter_{number:07d}" for number in numbers]
     if (root / RELEASE).is_dir():
@@ -133,7 +128,7 @@ def _every(root: Path) -> Located:
     return _whole(Located(root, tuple(found), str(numbers[-1]) if numbers else RELEASE))
 
 
-def _read_tracker(root: Path) -> str:
+def _read_tracker(root: Place) -> str:
     tracker = root / TRACKER_FILE
     if not tracker.is_file():
         raise NotACheckpointError(
@@ -151,15 +146,15 @@ def _read_tracker(root: Path) -> str:
     )
 
 
-def tracker_text(root: Path) -> str | None:
+def tracker_text(root: Place) -> str | None:
     """The text of a root's tracker file; None where it is neither an iteration nor RELEASE."""
     text = _text(root)
     return text if _leads(text) else None
 
 
-def _text(root: Path) -> str:
+def _text(root: Place) -> str:
     """The text of the tracker file; of a long one, a part that leads nowhere."""
-    content = LocalDirectory(root).read_range(TRACKER_FILE, 0, _LONGEST_TRACKER + 1)
+    content = storage.directory(root).read_range(TRACKER_FILE, 0, _LONGEST_TRACKER + 1)
     text = content.decode("ascii", "replace")
     return text.strip() if len(content) <= _LONGEST_TRACKER else text
 
@@ -168,7 +163,7 @@ def _leads(text: str) -> bool:
     return text == RELEASE or (text.isdigit() and len(text) <= _LONGEST_TRACKER)
 
 
-def _choices(root: Path) -> str:
+def _choices(root: Place) -> str:
     numbers = iterations(root)
     if not numbers:
         return "name a root with latest_checkpointed_iteration.txt, or an iter_* directory in one"
@@ -176,7 +171,7 @@ def _choices(root: Path) -> str:
     return f"pick one with --iteration {numbers[-1]} (there are {len(numbers)}: {shown})"
 
 
-def newest_non_persistent(root: Path, tracker: str) -> int | None:
+def newest_non_persistent(root: Place, tracker: str) -> int | None:
     """The newest non-persistent iteration, where it is not older than the tracker's."""
     beside = root / _NON_PERSISTENT
     if not beside.is_dir():
@@ -186,7 +181,7 @@ def newest_non_persistent(root: Path, tracker: str) -> int | None:
     return newest if newest >= persistent else None
 
 
-def _check_non_persistent(root: Path, tracker: str) -> None:
+def _check_non_persistent(root: Place, tracker: str) -> None:
     """A job with --non-persistent-ckpt-type global prefers ROOT/non_persistent where its
     iteration is not older (_load_base_checkpoint, megatron/training/checkpointing.py)."""
     beside = root / _NON_PERSISTENT

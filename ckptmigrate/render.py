@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from ckptmigrate.advice import Advice
 from ckptmigrate.checking import Verdict
@@ -13,6 +12,7 @@ from ckptmigrate.inspection import Inspection
 from ckptmigrate.linking import Link
 from ckptmigrate.locate import TRACKER_FILE
 from ckptmigrate.migration import Migration
+from ckptmigrate.places import Place
 from ckptmigrate.planning import Plan
 from ckptmigrate.printable import printable
 from ckptmigrate.repairing import Repair, Tracker
@@ -154,7 +154,7 @@ def plan(found: Plan) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def verdict(path: Path, found: Verdict, advice: Advice) -> list[str]:
+def verdict(path: Place, found: Verdict, advice: Advice) -> list[str]:
     """`check --reader` in lines: the answer, then each reason and what to do."""
     release = f"release {found.reader.release} (torch {found.reader.torch})"
     lines = [f"{_answer(found)}: {release} on {path}"]
@@ -179,7 +179,7 @@ def _advice(found: Verdict, advice: Advice) -> list[str]:
     ]
 
 
-def verdicts(path: Path, found: Sequence[Verdict]) -> list[str]:
+def verdicts(path: Place, found: Sequence[Verdict]) -> list[str]:
     """`check` in lines, one per release."""
     good = sum(verdict.resumes for verdict in found)
     lines = [f"{path}: {good} of {len(found)} releases resume"]
@@ -226,7 +226,7 @@ def verification(found: Verification, *, full: bool) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def recovered(done: Mapping[Path, str]) -> list[str]:
+def recovered(done: Mapping[Place, str]) -> list[str]:
     """What was made of migrations that had not finished."""
     return [printable(f"{place}: {what}") for place, what in done.items()]
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate import journal, linking, locate, manifest, sidecar, staging
+from ckptmigrate import journal, linking, manifest, sidecar, staging
 from ckptmigrate.commands import command, shell
 from ckptmigrate.durable import overwrite, remove, sync_directory, write
 from ckptmigrate.errors import DamagedError, DestinationError
 from ckptmigrate.journal import Outcome
 from ckptmigrate.linking import Link
+from ckptmigrate.places import TRACKER_FILE, Place
 from ckptmigrate.planning import Plan
 from ckptmigrate.reading import read
 from ckptmigrate.storage import Directory, LocalDirectory, Overlay
@@ -28,7 +29,7 @@ from ckptmigrate.storage import Directory, LocalDirectory, Overlay
 Progress = Callable[[int], None]
 
 
-def check_destination(destination: Path, source: Path) -> None:
+def check_destination(destination: Path, source: Place) -> None:
     """Make sure that a destination can be created.
 
     Raises:
@@ -40,8 +41,8 @@ def check_destination(destination: Path, source: Path) -> None:
             path=destination,
             fix="name another destination with -o DEST",
         )
-    real, origin = destination.parent.resolve() / destination.name, source.resolve()
-    if real.is_relative_to(origin):
+    real = destination.parent.resolve() / destination.name
+    if isinstance(source, Path) and real.is_relative_to(source.resolve()):
         raise DestinationError(
             f"lies inside the source {source}",
             path=destination,
@@ -86,8 +87,8 @@ def create(
         try:
             for name, plan in plans.items():
                 _create_checkpoint(plan, stage / name, carrier)
-                _verify(plan, LocalDirectory(stage / name))
-            write(stage / locate.TRACKER_FILE, tracker.encode())
+                verify(plan, LocalDirectory(stage / name))
+            write(stage / TRACKER_FILE, tracker.encode())
             sync_directory(stage)
             staging.publish(destination)
         except BaseException:
@@ -106,7 +107,7 @@ def rewrite(plan: Plan) -> None:
     """
     if plan.changes_nothing:
         return
-    path = plan.path
+    path = _local(plan)
     with _told(path, lambda: journal.is_unfinished(path)):
         journal.take(path)
         try:
@@ -116,13 +117,19 @@ def rewrite(plan: Plan) -> None:
             _write_originals(plan, path)
             # Looked at before it is swapped in: no reader ever sees what was not verified.
             staged = {name: (swap.stage / name).read_bytes() for name in swap.new}
-            _verify(plan, Overlay(LocalDirectory(path), {**dict.fromkeys(plan.files), **staged}))
+            verify(plan, Overlay(LocalDirectory(path), {**dict.fromkeys(plan.files), **staged}))
             journal.begin(swap)
             journal.perform(swap)
         except BaseException as error:
             _take_back(path, error)
             raise
     _finish(path, "rewritten", lambda: _settle(path))
+
+
+def _local(plan: Plan) -> Path:
+    """The path of a checkpoint to be changed in place; that of another kind is not given here."""
+    assert isinstance(plan.path, Path)
+    return plan.path
 
 
 def repoint(root: Path, text: str, step: sidecar.Step) -> None:
@@ -137,7 +144,7 @@ def repoint(root: Path, text: str, step: sidecar.Step) -> None:
         DestinationError: the root cannot be written; a reader finds the old tracker or the new.
     """
     steps = sidecar.load(LocalDirectory(root))
-    tracker = root / locate.TRACKER_FILE
+    tracker = root / TRACKER_FILE
     with _told(root, lambda: False):
         if tracker.exists():
             folder = root / sidecar.folder(len(steps))
@@ -206,12 +213,12 @@ def _finish(path: Path, what: str, finish: Callable[[], object]) -> None:
 def _create_checkpoint(plan: Plan, target: Path, carrier: linking.Carrier) -> None:
     os.mkdir(target)
     written = {*plan.files, sidecar.FILE, sidecar.FOLDER}
-    carrier.carry_directory(plan.path, target, except_for=written)
+    _carry(plan.path, target, carrier, written)
     for step in range(plan.kept_steps):
         kept = sidecar.folder(step)
         if (plan.path / kept).is_dir():
             (target / kept).mkdir(parents=True)
-            carrier.carry_directory(plan.path / kept, target / kept)
+            _carry(plan.path / kept, target / kept, carrier)
     for name, content in plan.files.items():
         if content is not None:
             write(target / name, content, like=_like(plan, name))
@@ -223,18 +230,29 @@ def _create_checkpoint(plan: Plan, target: Path, carrier: linking.Carrier) -> No
     sync_directory(target)
 
 
+def _carry(
+    source: Place, target: Path, carrier: linking.Carrier, except_for: Collection[str] = ()
+) -> None:
+    if isinstance(source, Path):
+        carrier.carry_directory(source, target, except_for)
+    else:
+        carrier.carry_objects(source, target, except_for)
+
+
 def _write_originals(plan: Plan, target: Path) -> None:
     if not plan.originals:
         return
     folder = target / plan.originals_folder
     folder.mkdir(parents=True)
     for name, content in plan.originals.items():
-        write(folder / name, content, like=plan.path / name)
+        write(folder / name, content, like=_like(plan, name))
     sync_directory(folder)
 
 
-def _like(plan: Plan, name: str) -> Path:
+def _like(plan: Plan, name: str) -> Path | None:
     """The file whose permissions a new one gets: the one it replaces, or brings back, or any."""
+    if not isinstance(plan.path, Path):
+        return None
     kept = [plan.path / sidecar.folder(step) / name for step in range(plan.kept_steps, -1, -1)]
     for place in (plan.path / name, *kept):
         if place.is_file():
@@ -242,7 +260,7 @@ def _like(plan: Plan, name: str) -> Path:
     return plan.path / manifest.MARKER_FILE
 
 
-def _verify(plan: Plan, written: Directory) -> None:
+def verify(plan: Plan, written: Directory) -> None:
     """Look at what was written, as it reads back from disk, with the eyes of a reader."""
     for name, content in plan.files.items():
         found = written.read(name) if name in written.files() else None
