@@ -1,9 +1,10 @@
-"""A real S3 server in a process of its own (moto), and a proxy that counts, and kills, before it."""
+"""A real S3 server in a process of its own (moto), and a proxy before it that counts, and kills."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import boto3
 
@@ -38,13 +40,14 @@ def environment(port: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def served() -> Iterator[int]:
-    """The server, by its port; it ends with the block."""
+def served(**more: str) -> Iterator[int]:
+    """The server, by its port; it ends with the block. `more` is for its environment."""
     port = free_port()
     with subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env={**os.environ, **more},
     ) as process:
         try:
             for _ in range(600):
@@ -57,7 +60,7 @@ def served() -> Iterator[int]:
             process.kill()
 
 
-def client(port: int) -> "boto3.client":
+def client(port: int) -> Any:
     told = environment(port)
     return boto3.client(
         "s3",
@@ -83,7 +86,7 @@ class Bucket:
 
     def tree(self, prefix: str) -> dict[str, bytes]:
         """Every object below, name -> bytes."""
-        return {key: self.get(f"{prefix}/{key}") for key in self.names(prefix)}
+        return {name: self.get(f"{prefix}/{name}".lstrip("/")) for name in self.names(prefix)}
 
     def names(self, prefix: str) -> list[str]:
         pages = self.client.get_paginator("list_objects_v2").paginate(
@@ -97,7 +100,7 @@ class Bucket:
 
     def clear(self, prefix: str) -> None:
         for name in self.names(prefix):
-            self.client.delete_object(Bucket=BUCKET, Key=f"{prefix}/{name}")
+            self.client.delete_object(Bucket=BUCKET, Key=f"{prefix}/{name}".lstrip("/"))
 
 
 def files_of(root: Path) -> dict[str, bytes]:
@@ -117,13 +120,21 @@ class Proxy:
         port: its own.
         requests: method and path of every request, in order.
         received: bytes of answers that went to the client.
-        act: called with the number of a writing request, from 1, and whether it was passed on.
+        act: called with the number of a writing request, from 1, and whether it was passed on;
+            where it says so, nothing more is done about that request.
+        under_way: requests that are with the server now.
     """
 
     port: int
     requests: list[tuple[str, str]] = field(default_factory=list)
     received: int = 0
-    act: Callable[[int, bool], None] | None = None
+    act: Callable[[int, bool], bool] | None = None
+    under_way: int = 0
+
+    def settled(self) -> None:
+        """Wait until the server is done with what it was sent."""
+        while self.under_way:
+            time.sleep(0.005)
 
     @property
     def writes(self) -> int:
@@ -143,17 +154,26 @@ def proxied(server: int) -> Iterator[Proxy]:
             with turn:
                 proxy.requests.append((self.command, self.path))
                 number = proxy.writes if self.command in WRITING else 0
-            act = proxy.act if number else None
-            if act is not None:
-                act(number, False)
+                proxy.under_way += 1
+            try:
+                self._served(body, (number and proxy.act) or (lambda *_: False), number)
+            finally:
+                with turn:
+                    proxy.under_way -= 1
+
+        def _served(self, body: bytes, act: Callable[[int, bool], bool], number: int) -> None:
+            self.close_connection = act(number, False)
+            if self.close_connection:
+                return
             link = http.client.HTTPConnection("127.0.0.1", server)
             headers = {k: v for k, v in self.headers.items() if k.lower() not in _HOP}
             link.request(self.command, self.path, body, headers)
             answer = link.getresponse()
             content = answer.read()
             link.close()
-            if act is not None:
-                act(number, True)
+            self.close_connection = act(number, True)
+            if self.close_connection:
+                return
             with contextlib.suppress(OSError):  # the client was killed
                 self.send_response_only(answer.status)
                 for name, value in answer.getheaders():

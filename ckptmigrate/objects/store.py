@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,6 +243,9 @@ def _of(root: Url) -> Store:
         ) from error
     except Exception as error:
         raise _explained(error, root) from error
+    # Retries and the like are told to who asks for logs; on a terminal one sentence is enough.
+    library = logging.getLogger(type(filesystem).__module__.partition(".")[0])
+    library.addHandler(logging.NullHandler())
     return Store(root, filesystem)
 
 
@@ -321,7 +325,7 @@ _WORDS: Final = {
 
 def _explained(error: BaseException, place: Url) -> StoreError:
     causes = list(_causes(error))
-    names = [_code(each) for each in causes] + [type(each).__name__ for each in causes]
+    names = [_code(error)] + [kind.__name__ for each in causes for kind in type(each).__mro__]
     what, fix = next(
         (_WORDS[name] for name in names if name in _WORDS),
         ("cannot be read or written", None),

@@ -1,0 +1,619 @@
+"""Checkpoints in object stores: a real S3 server, every sample, and a kill at every request."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import CORRUPT, HEALTHY, SAMPLES, Run, checkpoint_of, refused
+from s3_server import BUCKET, Bucket, Proxy, environment, files_of, proxied, served
+
+import ckptmigrate
+from ckptmigrate import LOSSES, Link, migrate, recovery
+from ckptmigrate.errors import DestinationError, StoreError
+from ckptmigrate.objects import publishing, store, swap
+from ckptmigrate.places import Url, place
+
+KEPT = ".ckptmigrate/"
+TRACKER = "latest_checkpointed_iteration.txt"
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """A server of this module's own, and the environment that leads to it."""
+    with served() as found, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(found).items():
+            patch.setenv(name, value)
+        store._of.cache_clear()
+        yield found
+        store._of.cache_clear()
+
+
+@pytest.fixture
+def bucket(port: int) -> Iterator[Bucket]:
+    found = Bucket(port)
+    found.clear("")
+    yield found
+    found.clear("")
+
+
+@pytest.fixture
+def s3(run: Run, port: int) -> Run:
+    """The command line, with the server as its endpoint."""
+    return lambda *arguments, **more: run(*arguments, **{**environment(port), **more})
+
+
+def url(name: str) -> str:
+    return f"s3://{BUCKET}/{name}"
+
+
+def target_of(name: str) -> str:
+    """A layout that a sample does not have."""
+    return "none-emitting" if name < "0.14" else "split-rerun"
+
+
+def without_time(tree: dict[str, bytes]) -> dict[str, object]:
+    """The sidecar as a value without what differs from run to run."""
+    found: dict[str, object] = dict(tree)
+    for name in tree:
+        if name.endswith("ckptmigrate.json"):
+            steps = json.loads(tree[name])["steps"]
+            found[name] = [{**step, "time": None} for step in steps]
+    return found
+
+
+# -- every sample
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_out_of_place_as_locally_and_back_byte_for_byte(
+    name: str, bucket: Bucket, tmp_path: Path
+) -> None:
+    source = files_of(SAMPLES / name)
+    bucket.put(SAMPLES / name, "run")
+    to, losses = target_of(name), tuple(LOSSES)
+    migrate(url("run"), to=to, output=url("out"), allow_loss=losses)
+    migrate(SAMPLES / name, to=to, output=tmp_path / "out", allow_loss=losses)
+    assert without_time(bucket.tree("out")) == without_time(files_of(tmp_path / "out"))
+    assert ckptmigrate.diff(url("out"), tmp_path / "out") == []
+    ckptmigrate.undo(url("out"))
+    assert bucket.tree("out") == source
+    assert bucket.tree("run") == source
+    assert {key.partition("/")[0] for key in bucket.names("")} == {"run", "out"}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_in_place_and_back_byte_for_byte(name: str, bucket: Bucket) -> None:
+    source = files_of(SAMPLES / name)
+    bucket.put(SAMPLES / name, "run")
+    plans = migrate(url("run"), to=target_of(name), in_place=True, allow_loss=tuple(LOSSES))
+    assert not plans[0].changes_nothing
+    assert bucket.tree("run") != source
+    payload = [key for key in source if key.endswith(".distcp")]
+    assert payload
+    assert all(bucket.get(f"run/{key}") == source[key] for key in payload)
+    ckptmigrate.undo(url("run"))
+    assert bucket.tree("run") == source
+
+
+def test_the_corrupt_sample_is_repaired_and_back(bucket: Bucket, s3: Run) -> None:
+    source = files_of(SAMPLES / CORRUPT)
+    bucket.put(SAMPLES / CORRUPT, "run")
+    refused(s3("downgrade", url("run"), "--to", "pre-rerun"), "is corrupt")
+    assert bucket.tree("run") == source
+    assert s3("verify", url("run")).returncode == 1
+    assert s3("repair", url("run"), "--in-place").returncode == 0
+    assert s3("verify", url("run")).returncode == 0
+    assert s3("undo", url("run")).returncode == 0
+    assert bucket.tree("run") == source
+
+
+@pytest.mark.parametrize("name", ["0.18.2-fault-dp2", "0.19.0-idle-tp2", CORRUPT])
+def test_the_reading_verbs_say_what_they_say_locally(name: str, bucket: Bucket, s3: Run) -> None:
+    bucket.put(SAMPLES / name, "run")
+    for verb in (("inspect",), ("check",), ("verify", "--hash"), ("check", "--reader", "0.14.0")):
+        here, there = s3(*verb, SAMPLES / name), s3(*verb, url("run"))
+        assert there.stdout == here.stdout.replace(str(SAMPLES / name), url("run")), verb
+        assert there.returncode == here.returncode
+
+
+# -- between kinds of places
+
+
+def test_local_to_a_store_and_from_a_store_to_local(
+    bucket: Bucket, s3: Run, tmp_path: Path
+) -> None:
+    name = "0.18.2-idle-tp2"
+    source = files_of(SAMPLES / name)
+    assert s3("downgrade", SAMPLES / name, "--to", "split-rerun", "-o", url("up")).returncode == 0
+    assert s3("undo", url("up")).returncode == 0
+    assert bucket.tree("up") == source
+    down = tmp_path / "down"
+    assert s3("downgrade", url("up"), "--to", "split-rerun", "-o", down).returncode == 0
+    assert s3("undo", down).returncode == 0
+    assert files_of(down) == source
+
+
+def test_progress_tells_every_byte_of_payload(bucket: Bucket, tmp_path: Path) -> None:
+    name = "0.18.2-idle-tp2"
+    told: dict[str, list[int]] = {"up": [], "inside": [], "down": []}
+    out = {"up": url("up"), "inside": url("inside"), "down": str(tmp_path / "down")}
+    start: str | Path = SAMPLES / name
+    for step, output in out.items():
+        migrate(start, to="pre-rerun", output=output, progress=told[step].append)
+        start = output
+    size = sum(len(v) for k, v in files_of(SAMPLES / name).items() if k.endswith(".distcp"))
+    assert all(sum(counts) >= size for counts in told.values()), told
+
+
+def test_file_urls_are_local_paths(s3: Run, tmp_path: Path) -> None:
+    name = "0.16.1-idle-w1"
+    out = tmp_path / "with space"
+    told = s3("upgrade", f"file://{SAMPLES / name}", "-o", f"file://{tmp_path}/with%20space")
+    assert told.returncode == 0, told.stderr
+    assert checkpoint_of(out).is_dir()
+    assert place(f"file://{out}") == out
+
+
+def test_memory_is_a_store(tmp_path: Path) -> None:
+    import fsspec
+
+    name = "0.18.2-fault-w1"
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{SAMPLES / name}/", "/tests/run/", recursive=True)
+    found = ckptmigrate.inspect("memory://tests/run")
+    assert found.layouts == ckptmigrate.inspect(SAMPLES / name).layouts
+    migrate("memory://tests/run", to="pre-rerun", in_place=True, allow_loss=["fault-context"])
+    migrate(
+        "memory://tests/run", to="split-rerun", output=tmp_path / "out", allow_loss=tuple(LOSSES)
+    )
+    ckptmigrate.undo("memory://tests/run")
+    memory.get("/tests/run/", f"{tmp_path}/back/", recursive=True)
+    assert files_of(tmp_path / "back") == files_of(SAMPLES / name)
+    memory.rm("/tests", recursive=True)
+
+
+# -- only what is needed is read
+
+
+@pytest.mark.parametrize("name", ["0.18.2-fault-dp2", "0.19.0-idle-tp2"])
+def test_inspect_reads_kilobytes(
+    name: str, bucket: Bucket, port: int, run: Run, record_property: Callable[[str, str], None]
+) -> None:
+    bucket.put(SAMPLES / name, "run")
+    checkpoint = f"run/{checkpoint_of(SAMPLES / name).name}"
+    large = f"{checkpoint}/__0_0.distcp"
+    put = bucket.client.put_object
+    put(Bucket=BUCKET, Key=large, Body=bucket.get(large) + bytes(64 * 1024 * 1024))
+    small = sum(len(bucket.get(f"{checkpoint}/{n}")) for n in (".metadata", "metadata.json"))
+    with proxied(port) as proxy:
+        told = run("inspect", url("run"), **environment(proxy.port))
+    assert told.returncode == 0, told.stderr
+    assert small < proxy.received < small + 128 * 1024
+    assert proxy.writes == 0
+    record_property(
+        "safety",
+        f"object stores: inspect of {name} with 64 MiB of payload read {proxy.received} bytes "
+        f"in {len(proxy.requests)} requests",
+    )
+
+
+def test_payload_is_copied_by_the_server(bucket: Bucket, port: int, run: Run) -> None:
+    name = "0.18.2-idle-w1"
+    bucket.put(SAMPLES / name, "run")
+    key = f"run/{checkpoint_of(SAMPLES / name).name}/__0_0.distcp"
+    content = bucket.get(key) + bytes(64 * 1024 * 1024)
+    bucket.client.put_object(Bucket=BUCKET, Key=key, Body=content)
+    code = """
+import sys, s3fs.core
+s3fs.core.MANAGED_COPY_THRESHOLD = 8 * 2**20  # so that a tenth of a GB is large
+from ckptmigrate import migrate
+migrate(sys.argv[1], to="split-rerun", output=sys.argv[2])
+"""
+    with proxied(port) as proxy:
+        subprocess.run(
+            [sys.executable, "-c", code, url("run"), url("out")],
+            env={**os.environ, **environment(proxy.port)},
+            check=True,
+        )
+    assert proxy.received < 1024 * 1024
+    assert any("uploadId" in path for method, path in proxy.requests if method == "PUT")
+    assert bucket.get(key.replace("run/", "out/")) == content
+
+
+# -- refusals
+
+
+def test_nothing_is_overwritten(bucket: Bucket, s3: Run) -> None:
+    bucket.put(SAMPLES / "0.18.2-idle-w1", "run")
+    bucket.client.put_object(Bucket=BUCKET, Key="out/mine", Body=b"keep")
+    before = bucket.tree("")
+    for out, why in ((url("out"), "exists"), (url("run/in"), "inside the source")):
+        refused(s3("downgrade", url("run"), "--to", "pre-rerun", "-o", out), why)
+    refused(s3("downgrade", url("run"), "--to", "pre-rerun", "-o", f"s3://{BUCKET}"), "bucket")
+    for link in (Link.REFLINK, Link.HARDLINK, Link.SYMLINK):
+        result = s3("downgrade", url("run"), "--to", "pre-rerun", "--link", link.value)
+        refused(result, f"--link {link.value}", "no links", "--link auto")
+    assert bucket.tree("") == before
+
+
+def test_a_destination_that_appears_meanwhile_is_left_alone(
+    bucket: Bucket, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.put(SAMPLES / "0.18.2-idle-w1", "run")
+    checkpoint = checkpoint_of(SAMPLES / "0.18.2-idle-w1").name
+    real = publishing._create_checkpoint
+
+    def late(*arguments: object) -> None:
+        bucket.client.put_object(Bucket=BUCKET, Key=f"out/{checkpoint}/mine", Body=b"keep")
+        bucket.client.put_object(Bucket=BUCKET, Key=f"out/{TRACKER}", Body=b"7")
+        real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(publishing, "_create_checkpoint", late)
+    with pytest.raises(DestinationError, match="somebody else"):
+        migrate(url("run"), to="pre-rerun", output=url("out"))
+    assert bucket.get(f"out/{checkpoint}/mine") == b"keep"
+
+
+@pytest.mark.parametrize(
+    ("place", "more", "words"),
+    [
+        ("s3://no-such-bucket/run", {}, ("s3://no-such-bucket: does not exist",)),
+        (f"s3://{BUCKET}/nowhere", {}, ("does not exist, and a checkpoint is",)),
+        ("s3://", {}, ("names no bucket",)),
+        ("nostore://a/run", {}, ("Protocol not known: nostore",)),
+        (
+            f"s3://{BUCKET}/run",
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"},
+            ("cannot be reached", "AWS_ENDPOINT_URL"),
+        ),
+        (
+            f"s3://{BUCKET}/run",
+            {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_CONFIG_FILE": os.devnull},
+            ("cannot be reached without credentials", "AWS_PROFILE"),
+        ),
+        (f"s3://{BUCKET}/run", {"AWS_PROFILE": "nobody"}, ("could not be found", "AWS_PROFILE")),
+        ("msc://nobody/run", {}, ('Profile "nobody" not found',)),
+    ],
+)
+def test_what_keeps_a_store_from_being_read_is_one_sentence(
+    place: str, more: dict[str, str], words: tuple[str, ...], s3: Run
+) -> None:
+    refused(s3("inspect", place, **more), *words)
+
+
+@pytest.mark.parametrize(
+    ("module", "place", "extra"),
+    [
+        ("s3fs", "s3://b/run", "s3"),
+        ("gcsfs", "gs://b/run", "gcs"),
+        ("multistorageclient", "msc://b/run", "msc"),
+        ("fsspec", "s3://b/run", "s3"),
+    ],
+)
+def test_a_missing_extra_is_named(module: str, place: str, extra: str) -> None:
+    code = f"import sys; sys.modules[{module!r}] = None; from ckptmigrate.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "inspect", place], capture_output=True, text=True, check=False
+    )
+    refused(result, "not installed", f"pip install 'ckptmigrate[{extra}]'")
+
+
+def test_access_denied_is_one_sentence(run: Run) -> None:
+    with served(INITIAL_NO_AUTH_ACTION_COUNT="1") as strict:
+        told = environment(strict)
+        refused(run("inspect", url("run"), **told), "access is denied", "AWS_PROFILE")
+
+
+def test_local_work_imports_no_store(tmp_path: Path) -> None:
+    code = (
+        "import sys; from ckptmigrate import migrate; migrate(sys.argv[1], to='pre-rerun', "
+        "output=sys.argv[2]); print([m for m in sys.modules if m.partition('.')[0] in "
+        "('fsspec', 's3fs', 'gcsfs', 'multistorageclient', 'boto3', 'aiohttp')])"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(SAMPLES / "0.18.2-idle-w1"), str(tmp_path / "out")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout == "[]\n"
+
+
+# -- locks
+
+
+def test_two_runs_are_kept_apart(bucket: Bucket, s3: Run) -> None:
+    bucket.put(SAMPLES / "0.18.2-idle-w1", "run")
+    checkpoint = f"run/{checkpoint_of(SAMPLES / '0.18.2-idle-w1').name}"
+    owner = {"user": "ann", "host": "node-2", "pid": 7, "since": "2026-01-01T00:00:00+00:00",
+             "boot": "another", "namespace": "x", "ticks": 1}  # fmt: skip
+    put = bucket.client.put_object
+    put(Bucket=BUCKET, Key=f"{checkpoint}/{KEPT}lock", Body=json.dumps(owner))
+    put(Bucket=BUCKET, Key="." + f"out{publishing._LOCK}", Body=json.dumps(owner))
+    before = bucket.tree("")
+    change = ("downgrade", url("run"), "--to", "pre-rerun")
+    refused(s3(*change, "--in-place"), "ann on node-2 (pid 7", "--break-lock")
+    refused(s3(*change, "-o", url("out")), "ann on node-2 (pid 7", "--break-lock")
+    refused(s3("recover", url("run")), "--break-lock")
+    assert bucket.tree("") == before
+    assert s3("recover", url("run"), "--break-lock").returncode == 0
+    assert s3("recover", url("out"), "--break-lock").returncode == 0
+    assert bucket.tree("run") == files_of(SAMPLES / "0.18.2-idle-w1")
+    assert s3(*change, "-o", url("out")).returncode == 0
+
+
+# -- a kill at every request that changes the store
+
+
+def _child(endpoint: int, work: str, told: tuple[str, ...]) -> None:
+    """What a killed process was at."""
+    os.environ.update(environment(endpoint))
+    losses = tuple(LOSSES)
+    if work == "out":
+        migrate(told[0], to=told[1], output=told[2], allow_loss=losses)
+    elif work == "in place":
+        migrate(told[0], to=told[1], in_place=True, allow_loss=losses)
+    elif work == "undo":
+        ckptmigrate.undo(told[0])
+    else:
+        recovery.recover(place(told[0]))
+
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["s3fs", "aiobotocore.session", "ckptmigrate", "s3_server"])
+
+
+@contextlib.contextmanager
+def killed(
+    proxy: Proxy, at: int, *, after: bool, work: str, told: tuple[str, ...]
+) -> Iterator[bool]:
+    """A process that is killed at one of its writing requests, before or after it is served.
+
+    Yields whether it came to that; else it came to its end.
+    """
+    proxy.requests.clear()
+    child = _FORKS.Process(target=_child, args=(proxy.port, work, told))
+
+    def act(number: int, passed_on: bool) -> bool:
+        if number == at and passed_on == after and child.pid is not None:
+            os.kill(child.pid, signal.SIGKILL)
+            return True
+        return False
+
+    proxy.act = act
+    child.start()
+    child.join(60)
+    proxy.settled()
+    proxy.act = None
+    assert child.exitcode in (0, -signal.SIGKILL), child.exitcode
+    yield child.exitcode != 0
+
+
+def _visible(tree: dict[str, bytes]) -> dict[str, bytes]:
+    """What a reader looks at."""
+    return {k: v for k, v in tree.items() if KEPT not in k and not k.endswith("ckptmigrate.json")}
+
+
+def _sweep(
+    bucket: Bucket,
+    port: int,
+    work: str,
+    told: tuple[str, ...],
+    setup: Callable[[], None],
+    about: str,
+    recover: str,
+) -> tuple[int, list[dict[str, bytes]]]:
+    """Kill at every writing request, recover, and judge.
+
+    Returns:
+        How many kills there were, and what each left once it was recovered.
+    """
+    left: list[dict[str, bytes]] = []
+    with proxied(port) as proxy:
+        for at, after in itertools.product(itertools.count(1), (False, True)):
+            setup()
+            before = bucket.tree(about)
+            with killed(proxy, at, after=after, work=work, told=told) as hit:
+                if not hit:
+                    done = bucket.tree(about)
+                    break
+                caught = bucket.tree(about)
+                marker = [k for k in caught if k.endswith("/metadata.json")]
+                # Caught half-way, it is none to any reader: as before, as after, or unmarked.
+                left.append(caught)
+                recovery.recover(place(recover))
+                result = bucket.tree(about)
+                assert result == before or not marker or _visible(caught) == _visible(result)
+                again = recovery.recover(place(recover))
+                assert again == {}, again
+                left[-1] = result
+            assert not [k for k in bucket.names("") if "ckptmigrate-" in k]
+    plain = [without_time(tree) for tree in left]
+    whole = without_time(done)
+    turn = next((i for i, tree in enumerate(plain) if tree == whole), len(plain))
+    assert all(tree == without_time(before) for tree in plain[:turn])
+    assert all(tree == whole for tree in plain[turn:])
+    assert 0 < turn < len(plain), "some before the commit, some after it"
+    return len(left), left
+
+
+NAME = "0.18.2-fault-dp2"
+
+
+def test_killed_out_of_place_at_every_request(
+    bucket: Bucket, port: int, record_property: Callable[[str, str], None]
+) -> None:
+    def setup() -> None:
+        bucket.clear("out")
+
+    bucket.put(SAMPLES / NAME, "run")
+    told = (url("run"), "split-rerun", url("out"))
+    kills, _ = _sweep(bucket, port, "out", told, setup, "out", url("out"))
+    assert bucket.tree("run") == files_of(SAMPLES / NAME)
+    record_property("safety", f"object stores: {kills} kills of a migration out of place, 0 bad")
+
+
+@pytest.mark.parametrize("work", ["in place", "undo"])
+def test_killed_in_place_at_every_request(
+    work: str, bucket: Bucket, port: int, record_property: Callable[[str, str], None]
+) -> None:
+    def setup() -> None:
+        bucket.clear("run")
+        bucket.put(SAMPLES / NAME, "run")
+        if work == "undo":
+            migrate(url("run"), to="split-rerun", in_place=True, allow_loss=tuple(LOSSES))
+
+    told = (url("run"), "split-rerun")
+    kills, _ = _sweep(bucket, port, work, told, setup, "run", url("run"))
+    record_property("safety", f"object stores: {kills} kills of {work} in a store, 0 bad")
+
+
+def test_recover_killed_at_every_request(
+    bucket: Bucket, port: int, record_property: Callable[[str, str], None]
+) -> None:
+    """The hardest state to recover: everything is out of place but the marker."""
+    bucket.put(SAMPLES / NAME, "run")
+    source = bucket.tree("run")
+    kills = 0
+    with proxied(port) as proxy:
+        told = (url("run"), "split-rerun")
+        for at in itertools.count(1):  # the last request before metadata.json comes back
+            with killed(proxy, at, after=True, work="in place", told=told) as hit:
+                assert hit
+            if _commits(proxy):
+                break
+            recovery.recover(place(url("run")))
+        recovery.recover(place(url("run")))
+        ckptmigrate.undo(url("run"))
+        assert bucket.tree("run") == source
+        for after in (False, True):
+            for number in itertools.count(1):
+                with killed(proxy, at, after=False, work="in place", told=told) as hit:
+                    assert hit
+                told_to = (url("run"),)
+                with killed(proxy, number, after=after, work="recover", told=told_to) as hit:
+                    pass
+                recovery.recover(place(url("run")))
+                assert bucket.tree("run") == source
+                if not hit:
+                    break
+                kills += 1
+    assert kills > 10
+    record_property("safety", f"object stores: {kills} kills of recover in a store, 0 bad")
+
+
+def _commits(proxy: Proxy) -> bool:
+    """Whether the last writing request brought metadata.json back."""
+    method, path = [each for each in proxy.requests if each[0] in ("PUT", "POST", "DELETE")][-1]
+    return method == "PUT" and path.endswith("/metadata.json") and KEPT not in path
+
+
+def test_uploads_in_parts_that_died_are_dropped(bucket: Bucket, port: int, s3: Run) -> None:
+    told = (str(SAMPLES / NAME), "split-rerun", url("out"))
+    with proxied(port) as proxy, killed(proxy, 4, after=True, work="out", told=told) as hit:
+        assert hit
+    start = bucket.client.create_multipart_upload
+    start(Bucket=BUCKET, Key="out/iter_0000005/__0_0.distcp")
+    other = start(Bucket=BUCKET, Key="outside")["UploadId"]
+    assert s3("recover", url("out")).returncode == 0
+    uploads = bucket.client.list_multipart_uploads(Bucket=BUCKET)["Uploads"]
+    assert [each["Key"] for each in uploads] == ["outside"]
+    bucket.client.abort_multipart_upload(Bucket=BUCKET, Key="outside", UploadId=other)
+    assert bucket.names("") == []
+
+
+# -- Megatron's own multi-storage-client
+
+
+def _msc(tmp_path: Path, port: int) -> str:
+    config = {
+        "profiles": {
+            "disk": {
+                "storage_provider": {
+                    "type": "file", "options": {"base_path": str(tmp_path / "disk")},
+                }
+            },
+            "moto": {
+                "storage_provider": {
+                    "type": "s3",
+                    "options": {
+                        "base_path": BUCKET, "region_name": "us-east-1",
+                        "endpoint_url": environment(port)["AWS_ENDPOINT_URL"],
+                    },
+                },
+                "credentials_provider": {
+                    "type": "S3Credentials",
+                    "options": {"access_key": "a", "secret_key": "b"},
+                },
+            },
+        }
+    }  # fmt: skip
+    file = tmp_path / "msc.json"
+    file.write_text(json.dumps(config))
+    (tmp_path / "disk").mkdir()
+    return str(file)
+
+
+@pytest.mark.parametrize("profile", ["disk", "moto"])
+def test_multi_storage_client(
+    profile: str, bucket: Bucket, port: int, s3: Run, tmp_path: Path
+) -> None:
+    more = {"MSC_CONFIG": _msc(tmp_path, port)}
+    source = files_of(SAMPLES / NAME)
+    run, out = f"msc://{profile}/run", f"msc://{profile}/out"
+    to = ("--to", "split-rerun", "--allow-loss", "fault-context")
+
+    def tree(name: str) -> dict[str, bytes]:
+        return bucket.tree(name) if profile == "moto" else files_of(tmp_path / "disk" / name)
+
+    def ok(*arguments: object) -> str:
+        told = s3(*arguments, **more)
+        assert told.returncode == 0, told.stderr
+        return told.stdout
+
+    local = tmp_path / "local"
+    ok("upgrade", SAMPLES / NAME, "--to", "always-sentinel", "-o", run)
+    assert _visible(tree("run")) == _visible(source)
+    assert f"use it as --load {out}" in ok("downgrade", run, *to, "-o", out)
+    ok("undo", out)
+    assert tree("out") == tree("run")
+    ok("downgrade", run, *to, "--in-place")
+    assert ok("verify", run, "--hash").splitlines()[0].startswith(run)
+    ok("undo", run)
+    assert _visible(tree("run")) == _visible(source)
+    ok("downgrade", run, *to, "-o", local)
+    ok("undo", local)
+    assert _visible(files_of(local)) == _visible(source)
+
+
+# -- gs:// cannot be reached from where the tests run
+
+
+def test_gs_is_handed_to_gcsfs_and_says_what_it_lacks() -> None:
+    found = place("gs://bucket/run")
+    assert found == Url("gs", "bucket/run")
+    code = (
+        "import os, sys; os.environ['GOOGLE_APPLICATION_CREDENTIALS'] = '/nowhere.json'; "
+        "import fsspec; fsspec.config.conf['gs'] = {'token': 'google_default'}; "
+        "from ckptmigrate.cli import main; main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, "inspect", "gs://bucket/run"],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    refused(result, "without credentials", "/nowhere.json", "GOOGLE_APPLICATION_CREDENTIALS")
+
+
+def test_a_library_user_gets_the_parts_of_the_sentence(port: int) -> None:
+    with pytest.raises(StoreError) as caught:
+        ckptmigrate.inspect("s3://no-such-bucket/run")
+    assert caught.value.path == Url("s3", "no-such-bucket")
+    assert swap.stage_of(Url("s3", "b/run")) == Url("s3", "b/run/.ckptmigrate/stage")
