@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ckptmigrate import locate, places, planning, undoing
-from ckptmigrate.commands import shell
+from ckptmigrate.commands import removal
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.linking import Link
 from ckptmigrate.places import Place
@@ -45,7 +45,7 @@ class Migration:
     def undo(self) -> list[str]:
         """The commands that take it back."""
         if self.destination is not None:
-            return [shell("rm", "-r", self.destination)]
+            return [removal(self.destination, "-r")]
         return [plan.undo for plan in self.plans if not plan.changes_nothing]
 
     def as_json(self, *, done: bool, link: Link | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from ckptmigrate.advice import Advice
 from ckptmigrate.checking import Verdict
@@ -240,7 +241,10 @@ def outcome(done: Migration, link: Link | None, tracker: Tracker | None = None) 
         lines += [f"rewrote {path}" for path in changed] or ["nothing was written"]
     else:
         by = "" if link is None else f", payload by {link.value}"
-        lines.append(f"wrote {done.destination}{by}: use it as {shell('--load', done.destination)}")
+        # Megatron reads local paths and multi-storage-client; other stores are for its callers.
+        loads = isinstance(done.destination, Path) or done.destination.protocol == "msc"
+        use = f": use it as {shell('--load', done.destination)}" if loads else ""
+        lines.append(f"wrote {done.destination}{by}{use}")
     note = " (the source is unchanged)" if done.destination else ""
     undo = done.undo() + ([tracker.undo] if tracker else [])
     lines += [f"undo: {command}{note}" for command in undo]

@@ -27,7 +27,7 @@ from ckptmigrate import (
     storage,
     versions,
 )
-from ckptmigrate.commands import command, shell
+from ckptmigrate.commands import command, copy, removal
 from ckptmigrate.converting import FAULT_CONTEXT, Converted
 from ckptmigrate.errors import CorruptError, DamagedError, RefusedError
 from ckptmigrate.linking import Link
@@ -91,7 +91,7 @@ class Tracker:
     def undo(self) -> str:
         """The command that takes it back."""
         file = self.root / locate.TRACKER_FILE
-        return shell("rm", file) if self.before is None else shell("cp", self.kept, file)
+        return removal(file) if self.before is None else copy(self.kept, file)
 
     def as_json(self) -> dict[str, Any]:
         """The documented JSON form (README, `repair --json`)."""

@@ -28,6 +28,15 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def answering(port: int) -> None:
+    """Wait until a server answers."""
+    for _ in range(600):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"nothing answers on port {port}")
+
+
 def environment(port: int) -> dict[str, str]:
     """What a user sets to reach the server; nothing of it is given to ckptmigrate itself."""
     return {
@@ -50,10 +59,7 @@ def served(**more: str) -> Iterator[int]:
         env={**os.environ, **more},
     ) as process:
         try:
-            for _ in range(600):
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
-                time.sleep(0.1)
+            answering(port)
             client(port).create_bucket(Bucket=BUCKET)
             yield port
         finally:

@@ -15,7 +15,17 @@ from pathlib import Path
 
 import pytest
 from conftest import CORRUPT, HEALTHY, SAMPLES, Run, checkpoint_of, refused
-from s3_server import BUCKET, Bucket, Proxy, environment, files_of, proxied, served
+from s3_server import (
+    BUCKET,
+    Bucket,
+    Proxy,
+    answering,
+    environment,
+    files_of,
+    free_port,
+    proxied,
+    served,
+)
 
 import ckptmigrate
 from ckptmigrate import LOSSES, Link, migrate, recovery
@@ -261,7 +271,7 @@ def test_a_destination_that_appears_meanwhile_is_left_alone(
     monkeypatch.setattr(publishing, "_create_checkpoint", late)
     with pytest.raises(DestinationError, match="somebody else"):
         migrate(url("run"), to="pre-rerun", output=url("out"))
-    assert bucket.get(f"out/{checkpoint}/mine") == b"keep"
+    assert bucket.tree("out") == {f"{checkpoint}/mine": b"keep", TRACKER: b"7"}
 
 
 @pytest.mark.parametrize(
@@ -325,6 +335,30 @@ def test_local_work_imports_no_store(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert told.stdout == "[]\n"
+
+
+# -- commands that are printed
+
+
+def test_the_undo_that_is_printed_works(bucket: Bucket, port: int, s3: Run) -> None:
+    def printed(told: subprocess.CompletedProcess[str]) -> str:
+        line = next(line for line in told.stdout.splitlines() if line.startswith("undo: "))
+        return line.removeprefix("undo: ").removesuffix(" (the source is unchanged)")
+
+    def shell(command: str) -> None:
+        subprocess.run(command, shell=True, env={**os.environ, **environment(port)}, check=True)
+
+    source = files_of(SAMPLES / "0.18.2-idle-w1")
+    bucket.put(SAMPLES / "0.18.2-idle-w1", "run")
+    shell(printed(s3("downgrade", url("run"), "--to", "pre-rerun", "-o", url("out"))))
+    assert bucket.names("out") == []
+    assert bucket.tree("run") == source
+    bucket.client.put_object(Bucket=BUCKET, Key=f"run/{TRACKER}", Body=b"99")
+    command = printed(s3("repair", url("run"), "--in-place"))
+    assert bucket.get(f"run/{TRACKER}") == source[TRACKER]
+    assert s3("inspect", url("run")).returncode == 0
+    shell(command)
+    assert bucket.get(f"run/{TRACKER}") == b"99"
 
 
 # -- locks
@@ -594,7 +628,42 @@ def test_multi_storage_client(
     assert _visible(files_of(local)) == _visible(source)
 
 
-# -- gs:// cannot be reached from where the tests run
+# -- gs://: Google's own servers cannot be reached from where the tests run
+
+
+@pytest.fixture
+def emulator() -> Iterator[dict[str, str]]:
+    """A server of Google Cloud Storage's API that is not Google's, by the way to it."""
+    listening = free_port()
+    command = [Path(sys.executable).with_name("gcp-storage-emulator"), "start", "--in-memory",
+               "--host=127.0.0.1", f"--port={listening}", f"--default-bucket={BUCKET}"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            answering(listening)
+            yield {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{listening}"}
+        finally:
+            process.kill()
+
+
+def test_gs_out_of_place_in_place_and_back(
+    emulator: dict[str, str], run: Run, tmp_path: Path
+) -> None:
+    def ok(*arguments: object) -> None:
+        told = run(*arguments, **emulator)
+        assert told.returncode == 0, told.stderr
+        assert told.stderr == ""
+
+    there = f"gs://{BUCKET}"
+    to = ("--to", "split-rerun", "--allow-loss", "fault-context")
+    ok("upgrade", SAMPLES / NAME, "--to", "always-sentinel", "-o", f"{there}/run")
+    ok("downgrade", f"{there}/run", *to, "-o", f"{there}/out")
+    ok("downgrade", f"{there}/run", *to, "--in-place")
+    refused(run("upgrade", SAMPLES / NAME, "-o", f"{there}/out", **emulator), "exists")
+    for name in ("run", "out"):
+        ok("undo", f"{there}/{name}")
+        ok("downgrade", f"{there}/{name}", *to, "-o", tmp_path / name)
+        ok("undo", tmp_path / name)
+        assert files_of(tmp_path / name) == files_of(SAMPLES / NAME)
 
 
 def test_gs_is_handed_to_gcsfs_and_says_what_it_lacks() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 import secrets
 import socket
 from collections.abc import Iterator
@@ -37,8 +38,13 @@ def take(lock: Url, about: Url) -> None:
 
 def owner_of(lock: Url) -> Owner | None:
     """Who holds a lock; None where that cannot be told."""
+    content = _content(lock)
+    return None if content is None else parse(content)
+
+
+def _content(lock: Url) -> bytes | None:
     try:
-        return parse(lock.store.read(lock))
+        return lock.store.read(lock)
     except FileNotFoundError:
         return None
 
@@ -49,28 +55,33 @@ def of_the_dead(lock: Url, about: Url, *, break_lock: bool = False) -> Iterator[
 
     Arguments and errors are those of `ckptmigrate.lock.of_the_dead`.
     """
-    with _alone_here(lock, about):
-        if lock.is_file():
-            owner = owner_of(lock)
-            found = holder(owner)
-            if found is Holder.ALIVE or (found is Holder.UNKNOWN and not break_lock):
-                raise refusal(owner, about)
-        else:
-            take(lock, about)
+    content = _content(lock)
+    if content is None:
+        take(lock, about)
+        yield
+        lock.store.remove(lock)
+        return
+    with _alone_here(lock, content, about):
+        owner = parse(content)
+        found = holder(owner)
+        if found is Holder.ALIVE or (found is Holder.UNKNOWN and not break_lock):
+            raise refusal(owner, about)
         yield
         lock.store.remove(lock)
 
 
 @contextlib.contextmanager
-def _alone_here(lock: Url, about: Url) -> Iterator[None]:
+def _alone_here(lock: Url, content: bytes, about: Url) -> Iterator[None]:
     """Only the dead of this machine are known to be dead: keep two that bury them apart.
 
     An abstract socket has no file, and is let go of by the kernel whatever becomes of us.
     """
-    name = hashlib.sha256(str(lock).encode()).hexdigest()
+    name = hashlib.sha256(str(lock).encode() + b"\0" + content).hexdigest()
     with socket.socket(socket.AF_UNIX) as guard:
         try:
             guard.bind(b"\0ckptmigrate-" + name.encode())
+            if _content(lock) != content:  # the other one has come to its end meanwhile
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise

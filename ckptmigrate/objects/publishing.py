@@ -152,7 +152,8 @@ def _create_checkpoint(
 def _take_back(destination: Url, why: BaseException) -> None:
     """Remove what was written by now; if that cannot be done, say so."""
     try:
-        outcome = _settle(destination)
+        theirs = str(why) if isinstance(why, FileExistsError) else None
+        outcome = _settle(destination, theirs)
         destination.store.remove(lock_of(destination))
     except (StoreError, DamagedError, OSError) as error:
         raise DestinationError(
@@ -190,8 +191,15 @@ def _finish(destination: Url) -> None:
         ) from error
 
 
-def _settle(destination: Url) -> str:
-    """Remove what the journal names, unless all of it stands; then the journal. Says which."""
+def _settle(destination: Url, theirs: str | None = None) -> str:
+    """Remove what the journal names, unless all of it stands; then the journal.
+
+    Args:
+        theirs: an object of that name which somebody else has written meanwhile.
+
+    Returns:
+        Which of it.
+    """
     journal = journal_of(destination)
     store = destination.store
     try:
@@ -202,12 +210,13 @@ def _settle(destination: Url) -> str:
     if last.is_file() and store.read(last) == tracker.encode():
         store.remove(journal)
         return COMPLETE
-    # What makes a checkpoint one goes first.
-    first = [name for name in names if name.endswith(f"/{manifest.MARKER_FILE}")]
-    for name in first:
-        store.remove(destination / name)
+    # Of the names that the journal tells only those that are there, whoever wrote it.
     there = {name for name, _ in store.walk(destination)}
-    rest = [(name, 0) for name in names if name in there]
+    left = [n for n in names if n in there and str(destination / n) != theirs]
+    # What makes a checkpoint one goes first.
+    for name in (name for name in left if name.endswith(f"/{manifest.MARKER_FILE}")):
+        store.remove(destination / name)
+    rest = [(name, 0) for name in left]
     carrying.at_once(rest, lambda file, _: store.remove(destination / file[0]), lambda _: None)
     store.abandoned(destination)
     store.remove(journal)

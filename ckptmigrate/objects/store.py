@@ -108,9 +108,8 @@ class Store:
             return int(self._fs.info(str(place))["size"])
 
     def is_directory(self, place: Url) -> bool:
-        """Whether there are objects below a place."""
-        found = self.list(place)
-        return bool(found.files or found.folders)
+        """Whether there are objects below a place; a directory without any (of a disk) is none."""
+        return next(self.walk(place), None) is not None
 
     def read(self, place: Url) -> bytes:
         """A whole object."""
@@ -129,19 +128,19 @@ class Store:
             FileExistsError: there is one of this name.
         """
         with _told(place):
+            if not self.is_exclusive:
+                if self._fs.exists(str(place)):
+                    raise FileExistsError(str(place))
+                self._fs.pipe_file(str(place), content)
+                return
             try:
-                if self.is_exclusive:
-                    self._fs.pipe_file(str(place), content, mode="create")
-                    return
-                if not self._fs.exists(str(place)):
-                    self._fs.pipe_file(str(place), content)
-                    return
-            except FileExistsError:
+                self._fs.pipe_file(str(place), content, mode="create")
+            except Exception as error:
+                if not _says_it_exists(error):
+                    raise
                 # A request that was sent twice, since the first answer was lost, meets itself.
-                if self._fs.cat_file(str(place)) == content:
-                    return
-                raise
-            raise FileExistsError(str(place))
+                if self._fs.cat_file(str(place)) != content:
+                    raise FileExistsError(str(place)) from error
 
     def replace(self, place: Url, content: bytes) -> None:
         """New bytes for an object, or a new object: a reader finds the old ones or the new."""
@@ -285,11 +284,17 @@ def _told(place: Url) -> Iterator[None]:
             raise _explained(error, place) from error
         raise
     except Exception as error:
-        if isinstance(error, FileExistsError | StoreError | DamagedError):
+        if isinstance(error, StoreError | DamagedError):
             raise
-        if _code(error) in ("PreconditionFailed", "ConditionalRequestConflict", "412"):
+        if _says_it_exists(error):
             raise FileExistsError(str(place)) from error
         raise _explained(error, place) from error
+
+
+def _says_it_exists(error: Exception) -> bool:
+    """Whether a store refuses to write over an object."""
+    refusals = ("PreconditionFailed", "ConditionalRequestConflict", "412")
+    return isinstance(error, FileExistsError) or _code(error) in refusals
 
 
 # The class or the code of an error -> what is wrong, and what to do. botocore, google-auth and
@@ -342,11 +347,13 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _code(error: BaseException) -> str:
-    """The code that S3 gave an error, or the first of its causes that has one."""
+    """The code that the server gave an error, or the first of its causes that has one."""
     for each in _causes(error):
         response = getattr(each, "response", None)
-        if isinstance(response, dict):
+        if isinstance(response, dict):  # botocore
             return str(response.get("Error", {}).get("Code", ""))
+        if type(each).__name__ == "HttpError":  # gcsfs
+            return str(getattr(each, "code", ""))
     return ""
 
 

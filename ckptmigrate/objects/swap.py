@@ -46,8 +46,7 @@ def lock_of(path: Url) -> Url:
 
 def is_unfinished(path: Url) -> bool:
     """Whether a migration in place is at work on a checkpoint, or left something of itself."""
-    found = path.store.list(path / sidecar.FOLDER)
-    return lock_of(path).name in found.files or stage_of(path).name in found.folders
+    return lock_of(path).is_file() or stage_of(path).is_dir()
 
 
 def check_whole(path: Url) -> None:
