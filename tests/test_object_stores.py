@@ -452,7 +452,7 @@ def _sweep(
     """
     left: list[dict[str, bytes]] = []
     with proxied(port) as proxy:
-        for at, after in itertools.product(itertools.count(1), (False, True)):
+        for at, after in ((n, after) for n in itertools.count(1) for after in (False, True)):
             setup()
             before = bucket.tree(about)
             with killed(proxy, at, after=after, work=work, told=told) as hit:
