@@ -1,84 +1,38 @@
-"""Checkpoints in object stores: a real S3 server, every sample, and a kill at every request."""
+"""Checkpoints in object stores: a real S3 server, every sample."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
-import multiprocessing
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import CORRUPT, HEALTHY, SAMPLES, Run, checkpoint_of, refused
+from object_stores import KEPT, TRACKER, url, without_time
 from s3_server import (
     BUCKET,
     Bucket,
-    Proxy,
-    answering,
     environment,
     files_of,
-    free_port,
     proxied,
     served,
 )
 
 import ckptmigrate
-from ckptmigrate import LOSSES, Link, migrate, recovery
+from ckptmigrate import LOSSES, Link, migrate
 from ckptmigrate.errors import DestinationError, StoreError
-from ckptmigrate.objects import publishing, store, swap
+from ckptmigrate.objects import publishing, swap
 from ckptmigrate.places import Url, place
 
-KEPT = ".ckptmigrate/"
-TRACKER = "latest_checkpointed_iteration.txt"
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """A server of this module's own, and the environment that leads to it."""
-    with served() as found, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(found).items():
-            patch.setenv(name, value)
-        store._of.cache_clear()
-        yield found
-        store._of.cache_clear()
-
-
-@pytest.fixture
-def bucket(port: int) -> Iterator[Bucket]:
-    found = Bucket(port)
-    found.clear("")
-    yield found
-    found.clear("")
-
-
-@pytest.fixture
-def s3(run: Run, port: int) -> Run:
-    """The command line, with the server as its endpoint."""
-    return lambda *arguments, **more: run(*arguments, **{**environment(port), **more})
-
-
-def url(name: str) -> str:
-    return f"s3://{BUCKET}/{name}"
+pytest_plugins = ["object_stores"]  # its fixtures
 
 
 def target_of(name: str) -> str:
     """A layout that a sample does not have."""
     return "none-emitting" if name < "0.14" else "split-rerun"
-
-
-def without_time(tree: dict[str, bytes]) -> dict[str, object]:
-    """The sidecar as a value without what differs from run to run."""
-    found: dict[str, object] = dict(tree)
-    for name in tree:
-        if name.endswith("ckptmigrate.json"):
-            steps = json.loads(tree[name])["steps"]
-            found[name] = [{**step, "time": None} for step in steps]
-    return found
 
 
 # -- every sample
@@ -382,303 +336,6 @@ def test_two_runs_are_kept_apart(bucket: Bucket, s3: Run) -> None:
     assert s3("recover", url("out"), "--break-lock").returncode == 0
     assert bucket.tree("run") == files_of(SAMPLES / "0.18.2-idle-w1")
     assert s3(*change, "-o", url("out")).returncode == 0
-
-
-# -- a kill at every request that changes the store
-
-
-def _child(endpoint: int, work: str, told: tuple[str, ...]) -> None:
-    """What a killed process was at."""
-    os.environ.update(environment(endpoint))
-    losses = tuple(LOSSES)
-    if work == "out":
-        migrate(told[0], to=told[1], output=told[2], allow_loss=losses)
-    elif work == "in place":
-        migrate(told[0], to=told[1], in_place=True, allow_loss=losses)
-    elif work == "undo":
-        ckptmigrate.undo(told[0])
-    else:
-        recovery.recover(place(told[0]))
-
-
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["s3fs", "aiobotocore.session", "ckptmigrate", "s3_server"])
-
-
-@contextlib.contextmanager
-def killed(
-    proxy: Proxy, at: int, *, after: bool, work: str, told: tuple[str, ...]
-) -> Iterator[bool]:
-    """A process that is killed at one of its writing requests, before or after it is served.
-
-    Yields whether it came to that; else it came to its end.
-    """
-    proxy.requests.clear()
-    child = _FORKS.Process(target=_child, args=(proxy.port, work, told))
-
-    def act(number: int, passed_on: bool) -> bool:
-        if number == at and passed_on == after and child.pid is not None:
-            os.kill(child.pid, signal.SIGKILL)
-            return True
-        return False
-
-    proxy.act = act
-    child.start()
-    child.join(60)
-    proxy.settled()
-    proxy.act = None
-    assert child.exitcode in (0, -signal.SIGKILL), child.exitcode
-    yield child.exitcode != 0
-
-
-def _visible(tree: dict[str, bytes]) -> dict[str, bytes]:
-    """What a reader looks at."""
-    return {k: v for k, v in tree.items() if KEPT not in k and not k.endswith("ckptmigrate.json")}
-
-
-def _sweep(
-    bucket: Bucket,
-    port: int,
-    work: str,
-    told: tuple[str, ...],
-    setup: Callable[[], None],
-    about: str,
-    recover: str,
-) -> tuple[int, list[dict[str, bytes]]]:
-    """Kill at every writing request, recover, and judge.
-
-    Returns:
-        How many kills there were, and what each left once it was recovered.
-    """
-    left: list[dict[str, bytes]] = []
-    with proxied(port) as proxy:
-        for at, after in ((n, after) for n in itertools.count(1) for after in (False, True)):
-            setup()
-            before = bucket.tree(about)
-            with killed(proxy, at, after=after, work=work, told=told) as hit:
-                if not hit:
-                    done = bucket.tree(about)
-                    break
-                caught = bucket.tree(about)
-                marker = [k for k in caught if k.endswith("/metadata.json")]
-                # Caught half-way, it is none to any reader: as before, as after, or unmarked.
-                left.append(caught)
-                recovery.recover(place(recover))
-                result = bucket.tree(about)
-                assert result == before or not marker or _visible(caught) == _visible(result)
-                again = recovery.recover(place(recover))
-                assert again == {}, again
-                left[-1] = result
-            assert not [k for k in bucket.names("") if "ckptmigrate-" in k]
-    plain = [without_time(tree) for tree in left]
-    whole = without_time(done)
-    turn = next((i for i, tree in enumerate(plain) if tree == whole), len(plain))
-    assert all(tree == without_time(before) for tree in plain[:turn])
-    assert all(tree == whole for tree in plain[turn:])
-    assert 0 < turn < len(plain), "some before the commit, some after it"
-    return len(left), left
-
-
-NAME = "0.18.2-fault-dp2"
-
-
-def test_killed_out_of_place_at_every_request(
-    bucket: Bucket, port: int, record_property: Callable[[str, str], None]
-) -> None:
-    def setup() -> None:
-        bucket.clear("out")
-
-    bucket.put(SAMPLES / NAME, "run")
-    told = (url("run"), "split-rerun", url("out"))
-    kills, _ = _sweep(bucket, port, "out", told, setup, "out", url("out"))
-    assert bucket.tree("run") == files_of(SAMPLES / NAME)
-    record_property("safety", f"object stores: {kills} kills of a migration out of place, 0 bad")
-
-
-@pytest.mark.parametrize("work", ["in place", "undo"])
-def test_killed_in_place_at_every_request(
-    work: str, bucket: Bucket, port: int, record_property: Callable[[str, str], None]
-) -> None:
-    def setup() -> None:
-        bucket.clear("run")
-        bucket.put(SAMPLES / NAME, "run")
-        if work == "undo":
-            migrate(url("run"), to="split-rerun", in_place=True, allow_loss=tuple(LOSSES))
-
-    told = (url("run"), "split-rerun")
-    kills, _ = _sweep(bucket, port, work, told, setup, "run", url("run"))
-    record_property("safety", f"object stores: {kills} kills of {work} in a store, 0 bad")
-
-
-def test_recover_killed_at_every_request(
-    bucket: Bucket, port: int, record_property: Callable[[str, str], None]
-) -> None:
-    """The hardest state to recover: everything is out of place but the marker."""
-    bucket.put(SAMPLES / NAME, "run")
-    source = bucket.tree("run")
-    kills = 0
-    with proxied(port) as proxy:
-        told = (url("run"), "split-rerun")
-        for at in itertools.count(1):  # the last request before metadata.json comes back
-            with killed(proxy, at, after=True, work="in place", told=told) as hit:
-                assert hit
-            if _commits(proxy):
-                break
-            recovery.recover(place(url("run")))
-        recovery.recover(place(url("run")))
-        ckptmigrate.undo(url("run"))
-        assert bucket.tree("run") == source
-        for after in (False, True):
-            for number in itertools.count(1):
-                with killed(proxy, at, after=False, work="in place", told=told) as hit:
-                    assert hit
-                told_to = (url("run"),)
-                with killed(proxy, number, after=after, work="recover", told=told_to) as hit:
-                    pass
-                recovery.recover(place(url("run")))
-                assert bucket.tree("run") == source
-                if not hit:
-                    break
-                kills += 1
-    assert kills > 10
-    record_property("safety", f"object stores: {kills} kills of recover in a store, 0 bad")
-
-
-def _commits(proxy: Proxy) -> bool:
-    """Whether the last writing request brought metadata.json back."""
-    method, path = [each for each in proxy.requests if each[0] in ("PUT", "POST", "DELETE")][-1]
-    return method == "PUT" and path.endswith("/metadata.json") and KEPT not in path
-
-
-def test_uploads_in_parts_that_died_are_dropped(bucket: Bucket, port: int, s3: Run) -> None:
-    told = (str(SAMPLES / NAME), "split-rerun", url("out"))
-    with proxied(port) as proxy, killed(proxy, 4, after=True, work="out", told=told) as hit:
-        assert hit
-    start = bucket.client.create_multipart_upload
-    start(Bucket=BUCKET, Key="out/iter_0000005/__0_0.distcp")
-    other = start(Bucket=BUCKET, Key="outside")["UploadId"]
-    assert s3("recover", url("out")).returncode == 0
-    uploads = bucket.client.list_multipart_uploads(Bucket=BUCKET)["Uploads"]
-    assert [each["Key"] for each in uploads] == ["outside"]
-    bucket.client.abort_multipart_upload(Bucket=BUCKET, Key="outside", UploadId=other)
-    assert bucket.names("") == []
-
-
-# -- Megatron's own multi-storage-client
-
-
-def _msc(tmp_path: Path, port: int) -> str:
-    config = {
-        "profiles": {
-            "disk": {
-                "storage_provider": {
-                    "type": "file", "options": {"base_path": str(tmp_path / "disk")},
-                }
-            },
-            "moto": {
-                "storage_provider": {
-                    "type": "s3",
-                    "options": {
-                        "base_path": BUCKET, "region_name": "us-east-1",
-                        "endpoint_url": environment(port)["AWS_ENDPOINT_URL"],
-                    },
-                },
-                "credentials_provider": {
-                    "type": "S3Credentials",
-                    "options": {"access_key": "a", "secret_key": "b"},
-                },
-            },
-        }
-    }  # fmt: skip
-    file = tmp_path / "msc.json"
-    file.write_text(json.dumps(config))
-    (tmp_path / "disk").mkdir()
-    return str(file)
-
-
-@pytest.mark.parametrize("profile", ["disk", "moto"])
-def test_multi_storage_client(
-    profile: str, bucket: Bucket, port: int, s3: Run, tmp_path: Path
-) -> None:
-    more = {"MSC_CONFIG": _msc(tmp_path, port)}
-    source = files_of(SAMPLES / NAME)
-    run, out = f"msc://{profile}/run", f"msc://{profile}/out"
-    to = ("--to", "split-rerun", "--allow-loss", "fault-context")
-
-    def tree(name: str) -> dict[str, bytes]:
-        return bucket.tree(name) if profile == "moto" else files_of(tmp_path / "disk" / name)
-
-    def ok(*arguments: object) -> str:
-        told = s3(*arguments, **more)
-        assert told.returncode == 0, told.stderr
-        return told.stdout
-
-    local = tmp_path / "local"
-    ok("upgrade", SAMPLES / NAME, "--to", "always-sentinel", "-o", run)
-    assert _visible(tree("run")) == _visible(source)
-    assert f"use it as --load {out}" in ok("downgrade", run, *to, "-o", out)
-    ok("undo", out)
-    assert tree("out") == tree("run")
-    ok("downgrade", run, *to, "--in-place")
-    assert ok("verify", run, "--hash").splitlines()[0].startswith(run)
-    ok("undo", run)
-    assert _visible(tree("run")) == _visible(source)
-    ok("downgrade", run, *to, "-o", local)
-    ok("undo", local)
-    assert _visible(files_of(local)) == _visible(source)
-
-
-# -- gs://: Google's own servers cannot be reached from where the tests run
-
-
-@pytest.fixture
-def emulator() -> Iterator[dict[str, str]]:
-    """A server of Google Cloud Storage's API that is not Google's, by the way to it."""
-    listening = free_port()
-    command = [Path(sys.executable).with_name("gcp-storage-emulator"), "start", "--in-memory",
-               "--host=127.0.0.1", f"--port={listening}", f"--default-bucket={BUCKET}"]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            answering(listening)
-            yield {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{listening}"}
-        finally:
-            process.kill()
-
-
-def test_gs_out_of_place_in_place_and_back(
-    emulator: dict[str, str], run: Run, tmp_path: Path
-) -> None:
-    def ok(*arguments: object) -> None:
-        told = run(*arguments, **emulator)
-        assert told.returncode == 0, told.stderr
-        assert told.stderr == ""
-
-    there = f"gs://{BUCKET}"
-    to = ("--to", "split-rerun", "--allow-loss", "fault-context")
-    ok("upgrade", SAMPLES / NAME, "--to", "always-sentinel", "-o", f"{there}/run")
-    ok("downgrade", f"{there}/run", *to, "-o", f"{there}/out")
-    ok("downgrade", f"{there}/run", *to, "--in-place")
-    refused(run("upgrade", SAMPLES / NAME, "-o", f"{there}/out", **emulator), "exists")
-    for name in ("run", "out"):
-        ok("undo", f"{there}/{name}")
-        ok("downgrade", f"{there}/{name}", *to, "-o", tmp_path / name)
-        ok("undo", tmp_path / name)
-        assert files_of(tmp_path / name) == files_of(SAMPLES / NAME)
-
-
-def test_gs_is_handed_to_gcsfs_and_says_what_it_lacks() -> None:
-    found = place("gs://bucket/run")
-    assert found == Url("gs", "bucket/run")
-    code = (
-        "import os, sys; os.environ['GOOGLE_APPLICATION_CREDENTIALS'] = '/nowhere.json'; "
-        "import fsspec; fsspec.config.conf['gs'] = {'token': 'google_default'}; "
-        "from ckptmigrate.cli import main; main()"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code, "inspect", "gs://bucket/run"],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    refused(result, "without credentials", "/nowhere.json", "GOOGLE_APPLICATION_CREDENTIALS")
 
 
 def test_a_library_user_gets_the_parts_of_the_sentence(port: int) -> None:
