@@ -1,49 +1,14 @@
-"""What the tests of object stores share: a server, its bucket, and the command line before it."""
+"""What the tests of object stores share."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
-import pytest
-from conftest import Run
-from s3_server import (
-    BUCKET,
-    Bucket,
-    environment,
-    served,
-)
-
-from ckptmigrate.objects import store
+from s3_server import BUCKET
 
 KEPT = ".ckptmigrate/"
 NAME = "0.18.2-fault-dp2"
 TRACKER = "latest_checkpointed_iteration.txt"
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """A server of this module's own, and the environment that leads to it."""
-    with served() as found, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(found).items():
-            patch.setenv(name, value)
-        store._of.cache_clear()
-        yield found
-        store._of.cache_clear()
-
-
-@pytest.fixture
-def bucket(port: int) -> Iterator[Bucket]:
-    found = Bucket(port)
-    found.clear("")
-    yield found
-    found.clear("")
-
-
-@pytest.fixture
-def s3(run: Run, port: int) -> Run:
-    """The command line, with the server as its endpoint."""
-    return lambda *arguments, **more: run(*arguments, **{**environment(port), **more})
 
 
 def url(name: str) -> str:

@@ -25,7 +25,7 @@ import ckptmigrate
 from ckptmigrate import LOSSES, migrate, recovery
 from ckptmigrate.places import place
 
-pytest_plugins = ["object_stores"]  # its fixtures
+pytest_plugins = ["store_fixtures"]
 
 
 def _child(endpoint: int, work: str, told: tuple[str, ...]) -> None:

@@ -27,7 +27,7 @@ from ckptmigrate.errors import DestinationError, StoreError
 from ckptmigrate.objects import publishing, swap
 from ckptmigrate.places import Url, place
 
-pytest_plugins = ["object_stores"]  # its fixtures
+pytest_plugins = ["store_fixtures"]
 
 
 def target_of(name: str) -> str:

@@ -22,7 +22,7 @@ from s3_server import (
 
 from ckptmigrate.places import Url, place
 
-pytest_plugins = ["object_stores"]  # its fixtures
+pytest_plugins = ["store_fixtures"]
 
 # -- Megatron's own multi-storage-client
 
