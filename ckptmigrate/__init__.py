@@ -21,7 +21,6 @@ Nothing here imports Megatron or torch, and no pickle is executed. Errors are
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
 
 from ckptmigrate import (
     advice,
@@ -32,6 +31,7 @@ from ckptmigrate import (
     migration,
     recovery,
     repairing,
+    storage,
     verifying,
 )
 from ckptmigrate.advice import Advice, Checked
@@ -47,16 +47,17 @@ from ckptmigrate.errors import (
     NotACheckpointError,
     PickleError,
     RefusedError,
+    StoreError,
     UnsupportedFormatError,
 )
 from ckptmigrate.inspection import Inspection
 from ckptmigrate.linking import Link
+from ckptmigrate.places import Place, Url, place
 from ckptmigrate.planning import Plan
 from ckptmigrate.readers import reader, readers
 from ckptmigrate.reading import read
 from ckptmigrate.releases import compat
 from ckptmigrate.repairing import Repair
-from ckptmigrate.storage import LocalDirectory
 from ckptmigrate.topology import Given
 from ckptmigrate.transaction import Progress
 from ckptmigrate.verifying import Verification
@@ -84,7 +85,9 @@ __all__ = [
     "Plan",
     "RefusedError",
     "Repair",
+    "StoreError",
     "UnsupportedFormatError",
+    "Url",
     "Verdict",
     "Verification",
     "__version__",
@@ -100,7 +103,7 @@ __all__ = [
 ]
 
 
-def inspect(path: str | Path, *, iteration: int | None = None) -> Inspection:
+def inspect(path: str | Place, *, iteration: int | None = None) -> Inspection:
     """What a checkpoint is.
 
     Args:
@@ -114,7 +117,7 @@ def inspect(path: str | Path, *, iteration: int | None = None) -> Inspection:
 
 
 def check(
-    path: str | Path,
+    path: str | Place,
     *,
     release: str | None = None,
     job: Job | None = None,
@@ -137,7 +140,7 @@ def check(
         RefusedError: there is no such release.
         CkptMigrateError: there is no readable torch_dist checkpoint.
     """
-    found = read(LocalDirectory(_one(path, iteration)))
+    found = read(storage.directory(_one(path, iteration)))
     job = job or Job()
     asked = [reader(release, compat(), torch)] if release else readers(compat(), torch)
     verdicts = [checking.check(found, each, job) for each in asked]
@@ -145,7 +148,7 @@ def check(
 
 
 def plan(
-    path: str | Path,
+    path: str | Place,
     *,
     to: str,
     iteration: int | None = None,
@@ -174,7 +177,7 @@ def plan(
         CkptMigrateError: there is no readable torch_dist checkpoint.
     """
     prepared = migration.prepare(
-        Path(path),
+        place(path),
         to,
         verb=verb,
         in_place=True,
@@ -189,10 +192,10 @@ def plan(
 
 
 def migrate(
-    path: str | Path,
+    path: str | Place,
     *,
     to: str,
-    output: str | Path | None = None,
+    output: str | Place | None = None,
     in_place: bool = False,
     iteration: int | None = None,
     every: bool = False,
@@ -233,12 +236,12 @@ def migrate(
     if in_place and output is not None:
         raise ValueError("output and in_place exclude each other")
     if in_place:
-        recovery.in_place(Path(path))
+        recovery.in_place(place(path))
     prepared = migration.prepare(
-        Path(path),
+        place(path),
         to,
         verb=verb,
-        output=None if output is None else Path(output),
+        output=None if output is None else place(output),
         in_place=in_place,
         iteration=iteration,
         every=every,
@@ -254,7 +257,7 @@ def migrate(
 
 
 def verify(
-    path: str | Path,
+    path: str | Place,
     *,
     load: bool = False,
     hashed: bool = False,
@@ -280,7 +283,7 @@ def verify(
         CkptMigrateError: there is no torch_dist checkpoint; what is wrong with one is a finding.
     """
     return verifying.verify(
-        Path(path),
+        place(path),
         load=load,
         hashed=hashed,
         iteration=iteration,
@@ -291,9 +294,9 @@ def verify(
 
 
 def repair(
-    path: str | Path,
+    path: str | Place,
     *,
-    output: str | Path | None = None,
+    output: str | Place | None = None,
     in_place: bool = False,
     rebuild_sentinel: bool = False,
     drop_rerun: bool = False,
@@ -331,9 +334,9 @@ def repair(
     if rebuild_sentinel and drop_rerun:
         raise ValueError("rebuild_sentinel and drop_rerun exclude each other")
     prepared = repairing.prepare(
-        Path(path),
+        place(path),
         repairing.Wanted(rebuild_sentinel, drop_rerun, given, known, hashed),
-        output=None if output is None else Path(output),
+        output=None if output is None else place(output),
         in_place=in_place,
         iteration=iteration,
         every=every,
@@ -343,7 +346,7 @@ def repair(
 
 
 def undo(
-    path: str | Path, *, iteration: int | None = None, every: bool = False
+    path: str | Place, *, iteration: int | None = None, every: bool = False
 ) -> tuple[Plan, ...]:
     """Take back the last migration in place: every small file as it was, byte for byte.
 
@@ -360,13 +363,13 @@ def undo(
         DestinationError: it cannot be written; it is as it was, or the sentence says that
             `ckptmigrate recover` has to make it so.
     """
-    recovery.in_place(Path(path))
-    prepared = migration.prepare_undo(Path(path), iteration=iteration, every=every)
+    recovery.in_place(place(path))
+    prepared = migration.prepare_undo(place(path), iteration=iteration, every=every)
     migration.carry_out(prepared)
     return prepared.plans
 
 
-def recover(path: str | Path, *, break_lock: bool = False) -> dict[Path, str]:
+def recover(path: str | Place, *, break_lock: bool = False) -> dict[Place, str]:
     """Clean up after a migration that did not finish: back, or forward once it was committed.
 
     Args:
@@ -379,10 +382,10 @@ def recover(path: str | Path, *, break_lock: bool = False) -> dict[Path, str]:
     Raises:
         CkptMigrateError: something is still at work there, or it cannot be read or written.
     """
-    return recovery.recover(Path(path), break_lock=break_lock)
+    return recovery.recover(place(path), break_lock=break_lock)
 
 
-def diff(a: str | Path, b: str | Path, *, iteration: int | None = None) -> list[Difference]:
+def diff(a: str | Place, b: str | Place, *, iteration: int | None = None) -> list[Difference]:
     """What differs in meaning between two checkpoints; empty where nothing does.
 
     Args:
@@ -392,9 +395,9 @@ def diff(a: str | Path, b: str | Path, *, iteration: int | None = None) -> list[
     Raises:
         CkptMigrateError: one of them is no readable torch_dist checkpoint.
     """
-    first, second = (read(LocalDirectory(_one(path, iteration))).manifest for path in (a, b))
+    first, second = (read(storage.directory(_one(path, iteration))).manifest for path in (a, b))
     return diffing.diff(first, second)
 
 
-def _one(path: str | Path, iteration: int | None) -> Path:
-    return locate.locate(Path(path), iteration=iteration).checkpoints[0]
+def _one(path: str | Place, iteration: int | None) -> Place:
+    return locate.locate(place(path), iteration=iteration).checkpoints[0]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+
+from ckptmigrate.places import Place
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Change:
             case, so that nobody reads a mixture.
     """
 
-    path: Path
+    path: Place
     files: Mapping[str, bytes | None]
     sidecar: bytes | None
     originals: Mapping[str, bytes]

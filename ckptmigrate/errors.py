@@ -7,9 +7,9 @@ attributes, so that a library user need not parse the sentence.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from ckptmigrate.places import Place
 from ckptmigrate.printable import printable
 
 
@@ -25,7 +25,7 @@ class Retry:
 
     add: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
-    path: Path | None = None
+    path: Place | None = None
 
 
 class CkptMigrateError(Exception):
@@ -45,7 +45,7 @@ class CkptMigrateError(Exception):
         self,
         reason: str,
         *,
-        path: Path | str | None = None,
+        path: Place | str | None = None,
         fix: str | None = None,
         layout: str | None = None,
         retry: Retry | None = None,
@@ -121,6 +121,10 @@ class RefusedError(CkptMigrateError):
 
 class DestinationError(CkptMigrateError):
     """The destination exists, lies in the source, or cannot be written."""
+
+
+class StoreError(CkptMigrateError):
+    """An object store cannot be reached, or does not let us read or write."""
 
 
 class CompatError(CkptMigrateError):

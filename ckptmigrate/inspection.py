@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ckptmigrate import common, evidence, metadata, sidecar, symbols
+from ckptmigrate import common, evidence, metadata, sidecar, storage, symbols
 from ckptmigrate.errors import CkptMigrateError, RefusedError
 from ckptmigrate.evidence import Writer
 from ckptmigrate.inert.short import short, words
 from ckptmigrate.inert.tree import Object
+from ckptmigrate.places import Place
 from ckptmigrate.reading import Reading, read
 from ckptmigrate.releases import compat, matches
 from ckptmigrate.rerun import STATES, Kind, RerunRecord
 from ckptmigrate.sidecar import Step
-from ckptmigrate.storage import LocalDirectory
 from ckptmigrate.topology import Topology, derive
 
 
@@ -58,7 +57,7 @@ class Inspection:
         anomalies: what a healthy checkpoint would not have.
     """
 
-    path: Path
+    path: Place
     iteration: int | None
     layouts: tuple[str, ...]
     likely: tuple[str, ...]
@@ -145,13 +144,13 @@ class Inspection:
         }
 
 
-def inspect(path: Path) -> Inspection:
+def inspect(path: Place) -> Inspection:
     """Look at one checkpoint directory.
 
     Raises:
         CkptMigrateError: no readable torch_dist checkpoint.
     """
-    directory = LocalDirectory(path)
+    directory = storage.directory(path)
     reading = read(directory)
     manifest, anomalies = reading.manifest, []
     try:

@@ -10,11 +10,11 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate.commands import shell
 from ckptmigrate.errors import DamagedError
+from ckptmigrate.places import Place
 from ckptmigrate.sidecar import digest
 from ckptmigrate.storage import Directory
 
@@ -118,7 +118,7 @@ def recorded(directory: Directory) -> Mapping[str, str]:
     return files
 
 
-def _fix(path: Path) -> str:
+def _fix(path: Place) -> str:
     remove = shell("rm", path)
     return f"have the reader go without --verify-integrity, and remove it with `{remove}`"
 

@@ -32,8 +32,9 @@ from ckptmigrate.change import Change
 from ckptmigrate.commands import command, shell
 from ckptmigrate.durable import remove, sync_directory, write
 from ckptmigrate.errors import DamagedError, DestinationError, Retry
+from ckptmigrate.places import Place
 from ckptmigrate.sidecar import FileState, digest
-from ckptmigrate.storage import LocalDirectory
+from ckptmigrate.storage import Directory, LocalDirectory, unreadable
 
 _JOURNAL: Final = "journal.json"
 _UNFINISHED_JOURNAL: Final = "journal.json.new"
@@ -95,7 +96,7 @@ def check_whole(path: Path) -> None:
     if not os.path.lexists(stage_of(path)):
         return
     if os.path.lexists(lock_of(path)):
-        raise lock.refusal(lock_of(path), path)
+        raise lock.refusal(lock.owner_of(lock_of(path)), path)
     raise DestinationError(
         "a migration in place did not finish on it",
         path=path,
@@ -152,16 +153,9 @@ def prepare(change: Change) -> Swap:
         OSError: the stage cannot be made.
     """
     path = change.path
+    assert isinstance(path, Path)
     _check_no_links(path, (*change.files, *change.marks))
-    check = LocalDirectory(path)
-    for name, planned in change.before.items():
-        if _digest(check, name) != planned:
-            raise DestinationError(
-                f"{name} was changed while the migration was planned",
-                path=path,
-                fix="run it again",
-                retry=Retry(),
-            )
+    new, files = changes(change, LocalDirectory(path))
     _check_originals(path)
     stage = stage_of(path)
     try:
@@ -170,15 +164,37 @@ def prepare(change: Change) -> Swap:
         check_whole(path)
         raise
     sync_directory(stage.parent)  # without a stage `recover` would leave new originals alone
+    return Swap(path, stage, new, files, hidden=bool(change.marks))
+
+
+def changes(change: Change, now: Directory) -> tuple[dict[str, bytes], dict[str, FileState]]:
+    """What a change in place comes to.
+
+    Args:
+        now: the directory as it is.
+
+    Returns:
+        Name -> bytes of every file that comes in; name -> digests of every one that goes or comes.
+
+    Raises:
+        DestinationError: the directory is not as it was planned from.
+    """
+    for name, planned in change.before.items():
+        if _digest(now, name) != planned:
+            raise DestinationError(
+                f"{name} was changed while the migration was planned",
+                path=change.path,
+                fix="run it again",
+                retry=Retry(),
+            )
     new = {name: content for name, content in change.files.items() if content is not None}
     if change.sidecar is not None:
         new[sidecar.FILE] = change.sidecar
     for name in change.marks:
         if name not in change.files:
-            new[name] = check.read(name)
+            new[name] = now.read(name)
     names = sorted({*change.files, *new, sidecar.FILE})
-    files = {name: FileState(_digest(check, name), digest(new.get(name))) for name in names}
-    return Swap(path, stage, new, files, hidden=bool(change.marks))
+    return new, {n: FileState(_digest(now, n), digest(new.get(n))) for n in names}
 
 
 def _check_no_links(path: Path, names: Collection[str]) -> None:
@@ -195,7 +211,7 @@ def _check_no_links(path: Path, names: Collection[str]) -> None:
 
 def _check_originals(path: Path) -> None:
     told = len(sidecar.load(LocalDirectory(path)))
-    stray = [folder for folder in _originals(path) if folder.name > _number(told)]
+    stray = [folder for folder in _originals(path) if folder.name > number(told)]
     if stray:
         raise DestinationError(
             f"holds originals that {sidecar.FILE} does not tell of",
@@ -212,15 +228,15 @@ def _originals(path: Path) -> list[Path]:
     )
 
 
-def _number(steps: int) -> str:
+def number(steps: int) -> str:
+    """The name of the folder of the last of so many steps; what comes after it is newer."""
     return Path(sidecar.folder(steps - 1)).name
 
 
 def begin(swap: Swap) -> None:
     """Write the journal: from here on `recover` knows what to do."""
     (swap.stage / _OLD).mkdir()
-    rows = {name: {"before": s.before, "after": s.after} for name, s in swap.files.items()}
-    write(swap.stage / _UNFINISHED_JOURNAL, json.dumps({"files": rows}, indent=1).encode())
+    write(swap.stage / _UNFINISHED_JOURNAL, dump(swap.files))
     os.rename(swap.stage / _UNFINISHED_JOURNAL, swap.stage / _JOURNAL)
     sync_directory(swap.stage)
     sync_directory(swap.stage.parent)
@@ -235,20 +251,20 @@ def perform(swap: Swap) -> None:
     """
     old = swap.stage / _OLD
     gone = [name for name, state in swap.files.items() if state.before is not None]
-    for names in reversed(_groups(gone)):
+    for names in reversed(groups(gone)):
         for name in reversed(names):
             if swap.hidden:
                 os.rename(swap.path / name, old / name)
             else:
                 write(old / name, (swap.path / name).read_bytes(), like=swap.path / name)
         _sync(swap.path, old)
-    for names in _groups(swap.new):
+    for names in groups(swap.new):
         for name in names:
             os.rename(swap.stage / name, swap.path / name)
         _sync(swap.path, swap.stage)
 
 
-def _groups(names: Collection[str]) -> list[list[str]]:
+def groups(names: Collection[str]) -> list[list[str]]:
     """Names in the order of coming: the first group is on disk before the marker moves."""
     marker = manifest.MARKER_FILE
     rest = sorted(set(names) - {marker}, key=lambda name: (name == metadata.FILE, name))
@@ -294,9 +310,9 @@ def settle(path: Path) -> Outcome:
     outcome = Outcome.UNTOUCHED
     if os.path.lexists(stage / _JOURNAL):
         files = _read_journal(stage / _JOURNAL)
-        if _is(path, files, after=True):
+        if matches(LocalDirectory(path), files, after=True):
             outcome = Outcome.COMMITTED
-        elif _is(path, files, after=False):
+        elif matches(LocalDirectory(path), files, after=False):
             outcome = Outcome.UNTOUCHED
         else:
             _roll_back(path, files)
@@ -314,8 +330,8 @@ def settle(path: Path) -> Outcome:
     return outcome
 
 
-def _is(path: Path, files: Mapping[str, FileState], *, after: bool) -> bool:
-    directory = LocalDirectory(path)
+def matches(directory: Directory, files: Mapping[str, FileState], *, after: bool) -> bool:
+    """Whether every file of a swap is as it was before, or is to be after."""
     return all(
         _digest(directory, name) == (state.after if after else state.before)
         for name, state in files.items()
@@ -324,14 +340,14 @@ def _is(path: Path, files: Mapping[str, FileState], *, after: bool) -> bool:
 
 def _roll_back(path: Path, files: Mapping[str, FileState]) -> None:
     old = stage_of(path) / _OLD
-    for names in _groups(files):
+    for names in groups(files):
         for name in names:
             if os.path.lexists(old / name):
                 os.replace(old / name, path / name)
             elif files[name].before is None and os.path.lexists(path / name):
                 os.unlink(path / name)
         _sync(path, old)
-    if not _is(path, files, after=False):
+    if not matches(LocalDirectory(path), files, after=False):
         raise DamagedError(
             "cannot be rolled back: a file is neither as before the migration nor kept",
             path=path,
@@ -346,19 +362,38 @@ def _remove_originals(path: Path) -> None:
     except DamagedError:
         return
     for folder in _originals(path):
-        if folder.name > _number(told):
+        if folder.name > number(told):
             remove(folder)
 
 
-def _digest(directory: LocalDirectory, name: str) -> str | None:
+def _digest(directory: Directory, name: str) -> str | None:
     return digest(directory.read(name)) if name in directory.files() else None
 
 
 def _read_journal(file: Path) -> dict[str, FileState]:
     try:
-        rows = json.loads(file.read_bytes())["files"]
+        content = file.read_bytes()
+    except OSError as error:
+        raise unreadable(file, error) from error
+    return parse(content, file)
+
+
+def dump(files: Mapping[str, FileState]) -> bytes:
+    """The bytes of a journal."""
+    rows = {name: {"before": s.before, "after": s.after} for name, s in files.items()}
+    return json.dumps({"files": rows}, indent=1).encode()
+
+
+def parse(content: bytes, file: Place) -> dict[str, FileState]:
+    """The digests in a journal.
+
+    Raises:
+        DamagedError: it is none.
+    """
+    try:
+        rows = json.loads(content)["files"]
         files = {str(n): FileState(row["before"], row["after"]) for n, row in rows.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(
             f"is no journal ({error})",
             path=file,

@@ -15,6 +15,7 @@ from ckptmigrate.commands import shell
 from ckptmigrate.durable import sync_directory
 from ckptmigrate.errors import DestinationError, Retry
 from ckptmigrate.manifest import METADATA_FILES
+from ckptmigrate.places import Url
 from ckptmigrate.storage import leads_out, unreadable
 
 
@@ -93,6 +94,20 @@ class Carrier:
             else:
                 self._carry_file(here, there)
         sync_directory(target)
+
+    def carry_objects(self, source: Url, target: Path, except_for: Collection[str] = ()) -> None:
+        """Everything below a place of a store into a directory that is there; always a copy.
+
+        Raises:
+            DestinationError: another means was asked for.
+            StoreError: the store cannot be read.
+            OSError: the target cannot be written.
+        """
+        from ckptmigrate.objects import carrying
+
+        carrying.check_link(self._asked, source)
+        carrying.from_store(source, target, except_for, self._progress)
+        self.used = Link.COPY
 
     def _carry_file(self, source: Path, target: Path) -> None:
         refusal: OSError | None = None

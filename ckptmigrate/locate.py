@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ckptmigrate import journal, recognise
+from ckptmigrate import places, recognise, storage
 from ckptmigrate.commands import command, shell
 from ckptmigrate.errors import NotACheckpointError, Retry
-from ckptmigrate.storage import LocalDirectory
+from ckptmigrate.places import Place
+from ckptmigrate.writing import writer
 
-TRACKER_FILE: Final = "latest_checkpointed_iteration.txt"
+TRACKER_FILE: Final = places.TRACKER_FILE
 RELEASE: Final = "release"
 _LONGEST_TRACKER: Final = 64  # characters
 _NON_PERSISTENT: Final = "non_persistent"
@@ -31,12 +31,12 @@ class Located:
             checkpoint directory of a name that no tracker leads to.
     """
 
-    path: Path
-    checkpoints: tuple[Path, ...]
+    path: Place
+    checkpoints: tuple[Place, ...]
     tracker: str | None
 
 
-def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> Located:
+def locate(path: Place, *, iteration: int | None = None, every: bool = False) -> Located:
     """The checkpoints that a PATH means: itself, or those of a root.
 
     Args:
@@ -51,13 +51,13 @@ def locate(path: Path, *, iteration: int | None = None, every: bool = False) -> 
     """
     found = find(path, iteration=iteration, every=every)
     for checkpoint in found.checkpoints:
-        journal.check_whole(checkpoint)
+        writer(checkpoint).check_whole()
     return found
 
 
-def find(path: Path, *, iteration: int | None = None, every: bool = False) -> Located:
+def find(path: Place, *, iteration: int | None = None, every: bool = False) -> Located:
     """The same, those included that a migration in place has left half-way."""
-    path = Path(os.path.abspath(path))
+    path = places.absolute(path)
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
         raise NotACheckpointError(
@@ -94,12 +94,12 @@ def find(path: Path, *, iteration: int | None = None, every: bool = False) -> Lo
     return Located(path, (chosen,), tracker)
 
 
-def is_one(path: Path) -> bool:
+def is_one(path: Place) -> bool:
     """Whether a directory is a checkpoint itself, and no root."""
     if (path / TRACKER_FILE).exists():
         return False
     # In the middle of a swap a checkpoint has neither of the files that it is known by.
-    return recognise.is_checkpoint(LocalDirectory(path)) or journal.stage_of(path).is_dir()
+    return recognise.is_checkpoint(storage.directory(path)) or writer(path).is_staged()
 
 
 def _tracker_of(name: str) -> str | None:
@@ -114,13 +114,13 @@ def directory_of(tracker: str) -> str:
     return RELEASE if tracker == RELEASE else f"iter_{int(tracker):07d}"
 
 
-def iterations(root: Path) -> list[int]:
+def iterations(root: Place) -> list[int]:
     """The iterations that a root holds a directory for, oldest first."""
-    names = (_tracker_of(item.name) for item in root.iterdir() if item.is_dir())
+    names = map(_tracker_of, storage.directory(root).folders())
     return sorted(int(name) for name in names if name is not None)
 
 
-def _every(root: Path) -> Located:
+def _every(root: Place) -> Located:
     numbers = iterations(root)
     found = [root / f"iter_{number:07d}" for number in numbers]
     if (root / RELEASE).is_dir():
@@ -139,7 +139,7 @@ def _every(root: Path) -> Located:
     return Located(root, tuple(found), str(numbers[-1]) if numbers else RELEASE)
 
 
-def _read_tracker(root: Path) -> str:
+def _read_tracker(root: Place) -> str:
     tracker = root / TRACKER_FILE
     if not tracker.is_file():
         raise NotACheckpointError(
@@ -157,15 +157,15 @@ def _read_tracker(root: Path) -> str:
     )
 
 
-def tracker_text(root: Path) -> str | None:
+def tracker_text(root: Place) -> str | None:
     """The text of a root's tracker file; None where it is neither an iteration nor RELEASE."""
     text = _text(root)
     return text if _leads(text) else None
 
 
-def _text(root: Path) -> str:
+def _text(root: Place) -> str:
     """The text of the tracker file; of a long one, a part that leads nowhere."""
-    content = LocalDirectory(root).read_range(TRACKER_FILE, 0, _LONGEST_TRACKER + 1)
+    content = storage.directory(root).read_range(TRACKER_FILE, 0, _LONGEST_TRACKER + 1)
     text = content.decode("ascii", "replace")
     return text.strip() if len(content) <= _LONGEST_TRACKER else text
 
@@ -174,7 +174,7 @@ def _leads(text: str) -> bool:
     return text == RELEASE or (text.isdigit() and len(text) <= _LONGEST_TRACKER)
 
 
-def _choices(root: Path) -> dict[str, Any]:
+def _choices(root: Place) -> dict[str, Any]:
     """What to do where a root leads to no iteration."""
     numbers = iterations(root)
     if not numbers:
@@ -186,8 +186,10 @@ def _choices(root: Path) -> dict[str, Any]:
     }
 
 
-def name_one(path: Path) -> str:
+def name_one(path: Place) -> str:
     """What to do where a path is no checkpoint: find one near it."""
+    if not isinstance(path, Path):
+        return f"name a root with {TRACKER_FILE}, or an iter_* directory in one"
     there = next(each for each in (path, *path.parents) if each.is_dir())
     find = shell("find", there, "-maxdepth", "4", "-name", TRACKER_FILE)
     return (
@@ -195,7 +197,7 @@ def name_one(path: Path) -> str:
     )
 
 
-def newest_non_persistent(root: Path, tracker: str) -> int | None:
+def newest_non_persistent(root: Place, tracker: str) -> int | None:
     """The newest non-persistent iteration, where it is not older than the tracker's."""
     beside = root / _NON_PERSISTENT
     if not beside.is_dir():
@@ -205,7 +207,7 @@ def newest_non_persistent(root: Path, tracker: str) -> int | None:
     return newest if newest >= persistent else None
 
 
-def _check_non_persistent(root: Path, tracker: str) -> None:
+def _check_non_persistent(root: Place, tracker: str) -> None:
     """A job with --non-persistent-ckpt-type global prefers ROOT/non_persistent where its
     iteration is not older (_load_base_checkpoint, megatron/training/checkpointing.py)."""
     beside = root / _NON_PERSISTENT

@@ -23,6 +23,7 @@ from typing import Final
 from ckptmigrate.commands import command, shell
 from ckptmigrate.durable import sync_directory
 from ckptmigrate.errors import DamagedError, DestinationError
+from ckptmigrate.places import Place
 
 _TEXTS: Final = ("user", "host", "since", "boot", "namespace")
 
@@ -122,7 +123,7 @@ def take(lock: Path, about: Path) -> None:
     try:
         os.symlink(json.dumps(asdict(this_process())), lock)
     except FileExistsError as error:
-        raise refusal(lock, about) from error
+        raise refusal(owner_of(lock), about) from error
     try:
         sync_directory(lock.parent)
     except OSError:
@@ -145,6 +146,11 @@ def owner_of(lock: Path) -> Owner | None:
                 "is no lock of ckptmigrate", path=lock, fix=f"remove it with `{shell('rm', lock)}`"
             ) from error
         return None
+    return parse(text)
+
+
+def parse(text: str | bytes) -> Owner | None:
+    """The owner that the text of a lock names; None where it names none."""
     try:
         found = json.loads(text)
         texts = {name: str(found[name]) for name in _TEXTS}
@@ -153,9 +159,8 @@ def owner_of(lock: Path) -> Owner | None:
         return None
 
 
-def refusal(lock: Path, about: Path) -> DestinationError:
-    """Why a lock that exists cannot be had, and what to do."""
-    owner = owner_of(lock)
+def refusal(owner: Owner | None, about: Place) -> DestinationError:
+    """Why a lock that somebody holds cannot be had, and what to do."""
     who = owner or "somebody unknown"
     found = holder(owner)
     if found is Holder.ALIVE:
@@ -202,9 +207,10 @@ def of_the_dead(lock: Path, about: Path, *, break_lock: bool = False) -> Iterato
         except OSError:
             pass
         if os.path.lexists(lock):
-            found = holder(owner_of(lock))
+            owner = owner_of(lock)
+            found = holder(owner)
             if found is Holder.ALIVE or (found is Holder.UNKNOWN and not break_lock):
-                raise refusal(lock, about)
+                raise refusal(owner, about)
         else:
             take(lock, about)
         yield

@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate import common, metadata
@@ -20,8 +19,9 @@ from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import torchfile
 from ckptmigrate.inert.torchfile import TorchFile
 from ckptmigrate.metadata import Blob, Metadata
+from ckptmigrate.places import Place
 from ckptmigrate.rerun import COMMON_ENTRY, SHARDED_KEY, StoredRerun
-from ckptmigrate.storage import Directory, check_link
+from ckptmigrate.storage import Directory
 
 MARKER_FILE: Final = "metadata.json"
 # The small files a migration may rewrite.
@@ -51,7 +51,7 @@ class Manifest:
     new_payload: bytes = field(default=b"", repr=False)
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         """The checkpoint directory, for messages."""
         return self.directory.path
 
@@ -116,10 +116,7 @@ class Manifest:
 
     def same_file(self, name: str, other: Manifest, other_name: str) -> bool:
         """Whether two payload files are one: the same inode, so the same bytes."""
-        try:
-            return (self.path / name).samefile(other.path / other_name)
-        except OSError:
-            return False
+        return self.directory.same_file(name, other.path / other_name)
 
     # -- edits; each returns another Manifest
 
@@ -270,7 +267,7 @@ def _check_payload(directory: Directory, edited: Metadata) -> None:
                 path=directory.path,
                 fix="restore the file from a copy",
             )
-        check_link(directory.path / name)
+        directory.check_link(name)
         if end > sizes[name]:
             raise DamagedError(
                 f"payload file {name} is truncated: it has {sizes[name]} bytes and .metadata "

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
-from ckptmigrate import locate, planning, staging, transaction, undoing
-from ckptmigrate.commands import shell
+from ckptmigrate import locate, places, planning, undoing
+from ckptmigrate.commands import removal
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.linking import Link
+from ckptmigrate.places import Place
 from ckptmigrate.planning import Plan
 from ckptmigrate.sidecar import digest
 from ckptmigrate.staging import Leftover
 from ckptmigrate.targets import target
 from ckptmigrate.topology import Given
+from ckptmigrate.transaction import Progress
 from ckptmigrate.version import __version__
+from ckptmigrate.writing import writer
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,16 @@ class Migration:
     """
 
     plans: tuple[Plan, ...]
-    destination: Path | None
+    destination: Place | None
     tracker: str
     names: tuple[str, ...]
-    recovered: Mapping[Path, str] = field(default_factory=dict)
+    recovered: Mapping[Place, str] = field(default_factory=dict)
     leftovers: tuple[Leftover, ...] = ()
 
     def undo(self) -> list[str]:
         """The commands that take it back."""
         if self.destination is not None:
-            return [shell("rm", "-r", self.destination)]
+            return [removal(self.destination, "-r")]
         return [plan.undo for plan in self.plans if not plan.changes_nothing]
 
     def as_json(self, *, done: bool, link: Link | None) -> dict[str, Any]:
@@ -62,7 +64,7 @@ class Migration:
         }
 
 
-def plan_json(plan: Plan, result: Path) -> dict[str, Any]:
+def plan_json(plan: Plan, result: Place) -> dict[str, Any]:
     """The documented JSON form of one plan, and where it leads."""
     files, size = plan.payload
     return {
@@ -88,11 +90,11 @@ def plan_json(plan: Plan, result: Path) -> dict[str, Any]:
 
 
 def prepare(
-    path: Path,
+    path: Place,
     to: str,
     *,
     verb: str | None = None,
-    output: Path | None = None,
+    output: Place | None = None,
     in_place: bool = False,
     iteration: int | None = None,
     every: bool = False,
@@ -102,20 +104,20 @@ def prepare(
     native: bool = False,
     strict: bool = False,
     hash_payload: bool = False,
-    progress: transaction.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Migration:
     """Plan the migration of every checkpoint that `path` means; writes nothing.
 
     `progress` is called with a number of bytes whenever that many were hashed.
 
     Raises:
-        CkptMigrateError: as `locate.locate`, `planning.plan`, `transaction.check_destination`.
+        CkptMigrateError: as `locate.locate`, `planning.plan`, `Writer.check_free`.
     """
     located = locate.locate(path, iteration=iteration, every=every)
     destination = None
     if not in_place:
         # Absolute, but not resolved: a user who names a link means the place of the link.
-        destination = output.absolute() if output else default_output(located.path, to)
+        destination = places.absolute(output) if output else default_output(located.path, to)
     wanted = target(to, torch=torch, native=native, strict=strict)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     plans = tuple(
@@ -135,11 +137,11 @@ def prepare(
     if all(plan.satisfied for plan in plans):
         destination = None
     elif destination is not None:
-        transaction.check_destination(destination, located.path)
+        writer(destination).check_free(located.path)
     return leading(plans, destination, located.tracker)
 
 
-def leading(plans: tuple[Plan, ...], destination: Path | None, tracker: str | None) -> Migration:
+def leading(plans: tuple[Plan, ...], destination: Place | None, tracker: str | None) -> Migration:
     """The plans with the names that their checkpoints get at the destination.
 
     Args:
@@ -150,12 +152,12 @@ def leading(plans: tuple[Plan, ...], destination: Path | None, tracker: str | No
     if tracker is None:
         tracker = locate.RELEASE if plans[0].iteration is None else str(plans[0].iteration)
         names = (locate.directory_of(tracker),)
-    beside = () if destination is None else tuple(staging.leftovers(destination.parent))
-    others = tuple(left for left in beside if left.destination != destination)
+    beside = [] if destination is None else writer(destination.parent).locked()
+    others = tuple(left for left in beside if left.is_over and left.destination != destination)
     return Migration(plans, destination, tracker, names, leftovers=others)
 
 
-def prepare_undo(path: Path, *, iteration: int | None = None, every: bool = False) -> Migration:
+def prepare_undo(path: Place, *, iteration: int | None = None, every: bool = False) -> Migration:
     """Plan to take back the last migration of every checkpoint that `path` means.
 
     Raises:
@@ -167,7 +169,7 @@ def prepare_undo(path: Path, *, iteration: int | None = None, every: bool = Fals
     return Migration(plans, None, located.tracker or "", names)
 
 
-def default_output(path: Path, to: str) -> Path:
+def default_output(path: Place, to: str) -> Place:
     """Where a migration goes that names no destination: `PATH.<to>`, a root of its own."""
     return path.with_name(f"{path.name}.{to}")
 
@@ -176,7 +178,7 @@ def carry_out(
     migration: Migration,
     *,
     link: Link = Link.AUTO,
-    progress: transaction.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Link | None:
     """Do what was planned.
 
@@ -187,9 +189,8 @@ def carry_out(
         DestinationError: the destination cannot be written; nothing was changed.
     """
     if migration.destination is not None:
-        return transaction.create(
+        return writer(migration.destination).create(
             dict(zip(migration.names, migration.plans, strict=True)),
-            migration.destination,
             migration.tracker,
             link=link,
             progress=progress,
@@ -197,7 +198,7 @@ def carry_out(
     done: list[Plan] = []
     for plan in migration.plans:
         try:
-            transaction.rewrite(plan)
+            writer(plan.path).rewrite(plan)
         except CkptMigrateError as error:
             changed = [each for each in done if not each.changes_nothing]
             if changed:

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
-from ckptmigrate import diffing, integrity, manifest, metadata, optimizer, rng, sidecar, versions
+from ckptmigrate import (
+    diffing,
+    integrity,
+    manifest,
+    metadata,
+    optimizer,
+    rng,
+    sidecar,
+    storage,
+    versions,
+)
 from ckptmigrate.change import Change
 from ckptmigrate.commands import command
 from ckptmigrate.converting import (
@@ -26,11 +35,11 @@ from ckptmigrate.diffing import Difference
 from ckptmigrate.errors import CorruptError, RefusedError, Retry
 from ckptmigrate.evidence import writer
 from ckptmigrate.manifest import Manifest
+from ckptmigrate.places import Place
 from ckptmigrate.reading import Reading, read
 from ckptmigrate.releases import minor
 from ckptmigrate.rerun import IN_PLACE, STATES, Kind
 from ckptmigrate.sidecar import FileState, Original, Step, digest
-from ckptmigrate.storage import LocalDirectory
 from ckptmigrate.targets import Target, reach
 from ckptmigrate.topology import Given
 
@@ -61,7 +70,7 @@ class Plan:
         payload: (number of payload files, their bytes), none of which is touched.
     """
 
-    path: Path
+    path: Place
     iteration: int | None
     verb: str
     source: tuple[str, ...]
@@ -106,7 +115,7 @@ class Plan:
 
 
 def plan(
-    path: Path,
+    path: Place,
     target: Target,
     *,
     verb: str | None,
@@ -136,7 +145,7 @@ def plan(
             that are unknown or contradict each other.
         CkptMigrateError: no readable torch_dist checkpoint.
     """
-    directory = LocalDirectory(path)
+    directory = storage.directory(path)
     damaged = integrity.mismatched(directory, payload=hash_payload, progress=progress)
     if damaged and INTEGRITY not in allowed:
         raise _no_integrity(path, damaged)
@@ -194,7 +203,7 @@ class Request:
     refreshed: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def _no_integrity(path: Path, damaged: list[str]) -> RefusedError:
+def _no_integrity(path: Place, damaged: list[str]) -> RefusedError:
     shown = ", ".join(damaged[:4]) + (f" and {len(damaged) - 4} more" if len(damaged) > 4 else "")
     return RefusedError(
         f"does not have the digest that {integrity.FILE} has for {shown}",
@@ -374,7 +383,7 @@ def untouched(found: Manifest, files: Collection[str]) -> tuple[int, int]:
     return len(kept), sum(kept)
 
 
-def _undo(path: Path, original: Original, *, recorded: bool) -> str:
+def _undo(path: Place, original: Original, *, recorded: bool) -> str:
     """The command that leads back in place: over what was recorded, or the last one again."""
     if recorded or not original.undone:
         return command("undo", path)

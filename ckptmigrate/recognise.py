@@ -7,15 +7,21 @@ check_is_distributed_checkpoint (core_v0.19.0): metadata.json makes a distribute
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ckptmigrate import manifest, metadata
-from ckptmigrate.errors import DamagedError, NotACheckpointError, Retry, UnsupportedFormatError
+from ckptmigrate.errors import (
+    DamagedError,
+    NotACheckpointError,
+    Retry,
+    StoreError,
+    UnsupportedFormatError,
+)
 from ckptmigrate.inert import torchfile
 from ckptmigrate.inert.short import short
 from ckptmigrate.inert.tree import Object
-from ckptmigrate.storage import Directory, LocalDirectory
+from ckptmigrate.places import Place
+from ckptmigrate.storage import Directory
 
 _OURS = "torch_dist"
 
@@ -35,8 +41,7 @@ def require_torch_dist(directory: Directory) -> None:
         DamagedError: metadata.json says torch_dist and `.metadata` is missing.
     """
     path, files = directory.path, directory.files()
-    parent = LocalDirectory(path.parent)
-    if {manifest.MARKER_FILE, metadata.FILE} <= parent.files().keys():
+    if _is_ours(path.parent):
         raise NotACheckpointError(
             f"is a checkpoint nested in {path.parent.name}, which carries it along",
             path=path,
@@ -87,7 +92,7 @@ def require_torch_dist(directory: Directory) -> None:
     )
 
 
-def _require_version(path: Path, marker: dict[str, Any]) -> None:
+def _require_version(path: Place, marker: dict[str, Any]) -> None:
     """Releases 0.7 to 0.20.dev0 write and read version 1 alone (CheckpointingConfig and
     register_default_strategy, core_v0.8.0 and core_v0.19.0 dist_checkpointing)."""
     for name, known in {"sharded_backend_version": 1, **manifest.COMMON_MARKER}.items():
@@ -100,8 +105,17 @@ def _require_version(path: Path, marker: dict[str, Any]) -> None:
             )
 
 
+def _is_ours(place: Place) -> bool:
+    """Whether a directory, of which nothing more is known, holds what makes a torch_dist one."""
+    try:
+        return all((place / name).is_file() for name in (manifest.MARKER_FILE, metadata.FILE))
+    except StoreError:  # of a bucket, one may be allowed to read a part alone
+        return False
+
+
 def _is_legacy(directory: Directory) -> bool:
-    return any(item.name.startswith("mp_rank_0") for item in directory.path.iterdir())
+    names = (*directory.folders(), *directory.files())
+    return any(name.startswith("mp_rank_0") for name in names)
 
 
 def _dcp_kind(directory: Directory) -> str:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptmigrate import journal, lock, staging
+from ckptmigrate import lock, places, storage
 from ckptmigrate.commands import command
-from ckptmigrate.durable import new_of, remove
 from ckptmigrate.errors import CkptMigrateError, DestinationError
-from ckptmigrate.locate import TRACKER_FILE
 from ckptmigrate.lock import Holder
+from ckptmigrate.places import Place
+from ckptmigrate.writing import writer
 
 
-def recover(path: Path, *, break_lock: bool = False) -> dict[Path, str]:
+def recover(path: Place, *, break_lock: bool = False) -> dict[Place, str]:
     """Make whole what a PATH means: a checkpoint, the checkpoints of a root, a destination.
 
     Stages are looked for beside PATH (of PATH itself and of PATH.<target>) and in it.
@@ -32,34 +31,34 @@ def recover(path: Path, *, break_lock: bool = False) -> dict[Path, str]:
         CkptMigrateError: something is still at work there, or cannot be read or written. What
             else there was to do is done all the same.
     """
-    path = Path(os.path.abspath(path))
+    path = places.absolute(path)
     found = _Found({}, [])
     _in_place(path, found, break_lock=break_lock)
     for destination in _destinations(path):
         with found.kept(destination):
-            what = staging.recover(destination, break_lock=break_lock)
-            found.done[staging.stage_of(destination)] = what
+            where, what = writer(destination).discard(break_lock=break_lock)
+            found.done[where] = what
     return found.result()
 
 
-def in_place(path: Path) -> dict[Path, str]:
+def in_place(path: Place) -> dict[Place, str]:
     """The same for migrations in place alone: what a verb does first that is to change PATH.
 
     Raises:
         CkptMigrateError: as `recover`.
     """
     found = _Found({}, [])
-    _in_place(Path(os.path.abspath(path)), found, break_lock=False)
+    _in_place(places.absolute(path), found, break_lock=False)
     return found.result()
 
 
 @dataclass(frozen=True)
 class _Found:
-    done: dict[Path, str]
+    done: dict[Place, str]
     errors: list[CkptMigrateError]
 
     @contextlib.contextmanager
-    def kept(self, place: Path) -> Iterator[None]:
+    def kept(self, place: Place) -> Iterator[None]:
         """Go on with other places after an error at one."""
         try:
             yield
@@ -74,31 +73,31 @@ class _Found:
             told.__cause__ = error
             self.errors.append(told)
 
-    def result(self) -> dict[Path, str]:
+    def result(self) -> dict[Place, str]:
         if self.errors:
             raise self.errors[0]
         return self.done
 
 
-def _in_place(path: Path, found: _Found, *, break_lock: bool) -> None:
-    inside = sorted(item for item in path.glob("*") if item.is_dir() and not item.is_symlink())
-    for checkpoint in (path, *inside):
+def _in_place(path: Place, found: _Found, *, break_lock: bool) -> None:
+    inside = storage.directory(path).folders() if path.is_dir() else ()
+    for checkpoint in (path, *(path / name for name in inside)):
+        if isinstance(checkpoint, Path) and checkpoint.is_symlink() and checkpoint != path:
+            continue
         with found.kept(checkpoint):
-            if journal.is_unfinished(checkpoint):
-                outcome = journal.recover(checkpoint, break_lock=break_lock)
+            if writer(checkpoint).is_unfinished():
+                outcome = writer(checkpoint).recover(break_lock=break_lock)
                 found.done[checkpoint] = outcome.value
-    fresh = new_of(path / TRACKER_FILE)
-    if os.path.lexists(fresh):
-        with found.kept(path):
-            remove(fresh)
-            found.done[fresh] = "removed what giving the root its tracker file left"
+    with found.kept(path):
+        for left in writer(path).clear_repoint():
+            found.done[left] = "removed what giving the root its tracker file left"
 
 
-def _destinations(path: Path) -> list[Path]:
+def _destinations(path: Place) -> list[Place]:
     """The destinations with a stage that PATH means; those that live are meant by name alone."""
     found = []
     for folder in (path.parent, path):
-        for left in staging.locked(folder):
+        for left in writer(folder).locked():
             name = left.destination.name
             meant = folder == path or name == path.name or name.startswith(f"{path.name}.")
             alive = lock.holder(left.owner) is Holder.ALIVE

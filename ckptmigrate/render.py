@@ -16,6 +16,7 @@ from ckptmigrate.lines import Line
 from ckptmigrate.linking import Link
 from ckptmigrate.locate import TRACKER_FILE
 from ckptmigrate.migration import Migration
+from ckptmigrate.places import Place
 from ckptmigrate.planning import Plan
 from ckptmigrate.repairing import Repair, Tracker
 from ckptmigrate.rerun import STATES, Kind
@@ -188,7 +189,7 @@ def repair(found: Repair, *, full: bool = False) -> list[Line]:
     return lines
 
 
-def recovered(done: Mapping[Path, str]) -> list[Line]:
+def recovered(done: Mapping[Place, str]) -> list[Line]:
     """What was made of migrations that had not finished."""
     return [Line(f"{place}: {what}", hang=2) for place, what in done.items()]
 
@@ -201,7 +202,10 @@ def outcome(done: Migration, link: Link | None, tracker: Tracker | None = None) 
         told = [f"rewrote {path}" for path in changed] or ["nothing was written"]
     else:
         by = "" if link is None else f", payload by {link.value}"
-        told = [f"wrote {done.destination}{by}: use it as {shell('--load', done.destination)}"]
+        # Megatron reads local paths and multi-storage-client; other stores are for its callers.
+        loads = isinstance(done.destination, Path) or done.destination.protocol == "msc"
+        use = f": use it as {shell('--load', done.destination)}" if loads else ""
+        told = [f"wrote {done.destination}{by}{use}"]
     lines = [_answer(text) for text in told]
     note = " (the source is unchanged)" if done.destination else ""
     undo = done.undo() + ([tracker.undo] if tracker else [])
@@ -229,7 +233,7 @@ def differences(found: Sequence[Difference], *, full: bool) -> list[Line]:
 # -- check
 
 
-def verdict(path: Path, found: Verdict, advice: Advice) -> list[Line]:
+def verdict(path: Place, found: Verdict, advice: Advice) -> list[Line]:
     """`check --reader` in lines: the answer, then each reason and what to do."""
     release = f"release {found.reader.release} (torch {found.reader.torch})"
     lines = [_answer(f"{_resumes(found)}: {release} on {path}")]
@@ -254,7 +258,7 @@ def _advice(found: Verdict, advice: Advice) -> list[Line]:
     return [Line(text, "fix: ", 2, hang=4) for text in told]
 
 
-def verdicts(path: Path, found: Sequence[Verdict]) -> list[Line]:
+def verdicts(path: Place, found: Sequence[Verdict]) -> list[Line]:
     """`check` in lines, one per release."""
     good = sum(verdict.resumes for verdict in found)
     lines = [_answer(f"{path}: {good} of {len(found)} releases resume")]

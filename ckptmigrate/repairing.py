@@ -12,39 +12,39 @@ checkpoint (`sidecar.original`): so no downgrade brings the damage back.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate import (
-    journal,
     locate,
     manifest,
     migration,
+    places,
     planning,
     sidecar,
-    transaction,
+    storage,
     versions,
 )
-from ckptmigrate.commands import command, shell
+from ckptmigrate.commands import command, copy, removal
 from ckptmigrate.converting import FAULT_CONTEXT, Converted
 from ckptmigrate.errors import CorruptError, DamagedError, RefusedError, Retry
 from ckptmigrate.linking import Link
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.migration import Migration
+from ckptmigrate.places import Place
 from ckptmigrate.planning import Plan, Request
 from ckptmigrate.reading import Reading, read
 from ckptmigrate.rerun import IDLE, IN_PLACE, MODE_VALIDATE, STATES, Kind, RerunRecord, StoredRerun
 from ckptmigrate.sidecar import REPAIR, FileState, Original, Step, digest
-from ckptmigrate.storage import LocalDirectory
 from ckptmigrate.topology import Given, derive
+from ckptmigrate.transaction import Progress
 from ckptmigrate.verifying import Verified, roots, verify_one
 from ckptmigrate.verifying.findings import CODES, Finding
 from ckptmigrate.version import __version__
 from ckptmigrate.versions import Layout, facts, none_emitting, pre_rerun, sharded_rerun
+from ckptmigrate.writing import writer
 
 _RERUN: Final = "rerun-shards-missing"
 _DIGEST: Final = "integrity-mismatch"
@@ -81,17 +81,17 @@ class Tracker:
         kept: where the old one will be kept.
     """
 
-    root: Path
+    root: Place
     before: bytes | None
     text: str
     why: str
-    kept: Path
+    kept: Place
 
     @property
     def undo(self) -> str:
         """The command that takes it back."""
         file = self.root / locate.TRACKER_FILE
-        return shell("rm", file) if self.before is None else shell("cp", self.kept, file)
+        return removal(file) if self.before is None else copy(self.kept, file)
 
     def as_json(self) -> dict[str, Any]:
         """The documented JSON form (README, `repair --json`)."""
@@ -135,10 +135,10 @@ class Repair:
 
 
 def prepare(
-    path: Path,
+    path: Place,
     wanted: Wanted,
     *,
-    output: Path | None = None,
+    output: Place | None = None,
     in_place: bool = False,
     iteration: int | None = None,
     every: bool = False,
@@ -153,11 +153,11 @@ def prepare(
 
     Raises:
         RefusedError: something is lost that no repair can bring back.
-        CkptMigrateError: as `roots.choose`, `transaction.check_destination`.
+        CkptMigrateError: as `roots.choose`, `Writer.check_free`.
     """
     chosen = roots.choose(path, iteration=iteration, every=every)
     for each in chosen.checkpoints:
-        journal.check_whole(each)
+        writer(each).check_whole()
     tracker = None
     if not chosen.is_root:
         text = locate.locate(chosen.path).tracker
@@ -177,14 +177,14 @@ def prepare(
     destination = None
     if not in_place and (tracker is not None or not all(each.changes_nothing for each in plans)):
         destination = output or migration.default_output(chosen.path, "repaired")
-        destination = Path(os.path.abspath(destination))
-        transaction.check_destination(destination, chosen.path)
+        destination = places.absolute(destination)
+        writer(destination).check_free(chosen.path)
         tracker = None  # the new root has one of its own
     return Repair(migration.leading(plans, destination, text), tracker)
 
 
 def carry_out(
-    repair: Repair, *, link: Link = Link.AUTO, progress: transaction.Progress | None = None
+    repair: Repair, *, link: Link = Link.AUTO, progress: Progress | None = None
 ) -> Link | None:
     """Do what was planned; checkpoints first, the tracker that leads to one of them last.
 
@@ -197,7 +197,7 @@ def carry_out(
         files = {locate.TRACKER_FILE: FileState(digest(found.before), digest(found.text.encode()))}
         what = (f"~ tracker -> {found.text}: {found.why}",)
         step = Step(REPAIR, (), found.text, __version__, _now(), changes=what, files=files)
-        transaction.repoint(found.root, found.text, step)
+        writer(found.root).repoint(found.text, step)
     return used
 
 
@@ -218,7 +218,7 @@ def _astray(chosen: roots.Chosen, wanted: Wanted) -> str | None:
     return f"{chosen.named.name} is not whole: {lost[0].what}" if lost else None
 
 
-def _newest_good(chosen: roots.Chosen, wanted: Wanted, why: str) -> Path:
+def _newest_good(chosen: roots.Chosen, wanted: Wanted, why: str) -> Place:
     bad = []
     for each in reversed(roots.all_of(chosen.path)):
         if each == chosen.named:
@@ -236,17 +236,17 @@ def _newest_good(chosen: roots.Chosen, wanted: Wanted, why: str) -> Path:
     )
 
 
-def _tracker(root: Path, text: str, why: str) -> Tracker:
+def _tracker(root: Place, text: str, why: str) -> Tracker:
     file = root / locate.TRACKER_FILE
-    before = file.read_bytes() if file.is_file() else None
-    kept = root / sidecar.folder(len(sidecar.load(LocalDirectory(root)))) / file.name
+    before = storage.directory(root).read(file.name) if file.is_file() else None
+    kept = root / sidecar.folder(len(sidecar.load(storage.directory(root)))) / file.name
     return Tracker(root, before, text, why, kept)
 
 
 # -- one checkpoint
 
 
-def plan(path: Path, wanted: Wanted, *, now: str) -> Plan:
+def plan(path: Place, wanted: Wanted, *, now: str) -> Plan:
     """Plan the repair of one checkpoint directory.
 
     Raises:
@@ -263,7 +263,7 @@ def plan(path: Path, wanted: Wanted, *, now: str) -> Plan:
             path=path,
             fix=f"{first.remedy}; for all of it see `{command('verify', path)}`",
         )
-    directory = LocalDirectory(path)
+    directory = storage.directory(path)
     current = read(directory)
     result, notes, losses = _rerun(current, wanted)
     # What changed in the common state goes where the common state is.

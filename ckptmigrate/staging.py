@@ -18,6 +18,7 @@ from ckptmigrate.commands import command, shell
 from ckptmigrate.durable import remove, sync_directory
 from ckptmigrate.errors import DestinationError
 from ckptmigrate.lock import Holder
+from ckptmigrate.places import Place
 
 _STAGE: Final = ".ckptmigrate-stage"
 _LOCK: Final = ".ckptmigrate-lock"
@@ -28,8 +29,13 @@ REMOVED: Final = "removed what an unfinished migration to it had staged"
 class Leftover:
     """What a migration out of place that did not finish left beside its destination."""
 
-    destination: Path
+    destination: Place
     owner: lock.Owner | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run that left it is known to be gone."""
+        return lock.holder(self.owner) is Holder.DEAD
 
     @property
     def fix(self) -> str:
@@ -117,11 +123,6 @@ def locked(directory: Path) -> list[Leftover]:
         for place in places
         if place.is_symlink()
     ]
-
-
-def leftovers(directory: Path) -> list[Leftover]:
-    """What runs that are over left in a directory."""
-    return [each for each in locked(directory) if lock.holder(each.owner) is Holder.DEAD]
 
 
 def recover(destination: Path, *, break_lock: bool = False) -> str:

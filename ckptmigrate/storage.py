@@ -11,11 +11,13 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 from ckptmigrate.errors import DamagedError
+from ckptmigrate.places import Place
 
 # Of what is held in memory at once, in bytes. A `.metadata` of a million entries has 432 MB.
 LARGEST_PART: Final = 4 * 1024**3
@@ -31,11 +33,14 @@ class Directory(Protocol):
     """One checkpoint directory, to read from."""
 
     @property
-    def path(self) -> Path:
-        """Its place, for messages."""
+    def path(self) -> Place:
+        """Its place."""
 
     def files(self) -> Mapping[str, int]:
         """Name -> size in bytes of every file directly inside."""
+
+    def folders(self) -> Collection[str]:
+        """The names of the directories directly inside."""
 
     def read(self, name: str) -> bytes:
         """A whole file; only ever asked for the small ones."""
@@ -43,44 +48,79 @@ class Directory(Protocol):
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`; fewer where the file ends before."""
 
+    def check_link(self, name: str) -> None:
+        """Make sure that a file is no link to what is no part of a checkpoint.
+
+        Raises:
+            DamagedError: it is one; names where it leads.
+        """
+
+    def same_file(self, name: str, other: Place) -> bool:
+        """Whether a file and another are one, so that their bytes need not be compared."""
+
+
+def directory(place: Place) -> Directory:
+    """The checkpoint directory at a place, of whatever kind."""
+    if isinstance(place, Path):
+        return LocalDirectory(place)
+    from ckptmigrate.objects.directory import StoreDirectory
+
+    return StoreDirectory(place)
+
 
 class LocalDirectory:
     """A directory of the local file system."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._files: dict[str, int] | None = None
+
+    @cached_property
+    def _listing(self) -> tuple[dict[str, int], list[str]]:
+        sizes: dict[str, int] = {}
+        folders = []
+        with os.scandir(self.path) as found:
+            for item in found:
+                try:
+                    if item.is_file():
+                        sizes[item.name] = item.stat().st_size
+                    elif item.is_dir():
+                        folders.append(item.name)
+                except OSError:  # a link to nowhere is no file
+                    continue
+        return dict(sorted(sizes.items())), sorted(folders)
 
     def files(self) -> Mapping[str, int]:
-        if self._files is None:
-            sizes: dict[str, int] = {}
-            with os.scandir(self.path) as found:
-                for item in found:
-                    try:
-                        if item.is_file():
-                            sizes[item.name] = item.stat().st_size
-                    except OSError:  # a link to nowhere is no file
-                        continue
-            self._files = dict(sorted(sizes.items()))
-        return self._files
+        return self._listing[0]
+
+    def folders(self) -> Collection[str]:
+        return self._listing[1]
 
     def read(self, name: str) -> bytes:
         path = self.path / name
-        most = LARGEST_JSON if name.endswith(".json") else LARGEST_PART
+        most = largest(name)
         with _opened(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > most:
-                raise _too_large(path, most)
+                raise too_large(path, most)
             return file.read(size)
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         path = self.path / name
         if length > LARGEST_PART:
-            raise _too_large(path, LARGEST_PART)
+            raise too_large(path, LARGEST_PART)
         with _opened(path) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(offset)
             return file.read(max(0, min(length, size - offset)))
+
+    def check_link(self, name: str) -> None:
+        check_link(self.path / name)
+
+    def same_file(self, name: str, other: Place) -> bool:
+        try:
+            return isinstance(other, Path) and (self.path / name).samefile(other)
+        except OSError:
+            return False
 
 
 @contextlib.contextmanager
@@ -133,7 +173,12 @@ def check_link(path: Path) -> None:
         )
 
 
-def _too_large(path: Path, most: int) -> DamagedError:
+def largest(name: str) -> int:
+    """The most bytes that a file of this name is read with at once."""
+    return LARGEST_JSON if name.endswith(".json") else LARGEST_PART
+
+
+def too_large(path: Place, most: int) -> DamagedError:
     return DamagedError(
         f"has more than {most} bytes to read at once, which no release writes",
         path=path,
@@ -173,3 +218,13 @@ class Overlay:
         if name not in self._replaced:
             return self._base.read_range(name, offset, length)
         return self.read(name)[offset : offset + length]
+
+    def folders(self) -> Collection[str]:
+        return self._base.folders()
+
+    def check_link(self, name: str) -> None:
+        if name not in self._replaced:
+            self._base.check_link(name)
+
+    def same_file(self, name: str, other: Place) -> bool:
+        return name not in self._replaced and self._base.same_file(name, other)

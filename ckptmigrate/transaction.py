@@ -12,17 +12,18 @@ import contextlib
 import errno
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate import journal, linking, locate, sidecar, staging
+from ckptmigrate import journal, linking, sidecar, staging
 from ckptmigrate.change import Change
 from ckptmigrate.commands import command, shell
 from ckptmigrate.durable import overwrite, sync_directory, write
 from ckptmigrate.errors import DamagedError, DestinationError, Retry
 from ckptmigrate.journal import Outcome
 from ckptmigrate.linking import Link
+from ckptmigrate.places import TRACKER_FILE, Place
 from ckptmigrate.planning import Plan
 from ckptmigrate.reading import read
 from ckptmigrate.storage import Directory, LocalDirectory, Overlay
@@ -30,7 +31,7 @@ from ckptmigrate.storage import Directory, LocalDirectory, Overlay
 Progress = Callable[[int], None]
 
 
-def check_destination(destination: Path, source: Path) -> None:
+def check_destination(destination: Path, source: Place) -> None:
     """Make sure that a destination can be created.
 
     Raises:
@@ -43,8 +44,8 @@ def check_destination(destination: Path, source: Path) -> None:
             fix="name another destination with -o DEST",
             retry=Retry(add=("--output", str(_free(destination)))),
         )
-    real, origin = destination.parent.resolve() / destination.name, source.resolve()
-    if real.is_relative_to(origin):
+    real = destination.parent.resolve() / destination.name
+    if isinstance(source, Path) and real.is_relative_to(source.resolve()):
         raise DestinationError(
             f"lies inside the source {source}",
             path=destination,
@@ -99,8 +100,8 @@ def create(
             for name, plan in plans.items():
                 os.mkdir(stage / name)
                 _fill(plan, stage / name, carrier)
-                _verify(plan, LocalDirectory(stage / name))
-            write(stage / locate.TRACKER_FILE, tracker.encode())
+                verify(plan, LocalDirectory(stage / name))
+            write(stage / TRACKER_FILE, tracker.encode())
             sync_directory(stage)
             staging.publish(destination)
         except BaseException:
@@ -139,7 +140,7 @@ def add(
         stage = staging.take(destination)
         try:
             _fill(plan, stage, carrier)
-            _verify(plan, LocalDirectory(stage))
+            verify(plan, LocalDirectory(stage))
             staging.publish(destination)
         except BaseException:
             _discard(destination)
@@ -155,7 +156,7 @@ def name_latest(root: Path, tracker: str) -> None:
         DestinationError: it cannot be written.
     """
     with _told(root, lambda: False):
-        overwrite(root / locate.TRACKER_FILE, tracker.encode())
+        overwrite(root / TRACKER_FILE, tracker.encode())
 
 
 def rewrite(plan: Plan) -> None:
@@ -167,7 +168,13 @@ def rewrite(plan: Plan) -> None:
     """
     if plan.changes_nothing:
         return
-    _swap(plan.change, lambda written: _verify(plan, written))
+    _swap(plan.change, lambda written: verify(plan, written))
+
+
+def _local(plan: Plan) -> Path:
+    """The path of a checkpoint to be changed in place; that of another kind is not given here."""
+    assert isinstance(plan.path, Path)
+    return plan.path
 
 
 def repoint(root: Path, text: str, step: sidecar.Step) -> None:
@@ -181,7 +188,7 @@ def repoint(root: Path, text: str, step: sidecar.Step) -> None:
         DamagedError: the sidecar of the root cannot be read.
         DestinationError: as `rewrite`.
     """
-    directory, name = LocalDirectory(root), locate.TRACKER_FILE
+    directory, name = LocalDirectory(root), TRACKER_FILE
     steps = sidecar.load(directory)
     before = directory.read(name) if name in directory.files() else None
     change = Change(
@@ -197,9 +204,10 @@ def repoint(root: Path, text: str, step: sidecar.Step) -> None:
     _swap(change, lambda written: _check_files(change, written))
 
 
-def _swap(change: Change, verify: Callable[[Directory], None]) -> None:
+def _swap(change: Change, look: Callable[[Directory], None]) -> None:
     """Change small files in place, once what is staged was looked at."""
     path = change.path
+    assert isinstance(path, Path)
     with _told(path, lambda: journal.is_unfinished(path)):
         journal.take(path)
         try:
@@ -209,7 +217,7 @@ def _swap(change: Change, verify: Callable[[Directory], None]) -> None:
             _write_originals(change, path)
             # Looked at before it is swapped in: no reader ever sees what was not verified.
             staged = {name: (swap.stage / name).read_bytes() for name in swap.new}
-            verify(Overlay(LocalDirectory(path), {**dict.fromkeys(change.files), **staged}))
+            look(Overlay(LocalDirectory(path), {**dict.fromkeys(change.files), **staged}))
             journal.begin(swap)
             journal.perform(swap)
         except BaseException as error:
@@ -273,12 +281,12 @@ def _finish(path: Path, what: str, finish: Callable[[], object]) -> None:
 def _fill(plan: Plan, target: Path, carrier: linking.Carrier) -> None:
     """Everything of a migrated checkpoint, into a directory that is there."""
     written = {*plan.files, sidecar.FILE, sidecar.FOLDER}
-    carrier.carry_directory(plan.path, target, except_for=written)
+    _carry(plan.path, target, carrier, written)
     for step in range(plan.kept_steps):
         kept = sidecar.folder(step)
         if (plan.path / kept).is_dir():
             (target / kept).mkdir(parents=True)
-            carrier.carry_directory(plan.path / kept, target / kept)
+            _carry(plan.path / kept, target / kept, carrier)
     for name, content in plan.files.items():
         if content is not None:
             write(target / name, content, like=_like(plan.change, name))
@@ -290,24 +298,35 @@ def _fill(plan: Plan, target: Path, carrier: linking.Carrier) -> None:
     sync_directory(target)
 
 
+def _carry(
+    source: Place, target: Path, carrier: linking.Carrier, except_for: Collection[str] = ()
+) -> None:
+    if isinstance(source, Path):
+        carrier.carry_directory(source, target, except_for)
+    else:
+        carrier.carry_objects(source, target, except_for)
+
+
 def _write_originals(change: Change, target: Path) -> None:
     if not change.originals:
         return
     folder = target / change.originals_folder
     folder.mkdir(parents=True)
     for name, content in change.originals.items():
-        write(folder / name, content, like=change.path / name)
+        write(folder / name, content, like=_like(change, name))
     sync_directory(folder)
 
 
 def _like(change: Change, name: str) -> Path | None:
     """The file whose permissions a new one gets: the one it replaces, or brings back, or any."""
+    if not isinstance(change.path, Path):
+        return None
     kept = [change.path / sidecar.folder(step) / name for step in range(change.kept_steps, -1, -1)]
     others = [change.path / mark for mark in change.marks]
     return next((p for p in (change.path / name, *kept, *others) if p.is_file()), None)
 
 
-def _verify(plan: Plan, written: Directory) -> None:
+def verify(plan: Plan, written: Directory) -> None:
     """Look at what was written, as it reads back from disk, with the eyes of a reader."""
     _check_files(plan.change, written)
     reading = read(written)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from ckptmigrate import diffing, sidecar
+from ckptmigrate import diffing, sidecar, storage
 from ckptmigrate.commands import command
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.places import Place
 from ckptmigrate.planning import Plan, untouched
 from ckptmigrate.reading import read
 from ckptmigrate.sidecar import REPAIR, Step, digest
-from ckptmigrate.storage import LocalDirectory, Overlay
+from ckptmigrate.storage import Overlay
 
 
-def plan(path: Path) -> Plan:
+def plan(path: Place) -> Plan:
     """Plan to take back the last migration that the sidecar of a checkpoint tells of.
 
     Raises:
         RefusedError: there is none, or the checkpoint or the originals were changed since.
         CkptMigrateError: no readable torch_dist checkpoint.
     """
-    directory = LocalDirectory(path)
+    directory = storage.directory(path)
     steps = sidecar.load(directory)
     if not steps:
         raise RefusedError(
@@ -61,7 +60,7 @@ def plan(path: Path) -> Plan:
     )
 
 
-def _again(step: Step, path: Path) -> str:
+def _again(step: Step, path: Place) -> str:
     if step.verb == REPAIR:
         return command(REPAIR, path, "--in-place")
     allowed = [word for loss in step.losses for word in ("--allow-loss", loss)]

@@ -131,8 +131,8 @@ def test_recover_of_the_source_finds_its_default_destination(copy: Copy, run: Ru
 def cut(root: Path) -> None:
     """A migration in place, killed in the middle of its swap."""
     code = (
-        "import os, sys; from ckptmigrate import journal, migrate; real = journal._groups; "
-        "journal._groups = lambda names: os.kill(os.getpid(), 9) if len(names) > 3 and "
+        "import os, sys; from ckptmigrate import journal, migrate; real = journal.groups; "
+        "journal.groups = lambda names: os.kill(os.getpid(), 9) if len(names) > 3 and "
         "os.path.exists(journal.stage_of(path) / 'old/metadata.json') else real(names); "
         "from pathlib import Path; path = Path(sys.argv[2]); "
         "migrate(sys.argv[1], to='pre-rerun', in_place=True)"

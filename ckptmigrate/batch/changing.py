@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from ckptmigrate import locate, migration, recovery, repairing, staging, transaction
+from ckptmigrate import locate, migration, recovery, repairing
 from ckptmigrate.batch import roots
 from ckptmigrate.batch.work import Done, Status, Task
 from ckptmigrate.linking import Link
 from ckptmigrate.migration import Migration
+from ckptmigrate.places import Place, place
 from ckptmigrate.planning import Plan
 from ckptmigrate.repairing import Wanted
 from ckptmigrate.topology import Given
+from ckptmigrate.writing import writer
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Migrate:
 
     def do(self, task: Task) -> Done:
         """Migrate a checkpoint in place, or into a root that others come into, too."""
-        path = Path(task.path)
+        path = place(task.path)
         if task.root is None and not self.dry_run:
             recovery.in_place(path)
         prepared = migration.prepare(
@@ -62,18 +62,19 @@ class Migrate:
         [plan] = prepared.plans
         if task.root is None:
             return _rewritten(task, prepared, plan, dry_run=self.dry_run)
-        destination = Path(task.root) / prepared.names[0]
+        destination = place(task.root) / prepared.names[0]
         if plan.satisfied and not task.carry:
             text = f"release {plan.target} resumes from it as it is"
             return _done(task, prepared, Status.UNCHANGED, text, None)
         text = _text(plan)
         if self.dry_run:
             return _done(task, prepared, Status.PLANNED, text, destination)
-        if os.path.lexists(staging.lock_of(destination)):
-            staging.recover(destination)  # of a run that is over; of another one it is refused
+        if any(left.destination == destination for left in writer(destination.parent).locked()):
+            # Of a run that is over; of another one it is refused.
+            writer(destination).discard(break_lock=False)
         used = None
         if not roots.has(plan, destination):
-            used = transaction.add(plan, destination, link=self.link)
+            used = writer(destination).add(plan, link=self.link)
         return _done(task, prepared, Status.DONE, text, destination, used)
 
 
@@ -92,8 +93,8 @@ class Undo:
     def do(self, task: Task) -> Done:
         """Take it back."""
         if not self.dry_run:
-            recovery.in_place(Path(task.path))
-        prepared = migration.prepare_undo(Path(task.path))
+            recovery.in_place(place(task.path))
+        prepared = migration.prepare_undo(place(task.path))
         return _rewritten(task, prepared, prepared.plans[0], dry_run=self.dry_run)
 
 
@@ -102,7 +103,7 @@ def _rewritten(task: Task, prepared: Migration, plan: Plan, *, dry_run: bool) ->
         return _done(task, prepared, Status.UNCHANGED, "nothing to change", plan.path)
     if dry_run:
         return _done(task, prepared, Status.PLANNED, _text(plan), plan.path)
-    transaction.rewrite(plan)
+    writer(plan.path).rewrite(plan)
     return _done(task, prepared, Status.DONE, _text(plan), plan.path)
 
 
@@ -116,7 +117,7 @@ def _done(
     prepared: Migration,
     status: Status,
     text: str,
-    result: Path | None,
+    result: Place | None,
     link: Link | None = None,
 ) -> Done:
     [plan] = prepared.plans
@@ -151,13 +152,13 @@ class Repair:
 
     def do(self, task: Task) -> Done:
         """Repair it."""
-        path = Path(task.path)
+        path = place(task.path)
         if self.in_place and not self.dry_run:
             recovery.in_place(path)
         prepared = repairing.prepare(
             path,
             self.wanted,
-            output=None if task.root is None else Path(task.root),
+            output=None if task.root is None else place(task.root),
             in_place=self.in_place,
             iteration=self.iteration,
             every=self.every and not locate.is_one(path),

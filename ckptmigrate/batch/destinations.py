@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from ckptmigrate import locate, migration
+from ckptmigrate import locate, migration, places
 from ckptmigrate.batch import roots
 from ckptmigrate.batch.paths import Group
 from ckptmigrate.errors import CkptMigrateError, DestinationError
+from ckptmigrate.places import Place
 
 
 def place(
-    groups: Sequence[Group], target: str, output: Path | None, *, several: bool, go_on: bool
+    groups: Sequence[Group], target: str, output: Place | None, *, several: bool, go_on: bool
 ) -> list[tuple[Group, str]]:
     """Each PATH with its new root; one that cannot have it is a failure of its own.
 
@@ -29,15 +29,15 @@ def place(
         DestinationError: two PATHs would share one root.
     """
     if output is None:
-        made = {str(migration.default_output(Path(group.path), target)) for group in groups}
+        made = {str(migration.default_output(places.place(group.path), target)) for group in groups}
         groups = [group for group in groups if group.path not in made]
     found = []
     for group in groups:
-        path = Path(group.path)
+        path = places.place(group.path)
         if output is None:
             root = migration.default_output(path, target)
         else:
-            root = output.absolute() / path.name if several else output.absolute()
+            root = places.absolute(output) / path.name if several else places.absolute(output)
         found.append((_checked(group, root, go_on=go_on), str(root)))
     for shared, count in Counter(root for _, root in found).items():
         if count > 1:
@@ -49,15 +49,15 @@ def place(
     return found
 
 
-def _checked(group: Group, root: Path, *, go_on: bool) -> Group:
+def _checked(group: Group, root: Place, *, go_on: bool) -> Group:
     """The same, or with why its root cannot be made."""
     if group.error is not None:
         return group
-    names = {Path(each).name for each in group.checkpoints}
+    names = {places.place(each).name for each in group.checkpoints}
     if group.tracker is not None:
         names.add(locate.directory_of(group.tracker))
     try:
-        roots.check(root, Path(group.path), names, go_on=go_on)
+        roots.check(root, places.place(group.path), names, go_on=go_on)
     except CkptMigrateError as error:
         return replace(group, checkpoints=(), error=error)
     return group

@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ckptmigrate import locate
@@ -16,6 +15,7 @@ from ckptmigrate.batch.paths import Group
 from ckptmigrate.batch.running import Executor, Stop
 from ckptmigrate.batch.work import Done, Outcome, Status, Task, now
 from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.places import place
 
 
 @dataclass(frozen=True)
@@ -185,9 +185,9 @@ def _finished(job: Job, found: dict[str, Outcome]) -> list[Root]:
     arrived = [each for each in _arrived(job, found) if each.status is not Status.PLANNED]
     if not arrived:
         return []
-    root = Path(str(job.tasks[0].root))
+    root = place(str(job.tasks[0].root))
     tracker = job.group.tracker or str(arrived[-1].done.tracker)
-    names = [Path(str(each.done.result)).name for each in arrived]
+    names = [place(str(each.done.result)).name for each in arrived]
     if not _ended(job, found) or locate.directory_of(tracker) not in names:
         return [Root(str(root), job.group.path, None)]
     try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from ckptmigrate.batch.work import Done, Status, Task, digests_of
 from ckptmigrate.checking import Job
+from ckptmigrate.places import place
 
 
 def _done(task: Task, good: bool, text: str, detail: Any) -> Done:
@@ -29,10 +29,11 @@ class Inspect:
 
     def do(self, task: Task) -> Done:
         """Say what it is, in a few words."""
-        from ckptmigrate import inspection, journal
+        from ckptmigrate import inspection
+        from ckptmigrate.writing import writer
 
-        path = Path(task.path)
-        journal.check_whole(path)
+        path = place(task.path)
+        writer(path).check_whole()
         found = inspection.inspect(path)
         text = f"{found.likely[0]}, {found.rerun.kind.value}"
         text += f": {found.anomalies[0]}" if found.anomalies else ""
@@ -65,7 +66,7 @@ class Verify:
         from ckptmigrate.verifying import Verification, roots
         from ckptmigrate.verifying.findings import Severity, counted
 
-        path = Path(task.path)
+        path = place(task.path)
         if self.tracker:
             found = Verification(path, (), roots.choose(path, every=True).findings)
         else:
@@ -101,10 +102,10 @@ class Check:
         from ckptmigrate.readers import reader, readers
         from ckptmigrate.reading import read
         from ckptmigrate.releases import compat
-        from ckptmigrate.storage import LocalDirectory
+        from ckptmigrate.storage import directory
 
-        [path] = locate.locate(Path(task.path)).checkpoints
-        found = read(LocalDirectory(path))
+        [path] = locate.locate(place(task.path)).checkpoints
+        found = read(directory(path))
         if self.target is None:
             asked = readers(compat(), self.torch)
         else:

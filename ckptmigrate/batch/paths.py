@@ -1,7 +1,4 @@
-"""From the PATHs of a user to the checkpoints they mean. A PATH that means none is kept, as that.
-
-PATHs stay strings: one with `://` in it is the business of whoever opens it.
-"""
+"""From the PATHs of a user to the checkpoints they mean; a PATH that means none is kept as that."""
 
 from __future__ import annotations
 
@@ -9,10 +6,10 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from ckptmigrate import locate
+from ckptmigrate import locate, places
 from ckptmigrate.errors import CkptMigrateError, NotACheckpointError
+from ckptmigrate.places import Place
 from ckptmigrate.verifying import roots
 
 
@@ -60,10 +57,12 @@ def expand(paths: Iterable[str]) -> list[str | CkptMigrateError]:
 
 def absolute(path: str) -> str:
     """A PATH that means the same from every working directory."""
-    return path if "://" in path else os.path.abspath(path)
+    return str(places.absolute(places.place(path)))
 
 
-def groups(paths: Sequence[str | CkptMigrateError], choose: Callable[[Path], Group]) -> list[Group]:
+def groups(
+    paths: Sequence[str | CkptMigrateError], choose: Callable[[Place], Group]
+) -> list[Group]:
     """What each PATH means, and no checkpoint twice."""
     seen: set[str] = set()
     found = []
@@ -76,11 +75,11 @@ def groups(paths: Sequence[str | CkptMigrateError], choose: Callable[[Path], Gro
     return found
 
 
-def _group(path: str | CkptMigrateError, choose: Callable[[Path], Group]) -> Group:
+def _group(path: str | CkptMigrateError, choose: Callable[[Place], Group]) -> Group:
     if isinstance(path, CkptMigrateError):
         return Group(str(path.path), error=path)
     try:
-        return choose(Path(path))
+        return choose(places.place(path))
     except CkptMigrateError as error:
         return Group(path, error=error)
     except OSError as error:
@@ -88,7 +87,7 @@ def _group(path: str | CkptMigrateError, choose: Callable[[Path], Group]) -> Gro
         return Group(path, error=NotACheckpointError(reason, path=error.filename or path))
 
 
-def located(path: Path, *, iteration: int | None, every: bool) -> Group:
+def located(path: Place, *, iteration: int | None, every: bool) -> Group:
     """What a PATH means to the verbs that need a good tracker file.
 
     A checkpoint among roots means itself, also with `every`.
@@ -103,7 +102,7 @@ def located(path: Path, *, iteration: int | None, every: bool) -> Group:
     return Group(str(found.path), checkpoints, found.tracker, is_root)
 
 
-def chosen(path: Path, *, iteration: int | None, every: bool) -> Group:
+def chosen(path: Place, *, iteration: int | None, every: bool) -> Group:
     """What a PATH means to the verbs that look at a bad tracker file, too.
 
     Raises:

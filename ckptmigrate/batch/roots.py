@@ -6,15 +6,17 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from ckptmigrate import locate, sidecar, staging, transaction
+from ckptmigrate import locate, sidecar, storage
 from ckptmigrate.errors import DestinationError
 from ckptmigrate.manifest import PAYLOAD
+from ckptmigrate.places import TRACKER_FILE, Place
 from ckptmigrate.planning import Plan
 from ckptmigrate.sidecar import Step, digest
-from ckptmigrate.storage import LocalDirectory, Overlay
+from ckptmigrate.storage import Overlay
+from ckptmigrate.writing import writer
 
 
-def check(root: Path, source: Path, names: Collection[str], *, go_on: bool) -> None:
+def check(root: Place, source: Place, names: Collection[str], *, go_on: bool) -> None:
     """Make sure that a root can be made, or filled further.
 
     Args:
@@ -22,17 +24,20 @@ def check(root: Path, source: Path, names: Collection[str], *, go_on: bool) -> N
         go_on: whether it may be there already.
 
     Raises:
-        DestinationError: as `transaction.check_destination`, or something else is in it.
+        DestinationError: as `Writer.check_free`, or something else is in it.
     """
-    if not go_on or not root.is_dir() or root.is_symlink():
-        parent = root.parent
-        # That of several roots is made with them.
-        transaction.check_destination(parent if not parent.is_dir() else root, source)
+    if not go_on or not root.is_dir() or _is_link(root):
+        # The directory of several roots is made with them; a store has no directories.
+        made = isinstance(root, Path) and not root.parent.is_dir()
+        writer(root.parent if made else root).check_free(source)
         return
-    ours = {*names, locate.TRACKER_FILE}
-    for name in names:
-        ours |= {staging.stage_of(root / name).name, staging.lock_of(root / name).name}
-    strange = sorted({item.name for item in root.iterdir()} - ours)
+    found = storage.directory(root)
+    begun = tuple(f".{name}.ckptmigrate-" for name in names)
+    strange = [
+        name
+        for name in sorted({*found.files(), *found.folders()} - {*names, TRACKER_FILE})
+        if not name.startswith(begun)
+    ]
     if strange:
         raise DestinationError(
             f"exists, and holds {strange[0]}, which does not come from {source}",
@@ -41,18 +46,22 @@ def check(root: Path, source: Path, names: Collection[str], *, go_on: bool) -> N
         )
 
 
-def has(plan: Plan, destination: Path) -> bool:
+def _is_link(root: Place) -> bool:
+    return isinstance(root, Path) and root.is_symlink()
+
+
+def has(plan: Plan, destination: Place) -> bool:
     """Whether a checkpoint is there already that is what the plan leads to, file by file."""
-    if not destination.is_dir() or destination.is_symlink():
+    if not destination.is_dir() or _is_link(destination):
         return False
-    there = LocalDirectory(destination)
+    there = storage.directory(destination)
     found = there.files()
     for name, wanted in plan.after.items():
         if digest(there.read(name) if name in found else None) != wanted:
             return False
     payload = {
         name: size
-        for name, size in LocalDirectory(plan.path).files().items()
+        for name, size in storage.directory(plan.path).files().items()
         if PAYLOAD.fullmatch(name) and name not in plan.after
     }
     if any(found.get(name) != size for name, size in payload.items()):
@@ -65,12 +74,12 @@ def _timeless(steps: tuple[Step, ...]) -> list[Step]:
     return [replace(step, time="") for step in steps]
 
 
-def name_latest(root: Path, tracker: str) -> None:
+def name_latest(root: Place, tracker: str) -> None:
     """Give a root its tracker file, where it does not lead there already.
 
     Raises:
         DestinationError: it cannot be written.
     """
-    file = root / locate.TRACKER_FILE
+    file = root / TRACKER_FILE
     if not file.is_file() or locate.tracker_text(root) != tracker:
-        transaction.name_latest(root, tracker)
+        writer(root).name_latest(tracker)

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from enum import Enum
-from pathlib import Path
 from typing import Any, Protocol
 
+from ckptmigrate import storage
 from ckptmigrate.commands import command
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.manifest import METADATA_FILES
+from ckptmigrate.places import place
 from ckptmigrate.sidecar import digest
-from ckptmigrate.storage import LocalDirectory
 from ckptmigrate.version import __version__
 
 # Directory -> name of a small file in it -> its digest, None for no such file.
@@ -228,7 +228,7 @@ def believed(digests: Digests) -> bool:
 
 def digests_of(path: str, names: Mapping[str, Any] | None = None) -> dict[str, str | None]:
     """The digests of small files of a checkpoint: those named, or those of its metadata."""
-    directory = LocalDirectory(Path(path))
+    directory = storage.directory(place(path))
     there = directory.files()
     return {
         name: digest(directory.read(name)) if name in there else None

@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from ckptmigrate import advice, checking, locate, render
+from ckptmigrate import advice, checking, locate, render, storage
 from ckptmigrate.batch import paths
 from ckptmigrate.batch.looking import Check
 from ckptmigrate.cli import completing, options
@@ -18,7 +18,6 @@ from ckptmigrate.readers import reader, readers
 from ckptmigrate.reading import read
 from ckptmigrate.reporting import building
 from ckptmigrate.rerun import MODE_OF_ARGUMENT
-from ckptmigrate.storage import LocalDirectory
 
 
 @click.command(
@@ -107,7 +106,7 @@ def check(
         choose = partial(paths.located, iteration=iteration, every=every)
         run(many, "check", jobs(many.groups(choose), Check(release, torch, job)))
         return
-    found = read(LocalDirectory(locate.locate(many.only, iteration=iteration).checkpoints[0]))
+    found = read(storage.directory(locate.locate(many.only, iteration=iteration).checkpoints[0]))
     asked = [reader(release, compat(), torch)] if release else readers(compat(), torch)
     verdicts = [checking.check(found, each, job) for each in asked]
     advised = advice.advise(found, verdicts[0], job) if release else None

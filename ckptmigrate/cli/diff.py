@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 import ckptmigrate
@@ -11,15 +9,16 @@ from ckptmigrate import render
 from ckptmigrate.cli import completing, options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import Manual
+from ckptmigrate.places import Place
 
 
 @click.command(cls=Manual, found="refused, or something differs")
-@click.argument("a", type=options.PATH, shell_complete=completing.directories)
-@click.argument("b", type=options.PATH, shell_complete=completing.directories)
+@click.argument("a", type=options.PLACE, shell_complete=completing.directories)
+@click.argument("b", type=options.PLACE, shell_complete=completing.directories)
 @options.iteration
 @options.full
 @options.output_options
-def diff(a: Path, b: Path, iteration: int | None, full: bool) -> None:
+def diff(a: Place, b: Place, iteration: int | None, full: bool) -> None:
     """Say what differs in meaning from checkpoint A to checkpoint B.
 
     Compared are the common state, entries, plans, attributes, backend marker and payload bytes.

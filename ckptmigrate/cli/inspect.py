@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from ckptmigrate import inspection, journal, locate, render
+from ckptmigrate import inspection, locate, render
 from ckptmigrate.batch import paths
 from ckptmigrate.batch.looking import Inspect
 from ckptmigrate.cli import options
@@ -14,6 +14,7 @@ from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import MIGRATED, Manual
 from ckptmigrate.cli.many import Many, jobs, run, several
 from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.writing import writer
 
 
 @click.command(cls=Manual, files=MIGRATED, found="refused, or the checkpoint is corrupt")
@@ -42,7 +43,7 @@ def inspect(many: Many, iteration: int | None, every: bool, full: bool) -> None:
     shown, healthy = [], True
     for checkpoint in located.checkpoints:
         try:
-            journal.check_whole(checkpoint)
+            writer(checkpoint).check_whole()
             found = inspection.inspect(checkpoint)
         except CkptMigrateError as error:
             if not every:

@@ -20,10 +20,11 @@ from ckptmigrate.batch.paths import Group
 from ckptmigrate.batch.running import Executor, Stop, here
 from ckptmigrate.batch.shard import Shard, parse
 from ckptmigrate.batch.work import Task, Work
-from ckptmigrate.cli import batch_text, console
+from ckptmigrate.cli import batch_text, completing, console
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.options import Command
 from ckptmigrate.commands import command
+from ckptmigrate.places import Place, place
 from ckptmigrate.printable import printable
 
 _RETRIES = 2  # of a task on a cluster, by default
@@ -63,9 +64,9 @@ class Many:
         return self.several or any(option is not None for option in options)
 
     @property
-    def only(self) -> Path:
+    def only(self) -> Place:
         """The PATH, where there is one."""
-        return Path(self.given[0])
+        return place(self.given[0])
 
     @property
     def goes_on(self) -> bool:
@@ -84,7 +85,7 @@ class Many:
             return Processes(self.jobs)
         return here
 
-    def groups(self, choose: Callable[[Path], Group]) -> list[Group]:
+    def groups(self, choose: Callable[[Place], Group]) -> list[Group]:
         """What the PATHs mean.
 
         Raises:
@@ -103,6 +104,9 @@ def _shard(context: click.Context, parameter: click.Parameter, value: str | None
         raise click.BadParameter(str(error)) from error
 
 
+_GIVEN = click.argument(
+    "given", nargs=-1, required=True, metavar="PATH...", shell_complete=completing.directories
+)
 _JOBS = click.option(
     "-j", "--jobs", type=click.IntRange(min=1), metavar="N",
     help="Work on N checkpoints at a time, each in a process of its own. Default: 1.",
@@ -152,7 +156,7 @@ def several(*, ledger: bool) -> Callable[[Command], Command]:
         found: Any = packed
         for option in reversed(options):
             found = option(found)
-        return click.argument("given", nargs=-1, required=True, metavar="PATH...")(found)  # type: ignore[no-any-return]
+        return _GIVEN(found)  # type: ignore[no-any-return]
 
     return decorate
 

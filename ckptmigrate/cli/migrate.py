@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -21,6 +20,7 @@ from ckptmigrate.cli.many import Many, jobs, run, several
 from ckptmigrate.cli.reports import reported
 from ckptmigrate.converting import LOSSES
 from ckptmigrate.linking import Link
+from ckptmigrate.places import Place
 from ckptmigrate.targets import target
 from ckptmigrate.topology import Given
 
@@ -29,7 +29,7 @@ def _migration_options(command: options.Command) -> options.Command:
     links = click.Choice([link.value for link in Link])
     for option in (
         click.option(
-            "-o", "--output", type=click.Path(path_type=Path, readable=False), metavar="DEST",
+            "-o", "--output", type=options.PLACE, metavar="DEST",
             shell_complete=completing.directories,
             help="The root to create, where nothing is yet. Default: PATH.<target> beside PATH.",
         ),
@@ -149,7 +149,7 @@ def _migrate(
     many: Many,
     to: str,
     *,
-    output: Path | None,
+    output: Place | None,
     in_place: bool,
     dry_run: bool,
     link: str,
@@ -211,7 +211,7 @@ def _migrate(
 
 
 def _jobs(
-    many: Many, groups: list[Group], work: Migrate, *, output: Path | None, in_place: bool
+    many: Many, groups: list[Group], work: Migrate, *, output: Place | None, in_place: bool
 ) -> list[Job]:
     """A task for each checkpoint, and the new root of each PATH."""
     if in_place:

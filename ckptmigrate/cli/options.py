@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
 from ckptmigrate.cli import completing
 from ckptmigrate.cli.console import output
+from ckptmigrate.places import Place, place
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -39,8 +39,19 @@ def output_options(command: Command) -> Command:
     return command
 
 
-PATH: Final = click.Path(path_type=Path, readable=False)
-path = click.argument("path", type=PATH, shell_complete=completing.directories)
+class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic only in click >= 8.4
+    """A local path, or the URL of an object store."""
+
+    name = "path"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> Place:
+        return place(value)
+
+
+PLACE: Final = PlaceType()
+path = click.argument("path", type=PLACE, shell_complete=completing.directories)
 iteration = click.option(
     "--iteration", type=int, metavar="N", shell_complete=completing.iterations,
     help="Of a root, this iteration instead of the one that its tracker file names.",

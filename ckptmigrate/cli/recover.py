@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import click
 
 from ckptmigrate import recovery, render
 from ckptmigrate.cli import options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import Manual
+from ckptmigrate.places import Place, absolute
 
 
 @click.command(
@@ -24,7 +22,7 @@ from ckptmigrate.cli.manual import Manual
     "--break-lock", is_flag=True, help="State that a run which cannot be seen from here is over."
 )
 @options.output_options
-def recover(path: Path, break_lock: bool) -> None:
+def recover(path: Place, break_lock: bool) -> None:
     """Clean up after a migration that did not finish.
 
     In place, it is rolled back, or forward once it was committed. Out of place, what it had staged
@@ -40,5 +38,5 @@ def recover(path: Path, break_lock: bool) -> None:
     if output.json:
         output.object({"recovered": {str(each): what for each, what in done.items()}})
     else:
-        nothing = f"{os.path.abspath(path)}: nothing to recover"
+        nothing = f"{absolute(path)}: nothing to recover"
         output.lines(render.recovered(done) or [nothing])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import click
 
@@ -18,6 +17,7 @@ from ckptmigrate.cli.manual import MIGRATED, Manual
 from ckptmigrate.cli.many import Many, jobs, run, several
 from ckptmigrate.cli.reports import recorder, reported
 from ckptmigrate.linking import Link
+from ckptmigrate.places import Place
 from ckptmigrate.repairing import Wanted
 from ckptmigrate.reporting import building
 from ckptmigrate.topology import Given
@@ -28,7 +28,7 @@ from ckptmigrate.topology import Given
     "-o",
     "--output",
     "destination",
-    type=click.Path(path_type=Path, readable=False),
+    type=options.PLACE,
     metavar="DEST",
     shell_complete=completing.directories,
     help="The root to create. Default: PATH.repaired beside PATH.",
@@ -70,7 +70,7 @@ from ckptmigrate.topology import Given
 @options.output_options
 def repair(
     many: Many,
-    destination: Path | None,
+    destination: Place | None,
     in_place: bool,
     rebuild: bool,
     drop: bool,
@@ -134,7 +134,7 @@ def repair(
 
 
 def _phases(
-    many: Many, work: Repair, output: Path | None, *, iteration: int | None, every: bool
+    many: Many, work: Repair, output: Place | None, *, iteration: int | None, every: bool
 ) -> list[list[Job]]:
     """In place, every checkpoint of a root is repaired before its tracker file is.
 

@@ -15,6 +15,7 @@ from ckptmigrate.cli.console import output
 from ckptmigrate.cli.failures import told
 from ckptmigrate.cli.many import Many
 from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.places import Place
 from ckptmigrate.printable import printable
 from ckptmigrate.reporting.report import Report
 
@@ -70,7 +71,7 @@ def reported(command: Command) -> Command:
     return with_report  # type: ignore[return-value]
 
 
-def _reported(run: Callable[[], None], file: Path, path: Path) -> None:
+def _reported(run: Callable[[], None], file: Path, path: Place) -> None:
     from ckptmigrate.reporting import building, files
 
     files.check_place(file, path)

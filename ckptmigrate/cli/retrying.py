@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import click
 
 from ckptmigrate.commands import command
 from ckptmigrate.errors import CkptMigrateError, Retry
+from ckptmigrate.places import Place, absolute, place
 
 
 def with_command(error: CkptMigrateError, group: click.Group, words: list[str]) -> None:
@@ -25,7 +23,7 @@ def with_command(error: CkptMigrateError, group: click.Group, words: list[str]) 
 
 
 def changed(
-    words: list[str], retry: Retry, verb: click.Command, about: Path | str | None
+    words: list[str], retry: Retry, verb: click.Command, about: Place | str | None
 ) -> list[str]:
     """The words of a command line with what Retry says.
 
@@ -54,7 +52,7 @@ def changed(
     return [*kept, *retry.add]
 
 
-def _path(word: str, retry: Retry, about: Path | str | None) -> str:
-    if retry.path is None or about is None or os.path.abspath(word) != os.path.abspath(about):
+def _path(word: str, retry: Retry, about: Place | str | None) -> str:
+    if retry.path is None or about is None or absolute(place(word)) != absolute(place(about)):
         return word
     return str(retry.path)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import click
 
-from ckptmigrate import render, verifying
+from ckptmigrate import render, storage, verifying
 from ckptmigrate.batch import paths
 from ckptmigrate.batch.driving import Job
 from ckptmigrate.batch.looking import Verify
@@ -18,6 +17,8 @@ from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import CHECKPOINT, Manual
 from ckptmigrate.cli.many import Many, jobs, run, several
 from ckptmigrate.cli.reports import recorder, reported
+from ckptmigrate.manifest import PAYLOAD
+from ckptmigrate.places import Place
 from ckptmigrate.reporting import building
 from ckptmigrate.verifying import roots
 from ckptmigrate.verifying.loading import require_torch
@@ -96,10 +97,14 @@ def _with_tracker(job: Job) -> Job:
     return Job(job.group, (replace(job.tasks[0], path=job.group.path, work=_TRACKER), *job.tasks))
 
 
-def _total(path: Path, iteration: int | None, every: bool, passes: int) -> int:
+def _total(path: Place, iteration: int | None, every: bool, passes: int) -> int:
     """How many payload bytes will be read, in that many passes."""
     if not passes:
         return 0
     chosen = roots.choose(path, iteration=iteration, every=every)
-    sizes = (file.stat().st_size for each in chosen.checkpoints for file in each.glob("*.distcp"))
-    return passes * sum(sizes)
+    return passes * sum(
+        size
+        for each in chosen.checkpoints
+        for name, size in storage.directory(each).files().items()
+        if PAYLOAD.fullmatch(name)
+    )

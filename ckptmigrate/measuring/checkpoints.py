@@ -57,7 +57,9 @@ class Checkpoint:
         """The directory of its iteration; a saved one has 5."""
         if not self.root.is_dir():
             return self.root / "iter_0000005"
-        return locate.locate(self.root).checkpoints[0]
+        found = locate.locate(self.root).checkpoints[0]
+        assert isinstance(found, Path)
+        return found
 
 
 def checkpoint(writer: str, scenario: str, name: str, samples: Path, saves: Path) -> Checkpoint:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Final
 
-from ckptmigrate import sidecar
+from ckptmigrate import sidecar, storage
 from ckptmigrate.advice import Advice
 from ckptmigrate.checking import Verdict
 from ckptmigrate.commands import command, shell
@@ -19,6 +17,7 @@ from ckptmigrate.inspection import Inspection, inspect
 from ckptmigrate.linking import Link
 from ckptmigrate.locate import TRACKER_FILE
 from ckptmigrate.migration import Migration
+from ckptmigrate.places import Place, absolute
 from ckptmigrate.planning import Plan
 from ckptmigrate.repairing import Repair, Tracker
 from ckptmigrate.reporting.report import (
@@ -36,7 +35,6 @@ from ckptmigrate.reporting.report import (
 )
 from ckptmigrate.rerun import STATES
 from ckptmigrate.sidecar import digest
-from ckptmigrate.storage import LocalDirectory
 from ckptmigrate.topology import Topology
 from ckptmigrate.verifying import Verification
 from ckptmigrate.verifying.findings import Severity, counted
@@ -49,10 +47,10 @@ _CAUTIONS: Final = {
 }
 
 
-def begun(verb: str, path: Path) -> Report:
+def begun(verb: str, path: Place) -> Report:
     """The report of a verb that has not told anything yet."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return Report(verb, os.path.abspath(path), __version__, now, Outcome.PLANNED, "")
+    return Report(verb, str(absolute(path)), __version__, now, Outcome.PLANNED, "")
 
 
 def of_migration(report: Report, planned: Migration) -> Report:
@@ -111,7 +109,7 @@ def carried_out(report: Report, link: Link | None) -> Report:
 
 
 def of_check(
-    report: Report, path: Path, verdicts: Sequence[Verdict], advice: Advice | None
+    report: Report, path: Place, verdicts: Sequence[Verdict], advice: Advice | None
 ) -> Report:
     """Verdicts about a checkpoint, and what to do where one release was asked."""
     good = sum(verdict.resumes for verdict in verdicts)
@@ -197,12 +195,12 @@ def refused(report: Report, error: CkptMigrateError) -> Report:
     )
 
 
-def _change(plan: Plan, result: Path) -> Change:
+def _change(plan: Plan, result: Place) -> Change:
     files = [
         FileChange(name, None if new is None else len(new), plan.before.get(name), digest(new))
         for name, new in plan.files.items()
     ]
-    directory = LocalDirectory(plan.path)
+    directory = storage.directory(plan.path)
     before = digest(directory.read(sidecar.FILE)) if sidecar.FILE in directory.files() else None
     after = digest(plan.sidecar)
     if before != after and not plan.changes_nothing:

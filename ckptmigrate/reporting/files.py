@@ -11,6 +11,7 @@ from typing import Final
 from ckptmigrate import durable
 from ckptmigrate.commands import command, shell
 from ckptmigrate.errors import DestinationError
+from ckptmigrate.places import Place
 from ckptmigrate.reporting import html, markdown
 from ckptmigrate.reporting.report import Report
 
@@ -27,7 +28,7 @@ RENDERERS: Final[Mapping[str, Callable[[Report], str]]] = {
 }
 
 
-def check_place(file: Path, source: Path) -> None:
+def check_place(file: Path, source: Place) -> None:
     """Refuse a place for a report before anything is done.
 
     Raises:
@@ -36,7 +37,7 @@ def check_place(file: Path, source: Path) -> None:
     folder = Path(os.path.realpath(file.parent))
     if os.path.lexists(file):
         reason, fix = "exists already, and a report overwrites nothing", f"remove it, or {_OTHER}"
-    elif folder.is_relative_to(os.path.realpath(source)):
+    elif isinstance(source, Path) and folder.is_relative_to(source.resolve()):
         reason, fix = f"lies in {source}, which a report leaves alone", _OTHER
     elif not folder.is_dir():
         make = shell("mkdir", "-p", folder)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
-from ckptmigrate import common, recognise
+from ckptmigrate import common, recognise, storage
 from ckptmigrate.errors import DamagedError, NotACheckpointError, UnsupportedFormatError
 from ckptmigrate.inert.reader import uncollected
 from ckptmigrate.manifest import PAYLOAD
-from ckptmigrate.storage import LocalDirectory
+from ckptmigrate.places import Place
+from ckptmigrate.storage import Directory
 from ckptmigrate.verifying import (
     digests,
     loading,
@@ -57,7 +57,7 @@ class Verified:
         findings: what was found, errors first.
     """
 
-    path: Path
+    path: Place
     entries: int
     payload_files: int
     payload_bytes: int
@@ -79,7 +79,7 @@ class Verification:
         findings: of the root first, then of the checkpoints.
     """
 
-    path: Path
+    path: Place
     checkpoints: tuple[Verified, ...]
     findings: tuple[Finding, ...]
 
@@ -114,7 +114,7 @@ class Verification:
 
 
 def verify(
-    path: Path,
+    path: Place,
     *,
     load: bool = False,
     hashed: bool = False,
@@ -151,7 +151,7 @@ def verify(
 
 
 def verify_one(
-    path: Path,
+    path: Place,
     *,
     load: bool = False,
     hashed: bool = False,
@@ -159,7 +159,7 @@ def verify_one(
     progress: Progress | None = None,
 ) -> Verified:
     """Verify one checkpoint directory; arguments and errors are those of `verify`."""
-    directory = LocalDirectory(path)
+    directory = storage.directory(path)
     _require_ours(directory)
     with uncollected():
         material = gather(directory)
@@ -179,7 +179,7 @@ def _ordered(found: list[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
 
 
-def _require_ours(directory: LocalDirectory) -> None:
+def _require_ours(directory: Directory) -> None:
     """Refuse another format; what is ours and broken is verified.
 
     A directory without metadata.json may be a torch_dcp one; with a common.pt it is ours.

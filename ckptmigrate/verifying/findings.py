@@ -8,9 +8,9 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any, Final
 
+from ckptmigrate.places import Place
 from ckptmigrate.printable import printable
 
 _LONGEST: Final = 200  # characters shown of a text from a checkpoint
@@ -318,7 +318,7 @@ class Finding:
     """
 
     code: str
-    path: Path
+    path: Place
     what: str
     items: tuple[str, ...] = ()
 

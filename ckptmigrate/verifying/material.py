@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ckptmigrate import common, manifest, metadata
@@ -13,6 +12,7 @@ from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.inert.tree import Object
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.metadata import Chunk, Metadata
+from ckptmigrate.places import Place
 from ckptmigrate.storage import Directory
 from ckptmigrate.verifying.findings import Finding, counted, shown
 
@@ -44,7 +44,7 @@ class Material:
     findings: tuple[Finding, ...]
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         """The checkpoint directory."""
         return self.directory.path
 

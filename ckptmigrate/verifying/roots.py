@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
-from ckptmigrate import journal, locate, manifest, metadata, recognise
+from ckptmigrate import locate, manifest, metadata, places, recognise, storage
 from ckptmigrate.errors import NotACheckpointError
-from ckptmigrate.storage import LocalDirectory
+from ckptmigrate.places import Place
 from ckptmigrate.verifying.findings import Finding
+from ckptmigrate.writing import writer
 
 BROKEN_TRACKER = ("tracker-missing", "tracker-unreadable", "tracker-dangling")
 
@@ -30,14 +29,14 @@ class Chosen:
         findings: about the tracker.
     """
 
-    path: Path
-    checkpoints: tuple[Path, ...]
-    named: Path | None
+    path: Place
+    checkpoints: tuple[Place, ...]
+    named: Place | None
     is_root: bool
     findings: tuple[Finding, ...]
 
 
-def choose(path: Path, *, iteration: int | None = None, every: bool = False) -> Chosen:
+def choose(path: Place, *, iteration: int | None = None, every: bool = False) -> Chosen:
     """The checkpoints that a PATH means, and what is wrong with its tracker.
 
     Where the tracker leads nowhere, the newest iteration is looked at.
@@ -45,11 +44,11 @@ def choose(path: Path, *, iteration: int | None = None, every: bool = False) -> 
     Raises:
         NotACheckpointError: there is none at all.
     """
-    path = Path(os.path.abspath(path))
+    path = places.absolute(path)
     single = (
         path.is_dir()
         and not (path / locate.TRACKER_FILE).exists()
-        and (recognise.is_checkpoint(LocalDirectory(path)) or journal.stage_of(path).is_dir())
+        and (recognise.is_checkpoint(storage.directory(path)) or writer(path).is_staged())
     )
     if not path.is_dir() or single:
         if single and iteration is None and not every:
@@ -75,20 +74,20 @@ def choose(path: Path, *, iteration: int | None = None, every: bool = False) -> 
     return Chosen(path, tuple(checkpoints), named, True, findings)
 
 
-def all_of(root: Path) -> tuple[Path, ...]:
+def all_of(root: Place) -> tuple[Place, ...]:
     """The checkpoint directories of a root, oldest first; `release` is the oldest."""
     found = [root / f"iter_{number:07d}" for number in locate.iterations(root)]
     released = root / locate.RELEASE
     return ((released,) if released.is_dir() else ()) + tuple(found)
 
 
-def is_finished(checkpoint: Path) -> bool:
+def is_finished(checkpoint: Place) -> bool:
     """Whether a save of it, or a copy, came to an end: both files that come last are there."""
-    files = LocalDirectory(checkpoint).files()
+    files = storage.directory(checkpoint).files()
     return manifest.MARKER_FILE in files and metadata.FILE in files
 
 
-def _tracker(root: Path, there: tuple[Path, ...]) -> tuple[Path | None, tuple[Finding, ...]]:
+def _tracker(root: Place, there: tuple[Place, ...]) -> tuple[Place | None, tuple[Finding, ...]]:
     """The checkpoint that the tracker names, if it is there, and what is wrong with it."""
     file = root / locate.TRACKER_FILE
     if not file.is_file():
@@ -102,7 +101,7 @@ def _tracker(root: Path, there: tuple[Path, ...]) -> tuple[Path | None, tuple[Fi
         what = f"{locate.TRACKER_FILE} names {named.name}, which is not there"
         return None, (Finding("tracker-dangling", root, what),)
     found = []
-    if not is_finished(named) and not journal.stage_of(named).is_dir():
+    if not is_finished(named) and not writer(named).is_staged():
         what = f"{locate.TRACKER_FILE} names {named.name}, which lacks .metadata or metadata.json"
         found.append(Finding("tracker-half-written", root, what))
     newer = [each for each in there if text != locate.RELEASE and each.name > named.name]

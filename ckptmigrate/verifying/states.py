@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ckptmigrate import common, journal, sidecar
+from ckptmigrate import common, sidecar
 from ckptmigrate.errors import CkptMigrateError, DamagedError, RefusedError
 from ckptmigrate.inert import torchfile
 from ckptmigrate.manifest import Manifest
@@ -13,6 +13,7 @@ from ckptmigrate.rerun import Kind
 from ckptmigrate.topology import derive
 from ckptmigrate.verifying.findings import Finding, counted
 from ckptmigrate.verifying.material import Material
+from ckptmigrate.writing import writer
 
 
 def reruns(material: Material) -> Iterator[Finding]:
@@ -64,7 +65,7 @@ def sizes(material: Material) -> Iterator[Finding]:
 
 def history(material: Material) -> Iterator[Finding]:
     """What earlier migrations left."""
-    if journal.stage_of(material.path).is_dir():
+    if writer(material.path).is_staged():
         yield material.finding("migration-unfinished", "a migration in place left its stage behind")
         return
     try:

@@ -1,0 +1,138 @@
+"""Bring the files that a migration does not change to where they belong, by whatever way is short.
+
+Inside one store its own copy is asked for; into it and out of it the bytes go through this machine,
+piece by piece. Several objects are under way at once.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from ckptmigrate.durable import sync_directory
+from ckptmigrate.errors import DestinationError
+from ckptmigrate.linking import Link
+from ckptmigrate.objects.store import Progress
+from ckptmigrate.places import Place, Url
+from ckptmigrate.storage import leads_out
+
+_AT_ONCE: Final = 8  # objects
+_PIECE: Final = 16 * 1024 * 1024  # bytes read at a time
+
+File = tuple[str, int]  # a name from the checkpoint on, with `/`, and a size in bytes
+
+
+def check_link(link: Link, place: Url) -> None:
+    """Make sure that payload can get to or from a store as asked.
+
+    Raises:
+        DestinationError: it cannot.
+    """
+    if link not in (Link.AUTO, Link.COPY):
+        raise DestinationError(
+            f"payload cannot be carried over with --link {link.value}: a store has no links",
+            path=place,
+            fix="use --link auto, which has the store copy",
+        )
+
+
+def files(source: Place, except_for: Collection[str] = ()) -> list[File]:
+    """Every file of a directory and below it.
+
+    Args:
+        except_for: names directly in it that are left out, with all below them.
+
+    Raises:
+        DestinationError: something there cannot lie in a store.
+    """
+    found = _walk(source) if isinstance(source, Path) else source.store.walk(source)
+    return [(name, size) for name, size in found if name.partition("/")[0] not in except_for]
+
+
+def _walk(folder: Path) -> Iterator[File]:
+    for item in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        here = Path(item.path)
+        if item.is_symlink() and (not here.is_file() or leads_out(here)):
+            what = "is a link, and a store has none"
+        elif item.is_dir():
+            for name, size in _walk(here):
+                yield f"{item.name}/{name}", size
+            continue
+        elif item.is_file():
+            yield item.name, item.stat().st_size
+            continue
+        else:
+            what = "is neither a file nor a directory, and cannot be carried over"
+        raise DestinationError(what, path=here, fix="remove it from the checkpoint")
+
+
+def into_store(source: Place, target: Url, size: int, progress: Progress) -> None:
+    """Bring one file into a store, where there is none of its name.
+
+    Raises:
+        StoreError: it cannot be read or written.
+    """
+    if isinstance(source, Path):
+        target.store.upload(source, target, progress)
+    elif target.store.copies_from(source.store):
+        target.store.copy(source, target)
+        progress(size)
+    else:
+        target.store.write(target, _pieces(source, size, progress))
+
+
+def _pieces(source: Url, size: int, progress: Progress) -> Iterator[bytes]:
+    for start in range(0, size, _PIECE):
+        piece = source.store.read_range(source, start, min(size, start + _PIECE))
+        yield piece
+        progress(len(piece))
+
+
+def from_store(source: Url, target: Path, except_for: Collection[str], progress: Progress) -> None:
+    """Everything below a place of a store into a local directory that is there.
+
+    Raises:
+        StoreError: it cannot be read.
+        OSError: it cannot be written.
+    """
+    found = files(source, except_for)
+    folders = {target, *(parent for name, _ in found for parent in _inside(target, name))}
+    for folder in sorted(folders - {target}):
+        folder.mkdir(exist_ok=True)
+
+    def bring(file: File, told: Progress) -> None:
+        name, size = file
+        source.store.download(source / name, target / name, size, told)
+        with open(target / name, "rb+") as written:
+            os.fsync(written.fileno())
+
+    at_once(found, bring, progress)
+    for folder in folders:
+        sync_directory(folder)
+
+
+def _inside(target: Path, name: str) -> list[Path]:
+    """The directories between a target and a file below it."""
+    return [target / parent for parent in Path(name).parents]
+
+
+def at_once(
+    found: Iterable[File], bring: Callable[[File, Progress], None], progress: Progress
+) -> None:
+    """Do something to several files at once; after an error none is begun any more."""
+    turn = threading.Lock()
+
+    def told(count: int) -> None:
+        with turn:
+            progress(count)
+
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    try:
+        for _ in pool.map(lambda file: bring(file, told), found):
+            pass
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,91 @@
+"""Keep two runs apart in a store: an object that says who holds the lock, created or refused."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from ckptmigrate.errors import DestinationError
+from ckptmigrate.lock import Holder, Owner, holder, parse, refusal, this_process
+from ckptmigrate.places import Url
+
+
+def take(lock: Url, about: Url) -> None:
+    """Create a lock.
+
+    Args:
+        lock: its place.
+        about: what it locks, for messages.
+
+    Raises:
+        DestinationError: somebody has it, or did not finish.
+        StoreError: it cannot be written.
+    """
+    # The token tells a request that is sent twice from the lock of another thread.
+    text = json.dumps({**asdict(this_process()), "token": secrets.token_hex(8)})
+    try:
+        lock.store.create(lock, text.encode())
+    except FileExistsError as error:
+        raise refusal(owner_of(lock), about) from error
+
+
+def owner_of(lock: Url) -> Owner | None:
+    """Who holds a lock; None where that cannot be told."""
+    content = _content(lock)
+    return None if content is None else parse(content)
+
+
+def _content(lock: Url) -> bytes | None:
+    try:
+        return lock.store.read(lock)
+    except FileNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def of_the_dead(lock: Url, about: Url, *, break_lock: bool = False) -> Iterator[None]:
+    """Work under the lock of a process that is gone, and remove it at the end.
+
+    Arguments and errors are those of `ckptmigrate.lock.of_the_dead`.
+    """
+    content = _content(lock)
+    if content is None:
+        take(lock, about)
+        yield
+        lock.store.remove(lock)
+        return
+    with _alone_here(lock, content, about):
+        owner = parse(content)
+        found = holder(owner)
+        if found is Holder.ALIVE or (found is Holder.UNKNOWN and not break_lock):
+            raise refusal(owner, about)
+        yield
+        lock.store.remove(lock)
+
+
+@contextlib.contextmanager
+def _alone_here(lock: Url, content: bytes, about: Url) -> Iterator[None]:
+    """Only the dead of this machine are known to be dead: keep two that bury them apart.
+
+    An abstract socket has no file, and is let go of by the kernel whatever becomes of us.
+    """
+    name = hashlib.sha256(str(lock).encode() + b"\0" + content).hexdigest()
+    with socket.socket(socket.AF_UNIX) as guard:
+        try:
+            guard.bind(b"\0ckptmigrate-" + name.encode())
+            if _content(lock) != content:  # the other one has come to its end meanwhile
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise DestinationError(
+                "is being recovered by another run", path=about, fix="wait until that is done"
+            ) from error
+        yield

@@ -1,0 +1,240 @@
+"""A migration in place in a store, and the way out of one that did not finish.
+
+In the checkpoint, under `.ckptmigrate/`, lies what journal.py keeps there, too:
+
+    lock                  who is at it
+    stage/NAME            new files, verified before any of them is in its place
+    stage/old/NAME        copies of the old files
+    stage/journal.json    digests of every file before and after
+    NNNN/NAME             originals, for `undo` (sidecar.py)
+
+Once the journal is there, metadata.json is removed, then `.metadata`; what changes is copied from
+the stage over what was; `.metadata` comes back, and metadata.json last, as the commit. A copy
+inside a store replaces an object at once, and old files stay in the stage until all is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from ckptmigrate import journal, manifest, metadata, sidecar, transaction
+from ckptmigrate.commands import command
+from ckptmigrate.errors import DamagedError, DestinationError, StoreError
+from ckptmigrate.journal import Outcome
+from ckptmigrate.lock import refusal
+from ckptmigrate.objects import lock
+from ckptmigrate.objects.directory import StoreDirectory
+from ckptmigrate.places import Url
+from ckptmigrate.planning import Plan
+from ckptmigrate.sidecar import FileState
+from ckptmigrate.storage import Overlay
+
+_JOURNAL: Final = "journal.json"
+_OLD: Final = "old"
+
+
+def stage_of(path: Url) -> Url:
+    """Where a migration in place stages the new files of a checkpoint."""
+    return path / sidecar.FOLDER / "stage"
+
+
+def lock_of(path: Url) -> Url:
+    """The lock of a migration in place."""
+    return path / sidecar.FOLDER / "lock"
+
+
+def is_unfinished(path: Url) -> bool:
+    """Whether a migration in place is at work on a checkpoint, or left something of itself."""
+    return lock_of(path).is_file() or stage_of(path).is_dir()
+
+
+def check_whole(path: Url) -> None:
+    """Make sure that no migration in place has a checkpoint in its hands.
+
+    Raises:
+        DestinationError: one has; it says whether that one still runs.
+    """
+    if not stage_of(path).is_dir():
+        return
+    if lock_of(path).is_file():
+        raise refusal(lock.owner_of(lock_of(path)), path)
+    raise DestinationError(
+        "a migration in place did not finish on it",
+        path=path,
+        fix=f"make it whole with `{command('recover', path)}`",
+    )
+
+
+def rewrite(plan: Plan, path: Url) -> None:
+    """Change a checkpoint in place; its payload is not touched.
+
+    Raises:
+        DestinationError: it is not as it was planned from, or somebody else is at it.
+        StoreError: it cannot be written; it is as it was, or the sentence says that
+            `ckptmigrate recover` has to make it so.
+    """
+    if plan.changes_nothing:
+        return
+    lock.take(lock_of(path), path)
+    try:
+        new, files = journal.changes(plan.change, StoreDirectory(path))
+        _check_originals(path)
+        _stage(plan, path, new, files)
+        _begin(path, files)
+        _perform(path, files)
+    except BaseException as error:
+        _take_back(path, error)
+        raise
+    try:
+        _settle(path)
+        path.store.remove(lock_of(path))
+    except StoreError as error:
+        raise DestinationError(
+            "is rewritten, but what the migration needed meanwhile could not be removed "
+            f"({error.reason})",
+            path=path,
+            fix=f"when it can, run `{command('recover', path)}`",
+        ) from error
+
+
+def _check_originals(path: Url) -> None:
+    stray = _untold(path)
+    if stray:
+        raise DestinationError(
+            f"holds originals that {sidecar.FILE} does not tell of",
+            path=stray[0],
+            fix="move them out of the checkpoint",
+        )
+
+
+def _untold(path: Url) -> list[Url]:
+    """The folders of originals of steps that the sidecar does not tell of."""
+    told = len(sidecar.load(StoreDirectory(path)))
+    home = path / sidecar.FOLDER
+    folders = [name for name in path.store.list(home).folders if sidecar.is_folder(name)]
+    return [home / name for name in folders if name > journal.number(told)]
+
+
+def _stage(plan: Plan, path: Url, new: Mapping[str, bytes], files: Mapping[str, FileState]) -> None:
+    """Everything that is needed, and a look at it with the eyes of a reader."""
+    store, stage = path.store, stage_of(path)
+    for name, content in new.items():
+        store.create(stage / name, content)
+    for name, content in plan.originals.items():
+        store.create(path / plan.originals_folder / name, content)
+    for name, state in files.items():
+        if state.before is not None:
+            store.copy(path / name, stage / _OLD / name)
+    staged = {name: store.read(stage / name) for name in new}
+    replaced: dict[str, bytes | None] = {**dict.fromkeys(plan.files), **staged}
+    transaction.verify(plan, Overlay(StoreDirectory(path), replaced))
+
+
+def _begin(path: Url, files: Mapping[str, FileState]) -> None:
+    """Write the journal: from here on `recover` knows what to do."""
+    path.store.create(stage_of(path) / _JOURNAL, journal.dump(files))
+
+
+def _perform(path: Url, files: Mapping[str, FileState]) -> None:
+    """The marker is the first to go and the last to come."""
+    store, stage = path.store, stage_of(path)
+    _open(path)
+    for names in journal.groups(files):
+        for name in names:
+            if files[name].after is not None:
+                store.copy(stage / name, path / name)
+            else:
+                store.remove(path / name)
+
+
+def _open(path: Url) -> None:
+    """Take away what makes it a checkpoint to a reader."""
+    for name in (manifest.MARKER_FILE, metadata.FILE):
+        path.store.remove(path / name)
+
+
+def _take_back(path: Url, why: BaseException) -> None:
+    """Undo what was done by now; if it was too late for that, say so."""
+    try:
+        outcome = _settle(path)
+        path.store.remove(lock_of(path))
+    except (StoreError, DamagedError) as error:
+        raise DestinationError(
+            f"cannot be written ({error.reason}), and the migration could not be taken back",
+            path=path,
+            fix=f"when it can be written again, run `{command('recover', path)}`",
+        ) from error
+    if not isinstance(why, StoreError):
+        return
+    if outcome is Outcome.COMMITTED:
+        raise DestinationError(
+            f"was rewritten, and at the end the store said: {why.reason}",
+            path=path,
+            fix=f"look at it with `{command('inspect', path)}`",
+        ) from why
+    why.reason += "; nothing was changed"
+
+
+def recover(path: Url, *, break_lock: bool = False) -> Outcome:
+    """Finish what a migration in place left of a checkpoint; as `journal.recover`.
+
+    Raises:
+        DestinationError: the migration still runs, or cannot be seen from here.
+        DamagedError: the journal, or what it keeps, cannot be read.
+        StoreError: an object cannot be written; run it again.
+    """
+    if not is_unfinished(path):
+        return Outcome.NOTHING
+    with lock.of_the_dead(lock_of(path), path, break_lock=break_lock):
+        return _settle(path)
+
+
+def _settle(path: Url) -> Outcome:
+    """Finish what is there, under the lock."""
+    store, stage = path.store, stage_of(path)
+    outcome = Outcome.UNTOUCHED
+    place = stage / _JOURNAL
+    if place.is_file():
+        files = journal.parse(store.read(place), place)
+        if journal.matches(StoreDirectory(path), files, after=True):
+            outcome = Outcome.COMMITTED
+        elif not journal.matches(StoreDirectory(path), files, after=False):
+            _roll_back(path, files)
+            outcome = Outcome.ROLLED_BACK
+    left = [name for name, _ in store.walk(stage)]
+    if left:  # without a stage, no originals were written either
+        for folder in _told_or_none(path):
+            for name, _ in store.walk(folder):
+                store.remove(folder / name)
+    # The journal goes first: with it alone the copies beside it mean anything.
+    for name in sorted(left, key=lambda name: name != _JOURNAL):
+        store.remove(stage / name)
+    return outcome
+
+
+def _told_or_none(path: Url) -> list[Url]:
+    """Folders of originals that nothing tells of; none where the sidecar cannot be read."""
+    try:
+        return _untold(path)
+    except DamagedError:
+        return []
+
+
+def _roll_back(path: Url, files: Mapping[str, FileState]) -> None:
+    store, old = path.store, stage_of(path) / _OLD
+    kept = StoreDirectory(old)
+    if all(s.before is None or n in kept.files() for n, s in files.items()):
+        _open(path)
+        for names in journal.groups(files):
+            for name in names:
+                if files[name].before is not None:
+                    store.copy(old / name, path / name)
+                else:
+                    store.remove(path / name)
+    if not journal.matches(StoreDirectory(path), files, after=False):
+        raise DamagedError(
+            "cannot be rolled back: a file is neither as before the migration nor kept",
+            path=path,
+            fix=f"compare its files with the digests in {stage_of(path) / _JOURNAL}",
+        )

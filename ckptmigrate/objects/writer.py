@@ -1,0 +1,73 @@
+"""Writes checkpoints in an object store (see `ckptmigrate.writing`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ckptmigrate import sidecar
+from ckptmigrate.journal import Outcome
+from ckptmigrate.linking import Link
+from ckptmigrate.objects import publishing, swap
+from ckptmigrate.objects.directory import StoreDirectory
+from ckptmigrate.objects.store import Progress
+from ckptmigrate.places import TRACKER_FILE, Place, Url
+from ckptmigrate.planning import Plan
+from ckptmigrate.sidecar import Step
+from ckptmigrate.staging import Leftover
+
+
+@dataclass(frozen=True)
+class StoreWriter:
+    """Writes at a URL."""
+
+    url: Url
+
+    def check_free(self, source: Place) -> None:
+        publishing.check_free(self.url, source)
+
+    def create(
+        self, plans: Mapping[str, Plan], tracker: str, *, link: Link, progress: Progress | None
+    ) -> Link:
+        return publishing.create(plans, self.url, tracker, link=link, progress=progress)
+
+    def add(self, plan: Plan, *, link: Link) -> Link:
+        return publishing.add(plan, self.url, link=link)
+
+    def name_latest(self, tracker: str) -> None:
+        self.url.store.replace(self.url / TRACKER_FILE, tracker.encode())
+
+    def locked(self) -> list[Leftover]:
+        return publishing.locked(self.url)
+
+    def discard(self, *, break_lock: bool) -> tuple[Place, str]:
+        return self.url, publishing.discard(self.url, break_lock=break_lock)
+
+    def rewrite(self, plan: Plan) -> None:
+        swap.rewrite(plan, self.url)
+
+    def is_staged(self) -> bool:
+        return swap.stage_of(self.url).is_dir()
+
+    def is_unfinished(self) -> bool:
+        return swap.is_unfinished(self.url)
+
+    def check_whole(self) -> None:
+        swap.check_whole(self.url)
+
+    def recover(self, *, break_lock: bool) -> Outcome:
+        return swap.recover(self.url, break_lock=break_lock)
+
+    def repoint(self, text: str, step: Step) -> None:
+        store = self.url.store
+        steps = sidecar.load(StoreDirectory(self.url))
+        tracker = self.url / TRACKER_FILE
+        if tracker.is_file():
+            # What an attempt that failed has kept there is of no use any more.
+            store.replace(self.url / sidecar.folder(len(steps)) / TRACKER_FILE, store.read(tracker))
+        # The sidecar first: a step that did not come to happen has another digest, and is no harm.
+        store.replace(self.url / sidecar.FILE, sidecar.dump((*steps, step)))
+        store.replace(tracker, text.encode())
+
+    def clear_repoint(self) -> list[Place]:
+        return []  # an object is replaced at once

@@ -1,0 +1,30 @@
+"""What the tests of object stores share."""
+
+from __future__ import annotations
+
+import json
+
+from s3_server import BUCKET
+
+KEPT = ".ckptmigrate/"
+NAME = "0.18.2-fault-dp2"
+TRACKER = "latest_checkpointed_iteration.txt"
+
+
+def url(name: str) -> str:
+    return f"s3://{BUCKET}/{name}"
+
+
+def visible(tree: dict[str, bytes]) -> dict[str, bytes]:
+    """What a reader looks at."""
+    return {k: v for k, v in tree.items() if KEPT not in k and not k.endswith("ckptmigrate.json")}
+
+
+def without_time(tree: dict[str, bytes]) -> dict[str, object]:
+    """The sidecar as a value without what differs from run to run."""
+    found: dict[str, object] = dict(tree)
+    for name in tree:
+        if name.endswith("ckptmigrate.json"):
+            steps = json.loads(tree[name])["steps"]
+            found[name] = [{**step, "time": None} for step in steps]
+    return found

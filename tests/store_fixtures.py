@@ -1,0 +1,36 @@
+"""Fixtures of object stores: a server, its bucket, and the command line before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from conftest import Run
+from s3_server import Bucket, environment, served
+
+from ckptmigrate.objects import store
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """A server of this module's own, and the environment that leads to it."""
+    with served() as found, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(found).items():
+            patch.setenv(name, value)
+        store._of.cache_clear()
+        yield found
+        store._of.cache_clear()
+
+
+@pytest.fixture
+def bucket(port: int) -> Iterator[Bucket]:
+    found = Bucket(port)
+    found.clear("")
+    yield found
+    found.clear("")
+
+
+@pytest.fixture
+def s3(run: Run, port: int) -> Run:
+    """The command line, with the server as its endpoint."""
+    return lambda *arguments, **more: run(*arguments, **{**environment(port), **more})

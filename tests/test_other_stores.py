@@ -1,0 +1,141 @@
+"""The same through multi-storage-client, and against Google's API."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import SAMPLES, Run, refused
+from object_stores import NAME, visible
+from s3_server import (
+    BUCKET,
+    Bucket,
+    answering,
+    environment,
+    files_of,
+    free_port,
+)
+
+from ckptmigrate.places import Url, place
+
+pytest_plugins = ["store_fixtures"]
+
+# -- Megatron's own multi-storage-client
+
+
+def _msc(tmp_path: Path, port: int) -> str:
+    config = {
+        "profiles": {
+            "disk": {
+                "storage_provider": {
+                    "type": "file", "options": {"base_path": str(tmp_path / "disk")},
+                }
+            },
+            "moto": {
+                "storage_provider": {
+                    "type": "s3",
+                    "options": {
+                        "base_path": BUCKET, "region_name": "us-east-1",
+                        "endpoint_url": environment(port)["AWS_ENDPOINT_URL"],
+                    },
+                },
+                "credentials_provider": {
+                    "type": "S3Credentials",
+                    "options": {"access_key": "a", "secret_key": "b"},
+                },
+            },
+        }
+    }  # fmt: skip
+    file = tmp_path / "msc.json"
+    file.write_text(json.dumps(config))
+    (tmp_path / "disk").mkdir()
+    return str(file)
+
+
+@pytest.mark.parametrize("profile", ["disk", "moto"])
+def test_multi_storage_client(
+    profile: str, bucket: Bucket, port: int, s3: Run, tmp_path: Path
+) -> None:
+    more = {"MSC_CONFIG": _msc(tmp_path, port)}
+    source = files_of(SAMPLES / NAME)
+    run, out = f"msc://{profile}/run", f"msc://{profile}/out"
+    to = ("--to", "split-rerun", "--allow-loss", "fault-context")
+
+    def tree(name: str) -> dict[str, bytes]:
+        return bucket.tree(name) if profile == "moto" else files_of(tmp_path / "disk" / name)
+
+    def ok(*arguments: object) -> str:
+        told = s3(*arguments, **more)
+        assert told.returncode == 0, told.stderr
+        return told.stdout
+
+    local = tmp_path / "local"
+    ok("upgrade", SAMPLES / NAME, "--to", "always-sentinel", "-o", run)
+    assert visible(tree("run")) == visible(source)
+    assert f"use it as --load {out}" in ok("downgrade", run, *to, "-o", out)
+    ok("undo", out)
+    assert tree("out") == tree("run")
+    ok("downgrade", run, *to, "--in-place")
+    assert ok("verify", run, "--hash").splitlines()[0].startswith(run)
+    ok("undo", run)
+    assert visible(tree("run")) == visible(source)
+    ok("downgrade", run, *to, "-o", local)
+    ok("undo", local)
+    assert visible(files_of(local)) == visible(source)
+
+
+# -- gs://: Google's own servers cannot be reached from where the tests run
+
+
+@pytest.fixture
+def emulator() -> Iterator[dict[str, str]]:
+    """A server of Google Cloud Storage's API that is not Google's, by the way to it."""
+    listening = free_port()
+    command = [Path(sys.executable).with_name("gcp-storage-emulator"), "start", "--in-memory",
+               "--host=127.0.0.1", f"--port={listening}", f"--default-bucket={BUCKET}"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            answering(listening)
+            yield {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{listening}"}
+        finally:
+            process.kill()
+
+
+def test_gs_out_of_place_in_place_and_back(
+    emulator: dict[str, str], run: Run, tmp_path: Path
+) -> None:
+    def ok(*arguments: object) -> None:
+        told = run(*arguments, **emulator)
+        assert told.returncode == 0, told.stderr
+        assert told.stderr == ""
+
+    there = f"gs://{BUCKET}"
+    to = ("--to", "split-rerun", "--allow-loss", "fault-context")
+    ok("upgrade", SAMPLES / NAME, "--to", "always-sentinel", "-o", f"{there}/run")
+    ok("downgrade", f"{there}/run", *to, "-o", f"{there}/out")
+    ok("downgrade", f"{there}/run", *to, "--in-place")
+    refused(run("upgrade", SAMPLES / NAME, "-o", f"{there}/out", **emulator), "exists")
+    for name in ("run", "out"):
+        ok("undo", f"{there}/{name}")
+        ok("downgrade", f"{there}/{name}", *to, "-o", tmp_path / name)
+        ok("undo", tmp_path / name)
+        assert files_of(tmp_path / name) == files_of(SAMPLES / NAME)
+
+
+def test_gs_is_handed_to_gcsfs_and_says_what_it_lacks() -> None:
+    found = place("gs://bucket/run")
+    assert found == Url("gs", "bucket/run")
+    code = (
+        "import os, sys; os.environ['GOOGLE_APPLICATION_CREDENTIALS'] = '/nowhere.json'; "
+        "import fsspec; fsspec.config.conf['gs'] = {'token': 'google_default'}; "
+        "from ckptmigrate.cli import main; main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, "inspect", "gs://bucket/run"],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    refused(result, "without credentials", "/nowhere.json", "GOOGLE_APPLICATION_CREDENTIALS")
