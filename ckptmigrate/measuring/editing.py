@@ -30,7 +30,10 @@ def updated(text: str, groups: Sequence[GroupRow]) -> str:
         group = wanted.get((row["writer"], row["scenario"]))
         if group is None or [dict(cell) for cell in row["cells"]] == list(map(asdict, group.cells)):
             continue
-        row["cells"] = _sequence(group.cells)
+        cells = _sequence(group.cells)
+        # What is said of the next group hangs on the end of this one.
+        cells.ca.comment, cells.ca.end = row["cells"].ca.comment, row["cells"].ca.end
+        row["cells"] = cells
         changed = True
     if not changed:
         return text
