@@ -7,10 +7,12 @@ written by `splicing`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from ckptmigrate import metadata, splicing
 from ckptmigrate.errors import DamagedError
@@ -163,10 +165,14 @@ class BulkMetadata(Metadata):
         }
 
     def dump(self) -> bytes:
+        return self._written[0]
+
+    @cached_property
+    def _written(self) -> tuple[bytes, BulkMetadata | None]:
+        """The bytes, and what they say: kept, so that nothing reads them once more for it."""
         return splicing.dump(self, load)
 
     def whole(self) -> Metadata:
-        """The same with an inert tree of the whole."""
         edit, found = self.edit, self.tables.skeleton
         edited = metadata.parse(framed(found.data, found.cuts))
         edited = edited.without(edit.dropped).relocated(edit.moved).with_blobs(edit.added)
@@ -205,8 +211,20 @@ class BulkMetadata(Metadata):
         return replace(self, edit=replace(self.edit, **changes))
 
 
+# What was read, by the digest of the bytes, for as long as somebody has it.
+_READ: Final[WeakValueDictionary[bytes, BulkMetadata]] = WeakValueDictionary()
+
+
 def load(data: bytes) -> BulkMetadata | None:
     """Read the bytes of a large `.metadata`; None where it has to be read whole."""
+    digest = hashlib.sha256(data).digest()
+    known = _READ.get(digest)
+    if known is None and (known := _load(data)) is not None:
+        _READ[digest] = known
+    return known
+
+
+def _load(data: bytes) -> BulkMetadata | None:
     found = skeleton.read(data, shape)
     if found is None or not is_object(found.tree, *metadata.CLASSES):
         return None

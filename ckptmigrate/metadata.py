@@ -138,6 +138,10 @@ class Metadata:
         keys = [item_key(item) for item in (self.plans or [])[rank].attributes.get("items", ())]
         return keys if among is None else [key for key in keys if key in among]
 
+    def whole(self) -> Metadata:
+        """The same with an inert tree of the whole."""
+        return self
+
     def changed_from(self, other: Metadata) -> Collection[str] | None:
         """The keys of the rows that may be others than in `other`; None where any may be."""
         return None

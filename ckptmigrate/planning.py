@@ -58,6 +58,7 @@ class Plan:
         losses: names of the losses that happen, all of them allowed.
         notes: what the user should know: choices made, evidence used.
         payload: (number of payload files, their bytes), none of which is touched.
+        result: what the checkpoint then is, as far as planning has it.
     """
 
     path: Path
@@ -78,6 +79,7 @@ class Plan:
     losses: tuple[str, ...]
     notes: tuple[str, ...]
     payload: tuple[int, int]
+    result: Manifest | None = field(default=None, repr=False, compare=False)
 
     @property
     def changes_nothing(self) -> bool:
@@ -345,6 +347,7 @@ def assemble(
         losses=request.losses,
         notes=request.notes,
         payload=(len(payload), sum(size for _, size in payload.values())),
+        result=result,
     )
 
 

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 _TABLES: Final = ("state_dict_metadata", "storage_data", "all_local_plans")  # looked at by row
 
 
-def dump(edited: BulkMetadata, read: Callable[[bytes], BulkMetadata | None]) -> bytes:
-    """The bytes of the file.
+def dump(
+    edited: BulkMetadata, read: Callable[[bytes], BulkMetadata | None]
+) -> tuple[bytes, BulkMetadata | None]:
+    """The bytes of the file, and what was read of them; None where it was written whole.
 
     Args:
         read: reads what was written, to see that it says what the edit says.
@@ -37,10 +39,10 @@ def dump(edited: BulkMetadata, read: Callable[[bytes], BulkMetadata | None]) -> 
         written = spliced(found.data, found.cuts, list(_Insertions(edited)))
         again = read(written)
         if again is not None and _says(again, edited):
-            return written
+            return written, again
     except PickleError:
         pass
-    return edited.whole().dump()
+    return edited.whole().dump(), None
 
 
 class _Insertions:

@@ -86,7 +86,10 @@ def edited(found: Metadata, random: Random) -> Metadata:
     objects = [key for key in found.blobs if key not in dropped]
     moved = {key: Blob("__0_0.distcp", 7, 9) for key in objects[: random.randrange(3)]}
     added = {
-        f"rerun_state_machine_state/shard_{n}_{8}": (n % 2, Blob("__9_9.distcp", n, 5))
+        f"rerun_state_machine_state/shard_{n}_{random.randrange(9, 10**9)}": (
+            n % 2,
+            Blob("__9_9.distcp", n, 5),
+        )
         for n in range(random.choice((0, 1, 8)))
     }
     return found.without(dropped).relocated(moved).with_blobs(added)
