@@ -99,4 +99,5 @@ def _rows(entries: int, row_bytes: int) -> Iterator[tuple[Any, ...]]:
 
 
 if __name__ == "__main__":
-    checkpoint(Path(sys.argv[1]), int(sys.argv[2]), plans=sys.argv[3:] == ["plans"])
+    place, count, size, *words = sys.argv[1:]
+    checkpoint(Path(place), int(count), plans=words == ["plans"], row_bytes=int(size))

@@ -7,7 +7,7 @@ the key. `shape` says which rows `inert.repeats` may step over for it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ckptmigrate import metadata
@@ -37,18 +37,25 @@ def shape(tree: Any) -> Shape | None:
                 return Shape(TENSOR if metadata.is_tensor_entry(value) else OBJECT, (key,))
             return None
         return _shape_of_stored(key, value)
-    index = tree.attributes.get("index") if isinstance(tree, Object) else None
-    key = index.attributes.get("fqn") if isinstance(index, Object) else None
-    if isinstance(key, Hole) and key.is_text and isinstance(tree.attributes.get("type"), Object):
+    fields = _fields(tree)
+    key = _fields(fields.get("index")).get("fqn")
+    if isinstance(key, Hole) and key.is_text and isinstance(fields.get("type"), Object):
         return Shape(ITEM, (key,))
     return None
+
+
+def _fields(value: Any) -> Mapping[str, Any]:
+    """The attributes of an object, if they have the same names in every row."""
+    found = value.attributes if isinstance(value, Object) else {}
+    return found if all(isinstance(name, str) for name in found) else {}
 
 
 def _shape_of_stored(index: Any, where: Any) -> Shape | None:
     if not metadata.is_stored(index, where):
         return None
-    key, offsets = index.attributes.get("fqn"), index.attributes.get("offset")
-    file, *numbers = (where.attributes.get(n) for n in ("relative_path", "offset", "length"))
+    named, place = _fields(index), _fields(where)
+    key, offsets = named.get("fqn"), named.get("offset")
+    file, *numbers = (place.get(name) for name in ("relative_path", "offset", "length"))
     if isinstance(offsets, Object):
         offsets = offsets.args[0] if len(offsets.args) == 1 else 0
     if not (
