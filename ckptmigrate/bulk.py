@@ -55,6 +55,11 @@ class Edit:
     moved: Mapping[str, Blob] = field(default_factory=dict)
     class_path: str | None = None
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """Every key whose rows are others."""
+        return frozenset((*self.dropped, *self.added, *self.moved))
+
 
 class _Entries(Mapping[str, Any]):
     def __init__(self, tables: Tables, edit: Edit) -> None:
@@ -152,10 +157,43 @@ class BulkMetadata(Metadata):
         ]
 
     def changed_from(self, other: Metadata) -> Collection[str] | None:
-        if not isinstance(other, BulkMetadata) or other.tables is not self.tables:
+        if not isinstance(other, BulkMetadata):
             return None
-        edits = (self.edit, other.edit)
-        return frozenset(key for e in edits for key in (*e.dropped, *e.added, *e.moved))
+        if other.tables is self.tables:
+            return self.edit.keys | other.edit.keys
+        for before, after in ((other, self), (self, other)):
+            edit = before.edit_to(after)
+            if edit is not None:
+                return edit.keys
+        return None
+
+    def edit_to(self, after: BulkMetadata) -> Edit | None:
+        """The edit of a file that leads to another file, byte for byte; None where none does."""
+        if self.edit != Edit() or after.edit != Edit():
+            return None
+        old, new = self.tables.entries.keys(), after.tables.entries.keys()
+        added = [key for key in after.entries if key not in old]
+        ranks = {
+            key: rank
+            for rank in range(len(after.plans or ()))
+            for key in after.plan_keys(rank, added)
+        }
+        moved = {
+            key: blob
+            for key, blob in after.blobs.items()
+            if key in self.blobs and self.blobs[key] != blob
+        }
+        if not all(key in after.blobs for key in added):
+            return None
+        edit = Edit(
+            dropped=frozenset(old - new),
+            added={key: (ranks.get(key, 0), after.blobs[key]) for key in added},
+            moved=moved,
+            class_path=None if self.class_path == after.class_path else after.class_path,
+        )
+        found = after.tables.skeleton
+        led = splicing.splice(replace(self, edit=edit))
+        return edit if led == framed(found.data, found.cuts) else None
 
     def chunks_of(self, keys: Collection[str]) -> Mapping[Piece, Blob]:
         return {

@@ -115,7 +115,7 @@ def _plans(a: Manifest, b: Manifest, changed: Collection[str] | None) -> Iterato
         if type(plan_a).path != type(plan_b).path:
             detail = f"{type(plan_a).path} -> {type(plan_b).path}"
             yield Difference("~", "plan", f"class of rank {rank}", detail)
-        if plan_a is not plan_b:
+        if changed is None:  # else all but the rows of those keys is the same
             yield from _plan_attributes(rank, plan_a, plan_b)
         before, after = (Counter(m.metadata.plan_keys(rank, changed)) for m in (a, b))
         for sign, keys in (("-", before - after), ("+", after - before)):

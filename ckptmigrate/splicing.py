@@ -34,15 +34,20 @@ def dump(
     Args:
         read: reads what was written, to see that it says what the edit says.
     """
+    written = splice(edited)
+    again = None if written is None else read(written)
+    if written is not None and again is not None and _says(again, edited):
+        return written, again
+    return edited.whole().dump(), None
+
+
+def splice(edited: BulkMetadata) -> bytes | None:
+    """The bytes of the file with all that differs put in; None where that cannot be done."""
     found = edited.tables.skeleton
     try:
-        written = spliced(found.data, found.cuts, list(_Insertions(edited)))
-        again = read(written)
-        if again is not None and _says(again, edited):
-            return written, again
-    except PickleError:
-        pass
-    return edited.whole().dump(), None
+        return spliced(found.data, found.cuts, list(_Insertions(edited)))
+    except (PickleError, KeyError):
+        return None
 
 
 class _Insertions:
