@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 from ckptmigrate import metadata, splicing
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import skeleton
+from ckptmigrate.inert.reader import uncollected
 from ckptmigrate.inert.repeats import Run
 from ckptmigrate.inert.tokens import framed
 from ckptmigrate.inert.tree import Object, is_object, with_state
@@ -208,7 +209,8 @@ class BulkMetadata(Metadata):
     @cached_property
     def _written(self) -> tuple[bytes, BulkMetadata | None]:
         """The bytes, and what they say: kept, so that nothing reads them once more for it."""
-        return splicing.dump(self, load)
+        with uncollected():
+            return splicing.dump(self, load)
 
     def whole(self) -> Metadata:
         edit, found = self.edit, self.tables.skeleton
@@ -257,8 +259,11 @@ def load(data: bytes) -> BulkMetadata | None:
     """Read the bytes of a large `.metadata`; None where it has to be read whole."""
     digest = hashlib.sha256(data).digest()
     known = _READ.get(digest)
-    if known is None and (known := _load(data)) is not None:
-        _READ[digest] = known
+    if known is None:
+        with uncollected():
+            known = _load(data)
+        if known is not None:
+            _READ[digest] = known
     return known
 
 
