@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from ckptmigrate import common
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import torchfile
+from ckptmigrate.inert.equality import equal
 from ckptmigrate.inert.short import short
-from ckptmigrate.inert.tree import Global, Object, PersistentId
+from ckptmigrate.inert.tree import Object
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.metadata import Blob, item_key
 from ckptmigrate.printable import printable
@@ -57,14 +58,17 @@ def diff(a: Manifest, b: Manifest, *, payload: bool = True) -> list[Difference]:
     Raises:
         DamagedError: a payload file cannot be read.
     """
+    changed = b.metadata.changed_from(a.metadata)
+    if changed is None:  # two files: any row may differ from any other
+        a, b = (each.with_metadata(each.metadata.whole()) for each in (a, b))
     return [
         *_place_of_common(a, b),
         *_values("common", a.common.values, b.common.values),
         *_keys("marker", a.marker, b.marker),
         *_attributes(a, b),
-        *_keys("entry", a.metadata.entries, b.metadata.entries),
-        *_plans(a, b),
-        *_payload(a, b, read=payload),
+        *_keys("entry", *_entries(a, b, changed)),
+        *_plans(a, b, changed),
+        *_payload(a, b, changed, read=payload),
     ]
 
 
@@ -90,21 +94,30 @@ def _attributes(a: Manifest, b: Manifest) -> Iterator[Difference]:
         yield Difference("-" if has_a else "+", "attribute", "all_local_plans")
 
 
-def _plans(a: Manifest, b: Manifest) -> Iterator[Difference]:
+def _entries(
+    a: Manifest, b: Manifest, changed: Collection[str] | None
+) -> Iterator[Mapping[str, Any]]:
+    """The entries of both that may differ."""
+    for entries in (a.metadata.entries, b.metadata.entries):
+        yield entries if changed is None else {k: entries[k] for k in changed if k in entries}
+
+
+def _plans(a: Manifest, b: Manifest, changed: Collection[str] | None) -> Iterator[Difference]:
     plans_a, plans_b = a.metadata.plans, b.metadata.plans
-    if plans_a is None or plans_b is None or plans_a is plans_b:
+    if plans_a is None or plans_b is None or (plans_a is plans_b and not changed):
         return
     if len(plans_a) != len(plans_b):
         yield Difference("~", "plan", "ranks", f"{len(plans_a)} -> {len(plans_b)}")
         return
     for rank, (plan_a, plan_b) in enumerate(zip(plans_a, plans_b, strict=True)):
-        if plan_a is plan_b:
+        if plan_a is plan_b and not changed:
             continue
         if type(plan_a).path != type(plan_b).path:
             detail = f"{type(plan_a).path} -> {type(plan_b).path}"
             yield Difference("~", "plan", f"class of rank {rank}", detail)
-        yield from _plan_attributes(rank, plan_a, plan_b)
-        before, after = Counter(a.metadata.plan_keys(rank)), Counter(b.metadata.plan_keys(rank))
+        if changed is None:  # else all but the rows of those keys is the same
+            yield from _plan_attributes(rank, plan_a, plan_b)
+        before, after = (Counter(m.metadata.plan_keys(rank, changed)) for m in (a, b))
         for sign, keys in (("-", before - after), ("+", after - before)):
             for key, count in keys.items():
                 times = f" x{count}" if count > 1 else ""
@@ -129,12 +142,13 @@ def _items_of(plan: Object, key: str) -> int:
     return sum(item_key(item) == key for item in plan.attributes["items"])
 
 
-def _payload(a: Manifest, b: Manifest, *, read: bool) -> Iterator[Difference]:
+def _payload(
+    a: Manifest, b: Manifest, changed: Collection[str] | None, *, read: bool
+) -> Iterator[Difference]:
     """Byte ranges of the entries that both have; the common state is compared as such."""
-    both = (a.metadata.entries.keys() & b.metadata.entries.keys()) - {common.KEY}
-    chunks_a, chunks_b = (
-        {(c.key, c.offsets): c.blob for c in m.metadata.chunks if c.key in both} for m in (a, b)
-    )
+    entries_a, entries_b = _entries(a, b, changed)
+    both = (entries_a.keys() & entries_b.keys()) - {common.KEY}
+    chunks_a, chunks_b = (m.metadata.chunks_of(both) for m in (a, b))
     for (key, offsets), blob in chunks_a.items():
         name = f"{key} at {list(offsets)}" if offsets is not None else key
         other = chunks_b.get((key, offsets))
@@ -230,64 +244,3 @@ def _inside(value: Any) -> Mapping[str, Any] | None:
     if isinstance(value, Object) and not value.args and value.attributes:
         return {key: v for key, v in value.attributes.items() if isinstance(key, str)}
     return None
-
-
-def equal(a: Any, b: Any) -> bool:
-    """Whether two inert values mean the same; dicts in any order, NaN equal to NaN."""
-    return _Comparison().equal(a, b)
-
-
-class _Comparison:
-    """Compares once per pair of nodes, so that shared nodes cost nothing again."""
-
-    def __init__(self) -> None:
-        self.seen: set[tuple[int, int]] = set()
-
-    def equal(self, a: Any, b: Any) -> bool:
-        todo = [(a, b)]
-        while todo:
-            a, b = todo.pop()
-            if a is b:
-                continue
-            if isinstance(a, Global) or isinstance(b, Global):
-                if not (isinstance(a, Global) and isinstance(b, Global) and a.path == b.path):
-                    return False
-                continue
-            if not isinstance(a, (dict, list, tuple, Object, PersistentId)):
-                if type(a) is not type(b) or (a != b and not (a != a and b != b)):
-                    return False
-                continue
-            if (id(a), id(b)) in self.seen:
-                continue
-            self.seen.add((id(a), id(b)))
-            pairs = self._parts(a, b)
-            if pairs is None:
-                return False
-            todo += pairs
-        return True
-
-    @staticmethod
-    def _parts(a: Any, b: Any) -> list[tuple[Any, Any]] | None:
-        """The pairs that must be equal in turn; None where the two cannot be equal."""
-        if isinstance(a, Object):
-            if not isinstance(b, Object) or a.opcode != b.opcode:
-                return None
-            return [
-                (type(a), type(b)),
-                (a.args, b.args),
-                (a.kwargs, b.kwargs),
-                (a.updates or [], b.updates or []),
-            ]
-        if type(a) is not type(b):
-            return None
-        if isinstance(a, PersistentId):
-            return [(a.pid, b.pid)]
-        if len(a) != len(b):
-            return None
-        if isinstance(a, dict):
-            if all(isinstance(key, (str, int, float, bytes, bool)) for key in a):
-                return [(v, b[k]) for k, v in a.items()] if a.keys() == b.keys() else None
-            return [
-                p for x, y in zip(a.items(), b.items(), strict=True) for p in zip(x, y, strict=True)
-            ]
-        return list(zip(a, b, strict=True))

@@ -168,7 +168,7 @@ def inspect(path: Place) -> Inspection:
     except RefusedError as error:
         topology = None
         anomalies.append(error.reason)
-    objects = sum(map(manifest.metadata.is_object_entry, manifest.metadata.entries))
+    objects = manifest.metadata.count_objects()
     return Inspection(
         path=path,
         iteration=manifest.iteration,
@@ -262,8 +262,7 @@ def _anomalies(
     if record.entry is not None and record.kind is Kind.IDLE and not record.shards:
         found.append("an idle rerun entry without its sentinel shards")
     found += _unknown(reading)
-    used = {chunk.blob.file for chunk in manifest.metadata.chunks}
-    orphans = [name for name in manifest.payload_files if name not in used]
+    orphans = [name for name in manifest.payload_files if name not in manifest.metadata.ends]
     if orphans:
         found.append(
             f"{len(orphans)} payload files that no entry lies in: {', '.join(orphans[:3])}"

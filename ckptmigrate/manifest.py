@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
-from ckptmigrate import common, metadata
+from ckptmigrate import bulk, common, metadata
 from ckptmigrate.common import CommonState
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import torchfile
@@ -200,7 +200,7 @@ class Manifest:
     def contents(self, before: Manifest) -> dict[str, bytes | None]:
         """What differs from `before` on disk: file name -> bytes, or None for a removed file."""
         changed: dict[str, bytes | None] = {}
-        if self.metadata.tree is not before.metadata.tree:
+        if self.metadata is not before.metadata:
             changed[metadata.FILE] = self.metadata.dump()
         if self.common.in_file and (
             not before.common.in_file or self.common.values is not before.common.values
@@ -225,7 +225,7 @@ def load(directory: Directory) -> Manifest:
     """
     marker = read_marker(directory)
     try:
-        edited = metadata.load(directory.read(metadata.FILE))
+        edited = bulk.read(directory.read(metadata.FILE))
     except DamagedError as error:
         raise DamagedError(
             error.reason,
@@ -255,7 +255,7 @@ def read_marker(directory: Directory) -> dict[str, Any]:
 def _check_payload(directory: Directory, edited: Metadata) -> None:
     """Every byte range lies inside a file of this directory."""
     sizes = directory.files()
-    for name, end in metadata.storage_files(edited):
+    for name, end in edited.ends.items():
         if "/" in name or "\\" in name or name in ("", ".", ".."):
             raise DamagedError(
                 f"places entries in {name!r}, outside of the checkpoint",

@@ -11,7 +11,7 @@ A key stands in up to four tables, and an edit keeps them in step: `state_dict_m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -19,26 +19,24 @@ from typing import Any, Final
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import reader, writer
 from ckptmigrate.inert.tree import (
-    Global,
     Object,
-    enum_member,
     is_object,
     new_object,
     symbol,
-    symbol_of,
     with_state,
 )
+from ckptmigrate.modelling import Models
 
 FILE: Final = ".metadata"
 TORCH_CLASS: Final = "torch.distributed.checkpoint.metadata.Metadata"
 MCORE_CLASS: Final = "megatron.core.dist_checkpointing.strategies.torch.MCoreMetadata"
+CLASSES: Final = (TORCH_CLASS, MCORE_CLASS)
 
 _DCP: Final = "torch.distributed.checkpoint"
 _TENSOR_ENTRY: Final = f"{_DCP}.metadata.TensorStorageMetadata"
 _BYTES_ENTRY: Final = f"{_DCP}.metadata.BytesStorageMetadata"
 _INDEX: Final = f"{_DCP}.metadata.MetadataIndex"
 _STORAGE: Final = f"{_DCP}.filesystem._StorageInfo"
-_BYTE_IO: Final = 3  # torch.distributed.checkpoint.planner.WriteItemType.BYTE_IO
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,9 @@ class Chunk:
     key: str
     offsets: tuple[int, ...] | None
     blob: Blob
+
+
+Piece = tuple[str, tuple[int, ...] | None]  # a key and the offsets of a row of storage_data
 
 
 @dataclass(frozen=True)
@@ -109,15 +110,45 @@ class Metadata:
         """Where each sharded object's bytes are, by key."""
         return {c.key: c.blob for c in self.chunks if c.offsets is None}
 
+    @cached_property
+    def ends(self) -> Mapping[str, int]:
+        """Every payload file that an entry lies in, with the end of its last byte range."""
+        ends: dict[str, int] = {}
+        for chunk in self.chunks:
+            end = chunk.blob.offset + chunk.blob.length
+            ends[chunk.blob.file] = max(end, ends.get(chunk.blob.file, 0))
+        return ends
+
+    def count_objects(self) -> int:
+        """How many entries are sharded objects."""
+        return sum(map(self.is_object_entry, self.entries))
+
     @property
     def plans(self) -> list[Object] | None:
         """`all_local_plans`, one per rank; None for releases up to 0.10, which keep none."""
         plans = self.attributes.get("all_local_plans")
         return plans if isinstance(plans, list) else None
 
-    def plan_keys(self, rank: int) -> list[str]:
-        """The keys that the plan of a rank writes, in order, repeated ones too."""
-        return [item_key(item) for item in (self.plans or [])[rank].attributes.get("items", ())]
+    def plan_keys(self, rank: int, among: Collection[str] | None = None) -> list[str]:
+        """The keys that the plan of a rank writes, in order, repeated ones too.
+
+        Args:
+            among: only these.
+        """
+        keys = [item_key(item) for item in (self.plans or [])[rank].attributes.get("items", ())]
+        return keys if among is None else [key for key in keys if key in among]
+
+    def whole(self) -> Metadata:
+        """The same with an inert tree of the whole."""
+        return self
+
+    def changed_from(self, other: Metadata) -> Collection[str] | None:
+        """The keys of the rows that may be others than in `other`; None where any may be."""
+        return None
+
+    def chunks_of(self, keys: Collection[str]) -> Mapping[Piece, Blob]:
+        """The rows of `storage_data` of some entries: (key, offsets) -> where the bytes are."""
+        return {(c.key, c.offsets): c.blob for c in self.chunks if c.key in keys}
 
     def dump(self) -> bytes:
         """The bytes of the file."""
@@ -154,9 +185,9 @@ class Metadata:
         planner_data = attributes.get("planner_data")
         flattened = dict(planner_data) if planner_data else planner_data
         items: dict[int, list[tuple[str, Object]]] = {}
-        models = _Models(self)
+        models = Models(self)
         for key, (rank, blob) in added.items():
-            entries[key] = new_object(models.entry)
+            entries[key] = models.new_entry()
             storage[models.new_index(key)] = models.new_storage(blob)
             if flattened:
                 flattened[key] = (key,)
@@ -177,7 +208,7 @@ class Metadata:
         if not moved:
             return self
         attributes = dict(self.attributes)
-        models = _Models(self)
+        models = Models(self)
         attributes["storage_data"] = {
             index: models.new_storage(moved[index.attributes["fqn"]])
             if index.attributes["fqn"] in moved
@@ -211,7 +242,7 @@ def load(data: bytes) -> Metadata:
 def parse(data: bytes) -> Metadata:
     """The same without a look at the tables; raises as `load`."""
     tree, named = reader.load_with_symbols(data)
-    if not is_object(tree, TORCH_CLASS, MCORE_CLASS):
+    if not is_object(tree, *CLASSES):
         found = type(tree).path if isinstance(tree, Object) else type(tree).__name__
         raise DamagedError(f"holds {found}, not checkpoint metadata")
     return Metadata(tree, writer.protocol_of(data), named)
@@ -227,8 +258,12 @@ def is_tensor_entry(entry: Any) -> bool:
     return is_object(entry, _TENSOR_ENTRY)
 
 
-def _check(metadata: Metadata) -> None:
-    """The parts that edits rely on are what they should be."""
+def check_tables(metadata: Metadata) -> None:
+    """The tables are there, and are what they should be.
+
+    Raises:
+        DamagedError: they are not.
+    """
     for table in ("state_dict_metadata", "storage_data"):
         if not isinstance(metadata.attributes.get(table), dict):
             raise DamagedError(f"has no {table}")
@@ -248,7 +283,12 @@ def _check(metadata: Metadata) -> None:
         )
     ):
         raise DamagedError("has all_local_plans that are no list of plans")
-    for rank in range(len(plans or ())):
+
+
+def _check(metadata: Metadata) -> None:
+    """The parts that edits rely on are what they should be."""
+    check_tables(metadata)
+    for rank in range(len(metadata.plans or ())):
         metadata.plan_keys(rank)
     seen: set[tuple[str, tuple[int, ...] | None]] = set()
     for chunk in metadata.chunks:
@@ -259,13 +299,18 @@ def _check(metadata: Metadata) -> None:
         seen.add((chunk.key, chunk.offsets))
 
 
+def is_stored(index: Any, storage: Any) -> bool:
+    """Whether inert values are what a row of `storage_data` is made of."""
+    return is_object(index, _INDEX) and is_object(storage, _STORAGE)
+
+
 def chunk_of(index: Any, storage: Any) -> Chunk:
     """A row of `storage_data`.
 
     Raises:
         DamagedError: it is none.
     """
-    if not (is_object(index, _INDEX) and is_object(storage, _STORAGE)):
+    if not is_stored(index, storage):
         raise DamagedError("has a storage_data row that is no byte range")
     key, offsets = index.attributes.get("fqn"), index.attributes.get("offset")
     where = storage.attributes
@@ -333,66 +378,3 @@ def _plan_with(plan: Object, added: list[tuple[str, Object]]) -> Object:
             **{key: (key,) for key, _ in added},
         }
     return with_state(plan, attributes)
-
-
-class _Models:
-    """Rows of the file to model new ones on: their classes, and the fields of their torch."""
-
-    def __init__(self, metadata: Metadata) -> None:
-        entry = next((e for k, e in metadata.entries.items() if metadata.is_object_entry(k)), None)
-        index, storage = next(iter(metadata.attributes["storage_data"].items()), (None, None))
-        self.entry = _class_of(entry, f"{_DCP}.metadata", "BytesStorageMetadata")
-        self._index = _class_of(index, f"{_DCP}.metadata", "MetadataIndex")
-        self._storage = _class_of(storage, f"{_DCP}.filesystem", "_StorageInfo")
-        self._item = self._find_item(metadata)
-
-    @staticmethod
-    def _find_item(metadata: Metadata) -> Object | None:
-        items = (item for plan in metadata.plans or () for item in plan.attributes["items"])
-        first = None
-        for item in items:
-            if _enum_value(item.attributes.get("type")) == _BYTE_IO:
-                found: Object = item
-                return found
-            first = first or item
-        return first
-
-    def new_index(self, key: str) -> Object:
-        return new_object(self._index, {"fqn": key, "index": None})
-
-    def new_storage(self, blob: Blob) -> Object:
-        return new_object(
-            self._storage,
-            {"relative_path": blob.file, "offset": blob.offset, "length": blob.length},
-        )
-
-    def new_item(self, key: str) -> Object:
-        model = self._item
-        if model is None:
-            planner = f"{_DCP}.planner"
-            byte_io = enum_member(symbol(planner, "WriteItemType"), _BYTE_IO)
-            fields: dict[str, Any] = {"type": byte_io, "tensor_data": None}
-            return new_object(
-                symbol(planner, "WriteItem"), {"index": self.new_index(key), **fields}
-            )
-        fields = dict.fromkeys(model.attributes)
-        fields["index"] = self.new_index(key)
-        fields["type"] = enum_member(symbol_of(model.attributes["type"]), _BYTE_IO)
-        return new_object(symbol_of(model), fields)
-
-
-def _class_of(model: Object | None, module: str, name: str) -> Global:
-    return symbol(module, name) if model is None else symbol_of(model)
-
-
-def _enum_value(member: Any) -> Any:
-    return member.args[0] if isinstance(member, Object) and member.args else None
-
-
-def storage_files(metadata: Metadata) -> Iterator[tuple[str, int]]:
-    """Every payload file that an entry lies in, with the end of its last byte range."""
-    ends: dict[str, int] = {}
-    for chunk in metadata.chunks:
-        end = chunk.blob.offset + chunk.blob.length
-        ends[chunk.blob.file] = max(end, ends.get(chunk.blob.file, 0))
-    yield from ends.items()

@@ -68,6 +68,7 @@ class Plan:
         losses: names of the losses that happen, all of them allowed.
         notes: what the user should know: choices made, evidence used.
         payload: (number of payload files, their bytes), none of which is touched.
+        result: what the checkpoint then is, as far as planning has it.
     """
 
     path: Place
@@ -88,6 +89,7 @@ class Plan:
     losses: tuple[str, ...]
     notes: tuple[str, ...]
     payload: tuple[int, int]
+    result: Manifest | None = field(default=None, repr=False, compare=False)
 
     @property
     def changes_nothing(self) -> bool:
@@ -374,6 +376,7 @@ def assemble(
         losses=request.losses,
         notes=request.notes,
         payload=untouched(current.manifest, files),
+        result=result,
     )
 
 

@@ -9,7 +9,9 @@ integers, bytes after STOP, and tuples that cannot be hashed in a lifetime, or n
 from __future__ import annotations
 
 import pickletools
-from typing import Final
+from array import array
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 from ckptmigrate.errors import PickleError
 
@@ -86,7 +88,7 @@ _SIZED: Final = {
     "unicodestring1": -1, "unicodestring4": -4, "unicodestring8": -8,
     "bytes1": -1, "bytes4": -4, "bytes8": -8, "bytearray8": -8,
 }  # fmt: skip
-_NEWLINES: Final = -100  # GLOBAL: two lines of text
+NEWLINES: Final = -100  # GLOBAL: two lines of text
 
 
 def _table() -> list[int | None]:
@@ -95,19 +97,21 @@ def _table() -> list[int | None]:
         if op.name not in _ALLOWED:
             continue
         if op.name == "GLOBAL":
-            table[ord(op.code)] = _NEWLINES
+            table[ord(op.code)] = NEWLINES
         else:
             table[ord(op.code)] = _SIZED[op.arg.name] if op.arg else 0
     return table
 
 
-_ARGUMENT: Final = _table()
+ARGUMENT: Final = _table()
 _STOP, _MARK, _POP, _PROTO, _MEMOIZE, _FRAME = b".(0\x80\x94\x95"
 _PUTS: Final = frozenset(b"qr")
 _GETS: Final = frozenset(b"hj")
 _TUPLES: Final = frozenset(b"t\x85\x86\x87")
 _INTEGERS: Final = frozenset(b"\x8a\x8b")
 _COSTLY: Final = frozenset(b"c\x93\x8f\x91")  # symbols and sets
+_BATCHES: Final = frozenset(b"uesa")
+_ENDS_A_ROW: Final = frozenset(b"(0b\x94")  # or comes before the first
 # After these there is nothing new to memoize; no pickler does.
 _MAKES_NOTHING: Final = frozenset(b"(012qr\x94hjsuaebQ\x90")
 
@@ -127,24 +131,67 @@ def _stack_effects() -> list[tuple[int, int]]:
 _EFFECT: Final = _stack_effects()
 
 
+@dataclass
+class State:
+    """Where a lexer stands.
+
+    Attributes:
+        position: of the next opcode.
+        stack: the weight of each item: 1, or that of a tuple.
+        starts: where the opcode stands that pushed each item; `~start` for an item of a row that
+            was stepped over.
+        marks: the height of the stack at each open mark.
+        memo: the weight of each memoized item.
+    """
+
+    position: int = 2
+    stack: list[int] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    marks: list[int] = field(default_factory=list)
+    memo: array[int] = field(default_factory=lambda: array("H"))
+
+
+class Repeats(Protocol):
+    """What knows the rows that a pickle repeats, and so steps over them."""
+
+    def closed(self, state: State, bottom: int, opcode: int) -> None:
+        """SETITEMS, APPENDS, SETITEM or APPEND take the items from `bottom` on; below is what
+        they go into."""
+
+    def step(self, state: State) -> int:
+        """Step over the rows that follow; the opcode they end with, or 0 where there is none."""
+
+
 def check(data: bytes) -> None:
     """Refuse a pickle that no checkpoint writer could have written.
 
     Raises:
         PickleError: with the byte offset and what was found there.
     """
+    lex(data)
+
+
+def lex(data: bytes, repeats: Repeats | None = None) -> State:
+    """The same, and the state in which it ends.
+
+    Raises:
+        PickleError: as `check`, or a row that was stepped over is no row of a table.
+    """
     size = len(data)
     if size < 2 or data[0] != 0x80 or data[1] not in PROTOCOLS:
         raise PickleError("is not a pickle of protocol 2 to 5" if size else "is empty")
-    position, opcode, referred, costly = 2, _PROTO, 0, 0
-    stack: list[int] = []  # the weight of each item: 1, or that of a tuple
-    marks: list[int] = []
-    memo: dict[int, int] = {}
+    state = State()
+    stack, starts, marks, memo = state.stack, state.starts, state.marks, state.memo
+    position, opcode, referred, costly = state.position, _PROTO, 0, 0
     while position < size:
         if opcode != _FRAME:
             before = opcode
+            if repeats is not None and opcode in _ENDS_A_ROW:
+                state.position = position
+                opcode = repeats.step(state) or opcode
+                before, position = opcode, state.position
         start, opcode = position, data[position]
-        width = _ARGUMENT[opcode]
+        width = ARGUMENT[opcode]
         position += 1
         if width is None or opcode == _PROTO:
             name = _NAMES.get(opcode, f"byte 0x{opcode:02x}")
@@ -152,7 +199,7 @@ def check(data: bytes) -> None:
         if width > 0:
             index = int.from_bytes(data[position : position + width], "little")
             position += width
-        elif width == _NEWLINES:
+        elif width == NEWLINES:
             for _ in range(2):
                 position = data.find(b"\n", position) + 1
                 if not position:
@@ -165,18 +212,20 @@ def check(data: bytes) -> None:
         if opcode == _MEMOIZE or opcode in _PUTS:
             if before in _MAKES_NOTHING or not stack:
                 raise PickleError(f"memoizes nothing new at byte {start}")
-            if opcode == _MEMOIZE:
-                index = len(memo)
+            if opcode == _MEMOIZE or index == len(memo):
+                memo.append(stack[-1])
             elif index > len(memo):
                 raise PickleError(f"has memo index {index} ahead of its memo at byte {start}")
-            memo[index] = stack[-1]
+            else:
+                memo[index] = stack[-1]
         elif opcode in _GETS:
-            weight = memo.get(index, 1)
+            weight = memo[index] if index < len(memo) else 1
             if weight > 1:
                 referred += weight
                 if referred > HEAVIEST_REFERENCES:
                     raise PickleError(f"refers to tuples too often (at byte {start})")
             stack.append(weight)
+            starts.append(start)
         elif opcode == _MARK:
             marks.append(len(stack))
         elif opcode == _POP and marks and marks[-1] == len(stack):
@@ -200,9 +249,23 @@ def check(data: bytes) -> None:
                 costly += 1
                 if costly > MOST_COSTLY:
                     raise PickleError(f"has more than {MOST_COSTLY} symbols and sets")
-            del stack[bottom:]
+            if repeats is not None:
+                # Only the end of their batch takes what was stepped over: all of it, or nothing.
+                own = starts[bottom : bottom + 1] if opcode in b"ue" else starts[bottom:]
+                if min(own, default=0) < 0:
+                    raise PickleError(f"takes a row apart at byte {start}")
+                if opcode in _BATCHES:
+                    state.position = start
+                    repeats.closed(state, bottom + 1, opcode)
             if left:
+                # What takes something from the stack and puts something back continues it.
+                if bottom < len(stack):
+                    start = starts[bottom]
+                del stack[bottom:], starts[bottom:]
                 stack.append(weight)
+                starts.append(start)
+            else:
+                del stack[bottom:], starts[bottom:]
     else:
         raise PickleError(f"is truncated: {size} bytes without an end")
     if position != size:
@@ -211,3 +274,5 @@ def check(data: bytes) -> None:
             if position > size
             else f"has {size - position} bytes after its end"
         )
+    state.position = position
+    return state

@@ -20,7 +20,7 @@ from ckptmigrate.inert import limits
 from ckptmigrate.inert.tree import Global, PersistentId, symbol
 
 
-class _InertUnpickler(pickle.Unpickler):
+class InertUnpickler(pickle.Unpickler):
     named: dict[str, None]
 
     def find_class(self, module: str, name: str) -> Global:
@@ -29,7 +29,7 @@ class _InertUnpickler(pickle.Unpickler):
         return found
 
 
-class _WithStorages(_InertUnpickler):
+class _WithStorages(InertUnpickler):
     def persistent_load(self, pid: Any) -> PersistentId:
         return PersistentId(pid)
 
@@ -55,7 +55,7 @@ def load_with_symbols(data: bytes, *, storages: bool = False) -> tuple[Any, tupl
     stream = io.BytesIO(data)
     try:
         # fix_imports would rename protocol 2 symbols (`__builtin__`) on the way in.
-        kind = _WithStorages if storages else _InertUnpickler
+        kind = _WithStorages if storages else InertUnpickler
         unpickler = kind(stream, fix_imports=False)
         unpickler.named = {}
         with uncollected():

@@ -48,6 +48,20 @@ def dump(tree: Any, protocol: int) -> bytes:
         raise PickleError("is nested too deeply to be written back") from None
 
 
+def fragment(tree: Any, protocol: int) -> bytes:
+    """The opcodes that push an inert tree, with nothing memoized, to stand inside of a pickle.
+
+    Raises:
+        PickleError: as `dump`, and where the tree holds itself.
+    """
+    writer = _Fragment(protocol)
+    try:
+        writer.save(tree)
+    except RecursionError:
+        raise PickleError("holds itself, or is nested too deeply") from None
+    return bytes(writer.frame)
+
+
 def protocol_of(data: bytes) -> int:
     """The protocol a pickle declares, so that it can be written back in the same one."""
     return data[1]
@@ -324,3 +338,16 @@ class _Writer:
             for item in batch:
                 save(item)
             self.emit(many)
+
+
+class _Fragment(_Writer):
+    """Memoizes nothing, so that the memo around it stays as it is."""
+
+    def memoize(self, value: Any) -> None:
+        pass
+
+    def commit_frame(self) -> None:
+        pass
+
+    def emit_sized(self, head: bytes, body: bytes) -> None:
+        self.emit(head + body)

@@ -17,6 +17,7 @@ from typing import Any
 # Looking, and what Python does to itself; none of them runs code or leaves the process.
 _HARMLESS = frozenset(
     {
+        "array.__new__",  # memory, no more of it than the file has bytes
         "object.__getattr__",  # marked read-only attributes
         "object.__setattr__",
         "object.__delattr__",

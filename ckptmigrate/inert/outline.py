@@ -1,0 +1,113 @@
+"""Where the parts of a large pickle stand, so that it can be changed without being written anew."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ckptmigrate.errors import PickleError
+from ckptmigrate.inert import limits
+from ckptmigrate.inert.limits import State
+from ckptmigrate.inert.repeats import Run
+from ckptmigrate.inert.skeleton import Skeleton
+
+
+class Outline:
+    """The items of every dict and list that `skeleton` did not step over; see `limits.Repeats`.
+
+    A dict or list is named by the place where it starts.
+    """
+
+    def __init__(self, found: Skeleton) -> None:
+        self._found = found
+        self._runs = {run.start: run for run in found.rows.runs}
+        # Of each container its batches: where the items start, and where the batch ends.
+        self._batches: dict[int, list[tuple[list[int], int]]] = {}
+        self.root = 0  # the state of the pickled object: the last dict of all
+        limits.lex(found.data, self)
+
+    def step(self, state: State) -> int:
+        run = self._runs.get(state.position)
+        if run is None:
+            return 0
+        pattern = self._found.rows.patterns[run.patterns[-1]]
+        state.position = run.ends[-1]
+        state.memo.extend(array("H", [1]) * run.memoized)
+        count = len(run.ends) * pattern.arity
+        state.stack.extend([1] * count)
+        state.starts.extend([~run.start] * count)
+        return pattern.last
+
+    def closed(self, state: State, bottom: int, opcode: int) -> None:
+        self.root = state.starts[bottom - 1]
+        self._batches.setdefault(self.root, []).append((state.starts[bottom:], state.position))
+
+    def values(self, start: int) -> dict[str, tuple[int, int]]:
+        """Text key -> where its value in a dict starts and ends."""
+        found = {}
+        for starts, close in self._batches.get(start, ()):
+            ends = [*starts[2::2], close]
+            for key, value, end in zip(starts[::2], starts[1::2], ends, strict=True):
+                found[self._text(key, value)] = (value, end)
+        return found
+
+    def items(self, start: int) -> list[tuple[int, int]]:
+        """Where each item of a list starts and ends; it has no rows that were stepped over."""
+        return [
+            (begin, end)
+            for starts, close in self._batches.get(start, ())
+            for begin, end in zip(starts, [*starts[1:], close], strict=True)
+        ]
+
+    def states(self, objects: list[tuple[int, int]]) -> list[int]:
+        """Where the state of each object starts: the first dict in it."""
+        places = sorted(self._batches)
+        found = [places[bisect(places, start) : bisect(places, end)][:1] for start, end in objects]
+        if not all(found):
+            raise PickleError("has an object without a state")
+        return [place for [place] in found]
+
+    def walk(self, start: int, arity: int, members: Iterable[Any]) -> Iterator[tuple[Any, int]]:
+        """The members of a container, rows in runs, each with the place where it ends.
+
+        Args:
+            members: those of the inert tree, in order.
+
+        Raises:
+            PickleError: those are others.
+        """
+        yield from zip(members, self._ends(start, arity, members), strict=True)
+
+    def _ends(self, start: int, arity: int, members: Iterable[Any]) -> list[int]:
+        ends: list[int] = []
+        runs: list[tuple[int, Run]] = []
+        for starts, close in self._batches.get(start, ()):
+            heads = [*starts[::arity], close]
+            number = 0
+            while number < len(heads) - 1:
+                head = heads[number]
+                if head < 0:
+                    run = self._runs[~head]
+                    number += len(run.ends)
+                    runs.append((len(ends), run))
+                    ends.append(run.ends[-1])
+                else:
+                    number += 1
+                    following = heads[number]
+                    ends.append(~following if following < 0 else following)
+        placed = [(n, member) for n, member in enumerate(members) if isinstance(member, Run)]
+        if placed != runs:
+            raise PickleError("has a table that is not what it seems")
+        return ends
+
+    def _text(self, start: int, end: int) -> str:
+        """The text that is pushed at a place."""
+        data = self._found.data
+        if data[start] == 0x8C:
+            return data[start + 2 : start + 2 + data[start + 1]].decode("utf-8", "surrogatepass")
+        if data[start] in b"hj":
+            width = 1 if data[start] == ord("h") else 4
+            return self._found.text(int.from_bytes(data[start + 1 : start + 1 + width], "little"))
+        raise PickleError("has an attribute whose name is no short text")

@@ -1,0 +1,295 @@
+"""One row of a large table as a regular expression, and what is read from it."""
+
+from __future__ import annotations
+
+import io
+import re
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ckptmigrate.inert.reader import InertUnpickler
+from ckptmigrate.inert.tokens import tokens
+
+_HEAVIEST: Final = 0xFF  # of a tuple in a row
+
+_TEXT, _GET, _SHORT_GET = b"\x8cjh"
+_NUMBERS: Final = frozenset(b"KMJ\x8a")
+_NUMBER: Final = ord("K")  # stands for all of them
+_MEMOIZE, _MARK = b"\x94("
+_UPDATES: Final = frozenset(b"buesa")
+# Numbers in their shortest form, as picklers write them: the same bytes are the same number.
+_ANY_NUMBER: Final = (
+    rb"K.|M.[^\0]|J(?:..[^\0].|...[^\0])"
+    rb"|\x8a(?:\x05(?:...[\x80-\xff]\0|....[\x01-\x7f])|\x06(?:....[\x80-\xff]\0|.....[\x01-\x7f])"
+    rb"|\x07(?:.....[\x80-\xff]\0|......[\x01-\x7f]))"
+)
+# A text is followed by MEMOIZE, so that its end is found without trying: 0x94 cannot be inside.
+# (In UTF-8 it can, as part of a letter. Such a row is lexed as ever.)
+_ANY_TEXT: Final = rb"\x8c(.)([^\x94]{0,255})"
+# Opcode -> how many items it takes, and how many it leaves.
+_PLAIN: Final = {
+    **dict.fromkeys(b")]}N\x88\x89", (0, 1)),
+    **dict.fromkeys(b"\x81Rba", (2, 1)),
+    **dict.fromkeys(b"\x85", (1, 1)), **dict.fromkeys(b"\x86", (2, 1)),
+    **dict.fromkeys(b"\x87", (3, 1)), **dict.fromkeys(b"s", (3, 1)),
+}  # fmt: skip
+_MARKED: Final = {ord("t"): 0, ord("u"): 1, ord("e"): 1}  # what is taken from below the mark
+_TUPLES: Final = frozenset(b"t\x85\x86\x87")
+
+
+@dataclass(frozen=True)
+class Hole:
+    """An argument that differs from row to row, in the inert tree of a pattern.
+
+    Attributes:
+        number: its place among the holes.
+        kind: TEXT, NUMBER or GET.
+    """
+
+    number: int
+    kind: int
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a text, written out or referred to."""
+        return self.kind in (_TEXT, _GET)
+
+    @property
+    def is_written(self) -> bool:
+        """Whether it is a text that is written out, and so another one in every row."""
+        return self.kind == _TEXT
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is an integer."""
+        return self.kind == _NUMBER
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a kind of row is, told from the inert tree of its pattern.
+
+    Attributes:
+        kind: a name.
+        wanted: holes whose values are read: text as such, or the memo index that it is referred
+            to by, numbers as such; of a tuple of holes the bytes; else what every row has.
+    """
+
+    kind: str
+    wanted: tuple[Hole | tuple[Hole, ...] | str | None, ...]
+
+
+@dataclass(eq=False)
+class Pattern:
+    """A row of known opcodes.
+
+    Attributes:
+        match: of its regular expression.
+        shape: what it is.
+        arity: the items that it puts on the stack: 2 in a dict, 1 in a list.
+        last: its last opcode.
+        weights: of what it memoizes, as in `limits.State`.
+        texts: pairs of groups with the length of a text, and the text.
+        gets: groups with a memo index, and how much the row has memoized before.
+        columns: what reads the wanted values from the groups.
+        followers: patterns of rows that came after it, the last one first.
+        key_memo: where the first wanted value is among what the row memoizes; -1 where it is none.
+    """
+
+    match: Callable[[bytes, int], re.Match[bytes] | None]
+    shape: Shape
+    arity: int
+    last: int
+    weights: array[int]
+    texts: list[tuple[int, int]]
+    gets: list[tuple[int, int]]
+    columns: list[Callable[[Sequence[tuple[bytes, ...]]], list[Any]]]
+    key_memo: int
+    followers: list[Pattern] = field(default_factory=list)
+    number: int = 0
+
+    def values(self, groups: Sequence[tuple[bytes, ...]]) -> list[Any]:
+        """The wanted values of some rows; tuples where there is more than one."""
+        columns = [read(groups) for read in self.columns]
+        return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+
+def kinds_of(row: list[tuple[int, int, int]]) -> bytes:
+    """The opcodes of a row; one stands for all that push an integer."""
+    return bytes(_NUMBER if opcode in _NUMBERS else opcode for _, opcode, _ in row)
+
+
+class _Template(InertUnpickler):
+    """Reads one row, holes for its arguments."""
+
+    known: Callable[[int], Any]
+    holes: list[Hole]
+
+    def persistent_load(self, pid: Any) -> Any:
+        return self.holes[~pid] if pid < 0 else self.known(pid)
+
+
+def learn(
+    data: bytes,
+    kinds: bytes,
+    row: list[tuple[int, int, int]],
+    literal: dict[int, bytes],
+    shape: Callable[[Any], Shape | None],
+    known: Callable[[int], Any],
+    memo: array[int],
+) -> Pattern | None:
+    """The pattern of a sequence of opcodes; None where it is of no use."""
+    weights = _weights(kinds)
+    if weights is None:
+        return None
+    holes: list[Hole] = []
+    text_memo: dict[int, int] = {}
+    memoized, sample = 0, [b"\x80\x04"]
+    for place, (at, op, end) in enumerate(row):
+        kind = kinds[place]
+        if place in literal:
+            index = int.from_bytes(literal[place], "little")
+            if index >= len(memo) or memo[index] > 1:
+                return None
+            sample.append(b"J" + index.to_bytes(4, "little", signed=True) + b"Q")
+        elif kind in (_TEXT, _GET, _NUMBER):
+            hole = Hole(len(holes), kind)
+            if kind == _TEXT:
+                if kinds[place + 1 : place + 2] != b"\x94":
+                    return None
+                text_memo[hole.number] = memoized
+            holes.append(hole)
+            sample.append(b"J" + (~hole.number).to_bytes(4, "little", signed=True) + b"Q")
+        elif kind == _SHORT_GET:
+            return None
+        else:
+            sample.append(data[at:end])
+        memoized += op == _MEMOIZE
+    arity = weights.pop()
+    sample.append(b"\x86." if arity == 2 else b".")
+    reader = _Template(io.BytesIO(b"".join(sample)), fix_imports=False)
+    reader.named, reader.known, reader.holes = {}, known, holes
+    try:
+        found = shape(reader.load())
+    except Exception:  # the C machine raises nearly anything: not a row like any of a table
+        return None
+    if found is None:
+        return None
+    return _compiled(kinds, literal, holes, found, arity, weights, text_memo)
+
+
+def _weights(kinds: bytes) -> array[int] | None:
+    """What a row memoizes, by weight, and how many items it leaves; None for no row of a table."""
+    stack: list[int] = []
+    marks: list[int] = []
+    memo = array("H")
+    before = _MEMOIZE
+    for op in kinds:
+        if op == _MARK:
+            marks.append(len(stack))
+        elif op == _MEMOIZE:
+            if not stack or before in _UPDATES or before in (_MEMOIZE, _MARK, _GET, _SHORT_GET):
+                return None
+            memo.append(stack[-1])
+        elif op in (_TEXT, _GET, _SHORT_GET, _NUMBER):
+            stack.append(1)
+        else:
+            if op in _MARKED:
+                if not marks:
+                    return None
+                bottom = marks.pop() - _MARKED[op]
+            elif op in _PLAIN:
+                bottom = len(stack) - _PLAIN[op][0]
+            else:
+                return None
+            if bottom < (marks[-1] if marks else 0):
+                return None
+            weight = 1 + sum(stack[bottom:]) if op in _TUPLES else 1
+            if weight > _HEAVIEST:
+                return None
+            del stack[bottom:]
+            stack.append(weight)
+        before = op
+    if (
+        before not in b"b\x94"
+        or marks
+        or len(stack) not in (1, 2)
+        or any(weight != 1 for weight in stack)
+    ):
+        return None
+    memo.append(len(stack))
+    return memo
+
+
+def _compiled(
+    kinds: bytes,
+    literal: dict[int, bytes],
+    holes: list[Hole],
+    shape: Shape,
+    arity: int,
+    weights: array[int],
+    text_memo: dict[int, int],
+) -> Pattern:
+    wanted = {h for w in shape.wanted for h in (w if isinstance(w, tuple) else (w,))}
+    parts: list[bytes] = []
+    texts, gets, group_of, groups, memoized = [], [], {}, 0, 0
+    left = iter(holes)
+    for place, kind in enumerate(kinds):
+        if place in literal:
+            parts.append(re.escape(bytes([kind]) + literal[place]))
+        elif kind in (_TEXT, _GET, _NUMBER):
+            hole = next(left)
+            if kind == _TEXT:
+                parts.append(_ANY_TEXT)
+                texts.append((groups, groups + 1))
+                group_of[hole], groups = groups + 1, groups + 2
+            elif kind == _GET:
+                parts.append(b"j(.{4})")
+                gets.append((groups, memoized))
+                group_of[hole], groups = groups, groups + 1
+            elif hole in wanted:
+                parts.append(b"(" + _ANY_NUMBER + b")")
+                group_of[hole], groups = groups, groups + 1
+            else:
+                parts.append(b"(?:" + _ANY_NUMBER + b")")
+        else:
+            parts.append(re.escape(bytes([kind])))
+        memoized += kind == _MEMOIZE
+    match = re.compile(b"".join(parts), re.DOTALL).match
+    columns = [_column(each, group_of) for each in shape.wanted]
+    key = shape.wanted[0]
+    key_memo = text_memo.get(key.number, -1) if isinstance(key, Hole) else -1
+    return Pattern(match, shape, arity, kinds[-1], weights, texts, gets, columns, key_memo)
+
+
+def _column(
+    wanted: Hole | tuple[Hole, ...] | str | None, group_of: dict[Hole, int]
+) -> Callable[[Sequence[tuple[bytes, ...]]], list[Any]]:
+    if wanted is None or isinstance(wanted, str):
+        return lambda rows: [wanted] * len(rows)
+    if isinstance(wanted, tuple):
+        places = [group_of[hole] for hole in wanted]
+        return lambda rows: [b"".join([row[g] for g in places]) for row in rows]
+    group = group_of[wanted]
+    if wanted.kind == _TEXT:
+        return lambda rows: [row[group].decode("utf-8", "surrogatepass") for row in rows]
+    if wanted.kind == _GET:
+        return lambda rows: list(array("I", b"".join([row[group] for row in rows])))
+    return lambda rows: [number(row[group]) for row in rows]
+
+
+def numbers(found: bytes) -> Iterator[int]:
+    """The values of a sequence of integer opcodes."""
+    for at, _, end in tokens(found, 0, len(found)):
+        yield number(found[at:end])
+
+
+def number(token: bytes) -> int:
+    """The value of an integer opcode with its argument."""
+    opcode = token[0]
+    if opcode == _NUMBER:
+        return token[1]
+    signed = opcode != ord("M")
+    return int.from_bytes(token[2:] if opcode == 0x8A else token[1:], "little", signed=signed)

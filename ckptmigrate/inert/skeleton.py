@@ -1,0 +1,253 @@
+"""A large pickle as a small inert tree: rows that it repeats are left where they are.
+
+What `repeats` steps over does not go through the unpickler. All else does, with a `Run` in the
+place of each run of rows, so that the tree says where in which table it stands. A single row is
+unpickled when it is asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ckptmigrate.errors import PickleError
+from ckptmigrate.inert import limits
+from ckptmigrate.inert.patterns import Shape
+from ckptmigrate.inert.reader import InertUnpickler, uncollected
+from ckptmigrate.inert.repeats import Rows, Run
+from ckptmigrate.inert.tokens import tokens, unframed
+
+_PROTOCOL_4: Final = b"\x80\x04"
+_GETS: Final = frozenset(b"hj")
+_ALIEN: Final = frozenset(b"qrQ")
+_STOP: Final = b"."
+_LARGEST_INDEX: Final = 2**31 - 1
+_MOST_LOOKS: Final = 64  # copies of a memo, while it grows
+
+
+class _Unpickler(InertUnpickler):
+    """Runs and memoized things of rows come in as persistent ids."""
+
+    resolve: Callable[[int], Any]
+
+    def persistent_load(self, pid: Any) -> Any:
+        return self.resolve(pid)
+
+
+def _unpickler(pieces: list[bytes], resolve: Callable[[int], Any]) -> _Unpickler:
+    made = _Unpickler(io.BytesIO(b"".join(pieces)), fix_imports=False)
+    made.named, made.resolve = {}, resolve
+    return made
+
+
+@dataclass(eq=False)
+class Skeleton:
+    """A large pickle.
+
+    Attributes:
+        data: its bytes without frames; every place below is one in them.
+        cuts: where the frames stood.
+        rows: the rows that were stepped over.
+        tree: the inert tree, with a `Run` in the place of each run of rows.
+        named: the symbols that it names.
+        memoized: how many things it memoizes.
+    """
+
+    data: bytes
+    cuts: list[int]
+    rows: Rows
+    tree: Any = None
+    named: tuple[str, ...] = ()
+    memoized: int = 0
+    _memo: dict[int, Any] = field(default_factory=dict)
+    _unpickler: Any = None  # while the small tree is being made
+    _looks: int = 0
+    _bases: list[int] = field(default_factory=list)
+    _removed: list[int] = field(default_factory=list)  # before each run
+    _decoded: dict[int, tuple[Any, dict[int, Any]]] = field(default_factory=dict)
+
+    # -- what is memoized
+
+    def known(self, index: int) -> Any:
+        """What is memoized at an index.
+
+        Raises:
+            PickleError: nothing is.
+        """
+        place = self._locate(index)
+        if isinstance(place, int):
+            return self._small(place)
+        run, row = place
+        written = self._written(run, row, index)
+        return self._row(run, row)[1][index - run.bases[row]] if written is None else written
+
+    def text(self, index: int) -> str:
+        """The text that is memoized at an index.
+
+        Raises:
+            PickleError: there is none.
+        """
+        found = self.known(index)
+        if not isinstance(found, str):
+            raise PickleError(f"has no text at memo index {index}")
+        return found
+
+    def memoized_texts(self) -> Iterator[tuple[int, str]]:
+        """The texts outside of rows, with their memo indexes."""
+        firsts = [base - gone for base, gone in zip(self._bases, self._removed, strict=True)]
+        for small, value in self._memo.items():
+            if isinstance(value, str):
+                number = bisect_right(firsts, small) - 1
+                run = self.rows.runs[number] if number >= 0 else None
+                yield small + (self._removed[number] + run.memoized if run else 0), value
+
+    def _written(self, run: Run, row: int, index: int) -> str | None:
+        """The key of a row, if that is what is memoized there, without a look at the rest of it."""
+        pattern = self.rows.patterns[run.patterns[row]]
+        if pattern.key_memo != index - run.bases[row]:
+            return None
+        value = run.values[row]
+        key: str = value[0] if isinstance(value, tuple) else value
+        return key
+
+    def _small(self, index: int) -> Any:
+        """What the small tree has memoized."""
+        if index not in self._memo and self._unpickler is not None and self._looks < _MOST_LOOKS:
+            self._looks += 1
+            self._memo = self._unpickler.memo.copy()
+        if index not in self._memo:
+            raise PickleError("refers to what is not memoized")
+        return self._memo[index]
+
+    def _locate(self, index: int) -> int | tuple[Run, int]:
+        """Where in the memo of the small tree a memo index is; or the row that it is in."""
+        number = bisect_right(self._bases, index) - 1
+        if number < 0:
+            return index
+        run = self.rows.runs[number]
+        if index < run.base + run.memoized:
+            return run, bisect_right(run.bases, index) - 1
+        return index - self._removed[number] - run.memoized
+
+    # -- rows
+
+    def decode(self, run: Run, row: int) -> Any:
+        """The inert tree of a row; a pair in a dict."""
+        return self._row(run, row)[0]
+
+    def _row(self, run: Run, row: int) -> tuple[Any, dict[int, Any]]:
+        start, end = run.row(row)
+        if start not in self._decoded:
+            pattern, base = self.rows.patterns[run.patterns[row]], run.bases[row]
+            pieces = [_PROTOCOL_4]
+            for at, opcode, after in tokens(self.data, start, end):
+                if opcode in _GETS:
+                    index = int.from_bytes(self.data[at + 1 : after], "little")
+                    pieces.append(_get(index - base) if index >= base else _resolved(index))
+                else:
+                    pieces.append(self.data[at:after])
+            pieces.append(b"\x86." if pattern.arity == 2 else _STOP)
+            unpickler = _unpickler(pieces, self.known)
+            self._decoded[start] = unpickler.load(), unpickler.memo.copy()
+        return self._decoded[start]
+
+    # -- the small tree
+
+    def load(self, end: int, *, partial: bool) -> None:
+        """Unpickle all up to a place but the rows that were stepped over.
+
+        Raises:
+            PickleError: a frame stands inside of an opcode.
+            Exception: whatever the C machine raises.
+        """
+        runs = self.rows.runs
+        self._bases, self._removed = [run.base for run in runs], []
+        removed = 0
+        for run in runs:
+            self._removed.append(removed)
+            removed += run.memoized
+        pieces, position = [self.data[:2]], 2
+        self._cut = iter([*self.cuts, len(self.data) + 1])
+        self._next_cut = next(self._cut)
+        for number, run in enumerate(runs):
+            pieces += self._kept(position, run.start)
+            pattern = self.rows.patterns[run.patterns[0]]
+            pieces.append(_resolved(~number) + (b"N" if pattern.arity == 2 else b""))
+            position = run.ends[-1]
+        pieces += self._kept(position, end)
+        if partial:
+            pieces.append(_STOP)
+        self._unpickler = _unpickler(pieces, lambda pid: runs[~pid] if pid < 0 else self.known(pid))
+        with uncollected():
+            self.tree = self._unpickler.load()
+        self.named, self._memo = tuple(self._unpickler.named), self._unpickler.memo.copy()
+        self._unpickler = None
+
+    def _kept(self, start: int, end: int) -> list[bytes]:
+        """The bytes of a part without rows, its memo indexes as they are without the rows."""
+        pieces, done, data = [], start, self.data
+        while self._next_cut < start:
+            self._next_cut = next(self._cut)  # inside of a run, and looked at there
+        for at, opcode, after in tokens(data, start, end):
+            if self._next_cut <= at:
+                if self._next_cut < at:
+                    raise PickleError("has a frame that starts inside of an opcode")
+                self._next_cut = next(self._cut)
+            if opcode in _ALIEN:
+                raise PickleError("numbers its memo itself, or refers to something outside")
+            if opcode in _GETS:
+                index = int.from_bytes(data[at + 1 : after], "little")
+                if index < self._first_base:
+                    continue
+                place = self._locate(index)
+                pieces.append(data[done:at])
+                pieces.append(_get(place) if isinstance(place, int) else _resolved(index))
+                done = after
+        pieces.append(data[done:end])
+        return pieces
+
+    @property
+    def _first_base(self) -> int:
+        return self._bases[0] if self._bases else _LARGEST_INDEX
+
+
+def read(data: bytes, shape: Callable[[Any], Shape | None]) -> Skeleton | None:
+    """Read a large pickle; None where it has to be read whole, which may end in an error.
+
+    Args:
+        shape: tells what a kind of row is; None for one that is to go through the unpickler.
+    """
+    flat = unframed(data) if data[:2] == _PROTOCOL_4 else None
+    if flat is None:
+        return None
+    bare, cuts = flat
+    rows = Rows(bare, cuts, shape, _known_so_far)
+    found = Skeleton(bare, cuts, rows)
+    try:
+        state = limits.lex(bare, rows)
+        found.memoized = len(state.memo)
+        found.load(len(bare), partial=False)
+    except Exception:  # told by who reads it whole
+        return None
+    return found
+
+
+def _known_so_far(rows: Rows, end: int) -> Callable[[int], Any]:
+    """What a pickle that is being lexed has memoized up to a place."""
+    found = Skeleton(rows.data, [], rows)
+    found.load(end, partial=True)
+    return found.known
+
+
+def _get(index: int) -> bytes:
+    return b"h" + bytes([index]) if index < 256 else b"j" + struct.pack("<I", index)
+
+
+def _resolved(index: int) -> bytes:
+    if index > _LARGEST_INDEX:
+        raise PickleError(f"has memo index {index}")
+    return b"J" + struct.pack("<i", index) + b"Q"

@@ -1,0 +1,227 @@
+"""Large `.metadata`: read, edited and written by rows, and always as the canonical way does it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch_side
+from conftest import SAMPLES
+
+from ckptmigrate import bulk, metadata, migration
+from ckptmigrate.bulk import BulkMetadata
+from ckptmigrate.errors import DamagedError, PickleError
+from ckptmigrate.inert import limits
+from ckptmigrate.metadata import Blob, Metadata
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import synthetic
+
+PATHS = sorted(SAMPLES.glob("*/iter_*/.metadata"))
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["plans", "no plans"])
+def grown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A sample with 4,000 more entries: enough for patterns to be learned and used."""
+    root = tmp_path_factory.mktemp("huge") / "root"
+    path = synthetic.checkpoint(root, 4000, plans=request.param)
+    return (path / ".metadata").read_bytes()
+
+
+def by_rows(data: bytes) -> BulkMetadata:
+    found = bulk.load(data)
+    assert found is not None
+    return found
+
+
+def agree(found: Metadata, whole: Metadata) -> None:
+    """Both views say the same."""
+    assert list(found.entries) == list(whole.entries)
+    assert len(found.entries) == len(whole.entries)
+    assert found.chunks == whole.chunks
+    assert found.ends == whole.ends
+    assert found.blobs == whole.blobs
+    assert found.class_path == whole.class_path
+    assert found.count_objects() == whole.count_objects()
+    kinds = [found.is_object_entry(key) for key in found.entries]
+    assert kinds == [whole.is_object_entry(key) for key in whole.entries]
+    assert len(found.plans or ()) == len(whole.plans or ())
+    for rank in range(len(whole.plans or ())):
+        assert found.plan_keys(rank) == whole.plan_keys(rank)
+
+
+def test_most_rows_of_a_large_file_are_stepped_over(grown: bytes) -> None:
+    found = by_rows(grown)
+    stepped = sum(len(run.ends) for run in found.tables.skeleton.rows.runs)
+    assert stepped > 5000
+    agree(found, metadata.load(grown))
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.parent.parent.name)
+def test_samples_read_the_same(path: Path) -> None:
+    data = path.read_bytes()
+    found = by_rows(data)
+    agree(found, metadata.load(data))
+    assert found.named == metadata.load(data).named
+    assert found.whole().dump() == data
+
+
+def test_a_row_is_unpickled_when_it_is_asked_for(grown: bytes) -> None:
+    plain = torch_side.unpickle(grown)
+    found = by_rows(grown)
+    for key in Random(1).sample(list(found.entries), 50):
+        entry = found.entries[key]
+        if not found.is_object_entry(key):
+            size = metadata.size_value(entry.attributes["size"])
+            assert size == tuple(plain.state_dict_metadata[key].size)
+
+
+def edited(found: Metadata, random: Random) -> Metadata:
+    """Entries dropped, moved and added, at random places."""
+    keys = list(found.entries)
+    dropped = random.sample(keys, random.choice((0, 1, 5, 40)))
+    objects = [key for key in found.blobs if key not in dropped]
+    moved = {key: Blob("__0_0.distcp", 7, 9) for key in objects[: random.randrange(3)]}
+    added = {
+        f"rerun_state_machine_state/shard_{n}_{random.randrange(9, 10**9)}": (
+            n % 2,
+            Blob("__9_9.distcp", n, 5),
+        )
+        for n in range(random.choice((0, 1, 8)))
+    }
+    return found.without(dropped).relocated(moved).with_blobs(added)
+
+
+def contents(data: bytes) -> dict[str, Any]:
+    """What real torch finds, the order of its tables included."""
+    plain = torch_side.unpickle(data)
+    found = dict(vars(plain))
+    storage_meta = found.pop("storage_meta", None)  # its class has fields that old files lack
+    found["storage_meta"] = vars(storage_meta) if storage_meta else None
+    found["class"] = type(plain)
+    found["order"] = list(plain.state_dict_metadata), list(plain.storage_data)
+    return found
+
+
+def never_whole(self: BulkMetadata) -> Metadata:
+    raise AssertionError("it was written anew")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_spliced_file_is_the_canonical_edit_to_torch(
+    grown: bytes, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canonical = edited(metadata.load(grown), Random(seed)).dump()
+    monkeypatch.setattr(BulkMetadata, "whole", never_whole)
+    spliced = edited(by_rows(grown), Random(seed)).dump()
+    assert contents(spliced) == contents(canonical)
+    # A second edit starts from a spliced file.
+    again = edited(by_rows(spliced), Random(seed + 100)).dump()
+    wanted = edited(metadata.load(canonical), Random(seed + 100)).dump()
+    assert contents(again) == contents(wanted)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.parent.parent.name)
+def test_samples_are_spliced_as_they_are_edited(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = path.read_bytes()
+    for change in (
+        lambda found: edited(found, Random(3)),
+        lambda found: found.with_class(metadata.TORCH_CLASS),
+    ):
+        canonical = change(metadata.load(data)).dump()
+        with monkeypatch.context() as patched:
+            patched.setattr(BulkMetadata, "whole", never_whole)
+            spliced = change(by_rows(data)).dump()
+        assert contents(spliced) == contents(canonical)
+
+
+def test_where_the_result_is_not_as_wanted_it_is_written_anew(
+    grown: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ckptmigrate import splicing
+
+    change = Random(5)
+    canonical = edited(metadata.load(grown), Random(5)).dump()
+    monkeypatch.setattr(splicing, "POP", b"")
+    found = edited(by_rows(grown), change).dump()
+    assert contents(found) == contents(canonical)
+
+
+def test_what_is_refused_whole_is_refused_by_rows(grown: bytes) -> None:
+    """Random damage, mostly inside of rows: read by rows exactly where it is read whole."""
+    random, read, refused = Random(7), 0, 0
+    for _ in range(150):
+        data = bytearray(grown)
+        for _ in range(random.choice((1, 1, 3))):
+            at = random.randrange(len(data))
+            data[at] = random.choice((data[at] ^ (1 << random.randrange(8)), 0x30, 0x94, 0x6A))
+        damaged = bytes(data)
+        try:
+            found = bulk.load(damaged)
+        except DamagedError:
+            raise AssertionError("told by rows, not by who reads it whole") from None
+        if found is None:
+            refused += 1
+            continue
+        read += 1
+        limits.check(damaged)
+        agree(found, metadata.load(damaged))
+    assert read > 10
+    assert refused > 10
+
+
+def test_a_row_that_is_taken_apart_is_read_whole(grown: bytes) -> None:
+    found = by_rows(grown)
+    run = found.tables.skeleton.rows.runs[0]
+    bare = found.tables.skeleton.data
+    from ckptmigrate.inert.splice import spliced
+
+    for inserted in (b"00", b"0N", b"(u", b"}b"):
+        data = spliced(bare, found.tables.skeleton.cuts, [(run.ends[5], inserted)])
+        again = bulk.load(data)
+        try:
+            whole = metadata.load(data)
+        except (DamagedError, PickleError):
+            assert again is None
+            continue
+        if again is not None:
+            agree(again, whole)
+
+
+def test_the_edit_between_two_files_is_found_again(grown: bytes) -> None:
+    before = by_rows(grown)
+    gone = list(before.entries)[5::700]
+    wanted = before.without(gone).with_blobs(
+        {"new/shard_0_2": (1 if before.plans else 0, Blob("__1_1.distcp", 3, 4))}
+    )
+    assert isinstance(wanted, BulkMetadata)
+    after = by_rows(wanted.dump())
+    assert before.edit_to(after) == wanted.edit
+    assert wanted.edit.keys == {*gone, "new/shard_0_2"}
+    assert after.changed_from(before) == before.changed_from(after) == wanted.edit.keys
+    other = by_rows(metadata.load(wanted.dump()).dump())  # the same, and not spliced
+    assert other.changed_from(before) is None
+
+
+@pytest.mark.parametrize("plans", [True, False], ids=["plans", "no plans"])
+def test_verbs_on_a_large_checkpoint(tmp_path: Path, plans: bool) -> None:
+    """Downgrade and undo by rows; the source comes back byte for byte."""
+    path = synthetic.checkpoint(tmp_path / "root", 20_000, plans=plans)
+    before = (path / ".metadata").read_bytes()
+    assert len(before) > bulk.THRESHOLD
+    planned = migration.prepare(path, "0.13.1", in_place=True)
+    told = {str(each) for each in planned.plans[0].differences}
+    migration.carry_out(planned)
+    plain = torch_side.unpickle((path / ".metadata").read_bytes())
+    kept = [k for k in torch_side.unpickle(before).state_dict_metadata if not k.startswith("rerun")]
+    assert [k for k in plain.state_dict_metadata if not k.startswith("rerun")] == kept
+    torch_side.consistent(torch_side.Contents(plain, {}, {}, {}), has_plans=plans)
+    back = migration.prepare_undo(path)
+    assert len(back.plans[0].differences) == len(told)
+    migration.carry_out(back)
+    assert (path / ".metadata").read_bytes() == before
