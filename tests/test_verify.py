@@ -489,7 +489,7 @@ def test_long_lists_are_cut(copy: Callable[[str], Path], run: Run) -> None:
     root = copy(IDLE)
     remove("__0_0.distcp")(root)
     short = run("verify", root).stdout.splitlines()
-    assert "    ... and 49 more (--full or --json has all)" in short
+    assert "    ... and 49 more (--full shows all)" in short
     full = run("verify", root, "--full").stdout.splitlines()
     assert len(full) == len(short) + 48
 
