@@ -22,7 +22,8 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Which part of the matrix": ("scenario", "scenarios", "writer", "writers", "reader", "only"),
     "What to measure with": ("readers", "samples", "facts", "update", "source"),
     "Output": (
-        "full", "markdown", "into", "html", "as_json", "no_color", "verbose", "version", "help",
+        "full", "markdown", "into", "html", "file", "as_json", "no_color", "verbose", "version",
+        "help",
     ),
 }  # fmt: skip
 EXITS: Final[dict[int, str]] = {
