@@ -30,7 +30,9 @@ def updated(text: str, groups: Sequence[GroupRow]) -> str:
         group = wanted.get((row["writer"], row["scenario"]))
         if group is None or [dict(cell) for cell in row["cells"]] == list(map(asdict, group.cells)):
             continue
-        row["cells"] = _sequence(group.cells)
+        cells, old = _sequence(group.cells), row["cells"]
+        cells.ca.comment, cells.ca.end = old.ca.comment, old.ca.end  # what stands below the group
+        row["cells"] = cells
         changed = True
     if not changed:
         return text

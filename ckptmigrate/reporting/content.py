@@ -131,7 +131,7 @@ def _member(found: Member) -> Verdict:
         whys.append(((), f"{place}{found.refusal.reason}."))
         if found.refusal.fix is not None:
             whys.append(((), f"What to do: {found.refusal.fix}."))
-    whys += [((step.command,), f"{_PURPOSES[step.purpose]} this.") for step in found.steps]
+    whys += [((), f"{_PURPOSES[step.purpose]} `{step.command}`.") for step in found.steps]
     return Verdict("ok" if found.good else "fails", title, tuple(whys))
 
 
