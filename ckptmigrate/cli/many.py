@@ -28,7 +28,6 @@ from ckptmigrate.cli.recording import recorder
 from ckptmigrate.commands import command
 from ckptmigrate.errors import Retry
 from ckptmigrate.places import Place, place
-from ckptmigrate.printable import printable
 
 _RETRIES = 2  # of a task on a cluster, by default
 
@@ -217,7 +216,7 @@ def run(many: Many, verb: str, *phases: Sequence[Job], dry_run: bool = False) ->
         return
     reason = batch_text.what_is_left(batch, again)
     if reason:
-        click.echo(f"ckptmigrate: {printable(reason)}", err=True)
+        output.lines([f"ckptmigrate: {reason}"], err=True)
     sys.exit(1 if batch.signal is None else 128 + batch.signal)
 
 

@@ -37,7 +37,8 @@ def reported(command: Command) -> Command:
     @click.option(
         "--report", "file", type=click.Path(path_type=Path, readable=False), metavar="FILE",
         callback=_known_ending,
-        help="Write a report, last and also of a refusal: FILE ends in .html, .md or .json.",
+        help="Write a report of what was found and done, also of a refusal; FILE ends in .html, "
+        ".md or .json.",
     )  # fmt: skip
     @functools.wraps(command)
     def with_report(*, file: Path | None, many: Many, **options: Any) -> None:
