@@ -19,7 +19,7 @@ from ckptmigrate import matrix_page
 from ckptmigrate.matrix import matrix
 
 ROOT = Path(__file__).parent.parent
-_FROM = re.compile(r"<!-- from: ([\w.]+)(?:, (.*?))? -->")
+_FROM = re.compile(r"<!-- from: ([\w./]+)(?:, (.*?))? -->")
 _PICTURE = re.compile(r"!\[[^\]]*\]\(images/([\w-]+\.svg)\)")
 
 

@@ -60,6 +60,7 @@ PAGES: Final = (
     Page("README.md"),
     Page("docs/index.md"),
     Page("docs/verbs.md"),
+    Page("docs/many.md"),
     Page("docs/recipes.md", split=True),
     Page("docs/extending.md", copy=True),
 )
@@ -104,6 +105,7 @@ def run(command: str, folder: Path, environment: dict[str, str] | None = None) -
     text = done.stdout.replace(str(folder), "/checkpoints")
     # Whether payload is hard-linked or cloned depends on the file system of the folder.
     text = re.sub(r"payload by \w+:", "payload by hardlink:", text)
+    text = re.sub(r"(?m)(?<=, in )\d+\.\d s(?=\.?$)", "0.1 s", text)
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", "TIME", text)
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 

@@ -148,7 +148,7 @@ CONSUMER = """
 from pathlib import Path
 
 import ckptmigrate
-from ckptmigrate import Job, Plan, RefusedError
+from ckptmigrate import Job, Plan, RefusedError, Url
 
 
 def resuming(path: Path) -> list[str]:
@@ -158,7 +158,7 @@ def resuming(path: Path) -> list[str]:
 
 
 def in_place(path: Path, release: str) -> tuple[Plan, ...]:
-    recovered: dict[Path, str] = ckptmigrate.recover(path)
+    recovered: dict[Path | Url, str] = ckptmigrate.recover(path)
     print(recovered)
     try:
         return ckptmigrate.migrate(path, to=release, in_place=True)

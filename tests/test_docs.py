@@ -97,7 +97,7 @@ def test_statements_of_the_format_have_sources_that_exist() -> None:
     assert len(samples) > 20
     for sample in samples:
         assert (ROOT / "tests" / "samples" / sample).is_dir(), sample
-    for file in re.findall(r"ckptmigrate/\w+\.py", page("format.md")):
+    for file in re.findall(r"ckptmigrate/[\w/]+\.py", page("format.md")):
         assert (ROOT / file).is_file(), file
 
 

@@ -96,6 +96,17 @@ def test_examples_work(name: str, run: Run, tmp_path: Path) -> None:
         assert not result.stderr, result.stderr
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("name", ["upgrade", "check"])
+def test_no_name_is_broken_at_a_hyphen(name: str, width: int) -> None:
+    command = ALL[name]
+    with command.make_context(name, ["x"], resilient_parsing=True, terminal_width=width) as context:
+        page = context.get_help()
+    assert not re.search(r"\w-$", page, re.MULTILINE)
+    for word in ("--dist-ckpt-strictness", "--world-size" if name == "upgrade" else "--job-world"):
+        assert word in page
+
+
 def test_a_short_start(run: Run) -> None:
     result = run()
     assert result.returncode == 2

@@ -184,6 +184,11 @@ def test_an_update_keeps_every_other_line() -> None:
         group.checkpoints,
         (type(one)(**{**vars(one), "raw": "unknown-symbol", "error": 'said "no": \\ #'}), *others),
     )
+    assert compiling.parse(editing.updated(text, [changed]))[1].matrix[0] == changed
+    # Comments below the last group of a scenario are of the next one.
+    last = [g for g in found.matrix if g.scenario == group.scenario][-1]
+    every = [type(last)(**{**vars(last), "cells": last.cells[::-1]}), changed]
+    assert editing.updated(text, every).count("  # -- ") == text.count("  # -- ") > 2
     new = editing.updated(text, [changed])
     old_lines, new_lines = text.splitlines(), new.splitlines()
     assert len(old_lines) == len(new_lines)

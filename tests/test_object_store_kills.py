@@ -7,11 +7,13 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from conftest import SAMPLES, Run
-from object_stores import KEPT, NAME, url, visible, without_time
+from object_stores import KEPT, NAME, TRACKER, url, visible, without_time
 from s3_server import (
     BUCKET,
     Bucket,
@@ -23,6 +25,7 @@ from s3_server import (
 
 import ckptmigrate
 from ckptmigrate import LOSSES, migrate, recovery
+from ckptmigrate.cli import main
 from ckptmigrate.places import place
 
 pytest_plugins = ["store_fixtures"]
@@ -38,6 +41,10 @@ def _child(endpoint: int, work: str, told: tuple[str, ...]) -> None:
         migrate(told[0], to=told[1], in_place=True, allow_loss=losses)
     elif work == "undo":
         ckptmigrate.undo(told[0])
+    elif work == "batch":
+        sys.argv = ["ckptmigrate", *told]
+        with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+            main()
     else:
         recovery.recover(place(told[0]))
 
@@ -185,6 +192,40 @@ def _commits(proxy: Proxy) -> bool:
     """Whether the last writing request brought metadata.json back."""
     method, path = [each for each in proxy.requests if each[0] in ("PUT", "POST", "DELETE")][-1]
     return method == "PUT" and path.endswith("/metadata.json") and KEPT not in path
+
+
+def test_a_batch_killed_at_every_request_and_run_again(
+    bucket: Bucket, port: int, tmp_path: Path, record_property: Callable[[str, str], None]
+) -> None:
+    """No `recover` between the two: the same command again finishes what is left."""
+    bucket.put(SAMPLES / NAME, "run")
+    ledger = tmp_path / "ledger"
+    told = ("downgrade", "--to", "split-rerun", "--allow-loss", "fault-context", url("run"),
+            "--all", "-o", url("out"), "--ledger", str(ledger))  # fmt: skip
+    with proxied(port) as proxy:
+        with killed(proxy, 0, after=False, work="batch", told=told) as hit:
+            assert not hit
+        whole = without_time(bucket.tree("out"))
+        kills = 0
+        for at in itertools.count(1):
+            bucket.clear("out")
+            ledger.unlink(missing_ok=True)
+            with killed(proxy, at, after=True, work="batch", told=told) as hit:
+                if not hit:
+                    break
+            kills += 1
+            # What begins with a dot is no checkpoint to anybody.
+            caught = {k: v for k, v in bucket.tree("out").items() if not k.startswith(".")}
+            if any(key.endswith("/metadata.json") and KEPT not in key for key in caught):
+                assert visible(caught) | {TRACKER: b"5"} == visible(whole)
+            else:
+                assert TRACKER not in caught
+            with killed(proxy, 0, after=False, work="batch", told=told):
+                assert without_time(bucket.tree("out")) == whole
+            assert not [k for k in bucket.names("") if "ckptmigrate-" in k]
+    assert kills > 10
+    assert bucket.tree("run") == files_of(SAMPLES / NAME)
+    record_property("safety", f"object stores: {kills} kills of a batch, run again, 0 bad")
 
 
 def test_uploads_in_parts_that_died_are_dropped(bucket: Bucket, port: int, s3: Run) -> None:

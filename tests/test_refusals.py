@@ -86,7 +86,7 @@ CASES = {
         IDLE, nothing, "inspect run/iter_0000005 --iteration 5", "ckptmigrate inspect run/iter"
     ),
     "--all of a checkpoint": Refusal(
-        IDLE, nothing, "upgrade --all run/iter_0000005 -o out", "ckptmigrate upgrade run/iter"
+        IDLE, nothing, "inspect --all run/iter_0000005", "ckptmigrate inspect run/iter"
     ),
     "a newer non-persistent one": Refusal(IDLE, non_persistent, "inspect run", "ckptmigrate ins"),
     "a nested checkpoint": Refusal(

@@ -6,8 +6,12 @@ import hashlib
 import json
 import os
 import resource
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,7 +55,7 @@ def test_a_migration_tells_digests_that_are_true_and_how_to_undo_it(
     root = copy(RUN)
     before = tree_hash(root)
     told = report_of(run, tmp_path, "downgrade", root, "--to", "0.11.0", "-o", "out")
-    assert (told["verb"], told["outcome"], told["path"]) == ("downgrade", "done", str(root))
+    assert (told["verb"], told["outcome"], told["paths"]) == ("downgrade", "done", [str(root)])
     [found], [change] = told["found"], told["changes"]
     assert found["path"] == change["path"] == str(checkpoint_of(root))
     assert found["facts"]["layout"][0] == "none-emitting"
@@ -103,7 +107,7 @@ def test_losses_have_their_meaning(run: Run, tmp_path: Path, copy: Copy) -> None
         run, tmp_path, "downgrade", copy(FAULT), "--to", "0.13", "--allow-loss", "fault-context"
     )
     [loss] = told["changes"][0]["losses"]
-    assert loss == {"name": "fault-context", "meaning": ckptmigrate.LOSSES["fault-context"]}
+    assert loss == {"name": "fault-context", "meaning": ckptmigrate.LOSSES["fault-context"].meaning}
 
 
 def test_a_refusal_is_reported_with_its_fix(run: Run, tmp_path: Path, copy: Copy) -> None:
@@ -165,6 +169,110 @@ def test_verify_and_repair(run: Run, tmp_path: Path, copy: Copy) -> None:
     assert file["before"] == hashlib.sha256(b"7").hexdigest()
     assert file["after"] == sha256(root / file["name"])
     assert len([step for step in told["steps"] if step["purpose"] == "undo"]) == 1
+
+
+# -- of many
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """A root of three iterations, of which the second is broken."""
+    for number in (1, 2, 3):
+        there = tmp_path / "run" / f"iter_{number:07d}"
+        shutil.copytree(checkpoint_of(SAMPLES / "0.19.0-idle-tp2"), there)
+    (tmp_path / "run" / "iter_0000002" / ".metadata").write_bytes(b"no pickle")
+    (tmp_path / "run" / "latest_checkpointed_iteration.txt").write_text("3")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_batch_has_one_report_of_all(jobs: int, run: Run, tmp_path: Path, many: Path) -> None:
+    before = tree_hash(many)
+    words = ("downgrade", many, "--to", "pre-rerun", "--all", "-o", "out", "--ledger", "ledger")
+    told = report_of(run, tmp_path, *words, "--jobs", jobs, status=1)
+    assert (told["outcome"], told["paths"]) == ("incomplete", [str(many)])
+    assert [each["status"] for each in told["each"]] == ["done", "failed", "done"]
+    refusal = told["each"][1]["refusal"]
+    assert refusal["path"] == str(many / "iter_0000002" / ".metadata")
+    assert "ckptmigrate verify" in refusal["fix"]
+    assert [each["path"] for each in told["found"]] == [
+        str(many / f"iter_000000{n}") for n in (1, 3)
+    ]
+    for change in told["changes"]:
+        source, made = Path(change["path"]), Path(change["result"])
+        assert made == tmp_path / "out" / source.name
+        assert {file["name"] for file in change["files"]} >= {".metadata", "common.pt"}
+        for file in change["files"]:
+            there = source / file["name"]
+            assert file["before"] == (sha256(there) if there.exists() else None)
+            assert file["after"] == sha256(made / file["name"])
+    assert tree_hash(many) == before
+    steps = {step["purpose"]: step["command"] for step in told["steps"]}
+    assert steps["undo"] == f"rm -r {tmp_path / 'out'}"
+    assert "--report" not in steps["go-on"]
+    # What goes on has a report of its own, in which what is done has a line.
+    shutil.copy(many / "iter_0000001" / ".metadata", many / "iter_0000002" / ".metadata")
+    told = report_of(run, tmp_path, *shlex.split(steps["go-on"])[1:])
+    assert told["outcome"] == "done"
+    assert [each["status"] for each in told["each"]] == ["skipped", "done", "skipped"]
+    assert len(told["changes"]) == 1
+
+
+def test_a_batch_in_place_tells_what_was_there_before(run: Run, tmp_path: Path, many: Path) -> None:
+    digests = {n: sha256(many / f"iter_000000{n}" / ".metadata") for n in (1, 3)}
+    told = report_of(
+        run, tmp_path, "downgrade", many, "--to", "pre-rerun", "--all", "--in-place", status=1
+    )
+    for number, change in zip((1, 3), told["changes"], strict=True):
+        [file] = [file for file in change["files"] if file["name"] == ".metadata"]
+        assert file["before"] == digests[number]
+        assert file["after"] == sha256(many / f"iter_000000{number}" / ".metadata")
+    [undo] = [step["command"] for step in told["steps"] if step["purpose"] == "undo"]
+    assert run(*shlex.split(undo)[1:]).returncode == 0
+    assert all(
+        sha256(many / f"iter_000000{n}" / ".metadata") == digest for n, digest in digests.items()
+    )
+
+
+def test_a_batch_that_looks(run: Run, tmp_path: Path, many: Path, copy: Copy) -> None:
+    told = report_of(run, tmp_path, "check", many, "--all", "--reader", "0.13", status=1)
+    assert told["outcome"] == "failed"
+    assert [p["path"] for p in told["predictions"]] == [
+        str(many / f"iter_000000{n}") for n in (1, 3)
+    ]
+    [fix] = told["each"][0]["steps"]
+    assert fix["purpose"] == "fix"
+    assert run(*shlex.split(fix["command"])[1:]).returncode == 0
+    told = report_of(run, tmp_path, "verify", many, copy(BROKEN), "-j", 2, status=1)
+    assert told["outcome"] == "failed"
+    assert {problem["code"] for problem in told["problems"]} == {"rerun-shards-missing"}
+
+
+def test_a_batch_that_is_stopped_is_reported(tmp_path: Path, many: Path) -> None:
+    for number in range(4, 40):
+        shutil.copytree(many / "iter_0000001", many / f"iter_{number:07d}")
+    words = ["downgrade", many, "--to", "pre-rerun", "--all", "-o", "out", "--report", "r.json"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "ckptmigrate", *words], cwd=tmp_path,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not (tmp_path / "out" / "iter_0000003").exists():
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    assert running.wait(60) == 130
+    told = json.loads((tmp_path / "r.json").read_text())
+    assert told["outcome"] == "incomplete"
+    assert {each["status"] for each in told["each"]} == {"done", "failed", "not begun"}
+    assert "go-on" in {step["purpose"] for step in told["steps"]}
+
+
+def test_a_report_of_many_is_within_none_of_them(run: Run, many: Path, copy: Copy) -> None:
+    other = copy(RUN)
+    before = tree_hash(other)
+    result = run("verify", many, other, "--report", other / "r.md")
+    refused(result, "leaves alone", "--report")
+    assert tree_hash(other) == before
 
 
 def test_json_on_stdout_stays_as_it_is(run: Run, tmp_path: Path) -> None:
@@ -270,10 +378,11 @@ def commands(root: Path) -> list[list[object]]:
         ["check", root],
         ["verify", root],
         ["downgrade", root, "--to", "split-rerun", "-o", root / "within"],
+        ["check", root, root.with_name("nothing"), "--reader", "0.11"],
     ]
 
 
-@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize("at", range(5))
 def test_markdown_takes_nothing_for_markup(
     run: Run, tmp_path: Path, hostile: Path, at: int
 ) -> None:
@@ -304,7 +413,7 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize("at", range(5))
 def test_html_shows_hostile_text_literally(
     run: Run, tmp_path: Path, hostile: Path, browser: Browser, at: int
 ) -> None:
@@ -334,6 +443,7 @@ def pages(run: Run, tmp_path: Path, copy: Copy) -> list[str]:
             ["check", fault],
             ["verify", broken],
             ["downgrade", fault, "--to", "split-rerun"],
+            ["check", root, fault, broken, "--reader", "0.13"],
         )
     ):
         run(*arguments, "--report", f"{number}.html")

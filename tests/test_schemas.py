@@ -163,6 +163,49 @@ def test_the_matrix_opened_and_measured(run: Run, tmp_path: Path) -> None:
     assert found["groups"][0]["cells"]
 
 
+def test_batches(run: Run, tmp_path: Path, copy: Copy) -> None:
+    """Of every verb that takes several, good and bad ones, and what an earlier run did."""
+    root, old, broken = copy(RUN), copy(OLD), copy(BROKEN)
+    ledger = ("--ledger", tmp_path / "ledger")
+    for arguments in (
+        ("inspect", root, broken),
+        ("check", root, old, "--reader", "0.13"),
+        ("check", root, "--all"),
+        ("verify", root, broken, "--all"),
+        ("upgrade", root, old, broken, tmp_path / "nothing", "--dry-run"),
+        ("upgrade", root, old, broken, "-o", "out", *ledger),
+        ("upgrade", root, old, broken, "-o", "out", *ledger),
+        ("downgrade", broken, "--all", "--to", "pre-rerun", "-o", "one"),
+        ("downgrade", old, "--to", "pre-rerun", "--all", "--in-place"),
+        ("undo", old, root),
+        ("repair", broken, root, "-o", "whole"),
+        ("repair", broken, "--all", "--in-place"),
+    ):
+        report = tmp_path / "r.json"
+        result = run(
+            *arguments, "--json", *(() if arguments[0] == "inspect" else ("--report", report))
+        )
+        assert result.returncode in (0, 1), result.stderr
+        value = json.loads(result.stdout)
+        validator(str(arguments[0])).validate(value)
+        assert value["verb"] == arguments[0]
+        if arguments[0] != "inspect":
+            told = json.loads(report.read_text())
+            report.unlink()
+            validator("report").validate(told)
+            assert [each["path"] for each in told["each"]] == [
+                each["path"] for each in value["checkpoints"]
+            ]
+
+
+def test_inspect_of_all_where_one_cannot_be_read(run: Run, copy: Copy) -> None:
+    root = copy(BROKEN)
+    (root / "iter_0000004" / ".metadata").write_bytes(b"no pickle")
+    value = json.loads(run("inspect", root, "--all", "--json").stdout)
+    validator("inspect").validate(value)
+    assert "error" in value[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [

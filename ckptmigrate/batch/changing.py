@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptmigrate import locate, migration, recovery, repairing
 from ckptmigrate.batch import roots
@@ -15,6 +15,9 @@ from ckptmigrate.planning import Plan
 from ckptmigrate.repairing import Wanted
 from ckptmigrate.topology import Given
 from ckptmigrate.writing import writer
+
+if TYPE_CHECKING:
+    from ckptmigrate.reporting.report import Report
 
 
 @dataclass(frozen=True)
@@ -65,17 +68,20 @@ class Migrate:
         destination = place(task.root) / prepared.names[0]
         if plan.satisfied and not task.carry:
             text = f"release {plan.target} resumes from it as it is"
-            return _done(task, prepared, Status.UNCHANGED, text, None)
+            told = _told(task, plan, path)
+            return _done(task, prepared, Status.UNCHANGED, text, None, told=told)
         text = _text(plan)
         if self.dry_run:
-            return _done(task, prepared, Status.PLANNED, text, destination)
+            told = _told(task, plan, destination)
+            return _done(task, prepared, Status.PLANNED, text, destination, told=told)
         if any(left.destination == destination for left in writer(destination.parent).locked()):
             # Of a run that is over; of another one it is refused.
             writer(destination).discard(break_lock=False)
+        told = _told(task, plan, destination)
         used = None
         if not roots.has(plan, destination):
             used = writer(destination).add(plan, link=self.link)
-        return _done(task, prepared, Status.DONE, text, destination, used)
+        return _done(task, prepared, Status.DONE, text, destination, used, told=told)
 
 
 @dataclass(frozen=True)
@@ -99,12 +105,24 @@ class Undo:
 
 
 def _rewritten(task: Task, prepared: Migration, plan: Plan, *, dry_run: bool) -> Done:
+    told = _told(task, plan, plan.path)
+    status, text = Status.DONE, _text(plan)
     if plan.changes_nothing:
-        return _done(task, prepared, Status.UNCHANGED, "nothing to change", plan.path)
-    if dry_run:
-        return _done(task, prepared, Status.PLANNED, _text(plan), plan.path)
-    writer(plan.path).rewrite(plan)
-    return _done(task, prepared, Status.DONE, _text(plan), plan.path)
+        status, text = Status.UNCHANGED, "nothing to change"
+    elif dry_run:
+        status = Status.PLANNED
+    else:
+        writer(plan.path).rewrite(plan)
+    return _done(task, prepared, status, text, plan.path, told=told)
+
+
+def _told(task: Task, plan: Plan, result: Place) -> Report | None:
+    """What there is to report, as long as it is as it was."""
+    if not task.reported:
+        return None
+    from ckptmigrate.reporting import building
+
+    return building.of_plan(building.begun(task.work.verb, [task.path]), plan, result)
 
 
 def _text(plan: Plan) -> str:
@@ -119,6 +137,8 @@ def _done(
     text: str,
     result: Place | None,
     link: Link | None = None,
+    *,
+    told: Report | None,
 ) -> Done:
     [plan] = prepared.plans
     digests: dict[str, Any] = {task.path: plan.before}
@@ -127,7 +147,7 @@ def _done(
     detail = migration.plan_json(plan, result or plan.path) if task.detail else None
     where = None if result is None else str(result)
     by = None if link is None else link.value
-    return Done(status, text, where, prepared.tracker, by, digests, detail)
+    return Done(status, text, where, prepared.tracker, by, digests, detail, told)
 
 
 @dataclass(frozen=True)
@@ -163,15 +183,21 @@ class Repair:
             iteration=self.iteration,
             every=self.every and not locate.is_one(path),
         )
+        told = None
+        if task.reported:
+            from ckptmigrate.reporting import building
+
+            told = building.of_repair(building.begun(self.verb, [task.path]), prepared)
         used = None
         if not self.dry_run:
             used = repairing.carry_out(prepared, link=self.link)
         detail = prepared.as_json(done=not self.dry_run, link=used) if task.detail else None
         if prepared.changes_nothing:
-            return Done(Status.UNCHANGED, "nothing to repair", detail=detail)
+            return Done(Status.UNCHANGED, "nothing to repair", detail=detail, report=told)
         plans = [plan for plan in prepared.migration.plans if not plan.changes_nothing]
         text = "; ".join([f"{plan.path.name}: {_text(plan)}" for plan in plans])
         if prepared.tracker is not None:
             text += f"{'; ' if text else ''}tracker -> {prepared.tracker.text}"
         status = Status.PLANNED if self.dry_run else Status.DONE
-        return Done(status, text, str(prepared.migration.destination or path), detail=detail)
+        result = str(prepared.migration.destination or path)
+        return Done(status, text, result, detail=detail, report=told)

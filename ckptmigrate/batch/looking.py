@@ -8,12 +8,14 @@ from typing import Any
 from ckptmigrate.batch.work import Done, Status, Task, digests_of
 from ckptmigrate.checking import Job
 from ckptmigrate.places import place
+from ckptmigrate.reporting.report import Report
 
 
-def _done(task: Task, good: bool, text: str, detail: Any) -> Done:
+def _done(task: Task, good: bool, text: str, detail: Any, report: Report | None = None) -> Done:
     status = Status.DONE if good else Status.WANTING
     digests = {task.path: digests_of(task.path)}
-    return Done(status, text, digests=digests, detail=detail if task.detail else None)
+    detail = detail if task.detail else None
+    return Done(status, text, digests=digests, detail=detail, report=report)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,12 @@ class Verify:
         counts = [counted(n, s.value) for s in Severity if (n := found.count(s))]
         text = ", ".join(counts) or "nothing found"
         text += f": {found.findings[0].what}" if found.findings else ""
-        return _done(task, found.clean, text, found.as_json())
+        told = None
+        if task.reported:
+            from ckptmigrate.reporting import building
+
+            told = building.of_verify(building.begun(self.verb, [task.path]), found)
+        return _done(task, found.clean, text, found.as_json(), told)
 
 
 @dataclass(frozen=True)
@@ -116,5 +123,13 @@ class Check:
         if self.target is not None:
             obstacles = verdicts[0].obstacles
             text = f"no: {obstacles[0].error}" if obstacles else f"release {self.target} resumes"
+        told = None
+        if task.reported:
+            from ckptmigrate import advice
+            from ckptmigrate.reporting import building
+
+            advised = None if self.target is None else advice.advise(found, verdicts[0], self.job)
+            told = building.begun(self.verb, [task.path])
+            told = building.of_check(told, found.manifest.path, verdicts, advised)
         detail = [verdict.as_json() for verdict in verdicts]
-        return _done(task, len(good) == len(verdicts), text, detail)
+        return _done(task, len(good) == len(verdicts), text, detail, told)

@@ -17,6 +17,7 @@ from ckptmigrate.commands import command
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.manifest import METADATA_FILES
 from ckptmigrate.places import place
+from ckptmigrate.reporting.report import Report
 from ckptmigrate.sidecar import digest
 from ckptmigrate.version import __version__
 
@@ -53,6 +54,7 @@ class Done:
         link: how payload got there.
         digests: what all this was found from and led to; see `believed`.
         detail: the JSON form of the verb, where it was asked for.
+        report: the report about this checkpoint alone, where it was asked for.
     """
 
     status: Status
@@ -62,6 +64,7 @@ class Done:
     link: str | None = None
     digests: Digests = field(default_factory=dict)
     detail: Any = None
+    report: Report | None = None
 
 
 class Work(Protocol):
@@ -97,6 +100,7 @@ class Task:
         carry: whether it goes there even where nothing has to be changed in it.
         earlier: what an earlier run did, to be believed while the digests are the same.
         detail: whether the outcome is to have the JSON form of the verb.
+        reported: whether it is to have a report about the checkpoint.
     """
 
     path: str
@@ -105,6 +109,7 @@ class Task:
     carry: bool = False
     earlier: Done | None = None
     detail: bool = False
+    reported: bool = False
 
     @property
     def identity(self) -> dict[str, Any]:

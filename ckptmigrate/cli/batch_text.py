@@ -2,71 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
-from ckptmigrate.batch.driving import Batch
+from ckptmigrate.batch import telling
+from ckptmigrate.batch.driving import Batch, Root
 from ckptmigrate.batch.work import Outcome, Status
-from ckptmigrate.commands import command, shell
-from ckptmigrate.linking import Link
-from ckptmigrate.printable import printable
+from ckptmigrate.lines import Line
 from ckptmigrate.verifying.findings import counted
 
 _COLUMN: Final = 12  # width of the status
-_MOST_UNDONE: Final = 8  # checkpoints in one command that takes them back
-_REWRITING: Final = ("upgrade", "downgrade", "repair")
+_HANG: Final = 2  # the columns that a path has are worth more than a column of its own
+_MOST_UNDONE: Final = 8  # checkpoints in a command to take them back
+_STYLES: Final = {
+    Status.DONE: "green",
+    Status.UNCHANGED: "green",
+    Status.PLANNED: "green",
+    Status.SKIPPED: "",
+    Status.WANTING: "yellow",
+    Status.FAILED: "red",
+    Status.INTERRUPTED: "yellow",
+}
 
 
-def lines(found: Batch, verb: str) -> list[str]:
+def lines(found: Batch, verb: str) -> list[Line]:
     """A line for each checkpoint, how many came to what, and how to take it back."""
     shown = [_line(outcome) for outcome in found.outcomes]
-    shown += [f"{'not begun':{_COLUMN}}{path}" for path in found.not_begun]
-    shown.append(_summary(found))
-    for root in found.roots:
-        if root.tracker is not None:
-            shown.append(f"wrote {root.path}: use it as {shell('--load', root.path)}")
-        else:
-            why = root.error.reason if root.error else "the iteration it names has not arrived"
-            shown.append(f"wrote {root.path}, without a tracker file yet: {why}")
-    undone = _undo(found, verb)
-    if len(_rewritten(found)) > _MOST_UNDONE and not found.roots:
-        undone = ["`ckptmigrate undo` with the checkpoints that are done above"]
-    shown += [f"undo: {each}" for each in undone]
-    if any(outcome.done.link == Link.HARDLINK.value for outcome in found.outcomes):
-        shown.append(
-            "caution: payload files are hard links; a job that saves one of these iterations "
-            "again overwrites them in place, in both roots"
-        )
-    return [printable(line) for line in shown]
+    shown += [Line(path, f"{'not begun':{_COLUMN}}", hang=_HANG) for path in found.not_begun]
+    shown.append(Line(telling.summary(found), hang=_HANG, style="bold"))
+    shown += map(_root, found.roots)
+    undone = telling.undo(found, verb)
+    done = [each for each in found.outcomes if each.status is Status.DONE]
+    if len(done) > _MOST_UNDONE and not found.roots:
+        undone = ["`ckptmigrate undo` with the checkpoints that are done above"][: len(undone)]
+    shown += [Line(each, "undo: ", whole=True) for each in undone]
+    if telling.is_hard_linked(found):
+        shown.append(Line(telling.CAUTION, "caution: ", style="yellow"))
+    return shown
 
 
-def _line(outcome: Outcome) -> str:
+def _line(outcome: Outcome) -> Line:
     done = outcome.done
-    if outcome.error is not None:
-        return f"{outcome.status.value:{_COLUMN}}{done.text}"
-    moved = f" -> {done.result}" if done.result not in (None, outcome.path) else ""
-    return f"{outcome.status.value:{_COLUMN}}{outcome.path}{moved}: {done.text}"
+    text = done.text
+    if outcome.error is None:
+        moved = f" -> {done.result}" if done.result not in (None, outcome.path) else ""
+        text = f"{outcome.path}{moved}: {done.text}"
+    head = f"{outcome.status.value:{_COLUMN}}"
+    return Line(text, head, hang=_HANG, style=_STYLES[outcome.status])
 
 
-def _summary(found: Batch) -> str:
-    counts = [f"{n} {status.value}" for status in Status if (n := found.count(status))]
-    counts += [f"{len(found.not_begun)} not begun"] if found.not_begun else []
-    total = counted(found.total, "checkpoint")
-    return f"{total}: {', '.join(counts) or 'nothing to do'}, in {found.seconds:.1f} s"
-
-
-def _undo(found: Batch, verb: str) -> list[str]:
-    """The commands that take back what this run did."""
-    if verb not in _REWRITING:
-        return []
-    if found.roots:
-        return [shell("rm", "-r", root.path) for root in found.roots]
-    done = _rewritten(found)
-    return [command("undo", *done)] if done else []
-
-
-def _rewritten(found: Batch) -> list[str]:
-    return [o.path for o in found.outcomes if o.status is Status.DONE and o.done.result == o.path]
+def _root(root: Root) -> Line:
+    text = f"wrote {root.path}"
+    if root.tracker is None:
+        text += f", without a tracker file yet: {telling.root_without_tracker(root)}"
+    elif use := telling.use(root):
+        text += f": use it as {use}"
+    return Line(text, hang=_HANG)
 
 
 def as_json(found: Batch, verb: str, again: str | None) -> dict[str, Any]:
@@ -82,7 +72,7 @@ def as_json(found: Batch, verb: str, again: str | None) -> dict[str, Any]:
         "seconds": round(found.seconds, 3),
         "signal": found.signal,
         "go_on": None if found.good else again,
-        "undo": _undo(found, verb),
+        "undo": telling.undo(found, verb),
         "roots": [root.as_json() for root in found.roots],
         "checkpoints": [outcome.as_json() for outcome in found.outcomes],
         "not_begun": list(found.not_begun),
@@ -104,5 +94,4 @@ def what_is_left(found: Batch, again: str | None) -> str | None:
     if found.not_begun:
         what = f"what came of {len(found.not_begun)} of {found.total} is not known"
         return f"the Dask scheduler was lost; {what}{go_on}"
-    roots: Sequence[Any] = [root.error for root in found.roots if root.error is not None]
-    return str(roots[0]) if roots else None
+    return next((str(root.error) for root in found.roots if root.error is not None), None)

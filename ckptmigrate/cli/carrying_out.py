@@ -7,7 +7,7 @@ import click
 from ckptmigrate import migration, render
 from ckptmigrate.cli import console
 from ckptmigrate.cli.console import output
-from ckptmigrate.cli.reports import recorder
+from ckptmigrate.cli.recording import recorder
 from ckptmigrate.linking import Link
 from ckptmigrate.reporting import building
 

@@ -13,7 +13,8 @@ from ckptmigrate.cli import completing, options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import CHECKPOINT, Manual
 from ckptmigrate.cli.many import Many, jobs, run, several
-from ckptmigrate.cli.reports import recorder, reported
+from ckptmigrate.cli.recording import recorder
+from ckptmigrate.cli.reports import reported
 from ckptmigrate.readers import reader, readers
 from ckptmigrate.reading import read
 from ckptmigrate.reporting import building

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import click
@@ -22,7 +22,8 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Which part of the matrix": ("scenario", "scenarios", "writer", "writers", "reader", "only"),
     "What to measure with": ("readers", "samples", "facts", "update", "source"),
     "Output": (
-        "full", "markdown", "into", "html", "as_json", "no_color", "verbose", "version", "help",
+        "full", "markdown", "into", "html", "file", "as_json", "no_color", "verbose", "version",
+        "help",
     ),
 }  # fmt: skip
 EXITS: Final[dict[int, str]] = {
@@ -41,6 +42,31 @@ MIGRATED: Final = CHECKPOINT | {
 }
 
 
+_HYPHEN: Final = "\ue000"  # stands for one while lines are broken
+
+
+class Formatter(click.HelpFormatter):
+    """Breaks no line at a hyphen: names of layouts and of flags have some."""
+
+    def write_text(self, text: str) -> None:
+        super().write_text(text.replace("-", _HYPHEN))
+
+    def write_dl(
+        self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
+    ) -> None:
+        kept = [(term, text.replace("-", _HYPHEN)) for term, text in rows]
+        super().write_dl(kept, col_max, col_spacing)
+
+    def getvalue(self) -> str:
+        return super().getvalue().replace(_HYPHEN, "-")
+
+
+class ManualContext(click.Context):
+    """A context whose help is written so."""
+
+    formatter_class = Formatter
+
+
 class Manual(click.Command):
     """A verb whose help has every section of a manual page.
 
@@ -49,6 +75,8 @@ class Manual(click.Command):
         files: the files it is about, and what each is.
         terms: sections of words that its options take, and what each means.
     """
+
+    context_class = ManualContext
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from ckptmigrate.batch.paths import Group
 from ckptmigrate.batch.running import Executor, Stop, here
 from ckptmigrate.batch.shard import Shard, parse
 from ckptmigrate.batch.work import Task, Work
-from ckptmigrate.cli import batch_text, completing, console
+from ckptmigrate.cli import batch_text, completing, console, retrying
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.options import Command
+from ckptmigrate.cli.recording import recorder
 from ckptmigrate.commands import command
+from ckptmigrate.errors import Retry
 from ckptmigrate.places import Place, place
-from ckptmigrate.printable import printable
 
 _RETRIES = 2  # of a task on a cluster, by default
 
@@ -67,6 +69,12 @@ class Many:
     def only(self) -> Place:
         """The PATH, where there is one."""
         return place(self.given[0])
+
+    @property
+    def paths(self) -> list[str]:
+        """The PATHs, absolute; patterns as what they match, or as they are."""
+        found = paths.expand(self.given)
+        return [path if isinstance(path, str) else str(path.path) for path in found]
 
     @property
     def goes_on(self) -> bool:
@@ -167,10 +175,10 @@ def jobs(groups: Sequence[Group], work: Work, root: str | None = None) -> list[J
     Args:
         root: the new root that they go into; None where none is made.
     """
-    return [
-        Job(group, tuple(Task(p, work, root, detail=output.json) for p in group.checkpoints))
-        for group in groups
-    ]
+    task = partial(
+        Task, work=work, root=root, detail=output.json, reported=recorder.report is not None
+    )
+    return [Job(group, tuple(map(task, group.checkpoints))) for group in groups]
 
 
 def run(many: Many, verb: str, *phases: Sequence[Job], dry_run: bool = False) -> None:
@@ -191,9 +199,13 @@ def run(many: Many, verb: str, *phases: Sequence[Job], dry_run: bool = False) ->
         open_.enter_context(stop.listening())
         progress = open_.enter_context(console.counting("checkpoints", total))
         executor = many.executor()
-        batches = [drive(p, executor, stop, ledger=ledger, progress=progress) for p in phases]
-    batch = functools.reduce(Batch.followed_by, batches)
-    again = _again(many)
+        done = [drive(p, executor, stop, ledger=ledger, progress=progress) for p in phases]
+    batch = functools.reduce(Batch.followed_by, done)
+    again = None if dry_run else _again(many)
+    if recorder.report is not None:
+        from ckptmigrate.reporting import batches
+
+        recorder.record(batches.of_batch, batch, verb, again)
     if output.json:
         output.object(batch_text.as_json(batch, verb, again))
     else:
@@ -204,7 +216,7 @@ def run(many: Many, verb: str, *phases: Sequence[Job], dry_run: bool = False) ->
         return
     reason = batch_text.what_is_left(batch, again)
     if reason:
-        click.echo(f"ckptmigrate: {printable(reason)}", err=True)
+        output.lines([f"ckptmigrate: {reason}"], err=True)
     sys.exit(1 if batch.signal is None else 128 + batch.signal)
 
 
@@ -223,7 +235,6 @@ def _again(many: Many) -> str | None:
     """The command that goes on with this run; None for a verb that has no ledger."""
     if not many.ledgered:
         return None
-    words = sys.argv[1:]
-    if many.ledger is None:
-        words = [*words, "--ledger", "ledger.jsonl"]
-    return command(*words)
+    add = () if many.ledger else ("--ledger", "ledger.jsonl")
+    verb = click.get_current_context().command
+    return command(*retrying.changed(sys.argv[1:], Retry(add=add), verb, None))

@@ -15,7 +15,8 @@ from ckptmigrate.cli import completing, console, options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import MIGRATED, Manual
 from ckptmigrate.cli.many import Many, jobs, run, several
-from ckptmigrate.cli.reports import recorder, reported
+from ckptmigrate.cli.recording import recorder
+from ckptmigrate.cli.reports import reported
 from ckptmigrate.linking import Link
 from ckptmigrate.places import Place
 from ckptmigrate.repairing import Wanted

@@ -5,40 +5,21 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.failures import told
 from ckptmigrate.cli.many import Many
+from ckptmigrate.cli.recording import recorder
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.places import Place
+from ckptmigrate.places import place
 from ckptmigrate.printable import printable
 from ckptmigrate.reporting.report import Report
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-Parts = ParamSpec("Parts")
-
-
-@dataclass
-class Recorder:
-    """What there is to report so far; nothing where no report is asked for."""
-
-    report: Report | None = None
-
-    def record(
-        self, make: Callable[Concatenate[Report, Parts], Report], *what: Parts.args,
-        **more: Parts.kwargs,
-    ) -> None:  # fmt: skip
-        """Go on to another report, computed only where one is wanted."""
-        if self.report is not None:
-            self.report = make(self.report, *what, **more)
-
-
-recorder = Recorder()
 
 
 def _known_ending(_: click.Context, _parameter: click.Parameter, file: Path | None) -> Path | None:
@@ -56,7 +37,8 @@ def reported(command: Command) -> Command:
     @click.option(
         "--report", "file", type=click.Path(path_type=Path, readable=False), metavar="FILE",
         callback=_known_ending,
-        help="Write a report, last and also of a refusal: FILE ends in .html, .md or .json.",
+        help="Write a report of what was found and done, also of a refusal; FILE ends in .html, "
+        ".md or .json.",
     )  # fmt: skip
     @functools.wraps(command)
     def with_report(*, file: Path | None, many: Many, **options: Any) -> None:
@@ -64,22 +46,22 @@ def reported(command: Command) -> Command:
         if file is None:
             command(many=many, **options)
             return
-        if many.batch or options.get("every"):
-            raise click.UsageError("--report is about one checkpoint; of many tells --ledger.")
-        _reported(functools.partial(command, many=many, **options), file, many.only)
+        _reported(functools.partial(command, many=many, **options), file, many.paths)
 
     return with_report  # type: ignore[return-value]
 
 
-def _reported(run: Callable[[], None], file: Path, path: Place) -> None:
+def _reported(run: Callable[[], None], file: Path, paths: list[str]) -> None:
     from ckptmigrate.reporting import building, files
 
-    files.check_place(file, path)
-    recorder.report = building.begun(str(click.get_current_context().info_name), path)
+    for path in paths:
+        files.check_place(file, place(path))
+    recorder.report = building.begun(str(click.get_current_context().info_name), paths)
     try:
         run()
     except SystemExit as stop:
-        if stop.code == 1:  # found wanting; any other is a signal
+        # Found wanting, or a batch that a signal stopped; any other signal left nothing to tell.
+        if stop.code == 1 or recorder.report.each:
             _write(recorder.report, file)
         raise
     except BrokenPipeError:  # the reader of the output is gone, and all was done

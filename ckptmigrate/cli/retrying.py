@@ -38,7 +38,8 @@ def changed(
         for name in (*parameter.opts, *parameter.secondary_opts)
     }
     added = options.get(retry.add[0]) if retry.add else None
-    gone = {options[name] for name in retry.leave_out if name in options}
+    # By now the report of the refusal is where --report says, and none is ever overwritten.
+    gone = {options[name] for name in (*retry.leave_out, "--report") if name in options}
     if added is not None and not added.multiple:
         gone.add(added)
     kept = []

@@ -7,9 +7,10 @@ import click
 from ckptmigrate import schemas
 from ckptmigrate.cli import options
 from ckptmigrate.cli.console import output
+from ckptmigrate.cli.manual import Manual
 
 
-@click.command()
+@click.command(cls=Manual, found="there is no schema of that name")
 @click.argument("verb", nargs=-1, required=True)
 @options.output_options
 def schema(verb: tuple[str, ...]) -> None:
@@ -18,6 +19,9 @@ def schema(verb: tuple[str, ...]) -> None:
     `report` is that of --report FILE.json. The keys are a contract: they stay from release to
     release.
 
-    Example: ckptmigrate schema upgrade
+    \b
+    Examples:
+      ckptmigrate schema upgrade
+      ckptmigrate schema report
     """
     output.object(schemas.schema("-".join(verb)))

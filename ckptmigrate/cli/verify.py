@@ -16,7 +16,8 @@ from ckptmigrate.cli import console, options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import CHECKPOINT, Manual
 from ckptmigrate.cli.many import Many, jobs, run, several
-from ckptmigrate.cli.reports import recorder, reported
+from ckptmigrate.cli.recording import recorder
+from ckptmigrate.cli.reports import reported
 from ckptmigrate.manifest import PAYLOAD
 from ckptmigrate.places import Place
 from ckptmigrate.reporting import building

@@ -30,9 +30,8 @@ def updated(text: str, groups: Sequence[GroupRow]) -> str:
         group = wanted.get((row["writer"], row["scenario"]))
         if group is None or [dict(cell) for cell in row["cells"]] == list(map(asdict, group.cells)):
             continue
-        cells = _sequence(group.cells)
-        # What is said of the next group hangs on the end of this one.
-        cells.ca.comment, cells.ca.end = row["cells"].ca.comment, row["cells"].ca.end
+        cells, old = _sequence(group.cells), row["cells"]
+        cells.ca.comment, cells.ca.end = old.ca.comment, old.ca.end  # what stands below the group
         row["cells"] = cells
         changed = True
     if not changed:

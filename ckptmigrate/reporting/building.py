@@ -17,7 +17,7 @@ from ckptmigrate.inspection import Inspection, inspect
 from ckptmigrate.linking import Link
 from ckptmigrate.locate import TRACKER_FILE
 from ckptmigrate.migration import Migration
-from ckptmigrate.places import Place, absolute
+from ckptmigrate.places import Place
 from ckptmigrate.planning import Plan
 from ckptmigrate.repairing import Repair, Tracker
 from ckptmigrate.reporting.report import (
@@ -47,10 +47,10 @@ _CAUTIONS: Final = {
 }
 
 
-def begun(verb: str, path: Place) -> Report:
-    """The report of a verb that has not told anything yet."""
+def begun(verb: str, paths: Sequence[str]) -> Report:
+    """The report of a verb that has not told anything yet, about absolute paths."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return Report(verb, str(absolute(path)), __version__, now, Outcome.PLANNED, "")
+    return Report(verb, tuple(paths), __version__, now, Outcome.PLANNED, "")
 
 
 def of_migration(report: Report, planned: Migration) -> Report:
@@ -75,6 +75,11 @@ def of_migration(report: Report, planned: Migration) -> Report:
         steps=tuple(steps) if written else (),
         cautions=recovered + left,
     )
+
+
+def of_plan(report: Report, plan: Plan, result: Place) -> Report:
+    """One checkpoint of a batch before its plan is carried out."""
+    return replace(report, found=(_facts(inspect(plan.path)),), changes=(_change(plan, result),))
 
 
 def of_repair(report: Report, planned: Repair) -> Report:
@@ -134,6 +139,7 @@ def of_check(
         found=(_facts(inspect(path)),),
         predictions=tuple(
             Prediction(
+                str(path),
                 each.reader.release,
                 each.reader.torch,
                 each.resumes,

@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ckptmigrate.reporting.report import Change, Outcome, Prediction, Problem, Report
+from ckptmigrate.reporting.report import Change, Member, Outcome, Prediction, Problem, Report
 
 _MOST: Final = 1000  # lines of one list; the rest is counted, and JSON has all
+_MOST_WHOLE: Final = 100  # checkpoints that everything is shown of
 GRADES: Final = {  # a mark, as the matrix has them
     Outcome.DONE: "ok",
     Outcome.PLANNED: "partial",
     Outcome.UNCHANGED: "ok",
     Outcome.PASSED: "ok",
     Outcome.FAILED: "fails",
+    Outcome.INCOMPLETE: "partial",
     Outcome.REFUSED: "fails",
 }
 _SEVERITIES: Final = {"error": "fails", "warning": "partial", "note": "ok"}
@@ -24,6 +26,7 @@ _PURPOSES: Final = {
     "fix": "Run",
     "ask": "Ask one of them for the command that helps",
     "job": "Run the job with",
+    "go-on": "Go on with",
 }
 
 
@@ -92,12 +95,14 @@ class Section:
 
 def sections(report: Report) -> list[Section]:
     """What a report says, in the order in which one asks; no section is empty."""
+    wrote = report.outcome is Outcome.DONE or any(each.status == "done" for each in report.each)
     parts = {
         "What to do": _refusal(report),
+        "What each checkpoint came to": _members(report),
         "What was found": _found(report),
-        "What a job would say": map(_prediction, report.predictions),
+        "What a job would say": _predictions(report),
         "What is wrong": map(_problem, report.problems),
-        "What changed" if report.outcome is Outcome.DONE else "What would change": _changes(report),
+        "What changed" if wrote else "What would change": _changes(report),
         "What to do next": _steps(report),
         "Beware": _cautions(report),
     }
@@ -110,15 +115,42 @@ def _refusal(report: Report) -> Iterator[Block]:
         yield Bullets((f"{report.refusal.fix}.",))
 
 
+def _members(report: Report) -> Iterator[Block]:
+    """Those first of which something is left to do."""
+    for each in sorted(report.each, key=lambda member: member.good)[:_MOST]:
+        yield _member(each)
+    yield from _rest(len(report.each), _MOST)
+
+
+def _member(found: Member) -> Verdict:
+    moved = found.result not in (None, found.path)
+    title = f"{found.status}: {found.path}{f' → {found.result}' if moved else ''}"
+    whys: list[tuple[tuple[str, ...], str]] = [((), found.text)] if found.text else []
+    if found.refusal is not None:
+        place = "" if found.refusal.path in (None, found.path) else f"{found.refusal.path}: "
+        whys.append(((), f"{place}{found.refusal.reason}."))
+        if found.refusal.fix is not None:
+            whys.append(((), f"What to do: {found.refusal.fix}."))
+    whys += [((), f"{_PURPOSES[step.purpose]} `{step.command}`.") for step in found.steps]
+    return Verdict("ok" if found.good else "fails", title, tuple(whys))
+
+
+def _rest(count: int, most: int) -> Iterator[Block]:
+    if count > most:
+        yield Bullets((f"... and {count - most} more (a report in JSON has all).",))
+
+
 def _found(report: Report) -> Iterator[Block]:
-    for each in report.found:
+    for each in report.found[:_MOST_WHOLE]:
         yield Line(each.path)
         yield Labels(tuple((label, _cut(lines)) for label, lines in each.facts.items()))
+    yield from _rest(len(report.found), _MOST_WHOLE)
 
 
 def _changes(report: Report) -> Iterator[Block]:
-    for each in report.changes:
+    for each in report.changes[:_MOST_WHOLE]:
         yield from _change(each)
+    yield from _rest(len(report.changes), _MOST_WHOLE)
 
 
 def _change(found: Change) -> Iterator[Block]:
@@ -144,6 +176,18 @@ def _change(found: Change) -> Iterator[Block]:
     many = "file" if found.payload_files == 1 else "files"
     payload = f"Payload: {found.payload_files} {many}, {found.payload_bytes:,} bytes, untouched."
     yield Bullets((*losses, *notes, payload))
+
+
+def _predictions(report: Report) -> Iterator[Block]:
+    """A verdict for each release, under the path of its checkpoint where there are several."""
+    several = len(report.found) > 1
+    path = None
+    for each in report.predictions[:_MOST]:
+        if several and each.path != path:
+            path = each.path
+            yield Line(path)
+        yield _prediction(each)
+    yield from _rest(len(report.predictions), _MOST)
 
 
 def _prediction(found: Prediction) -> Verdict:

@@ -64,5 +64,5 @@ def write(report: Report, file: Path) -> None:
         raise DestinationError(
             f"cannot be written ({error.strerror}); the report is lost, and what it tells is not",
             path=file,
-            fix=f"run `{command('inspect', report.path)}` for what is there",
+            fix=f"run `{command('inspect', report.paths[0])}` for what is there",
         ) from error

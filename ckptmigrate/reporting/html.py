@@ -28,7 +28,7 @@ def page(report: Report) -> str:
     """The whole page; every text is escaped."""
     parts = {
         "verb": escaped(report.verb),
-        "path": escaped(report.path),
+        "path": escaped(report.about),
         "mark": _mark(GRADES[report.outcome]),
         "outcome": escaped(report.outcome.value),
         "answer": escaped(report.answer),

@@ -28,7 +28,7 @@ _LINK: Final = re.compile(r"(://|\bwww\.)", re.IGNORECASE)  # GitHub makes links
 def page(report: Report) -> str:
     """The whole text."""
     lines = [
-        f"# {_text(report.verb)} {_code(report.path)}",
+        f"# {_text(report.verb)} {_code(report.about)}",
         "",
         f"**{SYMBOLS[GRADES[report.outcome]]} {report.outcome.value}.** {_sentence(report.answer)}",
         "",

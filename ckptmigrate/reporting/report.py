@@ -11,7 +11,8 @@ class Outcome(str, Enum):
     """How a verb ended.
 
     done: it wrote what it planned. planned: a dry run. unchanged: there was nothing to write.
-    passed, failed: what a verb that only looks says. refused: an error, and its fix.
+    passed, failed: what a verb that only looks says. incomplete: of a batch something is left to
+    do. refused: an error, and its fix.
     """
 
     DONE = "done"
@@ -19,6 +20,7 @@ class Outcome(str, Enum):
     UNCHANGED = "unchanged"
     PASSED = "passed"
     FAILED = "failed"
+    INCOMPLETE = "incomplete"
     REFUSED = "refused"
 
 
@@ -92,8 +94,9 @@ class Reason:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Whether a job of a release resumes."""
+    """Whether a job of a release resumes from the checkpoint at `path`."""
 
+    path: str
     release: str
     torch: str
     resumes: bool
@@ -127,10 +130,33 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Step:
-    """A command (or flags of the job), and what it is for: `use`, `undo`, `fix`, `ask`, `job`."""
+    """A command or flags of the job, for: `use`, `undo`, `fix`, `ask`, `job` or `go-on`."""
 
     purpose: str
     command: str
+
+
+@dataclass(frozen=True)
+class Member:
+    """One checkpoint of a batch (or a PATH that means none), and what it came to.
+
+    Attributes:
+        path: the checkpoint.
+        status: as the batch says it, such as `done` or `not begun`.
+        good: whether nothing is left to do.
+        text: what was done, or found, in a few words.
+        result: where the checkpoint is that came of it; None where nothing was written.
+        refusal: the error that it ended with, or None.
+        steps: what to do about it.
+    """
+
+    path: str
+    status: str
+    good: bool
+    text: str
+    result: str | None
+    refusal: Refusal | None
+    steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True)
@@ -138,9 +164,10 @@ class Report:
     """All that is told.
 
     Attributes:
-        verb, path: what was asked, the path absolute.
+        verb, paths: what was asked, the paths absolute.
         version, time: of ckptmigrate, and when, ISO 8601 in UTC.
         outcome, answer: how it ended, in a word and in a sentence.
+        each: of a batch, what each checkpoint came to.
         found: what was found, a row per checkpoint.
         changes: what changes, a row per checkpoint.
         predictions: of `check`.
@@ -151,11 +178,12 @@ class Report:
     """
 
     verb: str
-    path: str
+    paths: tuple[str, ...]
     version: str
     time: str
     outcome: Outcome
     answer: str
+    each: tuple[Member, ...] = ()
     found: tuple[Facts, ...] = ()
     changes: tuple[Change, ...] = ()
     predictions: tuple[Prediction, ...] = ()
@@ -163,6 +191,12 @@ class Report:
     refusal: Refusal | None = None
     steps: tuple[Step, ...] = ()
     cautions: tuple[str, ...] = ()
+
+    @property
+    def about(self) -> str:
+        """What was asked about, short enough for a heading."""
+        more = len(self.paths) - 1
+        return f"{self.paths[0]} and {more} more" if more else self.paths[0]
 
     def as_json(self) -> dict[str, Any]:
         """The documented JSON form (`ckptmigrate schema report`)."""

@@ -3,9 +3,10 @@
     python tests/faults/crash.py [--every N] [--scenario NAME] [--without-sync N]
 
 A run is recorded below Python; after each call, every state that the disk may then be found in
-(disk.py) is laid out as a real tree, looked at as a reader would, and given to `recover`. Prints
-how many states were checked; exit status 1 and each violation where there is one. --without-sync
-leaves the N-th sync out of the record, as if the program had forgotten it.
+(disk.py) is laid out as a real tree, looked at as a reader would, and given to `recover`; a command
+that goes on with what is left is then run again, and has to come to its end. Prints how many states
+were checked; exit status 1 and each violation where there is one. --without-sync leaves the N-th
+sync out of the record, as if the program had forgotten it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from scenarios import LONG_AGO, SCENARIOS, Scenario, Snapshot, differences, make
 
 from ckptmigrate import recovery
 from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.locate import directory_of
+from ckptmigrate.places import TRACKER_FILE
 
 _MOST = 1024  # states after one call; more are sampled, always the same ones
 
@@ -39,27 +42,30 @@ class Recorded:
         self.place = work / "place"
         self.kept = work / "kept"  # a file per content, linked into the trees laid out
         self.kept.mkdir()
-        told, record = work / "told", work / "record"
+        self.told, record = work / "told", work / "record"
         make(scenario, self.place)
         self.good = [snapshot(self.place)]
         if scenario.cut is not None:
-            points = self._run(scenario.cut_command, told)
+            points = self._run(scenario.cut_command)
             shutil.rmtree(self.place)
             make(scenario, self.place)
             at = max(1, round(points * scenario.cut))
-            self._run(scenario.cut_command, told, at=at, how=KILL_BEFORE)
+            self._run(scenario.cut_command, at=at, how=KILL_BEFORE)
         self.disk = Disk(self.place)
         with record.open("wb") as log:
-            self._run(scenario.command, told, log=log.fileno())
+            self._run(scenario.command, log=log.fileno())
         self.calls = parse(record.read_bytes())
         self.after = snapshot(self.place)
         self.good.append(self.after)
 
-    def _run(self, command: str, told: Path, **fault: int) -> int:
-        arguments = command.format(place=self.place).split()
-        status, points = forked(lambda: command_line(arguments), self.place, told, **fault)
-        assert status == (-9 if "at" in fault else 0), (self.scenario.name, told.read_text())
+    def _run(self, command: str, **fault: int) -> int:
+        status, points = self._ended(command, **fault)
+        assert status == (-9 if "at" in fault else 0), (self.scenario.name, self.told.read_text())
         return points
+
+    def _ended(self, command: str, **fault: int) -> tuple[int, int]:
+        arguments = command.format(place=self.place).split()
+        return forked(lambda: command_line(arguments), self.place, self.told, **fault)
 
     @property
     def syncs(self) -> list[int]:
@@ -88,12 +94,22 @@ class Recorded:
             recovery.recover(Path(self.scenario.recovery.format(place=self.place)))
         except CkptMigrateError as error:
             return f"recover fails: {error}"
+        if self.scenario.goes_on:
+            return self._seen_by_reader() or self._gone_on()
         found = snapshot(self.place)
         # Once the command has said that it is done, it is done.
         good = [self.after] if number == len(self.calls) else self.good
         if found in good:
             return None
         return "after recover " + " / ".join(differences(each, found) for each in good)
+
+    def _gone_on(self) -> str | None:
+        """What is wrong once the same command was run again, or None."""
+        status, _ = self._ended(self.scenario.command)
+        if status:
+            return f"run again it ends with {status}: {self.told.read_text()}"
+        found = snapshot(self.place)
+        return None if found == self.after else f"run again {differences(self.after, found)}"
 
     def _lay_out(self, state: State) -> None:
         shutil.rmtree(self.place)
@@ -121,10 +137,20 @@ class Recorded:
             checkpoint = marker.parent
             shown = _shown(snapshot(self.place), checkpoint.relative_to(self.place))
             whole = [_shown(good, checkpoint.relative_to(self.place)) for good in self.good]
-            if checkpoint.parent.name.startswith("."):  # a stage, which no reader looks at
+            staged = any(name.startswith(".") for name in (checkpoint.parent.name, checkpoint.name))
+            if staged:  # which no reader looks at
                 continue
             if shown not in whole:
                 return "a reader sees " + " / ".join(differences(w, shown) for w in whole)
+        return self._led_astray()
+
+    def _led_astray(self) -> str | None:
+        """A root that was not there before has no tracker file that leads to no checkpoint."""
+        for tracker in sorted(self.place.glob(f"*/{TRACKER_FILE}")):
+            root = tracker.parent
+            known = f"{root.name}/{TRACKER_FILE}" in self.good[0]
+            if not known and not (root / directory_of(tracker.read_text())).is_dir():
+                return f"{tracker} leads to no checkpoint"
         return None
 
 
