@@ -36,7 +36,6 @@ from ckptmigrate import (
 )
 from ckptmigrate.advice import Advice, Checked
 from ckptmigrate.checking import Job, Obstacle, Verdict
-from ckptmigrate.converting import LOSSES
 from ckptmigrate.diffing import Difference
 from ckptmigrate.errors import (
     CkptMigrateError,
@@ -52,6 +51,7 @@ from ckptmigrate.errors import (
 )
 from ckptmigrate.inspection import Inspection
 from ckptmigrate.linking import Link
+from ckptmigrate.losses import LOSSES
 from ckptmigrate.places import Place, Url, place
 from ckptmigrate.planning import Plan
 from ckptmigrate.readers import reader, readers

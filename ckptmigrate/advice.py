@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 from ckptmigrate import optimizer, planning, repairing, rng
 from ckptmigrate.checking import DEFAULT_STRICTNESS, RAISE_ALL, UNSAFE_LOAD, Job, Verdict, check
 from ckptmigrate.commands import command
-from ckptmigrate.converting import LOSSES
 from ckptmigrate.errors import CkptMigrateError, RefusedError
+from ckptmigrate.losses import LOSSES
 from ckptmigrate.planning import Plan
 from ckptmigrate.readers import Reader, reader
 from ckptmigrate.reading import Reading, read

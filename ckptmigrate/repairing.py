@@ -28,9 +28,10 @@ from ckptmigrate import (
     versions,
 )
 from ckptmigrate.commands import command, copy, removal
-from ckptmigrate.converting import FAULT_CONTEXT, Converted
+from ckptmigrate.converting import Converted
 from ckptmigrate.errors import CorruptError, DamagedError, RefusedError, Retry
 from ckptmigrate.linking import Link
+from ckptmigrate.losses import FAULT_CONTEXT
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.migration import Migration
 from ckptmigrate.places import Place

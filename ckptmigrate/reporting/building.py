@@ -11,11 +11,11 @@ from ckptmigrate import sidecar, storage
 from ckptmigrate.advice import Advice
 from ckptmigrate.checking import Verdict
 from ckptmigrate.commands import command, shell
-from ckptmigrate.converting import LOSSES
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.inspection import Inspection, inspect
 from ckptmigrate.linking import Link
 from ckptmigrate.locate import TRACKER_FILE
+from ckptmigrate.losses import LOSSES
 from ckptmigrate.migration import Migration
 from ckptmigrate.places import Place, absolute
 from ckptmigrate.planning import Plan
