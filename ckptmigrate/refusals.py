@@ -17,6 +17,7 @@ from ckptmigrate.losses import (
     RNG_STATE,
 )
 from ckptmigrate.places import Place
+from ckptmigrate.printable import few
 from ckptmigrate.reading import Reading
 from ckptmigrate.rerun import IN_PLACE, STATES, Kind
 from ckptmigrate.targets import Target
@@ -24,9 +25,8 @@ from ckptmigrate.targets import Target
 
 def no_integrity(path: Place, damaged: list[str]) -> RefusedError:
     """Files are not as integrity.json says."""
-    shown = ", ".join(damaged[:4]) + (f" and {len(damaged) - 4} more" if len(damaged) > 4 else "")
     return RefusedError(
-        f"does not have the digest that {integrity.FILE} has for {shown}",
+        f"does not have the digest that {integrity.FILE} has for {few(damaged)}",
         losses=(INTEGRITY,),
         path=path,
         fix=f"bring back a good copy, or use what is there with --allow-loss {INTEGRITY}",
@@ -66,9 +66,8 @@ def check_corrupt(begin: Reading) -> None:
     missing = begin.record.missing
     if begin.record.kind is not Kind.CORRUPT:
         return
-    shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
     raise CorruptError(
-        f"is corrupt: the common state tells of a rerun, and the checkpoint lacks {shown}",
+        f"is corrupt: the common state tells of a rerun, and the checkpoint lacks {few(missing)}",
         missing=missing,
         path=begin.manifest.path,
         fix="no release can load it; to have it resume as idle run "

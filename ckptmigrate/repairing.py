@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from typing import Any, Final
 
 from ckptmigrate import (
+    clock,
     locate,
     manifest,
     migration,
@@ -169,11 +169,11 @@ def prepare(
         why = _astray(chosen, wanted)
         if why is not None:
             good = _newest_good(chosen, wanted, why)
-            text = good.name if good.name == locate.RELEASE else str(int(good.name[5:]))
+            text = locate.tracker_of(good.name) or locate.RELEASE
             tracker = _tracker(chosen.path, text, why)
             if not every:
                 chosen = replace(chosen, checkpoints=(good,))
-    now = _now()
+    now = clock.now()
     plans = tuple(plan(each, wanted, now=now) for each in chosen.checkpoints)
     destination = None
     if not in_place and (tracker is not None or not all(each.changes_nothing for each in plans)):
@@ -197,13 +197,9 @@ def carry_out(
     if found is not None:
         files = {locate.TRACKER_FILE: FileState(digest(found.before), digest(found.text.encode()))}
         what = (f"~ tracker -> {found.text}: {found.why}",)
-        step = Step(REPAIR, (), found.text, __version__, _now(), changes=what, files=files)
+        step = Step(REPAIR, (), found.text, __version__, clock.now(), changes=what, files=files)
         writer(found.root).repoint(found.text, step)
     return used
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 # -- the tracker

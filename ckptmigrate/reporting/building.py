@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from typing import Final
 
-from ckptmigrate import sidecar, storage
+from ckptmigrate import clock, sidecar, storage
 from ckptmigrate.advice import Advice
 from ckptmigrate.checking import Verdict
 from ckptmigrate.commands import command, shell
@@ -49,7 +48,7 @@ _CAUTIONS: Final = {
 
 def begun(verb: str, path: Place) -> Report:
     """The report of a verb that has not told anything yet."""
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    now = clock.now()
     return Report(verb, str(absolute(path)), __version__, now, Outcome.PLANNED, "")
 
 
