@@ -10,6 +10,7 @@ from ckptmigrate import (
     diffing,
     inspection,
     locate,
+    mending,
     migration,
     recovery,
     repairing,
@@ -264,7 +265,7 @@ def repair(
         raise ValueError("rebuild_sentinel and drop_rerun exclude each other")
     prepared = repairing.prepare(
         place(path),
-        repairing.Wanted(rebuild_sentinel, drop_rerun, given, known, hashed),
+        mending.Wanted(rebuild_sentinel, drop_rerun, given, known, hashed),
         output=None if output is None else place(output),
         in_place=in_place,
         iteration=iteration,
