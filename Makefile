@@ -37,10 +37,12 @@ some-faults: $(VENV)/.dev
 	$(BIN)/python tests/faults/inject.py --every 37
 	$(BIN)/python tests/faults/crash.py --every 37
 
-## faults: every fault at every system call that writes, and the power cut at every moment; minutes
+## faults: every fault at every system call that writes, the power cut at every moment, and a kill at
+## every request to a store; minutes
 faults: $(VENV)/.dev
 	$(BIN)/python tests/faults/inject.py
 	$(BIN)/python tests/faults/crash.py
+	CKPTMIGRATE_KILLS_EVERY=1 $(BIN)/python -m pytest -n auto tests/test_object_store_kills.py
 
 ## readers: real megatron-core releases, each in a folder of its own
 readers: $(READER_RELEASES:%=$(READERS)/%/.installed)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
-from ckptmigrate import optimizer, planning, repairing, rng
+from ckptmigrate import mending, optimizer, planning, rng
 from ckptmigrate.checking import DEFAULT_STRICTNESS, RAISE_ALL, UNSAFE_LOAD, Job, Verdict, check
 from ckptmigrate.commands import command
-from ckptmigrate.converting import LOSSES
 from ckptmigrate.errors import CkptMigrateError, RefusedError
+from ckptmigrate.losses import LOSSES
 from ckptmigrate.planning import Plan
 from ckptmigrate.readers import Reader, reader
 from ckptmigrate.reading import Reading, read
@@ -64,7 +64,7 @@ def advise(found: Reading, verdict: Verdict, job: Job) -> Advice:
         return Advice()
     reason = None
     if found.record.kind is Kind.CORRUPT:
-        made = repairing.plan(found.manifest.path, repairing.Wanted(), now="")
+        made = mending.plan(found.manifest.path, mending.Wanted(), now="")
         if check(_after(made, found), verdict.reader, job).resumes:
             return Advice(command(made.verb, found.manifest.path))
         repair = command(made.verb, found.manifest.path)

@@ -1,6 +1,6 @@
 """The common state: what is not sharded (args, iteration, optimizer groups, the rerun entry).
 
-It lies in `common.pt` as a dict, or, from 0.19 on, in the sharded object COMMON_KEY as a
+It lies in `common.pt` as a dict, or, from 0.19 on, in the sharded object KEY as a
 list of that one dict. Where both are there, every release reads `common.pt`.
 """
 

@@ -12,8 +12,8 @@ from itertools import groupby
 from typing import Any, Final
 
 from ckptmigrate.commands import command
-from ckptmigrate.converting import LOSSES, Loss
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.losses import LOSSES, Loss
 from ckptmigrate.matrix import IDLE, Cell, FailureRow, Matrix, grade
 from ckptmigrate.readers import Reader, reader
 from ckptmigrate.releases import Compat, LayoutRow, compat, matches

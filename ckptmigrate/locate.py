@@ -66,7 +66,7 @@ def find(path: Place, *, iteration: int | None = None, every: bool = False) -> L
             fix=name_one(path),
         )
     if is_one(path):
-        named = RELEASE if path.name == RELEASE else _tracker_of(path.name)
+        named = RELEASE if path.name == RELEASE else tracker_of(path.name)
         if iteration is not None or every:
             raise NotACheckpointError(
                 "is one checkpoint, and --iteration and --all pick from a root",
@@ -102,7 +102,7 @@ def is_one(path: Place) -> bool:
     return recognise.is_checkpoint(storage.directory(path)) or writer(path).is_staged()
 
 
-def _tracker_of(name: str) -> str | None:
+def tracker_of(name: str) -> str | None:
     """The tracker text that leads to a directory of this name, if any does."""
     match = _ITERATION.fullmatch(name)
     # A name with more zeros than Megatron writes is found by none.
@@ -116,7 +116,7 @@ def directory_of(tracker: str) -> str:
 
 def iterations(root: Place) -> list[int]:
     """The iterations that a root holds a directory for, oldest first."""
-    names = map(_tracker_of, storage.directory(root).folders())
+    names = map(tracker_of, storage.directory(root).folders())
     return sorted(int(name) for name in names if name is not None)
 
 

@@ -15,11 +15,11 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from ckptmigrate import clock
 from ckptmigrate.commands import command, shell
 from ckptmigrate.durable import sync_directory
 from ckptmigrate.errors import DamagedError, DestinationError
@@ -71,7 +71,7 @@ def this_process() -> Owner:
         user=user,
         host=socket.gethostname(),
         pid=pid,
-        since=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        since=clock.now(),
         boot=_boot(),
         namespace=_namespace(),
         ticks=_started(pid) or 0,

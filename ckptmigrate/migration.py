@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import Any
 
-from ckptmigrate import locate, places, planning, undoing
+from ckptmigrate import clock, locate, places, planning, undoing
 from ckptmigrate.commands import removal
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.linking import Link
@@ -119,7 +118,7 @@ def prepare(
         # Absolute, but not resolved: a user who names a link means the place of the link.
         destination = places.absolute(output) if output else default_output(located.path, to)
     wanted = target(to, torch=torch, native=native, strict=strict)
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    now = clock.now()
     plans = tuple(
         planning.plan(
             checkpoint,

@@ -8,37 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from ckptmigrate import (
     diffing,
     integrity,
     manifest,
     metadata,
-    optimizer,
-    rng,
+    refusals,
     sidecar,
     storage,
     versions,
 )
 from ckptmigrate.change import Change
 from ckptmigrate.commands import command
-from ckptmigrate.converting import (
-    FAULT_CONTEXT,
-    FOREIGN_SYMBOLS,
-    INTEGRITY,
-    OPTIMIZER_STATE,
-    RNG_STATE,
-    Converted,
-)
+from ckptmigrate.converting import Converted
 from ckptmigrate.diffing import Difference
-from ckptmigrate.errors import CorruptError, RefusedError, Retry
 from ckptmigrate.evidence import writer
+from ckptmigrate.losses import INTEGRITY
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.places import Place
 from ckptmigrate.reading import Reading, read
 from ckptmigrate.releases import minor
-from ckptmigrate.rerun import IN_PLACE, STATES, Kind
 from ckptmigrate.sidecar import FileState, Original, Step, digest
 from ckptmigrate.targets import Target, reach
 from ckptmigrate.topology import Given
@@ -150,17 +140,17 @@ def plan(
     directory = storage.directory(path)
     damaged = integrity.mismatched(directory, payload=hash_payload, progress=progress)
     if damaged and INTEGRITY not in allowed:
-        raise _no_integrity(path, damaged)
+        raise refusals.no_integrity(path, damaged)
     current = read(directory)
     verb = verb or _verb_for(current, target)
-    _check_direction(current, target, verb)
+    refusals.check_direction(current, target, verb)
     original = sidecar.original(directory)
     begin = read(original.directory) if original.undone else current
-    _check_corrupt(begin)
+    refusals.check_corrupt(begin)
     result = reach(begin, target, given)
     # What an earlier step was allowed to lose is lost already: do not ask for it again.
     agreed = {*allowed, *(loss for step in original.undone for loss in step.losses)}
-    _check_allowed(begin, target, result, agreed, verb)
+    refusals.check_allowed(begin, target, result, agreed, verb)
     notes = result.notes
     if original.undone:
         notes += ("starts from the original files that the sidecar keeps",)
@@ -205,17 +195,6 @@ class Request:
     refreshed: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def _no_integrity(path: Place, damaged: list[str]) -> RefusedError:
-    shown = ", ".join(damaged[:4]) + (f" and {len(damaged) - 4} more" if len(damaged) > 4 else "")
-    return RefusedError(
-        f"does not have the digest that {integrity.FILE} has for {shown}",
-        losses=(INTEGRITY,),
-        path=path,
-        fix=f"bring back a good copy, or use what is there with --allow-loss {INTEGRITY}",
-        retry=Retry(add=("--allow-loss", INTEGRITY)),
-    )
-
-
 def _verb_for(current: Reading, target: Target) -> str:
     places = [versions.order(found) for found in current.layouts]
     wanted = versions.order(target.layout)
@@ -226,101 +205,6 @@ def _verb_for(current: Reading, target: Target) -> str:
             newer = minor(writers[0]) > minor(target.reader.release)
             return "downgrade" if newer else "upgrade"
     return "upgrade" if wanted >= max(places) else "downgrade"
-
-
-def _check_direction(current: Reading, target: Target, verb: str) -> None:
-    if target.name == versions.UNIVERSAL:
-        return
-    wanted = versions.order(target.layout)
-    places = [versions.order(found) for found in current.layouts]
-    fits = min(places) <= wanted if verb == "upgrade" else max(places) >= wanted
-    if not fits:
-        other = "downgrade" if verb == "upgrade" else "upgrade"
-        names = " or ".join(found.ID for found in current.layouts)
-        age = "older" if verb == "upgrade" else "newer"
-        raise RefusedError(
-            f"{target.name} is {age} than {names}, which this checkpoint is",
-            path=current.manifest.path,
-            layout=target.layout.ID,
-            fix=f"run `{command(other, current.manifest.path, '--to', target.name)}`",
-        )
-
-
-def _check_corrupt(begin: Reading) -> None:
-    missing = begin.record.missing
-    if begin.record.kind is not Kind.CORRUPT:
-        return
-    shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
-    raise CorruptError(
-        f"is corrupt: the common state tells of a rerun, and the checkpoint lacks {shown}",
-        missing=missing,
-        path=begin.manifest.path,
-        fix="no release can load it; to have it resume as idle run "
-        f"`{command('repair', begin.manifest.path, '--in-place')}`",
-    )
-
-
-def _check_allowed(
-    begin: Reading, target: Target, result: Converted, agreed: Collection[str], verb: str
-) -> None:
-    refused = tuple(loss for loss in result.losses if loss not in agreed)
-    if not refused:
-        return
-    path = begin.manifest.path
-    whys = [_WHY[loss](begin, target, result) for loss in refused]
-    allow = [word for loss in refused for word in ("--allow-loss", loss)]
-    raise RefusedError(
-        ", and ".join(whys),
-        losses=refused,
-        path=path,
-        layout=target.layout.ID,
-        fix=f"to go without it run `{command(verb, path, '--to', target.name, *allow)}`",
-    )
-
-
-def _why_fault(begin: Reading, target: Target, result: Converted) -> str:
-    record = begin.record
-    state = STATES[record.state or 0]
-    if record.state == IN_PLACE:
-        return f"holds a fault in state {state}, from which no release resumes"
-    names = " or ".join(found.ID for found in begin.layouts)
-    return (
-        f"holds a fault context (state {state}, iteration {record.iteration}) that means something "
-        f"only to the release that wrote it, and cannot move from {names} to {target.name}"
-    )
-
-
-def _why_foreign(begin: Reading, target: Target, result: Converted) -> str:
-    return (
-        f"names {', '.join(result.foreign)} in its common state, which release {target.name} "
-        "cannot load and no enum of Megatron is"
-    )
-
-
-def _why_optimizer(begin: Reading, target: Target, result: Converted) -> str:
-    assert target.reader is not None  # a layout asks for no optimizer
-    whys = [problem.why for problem in optimizer.problems(begin.manifest, target.reader)]
-    return (
-        f"has an optimizer that release {target.name} cannot read: {', and '.join(whys)} (the job "
-        f"resumes with {optimizer.FLAG})"
-    )
-
-
-def _why_rng(begin: Reading, target: Target, result: Converted) -> str:
-    return (
-        "has RNG states for every rank, as 0.16 writes them with expert parallelism, and release "
-        f"{target.name} has one for all data and context parallel ranks of a (PP, TP): that of the "
-        f"first, which is not that of the others (or resume from the original with {rng.FLAG}, "
-        "without any, where nothing else is in the way)"
-    )
-
-
-_WHY: Final = {
-    FAULT_CONTEXT: _why_fault,
-    FOREIGN_SYMBOLS: _why_foreign,
-    OPTIMIZER_STATE: _why_optimizer,
-    RNG_STATE: _why_rng,
-}
 
 
 def assemble(

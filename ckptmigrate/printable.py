@@ -1,7 +1,8 @@
-"""Text from a checkpoint, made safe to print: no terminal escape gets through."""
+"""Text from a checkpoint, made fit to print: no terminal escape gets through, no list runs on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 _LONGEST: Final = 10_000  # characters of one line
@@ -17,3 +18,9 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def few(names: Sequence[str], most: int = 4) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from ckptmigrate import versions
 from ckptmigrate.checking import DEFAULT_STRICTNESS, RAISE_ALL, Job, Verdict, check
-from ckptmigrate.converting import OPTIMIZER_STATE, Converted, convert
+from ckptmigrate.converting import Converted, convert
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.losses import OPTIMIZER_STATE
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.readers import Reader, reader
 from ckptmigrate.reading import Reading, read_manifest

@@ -1,4 +1,4 @@
-"""Carry out plans: the only code that writes.
+"""Carry out plans on a local file system.
 
 Out of place everything is built in a stage beside the destination and published by one
 rename onto a name that does not exist. In place the new files are staged inside the
@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate import journal, linking, sidecar, staging
+from ckptmigrate import linking, sidecar, staging, swapping
 from ckptmigrate.change import Change
 from ckptmigrate.commands import command, shell
 from ckptmigrate.durable import overwrite, sync_directory, write
@@ -208,18 +208,18 @@ def _swap(change: Change, look: Callable[[Directory], None]) -> None:
     """Change small files in place, once what is staged was looked at."""
     path = change.path
     assert isinstance(path, Path)
-    with _told(path, lambda: journal.is_unfinished(path)):
-        journal.take(path)
+    with _told(path, lambda: swapping.is_unfinished(path)):
+        swapping.take(path)
         try:
-            swap = journal.prepare(change)
+            swap = swapping.prepare(change)
             for name, content in swap.new.items():
                 write(swap.stage / name, content, like=_like(change, name))
             _write_originals(change, path)
             # Looked at before it is swapped in: no reader ever sees what was not verified.
             staged = {name: (swap.stage / name).read_bytes() for name in swap.new}
             look(Overlay(LocalDirectory(path), {**dict.fromkeys(change.files), **staged}))
-            journal.begin(swap)
-            journal.perform(swap)
+            swapping.begin(swap)
+            swapping.perform(swap)
         except BaseException as error:
             _take_back(path, error)
             raise
@@ -227,8 +227,8 @@ def _swap(change: Change, look: Callable[[Directory], None]) -> None:
 
 
 def _settle(path: Path) -> Outcome:
-    outcome = journal.settle(path)
-    journal.release(path)
+    outcome = swapping.settle(path)
+    swapping.release(path)
     return outcome
 
 
@@ -238,7 +238,7 @@ def _take_back(path: Path, why: BaseException) -> None:
         outcome = _settle(path)
     except (OSError, DamagedError) as error:
         with contextlib.suppress(OSError):
-            journal.release(path)  # this run is over, even if its process goes on
+            swapping.release(path)  # this run is over, even if its process goes on
         reason = error.strerror if isinstance(error, OSError) else error.reason
         raise DestinationError(
             f"cannot be written ({reason}), and the migration could not be taken back",

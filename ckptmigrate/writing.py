@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ckptmigrate import journal, staging, transaction
+from ckptmigrate import staging, swapping, transaction
 from ckptmigrate.durable import new_of, remove
 from ckptmigrate.journal import Outcome
 from ckptmigrate.linking import Link
@@ -79,7 +79,7 @@ class Writer(Protocol):
         """
 
     def recover(self, *, break_lock: bool) -> Outcome:
-        """Finish what a migration in place left, one way or the other; see `journal.recover`."""
+        """Finish what a migration in place left, one way or the other; see `swapping.recover`."""
 
     # -- the tracker file of a root
 
@@ -130,16 +130,16 @@ class LocalWriter:
         transaction.rewrite(plan)
 
     def is_staged(self) -> bool:
-        return journal.stage_of(self.path).is_dir()
+        return swapping.stage_of(self.path).is_dir()
 
     def is_unfinished(self) -> bool:
-        return journal.is_unfinished(self.path)
+        return swapping.is_unfinished(self.path)
 
     def check_whole(self) -> None:
-        journal.check_whole(self.path)
+        swapping.check_whole(self.path)
 
     def recover(self, *, break_lock: bool) -> Outcome:
-        return journal.recover(self.path, break_lock=break_lock)
+        return swapping.recover(self.path, break_lock=break_lock)
 
     def repoint(self, text: str, step: Step) -> None:
         transaction.repoint(self.path, text, step)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import SAMPLES, Run, checkpoint_of, refused, tree_hash
 
-from ckptmigrate import DestinationError, journal, migrate
+from ckptmigrate import DestinationError, migrate, swapping
 
 SAMPLE = "0.19.0-idle-tp2"  # .metadata, common.pt and metadata.json all change
 RENAMES = range(1, 9)  # the first one names the journal
@@ -103,8 +103,8 @@ def test_killed_after_the_commit(root: Path, tmp_path: Path, run: Run) -> None:
     done = finished(root, tmp_path)
     code = """
 import os, sys
-from ckptmigrate import journal, migrate
-journal.settle = lambda path: os.kill(os.getpid(), 9)
+from ckptmigrate import swapping, migrate
+swapping.settle = lambda path: os.kill(os.getpid(), 9)
 migrate(sys.argv[1], to="pre-rerun", in_place=True)
 """
     assert subprocess.run([sys.executable, "-c", code, str(root)], check=False).returncode == -9
@@ -117,10 +117,10 @@ migrate(sys.argv[1], to="pre-rerun", in_place=True)
 def test_a_second_migration_meanwhile_is_refused(root: Path, run: Run) -> None:
     """The first one is this very process; its stage is not swept away under its feet."""
     checkpoint = checkpoint_of(root)
-    journal.take(checkpoint)
+    swapping.take(checkpoint)
     for staged in (False, True):
         if staged:
-            journal.stage_of(checkpoint).mkdir()
+            swapping.stage_of(checkpoint).mkdir()
         before = tree_hash(root)
         for verb in (["downgrade", root, "--to", "pre-rerun", "--in-place"], ["recover", root]):
             refused(run(*verb), "is being migrated by", f"pid {os.getpid()}", socket.gethostname())

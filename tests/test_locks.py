@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import SAMPLES, Run, checkpoint_of, refused, tree_hash
 
-from ckptmigrate import DestinationError, journal, lock, migrate, staging
+from ckptmigrate import DestinationError, lock, migrate, staging, swapping
 from ckptmigrate.lock import Holder, this_process
 
 SAMPLE = "0.19.0-idle-tp2"
@@ -69,7 +69,7 @@ def test_a_run_on_another_host_is_not_assumed_dead(copy: Copy, run: Run) -> None
     root = copy(SAMPLE)
     checkpoint, before = checkpoint_of(root), tree_hash(root)
     (checkpoint / ".ckptmigrate").mkdir()
-    put(journal.lock_of(checkpoint), replace(this_process(), host="node-2", boot="another"))
+    put(swapping.lock_of(checkpoint), replace(this_process(), host="node-2", boot="another"))
     for words in (["downgrade", root, "--to", "pre-rerun", "--in-place"], ["recover", root]):
         refused(run(*words), "node-2", f"ckptmigrate recover {checkpoint} --break-lock")
     assert run("recover", root, "--break-lock").returncode == 0
@@ -78,9 +78,9 @@ def test_a_run_on_another_host_is_not_assumed_dead(copy: Copy, run: Run) -> None
 
 def test_breaking_a_lock_does_not_break_a_live_one(copy: Copy, run: Run) -> None:
     root = copy(SAMPLE)
-    journal.take(checkpoint_of(root))
+    swapping.take(checkpoint_of(root))
     refused(run("recover", root, "--break-lock"), "is being migrated by")
-    assert journal.lock_of(checkpoint_of(root)).is_symlink()
+    assert swapping.lock_of(checkpoint_of(root)).is_symlink()
 
 
 def test_a_leftover_stage_is_named_and_removed(copy: Copy, run: Run, tmp_path: Path) -> None:
@@ -131,9 +131,10 @@ def test_recover_of_the_source_finds_its_default_destination(copy: Copy, run: Ru
 def cut(root: Path) -> None:
     """A migration in place, killed in the middle of its swap."""
     code = (
-        "import os, sys; from ckptmigrate import journal, migrate; real = journal.groups; "
+        "import os, sys; from ckptmigrate import journal, migrate, swapping; "
+        "real = journal.groups; "
         "journal.groups = lambda names: os.kill(os.getpid(), 9) if len(names) > 3 and "
-        "os.path.exists(journal.stage_of(path) / 'old/metadata.json') else real(names); "
+        "os.path.exists(swapping.stage_of(path) / 'old/metadata.json') else real(names); "
         "from pathlib import Path; path = Path(sys.argv[2]); "
         "migrate(sys.argv[1], to='pre-rerun', in_place=True)"
     )

@@ -9,10 +9,10 @@ from ckptmigrate import locate, migration, recovery, repairing
 from ckptmigrate.batch import roots
 from ckptmigrate.batch.work import Done, Status, Task
 from ckptmigrate.linking import Link
+from ckptmigrate.mending import Wanted
 from ckptmigrate.migration import Migration
 from ckptmigrate.places import Place, place
 from ckptmigrate.planning import Plan
-from ckptmigrate.repairing import Wanted
 from ckptmigrate.topology import Given
 from ckptmigrate.writing import writer
 

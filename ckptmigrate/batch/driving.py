@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ckptmigrate import locate
+from ckptmigrate import clock, locate
 from ckptmigrate.batch import roots
 from ckptmigrate.batch.ledger import Ledger
 from ckptmigrate.batch.paths import Group
 from ckptmigrate.batch.running import Executor, Stop
-from ckptmigrate.batch.work import Done, Outcome, Status, Task, now
+from ckptmigrate.batch.work import Done, Outcome, Status, Task
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.places import place
 
@@ -156,7 +156,7 @@ def drive(
 
 
 def _failed(path: str, error: CkptMigrateError) -> Outcome:
-    return Outcome(path, Done(Status.FAILED, str(error)), error.as_json(), time=now())
+    return Outcome(path, Done(Status.FAILED, str(error)), error.as_json(), time=clock.now())
 
 
 def _arrived(job: Job, found: dict[str, Outcome]) -> list[Outcome]:

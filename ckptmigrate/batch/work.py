@@ -8,11 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from enum import Enum
 from typing import Any, Protocol
 
-from ckptmigrate import storage
+from ckptmigrate import clock, storage
 from ckptmigrate.commands import command
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.manifest import METADATA_FILES
@@ -168,7 +167,7 @@ class Outcome:
 
 def perform(task: Task) -> Outcome:
     """Do what a task says. An error is an outcome; only what stops the process is raised."""
-    began, start = now(), time.perf_counter()
+    began, start = clock.now(), time.perf_counter()
     error: Exception | None = None
     try:
         if task.earlier is not None and believed(task.earlier.digests):
@@ -189,7 +188,7 @@ def perform(task: Task) -> Outcome:
 
 def failed(task: Task, error: CkptMigrateError, status: Status = Status.FAILED) -> Outcome:
     """The outcome of a task that could not be performed to its end."""
-    return Outcome(task.path, Done(status, str(error)), error.as_json(), time=now())
+    return Outcome(task.path, Done(status, str(error)), error.as_json(), time=clock.now())
 
 
 def died(task: Task, how: str) -> Outcome:
@@ -216,11 +215,6 @@ def in_words(error: Exception, path: str) -> CkptMigrateError:
     if isinstance(error, MemoryError):
         return CkptMigrateError("the memory does not suffice for it", path=path)
     return CkptMigrateError(f"internal error ({type(error).__name__}: {error})", path=path)
-
-
-def now() -> str:
-    """The time, ISO 8601 in UTC."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def believed(digests: Digests) -> bool:

@@ -18,8 +18,8 @@ from ckptmigrate.cli.carrying_out import carry_out
 from ckptmigrate.cli.manual import MIGRATED, Manual
 from ckptmigrate.cli.many import Many, jobs, run, several
 from ckptmigrate.cli.reports import reported
-from ckptmigrate.converting import LOSSES
 from ckptmigrate.linking import Link
+from ckptmigrate.losses import LOSSES
 from ckptmigrate.places import Place
 from ckptmigrate.targets import target
 from ckptmigrate.topology import Given

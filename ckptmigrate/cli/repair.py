@@ -18,8 +18,8 @@ from ckptmigrate.cli.many import Many, jobs, run, several
 from ckptmigrate.cli.recording import recorder
 from ckptmigrate.cli.reports import reported
 from ckptmigrate.linking import Link
+from ckptmigrate.mending import Wanted
 from ckptmigrate.places import Place
-from ckptmigrate.repairing import Wanted
 from ckptmigrate.reporting import building
 from ckptmigrate.topology import Given
 

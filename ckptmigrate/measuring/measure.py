@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from ckptmigrate import checking, migration
 from ckptmigrate.checking import Verdict
-from ckptmigrate.converting import OPTIMIZER_STATE
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.losses import OPTIMIZER_STATE
 from ckptmigrate.matrix import (
     NO_FAULT,
     NO_OPTIMIZER,

@@ -1,6 +1,6 @@
 """A migration in place in a store, and the way out of one that did not finish.
 
-In the checkpoint, under `.ckptmigrate/`, lies what journal.py keeps there, too:
+In the checkpoint, under `.ckptmigrate/`, lies what swapping.py keeps there, too:
 
     lock                  who is at it
     stage/NAME            new files, verified before any of them is in its place
@@ -16,7 +16,6 @@ inside a store replaces an object at once, and old files stay in the stage until
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
 from ckptmigrate import journal, manifest, metadata, sidecar, transaction
 from ckptmigrate.commands import command
@@ -29,9 +28,6 @@ from ckptmigrate.places import Url
 from ckptmigrate.planning import Plan
 from ckptmigrate.sidecar import FileState
 from ckptmigrate.storage import Overlay
-
-_JOURNAL: Final = "journal.json"
-_OLD: Final = "old"
 
 
 def stage_of(path: Url) -> Url:
@@ -125,7 +121,7 @@ def _stage(plan: Plan, path: Url, new: Mapping[str, bytes], files: Mapping[str, 
         store.create(path / plan.originals_folder / name, content)
     for name, state in files.items():
         if state.before is not None:
-            store.copy(path / name, stage / _OLD / name)
+            store.copy(path / name, stage / journal.OLD / name)
     staged = {name: store.read(stage / name) for name in new}
     replaced: dict[str, bytes | None] = {**dict.fromkeys(plan.files), **staged}
     transaction.verify(plan, Overlay(StoreDirectory(path), replaced))
@@ -133,7 +129,7 @@ def _stage(plan: Plan, path: Url, new: Mapping[str, bytes], files: Mapping[str, 
 
 def _begin(path: Url, files: Mapping[str, FileState]) -> None:
     """Write the journal: from here on `recover` knows what to do."""
-    path.store.create(stage_of(path) / _JOURNAL, journal.dump(files))
+    path.store.create(stage_of(path) / journal.NAME, journal.dump(files))
 
 
 def _perform(path: Url, files: Mapping[str, FileState]) -> None:
@@ -177,7 +173,7 @@ def _take_back(path: Url, why: BaseException) -> None:
 
 
 def recover(path: Url, *, break_lock: bool = False) -> Outcome:
-    """Finish what a migration in place left of a checkpoint; as `journal.recover`.
+    """Finish what a migration in place left of a checkpoint; as `swapping.recover`.
 
     Raises:
         DestinationError: the migration still runs, or cannot be seen from here.
@@ -194,7 +190,7 @@ def _settle(path: Url) -> Outcome:
     """Finish what is there, under the lock."""
     store, stage = path.store, stage_of(path)
     outcome = Outcome.UNTOUCHED
-    place = stage / _JOURNAL
+    place = stage / journal.NAME
     if place.is_file():
         files = journal.parse(store.read(place), place)
         if journal.matches(StoreDirectory(path), files, after=True):
@@ -208,7 +204,7 @@ def _settle(path: Url) -> Outcome:
             for name, _ in store.walk(folder):
                 store.remove(folder / name)
     # The journal goes first: with it alone the copies beside it mean anything.
-    for name in sorted(left, key=lambda name: name != _JOURNAL):
+    for name in sorted(left, key=lambda name: name != journal.NAME):
         store.remove(stage / name)
     return outcome
 
@@ -222,7 +218,7 @@ def _told_or_none(path: Url) -> list[Url]:
 
 
 def _roll_back(path: Url, files: Mapping[str, FileState]) -> None:
-    store, old = path.store, stage_of(path) / _OLD
+    store, old = path.store, stage_of(path) / journal.OLD
     kept = StoreDirectory(old)
     if all(s.before is None or n in kept.files() for n, s in files.items()):
         _open(path)
@@ -236,5 +232,5 @@ def _roll_back(path: Url, files: Mapping[str, FileState]) -> None:
         raise DamagedError(
             "cannot be rolled back: a file is neither as before the migration nor kept",
             path=path,
-            fix=f"compare its files with the digests in {stage_of(path) / _JOURNAL}",
+            fix=f"compare its files with the digests in {stage_of(path) / journal.NAME}",
         )

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from typing import Final
 
-from ckptmigrate import sidecar, storage
+from ckptmigrate import clock, sidecar, storage
 from ckptmigrate.advice import Advice
 from ckptmigrate.checking import Verdict
 from ckptmigrate.commands import command, shell
-from ckptmigrate.converting import LOSSES
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.inspection import Inspection, inspect
 from ckptmigrate.linking import Link
 from ckptmigrate.locate import TRACKER_FILE
+from ckptmigrate.losses import LOSSES
 from ckptmigrate.migration import Migration
 from ckptmigrate.places import Place
 from ckptmigrate.planning import Plan
@@ -49,8 +48,7 @@ _CAUTIONS: Final = {
 
 def begun(verb: str, paths: Sequence[str]) -> Report:
     """The report of a verb that has not told anything yet, about absolute paths."""
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return Report(verb, tuple(paths), __version__, now, Outcome.PLANNED, "")
+    return Report(verb, tuple(paths), __version__, clock.now(), Outcome.PLANNED, "")
 
 
 def of_migration(report: Report, planned: Migration) -> Report:

@@ -8,6 +8,7 @@ from typing import Final
 from ckptmigrate import common, metadata
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.inert import torchfile
+from ckptmigrate.printable import few
 from ckptmigrate.symbols import unknown
 from ckptmigrate.verifying.findings import Finding, counted
 from ckptmigrate.verifying.material import Material
@@ -57,8 +58,7 @@ def check(material: Material, also_known: Collection[str] = ()) -> Iterator[Find
         many = counted(len(large), "sharded object has", "sharded objects have")
         yield material.finding("blob-not-read", f"{many} more than {LARGEST} bytes", *large)
     for group, keys in strange.items():
-        others = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-        yield _unknown(material, f"sharded object {keys[0]}{others}", group)
+        yield _unknown(material, f"sharded object {few(keys, 1)}", group)
 
 
 def _unknown(material: Material, place: str, names: Collection[str]) -> Finding:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert.short import short
+from ckptmigrate.inert.torchfile import TorchFile
 from ckptmigrate.manifest import Manifest
 from ckptmigrate.rerun import (
     COMMON_ENTRY,
@@ -114,3 +115,16 @@ def _shards(manifest: Manifest) -> tuple[tuple[int, ...], frozenset[tuple[int, .
     if grid_size(grid) > 10_000_000:
         raise DamagedError(f"has a rerun grid of {grid_size(grid)} ranks")
     return grid, frozenset(present)
+
+
+def read_payload(manifest: Manifest, key: str) -> tuple[dict[str, Any], TorchFile]:
+    """The payload dict behind a rerun key, and the archive it stands in.
+
+    Raises:
+        DamagedError: the blob is no one-element list with a dict.
+    """
+    file = manifest.read_blob(key)
+    tree = file.tree
+    if not (isinstance(tree, list) and len(tree) == 1 and isinstance(tree[0], dict)):
+        raise DamagedError(f"rerun shard {key!r} holds no rerun payload")
+    return tree[0], file

@@ -24,7 +24,7 @@ from ckptmigrate.rerun import (
     unique_key,
 )
 from ckptmigrate.topology import Topology
-from ckptmigrate.versions.facts import gather
+from ckptmigrate.versions.facts import gather, read_payload
 
 
 def read(manifest: Manifest, mode_of: Callable[[dict[str, Any]], Any]) -> RerunRecord:
@@ -58,19 +58,6 @@ def read(manifest: Manifest, mode_of: Callable[[dict[str, Any]], Any]) -> RerunR
         kind = Kind.FAULT if faults else Kind.IDLE
     state = faults[0] if faults else IDLE
     return RerunRecord(kind, modes[0], state, iterations[0], facts.entry, facts.grid, shards)
-
-
-def read_payload(manifest: Manifest, key: str) -> tuple[dict[str, Any], TorchFile]:
-    """The payload dict behind a rerun key, and the archive it stands in.
-
-    Raises:
-        DamagedError: the blob is no one-element list with a dict.
-    """
-    file = manifest.read_blob(key)
-    tree = file.tree
-    if not (isinstance(tree, list) and len(tree) == 1 and isinstance(tree[0], dict)):
-        raise DamagedError(f"rerun shard {key!r} holds no rerun payload")
-    return tree[0], file
 
 
 def place(

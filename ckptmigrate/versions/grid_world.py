@@ -23,8 +23,7 @@ from ckptmigrate.rerun import (
     unique_key,
 )
 from ckptmigrate.topology import Topology, derive
-from ckptmigrate.versions.facts import RerunFacts, gather
-from ckptmigrate.versions.grid_pp_tp import read_payload
+from ckptmigrate.versions.facts import RerunFacts, gather, read_payload
 from ckptmigrate.versions.taking import Offer, Taking, disabled, lost, missing_key
 
 

@@ -1,0 +1,74 @@
+"""What a migration can lose, and only where the user names it: `--allow-loss NAME`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+FAULT_CONTEXT: Final = "fault-context"
+FOREIGN_SYMBOLS: Final = "foreign-symbols"
+OPTIMIZER_STATE: Final = "optimizer-state"
+RNG_STATE: Final = "rng-state"
+INTEGRITY: Final = "integrity"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a user can allow a migration to lose.
+
+    Attributes:
+        loss: its name, for --allow-loss.
+        meaning: what it means for the job.
+        why: what stands in the way of keeping it.
+        since: the releases that it comes up with.
+        source: the tag, file or sample it is known from.
+    """
+
+    loss: str
+    meaning: str
+    why: str
+    since: str
+    source: str
+
+
+_LOSSES: Final = (
+    Loss(
+        FAULT_CONTEXT,
+        "the fault being investigated is forgotten; the job resumes as if idle",
+        "up to 0.13 a fault context names the failing call by line number, which moves with every "
+        "release: carried into another one it never matches, and every later resume exits",
+        "0.10 to 0.13, to or from any other release; RERUNNING_IN_PLACE in every release",
+        "core_v0.13.1, core_v0.14.0 megatron/core/rerun_state_machine.py Caller",
+    ),
+    Loss(
+        FOREIGN_SYMBOLS,
+        "objects of other frameworks in the common state become their names as text",
+        "a release that cannot import or does not allow-list a symbol cannot read the common state",
+        "every release",
+        "megatron/core/safe_globals.py of each release",
+    ),
+    Loss(
+        OPTIMIZER_STATE,
+        "the job resumes with --no-load-optim, as it cannot read the optimizer",
+        "the release does not know how the optimizer is sharded, and no metadata edit can re-lay "
+        "the bytes",
+        "across 0.10 and 0.11, 0.13 and 0.14, 0.14 and 0.15, 0.15 and 0.16",
+        "megatron/core/optimizer/distrib_optimizer.py of each release; sample 0.17.1-idle-dopt",
+    ),
+    Loss(
+        RNG_STATE,
+        "data and context parallel ranks resume with the RNG states of the first of them",
+        "0.16 alone has one for every rank, with expert parallelism; others ask for one per "
+        "(PP, TP)",
+        ">=0.16,<0.17",
+        "core_v0.16.1 megatron/training/checkpointing.py get_rng_state",
+    ),
+    Loss(
+        INTEGRITY,
+        "files without the digest that integrity.json has are used as they are",
+        "they were damaged or changed since the save, and the result gets digests of what is there",
+        ">=0.17.1",
+        "core_v0.19.0 dist_checkpointing/validation.py",
+    ),
+)
+LOSSES: Final = {row.loss: row for row in _LOSSES}
