@@ -56,7 +56,9 @@ def test_library_example(tmp_path: Path) -> None:
     copy_samples(readme, tmp_path)
     (tmp_path / "example.py").write_text(code)
     lines = run("python example.py", tmp_path).splitlines()
-    assert lines[0] == "('common-state',) idle ('0.19',)"
-    # The plan's differences and how many the two checkpoints have, which is as many.
-    assert int(lines[-1]) == len(lines) - 2
-    assert (tmp_path / "new-for-0.13" / "iter_0000005" / "common.pt").exists()
+    assert lines[0] == "('none-emitting',)"
+    assert lines[1].startswith("RuntimeError: Missing key in checkpoint state_dict: rerun_state")
+    assert lines[1].endswith("--to 0.11.0")
+    assert "+ entry rerun_state_machine_state/shard_0.0_1.1" in lines
+    assert lines[-1] == "True"
+    assert (tmp_path / "run-for-0.11" / "iter_0000005" / "common.pt").exists()
