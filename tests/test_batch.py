@@ -20,6 +20,10 @@ from conftest import SAMPLES, Run, checkpoint_of, refused, tree_hash
 
 from ckptmigrate import RefusedError
 from ckptmigrate.batch import shard
+from ckptmigrate.batch.looking import Inspect
+from ckptmigrate.batch.processes import Processes
+from ckptmigrate.batch.running import Stop
+from ckptmigrate.batch.work import Task
 
 SAMPLE = "0.19.0-idle-tp2"
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -392,6 +396,24 @@ def test_stopped_and_gone_on_with(
     assert f"{done} skipped" in result.stdout
     assert all(small(made / name(n)) == expected for n in range(1, count + 1))
     assert (made / TRACKER).read_text() == str(count)
+
+
+def test_a_stop_after_all_workers_were_interrupted_ends(make: Make) -> None:
+    """They hear of the signal first; then nobody is left to wait for, and much to do."""
+    root = make("run", 3)
+    stop = Stop()
+
+    class Interrupting(Inspect):
+        """Stops this process, as the signal that its worker got would."""
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            stop.ask(signal.SIGTERM)
+            return (Inspect, ())
+
+    tasks = [Task(str(root / name(n)), Interrupting()) for n in (1, 2, 3)]
+    outcomes = Processes(1)(tasks, stop)
+    # The first is sent, and with it the stop is asked for; the others are left.
+    assert [task.path for task, _ in outcomes] == [str(root / name(1))]
 
 
 def workers_of(pid: int) -> list[int]:

@@ -46,12 +46,12 @@ class Processes:
         busy: dict[Connection, _Worker] = {}
         stop.at_once = lambda: _terminate(busy.values())
         try:
-            while waiting or busy:
-                if stop:
-                    waiting.clear()
-                while waiting and len(busy) < self.jobs:
+            while True:
+                while waiting and not stop and len(busy) < self.jobs:
                     worker = _start(context, waiting.popleft())
                     busy[worker.connection] = worker
+                if not busy:  # to wait for none would have no end
+                    return
                 for connection in wait(list(busy)):
                     assert isinstance(connection, Connection)
                     worker = busy.pop(connection)
