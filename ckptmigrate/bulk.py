@@ -19,6 +19,7 @@ from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import skeleton
 from ckptmigrate.inert.reader import uncollected
 from ckptmigrate.inert.repeats import Run
+from ckptmigrate.inert.skeleton import Skeleton
 from ckptmigrate.inert.tokens import framed
 from ckptmigrate.inert.tree import Object, is_object, with_state
 from ckptmigrate.metadata import Blob, Chunk, Metadata, Piece
@@ -194,7 +195,8 @@ class BulkMetadata(Metadata):
         )
         found = after.tables.skeleton
         led = splicing.splice(replace(self, edit=edit))
-        return edit if led == framed(found.data, found.cuts) else None
+        same = led is not None and (led.data, led.cuts) == (found.data, found.cuts)
+        return edit if same else None
 
     def chunks_of(self, keys: Collection[str]) -> Mapping[Piece, Blob]:
         return {
@@ -210,7 +212,10 @@ class BulkMetadata(Metadata):
     def _written(self) -> tuple[bytes, BulkMetadata | None]:
         """The bytes, and what they say: kept, so that nothing reads them once more for it."""
         with uncollected():
-            return splicing.dump(self, load)
+            content, seen = splicing.dump(self, _view)
+        if seen is not None:  # what is then read of the disk has the same digest, or is read anew
+            _READ[hashlib.sha256(content).digest()] = seen
+        return content, seen
 
     def whole(self) -> Metadata:
         edit, found = self.edit, self.tables.skeleton
@@ -269,15 +274,21 @@ def load(data: bytes) -> BulkMetadata | None:
 
 def _load(data: bytes) -> BulkMetadata | None:
     found = skeleton.read(data, shape)
-    if found is None or not is_object(found.tree, *metadata.CLASSES):
+    return None if found is None else _view(found)
+
+
+def _view(found: Skeleton) -> BulkMetadata | None:
+    """What a pickle says; None where it has to be read whole."""
+    if not is_object(found.tree, *metadata.CLASSES):
         return None
-    small = Metadata(_without_rows(found.tree), data[1], found.named)
+    protocol = found.data[1]
+    small = Metadata(_without_rows(found.tree), protocol, found.named)
     try:
         metadata.check_tables(small)
         tables = Tables(found, small)
     except DamagedError:
         return None  # told by who reads it whole
-    return BulkMetadata(found.tree, data[1], found.named, tables=tables)
+    return BulkMetadata(found.tree, protocol, found.named, tables=tables)
 
 
 def _without_rows(tree: Object) -> Object:

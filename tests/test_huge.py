@@ -180,9 +180,11 @@ def test_a_row_that_is_taken_apart_is_read_whole(grown: bytes) -> None:
     run = found.tables.skeleton.rows.runs[0]
     bare = found.tables.skeleton.data
     from ckptmigrate.inert.splice import spliced
+    from ckptmigrate.inert.tokens import framed
 
     for inserted in (b"00", b"0N", b"(u", b"}b"):
-        data = spliced(bare, found.tables.skeleton.cuts, [(run.ends[5], inserted)])
+        made = spliced(bare, found.tables.skeleton.cuts, [(run.ends[5], inserted)])
+        data = framed(made.data, made.cuts)
         again = bulk.load(data)
         try:
             whole = metadata.load(data)
