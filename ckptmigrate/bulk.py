@@ -25,19 +25,22 @@ from ckptmigrate.inert.tree import Object, is_object, with_state
 from ckptmigrate.metadata import Blob, Chunk, Metadata, Piece
 from ckptmigrate.tables import Row, Tables, shape, sizes_of
 
-# From here on the canonical way takes more than a second. Measured by benchmarks/huge.py.
+# From here on the canonical way takes more than a second.
 THRESHOLD: Final = 4 * 1024**2  # bytes
 _ENTRIES, _STORAGE, _PLANS = "state_dict_metadata", "storage_data", "all_local_plans"
 
 
-def read(data: bytes) -> Metadata:
+def read(data: bytes, threshold: int = THRESHOLD) -> Metadata:
     """Read the bytes of a `.metadata` of any size.
+
+    Args:
+        threshold: how many bytes make a file large.
 
     Raises:
         PickleError: not a pickle that a checkpoint writer wrote.
         DamagedError: a pickle, but not of checkpoint metadata.
     """
-    found = load(data) if len(data) >= THRESHOLD else None
+    found = load(data) if len(data) >= threshold else None
     return metadata.load(data) if found is None else found
 
 

@@ -13,7 +13,7 @@ from conftest import SAMPLES
 
 HERE = Path(__file__).parent / "fuzz"
 CORPUS = sorted(path for path in (HERE / "corpus").iterdir() if path.suffix != ".md")
-COUNTS, SEED = {"metadata": 500, "common": 1500, "blob": 1500}, 20
+COUNTS, SEED = {"metadata": 500, "common": 1500, "blob": 1500, "large": 160}, 20
 
 sys.path[:0] = [str(HERE), str(HERE.parent / "hostile")]
 
@@ -45,7 +45,7 @@ def test_a_short_run(
     judged, accepted, through = map(int, found.groups())
     assert judged == COUNTS[kind]
     assert judged / 20 < accepted < judged / 2  # neither everything nor nothing is refused
-    assert through > 0
+    assert through > 0 or kind == "large"  # of these no verb knows more than of "metadata"
     record_property("safety", line)
 
 

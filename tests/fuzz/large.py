@@ -6,6 +6,7 @@ reading whole comes to, in every view, and after an edit what Python's own pickl
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 import subprocess
@@ -52,18 +53,16 @@ class Rows(mutations.Pickle):
     def rows(self) -> list[tuple[int, int]]:
         """Rows of `storage_data` and the like: from the end of one to the end of the next."""
         ends = [found.end() for found in re.finditer(rb"ub(?=[\x8chj])", self.data)]
-        pairs = zip(ends, ends[1:], strict=False)
+        pairs = itertools.pairwise(ends)
         return [(a, b) for a, b in pairs if b - a < 600]
 
 
 def originals() -> list[bytes]:
     """Files with several hundred rows, with plans and without."""
-    found = []
     with tempfile.TemporaryDirectory() as place:
         made = [Path(place) / name for name in ("bare", "plans")]
         subprocess.run([sys.executable, "-c", _MAKE, *map(str, (_BENCHMARKS, *made))], check=True)
-        found = [path.read_bytes() for path in made]
-    return found
+        return [path.read_bytes() for path in made]
 
 
 # -- mutations of rows
