@@ -25,8 +25,9 @@ from ckptmigrate.inert.tree import Object, is_object, with_state
 from ckptmigrate.metadata import Blob, Chunk, Metadata, Piece
 from ckptmigrate.tables import Row, Tables, shape, sizes_of
 
-# From here on the canonical way takes more than a second.
-THRESHOLD: Final = 4 * 1024**2  # bytes
+# Read, edited and written by rows a file takes as long as whole at 1.3 MB without plans, and at 2.4
+# MB with: the first batch of each table is read in both ways. From here on rows are ahead.
+THRESHOLD: Final = 2 * 1024**2  # bytes
 _ENTRIES, _STORAGE, _PLANS = "state_dict_metadata", "storage_data", "all_local_plans"
 
 

@@ -48,13 +48,14 @@ def spliced(data: bytes, cuts: list[int], inserted: list[tuple[int, bytes]]) -> 
         inserted: (place, bytes); at one place in the order given.
     """
     ordered = sorted((each for each in inserted if each[1]), key=lambda each: each[0])
-    pieces, done, places, shifts = [], 0, [], [0]
+    pieces: list[bytes | memoryview] = []
+    done, places, shifts, view = 0, [], [0], memoryview(data)
     for place, content in ordered:
-        pieces += [data[done:place], content]
+        pieces += [view[done:place], content]
         done = place
         places.append(place)
         shifts.append(shifts[-1] + len(content))
-    pieces.append(data[done:])
+    pieces.append(view[done:])
     # A frame starts after what is put in at its start.
     moved = [cut + shifts[bisect_right(places, cut)] for cut in cuts]
     return Spliced(b"".join(pieces), [cuts[0], *moved[1:]], places, shifts)
