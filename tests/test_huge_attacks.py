@@ -163,6 +163,16 @@ def test_a_row_that_is_changed_later_by_way_of_the_memo() -> None:
     assert found.chunks[2499].blob.offset == 72_499
 
 
+def test_a_reference_to_a_row_that_comes_later() -> None:
+    """Found by the fuzzer: with rows stepped over, what is memoized later is known too early."""
+    file = File()
+    file.text("too early")
+    file.get(file.memoized + 2 * 2500)  # the key or the entry of a row that is stepped over
+    file.rows("state_dict_metadata", file.entry_row)
+    file.rows("storage_data", lambda number: file.stored_row(number, file.sizes))
+    assert "Memo value not found" in str(judge(file.end()))
+
+
 @pytest.mark.parametrize("literal", [True, False])
 def test_rows_that_change_what_is_not_theirs(literal: bool) -> None:
     """Each byte range puts one more entry into the table before it, or takes that from a hole."""

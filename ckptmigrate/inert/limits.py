@@ -177,7 +177,8 @@ def lex(data: bytes, repeats: Repeats | None = None) -> State:
 
     Raises:
         PickleError: as `check`; or, with `repeats`, a row that was stepped over is no row of a
-            table, or something is changed by way of the memo, which no pickler does.
+            table, something is changed by way of the memo, which no pickler does, or nothing is
+            memoized where something refers to it.
     """
     size = len(data)
     if size < 2 or data[0] != 0x80 or data[1] not in PROTOCOLS:
@@ -221,6 +222,9 @@ def lex(data: bytes, repeats: Repeats | None = None) -> State:
             else:
                 memo[index] = stack[-1]
         elif opcode in _GETS:
+            # The C machine tells of it, where it has not been given the rows in between by then.
+            if repeats is not None and index >= len(memo):
+                raise PickleError(f"refers to what is not memoized at byte {start}")
             weight = memo[index] if index < len(memo) else 1
             if weight > 1:
                 referred += weight
