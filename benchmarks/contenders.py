@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.measure import PROGRAMS
-from benchmarks.payloads import MEGATRON, Many, Payload, Sample, Saved
+from benchmarks.payloads import MEGATRON, Grown, Many, Payload, Sample, Saved
 
 GB: Final = 10**9
 UNITS: Final = (("TB", 10**12), ("GB", GB), ("MB", 10**6))
@@ -83,18 +83,26 @@ class Scale:
     Attributes:
         payloads: bytes of tensors -> repetitions.
         counts: checkpoints in one root -> repetitions.
+        entries: of a large `.metadata` -> repetitions.
         largest: bytes of the sparse payload.
         repetitions: of everything small.
     """
 
     payloads: Mapping[int, int]
     counts: Mapping[int, int]
+    entries: Mapping[int, int]
     largest: int
     repetitions: int
 
 
-FULL: Final = Scale({3 * GB // 10: 5, 2 * GB: 3, 8 * GB: 3}, {100: 5, 1000: 3}, 1000 * GB, 15)
-QUICK: Final = Scale({GB // 1000: 1}, {3: 1}, GB, 1)
+FULL: Final = Scale(
+    payloads={3 * GB // 10: 5, 2 * GB: 3, 8 * GB: 3},
+    counts={100: 5, 1000: 3},
+    entries={100_000: 5, 1_000_000: 1},
+    largest=1000 * GB,
+    repetitions=15,
+)
+QUICK: Final = Scale({GB // 1000: 1}, {3: 1}, {200: 1}, GB, 1)
 
 
 def tasks(scale: Scale) -> list[Task]:
@@ -106,6 +114,7 @@ def tasks(scale: Scale) -> list[Task]:
         _sparse("out of place", _downgrade_out("pre-rerun"), scale.largest, scale.repetitions),
         _sparse("in place", _downgrade_in_place("pre-rerun"), scale.largest, scale.repetitions),
         *(_many(count, repetitions) for count, repetitions in scale.counts.items()),
+        *(_large(entries, repetitions) for entries, repetitions in scale.entries.items()),
     ]
 
 
@@ -184,6 +193,21 @@ def _many(count: int, repetitions: int) -> Task:
     return Task(name, tuple(contenders), repetitions, per=count)
 
 
+def _large(entries: int, repetitions: int) -> Task:
+    payload = Grown(entries)
+    ways = (
+        ("inert load: the C unpickler alone", _program("inert_load")),
+        ("floor: read, write, fsync `.metadata`", _metadata_floor),
+        ("read, change, verify, write, fsync `.metadata`", _program("change_metadata")),
+        ("torch: `read_metadata`, `pickle.dump`, fsync", _torch_metadata),
+        ("`ckptmigrate inspect`", _inspect),
+        ("`ckptmigrate downgrade --in-place`", _downgrade_in_place("0.13.1")),
+    )
+    contenders = tuple(Contender(name, payload, command) for name, command in ways)
+    name = f"a .metadata of {entries:,} entries, with plans"
+    return Task(name, contenders, repetitions, bytes_needed=GB + 4000 * entries)
+
+
 # -- the processes
 
 
@@ -212,6 +236,12 @@ def _floor(to: str) -> Command:
         *(sys.executable, "-I", "-S", str(PROGRAMS / "floor.py"), str(place.root)),
         *(f"{name}={size}" for name, size in changed_files(place.root, to).items()),
     ]
+
+
+def _metadata_floor(place: Place) -> list[str]:
+    size = (place.checkpoint / ".metadata").stat().st_size
+    program = str(PROGRAMS / "floor.py")
+    return [sys.executable, "-I", "-S", program, str(place.root), f".metadata={size}"]
 
 
 def changed_files(root: Path, to: str) -> dict[str, int]:

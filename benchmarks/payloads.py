@@ -64,6 +64,17 @@ class Many:
         (root / _TRACKER).write_text(str(self.count))
 
 
+@dataclass(frozen=True)
+class Grown:
+    """A real sample with so many more entries, made with torch's own classes; payload of holes."""
+
+    entries: int
+
+    def make(self, root: Path) -> None:
+        program, row_bytes = str(Path(__file__).parent / "synthetic.py"), "8192"
+        measure([sys.executable, program, str(root), str(self.entries), row_bytes, "plans"])
+
+
 def working_copy(root: Path, copy: Path) -> None:
     """A copy that a process may change: payload by hard link, since nothing writes to it."""
 

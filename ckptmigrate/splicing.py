@@ -3,7 +3,8 @@
 A dropped row is taken from the stack again (POP) right after it was put there; a moved byte range
 is popped and followed by another; new rows come in a batch of their own, of which nothing is
 memoized. So all memo indexes stay right, and all bytes but the inserted ones stay as they are. The
-result is read again, and has to say what the edit says.
+result is read again (`inert.again` tells why the rows that stayed need no second look), and has to
+say what the edit says.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ckptmigrate import metadata
 from ckptmigrate.errors import PickleError
+from ckptmigrate.inert import again
 from ckptmigrate.inert.equality import equal
 from ckptmigrate.inert.outline import Outline
 from ckptmigrate.inert.repeats import Run
-from ckptmigrate.inert.splice import POP, items, spliced
+from ckptmigrate.inert.skeleton import Skeleton
+from ckptmigrate.inert.splice import POP, Spliced, items, spliced
+from ckptmigrate.inert.tokens import framed
 from ckptmigrate.tables import Row, sizes_of
 
 if TYPE_CHECKING:
@@ -27,26 +31,34 @@ _TABLES: Final = ("state_dict_metadata", "storage_data", "all_local_plans")  # l
 
 
 def dump(
-    edited: BulkMetadata, read: Callable[[bytes], BulkMetadata | None]
+    edited: BulkMetadata, view: Callable[[Skeleton], BulkMetadata | None]
 ) -> tuple[bytes, BulkMetadata | None]:
     """The bytes of the file, and what was read of them; None where it was written whole.
 
     Args:
-        read: reads what was written, to see that it says what the edit says.
+        view: what there is to see in what was written.
     """
     written = splice(edited)
-    again = None if written is None else read(written)
-    if written is not None and again is not None and _says(again, edited):
-        return written, again
+    found = None if written is None else _again(edited, written)
+    seen = None if found is None else view(found)
+    if written is not None and seen is not None and _says(seen, edited):
+        return framed(written.data, written.cuts), seen
     return edited.whole().dump(), None
 
 
-def splice(edited: BulkMetadata) -> bytes | None:
+def _again(edited: BulkMetadata, written: Spliced) -> Skeleton | None:
+    try:
+        return again.read(edited.tables.skeleton, written)
+    except Exception:  # the C machine raises nearly anything
+        return None
+
+
+def splice(edited: BulkMetadata) -> Spliced | None:
     """The bytes of the file with all that differs put in; None where that cannot be done."""
     found = edited.tables.skeleton
     try:
         return spliced(found.data, found.cuts, list(_Insertions(edited)))
-    except (PickleError, KeyError):
+    except Exception:  # not laid out as picklers do it, in one of many ways
         return None
 
 

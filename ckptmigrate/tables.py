@@ -56,20 +56,17 @@ def _shape_of_stored(index: Any, where: Any) -> Shape | None:
     named, place = _fields(index), _fields(where)
     key, offsets = named.get("fqn"), named.get("offset")
     file, *numbers = (place.get(name) for name in ("relative_path", "offset", "length"))
-    if isinstance(offsets, Object):
-        offsets = offsets.args[0] if len(offsets.args) == 1 else 0
+    if offsets is not None:
+        args = offsets.args if isinstance(offsets, Object) else ()
+        if len(args) != 1 or not isinstance(args[0], tuple):
+            return None
+        offsets = args[0]
     if not (
         isinstance(key, Hole)
         and key.is_text
         and (isinstance(file, str) or (isinstance(file, Hole) and file.is_text))
         and all(isinstance(n, Hole) and n.is_number for n in numbers)
-        and (
-            offsets is None
-            or (
-                isinstance(offsets, tuple)
-                and all(isinstance(n, Hole) and n.is_number for n in offsets)
-            )
-        )
+        and (offsets is None or all(isinstance(n, Hole) and n.is_number for n in offsets))
     ):
         return None
     return Shape(STORED, (key, offsets, file, *numbers))
@@ -90,10 +87,9 @@ class Tables:
 
     def __init__(self, found: Skeleton, small: Metadata) -> None:
         self.skeleton, self.small = found, small
-        self.models = Models(small)
         self.entries: dict[str, Any] = {}
         self._runs: list[Run] = []
-        self._seen = 0  # runs
+        self._seen: set[int] = set()  # where runs start
         self._firsts: list[int] = []
         tree = found.tree.attributes
         self._add_entries(tree[_ENTRIES])
@@ -103,18 +99,22 @@ class Tables:
         plans = tree.get(_PLANS)
         self.plan_items: list[list[Any]] = [plan.attributes["items"] for plan in plans or ()]
         self._check_plans()
-        if self._seen != len(found.rows.runs):
+        if len(self._seen) != len(found.rows.runs):
             raise PickleError("has rows in a table of no known kind")
+        self.models = Models(small)
 
     def indexes(self, keys: Collection[str]) -> set[int]:
         """The memo indexes at which a key is found."""
         wanted, found = frozenset(keys), self.skeleton
         indexes = {n for n, value in found.memoized_texts() if value in wanted}
         for run in found.rows.runs:
-            for row, value in enumerate(run.values):
-                if (value[0] if isinstance(value, tuple) else value) in wanted:
-                    key_memo = found.rows.patterns[run.patterns[row]].key_memo
-                    indexes.add(run.bases[row] + key_memo)
+            memos = [pattern.text_memo for pattern in found.rows.patterns]
+            if not any(memos[number] for number in set(run.patterns)):
+                continue
+            for row, (number, value) in enumerate(zip(run.patterns, run.values, strict=True)):
+                for place, which in memos[number].items():
+                    if (value[which] if isinstance(value, tuple) else value) in wanted:
+                        indexes.add(run.bases[row] + place)
         return indexes
 
     def _add_entries(self, table: dict[Any, Any]) -> None:
@@ -136,7 +136,9 @@ class Tables:
             raise PickleError("an entry is there twice")
 
     def _expect(self, run: Run, *kinds: str) -> None:
-        self._seen += 1
+        if run.start in self._seen:
+            raise PickleError("a row is there twice")
+        self._seen.add(run.start)
         if any(self.skeleton.rows.patterns[n].shape.kind not in kinds for n in set(run.patterns)):
             raise PickleError("a row is of another table")
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch_side
 from conftest import SAMPLES
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ckptmigrate import bulk, metadata, migration
 from ckptmigrate.bulk import BulkMetadata
@@ -140,6 +142,25 @@ def test_samples_are_spliced_as_they_are_edited(
         assert contents(spliced) == contents(canonical)
 
 
+@settings(max_examples=25, deadline=None)
+@given(path=st.sampled_from(PATHS), draw=st.randoms(use_true_random=False))
+def test_any_edits_of_samples_are_the_canonical_ones_to_torch(path: Path, draw: Random) -> None:
+    data, seed = path.read_bytes(), draw.random()
+    canonical = edited(metadata.load(data), Random(seed)).dump()
+    assert contents(edited(by_rows(data), Random(seed)).dump()) == contents(canonical)
+
+
+def test_a_spliced_file_is_not_read_a_second_time(
+    grown: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = edited(by_rows(grown), Random(5))
+    content = wanted.dump()
+    monkeypatch.setattr(bulk.skeleton, "read", None)
+    found = bulk.read(content, 0)
+    monkeypatch.undo()
+    agree(found, metadata.load(content))
+
+
 def test_where_the_result_is_not_as_wanted_it_is_written_anew(
     grown: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,9 +201,11 @@ def test_a_row_that_is_taken_apart_is_read_whole(grown: bytes) -> None:
     run = found.tables.skeleton.rows.runs[0]
     bare = found.tables.skeleton.data
     from ckptmigrate.inert.splice import spliced
+    from ckptmigrate.inert.tokens import framed
 
     for inserted in (b"00", b"0N", b"(u", b"}b"):
-        data = spliced(bare, found.tables.skeleton.cuts, [(run.ends[5], inserted)])
+        made = spliced(bare, found.tables.skeleton.cuts, [(run.ends[5], inserted)])
+        data = framed(made.data, made.cuts)
         again = bulk.load(data)
         try:
             whole = metadata.load(data)

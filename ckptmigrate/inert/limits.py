@@ -111,6 +111,7 @@ _TUPLES: Final = frozenset(b"t\x85\x86\x87")
 _INTEGERS: Final = frozenset(b"\x8a\x8b")
 _COSTLY: Final = frozenset(b"c\x93\x8f\x91")  # symbols and sets
 _BATCHES: Final = frozenset(b"uesa")
+_CHANGES: Final = frozenset(b"uesab\x90")  # the first of what they take, and leave it there
 _ENDS_A_ROW: Final = frozenset(b"(0b\x94")  # or comes before the first
 # After these there is nothing new to memoize; no pickler does.
 _MAKES_NOTHING: Final = frozenset(b"(012qr\x94hjsuaebQ\x90")
@@ -137,7 +138,7 @@ class State:
 
     Attributes:
         position: of the next opcode.
-        stack: the weight of each item: 1, or that of a tuple.
+        stack: the weight of each item: 1, or that of a tuple; negative for what the memo gave.
         starts: where the opcode stands that pushed each item; `~start` for an item of a row that
             was stepped over.
         marks: the height of the stack at each open mark.
@@ -175,7 +176,9 @@ def lex(data: bytes, repeats: Repeats | None = None) -> State:
     """The same, and the state in which it ends.
 
     Raises:
-        PickleError: as `check`, or a row that was stepped over is no row of a table.
+        PickleError: as `check`; or, with `repeats`, a row that was stepped over is no row of a
+            table, something is changed by way of the memo, which no pickler does, or nothing is
+            memoized where something refers to it.
     """
     size = len(data)
     if size < 2 or data[0] != 0x80 or data[1] not in PROTOCOLS:
@@ -219,12 +222,15 @@ def lex(data: bytes, repeats: Repeats | None = None) -> State:
             else:
                 memo[index] = stack[-1]
         elif opcode in _GETS:
+            # The C machine tells of it, where it has not been given the rows in between by then.
+            if repeats is not None and index >= len(memo):
+                raise PickleError(f"refers to what is not memoized at byte {start}")
             weight = memo[index] if index < len(memo) else 1
             if weight > 1:
                 referred += weight
                 if referred > HEAVIEST_REFERENCES:
                     raise PickleError(f"refers to tuples too often (at byte {start})")
-            stack.append(weight)
+            stack.append(-weight)
             starts.append(start)
         elif opcode == _MARK:
             marks.append(len(stack))
@@ -242,7 +248,7 @@ def lex(data: bytes, repeats: Repeats | None = None) -> State:
                 raise PickleError(f"cannot be unpickled (nothing to take at byte {start})")
             weight = 1
             if opcode in _TUPLES:
-                weight += sum(stack[bottom:])
+                weight += sum(map(abs, stack[bottom:]))
                 if weight > HEAVIEST_TUPLE:
                     raise PickleError(f"has a tuple of more than {HEAVIEST_TUPLE} items")
             elif opcode in _COSTLY:
@@ -254,6 +260,9 @@ def lex(data: bytes, repeats: Repeats | None = None) -> State:
                 own = starts[bottom : bottom + 1] if opcode in b"ue" else starts[bottom:]
                 if min(own, default=0) < 0:
                     raise PickleError(f"takes a row apart at byte {start}")
+                # A row would no longer be what it was when it was stepped over.
+                if opcode in _CHANGES and stack[bottom] < 0:
+                    raise PickleError(f"changes what it has memoized at byte {start}")
                 if opcode in _BATCHES:
                     state.position = start
                     repeats.closed(state, bottom + 1, opcode)

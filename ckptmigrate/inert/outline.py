@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ckptmigrate.errors import PickleError
 from ckptmigrate.inert import limits
+from ckptmigrate.inert.again import KnownRows
 from ckptmigrate.inert.limits import State
 from ckptmigrate.inert.repeats import Run
 from ckptmigrate.inert.skeleton import Skeleton
 
 
-class Outline:
+class Outline(KnownRows):
     """The items of every dict and list that `skeleton` did not step over; see `limits.Repeats`.
 
     A dict or list is named by the place where it starts.
     """
 
     def __init__(self, found: Skeleton) -> None:
+        super().__init__(found.rows.runs, found.rows.patterns)
         self._found = found
-        self._runs = {run.start: run for run in found.rows.runs}
         # Of each container its batches: where the items start, and where the batch ends.
         self._batches: dict[int, list[tuple[list[int], int]]] = {}
         self.root = 0  # the state of the pickled object: the last dict of all
         limits.lex(found.data, self)
-
-    def step(self, state: State) -> int:
-        run = self._runs.get(state.position)
-        if run is None:
-            return 0
-        pattern = self._found.rows.patterns[run.patterns[-1]]
-        state.position = run.ends[-1]
-        state.memo.extend(array("H", [1]) * run.memoized)
-        count = len(run.ends) * pattern.arity
-        state.stack.extend([1] * count)
-        state.starts.extend([~run.start] * count)
-        return pattern.last
 
     def closed(self, state: State, bottom: int, opcode: int) -> None:
         self.root = state.starts[bottom - 1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ _PLAIN: Final = {
 }  # fmt: skip
 _MARKED: Final = {ord("t"): 0, ord("u"): 1, ord("e"): 1}  # what is taken from below the mark
 _TUPLES: Final = frozenset(b"t\x85\x86\x87")
+_OWN: Final = frozenset(b"]}\x81R")  # make what can be changed
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Pattern:
         gets: groups with a memo index, and how much the row has memoized before.
         columns: what reads the wanted values from the groups.
         followers: patterns of rows that came after it, the last one first.
-        key_memo: where the first wanted value is among what the row memoizes; -1 where it is none.
+        text_memo: place among what the row memoizes -> the number of the wanted value there.
     """
 
     match: Callable[[bytes, int], re.Match[bytes] | None]
@@ -106,7 +107,7 @@ class Pattern:
     texts: list[tuple[int, int]]
     gets: list[tuple[int, int]]
     columns: list[Callable[[Sequence[tuple[bytes, ...]]], list[Any]]]
-    key_memo: int
+    text_memo: dict[int, int]
     followers: list[Pattern] = field(default_factory=list)
     number: int = 0
 
@@ -141,7 +142,7 @@ def learn(
     memo: array[int],
 ) -> Pattern | None:
     """The pattern of a sequence of opcodes; None where it is of no use."""
-    weights = _weights(kinds)
+    weights = _weights(kinds, literal)
     if weights is None:
         return None
     holes: list[Hole] = []
@@ -175,26 +176,49 @@ def learn(
         found = shape(reader.load())
     except Exception:  # the C machine raises nearly anything: not a row like any of a table
         return None
-    if found is None:
-        return None
+    if found is None or not text_memo.keys() <= {
+        hole.number for hole in found.wanted if isinstance(hole, Hole)
+    }:
+        return None  # a text that is not read could be referred to as a key
     return _compiled(kinds, literal, holes, found, arity, weights, text_memo)
 
 
-def _weights(kinds: bytes) -> array[int] | None:
-    """What a row memoizes, by weight, and how many items it leaves; None for no row of a table."""
-    stack: list[int] = []
+@dataclass(frozen=True)
+class _Item:
+    """What a row has on the stack.
+
+    Attributes:
+        weight: as in `limits.State`.
+        is_own: whether the row made it, and so may change it: what the memo gives is another
+            row's, too.
+        is_hashable: whether it can be a key whatever the arguments are; of what all rows have
+            alike, the C machine tells.
+    """
+
+    weight: int = 1
+    is_own: bool = False
+    is_hashable: bool = True
+
+
+def _weights(kinds: bytes, literal: Collection[int]) -> array[int] | None:
+    """What a row memoizes, by weight, and how many items it leaves; None for no row of a table.
+
+    Args:
+        literal: the places with an argument that all rows have.
+    """
+    stack: list[_Item] = []
     marks: list[int] = []
     memo = array("H")
     before = _MEMOIZE
-    for op in kinds:
+    for place, op in enumerate(kinds):
         if op == _MARK:
             marks.append(len(stack))
         elif op == _MEMOIZE:
             if not stack or before in _UPDATES or before in (_MEMOIZE, _MARK, _GET, _SHORT_GET):
                 return None
-            memo.append(stack[-1])
+            memo.append(stack[-1].weight)
         elif op in (_TEXT, _GET, _SHORT_GET, _NUMBER):
-            stack.append(1)
+            stack.append(_Item(is_hashable=op in (_TEXT, _NUMBER) or place in literal))
         else:
             if op in _MARKED:
                 if not marks:
@@ -206,21 +230,37 @@ def _weights(kinds: bytes) -> array[int] | None:
                 return None
             if bottom < (marks[-1] if marks else 0):
                 return None
-            weight = 1 + sum(stack[bottom:]) if op in _TUPLES else 1
-            if weight > _HEAVIEST:
+            made = _made(op, stack[bottom:])
+            if made is None:
                 return None
-            del stack[bottom:]
-            stack.append(weight)
+            stack[bottom:] = [made]
         before = op
     if (
         before not in b"b\x94"
         or marks
         or len(stack) not in (1, 2)
-        or any(weight != 1 for weight in stack)
+        or any(item.weight != 1 for item in stack)
     ):
         return None
     memo.append(len(stack))
     return memo
+
+
+def _made(op: int, taken: list[_Item]) -> _Item | None:
+    """What an opcode makes of what it takes; None where no row of a table does that."""
+    if op in _TUPLES:
+        weight = 1 + sum(item.weight for item in taken)
+        return (
+            _Item(weight, is_hashable=all(i.is_hashable for i in taken))
+            if (weight <= _HEAVIEST)
+            else None
+        )
+    if op not in _UPDATES:
+        return _Item(is_own=op in _OWN)
+    keys = taken[1::2] if op in b"us" else []
+    if not taken[0].is_own or not all(key.is_hashable for key in keys):
+        return None
+    return taken[0]
 
 
 def _compiled(
@@ -259,9 +299,12 @@ def _compiled(
         memoized += kind == _MEMOIZE
     match = re.compile(b"".join(parts), re.DOTALL).match
     columns = [_column(each, group_of) for each in shape.wanted]
-    key = shape.wanted[0]
-    key_memo = text_memo.get(key.number, -1) if isinstance(key, Hole) else -1
-    return Pattern(match, shape, arity, kinds[-1], weights, texts, gets, columns, key_memo)
+    memo = {
+        text_memo[hole.number]: number
+        for number, hole in enumerate(shape.wanted)
+        if isinstance(hole, Hole) and hole.is_written
+    }
+    return Pattern(match, shape, arity, kinds[-1], weights, texts, gets, columns, memo)
 
 
 def _column(

@@ -27,6 +27,9 @@ _WORTHWHILE: Final = 8  # rows of a kind in a batch, to learn from
 _LARGE_BATCH: Final = 64  # items
 _MOST_PATTERNS: Final = 64
 _LONGEST: Final = 4096  # bytes of a row
+_LOOKED_AT: Final = 2000  # rows of a batch, to learn from; picklers make batches of 1,000 items
+_PATIENCE: Final = 1_000_000  # tries to match in vain, and so many more for each row that matched:
+_PATIENCE_PER_ROW: Final = 16
 _FLUSHED: Final = 4096  # rows that are looked at together
 _POP: Final = b"0"
 _GETS: Final = frozenset(b"hj")
@@ -87,13 +90,14 @@ class Rows:
     spent: int = 0  # bytes unpickled to learn
     stepped: int = 0  # bytes stepped over
     refused: int = -1  # where the rows do not go on, though a match says so
+    patience: int = _PATIENCE
     likely: Pattern | None = None
 
     # -- stepping
 
     def step(self, state: State) -> int:
         position = state.position
-        if self.likely is None or position == self.refused or not state.marks:
+        if self.likely is None or position == self.refused or not state.marks or self.patience < 0:
             return 0
         odd = (len(state.stack) - state.marks[-1]) % 2
         taken: list[Pattern] = []
@@ -128,6 +132,7 @@ class Rows:
                     followers.remove(pattern)
                 followers.insert(0, pattern)
                 return pattern, found
+        self.patience -= len(before.followers) + len(self.patterns)
         return None
 
     def _flush(
@@ -161,6 +166,7 @@ class Rows:
         self.runs.append(Run(start, ends, base, bases, numbers, values, memoized))
         state.position = ends[-1]
         self.stepped += ends[-1] - start
+        self.patience += _PATIENCE_PER_ROW * len(taken)
         count = len(taken) * taken[0].arity
         state.stack.extend([1] * count)
         state.starts.extend([~start] * count)
@@ -223,10 +229,10 @@ class Rows:
             for begin, end in itertools.pairwise(begins)
             if begin >= 0 and (~end if end < 0 else end) - begin <= _LONGEST
         ]
-        if len(rows) < _WORTHWHILE:
+        if len(rows) < _WORTHWHILE or len(self.patterns) >= _MOST_PATTERNS:
             return
         by_opcodes: dict[bytes, list[list[tuple[int, int, int]]]] = {}
-        for row in rows:
+        for row in rows[:_LOOKED_AT]:
             found = list(tokens(self.data, *row))
             kinds = kinds_of(found)
             by_opcodes.setdefault(kinds, []).append(found)

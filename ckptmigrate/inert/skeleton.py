@@ -106,13 +106,14 @@ class Skeleton:
                 yield small + (self._removed[number] + run.memoized if run else 0), value
 
     def _written(self, run: Run, row: int, index: int) -> str | None:
-        """The key of a row, if that is what is memoized there, without a look at the rest of it."""
+        """A text of a row, if that is what is memoized there, without a look at the rest of it."""
         pattern = self.rows.patterns[run.patterns[row]]
-        if pattern.key_memo != index - run.bases[row]:
+        number = pattern.text_memo.get(index - run.bases[row])
+        if number is None:
             return None
         value = run.values[row]
-        key: str = value[0] if isinstance(value, tuple) else value
-        return key
+        text: str = value[number] if isinstance(value, tuple) else value
+        return text
 
     def _small(self, index: int) -> Any:
         """What the small tree has memoized."""
@@ -140,20 +141,41 @@ class Skeleton:
         return self._row(run, row)[0]
 
     def _row(self, run: Run, row: int) -> tuple[Any, dict[int, Any]]:
-        start, end = run.row(row)
-        if start not in self._decoded:
-            pattern, base = self.rows.patterns[run.patterns[row]], run.bases[row]
-            pieces = [_PROTOCOL_4]
-            for at, opcode, after in tokens(self.data, start, end):
-                if opcode in _GETS:
-                    index = int.from_bytes(self.data[at + 1 : after], "little")
-                    pieces.append(_get(index - base) if index >= base else _resolved(index))
-                else:
-                    pieces.append(self.data[at:after])
-            pieces.append(b"\x86." if pattern.arity == 2 else _STOP)
-            unpickler = _unpickler(pieces, self.known)
-            self._decoded[start] = unpickler.load(), unpickler.memo.copy()
-        return self._decoded[start]
+        # What a row refers to may be of another row, and so on, thousands of rows deep.
+        todo = [(run, row)]
+        while todo:
+            place = todo[-1]
+            if place[0].row(place[1])[0] not in self._decoded:
+                pieces, needed = self._pieces(*place)
+                if needed:
+                    todo += needed
+                    continue
+                unpickler = _unpickler(pieces, self.known)
+                found = unpickler.load(), unpickler.memo.copy()
+                self._decoded[place[0].row(place[1])[0]] = found
+            todo.pop()
+        return self._decoded[run.row(row)[0]]
+
+    def _pieces(self, run: Run, row: int) -> tuple[list[bytes], list[tuple[Run, int]]]:
+        """A row as a pickle of its own, and the rows that have to be decoded before."""
+        pattern, base = self.rows.patterns[run.patterns[row]], run.bases[row]
+        pieces, needed = [_PROTOCOL_4], []
+        for at, opcode, after in tokens(self.data, *run.row(row)):
+            if opcode not in _GETS:
+                pieces.append(self.data[at:after])
+                continue
+            index = int.from_bytes(self.data[at + 1 : after], "little")
+            if index >= base:
+                pieces.append(_get(index - base))
+                continue
+            pieces.append(_resolved(index))
+            place = self._locate(index)
+            if not isinstance(place, int) and self._written(*place, index) is None:
+                other, number = place
+                if other.row(number)[0] not in self._decoded:
+                    needed.append(place)
+        pieces.append(b"\x86." if pattern.arity == 2 else _STOP)
+        return pieces, needed
 
     # -- the small tree
 

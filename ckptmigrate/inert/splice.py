@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ckptmigrate.inert import writer
-from ckptmigrate.inert.tokens import framed
 
 POP: Final = b"0"
 _PROTOCOL: Final = 4
@@ -18,22 +18,44 @@ def items(pairs: list[tuple[Any, ...]], many: bytes) -> bytes:
     return b"(" + b"".join(parts) + many if pairs else b""
 
 
-def spliced(data: bytes, cuts: list[int], inserted: list[tuple[int, bytes]]) -> bytes:
-    """A pickle with bytes put in, in frames.
+@dataclass(frozen=True)
+class Spliced:
+    """A pickle with bytes put in.
+
+    Attributes:
+        data: the new one, without frames.
+        cuts: where they start.
+        places: where something was put in, in the old one; in order.
+        shifts: by how much what stands behind so many of the places has moved.
+    """
+
+    data: bytes
+    cuts: list[int]
+    places: list[int]
+    shifts: list[int]
+
+    def shift(self, place: int) -> int:
+        """How far what began at a place of the old pickle has moved."""
+        return self.shifts[bisect_right(self.places, place)]
+
+
+def spliced(data: bytes, cuts: list[int], inserted: list[tuple[int, bytes]]) -> Spliced:
+    """A pickle with bytes put in.
 
     Args:
         data: the pickle without frames.
         cuts: where they start.
         inserted: (place, bytes); at one place in the order given.
     """
-    ordered = sorted(inserted, key=lambda each: each[0])
-    pieces, done, places, shifts, shift = [], 0, [], [0], 0
+    ordered = sorted((each for each in inserted if each[1]), key=lambda each: each[0])
+    pieces: list[bytes | memoryview] = []
+    done, places, shifts, view = 0, [], [0], memoryview(data)
     for place, content in ordered:
-        pieces += [data[done:place], content]
-        done, shift = place, shift + len(content)
+        pieces += [view[done:place], content]
+        done = place
         places.append(place)
-        shifts.append(shift)
-    pieces.append(data[done:])
+        shifts.append(shifts[-1] + len(content))
+    pieces.append(view[done:])
     # A frame starts after what is put in at its start.
     moved = [cut + shifts[bisect_right(places, cut)] for cut in cuts]
-    return framed(b"".join(pieces), [cuts[0], *moved[1:]])
+    return Spliced(b"".join(pieces), [cuts[0], *moved[1:]], places, shifts)

@@ -36,7 +36,8 @@ def unframed(data: bytes) -> tuple[bytes, list[int]] | None:
     None where frames do not follow one another to the end, as they do in whatever has no part of
     64 kB or more. That each stood between two opcodes is for the caller to see.
     """
-    pieces, cuts, position, length = [data[:_HEADER]], [], _HEADER, _HEADER
+    view = memoryview(data)  # whose slices are no copies
+    pieces, cuts, position, length = [view[:_HEADER]], [], _HEADER, _HEADER
     while position < len(data):
         if data[position] != _FRAME or position + _FRAME_SIZE > len(data):
             return None
@@ -45,7 +46,7 @@ def unframed(data: bytes) -> tuple[bytes, list[int]] | None:
         if not size or position + size > len(data):
             return None
         cuts.append(length)
-        pieces.append(data[position : position + size])
+        pieces.append(view[position : position + size])
         position += size
         length += size
     return b"".join(pieces), cuts
@@ -53,7 +54,8 @@ def unframed(data: bytes) -> tuple[bytes, list[int]] | None:
 
 def framed(data: bytes, cuts: list[int]) -> bytes:
     """The opposite: a pickle with a FRAME at each of the cuts, the first of them after PROTO."""
-    pieces = [data[:_HEADER]]
+    view = memoryview(data)
+    pieces: list[bytes | memoryview] = [view[:_HEADER]]
     for start, end in zip(cuts, [*cuts[1:], len(data)], strict=True):
-        pieces += [struct.pack("<BQ", _FRAME, end - start), data[start:end]]
+        pieces += [struct.pack("<BQ", _FRAME, end - start), view[start:end]]
     return b"".join(pieces)

@@ -77,9 +77,15 @@ def unpickled(data: bytes, *, storages: bool) -> Any:
     return kind(io.BytesIO(data), fix_imports=False).load()
 
 
-def same(a: Any, b: Any) -> bool:
-    """Whether two unpickled values are the same, sharing included."""
+def same(a: Any, b: Any, *, sharing: bool = True) -> bool:
+    """Whether two unpickled values are the same.
+
+    Args:
+        sharing: whether what is one object in one has to be one in the other, and objects have to
+            come about in the same way; else only what comes of it counts.
+    """
     known: dict[int, int] = {}
+    pairs: set[tuple[int, int]] = set()
     todo = [(a, b)]
     while todo:
         a, b = todo.pop()
@@ -90,12 +96,16 @@ def same(a: Any, b: Any) -> bool:
         if type(a) is not type(b) and not (isinstance(a, _Thing) and isinstance(b, _Thing)):
             return False
         if isinstance(a, (dict, list, tuple, set, frozenset, _Thing, _Reference)):
-            if id(a) in known:
+            if not sharing:
+                if (id(a), id(b)) in pairs:
+                    continue
+                pairs.add((id(a), id(b)))
+            elif id(a) in known:
                 if known[id(a)] != id(b) and not isinstance(a, (tuple, frozenset)):
                     return False
                 continue
             known[id(a)] = id(b)
-            left, right = _inside(a), _inside(b)
+            left, right = _inside(a, sharing), _inside(b, sharing)
             if len(left) != len(right):
                 return False
             todo += zip(left, right, strict=True)
@@ -104,9 +114,13 @@ def same(a: Any, b: Any) -> bool:
     return True
 
 
-def _inside(value: Any) -> list[Any]:
+def _inside(value: Any, history: bool) -> list[Any]:
     if isinstance(value, _Thing):
-        return [type(value), *value.told]
+        told = value.told
+        if not history:  # a state takes the place of the one before
+            states = [n for n, part in enumerate(told) if _is_state(part)]
+            told = [part for n, part in enumerate(told) if n not in states[:-1]]
+        return [type(value), *told]
     if isinstance(value, _Reference):
         return [value.pid]
     if isinstance(value, dict):
@@ -181,9 +195,11 @@ def _check_view(found: metadata.Metadata, data: bytes) -> None:
 
 
 def _state(thing: Any) -> Any:
-    return [part for part in thing.told if isinstance(part, tuple) and part[:1] == ("state",)][-1][
-        1
-    ]
+    return [part for part in thing.told if _is_state(part)][-1][1]
+
+
+def _is_state(part: Any) -> bool:
+    return isinstance(part, tuple) and part[:1] == ("state",)
 
 
 def _check_archive(data: bytes, written: bytes) -> None:

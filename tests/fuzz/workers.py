@@ -17,10 +17,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import large
 import mutations
 import oracle
 from guard import Guard
@@ -33,7 +35,7 @@ from ckptmigrate.reading import read
 from ckptmigrate.releases import compat
 from ckptmigrate.storage import LocalDirectory
 
-KINDS = ("metadata", "common", "blob")
+KINDS = ("metadata", "common", "blob", "large")
 SECONDS = 5
 MEMORY = 1024**3  # bytes of address space
 _VERBS = 48  # one accepted mutant in so many goes through a verb as well
@@ -51,10 +53,17 @@ class Original:
     key: str = ""  # of a blob
 
 
+_CHANGES: dict[str, Callable[..., bytes]] = {"metadata": mutations.pickle, "large": large.mutate}
+
+
 def originals(samples: Path, kind: str) -> list[Original]:
     """The files of one kind of every sample, in a fixed order."""
     found = []
-    for path in sorted(samples.glob("*/iter_*")):
+    paths = sorted(samples.glob("*/iter_*"))
+    if kind == "large":
+        contents = [*large.originals(), *((path / ".metadata").read_bytes() for path in paths[::9])]
+        found = [Original(f"rows {n}", paths[0], large.Rows(c)) for n, c in enumerate(contents)]
+    for path in paths:
         name = f"{path.parent.name}/{path.name}"
         if kind == "metadata":
             found.append(Original(name, path, mutations.Pickle((path / ".metadata").read_bytes())))
@@ -70,7 +79,7 @@ def originals(samples: Path, kind: str) -> list[Original]:
     for original in found:  # looked at once, before the workers share it
         random = Random(0)
         for _ in range(20):
-            change = mutations.pickle if kind == "metadata" else mutations.archive
+            change = _CHANGES.get(kind, mutations.archive)
             change(original.content, original.content, random)
     return found
 
@@ -79,7 +88,9 @@ def mutant(kind: str, files: list[Original], seed: int, number: int) -> tuple[Or
     """Case `number` of a seed."""
     random = Random(f"{seed}/{kind}/{number}")
     original, other = random.choice(files), random.choice(files)
-    change: Callable[..., bytes] = mutations.pickle if kind == "metadata" else mutations.archive
+    if kind == "large" and random.random() < 0.8:
+        original = files[number % 2]  # the samples are small
+    change = _CHANGES.get(kind, mutations.archive)
     return original, change(original.content, other.content, random)
 
 
@@ -108,7 +119,7 @@ class Verbs:
         for item in original.checkpoint.iterdir():
             if item.is_file():
                 os.symlink(item.resolve(), place / item.name)
-        name = {"metadata": ".metadata", "common": "common.pt"}.get(kind)
+        name = {"common": "common.pt", "blob": None}.get(kind, ".metadata")
         if name is None:
             blob = metadata.load((place / ".metadata").read_bytes()).blobs[original.key]
             name = blob.file
@@ -195,7 +206,8 @@ class Worker:
         try:
             self.guard.armed = True
             try:
-                accepted = oracle.judge(self.kind, data)
+                judge = large.judge if self.kind == "large" else partial(oracle.judge, self.kind)
+                accepted = judge(data)
             finally:
                 self.guard.armed = False
             self.share[2] += accepted
