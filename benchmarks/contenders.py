@@ -17,7 +17,7 @@ GB: Final = 10**9
 UNITS: Final = (("TB", 10**12), ("GB", GB), ("MB", 10**6))
 FLOOR: Final = "floor: read, write, fsync what it changes"
 # How many processes `--all` gets.
-JOBS: Final = (1,)
+JOBS: Final = (1, 2)
 
 
 @dataclass(frozen=True)
