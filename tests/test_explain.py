@@ -8,7 +8,7 @@ import pytest
 from conftest import INDEX, LAYOUTS, Run, refused
 
 from ckptmigrate import explaining
-from ckptmigrate.converting import LOSSES
+from ckptmigrate.losses import LOSSES
 from ckptmigrate.matrix import matrix
 from ckptmigrate.verifying.findings import CODES
 
