@@ -149,8 +149,10 @@ class Recorded:
         for tracker in sorted(self.place.glob(f"*/{TRACKER_FILE}")):
             root = tracker.parent
             known = f"{root.name}/{TRACKER_FILE}" in self.good[0]
-            if not known and not (root / directory_of(tracker.read_text())).is_dir():
-                return f"{tracker} leads to no checkpoint"
+            text = tracker.read_text()
+            if known or (text.isdigit() and (root / directory_of(text)).is_dir()):
+                continue
+            return f"a reader sees a tracker file that leads nowhere: {text!r}"
         return None
 
 
