@@ -148,7 +148,7 @@ class Recorded:
         """A root that was not there before has no tracker file that leads to no checkpoint."""
         for tracker in sorted(self.place.glob(f"*/{TRACKER_FILE}")):
             root = tracker.parent
-            known = f"{root.name}/{TRACKER_FILE}" in self.good[0]
+            known = root.name.startswith(".") or f"{root.name}/{TRACKER_FILE}" in self.good[0]
             text = tracker.read_text()
             if known or (text.isdigit() and (root / directory_of(text)).is_dir()):
                 continue
