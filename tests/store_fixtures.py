@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from conftest import Run
 from s3_server import Bucket, environment, served
+from s3fs import S3FileSystem
 
 from ckptmigrate.objects import store
 
@@ -17,9 +18,15 @@ def port() -> Iterator[int]:
     with served() as found, pytest.MonkeyPatch.context() as patch:
         for name, value in environment(found).items():
             patch.setenv(name, value)
-        store._of.cache_clear()
+        _forget()
         yield found
-        store._of.cache_clear()
+        _forget()
+
+
+def _forget() -> None:
+    """Neither we nor fsspec keep a client of a server that is gone."""
+    store._of.cache_clear()
+    S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture
