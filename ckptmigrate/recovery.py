@@ -89,7 +89,7 @@ def _in_place(path: Place, found: _Found, *, break_lock: bool) -> None:
                 outcome = writer(checkpoint).recover(break_lock=break_lock)
                 found.done[checkpoint] = outcome.value
     with found.kept(path):
-        for left in writer(path).clear_repoint():
+        for left in writer(path).clear_tracker():
             found.done[left] = "removed what giving the root its tracker file left"
 
 

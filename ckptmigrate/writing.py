@@ -86,8 +86,8 @@ class Writer(Protocol):
     def repoint(self, text: str, step: Step) -> None:
         """Point it elsewhere; see `transaction.repoint`."""
 
-    def clear_repoint(self) -> list[Place]:
-        """Remove what a `repoint` that did not finish left; says what."""
+    def clear_tracker(self) -> list[Place]:
+        """Remove what a `name_latest` that did not finish left; says what."""
 
 
 def writer(place: Place) -> Writer:
@@ -144,7 +144,7 @@ class LocalWriter:
     def repoint(self, text: str, step: Step) -> None:
         transaction.repoint(self.path, text, step)
 
-    def clear_repoint(self) -> list[Place]:
+    def clear_tracker(self) -> list[Place]:
         left = new_of(self.path / TRACKER_FILE)
         if not os.path.lexists(left):
             return []

@@ -69,5 +69,5 @@ class StoreWriter:
         store.replace(self.url / sidecar.FILE, sidecar.dump((*steps, step)))
         store.replace(tracker, text.encode())
 
-    def clear_repoint(self) -> list[Place]:
+    def clear_tracker(self) -> list[Place]:
         return []  # an object is replaced at once
