@@ -66,7 +66,7 @@ shells:
 
 ## facts: compile compat_matrix.yaml into the package, and its tables into the README
 facts: $(VENV)/.dev
-	$(BIN)/python -m ckptmigrate.compiling
+	$(BIN)/python -m ckptmigrate.matrix.compiling
 	$(BIN)/ckptmigrate matrix --into README.md
 
 ## matrix: measure every cell of compat_matrix.yaml with the real releases, and rewrite it

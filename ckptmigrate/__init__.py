@@ -20,9 +20,9 @@ Nothing here imports Megatron or torch, and no pickle is executed. Errors are
 
 from __future__ import annotations
 
-from ckptmigrate.advice import Advice, Checked
-from ckptmigrate.checking import Job, Obstacle, Verdict
-from ckptmigrate.diffing import Difference
+from ckptmigrate.access.places import Url
+from ckptmigrate.checkpoint.diffing import Difference
+from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.errors import (
     CkptMigrateError,
     CompatError,
@@ -47,15 +47,15 @@ from ckptmigrate.library import (
     undo,
     verify,
 )
-from ckptmigrate.linking import Link
-from ckptmigrate.losses import LOSSES
-from ckptmigrate.places import Url
-from ckptmigrate.planning import Plan
+from ckptmigrate.planning.advice import Advice, Checked
+from ckptmigrate.planning.losses import LOSSES
+from ckptmigrate.planning.planner import Plan
+from ckptmigrate.releases.checking import Job, Obstacle, Verdict
 from ckptmigrate.repairing import Repair
-from ckptmigrate.topology import Given
 from ckptmigrate.verifying import Verification
 from ckptmigrate.verifying.findings import Finding
 from ckptmigrate.version import __version__
+from ckptmigrate.writing.linking import Link
 
 __all__ = [
     "LOSSES",

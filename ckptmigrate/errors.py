@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ckptmigrate.places import Place
-from ckptmigrate.printable import printable
+from ckptmigrate.access.places import Place
+from ckptmigrate.text.printable import printable
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any, Final
 
-from ckptmigrate.commands import command
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.losses import LOSSES, Loss
-from ckptmigrate.matrix import IDLE, Cell, FailureRow, Matrix, grade
-from ckptmigrate.readers import Reader, reader
-from ckptmigrate.releases import Compat, LayoutRow, compat, matches
+from ckptmigrate.matrix.cells import IDLE, Cell, FailureRow, Matrix, grade
+from ckptmigrate.planning.losses import LOSSES, Loss
+from ckptmigrate.releases.facts import Compat, LayoutRow, compat, matches
+from ckptmigrate.releases.readers import Reader, reader
+from ckptmigrate.text.commands import command
 from ckptmigrate.verifying.findings import CODES, Code
 
 
@@ -85,7 +85,7 @@ def explain(word: str) -> tuple[Explanation, ...]:
 
 
 def _matrix() -> Matrix:
-    from ckptmigrate.matrix import matrix
+    from ckptmigrate.matrix.cells import matrix
 
     return matrix()
 

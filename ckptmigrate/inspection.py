@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ckptmigrate import common, evidence, metadata, sidecar, storage, symbols
+from ckptmigrate.access import storage
+from ckptmigrate.access.places import Place
+from ckptmigrate.checkpoint import common, metadata, sidecar
+from ckptmigrate.checkpoint.rerun import STATES, Kind, RerunRecord
+from ckptmigrate.checkpoint.sidecar import Step
+from ckptmigrate.checkpoint.topology import Topology, derive
 from ckptmigrate.errors import CkptMigrateError, RefusedError
-from ckptmigrate.evidence import Writer
 from ckptmigrate.inert.short import short, words
 from ckptmigrate.inert.tree import Object
-from ckptmigrate.places import Place
-from ckptmigrate.reading import Reading, read
-from ckptmigrate.releases import compat, matches
-from ckptmigrate.rerun import STATES, Kind, RerunRecord
-from ckptmigrate.sidecar import Step
-from ckptmigrate.topology import Topology, derive
+from ckptmigrate.releases import evidence, symbols
+from ckptmigrate.releases.evidence import Writer
+from ckptmigrate.releases.facts import compat, matches
+from ckptmigrate.versions.reading import Reading, read
 
 
 @dataclass(frozen=True)

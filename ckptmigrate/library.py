@@ -4,33 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ckptmigrate import (
-    advice,
-    checking,
-    diffing,
-    inspection,
-    locate,
-    mending,
-    migration,
-    recovery,
-    repairing,
-    storage,
-    verifying,
-)
-from ckptmigrate.advice import Checked
-from ckptmigrate.checking import Job
-from ckptmigrate.diffing import Difference
+from ckptmigrate import inspection, locate, migration, recovery, repairing, verifying
+from ckptmigrate.access import storage
+from ckptmigrate.access.places import Place, place
+from ckptmigrate.checkpoint import diffing
+from ckptmigrate.checkpoint.diffing import Difference
+from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.inspection import Inspection
-from ckptmigrate.linking import Link
-from ckptmigrate.places import Place, place
-from ckptmigrate.planning import Plan
-from ckptmigrate.readers import reader, readers
-from ckptmigrate.reading import read
-from ckptmigrate.releases import compat
+from ckptmigrate.planning import advice, mending
+from ckptmigrate.planning.advice import Checked
+from ckptmigrate.planning.planner import Plan
+from ckptmigrate.releases import checking
+from ckptmigrate.releases.checking import Job
+from ckptmigrate.releases.facts import compat
+from ckptmigrate.releases.readers import reader, readers
 from ckptmigrate.repairing import Repair
-from ckptmigrate.topology import Given
-from ckptmigrate.transaction import Progress
 from ckptmigrate.verifying import Verification
+from ckptmigrate.versions.reading import read
+from ckptmigrate.writing.linking import Link
+from ckptmigrate.writing.transaction import Progress
 
 
 def inspect(path: str | Place, *, iteration: int | None = None) -> Inspection:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ckptmigrate import places, recognise, storage
-from ckptmigrate.commands import command, shell
+from ckptmigrate.access import places, storage
+from ckptmigrate.access.places import Place
+from ckptmigrate.checkpoint import recognise
 from ckptmigrate.errors import NotACheckpointError, Retry
-from ckptmigrate.places import Place
-from ckptmigrate.writing import writer
+from ckptmigrate.text.commands import command, shell
+from ckptmigrate.writing.writer import writer
 
 TRACKER_FILE: Final = places.TRACKER_FILE
 RELEASE: Final = "release"
@@ -29,11 +30,16 @@ class Located:
         checkpoints: their directories, in order of iteration.
         tracker: the text of a tracker file that leads to the last of them; None for a
             checkpoint directory of a name that no tracker leads to.
+        is_root: whether PATH is a root.
     """
 
     path: Place
     checkpoints: tuple[Place, ...]
     tracker: str | None
+
+    @property
+    def is_root(self) -> bool:
+        return self.checkpoints != (self.path,)
 
 
 def locate(path: Place, *, iteration: int | None = None, every: bool = False) -> Located:
@@ -42,7 +48,7 @@ def locate(path: Place, *, iteration: int | None = None, every: bool = False) ->
     Args:
         path: a checkpoint directory, or a root with a tracker file.
         iteration: of a root, this iteration instead of the tracker's.
-        every: of a root, every iteration.
+        every: of a root, every iteration; a checkpoint directory means itself.
 
     Raises:
         NotACheckpointError: there is none, the tracker is missing, empty or leads nowhere, or
@@ -67,12 +73,12 @@ def find(path: Place, *, iteration: int | None = None, every: bool = False) -> L
         )
     if is_one(path):
         named = RELEASE if path.name == RELEASE else tracker_of(path.name)
-        if iteration is not None or every:
+        if iteration is not None:
             raise NotACheckpointError(
-                "is one checkpoint, and --iteration and --all pick from a root",
+                "is one checkpoint, and --iteration picks from a root",
                 path=path,
-                fix="leave them out",
-                retry=Retry(leave_out=("--iteration", "--all")),
+                fix="leave it out",
+                retry=Retry(leave_out=("--iteration",)),
             )
         return Located(path, (path,), named)
     if every:
@@ -120,11 +126,14 @@ def iterations(root: Place) -> list[int]:
     return sorted(int(name) for name in names if name is not None)
 
 
+def all_of(root: Place) -> tuple[Place, ...]:
+    """The checkpoint directories of a root, oldest first; `release` is the oldest."""
+    released = (root / RELEASE,) if (root / RELEASE).is_dir() else ()
+    return (*released, *(root / f"iter_{number:07d}" for number in iterations(root)))
+
+
 def _every(root: Place) -> Located:
-    numbers = iterations(root)
-    found = [root / f"iter_{number:07d}" for number in numbers]
-    if (root / RELEASE).is_dir():
-        found.append(root / RELEASE)
+    found = all_of(root)
     if not found:
         raise NotACheckpointError("has no iter_* directory", path=root, fix=name_one(root))
     if (root / TRACKER_FILE).exists():
@@ -135,8 +144,8 @@ def _every(root: Place) -> Located:
                 path=root / TRACKER_FILE,
                 fix=f"have it name one that does with `{command('repair', root, '--in-place')}`",
             )
-        return Located(root, tuple(found), tracker)
-    return Located(root, tuple(found), str(numbers[-1]) if numbers else RELEASE)
+        return Located(root, found, tracker)
+    return Located(root, found, tracker_of(found[-1].name) or RELEASE)
 
 
 def _read_tracker(root: Place) -> str:

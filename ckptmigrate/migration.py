@@ -6,19 +6,21 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckptmigrate import clock, locate, places, planning, undoing
-from ckptmigrate.commands import removal
+from ckptmigrate import clock, locate
+from ckptmigrate.access import places
+from ckptmigrate.access.places import Place
+from ckptmigrate.checkpoint.sidecar import digest
+from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.linking import Link
-from ckptmigrate.places import Place
-from ckptmigrate.planning import Plan
-from ckptmigrate.sidecar import digest
-from ckptmigrate.staging import Leftover
-from ckptmigrate.targets import target
-from ckptmigrate.topology import Given
-from ckptmigrate.transaction import Progress
+from ckptmigrate.planning import planner, undoing
+from ckptmigrate.planning.planner import Plan
+from ckptmigrate.planning.targets import target
+from ckptmigrate.text.commands import removal
 from ckptmigrate.version import __version__
-from ckptmigrate.writing import writer
+from ckptmigrate.writing.linking import Link
+from ckptmigrate.writing.staging import Leftover
+from ckptmigrate.writing.transaction import Progress
+from ckptmigrate.writing.writer import writer
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def prepare(
     `progress` is called with a number of bytes whenever that many were hashed.
 
     Raises:
-        CkptMigrateError: as `locate.locate`, `planning.plan`, `Writer.check_free`.
+        CkptMigrateError: as `locate.locate`, `planner.plan`, `Writer.check_free`.
     """
     located = locate.locate(path, iteration=iteration, every=every)
     destination = None
@@ -120,7 +122,7 @@ def prepare(
     wanted = target(to, torch=torch, native=native, strict=strict)
     now = clock.now()
     plans = tuple(
-        planning.plan(
+        planner.plan(
             checkpoint,
             wanted,
             verb=verb,

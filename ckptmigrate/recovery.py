@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptmigrate import lock, places, storage
-from ckptmigrate.commands import command
+from ckptmigrate.access import places, storage
+from ckptmigrate.access.places import Place
 from ckptmigrate.errors import CkptMigrateError, DestinationError
-from ckptmigrate.lock import Holder
-from ckptmigrate.places import Place
-from ckptmigrate.writing import writer
+from ckptmigrate.text.commands import command
+from ckptmigrate.writing import lock
+from ckptmigrate.writing.lock import Holder
+from ckptmigrate.writing.writer import writer
 
 
 def recover(path: Place, *, break_lock: bool = False) -> dict[Place, str]:

@@ -14,26 +14,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ckptmigrate import (
-    clock,
-    locate,
-    mending,
-    migration,
-    places,
-    sidecar,
-    storage,
-)
-from ckptmigrate.commands import command, copy, removal
+from ckptmigrate import clock, locate, migration
+from ckptmigrate.access import places, storage
+from ckptmigrate.access.places import Place
+from ckptmigrate.checkpoint import sidecar
+from ckptmigrate.checkpoint.sidecar import REPAIR, FileState, Step, digest
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.linking import Link
-from ckptmigrate.mending import Wanted
 from ckptmigrate.migration import Migration
-from ckptmigrate.places import Place
-from ckptmigrate.sidecar import REPAIR, FileState, Step, digest
-from ckptmigrate.transaction import Progress
+from ckptmigrate.planning import mending
+from ckptmigrate.planning.mending import Wanted
+from ckptmigrate.text.commands import command, copy, removal
 from ckptmigrate.verifying import roots, verify_one
 from ckptmigrate.version import __version__
-from ckptmigrate.writing import writer
+from ckptmigrate.writing.linking import Link
+from ckptmigrate.writing.transaction import Progress
+from ckptmigrate.writing.writer import writer
 
 
 @dataclass(frozen=True)
@@ -180,7 +175,7 @@ def _astray(chosen: roots.Chosen, wanted: Wanted) -> str | None:
 
 def _newest_good(chosen: roots.Chosen, wanted: Wanted, why: str) -> Place:
     bad = []
-    for each in reversed(roots.all_of(chosen.path)):
+    for each in reversed(locate.all_of(chosen.path)):
         if each == chosen.named:
             continue
         errors = verify_one(each, known=wanted.known, hashed=wanted.hashed).errors

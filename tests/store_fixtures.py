@@ -9,7 +9,7 @@ from conftest import Run
 from s3_server import Bucket, environment, served
 from s3fs import S3FileSystem
 
-from ckptmigrate.objects import store
+from ckptmigrate.access import store
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from conftest import SAMPLES, Run, checkpoint_of, refused
 from test_check import ask, with_foreign
 
-from ckptmigrate.checking import Job
+from ckptmigrate.releases.checking import Job
 
 Copy = Callable[[str], Path]
 

@@ -16,20 +16,23 @@ import torch_side
 from conftest import HEALTHY, SAMPLES, Run, checkpoint_of, refused, tree_hash
 from test_real_readers import READERS as READERS_FOLDER
 
-from ckptmigrate import checking, compiling, migrate, reading, releases
-from ckptmigrate.checking import Job, Verdict
+from ckptmigrate import migrate
+from ckptmigrate.access.storage import LocalDirectory
+from ckptmigrate.matrix import compiling
 from ckptmigrate.measuring import jobs
-from ckptmigrate.readers import reader, readers
-from ckptmigrate.storage import LocalDirectory
+from ckptmigrate.releases import checking, facts
+from ckptmigrate.releases.checking import Job, Verdict
+from ckptmigrate.releases.readers import reader, readers
+from ckptmigrate.versions import reading
 
 CELLS: list[dict[str, Any]] = json.loads((SAMPLES / "raw_matrix.json").read_text())
-READERS = [row.release for row in releases.compat().readers]
+READERS = [row.release for row in facts.compat().readers]
 Copy = Callable[[str], Path]
 
 
 def ask(root: Path, release: str, job: Job | None = None, torch: str | None = None) -> Verdict:
     found = reading.read(LocalDirectory(checkpoint_of(root)))
-    return checking.check(found, reader(release, releases.compat(), torch), job)
+    return checking.check(found, reader(release, facts.compat(), torch), job)
 
 
 def the_matrix() -> list[tuple[str, str]]:
@@ -60,7 +63,7 @@ def test_the_allow_list_is_that_of_torch() -> None:
     """Every name that the installed torch allows, and no class that it does not."""
     from torch._weights_only_unpickler import _get_allowed_globals
 
-    old = reader("0.14.0", releases.compat())
+    old = reader("0.14.0", facts.compat())
     assert [name for name in _get_allowed_globals() if not old.allows(name)] == []
     for name in ("torch._C.Generator", "torch.nn.modules.linear.Linear", "builtins.eval"):
         assert not old.allows(name)
@@ -262,7 +265,7 @@ def test_a_new_release_is_an_edit_of_the_facts_alone(run: Run, tmp_path: Path) -
     lines = iter(facts.read_text().splitlines())
     assert all(line in lines for line in kept)
     compiled = json.loads((tmp_path / "ckptmigrate/data/releases.json").read_text())
-    compat = releases.from_sections(compiled)
+    compat = facts.from_sections(compiled)
     newest = readers(compat)[-1]
     assert (newest.release, newest.layout, newest.torch) == ("0.21.0", "common-state", "2.14.0")
     found = reading.read(LocalDirectory(checkpoint_of(SAMPLES / "0.9.0-idle-w1")))

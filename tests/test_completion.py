@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import LAYOUTS, SAMPLES, Run
 
-from ckptmigrate.losses import LOSSES
+from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.verifying.findings import CODES
 
 ROOT = "0.17.1-corrupt-tp2"  # iterations 4 and 5

@@ -8,8 +8,8 @@ import pytest
 from conftest import INDEX, LAYOUTS, Run, refused
 
 from ckptmigrate import explaining
-from ckptmigrate.losses import LOSSES
-from ckptmigrate.matrix import matrix
+from ckptmigrate.matrix.cells import matrix
+from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.verifying.findings import CODES
 
 KEYS = {"word", "kind", "what", "since", "why", "source", "remedy"}

@@ -13,11 +13,12 @@ from conftest import SAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptmigrate import bulk, metadata, migration
-from ckptmigrate.bulk import BulkMetadata
+from ckptmigrate import migration
+from ckptmigrate.checkpoint import bulk, metadata
+from ckptmigrate.checkpoint.bulk import BulkMetadata
+from ckptmigrate.checkpoint.metadata import Blob, Metadata
 from ckptmigrate.errors import DamagedError, PickleError
 from ckptmigrate.inert import limits
-from ckptmigrate.metadata import Blob, Metadata
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import synthetic
@@ -164,7 +165,7 @@ def test_a_spliced_file_is_not_read_a_second_time(
 def test_where_the_result_is_not_as_wanted_it_is_written_anew(
     grown: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ckptmigrate import splicing
+    from ckptmigrate.checkpoint import splicing
 
     change = Random(5)
     canonical = edited(metadata.load(grown), Random(5)).dump()

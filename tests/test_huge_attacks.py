@@ -10,10 +10,10 @@ from collections.abc import Callable
 import pytest
 from test_huge import agree
 
-from ckptmigrate import bulk, metadata
+from ckptmigrate.checkpoint import bulk, metadata
+from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.inert.equality import equal
-from ckptmigrate.metadata import Metadata
 
 _DCP = "torch.distributed.checkpoint"
 _ROWS = 3000  # three batches: a kind of row is learned from the first

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import SAMPLES, Run, checkpoint_of, refused, tree_hash
 
-from ckptmigrate import DestinationError, migrate, swapping
+from ckptmigrate import DestinationError, migrate
+from ckptmigrate.writing import swapping
 
 SAMPLE = "0.19.0-idle-tp2"  # .metadata, common.pt and metadata.json all change
 RENAMES = range(1, 9)  # the first one names the journal

@@ -15,7 +15,9 @@ import torch_side
 from conftest import LAYOUTS, SAMPLES, checkpoint_of, tree_hash
 
 import ckptmigrate
-from ckptmigrate import Given, Link, RefusedError, compiling, releases
+from ckptmigrate import Given, Link, RefusedError
+from ckptmigrate.matrix import compiling
+from ckptmigrate.releases import facts
 
 Copy = Callable[[str], Path]
 
@@ -451,16 +453,16 @@ def test_commands_are_quoted_for_a_shell(copy: Copy, tmp_path: Path) -> None:
 
 
 def test_the_shipped_facts() -> None:
-    compat = releases.compat()
+    compat = facts.compat()
     assert tuple(row.layout for row in compat.layouts) == LAYOUTS
     # Every known release writes exactly one layout.
     for release in compat.known_releases:
-        fitting = [r.layout for r in compat.layouts if releases.matches(release, r.releases)]
+        fitting = [r.layout for r in compat.layouts if facts.matches(release, r.releases)]
         assert len(fitting) == 1, release
     # Presence and absence of a sign part the releases.
     for row in compat.writer_signs:
         for release in compat.known_releases:
-            present, absent = (releases.matches(release, s) for s in (row.present, row.absent))
+            present, absent = (facts.matches(release, s) for s in (row.present, row.absent))
             assert present != absent, (row.sign, release)
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from conftest import SAMPLES, Run, checkpoint_of, refused, tree_hash
 
-from ckptmigrate import DestinationError, lock, migrate, staging, swapping
-from ckptmigrate.lock import Holder, this_process
+from ckptmigrate import DestinationError, migrate
+from ckptmigrate.writing import lock, staging, swapping
+from ckptmigrate.writing.lock import Holder, this_process
 
 SAMPLE = "0.19.0-idle-tp2"
 Copy = Callable[[str], Path]

@@ -15,8 +15,8 @@ import pytest
 from conftest import SAMPLES, Run, refused
 from test_real_readers import READERS
 
-from ckptmigrate import compiling, matrix_text
-from ckptmigrate.matrix import Cell, Matrix, grade, matrix
+from ckptmigrate.matrix import compiling, tables
+from ckptmigrate.matrix.cells import Cell, Matrix, grade, matrix
 from ckptmigrate.measuring import editing, index
 
 ROOT = Path(__file__).parent.parent
@@ -272,10 +272,10 @@ def test_no_colour_when_piped(run: Run) -> None:
 def test_the_table_of_the_readme_is_fresh(found: Matrix, run: Run) -> None:
     readme = (ROOT / "README.md").read_text()
     assert readme.count("<!-- matrix: ") == 1
-    assert matrix_text.into(readme, found) == readme, "run `make facts`"
+    assert tables.into(readme, found) == readme, "run `make facts`"
     stale = readme.replace("✗✓", "✓✓")
     assert stale != readme
-    assert matrix_text.into(stale, found) == readme
+    assert tables.into(stale, found) == readme
     assert run("matrix", "--markdown").stdout.startswith("**idle**: reruns enabled, no fault.")
 
 

@@ -10,7 +10,7 @@ from browser import chromium, opened, started
 from conftest import Run
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from ckptmigrate.matrix import (
+from ckptmigrate.matrix.cells import (
     CellRow,
     FailureRow,
     GroupRow,
@@ -20,7 +20,7 @@ from ckptmigrate.matrix import (
     grade,
     matrix,
 )
-from ckptmigrate.matrix_page import page
+from ckptmigrate.matrix.page import page
 
 SYMBOLS = {"ok": "✓", "partial": "~", "fails": "✗"}
 PHONE = {"width": 360, "height": 740}

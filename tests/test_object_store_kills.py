@@ -28,8 +28,8 @@ from s3_server import (
 
 import ckptmigrate
 from ckptmigrate import LOSSES, migrate, recovery
+from ckptmigrate.access.places import place
 from ckptmigrate.cli import main
-from ckptmigrate.places import place
 
 pytest_plugins = ["store_fixtures"]
 EVERY = int(os.environ.get("CKPTMIGRATE_KILLS_EVERY", "5"))

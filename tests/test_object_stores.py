@@ -23,9 +23,9 @@ from s3_server import (
 
 import ckptmigrate
 from ckptmigrate import LOSSES, Link, migrate
+from ckptmigrate.access.places import Url, place
 from ckptmigrate.errors import DestinationError, StoreError
 from ckptmigrate.objects import publishing, swap
-from ckptmigrate.places import Url, place
 
 pytest_plugins = ["store_fixtures"]
 

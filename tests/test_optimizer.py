@@ -19,7 +19,7 @@ from test_check import ask
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 
 from ckptmigrate import migrate
-from ckptmigrate.checking import Job
+from ckptmigrate.releases.checking import Job
 from ckptmigrate.versions import LAYOUTS
 
 Copy = Callable[[str], Path]

@@ -20,7 +20,7 @@ from s3_server import (
     free_port,
 )
 
-from ckptmigrate.places import Url, place
+from ckptmigrate.access.places import Url, place
 
 pytest_plugins = ["store_fixtures"]
 

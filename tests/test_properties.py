@@ -30,8 +30,8 @@ from torch.distributed.checkpoint.planner import (
     WriteItemType,
 )
 
-from ckptmigrate import common, metadata
-from ckptmigrate.metadata import Blob
+from ckptmigrate.checkpoint import common, metadata
+from ckptmigrate.checkpoint.metadata import Blob
 
 _MANY = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 
 from ckptmigrate import migrate
-from ckptmigrate.checking import Job
+from ckptmigrate.releases.checking import Job
 
 Copy = Callable[[str], Path]
 Place = tuple[int, ...]

@@ -12,8 +12,10 @@ import torch
 import torch_side
 from conftest import NAMES, SAMPLES, Run, checkpoint_of
 
-from ckptmigrate import inspect, metadata, symbols
+from ckptmigrate import inspect
+from ckptmigrate.checkpoint import metadata
 from ckptmigrate.inert import reader, torchfile
+from ckptmigrate.releases import symbols
 
 Copy = Callable[[str], Path]
 

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from ckptmigrate import bulk
+from ckptmigrate.checkpoint import bulk
 
 place = Path(sys.argv[1]) / ".metadata"
 found = bulk.read(place.read_bytes())

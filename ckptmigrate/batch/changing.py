@@ -6,15 +6,15 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ckptmigrate import locate, migration, recovery, repairing
+from ckptmigrate.access.places import Place, place
 from ckptmigrate.batch import roots
 from ckptmigrate.batch.work import Done, Status, Task
-from ckptmigrate.linking import Link
-from ckptmigrate.mending import Wanted
+from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.migration import Migration
-from ckptmigrate.places import Place, place
-from ckptmigrate.planning import Plan
-from ckptmigrate.topology import Given
-from ckptmigrate.writing import writer
+from ckptmigrate.planning.mending import Wanted
+from ckptmigrate.planning.planner import Plan
+from ckptmigrate.writing.linking import Link
+from ckptmigrate.writing.writer import writer
 
 if TYPE_CHECKING:
     from ckptmigrate.reporting.report import Report
@@ -141,9 +141,9 @@ def _done(
     told: Report | None,
 ) -> Done:
     [plan] = prepared.plans
-    digests: dict[str, Any] = {task.path: plan.before}
+    digests: dict[str, Any] = {task.path: plan.change.before}
     if result is not None and status is not Status.PLANNED:
-        digests[str(result)] = plan.after
+        digests[str(result)] = plan.change.after
     detail = migration.plan_json(plan, result or plan.path) if task.detail else None
     where = None if result is None else str(result)
     by = None if link is None else link.value

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ckptmigrate import locate, migration, places
+from ckptmigrate import locate, migration
+from ckptmigrate.access import places
+from ckptmigrate.access.places import Place
 from ckptmigrate.batch import roots
 from ckptmigrate.batch.paths import Group
 from ckptmigrate.errors import CkptMigrateError, DestinationError
-from ckptmigrate.places import Place
 
 
 def place(

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ckptmigrate import clock, locate
+from ckptmigrate.access.places import place
 from ckptmigrate.batch import roots
 from ckptmigrate.batch.ledger import Ledger
 from ckptmigrate.batch.paths import Group
 from ckptmigrate.batch.running import Executor, Stop
 from ckptmigrate.batch.work import Done, Outcome, Status, Task
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.places import place
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any, Final
 
 from ckptmigrate.batch.work import Done, Outcome, Status, Task
-from ckptmigrate.durable import sync_directory
 from ckptmigrate.errors import DestinationError
+from ckptmigrate.writing.durable import sync_directory
 
 _FORMAT: Final = 1
 _DONE: Final = (Status.DONE.value, Status.UNCHANGED.value)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ckptmigrate.access.places import place
 from ckptmigrate.batch.work import Done, Status, Task, digests_of
-from ckptmigrate.checking import Job
-from ckptmigrate.places import place
+from ckptmigrate.releases.checking import Job
 from ckptmigrate.reporting.report import Report
 
 
@@ -32,7 +32,7 @@ class Inspect:
     def do(self, task: Task) -> Done:
         """Say what it is, in a few words."""
         from ckptmigrate import inspection
-        from ckptmigrate.writing import writer
+        from ckptmigrate.writing.writer import writer
 
         path = place(task.path)
         writer(path).check_whole()
@@ -105,11 +105,12 @@ class Check:
 
     def do(self, task: Task) -> Done:
         """Say whether the job resumes from it."""
-        from ckptmigrate import checking, locate
-        from ckptmigrate.readers import reader, readers
-        from ckptmigrate.reading import read
-        from ckptmigrate.releases import compat
-        from ckptmigrate.storage import directory
+        from ckptmigrate import locate
+        from ckptmigrate.access.storage import directory
+        from ckptmigrate.releases import checking
+        from ckptmigrate.releases.facts import compat
+        from ckptmigrate.releases.readers import reader, readers
+        from ckptmigrate.versions.reading import read
 
         [path] = locate.locate(place(task.path)).checkpoints
         found = read(directory(path))
@@ -125,7 +126,7 @@ class Check:
             text = f"no: {obstacles[0].error}" if obstacles else f"release {self.target} resumes"
         told = None
         if task.reported:
-            from ckptmigrate import advice
+            from ckptmigrate.planning import advice
             from ckptmigrate.reporting import building
 
             advised = None if self.target is None else advice.advise(found, verdicts[0], self.job)

@@ -7,9 +7,10 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ckptmigrate import locate, places
+from ckptmigrate import locate
+from ckptmigrate.access import places
+from ckptmigrate.access.places import Place
 from ckptmigrate.errors import CkptMigrateError, NotACheckpointError
-from ckptmigrate.places import Place
 from ckptmigrate.verifying import roots
 
 
@@ -90,16 +91,12 @@ def _group(path: str | CkptMigrateError, choose: Callable[[Place], Group]) -> Gr
 def located(path: Place, *, iteration: int | None, every: bool) -> Group:
     """What a PATH means to the verbs that need a good tracker file.
 
-    A checkpoint among roots means itself, also with `every`.
-
     Raises:
         NotACheckpointError: as `locate.find`.
     """
-    every = every and not (path.is_dir() and locate.is_one(path))
     found = locate.find(path, iteration=iteration, every=every)
-    is_root = found.checkpoints != (found.path,)
     checkpoints = tuple(map(str, found.checkpoints))
-    return Group(str(found.path), checkpoints, found.tracker, is_root)
+    return Group(str(found.path), checkpoints, found.tracker, found.is_root)
 
 
 def chosen(path: Place, *, iteration: int | None, every: bool) -> Group:
@@ -108,6 +105,5 @@ def chosen(path: Place, *, iteration: int | None, every: bool) -> Group:
     Raises:
         NotACheckpointError: as `roots.choose`.
     """
-    every = every and not (path.is_dir() and locate.is_one(path))
     found = roots.choose(path, iteration=iteration, every=every)
     return Group(str(found.path), tuple(map(str, found.checkpoints)), None, found.is_root)

@@ -6,14 +6,16 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from ckptmigrate import locate, sidecar, storage
+from ckptmigrate import locate
+from ckptmigrate.access import storage
+from ckptmigrate.access.places import TRACKER_FILE, Place
+from ckptmigrate.access.storage import Overlay
+from ckptmigrate.checkpoint import sidecar
+from ckptmigrate.checkpoint.manifest import PAYLOAD
+from ckptmigrate.checkpoint.sidecar import Step, digest
 from ckptmigrate.errors import DestinationError
-from ckptmigrate.manifest import PAYLOAD
-from ckptmigrate.places import TRACKER_FILE, Place
-from ckptmigrate.planning import Plan
-from ckptmigrate.sidecar import Step, digest
-from ckptmigrate.storage import Overlay
-from ckptmigrate.writing import writer
+from ckptmigrate.planning.planner import Plan
+from ckptmigrate.writing.writer import writer
 
 
 def check(root: Place, source: Place, names: Collection[str], *, go_on: bool) -> None:
@@ -56,17 +58,17 @@ def has(plan: Plan, destination: Place) -> bool:
         return False
     there = storage.directory(destination)
     found = there.files()
-    for name, wanted in plan.after.items():
+    for name, wanted in plan.change.after.items():
         if digest(there.read(name) if name in found else None) != wanted:
             return False
     payload = {
         name: size
         for name, size in storage.directory(plan.path).files().items()
-        if PAYLOAD.fullmatch(name) and name not in plan.after
+        if PAYLOAD.fullmatch(name) and name not in plan.change.after
     }
     if any(found.get(name) != size for name, size in payload.items()):
         return False
-    steps = sidecar.load(Overlay(there, {sidecar.FILE: plan.sidecar}))
+    steps = sidecar.load(Overlay(there, {sidecar.FILE: plan.change.sidecar}))
     return _timeless(steps) == _timeless(sidecar.load(there))
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from ckptmigrate.access.places import place
 from ckptmigrate.batch.driving import Batch, Root
 from ckptmigrate.batch.work import Status
-from ckptmigrate.commands import command, removal, shell
-from ckptmigrate.linking import Link
-from ckptmigrate.places import place
+from ckptmigrate.text.commands import command, removal, shell
 from ckptmigrate.verifying.findings import counted
+from ckptmigrate.writing.linking import Link
 
 REWRITING: Final = ("upgrade", "downgrade", "repair")
 CAUTION: Final = (

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
-from ckptmigrate import clock, storage
-from ckptmigrate.commands import command
+from ckptmigrate import clock
+from ckptmigrate.access import storage
+from ckptmigrate.access.places import place
+from ckptmigrate.checkpoint.manifest import METADATA_FILES
+from ckptmigrate.checkpoint.sidecar import digest
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.manifest import METADATA_FILES
-from ckptmigrate.places import place
 from ckptmigrate.reporting.report import Report
-from ckptmigrate.sidecar import digest
+from ckptmigrate.text.commands import command
 from ckptmigrate.version import __version__
 
 # Directory -> name of a small file in it -> its digest, None for no such file.

@@ -29,7 +29,7 @@ from ckptmigrate.cli.schema import schema
 from ckptmigrate.cli.undo import undo
 from ckptmigrate.cli.verify import verify
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.lines import Line
+from ckptmigrate.text.lines import Line
 
 
 @click.group(

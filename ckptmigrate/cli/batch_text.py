@@ -7,7 +7,7 @@ from typing import Any, Final
 from ckptmigrate.batch import telling
 from ckptmigrate.batch.driving import Batch, Root
 from ckptmigrate.batch.work import Outcome, Status
-from ckptmigrate.lines import Line
+from ckptmigrate.text.lines import Line
 from ckptmigrate.verifying.findings import counted
 
 _COLUMN: Final = 12  # width of the status

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from ckptmigrate import migration, render
-from ckptmigrate.cli import console
+from ckptmigrate import migration
+from ckptmigrate.cli import console, render
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.recording import recorder
-from ckptmigrate.linking import Link
 from ckptmigrate.reporting import building
+from ckptmigrate.writing.linking import Link
 
 
 def carry_out(

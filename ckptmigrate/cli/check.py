@@ -6,19 +6,22 @@ from functools import partial
 
 import click
 
-from ckptmigrate import advice, checking, locate, render, storage
+from ckptmigrate import locate
+from ckptmigrate.access import storage
 from ckptmigrate.batch import paths
 from ckptmigrate.batch.looking import Check
-from ckptmigrate.cli import completing, options
+from ckptmigrate.checkpoint.rerun import MODE_OF_ARGUMENT
+from ckptmigrate.cli import completing, options, render
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import CHECKPOINT, Manual
 from ckptmigrate.cli.many import Many, jobs, run, several
 from ckptmigrate.cli.recording import recorder
 from ckptmigrate.cli.reports import reported
-from ckptmigrate.readers import reader, readers
-from ckptmigrate.reading import read
+from ckptmigrate.planning import advice
+from ckptmigrate.releases import checking
+from ckptmigrate.releases.readers import reader, readers
 from ckptmigrate.reporting import building
-from ckptmigrate.rerun import MODE_OF_ARGUMENT
+from ckptmigrate.versions.reading import read
 
 
 @click.command(
@@ -89,7 +92,7 @@ def check(
       ckptmigrate check run --reader 0.17.1 --strict
       ckptmigrate check run --reader 0.16 --job-world 1 --job-tp 1 --no-load-optim
     """
-    from ckptmigrate.releases import compat
+    from ckptmigrate.releases.facts import compat
 
     options.check_choice(iteration, every=every)
     job = checking.Job(

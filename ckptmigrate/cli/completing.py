@@ -26,7 +26,7 @@ def releases(_: click.Context, __: click.Parameter, incomplete: str) -> list[Com
 
 def targets(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """What --to takes: layouts, `universal`, releases."""
-    from ckptmigrate.releases import compat
+    from ckptmigrate.releases.facts import compat
 
     layouts = {row.layout: row.summary for row in compat().layouts}
     every = {versions.UNIVERSAL: "every release from 0.9 on reads it"}
@@ -35,7 +35,7 @@ def targets(_: click.Context, __: click.Parameter, incomplete: str) -> list[Comp
 
 def scenarios(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The scenarios of the matrix."""
-    from ckptmigrate.matrix import matrix
+    from ckptmigrate.matrix.cells import matrix
 
     return _items({row.scenario: row.summary for row in matrix().scenarios}, incomplete)
 
@@ -62,7 +62,7 @@ def iterations(context: click.Context, _: click.Parameter, incomplete: str) -> l
 
 
 def _releases() -> dict[str, str]:
-    from ckptmigrate.readers import readers
-    from ckptmigrate.releases import compat
+    from ckptmigrate.releases.facts import compat
+    from ckptmigrate.releases.readers import readers
 
     return {each.release: f"writes {each.layout}" for each in readers(compat())}

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from ckptmigrate.lines import Line, fitted
+from ckptmigrate.text.lines import Line, fitted
 
 
 @dataclass

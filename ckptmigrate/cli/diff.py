@@ -5,11 +5,10 @@ from __future__ import annotations
 import click
 
 import ckptmigrate
-from ckptmigrate import render
-from ckptmigrate.cli import completing, options
+from ckptmigrate.access.places import Place
+from ckptmigrate.cli import completing, options, render
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import Manual
-from ckptmigrate.places import Place
 
 
 @click.command(cls=Manual, found="refused, or something differs")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ckptmigrate import render
-from ckptmigrate.cli import completing, options
+from ckptmigrate.cli import completing, options, render
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import Manual
 

@@ -6,15 +6,15 @@ from functools import partial
 
 import click
 
-from ckptmigrate import inspection, locate, render
+from ckptmigrate import inspection, locate
 from ckptmigrate.batch import paths
 from ckptmigrate.batch.looking import Inspect
-from ckptmigrate.cli import options
+from ckptmigrate.cli import options, render
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import MIGRATED, Manual
 from ckptmigrate.cli.many import Many, jobs, run, several
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.writing import writer
+from ckptmigrate.writing.writer import writer
 
 
 @click.command(cls=Manual, files=MIGRATED, found="refused, or the checkpoint is corrupt")

@@ -7,7 +7,7 @@ import click
 from ckptmigrate.cli import options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import Manual
-from ckptmigrate.lines import Line
+from ckptmigrate.text.lines import Line
 
 
 @click.command(cls=Manual)
@@ -22,7 +22,7 @@ def layouts() -> None:
       ckptmigrate layouts
       ckptmigrate layouts --json
     """
-    from ckptmigrate.releases import compat
+    from ckptmigrate.releases.facts import compat
 
     rows = compat().layouts
     if output.json:

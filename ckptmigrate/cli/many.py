@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from ckptmigrate.access.places import Place, place
 from ckptmigrate.batch import paths
 from ckptmigrate.batch.driving import Batch, Job, drive
 from ckptmigrate.batch.ledger import Ledger
@@ -25,9 +26,8 @@ from ckptmigrate.cli import batch_text, completing, console, retrying
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.options import Command
 from ckptmigrate.cli.recording import recorder
-from ckptmigrate.commands import command
 from ckptmigrate.errors import Retry
-from ckptmigrate.places import Place, place
+from ckptmigrate.text.commands import command
 
 _RETRIES = 2  # of a task on a cluster, by default
 

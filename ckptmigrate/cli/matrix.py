@@ -10,12 +10,12 @@ from pathlib import Path
 
 import click
 
-from ckptmigrate import matrix_text
 from ckptmigrate.cli import completing, options
 from ckptmigrate.cli.console import output, terminal_width
 from ckptmigrate.cli.manual import Manual, ManualGroup
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.matrix import Cell, Matrix
+from ckptmigrate.matrix import tables
+from ckptmigrate.matrix.cells import Cell, Matrix
 
 _facts = click.option(
     "--facts",
@@ -77,7 +77,7 @@ def matrix(
     """
     if context.invoked_subcommand is not None:
         return
-    from ckptmigrate.matrix import matrix as shipped
+    from ckptmigrate.matrix.cells import matrix as shipped
 
     found = shipped()
     scenarios = [scenario] if scenario else [row.scenario for row in found.scenarios]
@@ -85,12 +85,12 @@ def matrix(
     if (writer is None) != (reader is None):
         raise click.UsageError("--writer and --reader go together.")
     if html is not None:
-        from ckptmigrate import matrix_page
+        from ckptmigrate.matrix import page
 
-        html.write_text(matrix_page.page(found), encoding="utf-8")
+        html.write_text(page.page(found), encoding="utf-8")
         output.lines([f"wrote {html}"])
     elif into is not None:
-        into.write_text(matrix_text.into(into.read_text(encoding="utf-8"), found), encoding="utf-8")
+        into.write_text(tables.into(into.read_text(encoding="utf-8"), found), encoding="utf-8")
         output.lines([f"refreshed {into}"])
     elif writer is not None and reader is not None:
         cells = [_one(found, writer, reader, each) for each in scenarios]
@@ -98,12 +98,12 @@ def matrix(
     elif output.json:
         output.object([asdict(cell) for cell in found.cells.values() if cell.scenario in scenarios])
     elif markdown:
-        click.echo(matrix_text.markdown(found, scenarios))
+        click.echo(tables.markdown(found, scenarios))
     else:
         for each in scenarios:
-            output.lines([matrix_text.title(found, each)])
-            output.segments([*matrix_text.table(found, each, terminal_width()), []])
-        output.lines([matrix_text.LEGEND])
+            output.lines([tables.title(found, each)])
+            output.segments([*tables.table(found, each, terminal_width()), []])
+        output.lines([tables.LEGEND])
 
 
 def _check(names: list[str], known: list[str], what: str) -> None:
@@ -118,8 +118,8 @@ def _check(names: list[str], known: list[str], what: str) -> None:
 def _one(found: Matrix, writer: str, reader: str, scenario: str) -> Cell | None:
     """The cell of two releases, of which the minor version will do; None where it is not there."""
     writers, readers = found.writers("idle"), found.readers
-    written = [each for each in writers if writer in (each, matrix_text.minor(each))]
-    read = [each for each in readers if reader in (each, matrix_text.minor(each))]
+    written = [each for each in writers if writer in (each, tables.minor(each))]
+    read = [each for each in readers if reader in (each, tables.minor(each))]
     _check([] if written else [writer], list(writers), "writer")
     _check([] if read else [reader], list(readers), "reader")
     return found.cells.get((written[0], read[0], scenario))
@@ -130,7 +130,7 @@ def _tell(found: Matrix, cells: list[Cell]) -> None:
         output.object([asdict(cell) for cell in cells])
         return
     for cell in cells:
-        output.lines(matrix_text.detail(found, cell))
+        output.lines(tables.detail(found, cell))
 
 
 @matrix.command("add", cls=Manual, files={"compat_matrix.yaml": "the facts that people edit"})
@@ -150,7 +150,7 @@ def add(release: str, torch: str, source: str, facts: Path) -> None:
       ckptmigrate matrix add 0.21.0
     """
     _require_extra()
-    from ckptmigrate import compiling
+    from ckptmigrate.matrix import compiling
     from ckptmigrate.measuring import editing
 
     text = facts.read_text(encoding="utf-8")
@@ -237,7 +237,7 @@ def run(
       ckptmigrate matrix run --reader 0.16.1 --writer 0.17.1 --update
     """
     _require_extra()
-    from ckptmigrate import compiling
+    from ckptmigrate.matrix import compiling
     from ckptmigrate.measuring import editing
     from ckptmigrate.measuring.measure import Measurement, groups_of
 

@@ -9,20 +9,20 @@ from typing import Any, Final
 import click
 
 from ckptmigrate import migration, recovery, versions
+from ckptmigrate.access.places import Place
 from ckptmigrate.batch import destinations, paths
 from ckptmigrate.batch.changing import Migrate
 from ckptmigrate.batch.driving import Job
 from ckptmigrate.batch.paths import Group
+from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.cli import completing, console, options
 from ckptmigrate.cli.carrying_out import carry_out
 from ckptmigrate.cli.manual import MIGRATED, Manual
 from ckptmigrate.cli.many import Many, jobs, run, several
 from ckptmigrate.cli.reports import reported
-from ckptmigrate.linking import Link
-from ckptmigrate.losses import LOSSES
-from ckptmigrate.places import Place
-from ckptmigrate.targets import target
-from ckptmigrate.topology import Given
+from ckptmigrate.planning.losses import LOSSES
+from ckptmigrate.planning.targets import target
+from ckptmigrate.writing.linking import Link
 
 
 def _migration_options(command: options.Command) -> options.Command:

@@ -7,9 +7,9 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from ckptmigrate.access.places import Place, place
 from ckptmigrate.cli import completing
 from ckptmigrate.cli.console import output
-from ckptmigrate.places import Place, place
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -7,21 +7,21 @@ from functools import partial
 
 import click
 
-from ckptmigrate import recovery, render, repairing
+from ckptmigrate import recovery, repairing
+from ckptmigrate.access.places import Place
 from ckptmigrate.batch import destinations, paths
 from ckptmigrate.batch.changing import Repair
 from ckptmigrate.batch.driving import Job
-from ckptmigrate.cli import completing, console, options
+from ckptmigrate.checkpoint.topology import Given
+from ckptmigrate.cli import completing, console, options, render
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import MIGRATED, Manual
 from ckptmigrate.cli.many import Many, jobs, run, several
 from ckptmigrate.cli.recording import recorder
 from ckptmigrate.cli.reports import reported
-from ckptmigrate.linking import Link
-from ckptmigrate.mending import Wanted
-from ckptmigrate.places import Place
+from ckptmigrate.planning.mending import Wanted
 from ckptmigrate.reporting import building
-from ckptmigrate.topology import Given
+from ckptmigrate.writing.linking import Link
 
 
 @click.command(cls=Manual, files=MIGRATED)

@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 import click
 
+from ckptmigrate.access.places import place
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.failures import told
 from ckptmigrate.cli.many import Many
 from ckptmigrate.cli.recording import recorder
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.places import place
-from ckptmigrate.printable import printable
 from ckptmigrate.reporting.report import Report
+from ckptmigrate.text.printable import printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from ckptmigrate.commands import command
+from ckptmigrate.access.places import Place, absolute, place
 from ckptmigrate.errors import CkptMigrateError, Retry
-from ckptmigrate.places import Place, absolute, place
+from ckptmigrate.text.commands import command
 
 
 def with_command(error: CkptMigrateError, group: click.Group, words: list[str]) -> None:

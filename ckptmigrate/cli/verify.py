@@ -8,18 +8,19 @@ from typing import Final
 
 import click
 
-from ckptmigrate import render, storage, verifying
+from ckptmigrate import verifying
+from ckptmigrate.access import storage
+from ckptmigrate.access.places import Place
 from ckptmigrate.batch import paths
 from ckptmigrate.batch.driving import Job
 from ckptmigrate.batch.looking import Verify
-from ckptmigrate.cli import console, options
+from ckptmigrate.checkpoint.manifest import PAYLOAD
+from ckptmigrate.cli import console, options, render
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import CHECKPOINT, Manual
 from ckptmigrate.cli.many import Many, jobs, run, several
 from ckptmigrate.cli.recording import recorder
 from ckptmigrate.cli.reports import reported
-from ckptmigrate.manifest import PAYLOAD
-from ckptmigrate.places import Place
 from ckptmigrate.reporting import building
 from ckptmigrate.verifying import roots
 from ckptmigrate.verifying.loading import require_torch

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate import locate
+from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.manifest import Manifest
 
 SAVED: Final = "saved/"
 # Sizes in the names of saved checkpoints, and what the jobs call them.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.matrix import CellRow, GroupRow
+from ckptmigrate.matrix.cells import CellRow, GroupRow
 
 _UNBROKEN: Final = 10_000  # a line's width, in characters, that no row reaches
 

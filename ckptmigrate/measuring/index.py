@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 
-from ckptmigrate.releases import compat, minor
+from ckptmigrate.releases.facts import compat, minor
 
 
 def available() -> list[str]:

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ckptmigrate import checking, migration
-from ckptmigrate.checking import Verdict
+from ckptmigrate import migration
+from ckptmigrate.access.storage import LocalDirectory
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.losses import OPTIMIZER_STATE
-from ckptmigrate.matrix import (
+from ckptmigrate.matrix.cells import (
     NO_FAULT,
     NO_OPTIMIZER,
     OK,
@@ -26,10 +25,12 @@ from ckptmigrate.matrix import (
 )
 from ckptmigrate.measuring import checkpoints, jobs
 from ckptmigrate.measuring.checkpoints import Checkpoint
-from ckptmigrate.readers import reader
-from ckptmigrate.reading import read
-from ckptmigrate.releases import Compat, matches
-from ckptmigrate.storage import LocalDirectory
+from ckptmigrate.planning.losses import OPTIMIZER_STATE
+from ckptmigrate.releases import checking
+from ckptmigrate.releases.checking import Verdict
+from ckptmigrate.releases.facts import Compat, matches
+from ckptmigrate.releases.readers import reader
+from ckptmigrate.versions.reading import read
 
 Say = Callable[[str], None]
 

@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate.durable import sync_directory
+from ckptmigrate.access.places import Place, Url
+from ckptmigrate.access.storage import leads_out
+from ckptmigrate.access.store import Progress
 from ckptmigrate.errors import DestinationError
-from ckptmigrate.linking import Link
-from ckptmigrate.objects.store import Progress
-from ckptmigrate.places import Place, Url
-from ckptmigrate.storage import leads_out
+from ckptmigrate.writing.durable import sync_directory
+from ckptmigrate.writing.linking import Link
 
 _AT_ONCE: Final = 8  # objects
 _PIECE: Final = 16 * 1024 * 1024  # bytes read at a time

@@ -12,9 +12,9 @@ import socket
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from ckptmigrate.access.places import Url
 from ckptmigrate.errors import DestinationError
-from ckptmigrate.lock import Holder, Owner, holder, parse, refusal, this_process
-from ckptmigrate.places import Url
+from ckptmigrate.writing.lock import Holder, Owner, holder, parse, refusal, this_process
 
 
 def take(lock: Url, about: Url) -> None:

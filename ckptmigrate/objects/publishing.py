@@ -12,17 +12,18 @@ import json
 from collections.abc import Mapping
 from typing import Final
 
-from ckptmigrate import manifest, sidecar, transaction
-from ckptmigrate.commands import command
+from ckptmigrate.access.directory import StoreDirectory
+from ckptmigrate.access.places import TRACKER_FILE, Place, Url
+from ckptmigrate.access.storage import Overlay, directory
+from ckptmigrate.access.store import Progress
+from ckptmigrate.checkpoint import manifest, sidecar
 from ckptmigrate.errors import CkptMigrateError, DamagedError, DestinationError, StoreError
-from ckptmigrate.linking import Link
 from ckptmigrate.objects import carrying, lock
-from ckptmigrate.objects.directory import StoreDirectory
-from ckptmigrate.objects.store import Progress
-from ckptmigrate.places import TRACKER_FILE, Place, Url
-from ckptmigrate.planning import Plan
-from ckptmigrate.staging import Leftover
-from ckptmigrate.storage import Overlay, directory
+from ckptmigrate.planning.planner import Plan
+from ckptmigrate.text.commands import command
+from ckptmigrate.writing import transaction
+from ckptmigrate.writing.linking import Link
+from ckptmigrate.writing.staging import Leftover
 
 _LOCK: Final = ".ckptmigrate-lock"
 _JOURNAL: Final = ".ckptmigrate-journal"
@@ -147,7 +148,7 @@ def _carried(plan: Plan) -> list[carrying.File]:
     """What comes along unchanged: everything but what is written anew, and old originals."""
     written = {*plan.files, manifest.MARKER_FILE, sidecar.FILE, sidecar.FOLDER}
     found = carrying.files(plan.path, written)
-    for step in range(plan.kept_steps):
+    for step in range(plan.change.kept_steps):
         kept = sidecar.folder(step)
         if (plan.path / kept).is_dir():
             found += [(f"{kept}/{name}", size) for name, size in carrying.files(plan.path / kept)]
@@ -159,9 +160,12 @@ def _written(plan: Plan) -> dict[str, bytes]:
     files = {name: content for name, content in plan.files.items() if content is not None}
     if manifest.MARKER_FILE not in files:
         files[manifest.MARKER_FILE] = directory(plan.path).read(manifest.MARKER_FILE)
-    found = {f"{plan.originals_folder}/{name}": kept for name, kept in plan.originals.items()}
-    if plan.sidecar is not None:
-        found[sidecar.FILE] = plan.sidecar
+    found = {
+        f"{plan.change.originals_folder}/{name}": kept
+        for name, kept in plan.change.originals.items()
+    }
+    if plan.change.sidecar is not None:
+        found[sidecar.FILE] = plan.change.sidecar
     marker = files.pop(manifest.MARKER_FILE)
     return {**found, **files, manifest.MARKER_FILE: marker}
 

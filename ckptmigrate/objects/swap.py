@@ -17,17 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ckptmigrate import journal, manifest, metadata, sidecar, transaction
-from ckptmigrate.commands import command
+from ckptmigrate.access.directory import StoreDirectory
+from ckptmigrate.access.places import Url
+from ckptmigrate.access.storage import Overlay
+from ckptmigrate.checkpoint import manifest, metadata, sidecar
+from ckptmigrate.checkpoint.sidecar import FileState
 from ckptmigrate.errors import DamagedError, DestinationError, StoreError
-from ckptmigrate.journal import Outcome
-from ckptmigrate.lock import refusal
 from ckptmigrate.objects import lock
-from ckptmigrate.objects.directory import StoreDirectory
-from ckptmigrate.places import Url
-from ckptmigrate.planning import Plan
-from ckptmigrate.sidecar import FileState
-from ckptmigrate.storage import Overlay
+from ckptmigrate.planning.planner import Plan
+from ckptmigrate.text.commands import command
+from ckptmigrate.writing import journal, transaction
+from ckptmigrate.writing.journal import Outcome
+from ckptmigrate.writing.lock import refusal
 
 
 def stage_of(path: Url) -> Url:
@@ -117,8 +118,8 @@ def _stage(plan: Plan, path: Url, new: Mapping[str, bytes], files: Mapping[str, 
     store, stage = path.store, stage_of(path)
     for name, content in new.items():
         store.create(stage / name, content)
-    for name, content in plan.originals.items():
-        store.create(path / plan.originals_folder / name, content)
+    for name, content in plan.change.originals.items():
+        store.create(path / plan.change.originals_folder / name, content)
     for name, state in files.items():
         if state.before is not None:
             store.copy(path / name, stage / journal.OLD / name)

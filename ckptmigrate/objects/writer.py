@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ckptmigrate import sidecar
-from ckptmigrate.journal import Outcome
-from ckptmigrate.linking import Link
+from ckptmigrate.access.directory import StoreDirectory
+from ckptmigrate.access.places import TRACKER_FILE, Place, Url
+from ckptmigrate.access.store import Progress
+from ckptmigrate.checkpoint import sidecar
+from ckptmigrate.checkpoint.sidecar import Step
 from ckptmigrate.objects import publishing, swap
-from ckptmigrate.objects.directory import StoreDirectory
-from ckptmigrate.objects.store import Progress
-from ckptmigrate.places import TRACKER_FILE, Place, Url
-from ckptmigrate.planning import Plan
-from ckptmigrate.sidecar import Step
-from ckptmigrate.staging import Leftover
+from ckptmigrate.planning.planner import Plan
+from ckptmigrate.writing.journal import Outcome
+from ckptmigrate.writing.linking import Link
+from ckptmigrate.writing.staging import Leftover
 
 
 @dataclass(frozen=True)

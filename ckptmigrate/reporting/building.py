@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
 
-from ckptmigrate import clock, sidecar, storage
-from ckptmigrate.advice import Advice
-from ckptmigrate.checking import Verdict
-from ckptmigrate.commands import command, shell
+from ckptmigrate import clock
+from ckptmigrate.access import storage
+from ckptmigrate.access.places import Place
+from ckptmigrate.checkpoint import sidecar
+from ckptmigrate.checkpoint.sidecar import digest
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.inspection import Inspection, inspect
-from ckptmigrate.linking import Link
 from ckptmigrate.locate import TRACKER_FILE
-from ckptmigrate.losses import LOSSES
 from ckptmigrate.migration import Migration
-from ckptmigrate.places import Place
-from ckptmigrate.planning import Plan
+from ckptmigrate.planning.advice import Advice
+from ckptmigrate.planning.losses import LOSSES
+from ckptmigrate.planning.planner import Plan
+from ckptmigrate.releases.checking import Verdict
 from ckptmigrate.repairing import Repair, Tracker
 from ckptmigrate.reporting.report import (
     Change,
@@ -32,18 +32,12 @@ from ckptmigrate.reporting.report import (
     Report,
     Step,
 )
-from ckptmigrate.rerun import STATES
-from ckptmigrate.sidecar import digest
-from ckptmigrate.topology import Topology
+from ckptmigrate.reporting.sentences import CAUTIONS, inspected, payload, severities
+from ckptmigrate.text.commands import command, shell
 from ckptmigrate.verifying import Verification
-from ckptmigrate.verifying.findings import Severity, counted
+from ckptmigrate.verifying.findings import counted
 from ckptmigrate.version import __version__
-
-_CAUTIONS: Final = {
-    Link.HARDLINK: "Payload files are hard links: a job that saves one of these iterations again "
-    "overwrites them in place, in both roots.",
-    Link.SYMLINK: "Payload files are links into the source, which must stay there.",
-}
+from ckptmigrate.writing.linking import Link
 
 
 def begun(verb: str, paths: Sequence[str]) -> Report:
@@ -99,13 +93,13 @@ def carried_out(report: Report, link: Link | None) -> Report:
     if report.outcome is Outcome.UNCHANGED:
         return report
     source = "was changed in place" if link is None else "is unchanged"
-    caution = (_CAUTIONS[link],) if link in _CAUTIONS else ()
+    caution = (f"{CAUTIONS[link].capitalize()}.",) if link in CAUTIONS else ()
     files = sum(change.payload_files for change in report.changes)
-    payload = f"payload {'untouched' if link is None else f'by {link.value}'}"
+    how = f"payload {'untouched' if link is None else f'by {link.value}'}"
     return replace(
         report,
         outcome=Outcome.DONE,
-        answer=f"{counted(len(report.found), 'checkpoint')}, {payload} "
+        answer=f"{counted(len(report.found), 'checkpoint')}, {how} "
         f"({counted(files, 'file')}); the source {source}.",
         cautions=report.cautions + caution,
     )
@@ -153,7 +147,7 @@ def of_check(
 
 def of_verify(report: Report, found: Verification) -> Report:
     """Everything that a verification found."""
-    counts = [counted(n, s.value) for s in Severity if (n := found.count(s))]
+    counts = severities(found)
     return replace(
         report,
         outcome=Outcome.PASSED if found.clean else Outcome.FAILED,
@@ -163,7 +157,7 @@ def of_verify(report: Report, found: Verification) -> Report:
                 str(each.path),
                 {
                     "entries": (str(each.entries),),
-                    "payload": (_payload(each.payload_files, each.payload_bytes),),
+                    "payload": (payload(each.payload_files, each.payload_bytes),),
                     "errors": (str(len(each.errors)),),
                 },
             )
@@ -201,15 +195,17 @@ def refused(report: Report, error: CkptMigrateError) -> Report:
 
 def _change(plan: Plan, result: Place) -> Change:
     files = [
-        FileChange(name, None if new is None else len(new), plan.before.get(name), digest(new))
+        FileChange(
+            name, None if new is None else len(new), plan.change.before.get(name), digest(new)
+        )
         for name, new in plan.files.items()
     ]
     directory = storage.directory(plan.path)
     before = digest(directory.read(sidecar.FILE)) if sidecar.FILE in directory.files() else None
-    after = digest(plan.sidecar)
-    if before != after and not plan.changes_nothing:
-        size = None if plan.sidecar is None else len(plan.sidecar)
-        files.append(FileChange(sidecar.FILE, size, before, after))
+    told = plan.change.sidecar
+    if before != digest(told) and not plan.changes_nothing:
+        size = None if told is None else len(told)
+        files.append(FileChange(sidecar.FILE, size, before, digest(told)))
     return Change(
         path=str(plan.path),
         result=str(result),
@@ -235,49 +231,5 @@ def _tracker(found: Tracker) -> Change:
 
 
 def _facts(found: Inspection) -> Facts:
-    """An inspection, a few words each."""
-    record = found.rerun
-    rerun = [record.kind.value]
-    if record.state is not None:
-        rerun.append(f"state {STATES[record.state]}")
-    if record.mode:
-        rerun.append(f"mode {record.mode}")
-    if record.shards:
-        rerun.append(counted(len(record.shards), "shard"))
-    writer = [" or ".join(found.writer.releases) or "unknown", *map(str, found.writer.decisive)]
-    return Facts(
-        str(found.path),
-        {
-            "layout": (" or ".join(found.likely), *dict.fromkeys(found.evidence)),
-            "written by": tuple(writer),
-            "rerun state": (", ".join(rerun), *(f"missing {key}" for key in record.missing)),
-            "job": (_job(found.topology),),
-            "iteration": ("unknown" if found.iteration is None else str(found.iteration),),
-            "entries": (f"{found.tensors} tensors, {found.objects} sharded objects",),
-            "payload": (_payload(found.payload_files, found.payload_bytes),),
-            "common state": (found.common_place,),
-            "migrations": tuple(
-                f"{step.time} {step.verb} to {step.target} (ckptmigrate {step.version})"
-                for step in found.steps
-            )
-            or ("none",),
-            "anomalies": found.anomalies or ("none",),
-        },
-    )
-
-
-def _job(found: Topology | None) -> str:
-    if found is None:
-        return "contradictory, see anomalies"
-    sizes = {
-        "TP": found.tensor,
-        "PP": found.pipeline,
-        "CP": found.context,
-        "DP": found.data,
-    }
-    ranks = f"world size {found.world or '?'}"
-    return f"{ranks}: " + ", ".join(f"{name} {value or '?'}" for name, value in sizes.items())
-
-
-def _payload(files: int, count: int) -> str:
-    return f"{counted(files, 'file')}, {count:,} bytes"
+    told = inspected(found)
+    return Facts(str(found.path), {label: tuple(values) for label, values in told.items()})

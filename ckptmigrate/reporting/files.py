@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate import durable
-from ckptmigrate.commands import command, shell
+from ckptmigrate.access.places import Place
 from ckptmigrate.errors import DestinationError
-from ckptmigrate.places import Place
 from ckptmigrate.reporting import html, markdown
 from ckptmigrate.reporting.report import Report
+from ckptmigrate.text.commands import command, shell
+from ckptmigrate.writing import durable
 
 
 def _json(report: Report) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from ckptmigrate.html_page import escaped, filled
-from ckptmigrate.matrix_text import SYMBOLS
+from ckptmigrate.matrix.tables import SYMBOLS
+from ckptmigrate.pages.html_page import escaped, filled
 from ckptmigrate.reporting.content import (
     GRADES,
     Block,

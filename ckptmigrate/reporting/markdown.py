@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from ckptmigrate.matrix_text import SYMBOLS
-from ckptmigrate.printable import printable
+from ckptmigrate.matrix.tables import SYMBOLS
 from ckptmigrate.reporting.content import (
     GRADES,
     Block,
@@ -20,6 +19,7 @@ from ckptmigrate.reporting.content import (
     sections,
 )
 from ckptmigrate.reporting.report import Report
+from ckptmigrate.text.printable import printable
 
 _SPECIAL: Final = re.compile(r"([\\`*_\[\]<>#|~&$])")
 _LINK: Final = re.compile(r"(://|\bwww\.)", re.IGNORECASE)  # GitHub makes links of these

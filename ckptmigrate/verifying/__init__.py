@@ -11,12 +11,13 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ckptmigrate import common, recognise, storage
+from ckptmigrate.access import storage
+from ckptmigrate.access.places import Place
+from ckptmigrate.access.storage import Directory
+from ckptmigrate.checkpoint import common, recognise
+from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.errors import DamagedError, NotACheckpointError, UnsupportedFormatError
 from ckptmigrate.inert.reader import uncollected
-from ckptmigrate.manifest import PAYLOAD
-from ckptmigrate.places import Place
-from ckptmigrate.storage import Directory
 from ckptmigrate.verifying import (
     digests,
     loading,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from ckptmigrate import integrity
+from ckptmigrate.checkpoint import integrity
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.verifying.findings import Finding, counted
 from ckptmigrate.verifying.material import Material

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from ckptmigrate.places import Place
-from ckptmigrate.printable import printable
+from ckptmigrate.access.places import Place
+from ckptmigrate.text.printable import printable
 
 _LONGEST: Final = 200  # characters shown of a text from a checkpoint
 

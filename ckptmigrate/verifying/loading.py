@@ -11,9 +11,9 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ckptmigrate import metadata
+from ckptmigrate.checkpoint import metadata
+from ckptmigrate.checkpoint.metadata import Chunk
 from ckptmigrate.errors import DamagedError, RefusedError
-from ckptmigrate.metadata import Chunk
 from ckptmigrate.verifying.findings import Finding, counted
 from ckptmigrate.verifying.material import Material
 from ckptmigrate.verifying.tiling import shape_of

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ckptmigrate import common, manifest, metadata
-from ckptmigrate.common import CommonState
+from ckptmigrate.access.places import Place
+from ckptmigrate.access.storage import Directory
+from ckptmigrate.checkpoint import common, manifest, metadata
+from ckptmigrate.checkpoint.common import CommonState
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.metadata import Chunk, Metadata
 from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.inert.tree import Object
-from ckptmigrate.manifest import Manifest
-from ckptmigrate.metadata import Chunk, Metadata
-from ckptmigrate.places import Place
-from ckptmigrate.storage import Directory
 from ckptmigrate.verifying.findings import Finding, counted, shown
 
 _Note = Callable[..., None]  # takes a code, a sentence and items

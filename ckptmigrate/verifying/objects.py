@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from ckptmigrate import common, metadata
+from ckptmigrate.checkpoint import common, metadata
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.inert import torchfile
-from ckptmigrate.printable import few
-from ckptmigrate.symbols import unknown
+from ckptmigrate.releases.symbols import unknown
+from ckptmigrate.text.printable import few
 from ckptmigrate.verifying.findings import Finding, counted
 from ckptmigrate.verifying.material import Material
 

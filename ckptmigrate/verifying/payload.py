@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from ckptmigrate.manifest import PAYLOAD
-from ckptmigrate.metadata import Chunk
+from ckptmigrate.checkpoint.manifest import PAYLOAD
+from ckptmigrate.checkpoint.metadata import Chunk
 from ckptmigrate.verifying.findings import Finding, counted, number, shown
 from ckptmigrate.verifying.material import Material
 

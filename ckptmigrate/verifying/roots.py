@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ckptmigrate import locate, manifest, metadata, places, recognise, storage
+from ckptmigrate import locate
+from ckptmigrate.access import places, storage
+from ckptmigrate.access.places import Place
+from ckptmigrate.checkpoint import manifest, metadata
 from ckptmigrate.errors import NotACheckpointError
-from ckptmigrate.places import Place
 from ckptmigrate.verifying.findings import Finding
-from ckptmigrate.writing import writer
+from ckptmigrate.writing.writer import writer
 
 BROKEN_TRACKER = ("tracker-missing", "tracker-unreadable", "tracker-dangling")
 
@@ -45,40 +47,22 @@ def choose(path: Place, *, iteration: int | None = None, every: bool = False) ->
         NotACheckpointError: there is none at all.
     """
     path = places.absolute(path)
-    single = (
-        path.is_dir()
-        and not (path / locate.TRACKER_FILE).exists()
-        and (recognise.is_checkpoint(storage.directory(path)) or writer(path).is_staged())
-    )
-    if not path.is_dir() or single:
-        if single and iteration is None and not every:
-            return Chosen(path, (path,), None, False, ())
-        # It is no directory, or --iteration and --all do not go with it: in locate's words.
-        return Chosen(path, locate.locate(path, iteration=iteration, every=every).checkpoints,
-                      None, False, ())  # fmt: skip
-    there = all_of(path)
-    if not there and not (path / locate.TRACKER_FILE).exists():
-        locate.locate(path)
-        raise AssertionError("locate takes what has no checkpoint")
+    is_root = path.is_dir() and not locate.is_one(path)
+    there = locate.all_of(path) if is_root else ()
+    if not there and not (path / locate.TRACKER_FILE).exists():  # itself, or nothing at all
+        return Chosen(path, locate.find(path, iteration=iteration).checkpoints, None, False, ())
     named, findings = _tracker(path, there)
     if every:
         checkpoints = there
     elif iteration is not None:
-        checkpoints = locate.locate(path, iteration=iteration).checkpoints
+        checkpoints = locate.find(path, iteration=iteration).checkpoints
     else:
         checkpoints = (named,) if named is not None else there[-1:]
     if not checkpoints:
         raise NotACheckpointError(
             "has a tracker file and no iteration", path=path, fix="restore one from a copy"
         )
-    return Chosen(path, tuple(checkpoints), named, True, findings)
-
-
-def all_of(root: Place) -> tuple[Place, ...]:
-    """The checkpoint directories of a root, oldest first; `release` is the oldest."""
-    found = [root / f"iter_{number:07d}" for number in locate.iterations(root)]
-    released = root / locate.RELEASE
-    return ((released,) if released.is_dir() else ()) + tuple(found)
+    return Chosen(path, checkpoints, named, True, findings)
 
 
 def is_finished(checkpoint: Place) -> bool:

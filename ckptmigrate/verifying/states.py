@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ckptmigrate import common, sidecar
+from ckptmigrate.checkpoint import common, sidecar
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.rerun import Kind
+from ckptmigrate.checkpoint.topology import derive
 from ckptmigrate.errors import CkptMigrateError, DamagedError, RefusedError
 from ckptmigrate.inert import torchfile
-from ckptmigrate.manifest import Manifest
-from ckptmigrate.reading import read_manifest
-from ckptmigrate.rerun import Kind
-from ckptmigrate.topology import derive
 from ckptmigrate.verifying.findings import Finding, counted
 from ckptmigrate.verifying.material import Material
-from ckptmigrate.writing import writer
+from ckptmigrate.versions.reading import read_manifest
+from ckptmigrate.writing.writer import writer
 
 
 def reruns(material: Material) -> Iterator[Finding]:

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ckptmigrate import metadata
+from ckptmigrate.checkpoint import metadata
+from ckptmigrate.checkpoint.metadata import size_value
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert.tree import Object, is_object
-from ckptmigrate.metadata import size_value
 from ckptmigrate.verifying.findings import Finding, counted, number
 from ckptmigrate.verifying.material import Material
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.rerun import RerunRecord, StoredRerun
+from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.errors import RefusedError, Retry
-from ckptmigrate.manifest import Manifest
-from ckptmigrate.rerun import RerunRecord, StoredRerun
-from ckptmigrate.topology import Topology
 from ckptmigrate.versions import (
     always_sentinel,
     common_state,

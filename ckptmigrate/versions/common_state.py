@@ -5,9 +5,9 @@ Source: core_v0.19.0 dist_checkpointing; the rerun state is that of always-senti
 
 from __future__ import annotations
 
-from ckptmigrate.manifest import Manifest
-from ckptmigrate.rerun import RerunRecord, StoredRerun
-from ckptmigrate.topology import Topology
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.rerun import RerunRecord, StoredRerun
+from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.versions import always_sentinel, grid_world
 from ckptmigrate.versions.facts import RerunFacts
 from ckptmigrate.versions.taking import Offer, Taking

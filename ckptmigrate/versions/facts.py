@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ckptmigrate.errors import DamagedError
-from ckptmigrate.inert.short import short
-from ckptmigrate.inert.torchfile import TorchFile
-from ckptmigrate.manifest import Manifest
-from ckptmigrate.rerun import (
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.rerun import (
     COMMON_ENTRY,
     COMMON_FIELDS,
     IDLE,
@@ -20,6 +17,9 @@ from ckptmigrate.rerun import (
     state_value,
     unique_key,
 )
+from ckptmigrate.errors import DamagedError
+from ckptmigrate.inert.short import short
+from ckptmigrate.inert.torchfile import TorchFile
 
 
 @dataclass(frozen=True)

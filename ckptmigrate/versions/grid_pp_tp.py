@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ckptmigrate.errors import DamagedError
-from ckptmigrate.inert.torchfile import TorchFile
-from ckptmigrate.manifest import Manifest
-from ckptmigrate.rerun import (
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.rerun import (
     COMMON_FIELDS,
     IDLE,
     MODE_DISABLED,
@@ -23,7 +21,9 @@ from ckptmigrate.rerun import (
     state_value,
     unique_key,
 )
-from ckptmigrate.topology import Topology
+from ckptmigrate.checkpoint.topology import Topology
+from ckptmigrate.errors import DamagedError
+from ckptmigrate.inert.torchfile import TorchFile
 from ckptmigrate.versions.facts import gather, read_payload
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ckptmigrate.errors import RefusedError
-from ckptmigrate.manifest import Manifest
-from ckptmigrate.rerun import (
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.rerun import (
     IDLE,
     IN_PLACE,
     MODE_DISABLED,
@@ -22,7 +21,8 @@ from ckptmigrate.rerun import (
     state_value,
     unique_key,
 )
-from ckptmigrate.topology import Topology, derive
+from ckptmigrate.checkpoint.topology import Topology, derive
+from ckptmigrate.errors import RefusedError
 from ckptmigrate.versions.facts import RerunFacts, gather, read_payload
 from ckptmigrate.versions.taking import Offer, Taking, disabled, lost, missing_key
 

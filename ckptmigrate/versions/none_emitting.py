@@ -5,9 +5,9 @@ Source: core_v0.14.0 RerunStateMachine.state_dict, which returns None while NOT_
 
 from __future__ import annotations
 
-from ckptmigrate.manifest import Manifest
-from ckptmigrate.rerun import Kind, RerunRecord, StoredRerun
-from ckptmigrate.topology import Topology
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.rerun import Kind, RerunRecord, StoredRerun
+from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.versions import grid_world
 from ckptmigrate.versions.facts import RerunFacts
 from ckptmigrate.versions.taking import Offer, Taking

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ckptmigrate.manifest import Manifest
-from ckptmigrate.rerun import RerunRecord, StoredRerun
-from ckptmigrate.topology import Topology
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.rerun import RerunRecord, StoredRerun
+from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.versions import grid_world
 from ckptmigrate.versions.facts import RerunFacts
 from ckptmigrate.versions.taking import Offer, Taking, lost

@@ -7,15 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ckptmigrate.manifest import Manifest
-from ckptmigrate.rerun import (
-    IDLE,
-    RerunRecord,
-    StoredRerun,
-    mode_member,
-    state_member,
-)
-from ckptmigrate.topology import Topology
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.rerun import IDLE, RerunRecord, StoredRerun, mode_member, state_member
+from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.versions import grid_pp_tp
 from ckptmigrate.versions.facts import RerunFacts
 from ckptmigrate.versions.taking import (

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ckptmigrate.manifest import Manifest
-from ckptmigrate.rerun import (
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.rerun import (
     COMMON_ENTRY,
     IDLE,
     MODE_DISABLED,
@@ -19,7 +19,7 @@ from ckptmigrate.rerun import (
     state_member,
     unique_key,
 )
-from ckptmigrate.topology import Topology
+from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.versions import grid_pp_tp
 from ckptmigrate.versions.facts import RerunFacts
 from ckptmigrate.versions.taking import (

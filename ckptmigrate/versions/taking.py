@@ -10,7 +10,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from ckptmigrate.rerun import MODE_DISABLED, Kind, RerunRecord, grid_size, positions, unique_key
+from ckptmigrate.checkpoint.rerun import (
+    MODE_DISABLED,
+    Kind,
+    RerunRecord,
+    grid_size,
+    positions,
+    unique_key,
+)
 from ckptmigrate.versions.facts import RerunFacts
 
 # Strictness modes that drop what is missing from the request instead of failing

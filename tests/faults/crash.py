@@ -27,9 +27,9 @@ from preload import KILL_BEFORE, build, command_line, environment, forked
 from scenarios import LONG_AGO, SCENARIOS, Scenario, Snapshot, differences, make, snapshot
 
 from ckptmigrate import recovery
+from ckptmigrate.access.places import TRACKER_FILE
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.locate import directory_of
-from ckptmigrate.places import TRACKER_FILE
 
 _MOST = 1024  # states after one call; more are sampled, always the same ones
 

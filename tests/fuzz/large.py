@@ -21,11 +21,11 @@ from typing import Any
 import mutations
 import oracle
 
-from ckptmigrate import bulk, metadata
+from ckptmigrate.checkpoint import bulk, metadata
+from ckptmigrate.checkpoint.metadata import Blob, Metadata
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.inert import limits
 from ckptmigrate.inert.equality import equal
-from ckptmigrate.metadata import Blob, Metadata
 
 _BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # Python's own pickler with batches of 70 items instead of 1,000: a kind of row is learned from the

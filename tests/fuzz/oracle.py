@@ -11,7 +11,7 @@ import pickle
 import zipfile
 from typing import Any
 
-from ckptmigrate import metadata
+from ckptmigrate.checkpoint import metadata
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.inert import torchfile
 

@@ -27,13 +27,16 @@ import mutations
 import oracle
 from guard import Guard
 
-from ckptmigrate import checking, diffing, inspection, manifest, metadata, migration, render
+from ckptmigrate import inspection, migration
+from ckptmigrate.access.storage import LocalDirectory
+from ckptmigrate.checkpoint import diffing, manifest, metadata
+from ckptmigrate.cli import render
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.lines import Line, fitted
-from ckptmigrate.readers import readers
-from ckptmigrate.reading import read
-from ckptmigrate.releases import compat
-from ckptmigrate.storage import LocalDirectory
+from ckptmigrate.releases import checking
+from ckptmigrate.releases.facts import compat
+from ckptmigrate.releases.readers import readers
+from ckptmigrate.text.lines import Line, fitted
+from ckptmigrate.versions.reading import read
 
 KINDS = ("metadata", "common", "blob", "large")
 SECONDS = 5

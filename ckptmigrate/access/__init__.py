@@ -1,0 +1,1 @@
+"""From the PATH a user gives to the bytes of a checkpoint directory."""

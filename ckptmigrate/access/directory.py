@@ -1,0 +1,64 @@
+"""A checkpoint directory in an object store, to read from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+from ckptmigrate.access.places import Place, Url
+from ckptmigrate.access.storage import LARGEST_PART, largest, too_large
+from ckptmigrate.access.store import Listing
+from ckptmigrate.errors import DamagedError
+
+
+class StoreDirectory:
+    """What lies below a URL. It is listed once; only what is asked for is read."""
+
+    def __init__(self, path: Url) -> None:
+        self.path = path
+
+    @cached_property
+    def _listing(self) -> Listing:
+        return self.path.store.list(self.path)
+
+    def files(self) -> Mapping[str, int]:
+        return self._listing.files
+
+    def folders(self) -> tuple[str, ...]:
+        return self._listing.folders
+
+    def read(self, name: str) -> bytes:
+        place = self.path / name
+        try:
+            # What lies deeper is not listed.
+            size = self.files()[name] if name in self.files() else place.store.size(place)
+            if size > largest(name):
+                raise too_large(place, largest(name))
+            return place.store.read(place)
+        except FileNotFoundError as error:
+            raise _missing(place) from error
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        place = self.path / name
+        if length > LARGEST_PART:
+            raise too_large(place, LARGEST_PART)
+        size = self.files().get(name)
+        if size is None:
+            raise _missing(place)
+        end = min(size, offset + length)
+        if offset >= end:
+            return b""
+        try:
+            return place.store.read_range(place, offset, end)
+        except FileNotFoundError as error:
+            raise _missing(place) from error
+
+    def check_link(self, name: str) -> None:
+        """A store has no links."""
+
+    def same_file(self, name: str, other: Place) -> bool:
+        return self.path / name == other
+
+
+def _missing(place: Url) -> DamagedError:
+    return DamagedError("cannot be read (there is none)", path=place, fix="restore it from a copy")

@@ -1,0 +1,230 @@
+"""Where the bytes of one checkpoint directory come from: list, read, read a range.
+
+Only regular files are opened, and links only where they lead to a file of the same name, to one
+that is named by its content, or stay in their directory: a checkpoint from a stranger decides
+neither what is opened nor how much of it is held in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+
+from ckptmigrate.access.places import Place
+from ckptmigrate.errors import DamagedError
+
+# Of what is held in memory at once, in bytes. A `.metadata` of a million entries has 432 MB.
+LARGEST_PART: Final = 4 * 1024**3
+LARGEST_JSON: Final = 32 * 1024**2  # a digest in integrity.json takes some 100 bytes
+# A file named by its content, as caches keep it: `blobs/DIGEST` (huggingface_hub), `md5/ab/CDEF`
+# (DVC), `SHA256E-s1024--DIGEST.distcp` (git-annex). Nothing that is worth stealing is called so.
+_CONTENT_ADDRESS: Final = re.compile(
+    r"[0-9a-f]{30,128}|[A-Z0-9_]{3,12}-s\d+--[0-9a-f]{32,128}(\.\w{1,16})*", re.ASCII
+)
+
+
+class Directory(Protocol):
+    """One checkpoint directory, to read from."""
+
+    @property
+    def path(self) -> Place:
+        """Its place."""
+
+    def files(self) -> Mapping[str, int]:
+        """Name -> size in bytes of every file directly inside."""
+
+    def folders(self) -> Collection[str]:
+        """The names of the directories directly inside."""
+
+    def read(self, name: str) -> bytes:
+        """A whole file; only ever asked for the small ones."""
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`; fewer where the file ends before."""
+
+    def check_link(self, name: str) -> None:
+        """Make sure that a file is no link to what is no part of a checkpoint.
+
+        Raises:
+            DamagedError: it is one; names where it leads.
+        """
+
+    def same_file(self, name: str, other: Place) -> bool:
+        """Whether a file and another are one, so that their bytes need not be compared."""
+
+
+def directory(place: Place) -> Directory:
+    """The checkpoint directory at a place, of whatever kind."""
+    if isinstance(place, Path):
+        return LocalDirectory(place)
+    from ckptmigrate.access.directory import StoreDirectory
+
+    return StoreDirectory(place)
+
+
+class LocalDirectory:
+    """A directory of the local file system."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def _listing(self) -> tuple[dict[str, int], list[str]]:
+        sizes: dict[str, int] = {}
+        folders = []
+        with os.scandir(self.path) as found:
+            for item in found:
+                try:
+                    if item.is_file():
+                        sizes[item.name] = item.stat().st_size
+                    elif item.is_dir():
+                        folders.append(item.name)
+                except OSError:  # a link to nowhere is no file
+                    continue
+        return dict(sorted(sizes.items())), sorted(folders)
+
+    def files(self) -> Mapping[str, int]:
+        return self._listing[0]
+
+    def folders(self) -> Collection[str]:
+        return self._listing[1]
+
+    def read(self, name: str) -> bytes:
+        path = self.path / name
+        most = largest(name)
+        with _opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise too_large(path, most)
+            return file.read(size)
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        path = self.path / name
+        if length > LARGEST_PART:
+            raise too_large(path, LARGEST_PART)
+        with _opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(offset)
+            return file.read(max(0, min(length, size - offset)))
+
+    def check_link(self, name: str) -> None:
+        check_link(self.path / name)
+
+    def same_file(self, name: str, other: Place) -> bool:
+        try:
+            return isinstance(other, Path) and (self.path / name).samefile(other)
+        except OSError:
+            return False
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, open for reading; a FIFO or a device is not even opened.
+
+    Raises:
+        DamagedError: it is none, cannot be read, or is a link that leads out of the checkpoint.
+    """
+    check_link(path)
+    try:
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+        if regular:
+            # It may be another one by now; NONBLOCK keeps the open of a FIFO from waiting.
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            with open(handle, "rb") as file:
+                regular = stat.S_ISREG(os.fstat(handle).st_mode)
+                if regular:
+                    yield file
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not regular:
+        raise DamagedError("is no regular file", path=path, fix="restore it from a copy")
+
+
+def leads_out(path: Path) -> bool:
+    """Whether a path is a link that leads out of its directory to what is no part of a checkpoint.
+
+    A file of the same name is one, and so may be a file that a cache named by its content.
+    """
+    if not path.is_symlink():
+        return False
+    there, name = os.path.split(os.path.realpath(path))
+    known = name == path.name or _CONTENT_ADDRESS.fullmatch(name)
+    return not known and there != os.path.realpath(path.parent)
+
+
+def check_link(path: Path) -> None:
+    """Make sure that a path is no link to what is no part of a checkpoint.
+
+    Raises:
+        DamagedError: it is one; names where it leads.
+    """
+    if leads_out(path):
+        raise DamagedError(
+            f"is a link out of the checkpoint, to {os.path.realpath(path)}",
+            path=path,
+            fix="put the file itself there; a link is followed only to a file of the same name, or "
+            "of one that is a digest, as caches have it",
+        )
+
+
+def largest(name: str) -> int:
+    """The most bytes that a file of this name is read with at once."""
+    return LARGEST_JSON if name.endswith(".json") else LARGEST_PART
+
+
+def too_large(path: Place, most: int) -> DamagedError:
+    return DamagedError(
+        f"has more than {most} bytes to read at once, which no release writes",
+        path=path,
+        fix="restore it from a copy",
+    )
+
+
+def unreadable(path: Path, error: OSError) -> DamagedError:
+    """The error of a file of a checkpoint that the system does not let us read."""
+    return DamagedError(
+        f"cannot be read ({error.strerror})", path=path, fix="have it readable, then run this again"
+    )
+
+
+class Overlay:
+    """A directory with some of its files replaced, added, or (None) taken away."""
+
+    def __init__(self, base: Directory, replaced: Mapping[str, bytes | None]) -> None:
+        self.path = base.path
+        self._base = base
+        self._replaced = replaced
+
+    def files(self) -> Mapping[str, int]:
+        sizes = {n: s for n, s in self._base.files().items() if n not in self._replaced}
+        sizes.update({n: len(b) for n, b in self._replaced.items() if b is not None})
+        return dict(sorted(sizes.items()))
+
+    def read(self, name: str) -> bytes:
+        if name not in self._replaced:
+            return self._base.read(name)
+        content = self._replaced[name]
+        if content is None:
+            raise DamagedError("does not exist", path=self.path / name)
+        return content
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        if name not in self._replaced:
+            return self._base.read_range(name, offset, length)
+        return self.read(name)[offset : offset + length]
+
+    def folders(self) -> Collection[str]:
+        return self._base.folders()
+
+    def check_link(self, name: str) -> None:
+        if name not in self._replaced:
+            self._base.check_link(name)
+
+    def same_file(self, name: str, other: Place) -> bool:
+        return name not in self._replaced and self._base.same_file(name, other)

@@ -1,0 +1,1 @@
+"""One checkpoint as one immutable value, read from its small files and written back to them."""

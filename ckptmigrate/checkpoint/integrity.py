@@ -1,0 +1,137 @@
+"""integrity.json: the digests that 0.17.1 and later can check on load, kept true by a migration.
+
+`{"algorithm": "sha256", "files": {name: hex}}`; a rewritten file makes its digest stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from ckptmigrate.access.places import Place
+from ckptmigrate.access.storage import Directory
+from ckptmigrate.checkpoint.sidecar import digest
+from ckptmigrate.errors import DamagedError
+from ckptmigrate.text.commands import shell
+
+FILE: Final = "integrity.json"
+_SMALL_FILES: Final = (".metadata", "common.pt", "metadata.json")  # those that a plan reads whole
+_PIECE: Final = 16 * 1024 * 1024  # bytes read at a time
+
+
+def mismatched(
+    directory: Directory, *, payload: bool = False, progress: Callable[[int], None] | None = None
+) -> list[str]:
+    """The files of a checkpoint that do not have the digest that its integrity.json has.
+
+    Args:
+        directory: the checkpoint.
+        payload: whether to read every file that is listed, not only the small ones.
+        progress: called with a number of bytes whenever that many were read.
+
+    Raises:
+        DamagedError: integrity.json holds no digests, or a file cannot be read.
+    """
+    if FILE not in directory.files():
+        return []
+    listed = recorded(directory)
+    asked = {name: listed[name] for name in listed if payload or name in _SMALL_FILES}
+    # Of what is listed, only names of files in the checkpoint itself are ever opened.
+    there = {name: hashed for name, hashed in asked.items() if name in directory.files()}
+    other = differing(directory, there, progress)
+    return [name for name in asked if name not in there or name in other]
+
+
+def differing(
+    directory: Directory,
+    listed: Mapping[str, str],
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """The files that have another digest than is listed, hashed on every core.
+
+    Args:
+        listed: file name -> SHA-256 in hex, of files that are there.
+        progress: called with a number of bytes whenever that many were read.
+
+    Raises:
+        DamagedError: a file cannot be read.
+    """
+    # Its import takes longer than all else here, and most verbs hash no payload.
+    from concurrent.futures import ThreadPoolExecutor
+
+    turn = threading.Lock()
+
+    def told(count: int) -> None:
+        with turn:
+            if progress:
+                progress(count)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib lets go of the GIL
+        found = list(pool.map(lambda name: _digest(directory, name, told), listed))
+    return [name for name, hashed in zip(listed, found, strict=True) if hashed != listed[name]]
+
+
+def _digest(directory: Directory, name: str, progress: Callable[[int], None]) -> str:
+    state = hashlib.sha256()
+    for start in range(0, directory.files()[name], _PIECE):
+        piece = directory.read_range(name, start, _PIECE)
+        state.update(piece)
+        progress(len(piece))
+    return state.hexdigest()
+
+
+def updated(directory: Directory, changes: Mapping[str, bytes | None]) -> dict[str, bytes]:
+    """The new integrity.json of a checkpoint whose files change; {} where it has none.
+
+    Args:
+        directory: the checkpoint before.
+        changes: file name -> bytes, or None for a file that goes.
+
+    Raises:
+        DamagedError: there is one, and it cannot be kept true.
+    """
+    if FILE not in directory.files() or not changes:
+        return {}
+    content, files = _load(directory)
+    for name, bytes_or_none in changes.items():
+        if bytes_or_none is None:
+            files.pop(name, None)
+        else:
+            files[name] = digest(bytes_or_none)
+    return {FILE: json.dumps({**content, "files": files}, indent=2).encode()}
+
+
+def recorded(directory: Directory) -> Mapping[str, str]:
+    """File name -> the SHA-256 that the integrity.json of a checkpoint says, in hex.
+
+    Raises:
+        DamagedError: it says none.
+    """
+    _, files = _load(directory)
+    if not all(isinstance(part, str) for item in files.items() for part in item):
+        path = directory.path / FILE
+        raise DamagedError("holds a digest that is no text", path=path, fix=_fix(path))
+    return files
+
+
+def _fix(path: Place) -> str:
+    remove = shell("rm", path)
+    return f"have the reader go without --verify-integrity, and remove it with `{remove}`"
+
+
+def _load(directory: Directory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The whole content of integrity.json, and its digests by name."""
+    path = directory.path / FILE
+    try:
+        content = json.loads(directory.read(FILE))
+        # Where it names no algorithm, readers take sha256 (validation.py, core_v0.19.0).
+        algorithm, files = content.get("algorithm", "sha256"), dict(content["files"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedError(f"holds no digests ({error})", path=path, fix=_fix(path)) from error
+    if algorithm != "sha256":
+        raise DamagedError(f"holds digests of {algorithm!r}, not sha256", path=path, fix=_fix(path))
+    return content, files

@@ -1,0 +1,299 @@
+"""One checkpoint as one immutable value: its metadata, common state, marker and file list.
+
+Everything is read on the way in; nothing here writes. An edit returns another manifest, and
+`contents` says which files would then hold which bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Final
+
+from ckptmigrate.access.places import Place
+from ckptmigrate.access.storage import Directory
+from ckptmigrate.checkpoint import bulk, common, metadata
+from ckptmigrate.checkpoint.common import CommonState
+from ckptmigrate.checkpoint.metadata import Blob, Metadata
+from ckptmigrate.checkpoint.rerun import COMMON_ENTRY, SHARDED_KEY, StoredRerun
+from ckptmigrate.errors import DamagedError
+from ckptmigrate.inert import torchfile
+from ckptmigrate.inert.torchfile import TorchFile
+
+MARKER_FILE: Final = "metadata.json"
+# The small files a migration may rewrite.
+METADATA_FILES: Final = (metadata.FILE, common.FILE, MARKER_FILE)
+
+PAYLOAD: Final = re.compile(r"__(\d+)_(\d+)\.distcp", re.ASCII)
+# Releases >= 0.19 write only the sharded_* keys (core_v0.19.0 dist_checkpointing/core.py).
+COMMON_MARKER: Final = {"common_backend": "torch", "common_backend_version": 1}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checkpoint without its tensors.
+
+    Attributes:
+        directory: where it was read from.
+        marker: the content of metadata.json.
+        metadata: the content of `.metadata`.
+        common: the common state, from wherever it lies.
+        new_payload: the bytes of a payload file that does not exist yet, `new_payload_file`.
+    """
+
+    directory: Directory
+    marker: Mapping[str, Any]
+    metadata: Metadata
+    common: CommonState
+    new_payload: bytes = field(default=b"", repr=False)
+
+    @property
+    def path(self) -> Place:
+        """The checkpoint directory, for messages."""
+        return self.directory.path
+
+    @cached_property
+    def payload_files(self) -> Mapping[str, tuple[int, int]]:
+        """Payload file -> (writing rank, size in bytes)."""
+        found: dict[str, tuple[int, int]] = {}
+        for name, size in self.directory.files().items():
+            match = PAYLOAD.fullmatch(name)
+            if match:
+                found[name] = (int(match[1]), size)
+        return found
+
+    @cached_property
+    def new_payload_file(self) -> str:
+        """A name for a payload file of rank 0 that no file has."""
+        taken = self.directory.files()
+        index = 0
+        while f"__0_{index}.distcp" in taken:
+            index += 1
+        return f"__0_{index}.distcp"
+
+    @property
+    def iteration(self) -> int | None:
+        """The iteration: what the common state says, else the directory's name."""
+        if self.common.iteration is not None:
+            return self.common.iteration
+        match = re.fullmatch(r"iter_(\d+)", self.path.name, re.ASCII)
+        return int(match[1]) if match else None
+
+    @property
+    def is_release(self) -> bool:
+        """Whether it is no state of a training: of `release` a job takes the weights alone."""
+        return self.path.name == "release"
+
+    @property
+    def rerun_keys(self) -> list[str]:
+        """The keys of the rerun shards, in file order."""
+        return [k for k in self.metadata.entries if k.startswith(f"{SHARDED_KEY}/")]
+
+    def read_blob(self, key: str) -> TorchFile:
+        """The sharded object behind a key, inert.
+
+        Raises:
+            DamagedError: the entry has no bytes, or they are no torch zip.
+        """
+        try:
+            return torchfile.load(self.read_blob_bytes(key))
+        except DamagedError as error:
+            raise DamagedError(f"sharded object {key!r} {error.reason}", path=self.path) from error
+
+    def read_blob_bytes(self, key: str) -> bytes:
+        """The bytes of the sharded object behind a key."""
+        blob = self.metadata.blobs.get(key)
+        if blob is None:
+            raise DamagedError("has no bytes in storage_data")
+        return self.directory.read_range(blob.file, blob.offset, blob.length)
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        """Bytes of a payload file."""
+        return self.directory.read_range(name, offset, length)
+
+    def same_file(self, name: str, other: Manifest, other_name: str) -> bool:
+        """Whether two payload files are one: the same inode, so the same bytes."""
+        return self.directory.same_file(name, other.path / other_name)
+
+    # -- edits; each returns another Manifest
+
+    def with_metadata(self, edited: Metadata) -> Manifest:
+        """The same checkpoint with another `.metadata`."""
+        return replace(self, metadata=edited)
+
+    def with_rerun(self, wanted: StoredRerun, unchanged: Mapping[str, Any]) -> Manifest:
+        """The same checkpoint with the rerun state that a layout wants.
+
+        Args:
+            wanted: the common entry and the shards to be there; any others are dropped.
+            unchanged: the payload each present key has now. A key that is to hold that very
+                object keeps its bytes where they are.
+        """
+        stale = [key for key in self.rerun_keys if key not in wanted.shards]
+        edited = self.metadata.without(frozenset(stale))
+        moved: dict[str, Blob] = {}
+        added: dict[str, tuple[int, Blob]] = {}
+        payload = bytearray(self.new_payload)
+        known: dict[int, Blob] = {}
+        for key, (rank, fields, file) in wanted.shards.items():
+            if key in unchanged and unchanged[key] is fields:
+                continue
+            if id(fields) not in known:  # equal sentinels share their bytes
+                content = torchfile.dump(file.with_tree([fields], "archive"))
+                known[id(fields)] = Blob(self.new_payload_file, len(payload), len(content))
+                payload += content
+            if key in edited.entries:
+                moved[key] = known[id(fields)]
+            else:
+                added[key] = (rank or 0, known[id(fields)])
+        edited = edited.relocated(moved).with_blobs(added)
+        if wanted.entry is None:
+            values = self.common.without(COMMON_ENTRY)
+        elif self.common.values.get(COMMON_ENTRY) is wanted.entry:
+            values = self.common
+        else:
+            values = self.common.with_value(COMMON_ENTRY, wanted.entry)
+        return replace(self, metadata=edited, common=values, new_payload=bytes(payload))
+
+    def with_common_in_file(self) -> Manifest:
+        """The common state in `common.pt`, and a marker that says so."""
+        if self.common.in_file and common.KEY not in self.metadata.entries:
+            return self
+        # Where it is in both places the one in the entry is stale: every release reads the file.
+        stale = (common.KEY,) if common.KEY in self.metadata.entries else ()
+        return replace(
+            self,
+            metadata=self.metadata.without(stale),
+            common=self.common.placed(in_file=True),
+            marker={**self.marker, **COMMON_MARKER},
+        )
+
+    def with_common_in_entry(self) -> Manifest:
+        """The common state in the sharded object `common.KEY`, written by rank 0."""
+        placed = self.common.placed(in_file=False)
+        unchanged = not self.common.in_file and self.common.values is self._values_as_read
+        if unchanged:
+            return self
+        content = placed.dump()
+        blob = Blob(self.new_payload_file, len(self.new_payload), len(content))
+        if common.KEY in self.metadata.entries:
+            edited = self.metadata.relocated({common.KEY: blob})
+        else:
+            edited = self.metadata.with_blobs({common.KEY: (0, blob)})
+        marker = {k: v for k, v in self.marker.items() if k not in COMMON_MARKER}
+        return replace(
+            self,
+            metadata=edited,
+            common=placed,
+            marker=marker,
+            new_payload=self.new_payload + content,
+        )
+
+    @property
+    def _values_as_read(self) -> Any:
+        tree = self.common.torch_file.tree
+        return tree[0] if isinstance(tree, list) else tree
+
+    def contents(self, before: Manifest) -> dict[str, bytes | None]:
+        """What differs from `before` on disk: file name -> bytes, or None for a removed file."""
+        changed: dict[str, bytes | None] = {}
+        if self.metadata is not before.metadata:
+            changed[metadata.FILE] = self.metadata.dump()
+        if self.common.in_file and (
+            not before.common.in_file or self.common.values is not before.common.values
+        ):
+            changed[common.FILE] = self.common.dump()
+        elif before.common.in_file and not self.common.in_file:
+            changed[common.FILE] = None
+        if self.marker != before.marker:
+            changed[MARKER_FILE] = json.dumps(dict(self.marker)).encode()
+        if self.new_payload:
+            changed[self.new_payload_file] = self.new_payload
+        return changed
+
+
+def load(directory: Directory) -> Manifest:
+    """Read a `torch_dist` checkpoint directory.
+
+    The caller has made sure that it is one (`recognise.require_torch_dist`).
+
+    Raises:
+        DamagedError: a file is missing, malformed or contradicts another.
+    """
+    marker = read_marker(directory)
+    try:
+        edited = bulk.read(directory.read(metadata.FILE))
+    except DamagedError as error:
+        raise DamagedError(
+            error.reason,
+            path=error.path or directory.path / metadata.FILE,
+            fix=error.fix or "restore this file from a copy; without it no reader finds a tensor",
+        ) from error
+    _check_payload(directory, edited)
+    return Manifest(directory, marker, edited, _load_common(directory, edited))
+
+
+def read_marker(directory: Directory) -> dict[str, Any]:
+    """The content of metadata.json.
+
+    Raises:
+        DamagedError: it is no JSON object.
+    """
+    path = directory.path / MARKER_FILE
+    try:
+        marker = json.loads(directory.read(MARKER_FILE))
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"is no JSON ({error})", path=path) from error
+    if not isinstance(marker, dict):
+        raise DamagedError("is no JSON object", path=path)
+    return marker
+
+
+def _check_payload(directory: Directory, edited: Metadata) -> None:
+    """Every byte range lies inside a file of this directory."""
+    sizes = directory.files()
+    for name, end in edited.ends.items():
+        if "/" in name or "\\" in name or name in ("", ".", ".."):
+            raise DamagedError(
+                f"places entries in {name!r}, outside of the checkpoint",
+                path=directory.path / metadata.FILE,
+            )
+        if name not in sizes:
+            raise DamagedError(
+                f"payload file {name} is missing, and .metadata places entries in it",
+                path=directory.path,
+                fix="restore the file from a copy",
+            )
+        directory.check_link(name)
+        if end > sizes[name]:
+            raise DamagedError(
+                f"payload file {name} is truncated: it has {sizes[name]} bytes and .metadata "
+                f"places entries up to byte {end}",
+                path=directory.path,
+                fix="restore the file from a copy",
+            )
+
+
+def _load_common(directory: Directory, edited: Metadata) -> CommonState:
+    if common.FILE in directory.files():
+        try:
+            return common.load(directory.read(common.FILE), in_file=True)
+        except DamagedError as error:
+            raise DamagedError(error.reason, path=directory.path / common.FILE) from error
+    blob = edited.blobs.get(common.KEY)
+    if blob is None:
+        raise DamagedError(
+            f"has no common state: neither {common.FILE} nor the entry {common.KEY}",
+            path=directory.path,
+            fix="restore common.pt from a copy; it cannot be made up",
+        )
+    try:
+        content = directory.read_range(blob.file, blob.offset, blob.length)
+        return common.load(content, in_file=False)
+    except DamagedError as error:
+        raise DamagedError(
+            f"sharded object {common.KEY!r} {error.reason}", path=directory.path
+        ) from error

@@ -1,0 +1,380 @@
+"""The `.metadata` file: which entries a checkpoint has, and where their bytes are.
+
+A `Metadata` is a view of the inert tree. It never changes the tree it looks at: `without`,
+`with_blobs` and `relocated` return another one that shares every untouched part, so that
+what was not edited writes back as it was.
+
+A key stands in up to four tables, and an edit keeps them in step: `state_dict_metadata`,
+`storage_data`, the items of `all_local_plans`, and, where torch flattened the state dict
+(releases up to 0.10, sample 0.10.0-idle-w1), `planner_data`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from ckptmigrate.checkpoint.modelling import Models
+from ckptmigrate.errors import DamagedError
+from ckptmigrate.inert import reader, writer
+from ckptmigrate.inert.tree import (
+    Object,
+    is_object,
+    new_object,
+    symbol,
+    with_state,
+)
+
+FILE: Final = ".metadata"
+TORCH_CLASS: Final = "torch.distributed.checkpoint.metadata.Metadata"
+MCORE_CLASS: Final = "megatron.core.dist_checkpointing.strategies.torch.MCoreMetadata"
+CLASSES: Final = (TORCH_CLASS, MCORE_CLASS)
+
+_DCP: Final = "torch.distributed.checkpoint"
+_TENSOR_ENTRY: Final = f"{_DCP}.metadata.TensorStorageMetadata"
+_BYTES_ENTRY: Final = f"{_DCP}.metadata.BytesStorageMetadata"
+_INDEX: Final = f"{_DCP}.metadata.MetadataIndex"
+_STORAGE: Final = f"{_DCP}.filesystem._StorageInfo"
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A byte range of a payload file: `length` bytes from `offset` on."""
+
+    file: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One row of `storage_data`: a piece of a tensor, or a whole sharded object.
+
+    Attributes:
+        key: the entry it belongs to.
+        offsets: where the piece starts in its tensor, per dimension; None for an object.
+        blob: where its bytes are.
+    """
+
+    key: str
+    offsets: tuple[int, ...] | None
+    blob: Blob
+
+
+Piece = tuple[str, tuple[int, ...] | None]  # a key and the offsets of a row of storage_data
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """A view of one `.metadata`.
+
+    Attributes:
+        tree: the inert tree of the pickle.
+        protocol: the pickle protocol it is written in.
+        named: the symbols that the pickle named when it was read.
+    """
+
+    tree: Object
+    protocol: int
+    named: tuple[str, ...] = ()
+
+    @property
+    def class_path(self) -> str:
+        """The pickled class, TORCH_CLASS or (0.15) MCORE_CLASS."""
+        return type(self.tree).path
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """The attributes of the pickled object, by name."""
+        return self.tree.attributes
+
+    @property
+    def entries(self) -> Mapping[str, Any]:
+        """Key -> inert `TensorStorageMetadata` or `BytesStorageMetadata`."""
+        entries: Mapping[str, Any] = self.attributes["state_dict_metadata"]
+        return entries
+
+    def is_object_entry(self, key: str) -> bool:
+        """Whether the entry is a sharded object (a blob) rather than a tensor."""
+        return is_object(self.entries[key], _BYTES_ENTRY)
+
+    @cached_property
+    def chunks(self) -> tuple[Chunk, ...]:
+        """Every row of `storage_data`, in file order."""
+        return tuple(chunk_of(i, s) for i, s in self.attributes["storage_data"].items())
+
+    @cached_property
+    def blobs(self) -> Mapping[str, Blob]:
+        """Where each sharded object's bytes are, by key."""
+        return {c.key: c.blob for c in self.chunks if c.offsets is None}
+
+    @cached_property
+    def ends(self) -> Mapping[str, int]:
+        """Every payload file that an entry lies in, with the end of its last byte range."""
+        ends: dict[str, int] = {}
+        for chunk in self.chunks:
+            end = chunk.blob.offset + chunk.blob.length
+            ends[chunk.blob.file] = max(end, ends.get(chunk.blob.file, 0))
+        return ends
+
+    def count_objects(self) -> int:
+        """How many entries are sharded objects."""
+        return sum(map(self.is_object_entry, self.entries))
+
+    @property
+    def plans(self) -> list[Object] | None:
+        """`all_local_plans`, one per rank; None for releases up to 0.10, which keep none."""
+        plans = self.attributes.get("all_local_plans")
+        return plans if isinstance(plans, list) else None
+
+    def plan_keys(self, rank: int, among: Collection[str] | None = None) -> list[str]:
+        """The keys that the plan of a rank writes, in order, repeated ones too.
+
+        Args:
+            among: only these.
+        """
+        keys = [item_key(item) for item in (self.plans or [])[rank].attributes.get("items", ())]
+        return keys if among is None else [key for key in keys if key in among]
+
+    def whole(self) -> Metadata:
+        """The same with an inert tree of the whole."""
+        return self
+
+    def changed_from(self, other: Metadata) -> Collection[str] | None:
+        """The keys of the rows that may be others than in `other`; None where any may be."""
+        return None
+
+    def chunks_of(self, keys: Collection[str]) -> Mapping[Piece, Blob]:
+        """The rows of `storage_data` of some entries: (key, offsets) -> where the bytes are."""
+        return {(c.key, c.offsets): c.blob for c in self.chunks if c.key in keys}
+
+    def dump(self) -> bytes:
+        """The bytes of the file."""
+        return writer.dump(self.tree, self.protocol)
+
+    # -- edits; each returns another Metadata
+
+    def without(self, keys: Collection[str]) -> Metadata:
+        """Drop entries from every table that names them."""
+        if not keys:
+            return self
+        attributes = dict(self.attributes)
+        attributes["state_dict_metadata"] = _without(self.entries, keys)
+        attributes["storage_data"] = {
+            index: where
+            for index, where in attributes["storage_data"].items()
+            if index.attributes["fqn"] not in keys
+        }
+        attributes["planner_data"] = _without(attributes.get("planner_data"), keys)
+        if self.plans is not None:
+            attributes["all_local_plans"] = [_plan_without(plan, keys) for plan in self.plans]
+        return self._with(attributes)
+
+    def with_blobs(self, added: Mapping[str, tuple[int, Blob]]) -> Metadata:
+        """Add sharded objects: key -> (rank whose plan writes it, where the bytes are).
+
+        A row is modelled on one that is there (a plan item of the same file carries the same
+        fields), so that the file stays as its writer's torch would have written it.
+        """
+        if not added:
+            return self
+        attributes = dict(self.attributes)
+        entries, storage = dict(self.entries), dict(attributes["storage_data"])
+        planner_data = attributes.get("planner_data")
+        flattened = dict(planner_data) if planner_data else planner_data
+        items: dict[int, list[tuple[str, Object]]] = {}
+        models = Models(self)
+        for key, (rank, blob) in added.items():
+            entries[key] = models.new_entry()
+            storage[models.new_index(key)] = models.new_storage(blob)
+            if flattened:
+                flattened[key] = (key,)
+            items.setdefault(rank, []).append((key, models.new_item(key)))
+        attributes["state_dict_metadata"] = entries
+        attributes["storage_data"] = storage
+        if "planner_data" in attributes:
+            attributes["planner_data"] = flattened
+        if self.plans is not None:
+            attributes["all_local_plans"] = [
+                _plan_with(plan, items[rank]) if rank in items else plan
+                for rank, plan in enumerate(self.plans)
+            ]
+        return self._with(attributes)
+
+    def relocated(self, moved: Mapping[str, Blob]) -> Metadata:
+        """Point sharded objects to other bytes; their keys stay where they stand."""
+        if not moved:
+            return self
+        attributes = dict(self.attributes)
+        models = Models(self)
+        attributes["storage_data"] = {
+            index: models.new_storage(moved[index.attributes["fqn"]])
+            if index.attributes["fqn"] in moved
+            else where
+            for index, where in attributes["storage_data"].items()
+        }
+        return self._with(attributes)
+
+    def with_class(self, path: str) -> Metadata:
+        """The same attributes, pickled as another class."""
+        module, _, name = path.rpartition(".")
+        made = new_object(symbol(module, name), *(self.tree.state,))
+        return Metadata(made, self.protocol)
+
+    def _with(self, attributes: dict[str, Any]) -> Metadata:
+        return Metadata(with_state(self.tree, attributes), self.protocol)
+
+
+def load(data: bytes) -> Metadata:
+    """Read the bytes of a `.metadata` without executing them.
+
+    Raises:
+        PickleError: not a pickle that a checkpoint writer wrote.
+        DamagedError: a pickle, but not of checkpoint metadata.
+    """
+    metadata = parse(data)
+    _check(metadata)
+    return metadata
+
+
+def parse(data: bytes) -> Metadata:
+    """The same without a look at the tables; raises as `load`."""
+    tree, named = reader.load_with_symbols(data)
+    if not is_object(tree, *CLASSES):
+        found = type(tree).path if isinstance(tree, Object) else type(tree).__name__
+        raise DamagedError(f"holds {found}, not checkpoint metadata")
+    return Metadata(tree, writer.protocol_of(data), named)
+
+
+def is_entry(entry: Any) -> bool:
+    """Whether an inert value is what `state_dict_metadata` holds: a tensor or an object."""
+    return is_object(entry, _TENSOR_ENTRY, _BYTES_ENTRY)
+
+
+def is_tensor_entry(entry: Any) -> bool:
+    """Whether an inert value is a `TensorStorageMetadata`."""
+    return is_object(entry, _TENSOR_ENTRY)
+
+
+def check_tables(metadata: Metadata) -> None:
+    """The tables are there, and are what they should be.
+
+    Raises:
+        DamagedError: they are not.
+    """
+    for table in ("state_dict_metadata", "storage_data"):
+        if not isinstance(metadata.attributes.get(table), dict):
+            raise DamagedError(f"has no {table}")
+    if not all(isinstance(key, str) for key in metadata.entries):
+        raise DamagedError("has an entry whose key is no text")
+    planner_data = metadata.attributes.get("planner_data")
+    if not isinstance(planner_data, dict | None):
+        raise DamagedError("has a planner_data that is no dict")
+    plans = metadata.attributes.get("all_local_plans")
+    if plans is not None and not (
+        isinstance(plans, list)
+        and all(
+            isinstance(plan, Object)
+            and isinstance(plan.attributes.get("items"), list)
+            and isinstance(plan.attributes.get("planner_data"), dict | None)
+            for plan in plans
+        )
+    ):
+        raise DamagedError("has all_local_plans that are no list of plans")
+
+
+def _check(metadata: Metadata) -> None:
+    """The parts that edits rely on are what they should be."""
+    check_tables(metadata)
+    for rank in range(len(metadata.plans or ())):
+        metadata.plan_keys(rank)
+    seen: set[tuple[str, tuple[int, ...] | None]] = set()
+    for chunk in metadata.chunks:
+        if chunk.key not in metadata.entries:
+            raise DamagedError(f"stores {chunk.key!r}, which is no entry")
+        if (chunk.key, chunk.offsets) in seen:
+            raise DamagedError(f"stores a piece of {chunk.key!r} twice")
+        seen.add((chunk.key, chunk.offsets))
+
+
+def is_stored(index: Any, storage: Any) -> bool:
+    """Whether inert values are what a row of `storage_data` is made of."""
+    return is_object(index, _INDEX) and is_object(storage, _STORAGE)
+
+
+def chunk_of(index: Any, storage: Any) -> Chunk:
+    """A row of `storage_data`.
+
+    Raises:
+        DamagedError: it is none.
+    """
+    if not is_stored(index, storage):
+        raise DamagedError("has a storage_data row that is no byte range")
+    key, offsets = index.attributes.get("fqn"), index.attributes.get("offset")
+    where = storage.attributes
+    file, offset, length = (where.get(n) for n in ("relative_path", "offset", "length"))
+    if not (isinstance(key, str) and isinstance(file, str)):
+        raise DamagedError("has a storage_data row without a key or a file")
+    if not (type(offset) is int and type(length) is int and offset >= 0 <= length):
+        raise DamagedError(f"has an impossible byte range for {key!r}")
+    return Chunk(key, size_value(offsets), Blob(file, offset, length))
+
+
+def size_value(value: Any) -> tuple[int, ...] | None:
+    """The numbers of an inert `torch.Size`, which pickles as the class called with a tuple.
+
+    Raises:
+        DamagedError: it is neither that nor None.
+    """
+    if isinstance(value, Object) and len(value.args) == 1:
+        sizes = value.args[0]
+        if isinstance(sizes, tuple) and all(type(size) is int for size in sizes):
+            return sizes
+    if value is not None:
+        raise DamagedError("has a storage_data offset that is no torch.Size")
+    return None
+
+
+def item_key(item: Any) -> str:
+    """The key that an inert `WriteItem` writes.
+
+    Raises:
+        DamagedError: it is none.
+    """
+    index = item.attributes.get("index") if isinstance(item, Object) else None
+    key = index.attributes.get("fqn") if isinstance(index, Object) else None
+    if not isinstance(key, str) or not isinstance(item.attributes.get("type"), Object):
+        raise DamagedError("has a plan item without a key or a type")
+    return key
+
+
+def _without(table: Any, keys: Collection[str]) -> Any:
+    if not table or not any(key in table for key in keys):
+        return table
+    return {key: value for key, value in table.items() if key not in keys}
+
+
+def _plan_without(plan: Object, keys: Collection[str]) -> Object:
+    kept = [item for item in plan.attributes["items"] if item_key(item) not in keys]
+    planner_data = _without(plan.attributes.get("planner_data"), keys)
+    if len(kept) == len(plan.attributes["items"]) and (
+        planner_data is plan.attributes.get("planner_data")
+    ):
+        return plan
+    attributes = dict(plan.attributes, items=kept)
+    if "planner_data" in attributes:
+        attributes["planner_data"] = planner_data
+    return with_state(plan, attributes)
+
+
+def _plan_with(plan: Object, added: list[tuple[str, Object]]) -> Object:
+    attributes = dict(plan.attributes)
+    attributes["items"] = [*attributes["items"], *(item for _, item in added)]
+    if attributes.get("planner_data"):
+        attributes["planner_data"] = {
+            **attributes["planner_data"],
+            **{key: (key,) for key, _ in added},
+        }
+    return with_state(plan, attributes)

@@ -1,0 +1,132 @@
+"""What kind of checkpoint a directory holds, by the rules of the releases themselves.
+
+Source: _get_checkpoint_format of megatron/training/checkpointing.py and
+check_is_distributed_checkpoint (core_v0.19.0): metadata.json makes a distributed checkpoint,
+`mp_rank_0*` a legacy one, and `.metadata` alone a torch_dcp or fsdp_dtensor one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ckptmigrate.access.places import Place
+from ckptmigrate.access.storage import Directory
+from ckptmigrate.checkpoint import bulk, manifest, metadata
+from ckptmigrate.errors import (
+    DamagedError,
+    NotACheckpointError,
+    Retry,
+    StoreError,
+    UnsupportedFormatError,
+)
+from ckptmigrate.inert import torchfile
+from ckptmigrate.inert.short import short
+from ckptmigrate.inert.tree import Object
+
+_OURS = "torch_dist"
+
+
+def is_checkpoint(directory: Directory) -> bool:
+    """Whether a directory looks like a checkpoint of any kind."""
+    files = directory.files()
+    return manifest.MARKER_FILE in files or metadata.FILE in files or _is_legacy(directory)
+
+
+def require_torch_dist(directory: Directory) -> None:
+    """Make sure that a directory is a `torch_dist` checkpoint of its own.
+
+    Raises:
+        NotACheckpointError: no checkpoint, or one nested in another.
+        UnsupportedFormatError: a checkpoint of another format, named.
+        DamagedError: metadata.json says torch_dist and `.metadata` is missing.
+    """
+    path, files = directory.path, directory.files()
+    if _is_ours(path.parent):
+        raise NotACheckpointError(
+            f"is a checkpoint nested in {path.parent.name}, which carries it along",
+            path=path,
+            fix=f"name the checkpoint around it: {path.parent}",
+            retry=Retry(path=path.parent),
+        )
+    if manifest.MARKER_FILE in files:
+        marker = manifest.read_marker(directory)
+        backend = marker.get("sharded_backend")
+        if backend == _OURS:
+            _require_version(path, marker)
+            if metadata.FILE not in files:
+                raise DamagedError(
+                    ".metadata is missing",
+                    path=path,
+                    fix="restore it from a copy; without it no reader finds a tensor",
+                )
+            return
+        if backend == "zarr":
+            raise UnsupportedFormatError(
+                "is a zarr checkpoint, which only releases up to 0.15 read and whose tensors "
+                "would have to be rewritten",
+                path=path,
+                fix="load and save it as torch_dist with a release up to 0.15",
+            )
+        raise UnsupportedFormatError(
+            f"has the sharded backend {short(backend)}, not torch_dist",
+            path=path,
+            fix="load it with what wrote it, and save it with --ckpt-format torch_dist",
+        )
+    if _is_legacy(directory):
+        raise UnsupportedFormatError(
+            "is a legacy torch checkpoint (mp_rank_*/model_optim_rng.pt), not torch_dist",
+            path=path,
+            fix="load it with Megatron and save it with --ckpt-format torch_dist",
+        )
+    if metadata.FILE in files:
+        kind = _dcp_kind(directory)
+        raise UnsupportedFormatError(
+            f"is a {kind} checkpoint (.metadata without metadata.json), not torch_dist",
+            path=path,
+            fix="if it was torch_dist, restore its metadata.json from a copy",
+        )
+    raise NotACheckpointError(
+        "is no checkpoint: it has neither metadata.json nor .metadata",
+        path=path,
+        fix="name a root with latest_checkpointed_iteration.txt, or an iter_* directory in one",
+    )
+
+
+def _require_version(path: Place, marker: dict[str, Any]) -> None:
+    """Releases 0.7 to 0.20.dev0 write and read version 1 alone (CheckpointingConfig and
+    register_default_strategy, core_v0.8.0 and core_v0.19.0 dist_checkpointing)."""
+    for name, known in {"sharded_backend_version": 1, **manifest.COMMON_MARKER}.items():
+        found = marker.get(name, known)
+        if type(found) is not type(known) or found != known:
+            raise UnsupportedFormatError(
+                f"has {name} {short(found)} in metadata.json, and every release known has {known}",
+                path=path,
+                fix="restore metadata.json from a copy, or use a newer ckptmigrate",
+            )
+
+
+def _is_ours(place: Place) -> bool:
+    """Whether a directory, of which nothing more is known, holds what makes a torch_dist one."""
+    try:
+        return all((place / name).is_file() for name in (manifest.MARKER_FILE, metadata.FILE))
+    except StoreError:  # of a bucket, one may be allowed to read a part alone
+        return False
+
+
+def _is_legacy(directory: Directory) -> bool:
+    names = (*directory.folders(), *directory.files())
+    return any(name.startswith("mp_rank_0") for name in names)
+
+
+def _dcp_kind(directory: Directory) -> str:
+    """torch_dcp and fsdp_dtensor look alike on disk; the args they store tell them apart."""
+    either = "torch_dcp or fsdp_dtensor"
+    try:
+        blob = bulk.read(directory.read(metadata.FILE)).blobs.get("args")
+        if blob is None or blob.file not in directory.files():
+            return either
+        tree = torchfile.load(directory.read_range(blob.file, blob.offset, blob.length)).tree
+    except DamagedError:
+        return either
+    named = tree.attributes.get("ckpt_format") if isinstance(tree, Object) else None
+    return named if named in ("torch_dcp", "fsdp_dtensor") else either

@@ -1,0 +1,229 @@
+"""`ckptmigrate.json`: what was done to a checkpoint, and the way back.
+
+Beside it, `.ckptmigrate/NNNN/` keeps the original of every small file that step NNNN changed.
+A step is believed only while the digests say that nobody changed the checkpoint since; then
+the checkpoint *as it was before the first such step* can be read (`original`), and every
+further migration starts from there, so that nothing dropped on the way is lost to the next.
+
+A repair is a step, too, and can be taken back by its originals like any other. But nobody repairs
+a checkpoint to have the next downgrade start from the broken one: a repaired checkpoint is an
+original of its own, and no migration looks behind it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from ckptmigrate.access.storage import LARGEST_JSON, Directory, Overlay
+from ckptmigrate.errors import DamagedError
+from ckptmigrate.text.commands import shell
+
+FILE: Final = "ckptmigrate.json"
+FOLDER: Final = ".ckptmigrate"
+REPAIR: Final = "repair"  # the verb of a step that is no migration, see `original`
+_FORMAT: Final = 1
+_NAME: Final = re.compile(
+    r"\.metadata|common\.pt|metadata\.json|integrity\.json|__\d+_\d+\.distcp"
+    r"|latest_checkpointed_iteration\.txt",  # of a root, whose tracker `repair` points elsewhere
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True)
+class FileState:
+    """SHA-256 digests of a file before and after a step; None where it did not exist."""
+
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One migration.
+
+    Attributes:
+        verb: `upgrade`, `downgrade` or REPAIR.
+        source: the layouts the checkpoint could have had before.
+        target: the layout asked for.
+        version: of ckptmigrate.
+        time: when, ISO 8601 in UTC.
+        losses: the losses that the user allowed.
+        changes: what changed, a line each.
+        files: name -> digests, for every small file, changed or not.
+    """
+
+    verb: str
+    source: tuple[str, ...]
+    target: str
+    version: str
+    time: str
+    losses: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
+    files: Mapping[str, FileState] = field(default_factory=dict)
+
+
+def is_small_file(name: str) -> bool:
+    """Whether a name is of a file that a migration may have written."""
+    return _NAME.fullmatch(name) is not None
+
+
+def digest(content: bytes | None) -> str | None:
+    """The SHA-256 of a file's content, in hex; None for no file."""
+    return None if content is None else hashlib.sha256(content).hexdigest()
+
+
+def folder(step: int) -> str:
+    """Where the originals of a step lie, relative to the checkpoint; steps count from 0."""
+    return f"{FOLDER}/{step + 1:04d}"
+
+
+def is_folder(name: str) -> bool:
+    """Whether a name in FOLDER is that of the originals of a step."""
+    return re.fullmatch(r"\d{4,}", name, re.ASCII) is not None
+
+
+def dump(steps: tuple[Step, ...]) -> bytes:
+    """The bytes of a sidecar."""
+    rows = [asdict(step) for step in steps]
+    return (json.dumps({"format": _FORMAT, "steps": rows}, indent=1) + "\n").encode()
+
+
+def load(directory: Directory) -> tuple[Step, ...]:
+    """The steps of a checkpoint's sidecar, oldest first; none where there is no sidecar.
+
+    Raises:
+        DamagedError: it is no sidecar.
+    """
+    if FILE not in directory.files():
+        return ()
+    path = directory.path / FILE
+    remove = shell("rm", "-rf", path, directory.path / FOLDER)
+    fix = f"to go on without the way back that it describes run `{remove}`"
+    if directory.files()[FILE] > LARGEST_JSON:
+        raise DamagedError("is too large to be a sidecar", path=path, fix=fix)
+    try:
+        content = json.loads(directory.read(FILE))
+        if content["format"] != _FORMAT:
+            raise ValueError(f"format {content['format']!r}")
+        return tuple(_step(row) for row in content["steps"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedError(f"is no sidecar ({error})", path=path, fix=fix) from error
+
+
+def _step(row: Mapping[str, Any]) -> Step:
+    files = {}
+    for name, state in row["files"].items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"it names the file {name!r}")
+        files[name] = FileState(_optional_text(state["before"]), _optional_text(state["after"]))
+    return Step(
+        verb=_text(row["verb"]),
+        source=tuple(_text(s) for s in row["source"]),
+        target=_text(row["target"]),
+        version=_text(row["version"]),
+        time=_text(row["time"]),
+        losses=tuple(_text(s) for s in row["losses"]),
+        changes=tuple(_text(s) for s in row["changes"]),
+        files=files,
+    )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _optional_text(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+@dataclass(frozen=True)
+class Original:
+    """A checkpoint as it was before the migrations that its sidecar vouches for.
+
+    Attributes:
+        directory: to read it from; the checkpoint itself where there is no such migration.
+        steps: all steps of the sidecar.
+        first: the index of the first step undone; len(steps) where none is.
+        files: what the original has otherwise than the checkpoint: name -> bytes, None for
+            a file that was not there.
+        stale: why the newest step is not believed, or None.
+    """
+
+    directory: Directory
+    steps: tuple[Step, ...]
+    first: int
+    files: Mapping[str, bytes | None] = field(default_factory=dict)
+    stale: str | None = None
+
+    @property
+    def undone(self) -> tuple[Step, ...]:
+        """The steps between the original and the checkpoint, oldest first."""
+        return self.steps[self.first :]
+
+
+def original(directory: Directory) -> Original:
+    """The checkpoint before the migrations that its sidecar vouches for, or after the last repair.
+
+    Raises:
+        DamagedError: the sidecar cannot be read.
+    """
+    steps = load(directory)
+    now: dict[str, bytes | None] = {}
+    first = len(steps)
+    stale = None
+    while first and steps[first - 1].verb != REPAIR:
+        step = steps[first - 1]
+        before, stale = _before(directory, step, folder(first - 1), now)
+        if before is None:
+            break
+        now.update(before)
+        first -= 1
+    if first == len(steps):
+        return Original(directory, steps, first, stale=stale)
+    return Original(Overlay(directory, now), steps, first, now)
+
+
+def before_last(directory: Directory) -> tuple[Step, dict[str, bytes | None] | None, str | None]:
+    """The last step, and the files that it changed as they were; or None and why not.
+
+    Raises:
+        DamagedError: the sidecar cannot be read.
+        IndexError: there is no step.
+    """
+    steps = load(directory)
+    return steps[-1], *_before(directory, steps[-1], folder(len(steps) - 1), {})
+
+
+def _before(
+    directory: Directory, step: Step, place: str, now: Mapping[str, bytes | None]
+) -> tuple[dict[str, bytes | None] | None, str | None]:
+    """The files that a step changed, as they were; or None and why they cannot be believed."""
+    before: dict[str, bytes | None] = {}
+    for name, state in step.files.items():
+        content = now[name] if name in now else _read(directory, name)
+        if digest(content) != state.after:
+            return None, f"{name} was changed since"
+        if state.before == state.after:
+            continue
+        if state.before is None:
+            before[name] = None
+            continue
+        try:
+            kept = directory.read(f"{place}/{name}")
+        except DamagedError:
+            return None, f"{place}/{name} is missing"
+        if digest(kept) != state.before:
+            return None, f"{place}/{name} was changed since"
+        before[name] = kept
+    return before, None
+
+
+def _read(directory: Directory, name: str) -> bytes | None:
+    return directory.read(name) if name in directory.files() else None

@@ -1,0 +1,216 @@
+"""How many ranks wrote a checkpoint, and which of them holds which rerun shard.
+
+The numbers come from `args`, or from the user where a framework writes none; the plans (one
+per rank), the payload files (no rank >= WORLD) and a rerun grid that is there must agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.rerun import parse_unique_key
+from ckptmigrate.errors import RefusedError, Retry
+from ckptmigrate.inert.short import short
+
+_WORLD, _TENSOR, _PIPELINE = "--world-size", "--tensor-parallel", "--pipeline-parallel"
+_MOST_RANKS = 1_000_000  # nobody runs a tenth of it; what is beyond is a mistake or an attack
+_ARGUMENTS = {
+    _WORLD: "world_size",
+    _TENSOR: "tensor_model_parallel_size",
+    _PIPELINE: "pipeline_model_parallel_size",
+}
+
+
+@dataclass(frozen=True)
+class Given:
+    """Sizes that the user states, in ranks; None where not stated."""
+
+    world: int | None = None
+    tensor: int | None = None
+    pipeline: int | None = None
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The parallel layout of the job that wrote a checkpoint; None where not known.
+
+    Attributes:
+        world, tensor, pipeline, context: sizes in ranks. Data parallel size is what remains
+            of the world.
+        pipeline_before_data: True for `args.use_tp_pp_dp_mapping` (tp-cp-pp-dp rank order).
+        hint: the world size that the plans suggest, where `world` is not known.
+    """
+
+    world: int | None
+    tensor: int | None
+    pipeline: int | None
+    context: int | None
+    pipeline_before_data: bool
+    hint: int | None = None
+
+    @property
+    def data(self) -> int | None:
+        """Data parallel size without context parallelism, in ranks."""
+        if None in (self.world, self.tensor, self.pipeline, self.context):
+            return None
+        return self.world // (self.tensor * self.pipeline * self.context)  # type: ignore[operator]
+
+    def require_world(self) -> int:
+        """WORLD, in ranks.
+
+        Raises:
+            RefusedError: not known; names the option that states it.
+        """
+        return self._require(self.world, _WORLD, "WORLD", self.hint)
+
+    def require_grid(self) -> tuple[int, int]:
+        """(PP, TP), in ranks.
+
+        Raises:
+            RefusedError: not known; names the option that states it.
+        """
+        pipeline = self._require(self.pipeline, _PIPELINE, "PP", None)
+        return pipeline, self._require(self.tensor, _TENSOR, "TP", None)
+
+    @staticmethod
+    def _require(value: int | None, option: str, name: str, hint: int | None) -> int:
+        if value is None:
+            raise RefusedError(
+                f"{_ARGUMENTS[option]} ({name}) is not in the checkpoint's args",
+                fix=f"state it with {option} {hint or 'N'}",
+                retry=Retry(add=(option, str(hint))) if hint else None,
+            )
+        return value
+
+    def rank_of(self, pipeline_rank: int, tensor_rank: int, data_context_rank: int = 0) -> int:
+        """The rank at a place of the (PP, TP, DP x CP) grid; context parallel ranks count fastest.
+
+        Megatron's order is tp-cp-dp-pp, or tp-cp-pp-dp with use_tp_pp_dp_mapping
+        (core_v0.12.0, core_v0.16.1 megatron/core/parallel_state.py).
+        """
+        world, (pipeline, tensor) = self.require_world(), self.require_grid()
+        if self.pipeline_before_data:
+            context = self.context or 1
+            data_rank, context_rank = divmod(data_context_rank, context)
+            stage = pipeline_rank + pipeline * data_rank
+            return tensor_rank + tensor * (context_rank + context * stage)
+        return tensor_rank + tensor * data_context_rank + (world // pipeline) * pipeline_rank
+
+
+def derive(manifest: Manifest, given: Given | None = None) -> Topology:
+    """The topology of a checkpoint.
+
+    Raises:
+        RefusedError: two sources contradict each other; names both and the option.
+    """
+    given = given or Given()
+    args = manifest.common
+    plans = manifest.metadata.plans
+    grid = _rerun_grid(manifest)
+    world = _agree(
+        manifest,
+        _WORLD,
+        given.world,
+        {
+            f"{len(plans or ())} plans": len(plans) if plans else None,
+            "the rerun grid": grid[0] if len(grid) == 1 else None,
+        },
+    )
+    pipeline, tensor = (
+        _agree(manifest, option, stated, {"the rerun grid": grid[i] if len(grid) == 2 else None})
+        for i, (option, stated) in enumerate(((_PIPELINE, given.pipeline), (_TENSOR, given.tensor)))
+    )
+    if len(grid) == 1:
+        world = world or grid[0]
+    elif len(grid) == 2:
+        pipeline, tensor = pipeline or grid[0], tensor or grid[1]
+    ranks = [rank for rank, _ in manifest.payload_files.values()]
+    if world is not None and ranks and max(ranks) >= world:
+        raise RefusedError(
+            f"world size {world} contradicts the payload files, which rank {max(ranks)} wrote too",
+            path=manifest.path,
+            fix=f"state the right one with {_WORLD} N",
+        )
+    if world and tensor and pipeline and world % (tensor * pipeline):
+        raise RefusedError(
+            f"world size {world} is no multiple of TP {tensor} x PP {pipeline}",
+            path=manifest.path,
+            fix=f"state the right ones with {_WORLD}, {_TENSOR} and {_PIPELINE}",
+        )
+    context = args.argument("context_parallel_size")
+    return Topology(
+        world,
+        tensor,
+        pipeline,
+        context if _is_size(context) else None,
+        bool(args.argument("use_tp_pp_dp_mapping")),
+        len(plans) if plans else None,
+    )
+
+
+def told(manifest: Manifest) -> Topology:
+    """The topology as args alone tell it, whatever the files say: what a reader goes by."""
+    world, tensor, pipeline, context = (
+        size if _is_size(size) and size <= _MOST_RANKS else None
+        for size in map(manifest.common.argument, (*_ARGUMENTS.values(), "context_parallel_size"))
+    )
+    order = bool(manifest.common.argument("use_tp_pp_dp_mapping"))
+    return Topology(world, tensor, pipeline, context, order)
+
+
+def _agree(
+    manifest: Manifest, option: str, stated: int | None, checks: dict[str, int | None]
+) -> int | None:
+    """The size that args or the user states, unless another source contradicts it.
+
+    A stated size outweighs args only where the files themselves bear it out.
+    """
+    argument = manifest.common.argument(_ARGUMENTS[option])
+    claims = {f"args.{_ARGUMENTS[option]}": argument if _is_size(argument) else None, **checks}
+    for source, value in {**claims, option: stated}.items():
+        if value is not None and value > _MOST_RANKS:
+            raise RefusedError(
+                f"{source} ({short(value)}) is more ranks than any job has",
+                path=manifest.path,
+                fix=f"state the right size with {option} N",
+            )
+    if stated is not None:
+        if stated in checks.values():
+            claims = checks
+        claims = {option: stated, **claims}
+    sources = [(source, value) for source, value in claims.items() if value is not None]
+    if not sources or (stated is None and not _is_size(argument)):
+        return None
+    (first, chosen), *others = sources
+    for source, value in others:
+        if value != chosen:
+            raise RefusedError(
+                f"{first} ({chosen}) contradicts {source} ({value})",
+                path=manifest.path,
+                fix=f"leave {option} out, or state a size that the files bear out"
+                if stated is not None
+                else f"state the right size with {option} N, one that the files bear out",
+                retry=_retry(option, stated, checks),
+            )
+    return chosen
+
+
+def _retry(option: str, stated: int | None, checks: dict[str, int | None]) -> Retry | None:
+    """Without the stated size, or with the one that every file tells."""
+    if stated is not None:
+        return Retry(leave_out=(option,))
+    told = {value for value in checks.values() if value is not None}
+    return Retry(add=(option, str(*told))) if len(told) == 1 else None
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _rerun_grid(manifest: Manifest) -> tuple[int, ...]:
+    for key in manifest.rerun_keys:
+        parsed = parse_unique_key(key)
+        if parsed:
+            return parsed[1]
+    return ()

@@ -1,0 +1,227 @@
+"""Values as lines for people: the answer in the first line, the reasons under it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from ckptmigrate.access.places import Place
+from ckptmigrate.checkpoint.diffing import Difference
+from ckptmigrate.checkpoint.sidecar import REPAIR
+from ckptmigrate.explaining import Explanation
+from ckptmigrate.inspection import Inspection
+from ckptmigrate.locate import TRACKER_FILE
+from ckptmigrate.migration import Migration
+from ckptmigrate.planning.advice import Advice
+from ckptmigrate.planning.planner import Plan
+from ckptmigrate.releases.checking import Verdict
+from ckptmigrate.repairing import Repair, Tracker
+from ckptmigrate.reporting.sentences import CAUTIONS, inspected, payload, severities, size
+from ckptmigrate.text.commands import shell
+from ckptmigrate.text.lines import Line
+from ckptmigrate.verifying import Verification
+from ckptmigrate.verifying.findings import Severity, counted
+from ckptmigrate.writing.linking import Link
+
+_MOST_LINES: Final = 40  # of one list; the rest is counted
+_MOST_ITEMS: Final = 8  # of one finding
+_COLUMN: Final = 11  # width of the label column
+_SIGNS: Final = {"+": "green", "-": "red", "~": "yellow"}
+_SEVERITIES: Final = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+
+
+def _answer(text: str) -> Line:
+    return Line(text, hang=2, style="bold")
+
+
+def _change(sign: str, text: str, margin: int = 2) -> Line:
+    return Line(f"{sign} {text}", margin=margin, hang=4, style=_SIGNS[sign])
+
+
+def _cut(lines: list[Line], full: bool, most: int = _MOST_LINES, margin: int = 2) -> list[Line]:
+    if full or len(lines) <= most:
+        return lines
+    return [*lines[:most], Line(f"... and {len(lines) - most} more (--full shows all)", "", margin)]
+
+
+# -- inspect
+
+
+def inspection(found: Inspection, *, full: bool = False) -> list[Line]:
+    """`inspect` in lines."""
+    lines = [_answer(f"{found.path}: {found.likely[0]}, {found.rerun.kind.value}")]
+    for label, values in inspected(found).items():
+        lines += _cut(list(_labelled(label, values)), full, margin=2 + _COLUMN)
+    return lines
+
+
+def _labelled(label: str, values: Iterable[str]) -> Iterable[Line]:
+    for number, value in enumerate(values):
+        yield Line(value, f"{'' if number else label:{_COLUMN}}", margin=2, hang=_COLUMN + 2)
+
+
+# -- plans and what came of them
+
+
+def plan(found: Plan, *, full: bool = False) -> list[Line]:
+    """A plan in lines that read like a diff."""
+    source = " or ".join(found.source)
+    lines = [_answer(f"{found.verb} {found.path}: {source} -> {found.target}")]
+    if found.satisfied:
+        nothing = f"nothing to change: release {found.target} resumes from it as it is"
+    elif found.verb == REPAIR:
+        nothing = "nothing to repair"
+    else:
+        nothing = f"nothing to change: it is {found.layout} already"
+    lines += [Line(nothing, margin=2, hang=4)] if found.changes_nothing else []
+    changes = (str(each) for each in found.differences)
+    lines += _cut([_change(text[0], text[2:]) for text in changes], full)
+    for name, content in found.files.items():
+        sign = "+" if found.change.before.get(name) is None else "~"
+        told = f"file {name}" + ("" if content is None else f": {size(len(content))}")
+        lines.append(_change("-" if content is None else sign, told))
+    lines.append(Line(f"payload: {payload(*found.payload)}, untouched", margin=2, hang=4))
+    lines += [Line(loss, "loss: ", 2, style="yellow") for loss in found.losses]
+    lines += [Line(note, "note: ", 2) for note in found.notes]
+    return lines
+
+
+def repair(found: Repair, *, full: bool = False) -> list[Line]:
+    """A repair in lines: plan by plan, then the tracker."""
+    lines = [line for each in found.migration.plans for line in plan(each, full=full)]
+    if found.tracker is not None:
+        file = found.tracker.as_json()
+        lines.append(_answer(f"repair {file['path']}: -> {found.tracker.text}"))
+        lines.append(Line(found.tracker.why, "because ", 2, hang=4))
+    return lines
+
+
+def recovered(done: Mapping[Place, str]) -> list[Line]:
+    """What was made of migrations that had not finished."""
+    return [Line(f"{place}: {what}", hang=2) for place, what in done.items()]
+
+
+def outcome(done: Migration, link: Link | None, tracker: Tracker | None = None) -> list[Line]:
+    """What stands there after a migration, and how to undo it."""
+    if done.destination is None:
+        changed = [p.path for p in done.plans if not p.changes_nothing]
+        changed += [tracker.root / TRACKER_FILE] if tracker else []
+        told = [f"rewrote {path}" for path in changed] or ["nothing was written"]
+    else:
+        by = "" if link is None else f", payload by {link.value}"
+        # Megatron reads local paths and multi-storage-client; other stores are for its callers.
+        loads = isinstance(done.destination, Path) or done.destination.protocol == "msc"
+        use = f": use it as {shell('--load', done.destination)}" if loads else ""
+        told = [f"wrote {done.destination}{by}{use}"]
+    lines = [_answer(text) for text in told]
+    note = " (the source is unchanged)" if done.destination else ""
+    undo = done.undo() + ([tracker.undo] if tracker else [])
+    lines += [Line(f"{command}{note}", "undo: ", whole=True) for command in undo]
+    cautions = [str(left) for left in done.leftovers]
+    if link in CAUTIONS:
+        cautions.append(CAUTIONS[link])
+    return lines + [Line(text, "caution: ", style="yellow") for text in cautions]
+
+
+def differences(found: Sequence[Difference], *, full: bool) -> list[Line]:
+    """`diff` in lines."""
+    if not found:
+        return [_answer("no difference")]
+    changes = (str(each) for each in found)
+    lines = [_change(text[0], text[2:], margin=0) for text in changes]
+    return [_answer(counted(len(lines), "difference")), *_cut(lines, full, margin=0)]
+
+
+# -- check
+
+
+def verdict(path: Place, found: Verdict, advice: Advice) -> list[Line]:
+    """`check --reader` in lines: the answer, then each reason and what to do."""
+    release = f"release {found.reader.release} (torch {found.reader.torch})"
+    lines = [_answer(f"{_resumes(found)}: {release} on {path}")]
+    for obstacle in found.obstacles:
+        lines.append(Line(obstacle.why, "because ", 2, hang=4))
+        lines.append(Line(obstacle.error, "error  ", 4, style="red"))
+        if obstacle.flag:
+            lines.append(Line(f"run the job with {obstacle.flag}", "flag   ", 4))
+    lines += [Line(text, "warning: ", 2, hang=4, style="yellow") for text in found.warnings]
+    return lines + _advice(found, advice)
+
+
+def _advice(found: Verdict, advice: Advice) -> list[Line]:
+    flags = [f"run the job with {' '.join(advice.flags)}"] if advice.flags else []
+    if advice.command:
+        fix = Line(advice.command, "fix: ", 2, style="green", whole=True)
+        return [fix, *(Line(flag, "then: ", 2, style="green") for flag in flags)]
+    if found.resumes:
+        return []
+    told = [f"no command helps; {flag}" for flag in flags]
+    told = told or [f"no one command or flag helps: {advice.reason}"]
+    return [Line(text, "fix: ", 2, hang=4) for text in told]
+
+
+def verdicts(path: Place, found: Sequence[Verdict]) -> list[Line]:
+    """`check` in lines, one per release."""
+    good = sum(verdict.resumes for verdict in found)
+    lines = [_answer(f"{path}: {good} of {len(found)} releases resume")]
+    for each in found:
+        reason = each.obstacles[0].error if each.obstacles else "; ".join(each.warnings)
+        style = "red" if not each.resumes else "yellow" if each.without or reason else "green"
+        text = f"{_resumes(each)}{': ' if reason else ''}{reason}"
+        lines.append(Line(text, f"{each.reader.release:{_COLUMN}}", 2, style=style))
+    return lines
+
+
+def _resumes(found: Verdict) -> str:
+    if not found.resumes:
+        return "no"
+    return f"yes, but without {', '.join(found.without)}" if found.without else "yes"
+
+
+# -- verify
+
+
+def verification(found: Verification, *, full: bool) -> list[Line]:
+    """`verify` in lines: the answer, then each finding with what to do."""
+    files = sum(each.payload_files for each in found.checkpoints)
+    held = payload(files, sum(each.payload_bytes for each in found.checkpoints))
+    entries = counted(sum(each.entries for each in found.checkpoints), "entry", "entries")
+    paths = {each.path for each in found.checkpoints}
+    about = found.path if len(paths) != 1 else next(iter(paths))
+    many = f"{len(paths)} checkpoints, " if len(paths) > 1 else ""
+    answer = ", ".join([*([] if not found.clean else ["clean"]), *severities(found)])
+    lines = [_answer(f"{about}: {answer} ({many}{entries}, payload {held})")]
+    for finding in found.findings:
+        where = "" if finding.path == about else f"{finding.path}: "
+        head = f"{finding.severity.value} {finding.code}: "
+        style = _SEVERITIES[finding.severity]
+        lines.append(Line(f"{where}{finding.what}", head, 2, hang=4, style=style))
+        items = [Line(item, margin=4, hang=6) for item in finding.items]
+        lines += _cut(items, full, _MOST_ITEMS, margin=4)
+        lines.append(Line(finding.remedy, "fix: ", 4))
+    return lines
+
+
+# -- explain
+
+
+def explanation(found: Explanation) -> list[Line]:
+    """`explain WORD` in lines."""
+    rows: dict[str, Sequence[str]] = {
+        "since": [found.since],
+        "why": found.why,
+        "source": found.source,
+        "do": found.remedy,
+    }
+    lines = [_answer(f"{found.word}: {found.what}")]
+    for label, values in rows.items():
+        lines += _labelled(label, values)
+    return lines
+
+
+def explainable(words: Mapping[str, Sequence[str]]) -> list[Line]:
+    """`explain` alone: everything that can be explained."""
+    many = sum(map(len, words.values()))
+    lines = [_answer(f"{many} words can be explained, and the error of a reader as it stands")]
+    return lines + [Line(", ".join(of), f"{kind:{_COLUMN}}", 2) for kind, of in words.items()]

@@ -1,0 +1,131 @@
+"""From one layout to another, and on to what a reader needs: readings in, manifests out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.rerun import (
+    IDLE,
+    IN_PLACE,
+    MODE_VALIDATE,
+    Kind,
+    RerunRecord,
+    unique_key,
+)
+from ckptmigrate.checkpoint.topology import Given, derive
+from ckptmigrate.errors import CkptMigrateError, DamagedError
+from ckptmigrate.planning.losses import FAULT_CONTEXT, FOREIGN_SYMBOLS, RNG_STATE
+from ckptmigrate.releases import rng
+from ckptmigrate.releases.constraints import constrain
+from ckptmigrate.releases.readers import Reader
+from ckptmigrate.versions import Layout, facts
+from ckptmigrate.versions.reading import Reading
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion leads to.
+
+    Attributes:
+        manifest: the result; the source's very own parts where nothing had to change.
+        layout: the layout on disk.
+        losses: names of the losses that it means, found from the content.
+        foreign: the symbols behind the loss FOREIGN_SYMBOLS.
+        notes: choices made.
+    """
+
+    manifest: Manifest
+    layout: Layout
+    losses: tuple[str, ...]
+    foreign: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def convert(
+    begin: Reading,
+    layout: Layout | None,
+    *,
+    reader: Reader | None = None,
+    idle_only: bool = False,
+    given: Given | None = None,
+) -> Converted:
+    """Convert a checkpoint.
+
+    Args:
+        begin: the checkpoint.
+        layout: the layout to lead to; None for the one it has.
+        reader: a release whose constraints the result has to meet, too.
+        idle_only: whether a fault context must not stay even in its own layout.
+        given: parallel sizes, in ranks, that the checkpoint does not tell.
+
+    Raises:
+        RefusedError: sizes that are needed are unknown or contradict each other.
+        DamagedError: the checkpoint has no iteration where one is needed.
+    """
+    wanted = layout or begin.layouts[0]
+    losses = _fault_loss(begin, wanted, idle_only=idle_only)
+    in_file = begin.manifest.common.in_file if layout is None else layout.COMMON_IN_FILE
+    result = begin.manifest
+    notes: tuple[str, ...] = ()
+    if losses or wanted not in begin.layouts:
+        result, notes = _rewritten(begin, wanted, given, drop_fault=bool(losses))
+    foreign: tuple[str, ...] = ()
+    if reader is not None:
+        constrained = constrain(result, reader, in_file=in_file)
+        result, foreign = constrained.manifest, constrained.foreign
+        losses += (FOREIGN_SYMBOLS,) if foreign else ()
+        states = rng.rekeyed(result, reader, given)
+        result = states.manifest
+        losses += (RNG_STATE,) if states.lossy else ()
+        notes += (states.note,) if states.note else ()
+    result = result.with_common_in_file() if in_file else result.with_common_in_entry()
+    # The writer did what the detector of its own layout looks for.
+    if not wanted.detect(facts.gather(result)):
+        raise CkptMigrateError(
+            f"the plan does not lead to {wanted.ID}; nothing was written",
+            path=result.path,
+            layout=wanted.ID,
+            fix="please report this with the output of `ckptmigrate inspect --json`",
+        )
+    return Converted(result, wanted, losses, foreign, notes)
+
+
+def _fault_loss(begin: Reading, layout: Layout, *, idle_only: bool) -> tuple[str, ...]:
+    record = begin.record
+    if record.kind is not Kind.FAULT:
+        return ()
+    stays = layout in begin.layouts and not idle_only
+    moves = layout.KEEPS_FAULTS and all(found.KEEPS_FAULTS for found in begin.layouts)
+    if (stays or moves) and record.state != IN_PLACE:
+        return ()
+    return (FAULT_CONTEXT,)
+
+
+def _rewritten(
+    begin: Reading, layout: Layout, given: Given | None, *, drop_fault: bool
+) -> tuple[Manifest, tuple[str, ...]]:
+    """The rerun state in the wanted layout, and notes on what had to be chosen."""
+    source, record = begin.manifest, begin.record
+    notes: tuple[str, ...] = ()
+    if drop_fault:
+        record = RerunRecord(Kind.IDLE, record.mode, IDLE, record.iteration)
+        notes += ("the fault context is dropped and kept in the sidecar; the job resumes as idle",)
+    if record.iteration is None:
+        if source.iteration is None:
+            raise DamagedError("has no iteration in its common state", path=source.path)
+        record = replace(record, iteration=source.iteration)
+    mode_note = ""
+    if record.mode is None:
+        record = replace(record, mode=MODE_VALIDATE)
+        mode_note = f"neither a rerun entry nor args has a rerun mode: {MODE_VALIDATE} is taken"
+    elif begin.record.entry is None and not begin.record.shards:
+        mode_note = f"no rerun entry has a mode: {record.mode} is taken from args.rerun_mode"
+    wanted = layout.write(record, derive(source, given))
+    if mode_note and (wanted.entry is not None or wanted.shards):
+        notes += (mode_note,)
+    unchanged = {
+        unique_key(position, begin.record.grid): shard.stored
+        for position, shard in begin.record.shards.items()
+    }
+    return source.with_rerun(wanted, unchanged), notes

@@ -1,0 +1,186 @@
+"""Plan the repair of one checkpoint.
+
+It starts from the checkpoint as it is, never from the originals that the sidecar keeps, and later
+migrations start from the repaired checkpoint (`sidecar.original`): so no downgrade brings the
+damage back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from ckptmigrate import versions
+from ckptmigrate.access import storage
+from ckptmigrate.access.places import Place
+from ckptmigrate.checkpoint import manifest, sidecar
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.rerun import (
+    IDLE,
+    IN_PLACE,
+    MODE_VALIDATE,
+    STATES,
+    Kind,
+    RerunRecord,
+    StoredRerun,
+)
+from ckptmigrate.checkpoint.sidecar import REPAIR, Original
+from ckptmigrate.checkpoint.topology import Given, derive
+from ckptmigrate.errors import CorruptError, DamagedError, RefusedError, Retry
+from ckptmigrate.planning import planner
+from ckptmigrate.planning.converting import Converted
+from ckptmigrate.planning.losses import FAULT_CONTEXT
+from ckptmigrate.planning.planner import Plan, Request
+from ckptmigrate.text.commands import command
+from ckptmigrate.verifying import Verified, verify_one
+from ckptmigrate.verifying.findings import CODES, Finding
+from ckptmigrate.version import __version__
+from ckptmigrate.versions import Layout, facts, none_emitting, pre_rerun, sharded_rerun
+from ckptmigrate.versions.reading import Reading, read
+
+_RERUN: Final = "rerun-shards-missing"
+_DIGEST: Final = "integrity-mismatch"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asks for.
+
+    Attributes:
+        rebuild: write an idle state with all of its shards, instead of none at all.
+        drop: drop a fault context that is whole.
+        given: parallel sizes, in ranks, that the checkpoint does not tell.
+        known: symbols that the user vouches for.
+        hashed: hash payload files against integrity.json, too.
+    """
+
+    rebuild: bool = False
+    drop: bool = False
+    given: Given | None = None
+    known: Collection[str] = ()
+    hashed: bool = False
+
+
+def plan(path: Place, wanted: Wanted, *, now: str) -> Plan:
+    """Plan the repair of one checkpoint directory.
+
+    Raises:
+        RefusedError: something is lost, or the fault context was not asked to go.
+        CkptMigrateError: no readable torch_dist checkpoint.
+    """
+    verified = verify_one(path, known=wanted.known, hashed=wanted.hashed)
+    gone = lost(verified)
+    if gone:
+        first, more = gone[0], len(gone) - 1
+        raise RefusedError(
+            f"cannot be repaired: {first.what} ({CODES[first.code].meaning.rstrip('.')})"
+            + (f", and {more} more errors" if more else ""),
+            path=path,
+            fix=f"{first.remedy}; for all of it see `{command('verify', path)}`",
+        )
+    directory = storage.directory(path)
+    current = read(directory)
+    result, notes, losses = _rerun(current, wanted)
+    # What changed in the common state goes where the common state is.
+    in_file = current.manifest.common.in_file
+    result = result if in_file else result.with_common_in_entry()
+    refreshed = {
+        name: directory.read(name)
+        for finding in verified.errors
+        if finding.code == _DIGEST
+        for name in finding.items
+    }
+    if refreshed:
+        names = ", ".join(refreshed)
+        notes += (f"integrity.json gets the digest of {names} as it is: what it holds is in order",)
+    layout = _layout_of(result, current)
+    steps = sidecar.load(directory)
+    request = Request(
+        REPAIR,
+        layout.ID,
+        notes,
+        now,
+        __version__,
+        losses=losses,
+        refreshed=refreshed,
+    )
+    return planner.assemble(
+        current,
+        Original(directory, steps, len(steps)),
+        Converted(result, layout, losses, (), notes),
+        current.manifest,
+        request,
+    )
+
+
+def _layout_of(result: Manifest, current: Reading) -> Layout:
+    """The layout of the result: the one that it had, if that fits still."""
+    gathered = facts.gather(result)
+    fitting = [layout for layout in versions.LAYOUTS if layout.detect(gathered)]
+    return next(layout for layout in (*current.layouts, *fitting) if layout in fitting)
+
+
+def lost(verified: Verified) -> tuple[Finding, ...]:
+    """The errors that no repair removes."""
+    return tuple(
+        error
+        for error in verified.errors
+        if error.code != _RERUN
+        # Of the small files these alone are looked at closely enough to vouch for them.
+        and not (error.code == _DIGEST and set(error.items) <= set(manifest.METADATA_FILES))
+    )
+
+
+def _rerun(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...], tuple[str, ...]]:
+    """The checkpoint with the rerun state repaired, notes, and losses."""
+    record, source = current.record, current.manifest
+    if record.kind is Kind.FAULT and not wanted.drop:
+        if wanted.rebuild:
+            raise RefusedError(
+                "holds a fault context that is whole, and --rebuild-sentinel would replace it",
+                path=source.path,
+                fix=f"to go without it run `{command('repair', source.path, '--drop-rerun')}`",
+            )
+        if record.state == IN_PLACE:
+            note = f"a fault in state {STATES[IN_PLACE]}, from which no release resumes: "
+            return source, (note + "--drop-rerun makes it idle",), ()
+        return source, (), ()
+    bare = record.entry is not None and not record.shards  # an idle entry without its sentinels
+    if record.kind in (Kind.CORRUPT, Kind.FAULT) or (wanted.rebuild and bare):
+        losses = (FAULT_CONTEXT,) if record.kind is Kind.FAULT else ()
+        if wanted.rebuild:
+            return *_rebuilt(current, wanted), losses
+        if all(layout is sharded_rerun for layout in current.layouts):
+            raise CorruptError(
+                "lacks rerun shards that its releases always ask for",
+                missing=record.missing,
+                path=source.path,
+                fix=f"run `{command('repair', source.path, '--rebuild-sentinel')}`",
+            )
+        note = "the rerun entry goes, and the job resumes as idle"
+        return source.with_rerun(StoredRerun(), {}), (note,), losses
+    if wanted.drop:
+        return source, ("there is no fault context to drop",), ()
+    return source, (), ()
+
+
+def _rebuilt(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...]]:
+    """An idle state in full: the entry, and a fresh shard at every place of the grid."""
+    source, record = current.manifest, current.record
+    silent = (pre_rerun, none_emitting)  # their idle state is nothing at all
+    layout = next((found for found in current.layouts if found not in silent), None)
+    if layout is None:
+        raise RefusedError(
+            f"{current.layouts[0].ID} has no idle rerun state to rebuild",
+            path=source.path,
+            fix="leave --rebuild-sentinel out",
+            retry=Retry(leave_out=("--rebuild-sentinel",)),
+        )
+    iteration = source.iteration if record.iteration is None else record.iteration
+    if iteration is None:
+        raise DamagedError("has no iteration in its common state", path=source.path)
+    idle = RerunRecord(Kind.IDLE, record.mode or MODE_VALIDATE, IDLE, iteration)
+    stored = layout.write(idle, derive(source, wanted.given))
+    note = f"an idle rerun state with {len(stored.shards)} fresh shards"
+    return source.with_rerun(stored, {}), (note,)

@@ -1,0 +1,145 @@
+"""Why a migration is refused while it is planned, in sentences that end with what works."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from ckptmigrate import versions
+from ckptmigrate.access.places import Place
+from ckptmigrate.checkpoint import integrity
+from ckptmigrate.checkpoint.rerun import IN_PLACE, STATES, Kind
+from ckptmigrate.errors import CorruptError, RefusedError, Retry
+from ckptmigrate.planning.converting import Converted
+from ckptmigrate.planning.losses import (
+    FAULT_CONTEXT,
+    FOREIGN_SYMBOLS,
+    INTEGRITY,
+    OPTIMIZER_STATE,
+    RNG_STATE,
+)
+from ckptmigrate.planning.targets import Target
+from ckptmigrate.releases import optimizer, rng
+from ckptmigrate.text.commands import command
+from ckptmigrate.text.printable import few
+from ckptmigrate.versions.reading import Reading
+
+
+def no_integrity(path: Place, damaged: list[str]) -> RefusedError:
+    """Files are not as integrity.json says."""
+    return RefusedError(
+        f"does not have the digest that {integrity.FILE} has for {few(damaged)}",
+        losses=(INTEGRITY,),
+        path=path,
+        fix=f"bring back a good copy, or use what is there with --allow-loss {INTEGRITY}",
+        retry=Retry(add=("--allow-loss", INTEGRITY)),
+    )
+
+
+def check_direction(current: Reading, target: Target, verb: str) -> None:
+    """Make sure that `upgrade` leads to something newer, and `downgrade` to something older.
+
+    Raises:
+        RefusedError: it does not; names the other verb.
+    """
+    if target.name == versions.UNIVERSAL:
+        return
+    wanted = versions.order(target.layout)
+    places = [versions.order(found) for found in current.layouts]
+    fits = min(places) <= wanted if verb == "upgrade" else max(places) >= wanted
+    if not fits:
+        other = "downgrade" if verb == "upgrade" else "upgrade"
+        names = " or ".join(found.ID for found in current.layouts)
+        age = "older" if verb == "upgrade" else "newer"
+        raise RefusedError(
+            f"{target.name} is {age} than {names}, which this checkpoint is",
+            path=current.manifest.path,
+            layout=target.layout.ID,
+            fix=f"run `{command(other, current.manifest.path, '--to', target.name)}`",
+        )
+
+
+def check_corrupt(begin: Reading) -> None:
+    """Make sure that the rerun shards which the common state announces are there.
+
+    Raises:
+        CorruptError: they are not.
+    """
+    missing = begin.record.missing
+    if begin.record.kind is not Kind.CORRUPT:
+        return
+    raise CorruptError(
+        f"is corrupt: the common state tells of a rerun, and the checkpoint lacks {few(missing)}",
+        missing=missing,
+        path=begin.manifest.path,
+        fix="no release can load it; to have it resume as idle run "
+        f"`{command('repair', begin.manifest.path, '--in-place')}`",
+    )
+
+
+def check_allowed(
+    begin: Reading, target: Target, result: Converted, agreed: Collection[str], verb: str
+) -> None:
+    """Make sure that every loss of a result was agreed to.
+
+    Raises:
+        RefusedError: one was not; says why it is one, and the command that accepts it.
+    """
+    refused = tuple(loss for loss in result.losses if loss not in agreed)
+    if not refused:
+        return
+    path = begin.manifest.path
+    whys = [_WHY[loss](begin, target, result) for loss in refused]
+    allow = [word for loss in refused for word in ("--allow-loss", loss)]
+    raise RefusedError(
+        ", and ".join(whys),
+        losses=refused,
+        path=path,
+        layout=target.layout.ID,
+        fix=f"to go without it run `{command(verb, path, '--to', target.name, *allow)}`",
+    )
+
+
+def _why_fault(begin: Reading, target: Target, result: Converted) -> str:
+    record = begin.record
+    state = STATES[record.state or 0]
+    if record.state == IN_PLACE:
+        return f"holds a fault in state {state}, from which no release resumes"
+    names = " or ".join(found.ID for found in begin.layouts)
+    return (
+        f"holds a fault context (state {state}, iteration {record.iteration}) that means something "
+        f"only to the release that wrote it, and cannot move from {names} to {target.name}"
+    )
+
+
+def _why_foreign(begin: Reading, target: Target, result: Converted) -> str:
+    return (
+        f"names {', '.join(result.foreign)} in its common state, which release {target.name} "
+        "cannot load and no enum of Megatron is"
+    )
+
+
+def _why_optimizer(begin: Reading, target: Target, result: Converted) -> str:
+    assert target.reader is not None  # a layout asks for no optimizer
+    whys = [problem.why for problem in optimizer.problems(begin.manifest, target.reader)]
+    return (
+        f"has an optimizer that release {target.name} cannot read: {', and '.join(whys)} (the job "
+        f"resumes with {optimizer.FLAG})"
+    )
+
+
+def _why_rng(begin: Reading, target: Target, result: Converted) -> str:
+    return (
+        "has RNG states for every rank, as 0.16 writes them with expert parallelism, and release "
+        f"{target.name} has one for all data and context parallel ranks of a (PP, TP): that of the "
+        f"first, which is not that of the others (or resume from the original with {rng.FLAG}, "
+        "without any, where nothing else is in the way)"
+    )
+
+
+_WHY: Final = {
+    FAULT_CONTEXT: _why_fault,
+    FOREIGN_SYMBOLS: _why_foreign,
+    OPTIMIZER_STATE: _why_optimizer,
+    RNG_STATE: _why_rng,
+}

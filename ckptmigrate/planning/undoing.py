@@ -1,0 +1,69 @@
+"""Plan the way back over the last migration of a checkpoint, from the originals it kept."""
+
+from __future__ import annotations
+
+from ckptmigrate.access import storage
+from ckptmigrate.access.places import Place
+from ckptmigrate.access.storage import Overlay
+from ckptmigrate.checkpoint import diffing, sidecar
+from ckptmigrate.checkpoint.sidecar import REPAIR, Step, digest
+from ckptmigrate.errors import RefusedError
+from ckptmigrate.planning.planner import Plan, change_of, untouched
+from ckptmigrate.text.commands import command
+from ckptmigrate.versions.reading import read
+
+
+def plan(path: Place) -> Plan:
+    """Plan to take back the last migration that the sidecar of a checkpoint tells of.
+
+    Raises:
+        RefusedError: there is none, or the checkpoint or the originals were changed since.
+        CkptMigrateError: no readable torch_dist checkpoint.
+    """
+    directory = storage.directory(path)
+    steps = sidecar.load(directory)
+    if not steps:
+        raise RefusedError(
+            f"has nothing to undo: no {sidecar.FILE} tells of a migration",
+            path=path,
+            fix=f"to see what it is run `{command('inspect', path)}`",
+        )
+    last, before, why_not = sidecar.before_last(directory)
+    if before is None:
+        raise RefusedError(
+            f"cannot be undone: {why_not}",
+            path=path,
+            fix="put that file back as the migration left it, or migrate it once more with "
+            f"`{command('upgrade', path, '--to', last.source[-1], '--in-place')}`",
+        )
+    current = read(directory)
+    previous = read(Overlay(directory, before))
+    now = {name: digest(directory.read(name)) for name in last.files if name in directory.files()}
+    return Plan(
+        iteration=current.manifest.iteration,
+        verb="undo",
+        source=tuple(layout.ID for layout in current.layouts),
+        target=" or ".join(layout.ID for layout in previous.layouts),
+        layout=previous.layouts[0].ID,
+        undo=_again(last, path),
+        satisfied=False,
+        differences=tuple(diffing.diff(current.manifest, previous.manifest, payload=False)),
+        change=change_of(
+            path,
+            before,
+            steps[:-1],
+            kept=len(steps) - 1,
+            originals={},
+            before={name: now.get(name) for name in last.files},
+        ),
+        losses=(),
+        notes=(f"takes back the {last.verb} to {last.target} of {last.time}",),
+        payload=untouched(current.manifest, before),
+    )
+
+
+def _again(step: Step, path: Place) -> str:
+    if step.verb == REPAIR:
+        return command(REPAIR, path, "--in-place")
+    allowed = [word for loss in step.losses for word in ("--allow-loss", loss)]
+    return command(step.verb, path, "--to", step.target, *allowed, "--in-place")

@@ -1,0 +1,255 @@
+"""Predict, without the release at hand, whether a job of it resumes from a checkpoint.
+
+It reasons from the content of the checkpoint and the constraints of the reader, in the order in
+which the reader meets them, and never from a measured outcome.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ckptmigrate.checkpoint import metadata
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.rerun import MODE_OF_ARGUMENT, SHARDED_KEY
+from ckptmigrate.checkpoint.topology import Topology, derive, told
+from ckptmigrate.errors import RefusedError
+from ckptmigrate.inert.tree import symbols
+from ckptmigrate.releases import optimizer, rng
+from ckptmigrate.releases.constraints import ARGS_CLASS
+from ckptmigrate.releases.evidence import writer
+from ckptmigrate.releases.facts import minor
+from ckptmigrate.releases.readers import Reader
+from ckptmigrate.versions import facts, named
+from ckptmigrate.versions.reading import Reading
+from ckptmigrate.versions.taking import LENIENT, MISSING, Offer
+
+STRICTNESS: Final = ("assume_ok_unexpected", "raise_unexpected", "raise_all", *LENIENT)
+DEFAULT_STRICTNESS: Final = "assume_ok_unexpected"
+RAISE_ALL: Final = "raise_all"
+# Through 0.10 args cannot be loaded by a torch newer than the release, whatever is in them.
+UNSAFE_LOAD: Final = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
+
+
+@dataclass(frozen=True)
+class Job:
+    """The job that is to resume; None for a size means that of the checkpoint.
+
+    Attributes:
+        tensor, pipeline, context, world: parallel sizes, in ranks.
+        rerun_mode: its --rerun-mode.
+        finetune: whether it runs with --finetune.
+        no_load_optim: whether it runs with --no-load-optim.
+        no_load_rng: whether it runs with --no-load-rng.
+        strictness: its --dist-ckpt-strictness.
+    """
+
+    tensor: int | None = None
+    pipeline: int | None = None
+    context: int | None = None
+    world: int | None = None
+    rerun_mode: str = "validate_results"
+    finetune: bool = False
+    no_load_optim: bool = False
+    no_load_rng: bool = False
+    strictness: str = DEFAULT_STRICTNESS
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """One reason why a job does not resume.
+
+    Attributes:
+        error: what the user would read, so that a search finds it.
+        why: the reason in words.
+        flag: the job's own flag (or a variable of its environment) that goes around it, or None.
+        metadata_only: whether a migration removes it.
+    """
+
+    error: str
+    why: str
+    flag: str | None = None
+    metadata_only: bool = True
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a job of a release resumes.
+
+    Attributes:
+        reader: the release.
+        obstacles: why not, in the order in which the job meets them; empty where it resumes.
+        without: what it resumes without.
+        warnings: what goes wrong later.
+    """
+
+    reader: Reader
+    obstacles: tuple[Obstacle, ...]
+    without: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented JSON form (README, `check --json`)."""
+        return {
+            "release": self.reader.release,
+            "torch": self.reader.torch,
+            "resumes": self.resumes,
+            "without": list(self.without),
+            "warnings": list(self.warnings),
+            "obstacles": [
+                {"error": o.error, "why": o.why, "flag": o.flag, "metadata_only": o.metadata_only}
+                for o in self.obstacles
+            ],
+        }
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the load succeeds, be it without something."""
+        return not self.obstacles
+
+
+def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
+    """Predict what comes of a checkpoint in front of a job of a release.
+
+    Args:
+        reading: the checkpoint.
+        reader: the release and its torch.
+        job: by default one of the checkpoint's topology with reruns enabled.
+    """
+    job = job or Job()
+    manifest = reading.manifest
+    obstacles = [*_marker(manifest, reader), *_common(manifest, reader)]
+    obstacles += _metadata(manifest, reader)
+    if not (job.no_load_optim or job.finetune):
+        obstacles += [
+            Obstacle(each.error, each.why, optimizer.FLAG, metadata_only=False)
+            for each in optimizer.problems(manifest, reader)
+        ]
+    offer = _offer(reading, reader, job)
+    taking = named(reader.layout).take(offer)
+    states = _rng(manifest, reader, job, offer)
+    if taking.error is None:
+        obstacles += states
+    else:
+        ending = [Obstacle(taking.error, taking.why)]
+        # Rerun shards are loaded before RNG states, and taken up after everything was loaded.
+        obstacles += ending + states if taking.error.startswith(MISSING) else states + ending
+    if (
+        taking.error is None
+        and job.strictness == RAISE_ALL
+        and manifest.rerun_keys
+        and not taking.requested
+    ):
+        obstacles.append(
+            Obstacle(
+                f"Missing keys (for all ranks): {{'{SHARDED_KEY}'}}",
+                "a strict job refuses rerun shards that it does not ask for",
+                "--dist-ckpt-strictness assume_ok_unexpected",
+            )
+        )
+    warnings = (taking.warning,) if taking.warning else ()
+    return Verdict(reader, tuple(obstacles), taking.without, warnings)
+
+
+def _marker(manifest: Manifest, reader: Reader) -> list[Obstacle]:
+    unknown = reader.unknown_marker_keys(manifest.marker)
+    if not unknown:
+        return []
+    return [
+        Obstacle(
+            "TypeError: CheckpointingConfig.__init__() got an unexpected keyword argument "
+            f"'{unknown[0]}'",
+            "metadata.json has keys that this release does not know",
+        )
+    ]
+
+
+def _common(manifest: Manifest, reader: Reader) -> list[Obstacle]:
+    missing = reader.missing_common_error
+    if not manifest.common.in_file and missing is not None:
+        error = missing.format(path=manifest.path)
+        return [Obstacle(error, "the common state is in common_state, and it looks for common.pt")]
+    weights_only = manifest.common.in_file and reader.weights_only
+    for found in symbols(manifest.common.values):
+        # The first one that it cannot load is the one that its error names.
+        if weights_only and not reader.allows(found.path):
+            return [
+                Obstacle(
+                    "Weights only load failed. ... Unsupported global: GLOBAL "
+                    f"{found.path} was not an allowed global by default.",
+                    f"the common state names {found.path}, which this release does not allow",
+                    UNSAFE_LOAD if found.path == ARGS_CLASS else None,
+                )
+            ]
+        if not reader.resolves(found.path):
+            return [_unresolved(found.module, found.symbol, "the common state")]
+    return []
+
+
+def _metadata(manifest: Manifest, reader: Reader) -> list[Obstacle]:
+    for found in symbols(manifest.metadata.tree):
+        if not reader.resolves(found.path):
+            return [_unresolved(found.module, found.symbol, metadata.FILE)]
+    return []
+
+
+def _unresolved(module: str, name: str, where: str) -> Obstacle:
+    if module.startswith("megatron."):
+        error = f"AttributeError: Can't get attribute '{name}' on <module '{module}'"
+    else:
+        error = f"ModuleNotFoundError: No module named '{module.partition('.')[0]}'"
+    return Obstacle(error, f"{where} names {module}.{name}, which this release does not have")
+
+
+def _rng(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> list[Obstacle]:
+    if job.no_load_rng or job.finetune or not offer.same_grid:
+        return []
+    found = rng.missing(manifest, reader, offer.grid, offer.world)
+    return [] if found is None else [Obstacle(*found, rng.FLAG)]
+
+
+def _offer(reading: Reading, reader: Reader, job: Job) -> Offer:
+    manifest, record = reading.manifest, reading.record
+    saved = _saved(manifest)
+    grid = (job.pipeline or saved.pipeline or 1, job.tensor or saved.tensor or 1)
+    world = job.world or saved.world or saved.hint or 1
+    fields: set[str] = set()
+    if record.entry is not None:
+        fields |= {name for name in record.entry if isinstance(name, str)}
+    for shard in record.shards.values():
+        fields |= set(shard.stored or shard.fields)
+        break
+    same_grid = grid == (saved.pipeline or grid[0], saved.tensor or grid[1])
+    return Offer(
+        facts=facts.gather(manifest),
+        record=record,
+        fields=frozenset(fields),
+        grid=grid,
+        world=world,
+        same_grid=same_grid,
+        same_job=same_grid and _same_size(world, saved, job),
+        mode=MODE_OF_ARGUMENT.get(job.rerun_mode, job.rerun_mode),
+        finetune=job.finetune,
+        lenient=job.strictness in LENIENT,
+        same_release=_wrote(reader, manifest),
+    )
+
+
+def _wrote(reader: Reader, manifest: Manifest) -> bool:
+    """Whether a release of the reader's minor release is the only one that can be the writer."""
+    writers = writer(manifest, reader.compat).releases
+    return [minor(release) for release in writers] == [minor(reader.release)]
+
+
+def _saved(manifest: Manifest) -> Topology:
+    """The topology of the checkpoint. Where its files contradict its args a reader goes by args."""
+    try:
+        return derive(manifest)
+    except RefusedError:
+        return told(manifest)
+
+
+def _same_size(world: int, saved: Topology, job: Job) -> bool:
+    return world == (saved.world or world) and (
+        job.context is None or saved.context is None or job.context == saved.context
+    )

@@ -1,0 +1,164 @@
+"""The optimizer state of a checkpoint, and what keeps a reader from it.
+
+Its tensors are a matter of bytes and of keys that only the model's own grouping of parameters
+explains, so no metadata edit helps: a job resumes with `--no-load-optim`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.inert.tree import Object
+from ckptmigrate.releases.readers import Reader
+
+FLAG: Final = "--no-load-optim"
+FLATTENED: Final = "fully_sharded_model_space"
+
+_CHAINED: Final = re.compile(r"chained_\d+\.", re.ASCII)
+# `optimizer.state.exp_avg.<parameter>`, for each of several optimizers under a prefix.
+_STATE: Final = re.compile(r"(?:chained_\d+\.)?optimizer\.state\.[^.]+\.(.+)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a reader meets when it loads the optimizer: the error it dies with, and the reason."""
+
+    error: str
+    why: str
+
+
+def problems(manifest: Manifest, reader: Reader) -> list[Problem]:
+    """What keeps a reader from the optimizer of a checkpoint, in the order in which it shows."""
+    found = _of_sharding(manifest, reader)
+    # The template is built, and fails, before any tensor is looked at.
+    return found or [*_of_chain(manifest, reader), *_of_dimension(manifest, reader)]
+
+
+def sharding_type(manifest: Manifest) -> str | None:
+    """The sharding type of the distributed optimizer; None where there is none to tell."""
+    content = manifest.common.values.get("content_metadata")
+    if isinstance(content, dict):
+        named_type = content.get("distrib_optim_sharding_type")
+        if isinstance(named_type, str):
+            return named_type
+    return FLATTENED if _flattened(manifest) else None
+
+
+def _of_sharding(manifest: Manifest, reader: Reader) -> list[Problem]:
+    found = sharding_type(manifest)
+    if found is None:
+        return []
+    row = next((row for row in reader.compat.optimizer_sharding if row.type == found), None)
+    if row is not None and reader.is_in(row.releases):
+        return []
+    error = row.error if row else f"NotImplementedError: Unknown sharding_type: {found}"
+    why = (
+        f"its distributed optimizer does not know the sharding type {found}, and no metadata "
+        "edit can re-lay the bytes"
+    )
+    return [Problem(error, why)]
+
+
+def _of_form(reader: Reader, form: str, **values: object) -> list[Problem]:
+    """The problem of a form of compat_matrix.yaml; none where the reader reads it."""
+    rows = (row for row in reader.compat.optimizer_forms if row.form == form)
+    return [
+        Problem(row.error.format(**values), row.why)
+        for row in rows
+        if not reader.is_in(row.releases)
+    ]
+
+
+def _of_chain(manifest: Manifest, reader: Reader) -> list[Problem]:
+    """Several optimizers (MoE) whose keys lack the prefix that tells them apart through 0.13.
+
+    Where they have it every reader asks for it: content_metadata, which makes a reader leave it
+    out, is written together with the keys.
+    """
+    states = manifest.common.values.get("optimizer")
+    # The common part of several optimizers stands under 0, 1, ...; that of one does not.
+    if not isinstance(states, dict) or len(states) < 2 or {*states} != {*range(len(states))}:
+        return []
+    keys = manifest.metadata.entries
+    if any(_CHAINED.match(key) for key in keys):
+        return []
+    first = next((key for key in keys if key.startswith("optimizer.")), None)
+    if first is None:
+        return []
+    flattened = _flattened(manifest)
+    if flattened:
+        first = next((key for key, shape in flattened.items() if len(shape) > 1), first)
+    form = "chained-without-prefix-flattened" if flattened else "chained-without-prefix"
+    return _of_form(reader, form, key=f"chained_0.{first}")
+
+
+def _of_dimension(manifest: Manifest, reader: Reader) -> list[Problem]:
+    """Flattened states of parameters of one dimension, which two ways of storing exist of."""
+    if sharding_type(manifest) != FLATTENED:
+        return []
+    flattened, entries = _flattened(manifest), manifest.metadata.entries
+    for key, entry in entries.items():
+        if len(flattened.get(key, ())) == 1:
+            stored = _size(entry)
+            return _of_form(
+                reader, "flattened-1d-reshaped", key=key, stored=list(stored), shape=flattened[key]
+            )
+    for key, entry in entries.items():
+        cut = None if key in flattened else _cut(key, entry, entries)
+        if cut is not None:
+            shape, size = cut
+            return _of_form(reader, "flattened-1d-cut", shape=shape, size=size)
+    return []
+
+
+def _cut(key: str, entry: Any, entries: Any) -> tuple[int, int] | None:
+    """(size of the parameter's shard, size of a piece of it) where a state is cut finer than its
+    parameter is among model parallel ranks; None where it is not, or no parameter tells."""
+    match = _STATE.fullmatch(key)
+    parameter = entries.get(match[1]) if match else None
+    if parameter is None or len(_size(entry)) != 1:
+        return None
+    whole = set(_pieces(parameter))
+    for piece in _pieces(entry):
+        if piece not in whole:
+            shard = next(
+                (size for offset, size in sorted(whole, reverse=True) if offset <= piece[0]), None
+            )
+            return None if shard is None else (shard, piece[1])
+    return None
+
+
+def _pieces(entry: Any) -> Iterator[tuple[int, int]]:
+    """(offset, size) of each piece of a tensor of one dimension."""
+    chunks = entry.attributes.get("chunks") if isinstance(entry, Object) else None
+    for chunk in chunks if isinstance(chunks, list) else ():
+        if isinstance(chunk, Object):
+            offsets, sizes = (_numbers(chunk.attributes.get(name)) for name in ("offsets", "sizes"))
+            if len(offsets) == len(sizes) == 1:
+                yield offsets[0], sizes[0]
+
+
+def _size(entry: Any) -> tuple[int, ...]:
+    return _numbers(entry.attributes.get("size")) if isinstance(entry, Object) else ()
+
+
+def _flattened(manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    """The entries stored as flattened ranges: key -> the shape of the parameter."""
+    data = manifest.metadata.attributes.get("mcore_data")
+    if not isinstance(data, dict):
+        return {}
+    name = "nd_reformulated_orig_global_shape"
+    return {k: _numbers(v[name]) for k, v in data.items() if isinstance(v, dict) and name in v}
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    """The numbers of a shape, which is a tuple or an inert torch.Size; () for anything else."""
+    if isinstance(value, Object) and len(value.args) == 1:
+        value = value.args[0]
+    if isinstance(value, tuple) and all(type(number) is int for number in value):
+        return value
+    return ()

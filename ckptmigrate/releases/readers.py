@@ -1,0 +1,126 @@
+"""A release as a reader: which symbols it can load, from compat_matrix.yaml."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ckptmigrate.checkpoint.manifest import COMMON_MARKER
+from ckptmigrate.errors import RefusedError
+from ckptmigrate.releases.facts import Compat, matches
+
+# Without Megatron every reader has these; what else a pickle names is of no release.
+_EVERYWHERE: Final = frozenset({"torch", "numpy", "__builtin__", *sys.stdlib_module_names})
+_WEIGHTS_ONLY_SINCE: Final = ">=2.6"  # torch.load's default (torch 2.6 release notes)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One release under one torch.
+
+    Attributes:
+        release: for example `0.13.1`.
+        torch: for example `2.13.0`.
+        layout: the name of the layout it writes, by whose rule it asks for rerun state.
+        compat: where the facts come from.
+    """
+
+    release: str
+    torch: str
+    layout: str
+    compat: Compat
+
+    def is_in(self, specifier: str) -> bool:
+        """Whether a specifier of releases names this one."""
+        return matches(self.release, specifier)
+
+    @property
+    def weights_only(self) -> bool:
+        """Whether common.pt is loaded by torch's weights_only machine and its allow-list."""
+        rows = (r for r in self.compat.common_loading if self.is_in(r.releases))
+        by_default = any(row.symbols == "torch-default" for row in rows)
+        return by_default and matches(self.torch, _WEIGHTS_ONLY_SINCE)
+
+    def resolves(self, path: str) -> bool:
+        """Whether a symbol of this dotted name is there to be imported."""
+        row = self.compat.symbol(path)
+        if row is not None:
+            return self.is_in(row.releases)
+        return path.partition(".")[0] in _EVERYWHERE and not path.startswith("pathlib._local")
+
+    def allows(self, path: str) -> bool:
+        """Whether the weights_only machine admits a symbol of this dotted name."""
+        return any(_fits(path, name) for name in self.compat.torch_allows) or any(
+            path in row.symbols for row in self.compat.allow_lists if self.is_in(row.releases)
+        )
+
+    def unknown_marker_keys(self, marker: Mapping[str, Any]) -> list[str]:
+        """The keys of metadata.json that this release refuses.
+
+        Up to 0.18 it goes into a dataclass of four fields (core_v0.18.2, core.py of
+        dist_checkpointing).
+        """
+        known = {"sharded_backend", "sharded_backend_version", *COMMON_MARKER}
+        return [] if self.is_in(">=0.19") else [key for key in marker if key not in known]
+
+    @property
+    def rng_by_rank(self) -> bool:
+        """Whether, with expert parallelism, it has RNG states for every rank."""
+        return any("DPxCP" in row.axes for row in self.compat.rng_grids if self.is_in(row.releases))
+
+    @property
+    def missing_common_error(self) -> str | None:
+        """The error where there is no common.pt; None for a reader that needs none."""
+        rows = (r for r in self.compat.missing_common if self.is_in(r.releases))
+        return next((row.error for row in rows), None)
+
+
+def _fits(path: str, name: str) -> bool:
+    """Whether a dotted name fits one of torch_allows, where `*` stands for a part without dots."""
+    if "*" not in name:
+        return path == name
+    return re.fullmatch(re.escape(name).replace(r"\*", r"[^.]*"), path) is not None
+
+
+def reader(release: str, compat: Compat, torch: str | None = None) -> Reader:
+    """The reader of a release; `0.16` means the last patch known of it.
+
+    Args:
+        torch: its version of torch; by default the one its row in compat_matrix.yaml names.
+
+    Raises:
+        RefusedError: no version, or no release that a layout is known of.
+    """
+    from packaging.version import InvalidVersion, Version
+
+    known = [row for row in compat.readers if _is_patch_of(row.release, release)]
+    try:
+        full = known[-1].release if known else str(Version(release))
+        stated = None if torch is None else str(Version(torch))
+    except InvalidVersion as error:
+        raise RefusedError(
+            f"there is no release {release!r}" if torch is None else str(error),
+            fix="name one such as 0.13.1; for all run `ckptmigrate layouts`",
+        ) from error
+    layouts = [row.layout for row in compat.layouts if matches(full, row.releases)]
+    if not layouts:
+        raise RefusedError(
+            f"no layout is known of release {release!r}",
+            fix="for those that are known run `ckptmigrate layouts`",
+        )
+    # A patch without a row of its own runs under the torch of its minor release.
+    rows = [row for row in compat.readers if matches(row.release, f"<={full}")]
+    usual = rows[-1].torch if rows else compat.readers[0].torch
+    return Reader(full, stated or usual, layouts[0], compat)
+
+
+def _is_patch_of(release: str, minor: str) -> bool:
+    return release == minor or (minor.count(".") == 1 and release.startswith(f"{minor}."))
+
+
+def readers(compat: Compat, torch: str | None = None) -> list[Reader]:
+    """The readers that a checkpoint is checked against by default, oldest first."""
+    return [reader(row.release, compat, torch) for row in compat.readers]

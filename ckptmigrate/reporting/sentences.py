@@ -1,0 +1,118 @@
+"""What a terminal and a report both say of the values that the verbs compute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from ckptmigrate.checkpoint.rerun import STATES, Kind
+from ckptmigrate.checkpoint.topology import Topology
+from ckptmigrate.inspection import Inspection
+from ckptmigrate.verifying import Verification
+from ckptmigrate.verifying.findings import Severity, counted
+from ckptmigrate.writing.linking import Link
+
+CAUTIONS: Final[Mapping[Link | None, str]] = {
+    Link.HARDLINK: "payload files are hard links; a job that saves one of these iterations again "
+    "overwrites them in place, in both roots",
+    Link.SYMLINK: "payload files are links into the source, which must stay there",
+}
+
+
+def size(count: int) -> str:
+    """A number of bytes, in decimal units."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 1000 or unit == "TB":
+            return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    raise AssertionError
+
+
+def payload(files: int, count: int) -> str:
+    """A number of payload files, and their bytes."""
+    return f"{counted(files, 'file')}, {size(count)}"
+
+
+def severities(found: Verification) -> list[str]:
+    """How many findings there are of each severity that there is."""
+    return [counted(n, s.value) for s in Severity if (n := found.count(s))]
+
+
+def inspected(found: Inspection) -> dict[str, Sequence[str]]:
+    """A checkpoint, label by label: the answer, then what it rests on."""
+    first, *others = found.likely + tuple(x for x in found.layouts if x not in found.likely)
+    layout = first
+    if others:
+        layout += f" (or {', '.join(others)}: its rerun facts fit them too)"
+    total = found.tensors + found.objects
+    history = [
+        f"{step.time} {step.verb} from {' or '.join(step.source)} to {step.target}"
+        + (f", lost {', '.join(step.losses)}" if step.losses else "")
+        + f" (ckptmigrate {step.version})"
+        for step in found.steps
+    ]
+    return {
+        "layout": [layout, *dict.fromkeys(found.evidence)],
+        "writer": _writer(found),
+        "rerun": _rerun(found),
+        "job": [_job(found.topology)],
+        "iteration": ["unknown" if found.iteration is None else str(found.iteration)],
+        "entries": [f"{total} ({found.tensors} tensors, {found.objects} sharded objects)"],
+        "payload": [payload(found.payload_files, found.payload_bytes)],
+        "common": [f"in {found.common_place}"],
+        "history": history or ["no migration"],
+        "anomalies": found.anomalies or ["none"],
+    }
+
+
+def _writer(found: Inspection) -> list[str]:
+    releases = found.writer.releases
+    if not releases:
+        return ["unknown: the signs contradict each other", *map(str, found.writer.decisive)]
+    span = releases[0] if len(releases) == 1 else f"{releases[0]} to {releases[-1]}"
+    torch = ", ".join(found.writer.torch)
+    return [f"release {span} (torch {torch})", *map(str, found.writer.decisive)]
+
+
+def _rerun(found: Inspection) -> list[str]:
+    record = found.rerun
+    if record.kind is Kind.CORRUPT:
+        return [
+            "corrupt: the common state tells of a rerun and these shards are missing",
+            *(f"missing {key}" for key in record.missing),
+        ]
+    parts = [record.kind.value]
+    if record.state is not None:
+        parts.append(f"state {STATES[record.state]}")
+    if record.mode:
+        parts.append(f"mode {record.mode}")
+    if record.iteration is not None:
+        parts.append(f"iteration {record.iteration}")
+    if record.shards:
+        grid = " x ".join(map(str, record.grid))
+        parts.append(f"{len(record.shards)} shards in a grid of {grid}")
+    lines = [", ".join(parts)]
+    for rank in found.faulty:
+        at = ".".join(map(str, rank.position))
+        suspects = [
+            f"suspicious {name} {value}"
+            for name, value in (("node", rank.node), ("device", rank.device))
+            if value is not None
+        ]
+        told = [f"failed call {rank.call}"] if rank.call else []
+        lines.append(f"shard {at}: {', '.join([*told, *suspects])}")
+    return lines
+
+
+def _job(topology: Topology | None) -> str:
+    if topology is None:
+        return "contradictory, see anomalies"
+    sizes = [
+        ("TP", topology.tensor),
+        ("PP", topology.pipeline),
+        ("CP", topology.context),
+        ("DP", topology.data),
+    ]
+    parts = " x ".join(f"{name} {value or '?'}" for name, value in sizes)
+    return f"world size {topology.world or '?'} = {parts}"

@@ -1,0 +1,39 @@
+"""Commands to print for a user to paste: every word quoted as a shell needs it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from ckptmigrate.access.places import Place
+
+
+def command(*words: str | Place) -> str:
+    """A command of ckptmigrate, without its first word: `command("inspect", path)`."""
+    return shell("ckptmigrate", *words)
+
+
+def removal(place: Place, *options: str) -> str:
+    """A command that removes a file or, with `-r`, a directory; of a URL, all that is below."""
+    if isinstance(place, Path):
+        return shell("rm", *options, place)
+    return _fsspec("fs.rm(p, True)", place)
+
+
+def copy(source: Place, target: Place) -> str:
+    """A command that copies a file over another of the same kind of place."""
+    if isinstance(source, Path):
+        return shell("cp", source, target)
+    return _fsspec("fs.cp_file(*p)", source, target)
+
+
+def _fsspec(does: str, *urls: Place) -> str:
+    """What works wherever ckptmigrate reaches the store, with the same endpoint and profile."""
+    code = f"import fsspec,sys; fs,_,p=fsspec.core.get_fs_token_paths(sys.argv[1:]); {does}"
+    return shell(sys.executable, "-c", code, *urls)
+
+
+def shell(*words: str | Place) -> str:
+    """Any command."""
+    return shlex.join(map(str, words))

@@ -1,0 +1,188 @@
+"""Bring files into a new directory without moving their bytes, where the system can."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Collection
+from enum import Enum
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from ckptmigrate.access.places import Url
+from ckptmigrate.access.storage import leads_out, unreadable
+from ckptmigrate.checkpoint.manifest import METADATA_FILES
+from ckptmigrate.errors import DestinationError, Retry
+from ckptmigrate.text.commands import shell
+from ckptmigrate.writing.durable import sync_directory
+
+
+class Link(str, Enum):
+    """How a payload file gets into the destination.
+
+    reflink: a copy that shares its blocks until one side changes (XFS, Btrfs).
+    hardlink: the same file under a second name: a change to one is a change to both.
+    symlink: a pointer to the source, which must stay where it is.
+    copy: the bytes again.
+    auto: reflink, else hardlink, else copy.
+    """
+
+    AUTO = "auto"
+    REFLINK = "reflink"
+    HARDLINK = "hardlink"
+    SYMLINK = "symlink"
+    COPY = "copy"
+
+
+_FICLONE: Final = 0x40049409  # linux/fs.h
+_PIECE: Final = 16 * 1024 * 1024  # bytes copied at a time
+# Smaller files than this are copied in any case, unless they are payload: they cost nothing, and
+# people edit them (run_config.yaml), which must not reach the source. Nor may a job that saves
+# again, so that metadata is copied whatever its size.
+_SMALL: Final = 1024 * 1024
+_PAYLOAD_SUFFIX: Final = ".distcp"
+_CANNOT: Final = {
+    errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP,
+    errno.EINVAL, errno.ENOTTY, errno.ENOSYS,
+}  # fmt: skip
+
+
+class Carrier:
+    """Carries files of a checkpoint over, payload by the best means that works.
+
+    Attributes:
+        used: the means that the last payload file took.
+    """
+
+    def __init__(self, link: Link, progress: Callable[[int], None] | None = None) -> None:
+        self._means: tuple[Link, ...] = _AUTO if link is Link.AUTO else (link,)
+        self._asked = link
+        self._progress = progress or (lambda _: None)
+        self.used = link
+
+    def carry_directory(self, source: Path, target: Path, except_for: Collection[str] = ()) -> None:
+        """Everything in a directory, and below it, into one that is there.
+
+        Payload and large files go by the means asked for; small ones are copied.
+
+        Raises:
+            DestinationError: the means asked for does not work here.
+            OSError: the target cannot be written.
+        """
+        for item in sorted(os.scandir(source), key=lambda entry: entry.name):
+            if item.name in except_for:
+                continue
+            here, there = Path(item.path), target / item.name
+            if item.is_symlink() and (not here.is_file() or leads_out(here)):
+                # A link to a directory, to nowhere, to itself or to a file that is none of the
+                # checkpoint's; a relative one must still lead where it did.
+                os.symlink(os.path.join(source.absolute(), os.readlink(here)), there)
+            elif not (item.is_dir() or item.is_file()):
+                raise DestinationError(
+                    f"{item.name} is neither a file nor a directory, and cannot be carried over",
+                    path=source,
+                    fix=f"remove it from the checkpoint with `{shell('rm', here)}`",
+                )
+            elif item.is_dir():
+                os.mkdir(there)
+                self.carry_directory(here, there)
+                shutil.copystat(here, there)
+            elif item.name in METADATA_FILES or not _is_large(item):
+                _copy(here, there, lambda _: None)
+            else:
+                self._carry_file(here, there)
+        sync_directory(target)
+
+    def carry_objects(self, source: Url, target: Path, except_for: Collection[str] = ()) -> None:
+        """Everything below a place of a store into a directory that is there; always a copy.
+
+        Raises:
+            DestinationError: another means was asked for.
+            StoreError: the store cannot be read.
+            OSError: the target cannot be written.
+        """
+        from ckptmigrate.objects import carrying
+
+        carrying.check_link(self._asked, source)
+        carrying.from_store(source, target, except_for, self._progress)
+        self.used = Link.COPY
+
+    def _carry_file(self, source: Path, target: Path) -> None:
+        refusal: OSError | None = None
+        for means in self._means:
+            try:
+                _BY[means](source, target, self._progress)
+            except OSError as error:
+                if error.errno not in _CANNOT or os.path.lexists(target):
+                    raise
+                refusal = error
+                continue
+            if means is not self._means[0]:
+                # What did not work for one file will not work for the next thousand.
+                self._means = self._means[self._means.index(means) :]
+            self.used = means
+            return
+        assert refusal is not None
+        raise DestinationError(
+            f"payload cannot be carried over with --link {self._asked.value}: " + _reason(refusal),
+            path=source,
+            fix="use --link auto, or a destination on the file system of the source",
+            retry=Retry(add=("--link", "auto")),
+        ) from refusal
+
+
+def _is_large(item: os.DirEntry[str]) -> bool:
+    return item.name.endswith(_PAYLOAD_SUFFIX) or item.stat().st_size >= _SMALL
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.EXDEV:
+        return "the destination is on another device"
+    return f"the file system refuses it ({error.strerror})"
+
+
+def _hardlink(source: Path, target: Path, progress: Callable[[int], None]) -> None:
+    os.link(source.resolve(), target)
+
+
+def _symlink(source: Path, target: Path, progress: Callable[[int], None]) -> None:
+    os.symlink(source.resolve(), target)
+
+
+def _open(source: Path) -> BinaryIO:
+    try:
+        return open(source, "rb")
+    except OSError as error:
+        raise unreadable(source, error) from error
+
+
+def _reflink(source: Path, target: Path, progress: Callable[[int], None]) -> None:
+    with _open(source) as old, open(target, "xb") as new:
+        try:
+            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+        except OSError:
+            os.unlink(target)
+            raise
+        shutil.copystat(source, target)
+        os.fsync(new.fileno())
+
+
+def _copy(source: Path, target: Path, progress: Callable[[int], None]) -> None:
+    with _open(source) as old, open(target, "xb") as new:
+        while piece := old.read(_PIECE):
+            new.write(piece)
+            progress(len(piece))
+        new.flush()
+        shutil.copystat(source, target)
+        os.fsync(new.fileno())
+
+
+_AUTO: Final = (Link.REFLINK, Link.HARDLINK, Link.COPY)
+_BY: Final = {
+    Link.REFLINK: _reflink,
+    Link.HARDLINK: _hardlink,
+    Link.SYMLINK: _symlink,
+    Link.COPY: _copy,
+}

@@ -1,0 +1,369 @@
+"""Carry out plans on a local file system.
+
+Out of place everything is built in a stage beside the destination and published by one
+rename onto a name that does not exist. In place the new files are staged inside the
+checkpoint, metadata.json goes away first and comes back last, so that a checkpoint caught
+half-way is "not a distributed checkpoint" to every reader rather than a wrong one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from ckptmigrate.access.places import TRACKER_FILE, Place
+from ckptmigrate.access.storage import Directory, LocalDirectory, Overlay
+from ckptmigrate.checkpoint import sidecar
+from ckptmigrate.errors import DamagedError, DestinationError, Retry
+from ckptmigrate.planning.change import Change
+from ckptmigrate.planning.planner import Plan
+from ckptmigrate.text.commands import command, shell
+from ckptmigrate.versions.reading import read
+from ckptmigrate.writing import linking, staging, swapping
+from ckptmigrate.writing.durable import overwrite, sync_directory, write
+from ckptmigrate.writing.journal import Outcome
+from ckptmigrate.writing.linking import Link
+
+Progress = Callable[[int], None]
+
+
+def check_destination(destination: Path, source: Place) -> None:
+    """Make sure that a destination can be created.
+
+    Raises:
+        DestinationError: it exists, lies inside the source, or has no parent directory.
+    """
+    if os.path.lexists(destination):
+        raise DestinationError(
+            "exists, and nothing is ever overwritten",
+            path=destination,
+            fix="name another destination with -o DEST",
+            retry=Retry(add=("--output", str(_free(destination)))),
+        )
+    real = destination.parent.resolve() / destination.name
+    if isinstance(source, Path) and real.is_relative_to(source.resolve()):
+        raise DestinationError(
+            f"lies inside the source {source}",
+            path=destination,
+            fix="name a destination outside of it with -o DEST",
+            retry=Retry(add=("--output", str(_free(source.with_name(destination.name))))),
+        )
+    if not destination.parent.is_dir():
+        raise DestinationError(
+            "cannot be created: its parent directory does not exist",
+            path=destination,
+            fix=f"first run `{shell('mkdir', '-p', destination.parent)}`",
+        )
+
+
+def _free(destination: Path) -> Path:
+    """A name like it that nothing has."""
+    names = itertools.chain(
+        [destination.name], (f"{destination.name}.{n}" for n in itertools.count(2))
+    )
+    return next(each for name in names if not os.path.lexists(each := destination.with_name(name)))
+
+
+def create(
+    plans: Mapping[str, Plan],
+    destination: Path,
+    tracker: str,
+    *,
+    link: Link = Link.AUTO,
+    progress: Progress | None = None,
+) -> Link:
+    """Create a root with the migrated checkpoints and a tracker file.
+
+    Args:
+        plans: one per checkpoint, by the name of its directory in the root.
+        destination: the root; must not exist.
+        tracker: the text of its tracker file.
+        link: how payload files get there.
+        progress: called with the number of payload bytes that were copied.
+
+    Returns:
+        How the payload got there.
+
+    Raises:
+        DestinationError: the destination cannot be written; nothing is left of it.
+    """
+    for plan in plans.values():
+        check_destination(destination, plan.path)
+    carrier = linking.Carrier(link, progress)
+    with _told(destination, lambda: os.path.lexists(staging.lock_of(destination))):
+        stage = staging.take(destination)
+        try:
+            for name, plan in plans.items():
+                os.mkdir(stage / name)
+                _fill(plan, stage / name, carrier)
+                verify(plan, LocalDirectory(stage / name))
+            write(stage / TRACKER_FILE, tracker.encode())
+            sync_directory(stage)
+            staging.publish(destination)
+        except BaseException:
+            _discard(destination)
+            raise
+    _finish(destination, "written", lambda: staging.release(destination))
+    return carrier.used
+
+
+def add(
+    plan: Plan, destination: Path, *, link: Link = Link.AUTO, progress: Progress | None = None
+) -> Link:
+    """Create one migrated checkpoint in a root that others are added to, too.
+
+    The root is made where it is missing, without a tracker file: no reader takes it for one before
+    `name_latest`.
+
+    Args:
+        destination: the directory of the checkpoint in the root; must not exist.
+        link, progress: as of `create`.
+
+    Returns:
+        How the payload got there.
+
+    Raises:
+        DestinationError: the destination cannot be written; nothing is left of it.
+    """
+    root = destination.parent
+    carrier = linking.Carrier(link, progress)
+    with _told(destination, lambda: os.path.lexists(staging.lock_of(destination))):
+        for folder in (root.parent, root):
+            if not folder.is_dir():
+                folder.mkdir(exist_ok=True)  # another run may be faster
+                sync_directory(folder.parent)
+        check_destination(destination, plan.path)
+        stage = staging.take(destination)
+        try:
+            _fill(plan, stage, carrier)
+            verify(plan, LocalDirectory(stage))
+            staging.publish(destination)
+        except BaseException:
+            _discard(destination)
+            raise
+    _finish(destination, "written", lambda: staging.release(destination))
+    return carrier.used
+
+
+def name_latest(root: Path, tracker: str) -> None:
+    """Give a root that was filled with `add` its tracker file, or another one.
+
+    Raises:
+        DestinationError: it cannot be written.
+    """
+    with _told(root, lambda: False):
+        overwrite(root / TRACKER_FILE, tracker.encode())
+
+
+def rewrite(plan: Plan) -> None:
+    """Change a checkpoint in place; its payload files are not touched.
+
+    Raises:
+        DestinationError: it cannot be written; the checkpoint is as it was, or the sentence says
+            that `ckptmigrate recover` has to make it so.
+    """
+    if plan.changes_nothing:
+        return
+    _swap(plan.change, lambda written: verify(plan, written))
+
+
+def repoint(root: Path, text: str, step: sidecar.Step) -> None:
+    """Point the tracker file of a root elsewhere; the old one is kept in the root's sidecar.
+
+    Args:
+        text: the new text of the tracker file.
+        step: what the sidecar of the root is to say of it.
+
+    Raises:
+        DamagedError: the sidecar of the root cannot be read.
+        DestinationError: as `rewrite`.
+    """
+    directory, name = LocalDirectory(root), TRACKER_FILE
+    steps = sidecar.load(directory)
+    before = directory.read(name) if name in directory.files() else None
+    change = Change(
+        path=root,
+        files={name: text.encode()},
+        sidecar=sidecar.dump((*steps, step)),
+        originals={} if before is None else {name: before},
+        originals_folder=sidecar.folder(len(steps)),
+        kept_steps=len(steps),
+        before={name: sidecar.digest(before)},
+        marks=(),
+    )
+    _swap(change, lambda written: _check_files(change, written))
+
+
+def _swap(change: Change, look: Callable[[Directory], None]) -> None:
+    """Change small files in place, once what is staged was looked at."""
+    path = change.path
+    assert isinstance(path, Path)
+    with _told(path, lambda: swapping.is_unfinished(path)):
+        swapping.take(path)
+        try:
+            swap = swapping.prepare(change)
+            for name, content in swap.new.items():
+                write(swap.stage / name, content, like=_like(change, name))
+            _write_originals(change, path)
+            # Looked at before it is swapped in: no reader ever sees what was not verified.
+            staged = {name: (swap.stage / name).read_bytes() for name in swap.new}
+            look(Overlay(LocalDirectory(path), {**dict.fromkeys(change.files), **staged}))
+            swapping.begin(swap)
+            swapping.perform(swap)
+        except BaseException as error:
+            _take_back(path, error)
+            raise
+    _finish(path, "rewritten", lambda: _settle(path))
+
+
+def _settle(path: Path) -> Outcome:
+    outcome = swapping.settle(path)
+    swapping.release(path)
+    return outcome
+
+
+def _take_back(path: Path, why: BaseException) -> None:
+    """Undo what a migration in place has done by now; if it was too late for that, say so."""
+    try:
+        outcome = _settle(path)
+    except (OSError, DamagedError) as error:
+        with contextlib.suppress(OSError):
+            swapping.release(path)  # this run is over, even if its process goes on
+        reason = error.strerror if isinstance(error, OSError) else error.reason
+        raise DestinationError(
+            f"cannot be written ({reason}), and the migration could not be taken back",
+            path=path,
+            fix=f"when it can be written again, run `{command('recover', path)}`",
+        ) from error
+    if outcome is Outcome.COMMITTED and isinstance(why, OSError):
+        raise DestinationError(
+            f"was rewritten, and at the end the file system said: {why.strerror}",
+            path=path,
+            fix=f"look at it with `{command('inspect', path)}`",
+        ) from why
+
+
+def _discard(destination: Path) -> None:
+    try:
+        staging.discard(destination)
+    except OSError as error:
+        raise DestinationError(
+            f"cannot be written ({error.strerror}), nor can {staging.stage_of(destination)}, which "
+            "was to become it, be removed",
+            path=destination,
+            fix=f"when it can, run `{command('recover', destination)}`",
+        ) from error
+
+
+def _finish(path: Path, what: str, finish: Callable[[], object]) -> None:
+    """What is left to do once a migration stands; if it fails, nothing is taken back."""
+    try:
+        finish()
+    except OSError as error:
+        raise DestinationError(
+            f"is {what}, but what the migration needed meanwhile could not be removed "
+            f"({error.strerror})",
+            path=path,
+            fix=f"when it can, run `{command('recover', path)}`",
+        ) from error
+
+
+def _fill(plan: Plan, target: Path, carrier: linking.Carrier) -> None:
+    """Everything of a migrated checkpoint, into a directory that is there."""
+    written = {*plan.files, sidecar.FILE, sidecar.FOLDER}
+    _carry(plan.path, target, carrier, written)
+    for step in range(plan.change.kept_steps):
+        kept = sidecar.folder(step)
+        if (plan.path / kept).is_dir():
+            (target / kept).mkdir(parents=True)
+            _carry(plan.path / kept, target / kept, carrier)
+    for name, content in plan.files.items():
+        if content is not None:
+            write(target / name, content, like=_like(plan.change, name))
+    _write_originals(plan.change, target)
+    if plan.change.sidecar is not None:
+        write(target / sidecar.FILE, plan.change.sidecar, like=_like(plan.change, sidecar.FILE))
+    if (target / sidecar.FOLDER).is_dir():
+        sync_directory(target / sidecar.FOLDER)
+    sync_directory(target)
+
+
+def _carry(
+    source: Place, target: Path, carrier: linking.Carrier, except_for: Collection[str] = ()
+) -> None:
+    if isinstance(source, Path):
+        carrier.carry_directory(source, target, except_for)
+    else:
+        carrier.carry_objects(source, target, except_for)
+
+
+def _write_originals(change: Change, target: Path) -> None:
+    if not change.originals:
+        return
+    folder = target / change.originals_folder
+    folder.mkdir(parents=True)
+    for name, content in change.originals.items():
+        write(folder / name, content, like=_like(change, name))
+    sync_directory(folder)
+
+
+def _like(change: Change, name: str) -> Path | None:
+    """The file whose permissions a new one gets: the one it replaces, or brings back, or any."""
+    if not isinstance(change.path, Path):
+        return None
+    kept = [change.path / sidecar.folder(step) / name for step in range(change.kept_steps, -1, -1)]
+    others = [change.path / mark for mark in change.marks]
+    return next((p for p in (change.path / name, *kept, *others) if p.is_file()), None)
+
+
+def verify(plan: Plan, written: Directory) -> None:
+    """Look at what was written, as it reads back from disk, with the eyes of a reader."""
+    _check_files(plan.change, written)
+    reading = read(written)
+    if plan.layout not in [layout.ID for layout in reading.layouts]:
+        raise DamagedError(f"does not read back as {plan.layout}", path=written.path)
+
+
+def _check_files(change: Change, written: Directory) -> None:
+    for name, content in change.files.items():
+        found = written.read(name) if name in written.files() else None
+        if found != content:
+            raise DamagedError("does not read back as it was written", path=written.path / name)
+
+
+_WORDS: Final = {
+    errno.ENOSPC: ("the disk is full", "free some space, or name another place with -o DEST"),
+    errno.EDQUOT: (
+        "the disk quota is used up",
+        "free some space, or name another place with -o DEST",
+    ),
+    errno.EACCES: ("no permission to write", "name a place you may write to with -o DEST"),
+    errno.EPERM: ("no permission to write", "name a place you may write to with -o DEST"),
+    errno.EROFS: ("the file system is read-only", "name a place you may write to with -o DEST"),
+}
+
+
+@contextlib.contextmanager
+def _told(path: Path, left: Callable[[], bool]) -> Iterator[None]:
+    """Say what an error of the operating system means for what is written.
+
+    Args:
+        path: the destination.
+        left: whether anything of what was begun could not be taken back.
+    """
+    try:
+        yield
+    except OSError as error:
+        what, fix = _WORDS.get(error.errno or 0, (error.strerror or str(error), ""))
+        done = "nothing was changed"
+        if left():
+            done = "what was begun could not be taken back"
+            fix = f"when it can be written again, run `{command('recover', path)}`"
+        raise DestinationError(
+            f"cannot be written: {what}; {done}", path=path, fix=fix or None
+        ) from error
