@@ -471,7 +471,7 @@ import os, sys
 import ckptmigrate
 words = sys.argv[1:]
 ckptmigrate.plan(words[0], to="common-state")  # afterwards Python itself may be out of reach
-import concurrent.futures.thread, ckptmigrate.lock, getpass, pwd
+import concurrent.futures.thread, ckptmigrate.writing.lock, getpass, pwd
 if os.geteuid() == 0:
     os.setgid(65534)
     os.setuid(65534)

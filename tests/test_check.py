@@ -254,15 +254,15 @@ def test_torch_of_the_reader() -> None:
 
 def test_a_new_release_is_an_edit_of_the_facts_alone(run: Run, tmp_path: Path) -> None:
     """What the README says of a release whose layout is known, done on a copy of the facts."""
-    facts = tmp_path / "compat_matrix.yaml"
+    edited = tmp_path / "compat_matrix.yaml"
     text = (Path(__file__).parent.parent / "compat_matrix.yaml").read_text()
-    facts.write_text(text)
+    edited.write_text(text)
     (tmp_path / "ckptmigrate" / "data").mkdir(parents=True)
-    done = run("matrix", "add", "0.21.0", "--torch", "2.14.0", "--facts", facts)
+    done = run("matrix", "add", "0.21.0", "--torch", "2.14.0", "--facts", edited)
     assert done.returncode == 0, done.stderr
     # Lines were added, and none was lost or moved but that of the known releases.
     kept = [line for line in text.splitlines() if not line.startswith("known_releases")]
-    lines = iter(facts.read_text().splitlines())
+    lines = iter(edited.read_text().splitlines())
     assert all(line in lines for line in kept)
     compiled = json.loads((tmp_path / "ckptmigrate/data/releases.json").read_text())
     compat = facts.from_sections(compiled)
@@ -270,10 +270,10 @@ def test_a_new_release_is_an_edit_of_the_facts_alone(run: Run, tmp_path: Path) -
     assert (newest.release, newest.layout, newest.torch) == ("0.21.0", "common-state", "2.14.0")
     found = reading.read(LocalDirectory(checkpoint_of(SAMPLES / "0.9.0-idle-w1")))
     assert checking.check(found, newest).resumes
-    _, matrix = compiling.parse(facts.read_text())
+    _, matrix = compiling.parse(edited.read_text())
     mine = [group for group in matrix.matrix if group.writer == "0.21.0"]
     assert [group.scenario for group in mine] == ["idle", "disabled", "fault"]
-    refused(run("matrix", "add", "0.21.0", "--facts", facts), "among the readers already")
+    refused(run("matrix", "add", "0.21.0", "--facts", edited), "among the readers already")
 
 
 # -- the verb

@@ -104,7 +104,8 @@ def test_killed_after_the_commit(root: Path, tmp_path: Path, run: Run) -> None:
     done = finished(root, tmp_path)
     code = """
 import os, sys
-from ckptmigrate import swapping, migrate
+from ckptmigrate import migrate
+from ckptmigrate.writing import swapping
 swapping.settle = lambda path: os.kill(os.getpid(), 9)
 migrate(sys.argv[1], to="pre-rerun", in_place=True)
 """
@@ -151,7 +152,8 @@ def test_several_in_place_and_one_fails(root: Path) -> None:
     before, untouched = tree_hash(root), tree_hash(checkpoint_of(root))
     code = """
 import sys
-from ckptmigrate import errors, transaction
+from ckptmigrate import errors
+from ckptmigrate.writing import transaction
 from ckptmigrate.cli import main
 real = transaction.rewrite
 def failing(plan):

@@ -132,7 +132,8 @@ def test_recover_of_the_source_finds_its_default_destination(copy: Copy, run: Ru
 def cut(root: Path) -> None:
     """A migration in place, killed in the middle of its swap."""
     code = (
-        "import os, sys; from ckptmigrate import journal, migrate, swapping; "
+        "import os, sys; from ckptmigrate import migrate; "
+        "from ckptmigrate.writing import journal, swapping; "
         "real = journal.groups; "
         "journal.groups = lambda names: os.kill(os.getpid(), 9) if len(names) > 3 and "
         "os.path.exists(swapping.stage_of(path) / 'old/metadata.json') else real(names); "

@@ -85,9 +85,6 @@ CASES = {
     "--iteration of a checkpoint": Refusal(
         IDLE, nothing, "inspect run/iter_0000005 --iteration 5", "ckptmigrate inspect run/iter"
     ),
-    "--all of a checkpoint": Refusal(
-        IDLE, nothing, "inspect --all run/iter_0000005", "ckptmigrate inspect run/iter"
-    ),
     "a newer non-persistent one": Refusal(IDLE, non_persistent, "inspect run", "ckptmigrate ins"),
     "a nested checkpoint": Refusal(
         IDLE, nested, "inspect run/iter_0000005/modelopt_state", "ckptmigrate inspect"
