@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from benchmarks import contenders, machine, running, table
+from benchmarks import contenders, goals, machine, running, table
 
 TITLE: Final = "# What a migration costs\n"
 CONDITIONS: Final = (
@@ -25,19 +25,24 @@ def main() -> None:
     asked = _arguments()
     folder = Path(asked.folder)
     head = "\n".join((TITLE, f"{machine.describe(folder)}.\n", f"{CONDITIONS}\n"))
-    tasks = contenders.tasks(contenders.QUICK if asked.quick else contenders.FULL)
+    scale = contenders.QUICK if asked.quick else contenders.FULL
     if not asked.quick:
         # Every process once, on something tiny: what it imports is compiled, and in the cache.
         for task in contenders.tasks(contenders.QUICK):
             running.run(task, folder)
     rows: list[table.Row] = []
-    for task in tasks:
+    for task in contenders.tasks(scale):
         if asked.only in task.name:
             print(task.name, file=sys.stderr)
             rows += running.run(task, folder, at_most=asked.runs)
             if asked.into:  # each time: a run that is stopped has told what it measured
-                asked.into.write_text(head + "\n" + table.render(rows), encoding="utf-8")
-    print(head + "\n" + table.render(rows), end="")
+                asked.into.write_text(_page(head, rows, scale), encoding="utf-8")
+    print(_page(head, rows, scale), end="")
+
+
+def _page(head: str, rows: list[table.Row], scale: contenders.Scale) -> str:
+    parts = (head, table.render(rows), goals.render(contenders.goals(scale), rows))
+    return "\n".join(part for part in parts if part)
 
 
 def _arguments() -> argparse.Namespace:

@@ -10,12 +10,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from benchmarks.goals import Goal, Quantity
 from benchmarks.measure import PROGRAMS
 from benchmarks.payloads import MEGATRON, Grown, Many, Payload, Sample, Saved
 
 GB: Final = 10**9
 UNITS: Final = (("TB", 10**12), ("GB", GB), ("MB", 10**6))
 FLOOR: Final = "floor: read, write, fsync what it changes"
+INERT_LOAD: Final = "inert load: the C unpickler alone"
+METADATA_FLOOR: Final = "floor: read, write, fsync `.metadata`"
+UNVERIFIED: Final = "read, change, write, fsync `.metadata`, unverified (no verb does that)"
+VERIFIED: Final = "read, change, verify, write, fsync `.metadata`"
+INSPECT: Final = "`ckptmigrate inspect`"
+IN_PLACE: Final = "`ckptmigrate downgrade --in-place`"
+# Why a goal may be missed.
+_LEXED: Final = (
+    "before anything is believed of a pickle, every row of it is read and held against what "
+    "picklers write, at the speed of `re` and not of a disk"
+)
+_TWICE: Final = (
+    "the file is read row by row twice, before the change and after it, and what starts and "
+    "surrounds that weighs more where the file is small"
+)
+_WHOLE: Final = "the file, its new bytes and where each row stands are in memory at once"
+_NOISE: Final = "both do the same, as the bytes and calls beside them show: this is noise"
 # How many processes `--all` gets.
 JOBS: Final = (1, 2)
 
@@ -111,8 +129,7 @@ def tasks(scale: Scale) -> list[Task]:
         *(_migrating(size, repetitions) for size, repetitions in scale.payloads.items()),
         _inspecting(scale.repetitions),
         _starting(scale.repetitions),
-        _sparse("out of place", _downgrade_out("pre-rerun"), scale.largest, scale.repetitions),
-        _sparse("in place", _downgrade_in_place("pre-rerun"), scale.largest, scale.repetitions),
+        *(_sparse(where, scale.largest, scale.repetitions) for where in _SPARSE),
         *(_many(count, repetitions) for count, repetitions in scale.counts.items()),
         *(_large(entries, repetitions) for entries, repetitions in scale.entries.items()),
     ]
@@ -122,7 +139,7 @@ def _migrating(size: int, repetitions: int) -> Task:
     payload, to = Saved(size), "0.11.0"
     ways = (
         ("`ckptmigrate downgrade`", _downgrade_out(to)),
-        ("`ckptmigrate downgrade --in-place`", _downgrade_in_place(to)),
+        (IN_PLACE, _downgrade_in_place(to)),
         (FLOOR, _floor(to)),
         ("torch: `read_metadata`, `pickle.dump`, fsync", _torch_metadata),
         ("`cp -r`", lambda place: ["cp", "-r", str(place.root), str(place.out)]),
@@ -146,7 +163,7 @@ def _inspecting(repetitions: int) -> Task:
     return Task(
         "inspect, a sample of 61 entries",
         (
-            Contender("`ckptmigrate inspect`", Sample(), _inspect),
+            Contender(INSPECT, Sample(), _inspect),
             Contender('`python -c "import torch"`', Sample(), _python("import torch")),
         ),
         repetitions,
@@ -166,15 +183,23 @@ def _starting(repetitions: int) -> Task:
     )
 
 
-def _sparse(where: str, way: Command, largest: int, repetitions: int) -> Task:
+def _sparse(where: str, largest: int, repetitions: int) -> Task:
     return Task(
-        f"downgrade --to pre-rerun, {where}, payload of holes (sparse)",
+        _sparse_task(where),
         tuple(
-            Contender(f"`ckptmigrate downgrade`, {_amount(size)} of payload", Sample(size), way)
+            Contender(_sparse_of(size), Sample(size), _SPARSE[where]("pre-rerun"))
             for size in (10**6, largest)
         ),
         repetitions,
     )
+
+
+def _sparse_task(where: str) -> str:
+    return f"downgrade --to pre-rerun, {where}, payload of holes (sparse)"
+
+
+def _sparse_of(size: int) -> str:
+    return f"`ckptmigrate downgrade`, {_amount(size)} of payload"
 
 
 def _many(count: int, repetitions: int) -> Task:
@@ -196,16 +221,38 @@ def _many(count: int, repetitions: int) -> Task:
 def _large(entries: int, repetitions: int) -> Task:
     payload = Grown(entries)
     ways = (
-        ("inert load: the C unpickler alone", _program("inert_load")),
-        ("floor: read, write, fsync `.metadata`", _metadata_floor),
-        ("read, change, verify, write, fsync `.metadata`", _program("change_metadata")),
+        (INERT_LOAD, _program("inert_load")),
+        (METADATA_FLOOR, _metadata_floor),
+        (UNVERIFIED, _program("change_unverified")),
+        (VERIFIED, _program("change_metadata")),
         ("torch: `read_metadata`, `pickle.dump`, fsync", _torch_metadata),
-        ("`ckptmigrate inspect`", _inspect),
-        ("`ckptmigrate downgrade --in-place`", _downgrade_in_place("0.13.1")),
+        (INSPECT, _inspect),
+        (IN_PLACE, _downgrade_in_place("0.13.1")),
     )
     contenders = tuple(Contender(name, payload, command) for name, command in ways)
-    name = f"a .metadata of {entries:,} entries, with plans"
-    return Task(name, contenders, repetitions, bytes_needed=GB + 4000 * entries)
+    return Task(_of_entries(entries), contenders, repetitions, bytes_needed=GB + 4000 * entries)
+
+
+def _of_entries(entries: int) -> str:
+    return f"a .metadata of {entries:,} entries, with plans"
+
+
+def goals(scale: Scale) -> list[Goal]:
+    """What is asked of the figures: of large metadata, and that payload costs nothing."""
+    found = []
+    for task in map(_of_entries, scale.entries):
+        found.append(Goal(task, UNVERIFIED, METADATA_FLOOR, Quantity.TIME, 3, _LEXED))
+        found.append(Goal(task, VERIFIED, INERT_LOAD, Quantity.TIME, 1.5, _TWICE))
+    largest = _of_entries(max(scale.entries))
+    found += [
+        Goal(largest, VERIFIED, METADATA_FLOOR, Quantity.MEMORY, 8, _WHOLE),
+        Goal(largest, IN_PLACE, METADATA_FLOOR, Quantity.MEMORY, 8, _WHOLE),
+        Goal(largest, INSPECT, INERT_LOAD, Quantity.TIME, 1, _LEXED),
+    ]
+    for where in _SPARSE:
+        small, large = (_sparse_of(size) for size in (10**6, scale.largest))
+        found.append(Goal(_sparse_task(where), large, small, Quantity.TIME, 1.1, _NOISE))
+    return found
 
 
 # -- the processes
@@ -268,6 +315,9 @@ def _program(name: str) -> Command:
 
 def _python(code: str) -> Command:
     return lambda _: [sys.executable, "-c", code]
+
+
+_SPARSE: Final = {"out of place": _downgrade_out, "in place": _downgrade_in_place}
 
 
 def _amount(size: int) -> str:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.goals import Goal, Quantity, render
 from benchmarks.measure import measure
+from benchmarks.table import Row
 
 REPOSITORY = Path(__file__).parent.parent
 NUMBERS = (
@@ -36,14 +38,18 @@ CONTENDERS = (
     "read, change, verify, write, fsync `.metadata`",
 )
 
+GOAL = (
+    r"\| .+: (time|memory) of .+, to .+ \| [\d.]+ x \| [\d.]+ x \| (met|missed: .+ times that) \|"
+)
+
 
 def test_every_row_has_numbers(tmp_path: Path) -> None:
     """One run of everything, each process a real one."""
-    place, results = tmp_path / "place", tmp_path / "RESULTS.md"
+    place, page = tmp_path / "place", tmp_path / "RESULTS.md"
     place.mkdir()
     command = [sys.executable, "-m", "benchmarks", "--quick"]
     done = subprocess.run(
-        [*command, "--folder", str(place), "--into", str(results)],
+        [*command, "--folder", str(place), "--into", str(page)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -51,11 +57,12 @@ def test_every_row_has_numbers(tmp_path: Path) -> None:
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == results.read_text(encoding="utf-8")
+    assert done.stdout == page.read_text(encoding="utf-8")
     assert not list(place.iterdir())
     assert str(tmp_path) not in done.stdout
 
-    table = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    results, _, goals = done.stdout.partition("\n## Goals\n")
+    table = [line for line in results.splitlines() if line.startswith("| ")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     assert rows[0] == ["", "time", "ratio", "peak memory", "read", "written", "runs"]
     tasks = [row[0] for row in rows[2:] if row[0].startswith("**")]
@@ -66,6 +73,35 @@ def test_every_row_has_numbers(tmp_path: Path) -> None:
         assert len(row) == len(rows[0])
         for cell, number in zip(row[1:], NUMBERS, strict=True):
             assert re.fullmatch(number, cell), row
+    asked = [line for line in goals.splitlines() if line.startswith("| ")][1:]
+    assert len(asked) == 7
+    for line in asked:
+        assert re.fullmatch(GOAL, line), line
+
+
+def test_a_goal_that_is_missed_says_by_how_much_and_why() -> None:
+    goals = [
+        Goal("task", "mine", "floor", Quantity.TIME, 3, "it checks"),
+        Goal("task", "mine", "floor", Quantity.MEMORY, 8, "it is whole"),
+        Goal("task", "not run", "floor", Quantity.TIME, 1, "nobody knows"),
+    ]
+    rows = [
+        Row("task", "first", 1.0, 1.0, 1, 1, 1, 1),
+        Row("task", "floor", 0.5, 0.5, 1, 1, 100, 1),
+        Row("task", "mine", 3.0, 3.0, 700, 1, 1, 1),
+        Row("another", "mine", 9.0, 9.0, 9, 9, 9, 9),
+    ]
+    assert render(goals, rows).splitlines()[2:] == [
+        "| goal | at most | measured | |",
+        "|---|---:|---:|---|",
+        "| task: time of mine, to floor | 3 x | 6.00 x | missed: 2 times that |",
+        "| task: memory of mine, to the bytes of the file | 8 x | 7.00 x | met |",
+        "",
+        "Why they are missed:",
+        "",
+        "- task: time of mine, to floor: it checks.",
+    ]
+    assert render(goals, rows[:1]) == ""
 
 
 def test_a_process_that_fails_ends_it(tmp_path: Path) -> None:
