@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from ckptmigrate.planning.planner import Plan
     from ckptmigrate.releases.checking import Job, Obstacle, Verdict
     from ckptmigrate.repairing import Repair
-    from ckptmigrate.verifying import Verification
+    from ckptmigrate.verification import Verification
     from ckptmigrate.verifying.findings import Finding
     from ckptmigrate.writing.linking import Link
 
@@ -127,7 +127,7 @@ _MODULES: Final = {
     "UnsupportedFormatError": "ckptmigrate.errors",
     "Url": "ckptmigrate.access.places",
     "Verdict": "ckptmigrate.releases.checking",
-    "Verification": "ckptmigrate.verifying",
+    "Verification": "ckptmigrate.verification",
     "check": "ckptmigrate.library",
     "diff": "ckptmigrate.library",
     "inspect": "ckptmigrate.library",

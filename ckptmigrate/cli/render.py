@@ -20,7 +20,7 @@ from ckptmigrate.repairing import Repair, Tracker
 from ckptmigrate.reporting.sentences import CAUTIONS, inspected, payload, severities, size
 from ckptmigrate.text.commands import shell
 from ckptmigrate.text.lines import Line
-from ckptmigrate.verifying import Verification
+from ckptmigrate.verification import Verification
 from ckptmigrate.verifying.findings import Severity, counted
 from ckptmigrate.writing.linking import Link
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from ckptmigrate import verifying
+from ckptmigrate import verification
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.batch import paths
@@ -74,7 +74,7 @@ def verify(
         return
     path = many.only
     with console.progress("verifying", _total(path, iteration, every, load + hashed)) as progress:
-        found = verifying.verify(
+        found = verification.verify(
             path,
             load=load,
             hashed=hashed,

@@ -8,7 +8,7 @@ from typing import Final
 from ckptmigrate.checkpoint.rerun import STATES, Kind
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.inspection import Inspection
-from ckptmigrate.verifying import Verification
+from ckptmigrate.verification import Verification
 from ckptmigrate.verifying.findings import Severity, counted
 from ckptmigrate.writing.linking import Link
 
