@@ -20,42 +20,47 @@ Nothing here imports Megatron or torch, and no pickle is executed. Errors are
 
 from __future__ import annotations
 
-from ckptmigrate.access.places import Url
-from ckptmigrate.checkpoint.diffing import Difference
-from ckptmigrate.checkpoint.topology import Given
-from ckptmigrate.errors import (
-    CkptMigrateError,
-    CompatError,
-    CorruptError,
-    DamagedError,
-    DestinationError,
-    NotACheckpointError,
-    PickleError,
-    RefusedError,
-    StoreError,
-    UnsupportedFormatError,
-)
-from ckptmigrate.inspection import Inspection
-from ckptmigrate.library import (
-    check,
-    diff,
-    inspect,
-    migrate,
-    plan,
-    recover,
-    repair,
-    undo,
-    verify,
-)
-from ckptmigrate.planning.advice import Advice, Checked
-from ckptmigrate.planning.losses import LOSSES
-from ckptmigrate.planning.planner import Plan
-from ckptmigrate.releases.checking import Job, Obstacle, Verdict
-from ckptmigrate.repairing import Repair
-from ckptmigrate.verifying import Verification
-from ckptmigrate.verifying.findings import Finding
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
 from ckptmigrate.version import __version__
-from ckptmigrate.writing.linking import Link
+
+if TYPE_CHECKING:
+    from ckptmigrate.access.places import Url
+    from ckptmigrate.checkpoint.diffing import Difference
+    from ckptmigrate.checkpoint.topology import Given
+    from ckptmigrate.errors import (
+        CkptMigrateError,
+        CompatError,
+        CorruptError,
+        DamagedError,
+        DestinationError,
+        NotACheckpointError,
+        PickleError,
+        RefusedError,
+        StoreError,
+        UnsupportedFormatError,
+    )
+    from ckptmigrate.inspection import Inspection
+    from ckptmigrate.library import (
+        check,
+        diff,
+        inspect,
+        migrate,
+        plan,
+        recover,
+        repair,
+        undo,
+        verify,
+    )
+    from ckptmigrate.planning.advice import Advice, Checked
+    from ckptmigrate.planning.losses import LOSSES
+    from ckptmigrate.planning.planner import Plan
+    from ckptmigrate.releases.checking import Job, Obstacle, Verdict
+    from ckptmigrate.repairing import Repair
+    from ckptmigrate.verification import Verification
+    from ckptmigrate.verifying.findings import Finding
+    from ckptmigrate.writing.linking import Link
 
 __all__ = [
     "LOSSES",
@@ -94,3 +99,54 @@ __all__ = [
     "undo",
     "verify",
 ]
+
+# The module of each name: imported when the name is first asked for, so that nobody, and no verb of
+# the command line, pays for what is not used. The imports above say the same to a type checker.
+_MODULES: Final = {
+    "LOSSES": "ckptmigrate.planning.losses",
+    "Advice": "ckptmigrate.planning.advice",
+    "Checked": "ckptmigrate.planning.advice",
+    "CkptMigrateError": "ckptmigrate.errors",
+    "CompatError": "ckptmigrate.errors",
+    "CorruptError": "ckptmigrate.errors",
+    "DamagedError": "ckptmigrate.errors",
+    "DestinationError": "ckptmigrate.errors",
+    "Difference": "ckptmigrate.checkpoint.diffing",
+    "Finding": "ckptmigrate.verifying.findings",
+    "Given": "ckptmigrate.checkpoint.topology",
+    "Inspection": "ckptmigrate.inspection",
+    "Job": "ckptmigrate.releases.checking",
+    "Link": "ckptmigrate.writing.linking",
+    "NotACheckpointError": "ckptmigrate.errors",
+    "Obstacle": "ckptmigrate.releases.checking",
+    "PickleError": "ckptmigrate.errors",
+    "Plan": "ckptmigrate.planning.planner",
+    "RefusedError": "ckptmigrate.errors",
+    "Repair": "ckptmigrate.repairing",
+    "StoreError": "ckptmigrate.errors",
+    "UnsupportedFormatError": "ckptmigrate.errors",
+    "Url": "ckptmigrate.access.places",
+    "Verdict": "ckptmigrate.releases.checking",
+    "Verification": "ckptmigrate.verification",
+    "check": "ckptmigrate.library",
+    "diff": "ckptmigrate.library",
+    "inspect": "ckptmigrate.library",
+    "migrate": "ckptmigrate.library",
+    "plan": "ckptmigrate.library",
+    "recover": "ckptmigrate.library",
+    "repair": "ckptmigrate.library",
+    "undo": "ckptmigrate.library",
+    "verify": "ckptmigrate.library",
+}
+
+if not TYPE_CHECKING:  # to a type checker, any other name stays an error
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

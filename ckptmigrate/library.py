@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ckptmigrate import inspection, locate, migration, recovery, repairing, verifying
+from ckptmigrate import inspection, locate, migration, recovery, repairing, verification
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place, place
 from ckptmigrate.checkpoint import diffing
@@ -19,7 +19,7 @@ from ckptmigrate.releases.checking import Job
 from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.readers import reader, readers
 from ckptmigrate.repairing import Repair
-from ckptmigrate.verifying import Verification
+from ckptmigrate.verification import Verification
 from ckptmigrate.versions.reading import read
 from ckptmigrate.writing.linking import Link
 from ckptmigrate.writing.transaction import Progress
@@ -204,7 +204,7 @@ def verify(
         RefusedError: `load`, and torch is not installed.
         CkptMigrateError: there is no torch_dist checkpoint; what is wrong with one is a finding.
     """
-    return verifying.verify(
+    return verification.verify(
         place(path),
         load=load,
         hashed=hashed,

@@ -24,7 +24,8 @@ from ckptmigrate.migration import Migration
 from ckptmigrate.planning import mending
 from ckptmigrate.planning.mending import Wanted
 from ckptmigrate.text.commands import command, copy, removal
-from ckptmigrate.verifying import roots, verify_one
+from ckptmigrate.verification import verify_one
+from ckptmigrate.verifying import roots
 from ckptmigrate.version import __version__
 from ckptmigrate.writing.linking import Link
 from ckptmigrate.writing.transaction import Progress

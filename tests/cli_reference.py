@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from ckptmigrate.cli import cli
+from ckptmigrate.cli.manual import ManualGroup
 
 PAGE: Final = Path(__file__).parent.parent / "docs" / "cli.md"
 _HEAD: Final = """\
@@ -26,8 +27,8 @@ def verbs(context: click.Context | None = None) -> Iterator[click.Context]:
     """Every command, each in its context, in the order of `--help`; the program itself first."""
     context = context or click.Context(cli, info_name="ckptmigrate", **cli.context_settings)
     yield context
-    if isinstance(context.command, click.Group):
-        for name, below in context.command.commands.items():
+    if isinstance(context.command, ManualGroup):
+        for name, below in context.command.verbs(context):
             yield from verbs(click.Context(below, info_name=name, parent=context))
 
 

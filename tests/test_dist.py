@@ -136,12 +136,14 @@ def test_the_example_of_the_library_runs_and_is_typed(empty: Path, tmp_path: Pat
     (tmp_path / "consumer.py").write_text(CONSUMER)
     mypy = (sys.executable, "-m", "mypy", "--config-file=", "--strict", "--python-executable")
     assert "no issues found" in done(*mypy, empty, "example.py", "consumer.py", cwd=tmp_path)
-    (tmp_path / "wrong.py").write_text("import ckptmigrate\nckptmigrate.check(1).resumes\n")
+    (tmp_path / "wrong.py").write_text(
+        "import ckptmigrate\nckptmigrate.check(1).resumes\nckptmigrate.chekc\n"
+    )
     result = subprocess.run(
         [*map(str, mypy), empty, "wrong.py"], cwd=tmp_path, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
-    assert "Found 2 errors" in result.stdout, result.stdout
+    assert "Found 3 errors" in result.stdout, result.stdout
 
 
 CONSUMER = """

@@ -157,7 +157,7 @@ def test_a_spliced_file_is_not_read_a_second_time(
     wanted = edited(by_rows(grown), Random(5))
     content = wanted.dump()
     monkeypatch.setattr(bulk.skeleton, "read", None)
-    found = bulk.read(content, 0)
+    found = metadata.read(content, 0)
     monkeypatch.undo()
     agree(found, metadata.load(content))
 
@@ -237,7 +237,7 @@ def test_verbs_on_a_large_checkpoint(tmp_path: Path, plans: bool) -> None:
     """Downgrade and undo by rows; the source comes back byte for byte."""
     path = synthetic.checkpoint(tmp_path / "root", 20_000, plans=plans)
     before = (path / ".metadata").read_bytes()
-    assert len(before) > bulk.THRESHOLD
+    assert len(before) > metadata.THRESHOLD
     planned = migration.prepare(path, "0.13.1", in_place=True)
     told = {str(each) for each in planned.plans[0].differences}
     migration.carry_out(planned)

@@ -128,7 +128,7 @@ def outcome(read: Callable[[], Metadata]) -> Metadata | str:
 
 def judge(data: bytes) -> Metadata | str:
     """Read in both ways, which come to the same; what they come to."""
-    found, whole = outcome(lambda: bulk.read(data, 0)), outcome(lambda: metadata.load(data))
+    found, whole = outcome(lambda: metadata.read(data, 0)), outcome(lambda: metadata.load(data))
     if isinstance(found, str) or isinstance(whole, str):
         assert found == whole
         return whole if isinstance(whole, str) else str(found)
@@ -242,7 +242,7 @@ def test_a_chain_of_rows_is_no_recursion() -> None:
 
     file.rows("state_dict_metadata", row)
     file.rows("storage_data", lambda n: file.stored_row(n, file.sizes))
-    found = bulk.read(file.end(), 0)
+    found = metadata.read(file.end(), 0)
     assert isinstance(found, bulk.BulkMetadata)
     entry = found.entries[f"entry{_ROWS - 1}"]
     for _ in range(_ROWS - 1):
@@ -321,7 +321,7 @@ def test_thousands_of_kinds_of_rows(batch: int) -> None:
     file.rows("storage_data", lambda n: file.stored_row(n, file.sizes), 10)
     data = file.end()
     bounded(lambda: judge(data))
-    found = bulk.read(data, 0)
+    found = metadata.read(data, 0)
     assert len(found.entries) == 40_000
     if isinstance(found, bulk.BulkMetadata):
         assert len(found.tables.skeleton.rows.patterns) <= 64

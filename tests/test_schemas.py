@@ -17,6 +17,7 @@ from jsonschema.exceptions import ValidationError
 
 from ckptmigrate import schemas
 from ckptmigrate.cli import cli, console
+from ckptmigrate.cli.manual import ManualGroup
 
 RUN, FAULT, BROKEN = "0.17.1-idle-w1", "0.17.1-fault-tp2pp2", "0.17.1-corrupt-tp2"
 OLD = "0.12.3-idle-w1"
@@ -42,10 +43,10 @@ def printed(run: Run, name: str, *arguments: object, status: int = 0, **environm
 
 def every_verb() -> set[str]:
     found = set()
-    for name, command in cli.commands.items():
+    for name, command in cli.verbs(click.Context(cli)):
         found.add(name)
-        if isinstance(command, click.Group):
-            found |= {f"{name}-{inner}" for inner in command.commands}
+        if isinstance(command, ManualGroup):
+            found |= {f"{name}-{inner}" for inner, _ in command.verbs(click.Context(command))}
     return found
 
 

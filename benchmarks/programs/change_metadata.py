@@ -4,10 +4,10 @@ import os
 import sys
 from pathlib import Path
 
-from ckptmigrate.checkpoint import bulk
+from ckptmigrate.checkpoint import metadata
 
 place = Path(sys.argv[1]) / ".metadata"
-found = bulk.read(place.read_bytes())
+found = metadata.read(place.read_bytes())
 keys = [key for key in found.entries if key.startswith("rerun_state_machine_state/")]
 new = place.with_name(".metadata.new")
 with new.open("wb") as file:

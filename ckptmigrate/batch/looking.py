@@ -47,7 +47,7 @@ class Verify:
     """`verify`.
 
     Attributes:
-        load, hashed, known: arguments of `verifying.verify_one`.
+        load, hashed, known: arguments of `verification.verify_one`.
         tracker: look at the tracker file of a root, and not at its checkpoints.
     """
 
@@ -64,15 +64,16 @@ class Verify:
 
     def do(self, task: Task) -> Done:
         """Say how much is wrong with it, and what comes first."""
-        from ckptmigrate import verifying
-        from ckptmigrate.verifying import Verification, roots
+        from ckptmigrate import verification
+        from ckptmigrate.verification import Verification
+        from ckptmigrate.verifying import roots
         from ckptmigrate.verifying.findings import Severity, counted
 
         path = place(task.path)
         if self.tracker:
             found = Verification(path, (), roots.choose(path, every=True).findings)
         else:
-            found = verifying.verify(path, load=self.load, hashed=self.hashed, known=self.known)
+            found = verification.verify(path, load=self.load, hashed=self.hashed, known=self.known)
         counts = [counted(n, s.value) for s in Severity if (n := found.count(s))]
         text = ", ".join(counts) or "nothing found"
         text += f": {found.findings[0].what}" if found.findings else ""

@@ -25,24 +25,7 @@ from ckptmigrate.inert.skeleton import Skeleton
 from ckptmigrate.inert.tokens import framed
 from ckptmigrate.inert.tree import Object, is_object, with_state
 
-# Read, edited and written by rows a file takes as long as whole at 1.3 MB without plans, and at 2.4
-# MB with: the first batch of each table is read in both ways. From here on rows are ahead.
-THRESHOLD: Final = 2 * 1024**2  # bytes
 _ENTRIES, _STORAGE, _PLANS = "state_dict_metadata", "storage_data", "all_local_plans"
-
-
-def read(data: bytes, threshold: int = THRESHOLD) -> Metadata:
-    """Read the bytes of a `.metadata` of any size.
-
-    Args:
-        threshold: how many bytes make a file large.
-
-    Raises:
-        PickleError: not a pickle that a checkpoint writer wrote.
-        DamagedError: a pickle, but not of checkpoint metadata.
-    """
-    found = load(data) if len(data) >= threshold else None
-    return metadata.load(data) if found is None else found
 
 
 @dataclass(frozen=True)

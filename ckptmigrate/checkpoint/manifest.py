@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ckptmigrate.access.places import Place
 from ckptmigrate.access.storage import Directory
-from ckptmigrate.checkpoint import bulk, common, metadata
+from ckptmigrate.checkpoint import common, metadata
 from ckptmigrate.checkpoint.common import CommonState
 from ckptmigrate.checkpoint.metadata import Blob, Metadata
 from ckptmigrate.checkpoint.rerun import COMMON_ENTRY, SHARDED_KEY, StoredRerun
@@ -225,7 +225,7 @@ def load(directory: Directory) -> Manifest:
     """
     marker = read_marker(directory)
     try:
-        edited = bulk.read(directory.read(metadata.FILE))
+        edited = metadata.read(directory.read(metadata.FILE))
     except DamagedError as error:
         raise DamagedError(
             error.reason,

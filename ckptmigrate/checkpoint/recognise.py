@@ -11,7 +11,7 @@ from typing import Any
 
 from ckptmigrate.access.places import Place
 from ckptmigrate.access.storage import Directory
-from ckptmigrate.checkpoint import bulk, manifest, metadata
+from ckptmigrate.checkpoint import manifest, metadata
 from ckptmigrate.errors import (
     DamagedError,
     NotACheckpointError,
@@ -122,7 +122,7 @@ def _dcp_kind(directory: Directory) -> str:
     """torch_dcp and fsdp_dtensor look alike on disk; the args they store tell them apart."""
     either = "torch_dcp or fsdp_dtensor"
     try:
-        blob = bulk.read(directory.read(metadata.FILE)).blobs.get("args")
+        blob = metadata.read(directory.read(metadata.FILE)).blobs.get("args")
         if blob is None or blob.file not in directory.files():
             return either
         tree = torchfile.load(directory.read_range(blob.file, blob.offset, blob.length)).tree

@@ -6,34 +6,49 @@ import os
 import signal
 import sys
 import traceback
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
 
 import ckptmigrate
 from ckptmigrate.cli import options
-from ckptmigrate.cli.check import check
-from ckptmigrate.cli.completion import PROGRAM, completion
 from ckptmigrate.cli.console import output
-from ckptmigrate.cli.diff import diff
-from ckptmigrate.cli.explain import explain
 from ckptmigrate.cli.failures import told
-from ckptmigrate.cli.inspect import inspect
-from ckptmigrate.cli.layouts import layouts
 from ckptmigrate.cli.manual import MIGRATED, ManualGroup
-from ckptmigrate.cli.matrix import matrix
-from ckptmigrate.cli.migrate import downgrade, upgrade
-from ckptmigrate.cli.recover import recover
-from ckptmigrate.cli.repair import repair
-from ckptmigrate.cli.schema import schema
-from ckptmigrate.cli.undo import undo
-from ckptmigrate.cli.verify import verify
 from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.text.commands import PROGRAM
 from ckptmigrate.text.lines import Line
+
+# The verbs in the order of --help, and the module of each; see ManualGroup.
+_VERBS: Final = {
+    "Look": {
+        "inspect": "ckptmigrate.cli.inspect",
+        "check": "ckptmigrate.cli.check",
+        "verify": "ckptmigrate.cli.verify",
+        "diff": "ckptmigrate.cli.diff",
+    },
+    "Migrate": {
+        "upgrade": "ckptmigrate.cli.migrate",
+        "downgrade": "ckptmigrate.cli.migrate",
+        "undo": "ckptmigrate.cli.undo",
+    },
+    "Mend": {
+        "repair": "ckptmigrate.cli.repair",
+        "recover": "ckptmigrate.cli.recover",
+    },
+    "Know": {
+        "explain": "ckptmigrate.cli.explain",
+        "layouts": "ckptmigrate.cli.layouts",
+        "matrix": "ckptmigrate.cli.matrix",
+        "schema": "ckptmigrate.cli.schema",
+        "completion": "ckptmigrate.cli.completion",
+    },
+}
 
 
 @click.group(
     cls=ManualGroup,
+    sections=_VERBS,
     files=MIGRATED,
     invoke_without_command=True,
     context_settings={
@@ -72,15 +87,6 @@ _START = (
     Line("what does that error mean?", "ckptmigrate explain 'Missing key ...'   ", 2),
     Line("every verb: ckptmigrate --help; all about one: ckptmigrate VERB --help", hang=2),
 )  # fmt: skip
-_SECTIONS = {
-    "Look": (inspect, check, verify, diff),
-    "Migrate": (upgrade, downgrade, undo),
-    "Mend": (repair, recover),
-    "Know": (explain, layouts, matrix, schema, completion),
-}
-for _section, _verbs in _SECTIONS.items():
-    for _verb in _verbs:
-        cli.add_verb(_verb, _section)
 
 
 def main() -> None:

@@ -8,21 +8,26 @@ from ckptmigrate import migration
 from ckptmigrate.cli import console, render
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.recording import recorder
-from ckptmigrate.reporting import building
 from ckptmigrate.writing.linking import Link
 
 
 def carry_out(
     prepared: migration.Migration, *, dry_run: bool, full: bool, link: Link = Link.AUTO
 ) -> None:
-    recorder.record(building.of_migration, prepared)
+    if recorder.report is not None:
+        from ckptmigrate.reporting import building
+
+        recorder.report = building.of_migration(recorder.report, prepared)
     used = None
     if not dry_run:
         # Before anything is printed: a reader of the output that goes away stops nothing.
         total = sum(plan.payload[1] for plan in prepared.plans)
         with console.progress("copying payload", total) as progress:
             used = migration.carry_out(prepared, link=link, progress=progress)
-        recorder.record(building.carried_out, used)
+        if recorder.report is not None:
+            from ckptmigrate.reporting import building
+
+            recorder.report = building.carried_out(recorder.report, used)
     if output.json:
         output.object(prepared.as_json(done=not dry_run, link=used))
         return

@@ -9,18 +9,15 @@ import click
 from ckptmigrate import locate
 from ckptmigrate.access import storage
 from ckptmigrate.batch import paths
-from ckptmigrate.batch.looking import Check
 from ckptmigrate.checkpoint.rerun import MODE_OF_ARGUMENT
 from ckptmigrate.cli import completing, options, render
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import CHECKPOINT, Manual
-from ckptmigrate.cli.many import Many, jobs, run, several
+from ckptmigrate.cli.many import Many, several
 from ckptmigrate.cli.recording import recorder
 from ckptmigrate.cli.reports import reported
-from ckptmigrate.planning import advice
 from ckptmigrate.releases import checking
 from ckptmigrate.releases.readers import reader, readers
-from ckptmigrate.reporting import building
 from ckptmigrate.versions.reading import read
 
 
@@ -107,14 +104,24 @@ def check(
         strictness=checking.RAISE_ALL if strict else strictness,
     )
     if many.batch or every:
+        from ckptmigrate.batch.looking import Check
+        from ckptmigrate.cli.batches import jobs, run
+
         choose = partial(paths.located, iteration=iteration, every=every)
         run(many, "check", jobs(many.groups(choose), Check(release, torch, job)))
         return
     found = read(storage.directory(locate.locate(many.only, iteration=iteration).checkpoints[0]))
     asked = [reader(release, compat(), torch)] if release else readers(compat(), torch)
     verdicts = [checking.check(found, each, job) for each in asked]
-    advised = advice.advise(found, verdicts[0], job) if release else None
-    recorder.record(building.of_check, found.manifest.path, verdicts, advised)
+    advised = None
+    if release:
+        from ckptmigrate.planning import advice
+
+        advised = advice.advise(found, verdicts[0], job)
+    if recorder.report is not None:
+        from ckptmigrate.reporting import building
+
+        recorder.report = building.of_check(recorder.report, found.manifest.path, verdicts, advised)
     if advised is not None:
         if output.json:
             output.object({**verdicts[0].as_json(), "fix": advised.as_json()})

@@ -7,8 +7,6 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from ckptmigrate import versions
-
 
 def _items(words: dict[str, str], incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(w, help=text) for w, text in words.items() if w.startswith(incomplete)]
@@ -26,6 +24,7 @@ def releases(_: click.Context, __: click.Parameter, incomplete: str) -> list[Com
 
 def targets(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """What --to takes: layouts, `universal`, releases."""
+    from ckptmigrate import versions
     from ckptmigrate.releases.facts import compat
 
     layouts = {row.layout: row.summary for row in compat().layouts}

@@ -10,8 +10,8 @@ from click.shell_completion import get_completion_class
 from ckptmigrate.cli import options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import Manual
+from ckptmigrate.text.commands import PROGRAM
 
-PROGRAM: Final = "ckptmigrate"
 VARIABLE: Final = "_CKPTMIGRATE_COMPLETE"
 # Where each shell looks for the script by itself.
 FILES: Final = {

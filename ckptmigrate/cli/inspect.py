@@ -8,11 +8,10 @@ import click
 
 from ckptmigrate import inspection, locate
 from ckptmigrate.batch import paths
-from ckptmigrate.batch.looking import Inspect
 from ckptmigrate.cli import options, render
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import MIGRATED, Manual
-from ckptmigrate.cli.many import Many, jobs, run, several
+from ckptmigrate.cli.many import Many, several
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.writing.writer import writer
 
@@ -36,6 +35,9 @@ def inspect(many: Many, iteration: int | None, every: bool, full: bool) -> None:
     """
     options.check_choice(iteration, every=every)
     if many.batch:
+        from ckptmigrate.batch.looking import Inspect
+        from ckptmigrate.cli.batches import jobs, run
+
         choose = partial(paths.located, iteration=iteration, every=every)
         run(many, "inspect", jobs(many.groups(choose), Inspect()))
         return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
 from typing import Any, Final
 
 import click
@@ -117,27 +118,42 @@ class Manual(click.Command):
 
 
 class ManualGroup(Manual, click.Group):
-    """A verb that has verbs of its own, by section."""
+    """A verb that has verbs of its own.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        sections: heading -> verb -> the module that it is in, under its own name. Only the module
+            of a verb that is used is imported; for --help, those of all of them.
+    """
+
+    def __init__(
+        self, *args: Any, sections: Mapping[str, Mapping[str, str]] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.sections: dict[str, list[str]] = {}
-
-    def add_verb(self, verb: click.Command, section: str) -> None:
-        """Add a verb under a heading."""
-        self.add_command(verb)
-        self.sections.setdefault(section, []).append(verb.name or "")
+        self.sections = dict(sections or {})
+        self.modules = {verb: of for verbs in self.sections.values() for verb, of in verbs.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of the page."""
-        ordered = [name for names in self.sections.values() for name in names]
-        return [*ordered, *(name for name in super().list_commands(ctx) if name not in ordered)]
+        return [*self.modules, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb of a name; None where there is none."""
+        if cmd_name not in self.modules:
+            return super().get_command(ctx, cmd_name)
+        verb: click.Command = getattr(import_module(self.modules[cmd_name]), cmd_name)
+        return verb
+
+    def verbs(self, ctx: click.Context) -> Iterator[tuple[str, click.Command]]:
+        """All of them by name, in the order of the page."""
+        for name in self.list_commands(ctx):
+            verb = self.get_command(ctx, name)
+            assert verb is not None  # it is listed
+            yield name, verb
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The verbs first: they are what one looks for."""
-        sections = self.sections or {"Verbs": super().list_commands(ctx)}
-        for section, names in sections.items():
-            rows = [(name, self.commands[name].get_short_help_str(limit=200)) for name in names]
+        texts = {name: verb.get_short_help_str(limit=200) for name, verb in self.verbs(ctx)}
+        for section, names in (self.sections or {"Verbs": texts}).items():
             with formatter.section(section):
-                formatter.write_dl(rows)
+                formatter.write_dl([(name, texts[name]) for name in names])
         super().format_options(ctx, formatter)

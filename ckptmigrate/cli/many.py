@@ -1,14 +1,11 @@
-"""Many checkpoints at once: the options that the verbs share, and how a batch is run and told."""
+"""Many checkpoints at once: the options that the verbs share."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +13,12 @@ import click
 
 from ckptmigrate.access.places import Place, place
 from ckptmigrate.batch import paths
-from ckptmigrate.batch.driving import Batch, Job, drive
-from ckptmigrate.batch.ledger import Ledger
 from ckptmigrate.batch.paths import Group
-from ckptmigrate.batch.running import Executor, Stop, here
 from ckptmigrate.batch.shard import Shard, parse
-from ckptmigrate.batch.work import Task, Work
-from ckptmigrate.cli import batch_text, completing, console, retrying
-from ckptmigrate.cli.console import output
+from ckptmigrate.cli import completing
 from ckptmigrate.cli.options import Command
-from ckptmigrate.cli.recording import recorder
-from ckptmigrate.errors import Retry
-from ckptmigrate.text.commands import command
 
-_RETRIES = 2  # of a task on a cluster, by default
+RETRIES = 2  # of a task on a cluster, by default
 
 
 @dataclass(frozen=True)
@@ -81,18 +70,6 @@ class Many:
         """Whether what this makes may be there in part, from another run of the same."""
         return self.ledger is not None or self.shard is not None
 
-    def executor(self) -> Executor:
-        """What performs the tasks."""
-        if self.scheduler is not None:
-            from ckptmigrate.batch.cluster import Cluster
-
-            return Cluster(self.scheduler, _RETRIES if self.retries is None else self.retries)
-        if self.jobs is not None and self.jobs > 1:
-            from ckptmigrate.batch.processes import Processes
-
-            return Processes(self.jobs)
-        return here
-
     def groups(self, choose: Callable[[Place], Group]) -> list[Group]:
         """What the PATHs mean.
 
@@ -135,7 +112,7 @@ _SCHEDULER = click.option(
 )  # fmt: skip
 _RETRY = click.option(
     "--retries", type=click.IntRange(min=0), metavar="N",
-    help=f"With --scheduler: try N times more what failed for lack of luck. Default: {_RETRIES}.",
+    help=f"With --scheduler: try N times more what failed for lack of luck. Default: {RETRIES}.",
 )  # fmt: skip
 
 
@@ -167,74 +144,3 @@ def several(*, ledger: bool) -> Callable[[Command], Command]:
         return _GIVEN(found)  # type: ignore[no-any-return]
 
     return decorate
-
-
-def jobs(groups: Sequence[Group], work: Work, root: str | None = None) -> list[Job]:
-    """A task for each checkpoint of each PATH.
-
-    Args:
-        root: the new root that they go into; None where none is made.
-    """
-    task = partial(
-        Task, work=work, root=root, detail=output.json, reported=recorder.report is not None
-    )
-    return [Job(group, tuple(map(task, group.checkpoints))) for group in groups]
-
-
-def run(many: Many, verb: str, *phases: Sequence[Job], dry_run: bool = False) -> None:
-    """Run a batch, tell what came of it, and exit with its status unless that is 0.
-
-    Args:
-        phases: the jobs; those of one are over before those of the next are begun.
-        dry_run: leave the ledger alone, too.
-    """
-    if many.shard is not None:
-        phases = tuple(_part(each, many.shard) for each in phases)
-    stop = Stop()
-    total = sum(len(job.tasks) or 1 for each in phases for job in each)
-    with contextlib.ExitStack() as open_:
-        ledger = None
-        if many.ledger is not None and not dry_run:
-            ledger = open_.enter_context(Ledger(many.ledger))
-        open_.enter_context(stop.listening())
-        progress = open_.enter_context(console.counting("checkpoints", total))
-        executor = many.executor()
-        done = [drive(p, executor, stop, ledger=ledger, progress=progress) for p in phases]
-    batch = functools.reduce(Batch.followed_by, done)
-    again = None if dry_run else _again(many)
-    if recorder.report is not None:
-        from ckptmigrate.reporting import batches
-
-        recorder.record(batches.of_batch, batch, verb, again)
-    if output.json:
-        output.object(batch_text.as_json(batch, verb, again))
-    else:
-        output.lines(batch_text.lines(batch, verb))
-        if dry_run:
-            click.echo("dry run: nothing was written")
-    if batch.good:
-        return
-    reason = batch_text.what_is_left(batch, again)
-    if reason:
-        output.lines([f"ckptmigrate: {reason}"], err=True)
-    sys.exit(1 if batch.signal is None else 128 + batch.signal)
-
-
-def _part(found: Sequence[Job], shard: Shard) -> list[Job]:
-    """The same with this shard's tasks alone; a PATH that means none is a task, too."""
-    one_each = [Job(job.group, (task,)) for job in found for task in job.tasks]
-    one_each += [job for job in found if not job.tasks]
-    taken: dict[str, Job] = {}
-    for job in shard.of(one_each):
-        before = taken.get(job.group.path, Job(job.group))
-        taken[job.group.path] = Job(job.group, before.tasks + job.tasks)
-    return list(taken.values())
-
-
-def _again(many: Many) -> str | None:
-    """The command that goes on with this run; None for a verb that has no ledger."""
-    if not many.ledgered:
-        return None
-    add = () if many.ledger else ("--ledger", "ledger.jsonl")
-    verb = click.get_current_context().command
-    return command(*retrying.changed(sys.argv[1:], Retry(add=add), verb, None))

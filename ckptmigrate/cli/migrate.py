@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from ckptmigrate import migration, recovery, versions
 from ckptmigrate.access.places import Place
-from ckptmigrate.batch import destinations, paths
-from ckptmigrate.batch.changing import Migrate
-from ckptmigrate.batch.driving import Job
-from ckptmigrate.batch.paths import Group
+from ckptmigrate.batch import paths
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.cli import completing, console, options
 from ckptmigrate.cli.carrying_out import carry_out
 from ckptmigrate.cli.manual import MIGRATED, Manual
-from ckptmigrate.cli.many import Many, jobs, run, several
+from ckptmigrate.cli.many import Many, several
 from ckptmigrate.cli.reports import reported
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.targets import target
 from ckptmigrate.writing.linking import Link
+
+if TYPE_CHECKING:
+    from ckptmigrate.batch.changing import Migrate
+    from ckptmigrate.batch.driving import Job
+    from ckptmigrate.batch.paths import Group
 
 
 def _migration_options(command: options.Command) -> options.Command:
@@ -170,6 +172,9 @@ def _migrate(
     options.check_choice(iteration, every=every)
     given = Given(world_size, tensor_parallel, pipeline_parallel)
     if many.batch or every:
+        from ckptmigrate.batch.changing import Migrate
+        from ckptmigrate.cli.batches import run
+
         work = Migrate(
             verb,
             to,
@@ -214,6 +219,9 @@ def _jobs(
     many: Many, groups: list[Group], work: Migrate, *, output: Place | None, in_place: bool
 ) -> list[Job]:
     """A task for each checkpoint, and the new root of each PATH."""
+    from ckptmigrate.batch import destinations
+    from ckptmigrate.cli.batches import jobs
+
     if in_place:
         return jobs(groups, work)
     placed = destinations.place(

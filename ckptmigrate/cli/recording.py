@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Concatenate, ParamSpec
+from typing import TYPE_CHECKING
 
-from ckptmigrate.reporting.report import Report
-
-Parts = ParamSpec("Parts")
+if TYPE_CHECKING:
+    from ckptmigrate.reporting.report import Report
 
 
 @dataclass
 class Recorder:
-    """What there is to report so far; nothing where no report is asked for."""
+    """What there is to report so far.
+
+    A verb adds to it where it is there, and imports what makes reports only then.
+
+    Attributes:
+        report: None where no report is asked for.
+    """
 
     report: Report | None = None
-
-    def record(
-        self, make: Callable[Concatenate[Report, Parts], Report], *what: Parts.args,
-        **more: Parts.kwargs,
-    ) -> None:  # fmt: skip
-        """Go on to another report, computed only where one is wanted."""
-        if self.report is not None:
-            self.report = make(self.report, *what, **more)
 
 
 recorder = Recorder()

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ckptmigrate.access.places import Place
-from ckptmigrate.checkpoint.diffing import Difference
 from ckptmigrate.checkpoint.sidecar import REPAIR
-from ckptmigrate.explaining import Explanation
-from ckptmigrate.inspection import Inspection
 from ckptmigrate.locate import TRACKER_FILE
-from ckptmigrate.migration import Migration
-from ckptmigrate.planning.advice import Advice
-from ckptmigrate.planning.planner import Plan
-from ckptmigrate.releases.checking import Verdict
-from ckptmigrate.repairing import Repair, Tracker
 from ckptmigrate.reporting.sentences import CAUTIONS, inspected, payload, severities, size
 from ckptmigrate.text.commands import shell
 from ckptmigrate.text.lines import Line
-from ckptmigrate.verifying import Verification
 from ckptmigrate.verifying.findings import Severity, counted
-from ckptmigrate.writing.linking import Link
+
+if TYPE_CHECKING:
+    from ckptmigrate.checkpoint.diffing import Difference
+    from ckptmigrate.explaining import Explanation
+    from ckptmigrate.inspection import Inspection
+    from ckptmigrate.migration import Migration
+    from ckptmigrate.planning.advice import Advice
+    from ckptmigrate.planning.planner import Plan
+    from ckptmigrate.releases.checking import Verdict
+    from ckptmigrate.repairing import Repair, Tracker
+    from ckptmigrate.verification import Verification
+    from ckptmigrate.writing.linking import Link
 
 _MOST_LINES: Final = 40  # of one list; the rest is counted
 _MOST_ITEMS: Final = 8  # of one finding

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
 from ckptmigrate import recovery, repairing
 from ckptmigrate.access.places import Place
-from ckptmigrate.batch import destinations, paths
-from ckptmigrate.batch.changing import Repair
-from ckptmigrate.batch.driving import Job
+from ckptmigrate.batch import paths
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.cli import completing, console, options, render
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import MIGRATED, Manual
-from ckptmigrate.cli.many import Many, jobs, run, several
+from ckptmigrate.cli.many import Many, several
 from ckptmigrate.cli.recording import recorder
 from ckptmigrate.cli.reports import reported
 from ckptmigrate.planning.mending import Wanted
-from ckptmigrate.reporting import building
 from ckptmigrate.writing.linking import Link
+
+if TYPE_CHECKING:
+    from ckptmigrate.batch.changing import Repair
+    from ckptmigrate.batch.driving import Job
 
 
 @click.command(cls=Manual, files=MIGRATED)
@@ -103,6 +105,9 @@ def repair(
     options.check_choice(iteration, every=every)
     wanted = Wanted(rebuild, drop, Given(world_size), known, hashed)
     if many.batch or every:
+        from ckptmigrate.batch.changing import Repair
+        from ckptmigrate.cli.batches import run
+
         changed = Repair(wanted, in_place=in_place, link=Link(link), dry_run=dry_run)
         run(
             many,
@@ -116,13 +121,19 @@ def repair(
     prepared = repairing.prepare(
         path, wanted, output=destination, in_place=in_place, iteration=iteration
     )
-    recorder.record(building.of_repair, prepared)
+    if recorder.report is not None:
+        from ckptmigrate.reporting import building
+
+        recorder.report = building.of_repair(recorder.report, prepared)
     used = None
     if not dry_run:
         total = sum(plan.payload[1] for plan in prepared.migration.plans)
         with console.progress("copying payload", total) as progress:
             used = repairing.carry_out(prepared, link=Link(link), progress=progress)
-        recorder.record(building.carried_out, used)
+        if recorder.report is not None:
+            from ckptmigrate.reporting import building
+
+            recorder.report = building.carried_out(recorder.report, used)
     prepared = replace(prepared, migration=replace(prepared.migration, recovered=recovered))
     if output.json:
         output.object(prepared.as_json(done=not dry_run, link=used))
@@ -141,6 +152,9 @@ def _phases(
 
     Out of place a PATH is repaired as a whole: what is not good stays out of no new root.
     """
+    from ckptmigrate.batch import destinations
+    from ckptmigrate.cli.batches import jobs
+
     groups = many.groups(partial(paths.chosen, iteration=iteration, every=every))
     if work.in_place and every:
         roots = [replace(g, checkpoints=(g.path,)) for g in groups if g.is_root]

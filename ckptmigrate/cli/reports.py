@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,8 +16,10 @@ from ckptmigrate.cli.failures import told
 from ckptmigrate.cli.many import Many
 from ckptmigrate.cli.recording import recorder
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.reporting.report import Report
 from ckptmigrate.text.printable import printable
+
+if TYPE_CHECKING:
+    from ckptmigrate.reporting.report import Report
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

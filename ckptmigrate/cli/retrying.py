@@ -15,7 +15,7 @@ def with_command(error: CkptMigrateError, group: click.Group, words: list[str]) 
     Args:
         words: the command line that was refused, after the name of the program.
     """
-    verb = group.commands.get(words[0]) if words else None
+    verb = group.get_command(click.Context(group), words[0]) if words else None
     if error.retry is None or verb is None:
         return
     again = command(*changed(words, error.retry, verb, error.path))

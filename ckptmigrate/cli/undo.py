@@ -9,11 +9,10 @@ import click
 
 from ckptmigrate import migration, recovery
 from ckptmigrate.batch import paths
-from ckptmigrate.batch.changing import Undo
 from ckptmigrate.cli import options
 from ckptmigrate.cli.carrying_out import carry_out
 from ckptmigrate.cli.manual import MIGRATED, Manual
-from ckptmigrate.cli.many import Many, jobs, run, several
+from ckptmigrate.cli.many import Many, several
 from ckptmigrate.cli.reports import reported
 
 
@@ -38,6 +37,9 @@ def undo(many: Many, dry_run: bool, full: bool, every: bool, iteration: int | No
     """
     options.check_choice(iteration, every=every)
     if many.batch or every:
+        from ckptmigrate.batch.changing import Undo
+        from ckptmigrate.cli.batches import jobs, run
+
         choose = partial(paths.located, iteration=iteration, every=every)
         run(many, "undo", jobs(many.groups(choose), Undo(dry_run)), dry_run=dry_run)
         return

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING
 
 import click
 
-from ckptmigrate import verifying
+from ckptmigrate import verification
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.batch import paths
-from ckptmigrate.batch.driving import Job
-from ckptmigrate.batch.looking import Verify
 from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.cli import console, options, render
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import CHECKPOINT, Manual
-from ckptmigrate.cli.many import Many, jobs, run, several
+from ckptmigrate.cli.many import Many, several
 from ckptmigrate.cli.recording import recorder
 from ckptmigrate.cli.reports import reported
-from ckptmigrate.reporting import building
 from ckptmigrate.verifying import roots
 from ckptmigrate.verifying.loading import require_torch
 
-_TRACKER: Final = Verify(tracker=True)
+if TYPE_CHECKING:
+    from ckptmigrate.batch.driving import Job
+    from ckptmigrate.batch.looking import Verify
 
 
 @click.command(
@@ -68,13 +67,17 @@ def verify(
     if load:
         require_torch()
     if many.batch:
+        from ckptmigrate.batch.looking import Verify
+        from ckptmigrate.cli.batches import jobs, run
+
         choose = partial(paths.chosen, iteration=iteration, every=every)
-        work = Verify(load, hashed, known)
-        run(many, "verify", [_with_tracker(job) for job in jobs(many.groups(choose), work)])
+        tracker = Verify(tracker=True)
+        whole = jobs(many.groups(choose), Verify(load, hashed, known))
+        run(many, "verify", [_with_tracker(job, tracker) for job in whole])
         return
     path = many.only
     with console.progress("verifying", _total(path, iteration, every, load + hashed)) as progress:
-        found = verifying.verify(
+        found = verification.verify(
             path,
             load=load,
             hashed=hashed,
@@ -83,7 +86,10 @@ def verify(
             known=known,
             progress=progress if load or hashed else None,
         )
-    recorder.record(building.of_verify, found)
+    if recorder.report is not None:
+        from ckptmigrate.reporting import building
+
+        recorder.report = building.of_verify(recorder.report, found)
     if output.json:
         output.object(found.as_json())
     else:
@@ -92,11 +98,11 @@ def verify(
         raise SystemExit(1)
 
 
-def _with_tracker(job: Job) -> Job:
+def _with_tracker(job: Job, look: Verify) -> Job:
     """The tracker file of a root is looked at, too."""
     if not job.group.is_root:
         return job
-    return Job(job.group, (replace(job.tasks[0], path=job.group.path, work=_TRACKER), *job.tasks))
+    return replace(job, tasks=(replace(job.tasks[0], path=job.group.path, work=look), *job.tasks))
 
 
 def _total(path: Place, iteration: int | None, every: bool, passes: int) -> int:

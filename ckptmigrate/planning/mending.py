@@ -33,7 +33,7 @@ from ckptmigrate.planning.converting import Converted
 from ckptmigrate.planning.losses import FAULT_CONTEXT
 from ckptmigrate.planning.planner import Plan, Request
 from ckptmigrate.text.commands import command
-from ckptmigrate.verifying import Verified, verify_one
+from ckptmigrate.verification import Verified, verify_one
 from ckptmigrate.verifying.findings import CODES, Finding
 from ckptmigrate.version import __version__
 from ckptmigrate.versions import Layout, facts, none_emitting, pre_rerun, sharded_rerun

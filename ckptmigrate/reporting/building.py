@@ -34,7 +34,7 @@ from ckptmigrate.reporting.report import (
 )
 from ckptmigrate.reporting.sentences import CAUTIONS, inspected, payload, severities
 from ckptmigrate.text.commands import command, shell
-from ckptmigrate.verifying import Verification
+from ckptmigrate.verification import Verification
 from ckptmigrate.verifying.findings import counted
 from ckptmigrate.version import __version__
 from ckptmigrate.writing.linking import Link

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ckptmigrate.checkpoint.rerun import STATES, Kind
 from ckptmigrate.checkpoint.topology import Topology
-from ckptmigrate.inspection import Inspection
-from ckptmigrate.verifying import Verification
 from ckptmigrate.verifying.findings import Severity, counted
 from ckptmigrate.writing.linking import Link
+
+if TYPE_CHECKING:
+    from ckptmigrate.inspection import Inspection
+    from ckptmigrate.verification import Verification
 
 CAUTIONS: Final[Mapping[Link | None, str]] = {
     Link.HARDLINK: "payload files are hard links; a job that saves one of these iterations again "

@@ -5,13 +5,16 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import Final
 
 from ckptmigrate.access.places import Place
+
+PROGRAM: Final = "ckptmigrate"
 
 
 def command(*words: str | Place) -> str:
     """A command of ckptmigrate, without its first word: `command("inspect", path)`."""
-    return shell("ckptmigrate", *words)
+    return shell(PROGRAM, *words)
 
 
 def removal(place: Place, *options: str) -> str:

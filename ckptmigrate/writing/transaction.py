@@ -14,20 +14,22 @@ import itertools
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ckptmigrate.access.places import TRACKER_FILE, Place
 from ckptmigrate.access.storage import Directory, LocalDirectory, Overlay
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.errors import DamagedError, DestinationError, Retry
 from ckptmigrate.planning.change import Change
-from ckptmigrate.planning.planner import Plan
 from ckptmigrate.text.commands import command, shell
 from ckptmigrate.versions.reading import read
 from ckptmigrate.writing import linking, staging, swapping
 from ckptmigrate.writing.durable import overwrite, sync_directory, write
 from ckptmigrate.writing.journal import Outcome
 from ckptmigrate.writing.linking import Link
+
+if TYPE_CHECKING:
+    from ckptmigrate.planning.planner import Plan
 
 Progress = Callable[[int], None]
 

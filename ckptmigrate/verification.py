@@ -1,0 +1,197 @@
+"""`verify`: everything that can be told of a checkpoint without loading it, told at once.
+
+The other verbs read a checkpoint as a whole and stop at the first thing that is wrong
+(`manifest.load`). Here it is read as far as it can be (`material`), and an explicit list of checks
+looks at what could be read. Nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ckptmigrate.access import storage
+from ckptmigrate.access.places import Place
+from ckptmigrate.access.storage import Directory
+from ckptmigrate.checkpoint import common, recognise
+from ckptmigrate.checkpoint.manifest import PAYLOAD
+from ckptmigrate.errors import DamagedError, NotACheckpointError, UnsupportedFormatError
+from ckptmigrate.inert.reader import uncollected
+from ckptmigrate.verifying import (
+    digests,
+    loading,
+    objects,
+    payload,
+    roots,
+    states,
+    tables,
+    tiling,
+)
+from ckptmigrate.verifying.findings import Finding, Severity
+from ckptmigrate.verifying.material import Material, gather
+
+Check = Callable[[Material], Iterator[Finding]]
+Progress = Callable[[int], None]
+
+# In the order in which their findings are told.
+CHECKS: Final[tuple[Check, ...]] = (
+    states.history,
+    payload.ranges,
+    tables.check,
+    tiling.check,
+    payload.ranks,
+    states.sizes,
+    states.reruns,
+    payload.orphans,
+)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """One checkpoint, verified.
+
+    Attributes:
+        path: its directory.
+        entries: number of entries that could be read.
+        payload_files, payload_bytes: payload files and their size.
+        findings: what was found, errors first.
+    """
+
+    path: Place
+    entries: int
+    payload_files: int
+    payload_bytes: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that are errors."""
+        return tuple(f for f in self.findings if f.severity is Severity.ERROR)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Everything that a PATH means, verified.
+
+    Attributes:
+        path: the PATH, absolute.
+        checkpoints: one by one.
+        findings: of the root first, then of the checkpoints.
+    """
+
+    path: Place
+    checkpoints: tuple[Verified, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Whether there is no error; warnings and notes are allowed."""
+        return not self.count(Severity.ERROR)
+
+    def count(self, severity: Severity) -> int:
+        """How many findings are of a severity."""
+        return sum(finding.severity is severity for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented JSON form (README, `verify --json`)."""
+        return {
+            "path": str(self.path),
+            "clean": self.clean,
+            "errors": self.count(Severity.ERROR),
+            "warnings": self.count(Severity.WARNING),
+            "notes": self.count(Severity.NOTE),
+            "findings": [finding.as_json() for finding in self.findings],
+            "checkpoints": [
+                {
+                    "path": str(each.path),
+                    "clean": not each.errors,
+                    "entries": each.entries,
+                    "payload": {"files": each.payload_files, "bytes": each.payload_bytes},
+                }
+                for each in self.checkpoints
+            ],
+        }
+
+
+def verify(
+    path: Place,
+    *,
+    load: bool = False,
+    hashed: bool = False,
+    iteration: int | None = None,
+    every: bool = False,
+    known: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Verification:
+    """Verify what a PATH means. Writes nothing.
+
+    Args:
+        path: a checkpoint directory, or a root.
+        load: read every tensor with torch, too.
+        hashed: hash payload files against integrity.json, too.
+        iteration: of a root, this iteration instead of the tracker's.
+        every: of a root, every iteration.
+        known: symbols that the user vouches for.
+        progress: called with a number of payload bytes whenever that many were hashed or loaded.
+
+    Raises:
+        NotACheckpointError: there is no checkpoint at all.
+        UnsupportedFormatError: a checkpoint of another format.
+        RefusedError: `load`, and torch is not installed.
+    """
+    if load:
+        loading.require_torch()
+    chosen = roots.choose(path, iteration=iteration, every=every)
+    done = tuple(
+        verify_one(each, load=load, hashed=hashed, known=known, progress=progress)
+        for each in chosen.checkpoints
+    )
+    found = [*chosen.findings, *(finding for each in done for finding in each.findings)]
+    return Verification(chosen.path, done, _ordered(found))
+
+
+def verify_one(
+    path: Place,
+    *,
+    load: bool = False,
+    hashed: bool = False,
+    known: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Verified:
+    """Verify one checkpoint directory; arguments and errors are those of `verify`."""
+    directory = storage.directory(path)
+    _require_ours(directory)
+    with uncollected():
+        material = gather(directory)
+        found = list(material.findings)
+        for check in CHECKS:
+            found += check(material)
+        found += objects.check(material, known)
+    found += digests.check(material, payload=hashed, progress=progress)
+    if load:
+        found += loading.check(material, progress)
+    held = [size for name, size in directory.files().items() if PAYLOAD.fullmatch(name)]
+    return Verified(path, len(material.entries), len(held), sum(held), _ordered(found))
+
+
+def _ordered(found: list[Finding]) -> tuple[Finding, ...]:
+    order = list(Severity)
+    return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
+
+
+def _require_ours(directory: Directory) -> None:
+    """Refuse another format; what is ours and broken is verified.
+
+    A directory without metadata.json may be a torch_dcp one; with a common.pt it is ours.
+    """
+    try:
+        recognise.require_torch_dist(directory)
+    except DamagedError:
+        return
+    except NotACheckpointError:  # nested in another, or (of a root, or staged) with nothing in it
+        if recognise.is_checkpoint(directory):
+            raise
+    except UnsupportedFormatError:
+        if common.FILE not in directory.files():
+            raise
