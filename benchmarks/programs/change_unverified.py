@@ -4,11 +4,11 @@ import os
 import sys
 from pathlib import Path
 
-from ckptmigrate.checkpoint import bulk, splicing
+from ckptmigrate.checkpoint import bulk, metadata, splicing
 from ckptmigrate.inert.tokens import framed
 
 place = Path(sys.argv[1]) / ".metadata"
-found = bulk.read(place.read_bytes())
+found = metadata.read(place.read_bytes())
 keys = [key for key in found.entries if key.startswith("rerun_state_machine_state/")]
 edited = found.without(keys)
 if isinstance(edited, bulk.BulkMetadata):
