@@ -10,7 +10,7 @@ say what the edit says.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Set
 from typing import TYPE_CHECKING, Any, Final
 
 from ckptmigrate.checkpoint import metadata
@@ -69,10 +69,9 @@ class _Insertions:
         self._edited, self._edit = edited, edited.edit
         self._found = edited.tables.skeleton
         self._outline = Outline(self._found)
+        self._tables = edited.tables
         self._models = edited.tables.models
         self._root = self._outline.values(self._outline.root)
-        self._dropped_texts = edited.tables.indexes(edited.edit.dropped)
-        self._moved_texts = edited.tables.indexes(edited.edit.moved)
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         if self._edit.class_path is not None:
@@ -110,7 +109,7 @@ class _Insertions:
         start, end = self._own(place, b"}")
         for key, after in self._outline.walk(start, 2, table):
             if isinstance(key, Run):
-                for row in self._rows(key, self._edit.dropped, self._dropped_texts):
+                for row in self._rows(key, self._edit.dropped):
                     yield key.ends[row], POP * 2
             elif key in self._edit.dropped:
                 yield after, POP * 2
@@ -128,10 +127,10 @@ class _Insertions:
         start, end = self._own(self._root["storage_data"], b"}")
         for index, after in self._outline.walk(start, 2, table):
             if isinstance(index, Run):
-                for row in self._rows(index, edit.dropped, self._dropped_texts):
+                for row in self._rows(index, edit.dropped):
                     yield index.ends[row], POP * 2
-                for row in self._rows(index, edit.moved, self._moved_texts):
-                    yield index.ends[row], self._elsewhere(self._key(index, row))
+                for row in self._rows(index, edit.moved.keys()):
+                    yield index.ends[row], self._elsewhere(self._tables.keys_of(index)[row])
                 continue
             key = index.attributes["fqn"]
             if key in edit.dropped:
@@ -168,7 +167,7 @@ class _Insertions:
 
     def _dropped_items(self, item: Any, after: int) -> Iterator[tuple[int, bytes]]:
         if isinstance(item, Run):
-            for row in self._rows(item, self._edit.dropped, self._dropped_texts):
+            for row in self._rows(item, self._edit.dropped):
                 yield item.ends[row], POP
         elif metadata.item_key(item) in self._edit.dropped:
             yield after, POP
@@ -179,17 +178,11 @@ class _Insertions:
             raise PickleError("has a table that is made elsewhere")
         return place
 
-    @staticmethod
-    def _rows(run: Run, keys: Iterable[str], texts: set[int]) -> Iterator[int]:
-        """The rows with one of the keys, written out or by memo index."""
-        wanted: set[str | int] = {*keys, *texts}
-        for row, value in enumerate(run.values):
-            if (value[0] if isinstance(value, tuple) else value) in wanted:
-                yield row
-
-    def _key(self, run: Run, row: int) -> str:
-        key: str | int = run.values[row][0]
-        return key if isinstance(key, str) else self._found.text(key)
+    def _rows(self, run: Run, keys: Set[str]) -> Iterator[int]:
+        """The rows with one of the keys."""
+        found = self._tables.keys_of(run)
+        if not keys.isdisjoint(found):
+            yield from (row for row, key in enumerate(found) if key in keys)
 
 
 def _says(written: BulkMetadata, edited: BulkMetadata) -> bool:

@@ -7,7 +7,7 @@ the key. `shape` says which rows `inert.repeats` may step over for it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from ckptmigrate.checkpoint import metadata
@@ -72,6 +72,17 @@ def _shape_of_stored(index: Any, where: Any) -> Shape | None:
     return Shape(STORED, (key, offsets, file, *numbers))
 
 
+class _Texts(dict[int, str]):
+    """Memo index -> text, of as many rows as something referred to."""
+
+    def __init__(self, found: Skeleton) -> None:
+        self._found = found
+
+    def __missing__(self, index: int) -> str:
+        self.update(self._found.texts_beside(index))
+        return self[index]
+
+
 class Tables:
     """What a `.metadata` holds, as it was read.
 
@@ -89,33 +100,22 @@ class Tables:
         self.skeleton, self.small = found, small
         self.entries: dict[str, Any] = {}
         self._runs: list[Run] = []
-        self._seen: set[int] = set()  # where runs start
         self._firsts: list[int] = []
+        self._keys: dict[int, list[str]] = {}  # of the rows of each run, by where it starts
         tree = found.tree.attributes
         self._add_entries(tree[_ENTRIES])
+        texts = _Texts(found)
         self.ends: dict[str, int] = {}
         self.objects: dict[str, Blob] = {}
-        self._check_storage(tree[_STORAGE])
+        self._add_keys(tree[_STORAGE], STORED, texts)
+        self._check_storage()
         plans = tree.get(_PLANS)
         self.plan_items: list[list[Any]] = [plan.attributes["items"] for plan in plans or ()]
-        self._check_plans()
-        if len(self._seen) != len(found.rows.runs):
+        for items in self.plan_items:
+            self._add_keys(items, ITEM, texts)
+        if len(self._keys) != len(found.rows.runs):
             raise PickleError("has rows in a table of no known kind")
         self.models = Models(small)
-
-    def indexes(self, keys: Collection[str]) -> set[int]:
-        """The memo indexes at which a key is found."""
-        wanted, found = frozenset(keys), self.skeleton
-        indexes = {n for n, value in found.memoized_texts() if value in wanted}
-        for run in found.rows.runs:
-            memos = [pattern.text_memo for pattern in found.rows.patterns]
-            if not any(memos[number] for number in set(run.patterns)):
-                continue
-            for row, (number, value) in enumerate(zip(run.patterns, run.values, strict=True)):
-                for place, which in memos[number].items():
-                    if (value[which] if isinstance(value, tuple) else value) in wanted:
-                        indexes.add(run.bases[row] + place)
-        return indexes
 
     def _add_entries(self, table: dict[Any, Any]) -> None:
         count = 0
@@ -130,17 +130,31 @@ class Tables:
             first = self._firsts[-1] + len(self._runs[-1].ends) if self._runs else 0
             self._runs.append(key)
             self._firsts.append(first)
+            self._keys[key.start] = key.values
             self.entries.update(zip(key.values, range(first, first + len(key.ends)), strict=True))
             count += len(key.ends)
         if count != len(self.entries):
             raise PickleError("an entry is there twice")
 
     def _expect(self, run: Run, *kinds: str) -> None:
-        if run.start in self._seen:
+        if run.start in self._keys:
             raise PickleError("a row is there twice")
-        self._seen.add(run.start)
         if any(self.skeleton.rows.patterns[n].shape.kind not in kinds for n in set(run.patterns)):
             raise PickleError("a row is of another table")
+
+    def _add_keys(self, table: Iterable[Any], kind: str, texts: _Texts) -> None:
+        """Read the keys of the rows of a table that was stepped over."""
+        for run in table:
+            if isinstance(run, Run):
+                self._expect(run, kind)
+                keys = [row[0] for row in run.values] if kind == STORED else run.values
+                self._keys[run.start] = [k if isinstance(k, str) else texts[k] for k in keys]
+            elif kind == ITEM:
+                metadata.item_key(run)
+
+    def keys_of(self, run: Run) -> list[str]:
+        """The key of each row of a run."""
+        return self._keys[run.start]
 
     def place(self, number: int) -> tuple[Run, int]:
         """The run and the row in it of an entry that is no inert tree yet."""
@@ -174,7 +188,6 @@ class Tables:
 
     def rows(self) -> Iterator[Row]:
         """Every row of `storage_data`."""
-        text = self.skeleton.text
         files: dict[int, str] = {}
         for index, where in self.skeleton.tree.attributes[_STORAGE].items():
             if not isinstance(index, Run):
@@ -182,18 +195,15 @@ class Tables:
                 blob = chunk.blob
                 yield chunk.key, chunk.offsets, blob.file, blob.offset, blob.length
                 continue
-            for key, offsets, file, offset, length in index.values:
-                if not isinstance(key, str):
-                    key = text(key)
+            for key, row in zip(self._keys[index.start], index.values, strict=True):
+                _, offsets, file, offset, length = row
                 if not isinstance(file, str):
-                    name = files.get(file)
-                    file = name if name is not None else files.setdefault(file, text(file))
+                    if file not in files:
+                        files[file] = self.skeleton.text(file)
+                    file = files[file]
                 yield key, offsets, file, offset, length
 
-    def _check_storage(self, table: dict[Any, Any]) -> None:
-        for index in table:
-            if isinstance(index, Run):
-                self._expect(index, STORED)
+    def _check_storage(self) -> None:
         seen: set[str] = set()
         again: set[str] = set()
         for key, offsets, file, offset, length in self.rows():
@@ -220,28 +230,13 @@ class Tables:
 
     # -- plans
 
-    def _check_plans(self) -> None:
-        state = self.skeleton
-        for items in self.plan_items:
-            for item in items:
-                if isinstance(item, Run):
-                    self._expect(item, ITEM)
-                    for key in item.values:
-                        if not isinstance(key, str):
-                            state.text(key)
-                else:
-                    metadata.item_key(item)
-
     def plan_keys(self, rank: int, among: Collection[str] | None = None) -> list[str]:
         """The keys that the plan of a rank writes, or those of them that are asked for."""
-        text, keys = self.skeleton.text, []
-        wanted = None if among is None else {*among, *self.indexes(among)}
+        keys: list[str] = []
         for item in self.plan_items[rank]:
-            values = item.values if isinstance(item, Run) else [metadata.item_key(item)]
-            if wanted is not None:
-                values = [value for value in values if value in wanted]
-            keys += [value if isinstance(value, str) else text(value) for value in values]
-        return keys
+            keys += self.keys_of(item) if isinstance(item, Run) else [metadata.item_key(item)]
+        wanted = None if among is None else frozenset(among)
+        return keys if wanted is None else [key for key in keys if key in wanted]
 
 
 def sizes_of(offsets: bytes | tuple[int, ...] | None) -> tuple[int, ...] | None:

@@ -41,6 +41,7 @@ class KnownRows:
     def __init__(self, runs: list[Run], patterns: list[Pattern]) -> None:
         self._runs = {run.start: run for run in runs}
         self._patterns = patterns
+        self.stepped = 0  # runs
 
     def step(self, state: State) -> int:
         run = self._runs.get(state.position)
@@ -49,6 +50,7 @@ class KnownRows:
         if not state.marks or len(state.memo) != run.base:
             raise PickleError(f"has other rows at byte {state.position}")
         pattern = self._patterns[run.patterns[-1]]
+        self.stepped += 1
         state.position = run.ends[-1]
         state.memo.extend(array("H", [1]) * run.memoized)
         count = len(run.ends) * pattern.arity
@@ -73,8 +75,10 @@ def read(before: Skeleton, made: Spliced) -> Skeleton:
     runs = [part for run in before.rows.runs for part in _parts(run, made, before.data)]
     rows = replace(before.rows, data=made.data, cuts=made.cuts, runs=runs)
     found = Skeleton(made.data, made.cuts, rows)
-    state = limits.lex(made.data, KnownRows(runs, rows.patterns))
-    found.memoized = len(state.memo)
+    known = KnownRows(runs, rows.patterns)
+    found.memoized = len(limits.lex(made.data, known).memo)
+    if known.stepped != len(runs):
+        raise PickleError("has rows that are not where they were")
     if found.memoized != before.memoized:
         raise PickleError("memoizes more than before")
     found.load(len(made.data), partial=False)

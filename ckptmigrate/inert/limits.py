@@ -105,14 +105,14 @@ def _table() -> list[int | None]:
 
 ARGUMENT: Final = _table()
 _STOP, _MARK, _POP, _PROTO, _MEMOIZE, _FRAME = b".(0\x80\x94\x95"
-_PUTS: Final = frozenset(b"qr")
+PUTS: Final = frozenset(b"qr")
 _GETS: Final = frozenset(b"hj")
 _TUPLES: Final = frozenset(b"t\x85\x86\x87")
 _INTEGERS: Final = frozenset(b"\x8a\x8b")
 _COSTLY: Final = frozenset(b"c\x93\x8f\x91")  # symbols and sets
 _BATCHES: Final = frozenset(b"uesa")
 _CHANGES: Final = frozenset(b"uesab\x90")  # the first of what they take, and leave it there
-_ENDS_A_ROW: Final = frozenset(b"(0b\x94")  # or comes before the first
+ENDS_A_ROW: Final = frozenset(b"(0b\x94")  # or comes before the first
 # After these there is nothing new to memoize; no pickler does.
 _MAKES_NOTHING: Final = frozenset(b"(012qr\x94hjsuaebQ\x90")
 
@@ -189,7 +189,7 @@ def lex(data: bytes, repeats: Repeats | None = None) -> State:
     while position < size:
         if opcode != _FRAME:
             before = opcode
-            if repeats is not None and opcode in _ENDS_A_ROW:
+            if repeats is not None and opcode in ENDS_A_ROW:
                 state.position = position
                 opcode = repeats.step(state) or opcode
                 before, position = opcode, state.position
@@ -212,7 +212,7 @@ def lex(data: bytes, repeats: Repeats | None = None) -> State:
             if opcode in _INTEGERS and length > LARGEST_INTEGER_BYTES:
                 raise PickleError(f"has an integer of {length} bytes at byte {start}")
             position += length - width
-        if opcode == _MEMOIZE or opcode in _PUTS:
+        if opcode == _MEMOIZE or opcode in PUTS:
             if before in _MAKES_NOTHING or not stack:
                 raise PickleError(f"memoizes nothing new at byte {start}")
             if opcode == _MEMOIZE or index == len(memo):

@@ -15,11 +15,11 @@ import operator
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ckptmigrate.inert.limits import State
+from ckptmigrate.inert.limits import ENDS_A_ROW, PUTS, State
 from ckptmigrate.inert.patterns import Pattern, Shape, kinds_of, learn
 from ckptmigrate.inert.tokens import tokens
 
@@ -32,7 +32,11 @@ _PATIENCE: Final = 1_000_000  # tries to match in vain, and so many more for eac
 _PATIENCE_PER_ROW: Final = 16
 _FLUSHED: Final = 4096  # rows that are looked at together
 _POP: Final = b"0"
+_MEMOIZE: Final = 0x94
 _GETS: Final = frozenset(b"hj")
+
+
+_Row = list[tuple[int, int, int]]  # of `tokens`
 
 
 @dataclass(eq=False)
@@ -139,9 +143,45 @@ class Rows:
         self, state: State, taken: list[Pattern], groups: list[tuple[bytes, ...]], ends: array[int]
     ) -> int:
         start, base = state.position, len(state.memo)
-        bases = array("I", itertools.accumulate((len(p.weights) for p in taken), initial=base))
         for pattern in taken:
             state.memo.extend(pattern.weights)
+        run = self._run(start, base, taken, groups, ends, state.memo)
+        good = len(run.ends)
+        if good < len(taken):
+            self.refused = run.ends[-1] if good else start
+            del state.memo[base + run.memoized :]
+        if not good:
+            return 0
+        self._keep(run)
+        state.position = run.ends[-1]
+        self.patience += _PATIENCE_PER_ROW * good
+        count = good * taken[0].arity
+        state.stack.extend([1] * count)
+        state.starts.extend([~start] * count)
+        return taken[good - 1].last
+
+    def _keep(self, run: Run) -> None:
+        self.runs.append(run)
+        self.stepped += run.ends[-1] - run.start
+
+    def _run(
+        self,
+        start: int,
+        base: int,
+        taken: list[Pattern],
+        groups: list[tuple[bytes, ...]],
+        ends: array[int],
+        memo: array[int],
+    ) -> Run:
+        """Those of some rows, counted from the first, that are what they seem to be.
+
+        Args:
+            start: of the first of them.
+            base: what was memoized before it.
+            taken, groups, ends: of each its pattern, what that has found, and where it ends.
+            memo: as in `limits.State`, with what these rows memoize.
+        """
+        bases = array("I", itertools.accumulate((len(p.weights) for p in taken), initial=base))
         values: list[Any] = [None] * len(taken)
         good = self._uncut(start, ends)
         if self.data[ends[-1] : ends[-1] + 1] == _POP:  # the last one is dropped again
@@ -149,28 +189,15 @@ class Rows:
         for chosen in dict.fromkeys(taken):
             rows = [n for n, each in enumerate(taken) if each is chosen]
             mine = groups if len(rows) == len(taken) else [groups[n] for n in rows]
-            right = self._right(chosen, mine, [bases[n] for n in rows], state.memo)
+            right = self._right(chosen, mine, [bases[n] for n in rows], memo)
             if right < len(rows):
                 good = min(good, rows[right])
                 mine = mine[:right]
             for number, value in zip(rows, chosen.values(mine), strict=False):
                 values[number] = value
-        if good < len(taken):
-            self.refused = ends[good - 1] if good else start
-            del taken[good:], values[good:], ends[good:], state.memo[bases[good] :]
-        if not good:
-            return 0
         memoized = bases[good] - base
-        del bases[good:]
-        numbers = bytes(pattern.number for pattern in taken)
-        self.runs.append(Run(start, ends, base, bases, numbers, values, memoized))
-        state.position = ends[-1]
-        self.stepped += ends[-1] - start
-        self.patience += _PATIENCE_PER_ROW * len(taken)
-        count = len(taken) * taken[0].arity
-        state.stack.extend([1] * count)
-        state.starts.extend([~start] * count)
-        return taken[-1].last
+        numbers = bytes(pattern.number for pattern in taken[:good])
+        return Run(start, ends[:good], base, bases[:good], numbers, values[:good], memoized)
 
     @staticmethod
     def _right(
@@ -231,15 +258,25 @@ class Rows:
         ]
         if len(rows) < _WORTHWHILE or len(self.patterns) >= _MOST_PATTERNS:
             return
-        by_opcodes: dict[bytes, list[list[tuple[int, int, int]]]] = {}
-        for row in rows[:_LOOKED_AT]:
-            found = list(tokens(self.data, *row))
-            kinds = kinds_of(found)
-            by_opcodes.setdefault(kinds, []).append(found)
+        by_opcodes: dict[bytes, list[_Row]] = {}
+        lexed = [list(tokens(self.data, *row)) for row in rows[:_LOOKED_AT]]
+        for row in lexed:
+            by_opcodes.setdefault(kinds_of(row), []).append(row)
+        models = self._learn(by_opcodes, arity, state)
+        if models and len(lexed) == len(starts) // arity:
+            self._lift(lexed, models, state)
+
+    def _learn(
+        self, by_opcodes: dict[bytes, list[_Row]], arity: int, state: State
+    ) -> dict[int, Pattern]:
+        """A pattern for each sequence of opcodes that repeats; by where the row of it starts that
+        it was made from."""
+        models: dict[int, Pattern] = {}
+        repeated = {k: rows for k, rows in by_opcodes.items() if len(rows) >= _WORTHWHILE}
         known: Callable[[int], Any] | None = None
-        for kinds, alike in by_opcodes.items():
-            if len(alike) < _WORTHWHILE or len(self.patterns) >= _MOST_PATTERNS:
-                continue
+        for kinds, alike in repeated.items():
+            if len(self.patterns) >= _MOST_PATTERNS:
+                break
             literal = self._literal(kinds, alike)
             lesson = self.lessons.get(kinds)
             if lesson is not None:
@@ -250,15 +287,63 @@ class Rows:
                     continue
             if known is None:
                 self.spent += state.position - self.stepped
-                known = self.known(self, state.position)
+                # What all rows refer to is known where the first of them ends.
+                known = self.known(self, max(rows[0][-1][2] for rows in repeated.values()))
             pattern = learn(self.data, kinds, alike[0], literal, self.shape, known, state.memo)
-            if pattern is not None and pattern.arity == arity:
+            if pattern is not None and pattern.arity != arity:
+                pattern = None
+            if pattern is not None:
                 self.patterns.append(pattern)
                 pattern.number = len(self.patterns) - 1
                 self.likely = self.likely or pattern
+                models[alike[0][0][0]] = pattern
             self.lessons[kinds] = _Lesson(literal, pattern)
+        return models
 
-    def _literal(self, kinds: bytes, alike: list[list[tuple[int, int, int]]]) -> dict[int, bytes]:
+    def _lift(self, lexed: list[_Row], models: Collection[int], state: State) -> None:
+        """Have the rows of a batch that was learned from be runs, too.
+
+        They have been lexed, and what they memoize is in its place. The rows that patterns were
+        made from stay, for whoever needs one of each kind.
+        """
+        kinds = [kinds_of(row) for row in lexed]
+        inside = bool(self.runs) and self.runs[-1].ends[-1] > lexed[0][0][0]
+        if inside or any(put in opcodes for opcodes in set(kinds) for put in PUTS):
+            return
+        memoized = [opcodes.count(_MEMOIZE) for opcodes in kinds]
+        before = len(state.memo) - sum(memoized)
+        bases = list(itertools.accumulate(memoized, initial=before))
+        # Whoever lexes it again steps over rows after these opcodes alone.
+        follows = [True, *(opcodes[-1] in ENDS_A_ROW for opcodes in kinds)]
+        matched = [
+            self._matched(row, opcodes) if follows[n] and row[0][0] not in models else None
+            for n, (row, opcodes) in enumerate(zip(lexed, kinds, strict=True))
+        ]
+        first = 0
+        for stop in (*(n for n, each in enumerate(matched) if each is None), len(matched)):
+            part = [each for each in matched[first:stop] if each is not None]
+            if part:
+                run = self._run(
+                    lexed[first][0][0],
+                    bases[first],
+                    [pattern for pattern, _ in part],
+                    [found.groups() for _, found in part],
+                    array("Q", [found.end() for _, found in part]),
+                    state.memo,
+                )
+                if run.ends:
+                    self._keep(run)
+            first = stop + 1
+
+    def _matched(self, row: _Row, opcodes: bytes) -> tuple[Pattern, re.Match[bytes]] | None:
+        """What a row that was lexed matches, from its start to its end."""
+        lesson = self.lessons.get(opcodes)
+        if lesson is None or lesson.pattern is None:
+            return None
+        found = lesson.pattern.match(self.data, row[0][0])
+        return (lesson.pattern, found) if found and found.end() == row[-1][2] else None
+
+    def _literal(self, kinds: bytes, alike: list[_Row]) -> dict[int, bytes]:
         """The memo indexes that are the same in all rows."""
         literal = {}
         for place, kind in enumerate(kinds):

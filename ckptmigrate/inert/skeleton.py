@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import struct
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -96,14 +96,24 @@ class Skeleton:
             raise PickleError(f"has no text at memo index {index}")
         return found
 
-    def memoized_texts(self) -> Iterator[tuple[int, str]]:
-        """The texts outside of rows, with their memo indexes."""
-        firsts = [base - gone for base, gone in zip(self._bases, self._removed, strict=True)]
-        for small, value in self._memo.items():
-            if isinstance(value, str):
-                number = bisect_right(firsts, small) - 1
-                run = self.rows.runs[number] if number >= 0 else None
-                yield small + (self._removed[number] + run.memoized if run else 0), value
+    def texts_beside(self, index: int) -> dict[int, str]:
+        """The texts that are read of the rows around a memo index, that one at least.
+
+        Raises:
+            PickleError: there is no text.
+        """
+        place = self._locate(index)
+        found = {} if isinstance(place, int) else self.texts_of(place[0])
+        return found if index in found else {**found, index: self.text(index)}
+
+    def texts_of(self, run: Run) -> dict[int, str]:
+        """The texts of the rows of a run that are read, by memo index."""
+        memos = [pattern.text_memo for pattern in self.rows.patterns]
+        return {
+            base + place: value[which] if isinstance(value, tuple) else value
+            for base, number, value in zip(run.bases, run.patterns, run.values, strict=True)
+            for place, which in memos[number].items()
+        }
 
     def _written(self, run: Run, row: int, index: int) -> str | None:
         """A text of a row, if that is what is memoized there, without a look at the rest of it."""
@@ -186,7 +196,7 @@ class Skeleton:
             PickleError: a frame stands inside of an opcode.
             Exception: whatever the C machine raises.
         """
-        runs = self.rows.runs
+        runs = [run for run in self.rows.runs if run.start < end]
         self._bases, self._removed = [run.base for run in runs], []
         removed = 0
         for run in runs:
