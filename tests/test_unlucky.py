@@ -312,3 +312,20 @@ def test_repair_passes_over_another_format(copy: Copy, run: Run) -> None:
     result = run("repair", root, "--in-place")
     assert result.returncode == 0, result.stderr
     assert (root / "latest_checkpointed_iteration.txt").read_text().strip() == "5"
+
+
+@pytest.mark.parametrize("words", ["explain", "check RUN --reader", "downgrade RUN --to"])
+def test_a_release_of_too_many_digits(copy: Copy, run: Run, words: str) -> None:
+    root = copy(SAMPLE)
+    refused(run(*words.replace("RUN", str(root)).split(), "9" * 5000), "`ckptmigrate ")
+
+
+def test_the_matrix_writes_over_pages_alone(copy: Copy, run: Run, tmp_path: Path) -> None:
+    root = copy(SAMPLE)
+    before = tree_hash(root)
+    for option in ("--html", "--into"):
+        refused(run("matrix", option, checkpoint_of(root) / "common.pt"), f"with {option} FILE")
+    assert tree_hash(root) == before
+    for _ in range(2):
+        assert run("matrix", "--html", "matrix.html").returncode == 0
+    assert (tmp_path / "matrix.html").read_text().startswith("<!DOCTYPE html>")
