@@ -115,11 +115,11 @@ def prepare(
         CkptMigrateError: as `locate.locate`, `planner.plan`, `Writer.check_free`.
     """
     located = locate.locate(path, iteration=iteration, every=every)
+    wanted = target(to, torch=torch, native=native, strict=strict)
     destination = None
     if not in_place:
         # Absolute, but not resolved: a user who names a link means the place of the link.
         destination = places.absolute(output) if output else default_output(located.path, to)
-    wanted = target(to, torch=torch, native=native, strict=strict)
     now = clock.now()
     plans = tuple(
         planner.plan(

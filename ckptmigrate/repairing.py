@@ -19,7 +19,7 @@ from ckptmigrate.access import places, storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.sidecar import REPAIR, FileState, Step, digest
-from ckptmigrate.errors import RefusedError
+from ckptmigrate.errors import RefusedError, UnsupportedFormatError
 from ckptmigrate.migration import Migration
 from ckptmigrate.planning import mending
 from ckptmigrate.planning.mending import Wanted
@@ -179,7 +179,11 @@ def _newest_good(chosen: roots.Chosen, wanted: Wanted, why: str) -> Place:
     for each in reversed(locate.all_of(chosen.path)):
         if each == chosen.named:
             continue
-        errors = verify_one(each, known=wanted.known, hashed=wanted.hashed).errors
+        try:
+            errors = verify_one(each, known=wanted.known, hashed=wanted.hashed).errors
+        except UnsupportedFormatError as error:
+            bad.append(f"{each.name}: {error.reason}")
+            continue
         if not errors:
             return each
         bad.append(f"{each.name}: {errors[0].what}")

@@ -15,7 +15,7 @@ from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.access.storage import Directory
 from ckptmigrate.checkpoint import common, recognise
-from ckptmigrate.checkpoint.manifest import PAYLOAD
+from ckptmigrate.checkpoint.manifest import MARKER_FILE, PAYLOAD
 from ckptmigrate.errors import DamagedError, NotACheckpointError, UnsupportedFormatError
 from ckptmigrate.inert.reader import uncollected
 from ckptmigrate.verifying import (
@@ -193,5 +193,6 @@ def _require_ours(directory: Directory) -> None:
         if recognise.is_checkpoint(directory):
             raise
     except UnsupportedFormatError:
-        if common.FILE not in directory.files():
+        files = directory.files()
+        if MARKER_FILE in files or common.FILE not in files:
             raise

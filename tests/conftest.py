@@ -33,7 +33,7 @@ def tree_hash(path: Path) -> str:
     """One digest over every name, link target and byte below a directory."""
     digest = hashlib.sha256()
     for item in sorted(path.rglob("*")):
-        digest.update(str(item.relative_to(path)).encode() + b"\0")
+        digest.update(os.fsencode(item.relative_to(path)) + b"\0")
         if item.is_symlink():
             digest.update(os.readlink(item).encode())
         elif item.is_file():

@@ -146,6 +146,29 @@ def test_no_scheduler_there(root: Path) -> None:
     refused(found, "no Dask scheduler at nowhere.json", "dask scheduler")
 
 
+@pytest.mark.parametrize(
+    "address",
+    [":", "::::", "tcp://", "tls://127.0.0.1:1", "ucx://x:1", "inproc://x", "http://x:1", "fifo"],
+)
+def test_an_address_that_is_none(root: Path, tmp_path: Path, address: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    found = subprocess.run(
+        [sys.executable, "-m", "ckptmigrate", "inspect", str(root), "--scheduler", address],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    refused(found, f"no Dask scheduler at {address} (", "dask scheduler")
+
+
+@pytest.mark.parametrize("text", ["{}", "[", '{"address": 5}', '{"address": ":"}'])
+def test_a_scheduler_file_that_is_none(root: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "file.json").write_text(text)
+    found = subprocess.run(
+        [sys.executable, "-m", "ckptmigrate", "inspect", str(root), "--scheduler", "file.json"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    refused(found, "no Dask scheduler at file.json (", "dask scheduler")
+
+
 def test_the_scheduler_is_lost(root: Path, expected: dict[str, bytes | None]) -> None:
     """What is done is written down, and the rest is done by a run without a cluster."""
     file, ledger = root.parent / "scheduler.json", root.parent / "ledger"

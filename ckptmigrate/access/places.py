@@ -11,13 +11,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes
 
 if TYPE_CHECKING:
     from ckptmigrate.access.store import Store
+    from ckptmigrate.errors import StoreError
 
 TRACKER_FILE: Final = "latest_checkpointed_iteration.txt"
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
+_PASSWORD: Final = re.compile(r"([^/@:]*):[^/]*@")  # before a host
 _LOCAL: Final = ("file", "local")
 
 
@@ -86,16 +88,66 @@ Place: TypeAlias = Path | Url
 
 
 def place(text: str | Place) -> Place:
-    """The place that a user's text means; `file://` is a local path."""
+    """The place that a user's text means; `file://` is a local path.
+
+    Raises:
+        StoreError: a URL that no store has, or that is not to be printed.
+    """
     if not isinstance(text, str):
         return text
+    if "://" not in text:
+        return Path(text)
     match = _SCHEME.fullmatch(text)
     if match is None:
-        return Path(text)
+        raise _no_place(text, "is no URL of one store", "name one, as in s3://bucket/run")
     protocol, key = match[1].lower(), match[2]
     if protocol in _LOCAL:
-        return Path(unquote(urlsplit(text).path))
+        return Path(_path_of(text, key))
+    _check_key(protocol, key)
     return Url(protocol, key.rstrip("/"))
+
+
+def _path_of(text: str, key: str) -> str:
+    path = key.removeprefix("localhost")
+    if not path.startswith("/"):
+        raise _no_place(text, "names no path of this machine", "name one, as in file:///data/run")
+    return os.fsdecode(unquote_to_bytes(os.fsencode(path)))
+
+
+def _check_key(protocol: str, key: str) -> None:
+    if secret := _PASSWORD.match(key):
+        raise _no_place(
+            f"{protocol}://{secret[1]}:***@{key[secret.end() :]}",
+            "holds a password, and a URL is printed and written down",
+            "leave it out, and set it where the library of the store looks for it, such as the "
+            "configuration of fsspec",
+        )
+    if "://" in key:
+        text = f"{protocol}://{key}"
+        raise _no_place(text, "is a chain of URLs", "name one, as in s3://bucket/run")
+    for part in key.rstrip("/").split("/")[1:]:
+        # Some libraries take these as a directory of a disk would, and others as they are.
+        if part in ("", ".", ".."):
+            text = f"{protocol}://{key}"
+            raise _no_place(text, f"has a part {part!r}", "name the place without such parts")
+
+
+def _no_place(text: str, reason: str, fix: str) -> StoreError:
+    from ckptmigrate.errors import StoreError
+
+    return StoreError(reason, path=text, fix=fix)
+
+
+def lies_in(found: Place, other: Place) -> bool:
+    """Whether a place is another one or lies in it, by whatever names."""
+    if isinstance(found, Url) or isinstance(other, Url):
+        return isinstance(found, Url) and isinstance(other, Url) and found.is_relative_to(other)
+    return resolved(found).is_relative_to(resolved(other))
+
+
+def resolved(path: Path) -> Path:
+    """A path without links, as far as it exists; a loop of links stays one."""
+    return Path(os.path.realpath(path))
 
 
 def absolute(found: Place) -> Place:

@@ -333,7 +333,10 @@ def _explained(error: BaseException, place: Url) -> StoreError:
     names = [_code(error)] + [kind.__name__ for each in causes for kind in type(each).__mro__]
     what, fix = next(
         (_WORDS[name] for name in names if name in _WORDS),
-        ("cannot be read or written", None),
+        (
+            "cannot be read or written",
+            "look at the URL, and at what the library of its store is set up with",
+        ),
     )
     # Of a bucket that is not there, the bucket is what the sentence is about.
     about = place.root if "NoSuchBucket" in names else place

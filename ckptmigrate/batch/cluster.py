@@ -8,11 +8,13 @@ what it finds done for done.
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
@@ -22,6 +24,7 @@ from ckptmigrate.errors import RefusedError
 
 _PAUSE: Final = 0.05  # seconds between two looks at what is done
 _TIMEOUT: Final = 30  # seconds for the scheduler to answer
+_LARGEST: Final = 1024**2  # bytes of a scheduler file that are read
 
 
 class TransientError(Exception):
@@ -94,16 +97,33 @@ def _client(scheduler: str) -> Any:
         ) from error
     for name in ("distributed.client", "distributed.core", "distributed.comm"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what it means is told in a sentence
-    named = {"address": scheduler} if ":" in scheduler else {"scheduler_file": scheduler}
     try:
-        if "scheduler_file" in named:
-            os.stat(scheduler)  # the client would wait for it for ever
-        return Client(**named, timeout=_TIMEOUT, set_as_default=False)
-    except (OSError, ValueError) as error:
+        address = scheduler if ":" in scheduler else _address(Path(scheduler))
+        # A client of what answers to no address would wait for itself to end, for ever.
+        asyncio.run(_ask(address))
+        return Client(address=address, timeout=_TIMEOUT, set_as_default=False)
+    except Exception as error:  # of many kinds, by the scheme of the address
         raise RefusedError(
-            f"there is no Dask scheduler at {scheduler} ({error})",
+            f"there is no Dask scheduler at {scheduler} ({error or type(error).__name__})",
             fix="start one with `dask scheduler`, and name the address that it prints",
         ) from error
+
+
+def _address(file: Path) -> str:
+    """The address that a scheduler file tells."""
+    if not file.is_file():
+        raise FileNotFoundError("there is no such file")
+    with file.open("rb") as opened:
+        return str(json.loads(opened.read(_LARGEST))["address"])
+
+
+async def _ask(address: str) -> None:
+    """Make sure that something answers there."""
+    from distributed import Security
+    from distributed.comm.core import connect
+
+    comm = await connect(address, timeout=_TIMEOUT, **Security().get_connection_args("client"))
+    await comm.close()
 
 
 def _cancel_waiting(client: Any, futures: list[Any]) -> None:

@@ -19,19 +19,24 @@ def place(
 ) -> list[tuple[Group, str]]:
     """Each PATH with its new root; one that cannot have it is a failure of its own.
 
-    A PATH that is the default destination of another one is left out: a pattern that is used a
-    second time matches what the first run of it made.
+    A PATH that is the default destination of another one is left out, and so is DIR, which is no
+    root: a pattern that is used a second time matches what the first run of it made.
 
     Args:
         output: of several PATHs, the directory of their roots; of one, the root itself.
         go_on: whether a root may be there already, with checkpoints of another run in it.
 
     Raises:
-        DestinationError: two PATHs would share one root.
+        DestinationError: two PATHs would share one root, or one would come into another PATH.
     """
-    if output is None:
-        made = {str(migration.default_output(places.place(group.path), target)) for group in groups}
-        groups = [group for group in groups if group.path not in made]
+    if output is not None:
+        made = str(places.absolute(output))
+        groups = [group for group in groups if group.error is None or group.path != made]
+    else:
+        beside = {
+            str(migration.default_output(places.place(group.path), target)) for group in groups
+        }
+        groups = [group for group in groups if group.path not in beside]
     found = []
     for group in groups:
         path = places.place(group.path)
@@ -39,6 +44,7 @@ def place(
             root = migration.default_output(path, target)
         else:
             root = places.absolute(output) / path.name if several else places.absolute(output)
+        _check_outside(root, [each for each in groups if each is not group])
         found.append((_checked(group, root, go_on=go_on), str(root)))
     for shared, count in Counter(root for _, root in found).items():
         if count > 1:
@@ -48,6 +54,17 @@ def place(
                 fix="migrate them in runs of their own, each with another -o DIR",
             )
     return found
+
+
+def _check_outside(root: Place, others: Sequence[Group]) -> None:
+    """Nothing is written into what only the PATH of another root is about."""
+    for other in others:
+        if other.error is None and places.lies_in(root, places.place(other.path)):
+            raise DestinationError(
+                f"lies inside {other.path}, which is another PATH",
+                path=root,
+                fix="name a directory outside of every PATH with -o DIR",
+            )
 
 
 def _checked(group: Group, root: Place, *, go_on: bool) -> Group:

@@ -8,17 +8,35 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from ckptmigrate.access.places import Place, lies_in
 from ckptmigrate.batch.work import Done, Outcome, Status, Task
 from ckptmigrate.errors import DestinationError
 from ckptmigrate.writing.durable import sync_directory
 
 _FORMAT: Final = 1
 _DONE: Final = (Status.DONE.value, Status.UNCHANGED.value)
+_BEGINNING: Final = b'{"format": '  # of every line that is written here
+_OTHER: Final = "name another file with --ledger FILE"
+_TRACKER: Final = re.compile(r"release|[0-9]{1,18}")
+
+
+def check_place(path: Path, places: Iterable[Place]) -> None:
+    """Refuse a ledger in what is worked on, before anything is done.
+
+    Raises:
+        DestinationError: it lies in one of the places.
+    """
+    for each in places:
+        if lies_in(path, each):
+            reason = f"lies in {each}, which a ledger leaves alone"
+            raise DestinationError(reason, path=path, fix=_OTHER)
 
 
 class Ledger:
@@ -28,20 +46,35 @@ class Ledger:
         """Open it, or make it.
 
         Raises:
-            DestinationError: it cannot be read or written.
+            DestinationError: it cannot be read or written, or is another file.
         """
         self.path = path
         try:
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
             self._handle = os.open(path, flags, 0o666)
-            with open(path, "rb") as file:
-                content = file.read()
-            if content and not content.endswith(b"\n"):
-                os.write(self._handle, b"\n")  # the torn line stays one of its own
-            sync_directory(path.absolute().parent)
         except OSError as error:
             raise self._unwritable(error) from error
-        self._done = _done(content.splitlines())
+        try:
+            self._done = self._read()
+            sync_directory(path.absolute().parent)
+        except OSError as error:
+            os.close(self._handle)
+            raise self._unwritable(error) from error
+
+    def _read(self) -> dict[str, Done]:
+        found = os.fstat(self._handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError("it is no regular file")
+        if not found.st_size:
+            return {}
+        begins = os.pread(self._handle, len(_BEGINNING), 0)
+        if not _BEGINNING.startswith(begins):
+            raise OSError("it is another file, and no ledger")
+        with open(self._handle, "rb", closefd=False) as file:
+            done = _done(file)
+        if os.pread(self._handle, 1, found.st_size - 1) != b"\n":
+            os.write(self._handle, b"\n")  # the torn line stays one of its own
+        return done
 
     def __enter__(self) -> Ledger:
         return self
@@ -76,7 +109,7 @@ class Ledger:
 
     def _unwritable(self, error: OSError) -> DestinationError:
         reason = f"cannot be written ({error.strerror or error})"
-        return DestinationError(reason, path=self.path, fix="name another file with --ledger FILE")
+        return DestinationError(reason, path=self.path, fix=_OTHER)
 
 
 def _done(lines: Iterable[bytes]) -> dict[str, Done]:
@@ -89,17 +122,30 @@ def _done(lines: Iterable[bytes]) -> dict[str, Done]:
             if row["format"] != _FORMAT or row["status"] not in _DONE:
                 found.pop(key, None)
                 continue
-            found[key] = Done(
-                Status.SKIPPED,
-                row["text"],
-                row["result"],
-                row["tracker"],
-                row["link"],
-                row["digests"],
-            )
-        except (ValueError, KeyError, TypeError, RecursionError):
+            found[key] = _as_done(row)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # torn, or none of ours
     return found
+
+
+def _as_done(row: dict[str, Any]) -> Done:
+    """What a line tells.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is none that `add` writes.
+    """
+    path, result, tracker, digests = (row[n] for n in ("path", "result", "tracker", "digests"))
+    told = [row["text"], *(each for each in (result, tracker, row["link"]) if each is not None)]
+    told += [each for names in digests.values() for each in names.values() if each is not None]
+    if (
+        not all(isinstance(each, str) for each in told)
+        or not (result in (None, path) or os.path.dirname(result) == row["into"])
+        or not (tracker is None or _TRACKER.fullmatch(tracker))
+        or not digests[path]
+        or not digests.keys() <= {path, result}
+    ):
+        raise ValueError
+    return Done(Status.SKIPPED, row["text"], result, tracker, row["link"], digests)
 
 
 def _key(identity: dict[str, Any]) -> str:

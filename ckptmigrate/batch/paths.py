@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ckptmigrate import locate
 from ckptmigrate.access import places
@@ -47,7 +48,7 @@ def expand(paths: Iterable[str]) -> list[str | CkptMigrateError]:
             each = absolute(path)
             found.setdefault(each, each)
             continue
-        matches = sorted(m for m in glob.glob(path, recursive=True) if os.path.isdir(m))
+        matches = sorted(match for match in _matches(path) if os.path.isdir(match))
         for each in map(absolute, matches):
             found.setdefault(each, each)
         if not matches:
@@ -56,24 +57,51 @@ def expand(paths: Iterable[str]) -> list[str | CkptMigrateError]:
     return list(found.values())
 
 
+def _matches(pattern: str) -> Iterator[str]:
+    """What a pattern matches; `**` follows no links, of which two can lead anywhere for ever."""
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        yield from glob.iglob(pattern)
+        return
+    at = parts.index("**")
+    for top in glob.iglob(os.sep.join(parts[:at]) + os.sep) if at else [os.curdir]:
+        for folder, below, _ in os.walk(top):
+            below[:] = [name for name in below if not name.startswith(".")]
+            rest = parts[at + 1 :]
+            yield from _matches(os.path.join(glob.escape(folder), *rest)) if rest else [folder]
+
+
 def absolute(path: str) -> str:
     """A PATH that means the same from every working directory."""
     return str(places.absolute(places.place(path)))
 
 
 def groups(
-    paths: Sequence[str | CkptMigrateError], choose: Callable[[Place], Group]
+    paths: Sequence[str | CkptMigrateError],
+    choose: Callable[[Place], Group],
+    *,
+    in_place: bool = False,
 ) -> list[Group]:
-    """What each PATH means, and no checkpoint twice."""
+    """What each PATH means, and no checkpoint twice.
+
+    Args:
+        in_place: whether it is changed there, so that by two names it still is one; else each
+            name leads to a result of its own.
+    """
+    by: Callable[[str], str] = _real if in_place else str
     seen: set[str] = set()
     found = []
     for path in paths:
         group = _group(path, choose)
-        fresh = tuple(each for each in group.checkpoints if each not in seen)
-        seen.update(fresh)
+        fresh = tuple(each for each in group.checkpoints if by(each) not in seen)
+        seen.update(map(by, fresh))
         if fresh or group.error:
             found.append(Group(group.path, fresh, group.tracker, group.is_root, group.error))
     return found
+
+
+def _real(path: str) -> str:
+    return os.path.realpath(path) if isinstance(places.place(path), Path) else path
 
 
 def _group(path: str | CkptMigrateError, choose: Callable[[Place], Group]) -> Group:

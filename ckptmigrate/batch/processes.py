@@ -120,8 +120,9 @@ def _end_of(process: BaseProcess) -> str:
 
 def _serve(connection: Connection) -> None:
     """Perform one task after the other, until nobody is there to send one."""
-    # Of a terminal the signal goes to all; whether to go on is decided where tasks are given out.
+    # Of a terminal these go to all; whether to go on is decided where tasks are given out.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
         while True:

@@ -46,13 +46,16 @@ class Stop:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Have SIGINT and SIGTERM ask for it."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, self.ask) for number in numbers]
+        """Have SIGINT, SIGTERM and SIGHUP ask for it, but for those that are ignored (`nohup`)."""
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.getsignal(number) for number in numbers}
+        heard = {n: handler for n, handler in before.items() if handler is not signal.SIG_IGN}
+        for number in heard:
+            signal.signal(number, self.ask)
         try:
             yield
         finally:
-            for number, handler in zip(numbers, before, strict=True):
+            for number, handler in heard.items():
                 signal.signal(number, handler)
 
 

@@ -13,6 +13,7 @@ SLURM: Final = "slurm"
 _VARIABLES: Final = tuple(
     f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "COUNT", "MIN", "MAX", "STEP")
 )
+_NUMBER: Final = r"\d{1,18}"
 T = TypeVar("T")
 
 
@@ -40,7 +41,7 @@ def parse(text: str, environment: Mapping[str, str]) -> Shard:
     """
     if text == SLURM:
         return _of_array(environment)
-    match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+    match = re.fullmatch(rf"({_NUMBER})/({_NUMBER})", text, re.ASCII)
     if not match or not int(match[1]) < int(match[2]):
         raise ValueError(f"{text!r} is neither I/N, with I from 0 to N-1, nor {SLURM}")
     return Shard(int(match[1]), int(match[2]))
@@ -50,7 +51,7 @@ def _of_array(environment: Mapping[str, str]) -> Shard:
     """From the ids of an array that may start anywhere and take steps: 10, 15, 20."""
     fix = "start it with `sbatch --array=0-9`, or say --shard I/N"
     values = {name: environment.get(name, "") for name in _VARIABLES}
-    wrong = [name for name, value in values.items() if not re.fullmatch(r"\d+", value, re.ASCII)]
+    wrong = [name for name, value in values.items() if not re.fullmatch(_NUMBER, value, re.ASCII)]
     if wrong:
         reason = f"--shard {SLURM} needs {', '.join(wrong)}, which only a Slurm array has"
         raise RefusedError(reason, fix=fix)

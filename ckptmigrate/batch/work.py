@@ -222,7 +222,7 @@ def believed(digests: Digests) -> bool:
     """Whether every small file still is what it was when an earlier run was done with it."""
     try:
         return all(digests_of(path, names) == names for path, names in digests.items())
-    except (CkptMigrateError, OSError):
+    except (CkptMigrateError, OSError, ValueError):  # a name that no file can have
         return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from typing import Final, NoReturn
 import click
 
 import ckptmigrate
-from ckptmigrate.cli import options
+from ckptmigrate.cli import options, streams
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.failures import told
 from ckptmigrate.cli.manual import MIGRATED, ManualGroup
@@ -91,9 +92,13 @@ _START = (
 
 def main() -> None:
     """The entry point: run a verb, and turn errors into one sentence and an exit status."""
+    streams.take_over()
     output.reset(color=False if os.environ.get("NO_COLOR") else None)
+    # Known before the command line is understood, as it may not be.
+    output.json = "--json" in itertools.takewhile(lambda word: word != "--", sys.argv[1:])
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)  # what is under way is taken back, as for Ctrl-C
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _stop)  # what is under way is taken back, as for Ctrl-C
     try:
         status = cli.main(prog_name=PROGRAM, standalone_mode=False)
         if sys.stdout is not None:
@@ -101,12 +106,11 @@ def main() -> None:
     except click.exceptions.Abort:
         _fail(CkptMigrateError("interrupted; what was under way was taken back"), 130)
     except click.ClickException as error:
+        if output.json:
+            wrong = CkptMigrateError(error.format_message())
+            output.object({"error": {**wrong.as_json(), "kind": type(error).__name__}})
         error.show()
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of a pipe went away (`| head`): nothing is wrong, nothing more to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
         _fail(told(error, cli, sys.argv[1:]), 1)
     else:

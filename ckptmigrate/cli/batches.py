@@ -7,11 +7,13 @@ import functools
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import click
 
+from ckptmigrate.access.places import Place, lies_in, place
 from ckptmigrate.batch.driving import Batch, Job, drive
-from ckptmigrate.batch.ledger import Ledger
+from ckptmigrate.batch.ledger import Ledger, check_place
 from ckptmigrate.batch.paths import Group
 from ckptmigrate.batch.running import Executor, Stop, here
 from ckptmigrate.batch.shard import Shard
@@ -45,18 +47,20 @@ def run(many: Many, verb: str, *phases: Sequence[Job], dry_run: bool = False) ->
     """
     if many.shard is not None:
         phases = tuple(_part(each, many.shard) for each in phases)
+    sources = _sources(phases)
     stop = Stop()
     total = sum(len(job.tasks) or 1 for each in phases for job in each)
     with contextlib.ExitStack() as open_:
         ledger = None
         if many.ledger is not None and not dry_run:
+            check_place(many.ledger, sources)
             ledger = open_.enter_context(Ledger(many.ledger))
         open_.enter_context(stop.listening())
         progress = open_.enter_context(console.counting("checkpoints", total))
         executor = _executor(many)
         done = [drive(p, executor, stop, ledger=ledger, progress=progress) for p in phases]
     batch = functools.reduce(Batch.followed_by, done)
-    again = None if dry_run else _again(many)
+    again = None if dry_run else _again(many, sources)
     if recorder.report is not None:
         from ckptmigrate.reporting import batches
 
@@ -99,10 +103,25 @@ def _part(found: Sequence[Job], shard: Shard) -> list[Job]:
     return list(taken.values())
 
 
-def _again(many: Many) -> str | None:
+def _sources(phases: Sequence[Sequence[Job]]) -> list[Place]:
+    """What is worked on, and where it leads to."""
+    found = [job for each in phases for job in each if job.group.error is None]
+    roots = {task.root for job in found for task in job.tasks if task.root is not None}
+    return [place(path) for path in [*(job.group.path for job in found), *sorted(roots)]]
+
+
+def _again(many: Many, sources: Sequence[Place]) -> str | None:
     """The command that goes on with this run; None for a verb that has no ledger."""
     if not many.ledgered:
         return None
-    add = () if many.ledger else ("--ledger", "ledger.jsonl")
+    add: tuple[str, ...] = ()
+    if many.ledger is None:
+        current = Path.cwd()
+        there = next(
+            folder
+            for folder in (current, *current.parents)
+            if not any(lies_in(folder, each) for each in sources) or folder == folder.parent
+        )
+        add = ("--ledger", "ledger.jsonl" if there == current else str(there / "ledger.jsonl"))
     verb = click.get_current_context().command
     return command(*retrying.changed(sys.argv[1:], Retry(add=add), verb, None))

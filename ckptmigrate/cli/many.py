@@ -70,13 +70,13 @@ class Many:
         """Whether what this makes may be there in part, from another run of the same."""
         return self.ledger is not None or self.shard is not None
 
-    def groups(self, choose: Callable[[Place], Group]) -> list[Group]:
-        """What the PATHs mean.
+    def groups(self, choose: Callable[[Place], Group], *, in_place: bool = False) -> list[Group]:
+        """What the PATHs mean (see `paths.groups`).
 
         Raises:
             CkptMigrateError: there is one PATH, and it means no checkpoint.
         """
-        found = paths.groups(paths.expand(self.given), choose)
+        found = paths.groups(paths.expand(self.given), choose, in_place=in_place)
         if not self.several and found[0].error is not None:
             raise found[0].error
         return found

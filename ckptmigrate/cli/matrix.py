@@ -7,16 +7,18 @@ import tempfile
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 import click
 
 from ckptmigrate.cli import completing, options
 from ckptmigrate.cli.console import output, terminal_width
 from ckptmigrate.cli.manual import Manual, ManualGroup
-from ckptmigrate.errors import RefusedError
+from ckptmigrate.errors import DestinationError, RefusedError
 from ckptmigrate.matrix import tables
 from ckptmigrate.matrix.cells import Cell, Matrix
 
+_DOCTYPE: Final = len("<!DOCTYPE html>")
 _facts = click.option(
     "--facts",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -87,10 +89,12 @@ def matrix(
     if html is not None:
         from ckptmigrate.matrix import page
 
-        html.write_text(page.page(found), encoding="utf-8")
+        text = page.page(found)
+        _check_page(html, begins=text[:_DOCTYPE])
+        html.write_text(text, encoding="utf-8")
         output.lines([f"wrote {html}"])
     elif into is not None:
-        into.write_text(tables.into(into.read_text(encoding="utf-8"), found), encoding="utf-8")
+        into.write_text(tables.into(_markdown(into), found), encoding="utf-8")
         output.lines([f"refreshed {into}"])
     elif writer is not None and reader is not None:
         cells = [_one(found, writer, reader, each) for each in scenarios]
@@ -104,6 +108,29 @@ def matrix(
             output.lines([tables.title(found, each)])
             output.segments([*tables.table(found, each, terminal_width()), []])
         output.lines([tables.LEGEND])
+
+
+def _check_page(file: Path, *, begins: str) -> None:
+    """Of the files that are there, a page alone is written over."""
+    if not file.is_file():
+        return
+    with file.open("rb") as opened:
+        there = opened.read(len(begins))
+    if there and there != begins.encode():
+        raise DestinationError(
+            "exists, and is no page that this would replace",
+            path=file,
+            fix="name another file with --html FILE",
+        )
+
+
+def _markdown(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RefusedError(
+            "is no text in UTF-8", path=file, fix="name a Markdown file with --into FILE"
+        ) from error
 
 
 def _check(names: list[str], known: list[str], what: str) -> None:

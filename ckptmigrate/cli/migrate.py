@@ -189,7 +189,8 @@ def _migrate(
         )
         target(to, torch=torch, native=native, strict=strict)  # a wrong one is refused at once
         choose = partial(paths.located, iteration=iteration, every=every)
-        found = _jobs(many, many.groups(choose), work, output=output, in_place=in_place)
+        groups = many.groups(choose, in_place=in_place)
+        found = _jobs(many, groups, work, output=output, in_place=in_place)
         run(many, verb, found, dry_run=dry_run)
         return
     path = many.only

@@ -155,7 +155,8 @@ def _phases(
     from ckptmigrate.batch import destinations
     from ckptmigrate.cli.batches import jobs
 
-    groups = many.groups(partial(paths.chosen, iteration=iteration, every=every))
+    choose = partial(paths.chosen, iteration=iteration, every=every)
+    groups = many.groups(choose, in_place=work.in_place)
     if work.in_place and every:
         roots = [replace(g, checkpoints=(g.path,)) for g in groups if g.is_root]
         return [jobs(groups, work), jobs(roots, work)]

@@ -66,9 +66,6 @@ def _reported(run: Callable[[], None], file: Path, paths: list[str]) -> None:
         if stop.code == 1 or recorder.report.each:
             _write(recorder.report, file)
         raise
-    except BrokenPipeError:  # the reader of the output is gone, and all was done
-        _write(recorder.report, file)
-        raise
     except click.ClickException:
         raise
     except Exception as error:

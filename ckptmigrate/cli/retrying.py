@@ -15,7 +15,9 @@ def with_command(error: CkptMigrateError, group: click.Group, words: list[str]) 
     Args:
         words: the command line that was refused, after the name of the program.
     """
-    verb = group.get_command(click.Context(group), words[0]) if words else None
+    # Options of the program itself, such as --json, may stand before the verb.
+    name = next((word for word in words if not word.startswith("-")), "")
+    verb = group.get_command(click.Context(group), name)
     if error.retry is None or verb is None:
         return
     again = command(*changed(words, error.retry, verb, error.path))
@@ -42,18 +44,19 @@ def changed(
     gone = {options[name] for name in (*retry.leave_out, "--report") if name in options}
     if added is not None and not added.multiple:
         gone.add(added)
-    kept = []
-    rest = iter(words)
+    kept: list[str] = []
+    end = words.index("--") if "--" in words else len(words)  # behind it there are no options
+    rest = iter(words[:end])
     for word in rest:
         option = options.get(word.partition("=")[0])
         if option is None or option not in gone:
             kept.append(_path(word, retry, about))
         elif not option.is_flag and "=" not in word:
             next(rest, None)  # its value goes with it
-    return [*kept, *retry.add]
+    return [*kept, *retry.add, *(_path(word, retry, about) for word in words[end:])]
 
 
 def _path(word: str, retry: Retry, about: Place | str | None) -> str:
-    if retry.path is None or about is None or absolute(place(word)) != absolute(place(about)):
+    if retry.path is None or about is None or "://" in word:
         return word
-    return str(retry.path)
+    return str(retry.path) if absolute(place(word)) == absolute(place(about)) else word

@@ -41,7 +41,8 @@ def undo(many: Many, dry_run: bool, full: bool, every: bool, iteration: int | No
         from ckptmigrate.cli.batches import jobs, run
 
         choose = partial(paths.located, iteration=iteration, every=every)
-        run(many, "undo", jobs(many.groups(choose), Undo(dry_run)), dry_run=dry_run)
+        found = jobs(many.groups(choose, in_place=True), Undo(dry_run))
+        run(many, "undo", found, dry_run=dry_run)
         return
     path = many.only
     recovered = {} if dry_run else recovery.in_place(path)

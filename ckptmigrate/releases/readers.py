@@ -94,13 +94,13 @@ def reader(release: str, compat: Compat, torch: str | None = None) -> Reader:
     Raises:
         RefusedError: no version, or no release that a layout is known of.
     """
-    from packaging.version import InvalidVersion, Version
+    from packaging.version import Version
 
     known = [row for row in compat.readers if _is_patch_of(row.release, release)]
     try:
         full = known[-1].release if known else str(Version(release))
         stated = None if torch is None else str(Version(torch))
-    except InvalidVersion as error:
+    except ValueError as error:  # no version, or one of more digits than Python reads
         raise RefusedError(
             f"there is no release {release!r}" if torch is None else str(error),
             fix="name one such as 0.13.1; for all run `ckptmigrate layouts`",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate.access.places import Place
+from ckptmigrate.access.places import Place, lies_in
 from ckptmigrate.errors import DestinationError
 from ckptmigrate.reporting import html, markdown
 from ckptmigrate.reporting.report import Report
@@ -37,7 +37,7 @@ def check_place(file: Path, source: Place) -> None:
     folder = Path(os.path.realpath(file.parent))
     if os.path.lexists(file):
         reason, fix = "exists already, and a report overwrites nothing", f"remove it, or {_OTHER}"
-    elif isinstance(source, Path) and folder.is_relative_to(source.resolve()):
+    elif lies_in(folder, source):
         reason, fix = f"lies in {source}, which a report leaves alone", _OTHER
     elif not folder.is_dir():
         make = shell("mkdir", "-p", folder)

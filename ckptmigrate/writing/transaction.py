@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ckptmigrate.access.places import TRACKER_FILE, Place
+from ckptmigrate.access.places import TRACKER_FILE, Place, lies_in
 from ckptmigrate.access.storage import Directory, LocalDirectory, Overlay
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.errors import DamagedError, DestinationError, Retry
@@ -47,8 +47,7 @@ def check_destination(destination: Path, source: Place) -> None:
             fix="name another destination with -o DEST",
             retry=Retry(add=("--output", str(_free(destination)))),
         )
-    real = destination.parent.resolve() / destination.name
-    if isinstance(source, Path) and real.is_relative_to(source.resolve()):
+    if isinstance(source, Path) and lies_in(destination, source):
         raise DestinationError(
             f"lies inside the source {source}",
             path=destination,

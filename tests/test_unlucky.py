@@ -1,0 +1,331 @@
+"""What hostile and unlucky users type: odd names, files and addresses, outputs that go away."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import CORRUPT, Run, checkpoint_of, refused, tree_hash
+
+from ckptmigrate.access.places import Url, place
+from ckptmigrate.errors import StoreError
+
+Copy = Callable[[str], Path]
+SAMPLE = "0.17.1-idle-w1"
+ODD = (
+    "a b",
+    "new\nline",
+    "esc\x1b[31m\x07'\\",
+    "br[ack]et",
+    os.fsdecode(b"bytes\xff\xfe"),
+    "\u00fcn\u00ef",
+    "-dash",
+)
+
+
+def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A command line as a user pastes it; `ckptmigrate` is the one of this interpreter."""
+    words = f'ckptmigrate() {{ {shlex.quote(sys.executable)} -m ckptmigrate "$@"; }}; {command}'
+    return subprocess.run(
+        ["bash", "-c", words], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+# -- names
+
+
+def test_commands_with_odd_names_work_as_pasted(copy: Copy, run: Run, tmp_path: Path) -> None:
+    first = copy(SAMPLE)
+    for name in ODD:
+        shutil.copytree(first, tmp_path / "runs" / name)
+    before = tree_hash(tmp_path / "runs")
+    result = run("downgrade", "runs/*", "--to", "0.11", "-o", "out")
+    assert result.returncode == 0, result.stderr
+    assert "\x1b" not in result.stdout
+    undone = [line for line in result.stdout.splitlines() if line.startswith("undo: ")]
+    assert len(undone) == len(os.listdir(tmp_path / "out")) == len(ODD)
+    for line in undone:
+        assert shell(line.removeprefix("undo: "), tmp_path).returncode == 0
+    assert os.listdir(tmp_path / "out") == []
+    assert tree_hash(tmp_path / "runs") == before
+
+
+def test_what_goes_on_stands_before_the_end_of_options(copy: Copy, run: Run) -> None:
+    root = copy(CORRUPT)
+    root.rename(root.with_name("-bad"))
+    result = run("verify", "--json", "--jobs", 1, "--", "-bad")
+    again = json.loads(result.stdout)["go_on"]
+    assert again == "ckptmigrate verify --json --jobs 1 --ledger ledger.jsonl -- -bad"
+    assert shell(again, root.parent).returncode == 1
+    assert (root.parent / "ledger.jsonl").is_file()
+
+
+def test_two_stars_do_not_follow_links_for_ever(copy: Copy, run: Run) -> None:
+    root = copy(SAMPLE)
+    for name in ("one", "two"):
+        (root.parent / name).symlink_to(".")
+    result = run("inspect", f"{root.parent}/**", "--all")
+    assert f"done        {checkpoint_of(root)}: none-emitting" in result.stdout
+    assert "/one" not in result.stdout.replace("/one:", "")
+
+
+# -- where it goes
+
+
+@pytest.mark.parametrize("inside", ["", "iter_0000005", "non_persistent"])
+def test_no_new_root_comes_into_another_path(copy: Copy, run: Run, inside: str) -> None:
+    a, b = copy(SAMPLE), copy("0.19.0-idle-tp2")
+    before = tree_hash(a.parent)
+    for words in ([a, b], [b, a]):
+        refused(run("downgrade", *words, "--to", "0.11", "-o", b / inside), "lies inside", "-o DIR")
+    assert tree_hash(a.parent) == before
+
+
+def test_a_pattern_that_matches_its_own_output(copy: Copy, run: Run) -> None:
+    copy(SAMPLE)
+    words = ("downgrade", "*", "--to", "0.11", "-o", "out", "--ledger", "ledger")
+    for expected in ("1 done", "1 skipped"):
+        result = run(*words)
+        assert result.returncode == 0, result.stderr
+        assert expected in result.stdout
+
+
+def test_undo_of_one_checkpoint_by_two_names_is_one_step(copy: Copy, run: Run) -> None:
+    root = copy("0.12.3-idle-w1")
+    (root.parent / "link").symlink_to(root)
+    for target in ("pre-rerun", "sharded-rerun"):
+        verb = "downgrade" if target == "pre-rerun" else "upgrade"
+        assert run(verb, root, "--to", target, "--in-place").returncode == 0
+    result = run("undo", root, "link", f"{root.parent}/./{root.name}")
+    assert "1 checkpoint: 1 done" in result.stdout, result.stderr
+    assert "pre-rerun" in run("inspect", root).stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize("target", ["<script>", "a/b", "..", "", "split-rerun/.."])
+def test_a_target_that_is_no_name(copy: Copy, run: Run, target: str) -> None:
+    refused(run("downgrade", copy(SAMPLE), "--to", target), "there is no layout", "`")
+
+
+# -- the ledger
+
+
+def test_a_ledger_in_a_checkpoint_or_root(copy: Copy, run: Run) -> None:
+    root = copy(SAMPLE)
+    before = tree_hash(root)
+    (root.parent / "link").symlink_to(root)
+    for name in ("ledger", "iter_0000005/common.pt", "latest_checkpointed_iteration.txt"):
+        refused(run("verify", root, "--ledger", root / name), "lies in", "--ledger FILE")
+        refused(run("verify", root, "--ledger", root.parent / "link" / name), "lies in")
+    assert tree_hash(root) == before
+
+
+def test_a_ledger_that_is_another_file(copy: Copy, run: Run, tmp_path: Path) -> None:
+    root = copy(SAMPLE)
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "thesis").write_text("precious")
+    for name in ("fifo", "/dev/zero", "/dev/full", "/dev/null", "thesis"):
+        refused(run("verify", root, "--ledger", name), "cannot be written", "--ledger FILE")
+    assert (tmp_path / "thesis").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"text": 5},
+        {"text": None},
+        {"result": 5},
+        {"result": "/etc"},
+        {"tracker": "../../x"},
+        {"tracker": 3},
+        {"link": {}},
+        {"digests": None},
+        {"digests": []},
+        {"digests": {}},
+        {"digests": {"a": 5}},
+        {"digests": {"a\0b": {"c": "d"}}},
+        {"digests": {"s3://nowhere/run": {".metadata": "0"}}},
+        {"format": 2},
+    ],
+    ids=str,
+)
+def test_a_line_that_nobody_wrote_is_not_believed(
+    copy: Copy, run: Run, tmp_path: Path, changed: dict[str, object]
+) -> None:
+    words = ("check", copy(SAMPLE), "--reader", "0.17", "--ledger", "ledger")
+    assert "1 done" in run(*words).stdout
+    row = json.loads((tmp_path / "ledger").read_text())
+    (tmp_path / "ledger").write_text(
+        f"{json.dumps(row | changed)}\n\0\xff\n[1]\nnull\n{'[' * 9999}"
+    )
+    result = run(*words)
+    assert "1 checkpoint: 1 done" in result.stdout, result.stdout
+    assert "1 checkpoint: 1 skipped" in run(*words).stdout
+
+
+def test_the_ledger_that_is_named_is_outside_of_the_root(copy: Copy, run: Run) -> None:
+    root = copy(CORRUPT)
+    result = shell("ckptmigrate verify . --all --jobs 1 --json", root)
+    again = json.loads(result.stdout)["go_on"]
+    assert shell(again, root).returncode == 1
+    assert (root.parent / "ledger.jsonl").is_file()
+    assert not (root / "ledger.jsonl").exists()
+
+
+def test_a_part_with_too_many_digits(copy: Copy, run: Run) -> None:
+    result = run("verify", copy(SAMPLE), "--shard", f"{'9' * 5000}/{'9' * 5001}")
+    assert result.returncode == 2
+    assert "is neither I/N" in result.stderr
+
+
+# -- URLs
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sftp://user:passw0rd@host/run", "holds a password"),
+        ("https://user:pass:w@rd@host/run", "holds a password"),
+        ("simplecache::s3://bucket/run", "is no URL of one store"),
+        ("://bucket/run", "is no URL of one store"),
+        ("zip://run::file:///archive.zip", "is a chain of URLs"),
+        ("s3://bucket/a/../b", "has a part '..'"),
+        ("s3://bucket//run", "has a part ''"),
+        ("s3://bucket/./run", "has a part '.'"),
+        ("file://host/run", "names no path of this machine"),
+        ("file://run", "names no path of this machine"),
+        ("file://", "names no path of this machine"),
+    ],
+)
+def test_urls_that_are_refused(run: Run, tmp_path: Path, text: str, words: str) -> None:
+    before = tree_hash(tmp_path)
+    with pytest.raises(StoreError, match=words) as caught:
+        place(text)
+    assert caught.value.fix
+    for verb in (["inspect", text], ["verify", text, "--report", "r.md"], ["inspect", text, "x"]):
+        result = run(*verb)
+        refused(result, words)
+        assert "passw0rd" not in result.stderr and "w@rd" not in result.stderr
+    told = json.loads(run("downgrade", "x", "--to", "0.11", "-o", text, "--json").stdout)
+    assert words in told["error"]["reason"]
+    assert tree_hash(tmp_path) == before
+
+
+def test_urls_of_files_name_what_they_say() -> None:
+    assert place("file:///runs/a#2?b") == Path("/runs/a#2?b")
+    assert place("FILE://localhost/a%20b%23") == Path("/a b#")
+    assert place("file:///a\nb/%ff") == Path(os.fsdecode(b"/a\nb/\xff"))
+    assert place("s3://bucket/a#2?b:c@d") == Url("s3", "bucket/a#2?b:c@d")
+    assert place("s3:///run").root == Url("s3", "")
+
+
+# -- the output goes away
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("explain split-rerun", 0),
+        ("layouts", 0),
+        ("downgrade RUN --to 0.11 --dry-run", 0),
+        ("verify RUN --json", 0),
+        ("check RUN", 1),
+        ("inspect nowhere --json", 1),
+    ],
+)
+def test_the_reader_of_a_pipe_goes_away(copy: Copy, words: str, status: int) -> None:
+    root = copy(SAMPLE)
+    words = words.replace("RUN", str(root))
+    found = shell(f"ckptmigrate {words} | true; exit ${{PIPESTATUS[0]}}", root)
+    assert found.returncode == status
+    assert "Traceback" not in found.stderr and "rror: " not in found.stderr
+
+
+@pytest.mark.parametrize("words", ["layouts", "inspect RUN --json", "verify RUN --json", "--help"])
+def test_there_is_no_room_for_the_output(copy: Copy, words: str) -> None:
+    root = copy(SAMPLE)
+    found = shell(f"ckptmigrate {words} > /dev/full".replace("RUN", str(root)), root)
+    refused(found, "the output cannot be written (No space left on device)", "ckptmigrate inspect")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["inspect", "--json"], ["--json", "downgrade", "x"], ["verify", "x", "--jobs", "0", "--json"]],
+)
+def test_a_usage_error_is_json_too(run: Run, words: list[str]) -> None:
+    result = run(*words)
+    assert result.returncode == 2
+    error = json.loads(result.stdout)["error"]
+    assert error["message"] in result.stderr.replace("Error: ", "")
+    assert set(error) == {"kind", "message", "reason"}
+
+
+def test_options_before_the_verb_do_not_hide_the_command(copy: Copy, run: Run) -> None:
+    root = copy(SAMPLE)
+    root.with_name("new").mkdir()
+    result = run("--no-color", "downgrade", root, "--to", "0.11", "-o", "new")
+    refused(result, f"`ckptmigrate --no-color downgrade {root} --to 0.11 --output")
+    command = result.stderr.split("`")[1]
+    assert shell(command, root).returncode == 0
+
+
+def test_nohup_stays_in_force(tmp_path: Path) -> None:
+    """A hangup that is ignored before the start stays so, also in a batch."""
+    code = (
+        "import signal; from ckptmigrate import cli; from ckptmigrate.batch.running import Stop\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "seen = []\n"
+        "cli.cli.main = lambda **_: seen.append(signal.getsignal(signal.SIGHUP))\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "with Stop().listening(): seen.append(signal.getsignal(signal.SIGHUP))\n"
+        "assert seen == [signal.SIG_IGN] * 2, seen\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+
+
+# -- checkpoints
+
+
+@pytest.mark.parametrize("backend", ["zarr", "fsdp_dtensor", "", None, 5])
+def test_verify_calls_no_other_format_clean(copy: Copy, run: Run, backend: object) -> None:
+    root = copy(SAMPLE)
+    marker = checkpoint_of(root) / "metadata.json"
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"sharded_backend": backend}))
+    inspected, verified = run("inspect", root), run("verify", root)
+    refused(verified, "torch_dist")
+    assert verified.stderr == inspected.stderr
+
+
+def test_repair_passes_over_another_format(copy: Copy, run: Run) -> None:
+    root = copy(SAMPLE)
+    later = root / "iter_0000009"
+    shutil.copytree(checkpoint_of(root), later)
+    (later / "metadata.json").write_text('{"sharded_backend": "zarr"}')
+    (root / "latest_checkpointed_iteration.txt").write_text("12")
+    result = run("repair", root, "--in-place")
+    assert result.returncode == 0, result.stderr
+    assert (root / "latest_checkpointed_iteration.txt").read_text().strip() == "5"
+
+
+@pytest.mark.parametrize("words", ["explain", "check RUN --reader", "downgrade RUN --to"])
+def test_a_release_of_too_many_digits(copy: Copy, run: Run, words: str) -> None:
+    root = copy(SAMPLE)
+    refused(run(*words.replace("RUN", str(root)).split(), "9" * 5000), "`ckptmigrate ")
+
+
+def test_the_matrix_writes_over_pages_alone(copy: Copy, run: Run, tmp_path: Path) -> None:
+    root = copy(SAMPLE)
+    before = tree_hash(root)
+    for option in ("--html", "--into"):
+        refused(run("matrix", option, checkpoint_of(root) / "common.pt"), f"with {option} FILE")
+    assert tree_hash(root) == before
+    for _ in range(2):
+        assert run("matrix", "--html", "matrix.html").returncode == 0
+    assert (tmp_path / "matrix.html").read_text().startswith("<!DOCTYPE html>")
