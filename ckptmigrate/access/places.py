@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -140,14 +141,23 @@ def _no_place(text: str, reason: str, fix: str) -> StoreError:
 
 def lies_in(found: Place, other: Place) -> bool:
     """Whether a place is another one or lies in it, by whatever names."""
-    if isinstance(found, Url) or isinstance(other, Url):
-        return isinstance(found, Url) and isinstance(other, Url) and found.is_relative_to(other)
-    return resolved(found).is_relative_to(resolved(other))
+    return resolved(other) in enclosing(found)
 
 
-def resolved(path: Path) -> Path:
-    """A path without links, as far as it exists; a loop of links stays one."""
-    return Path(os.path.realpath(path))
+def enclosing(found: Place) -> Iterator[Place]:
+    """A place without links, and everything that it lies in, from the inside out."""
+    found = resolved(found)
+    while True:
+        yield found
+        outer = found.parent
+        if outer == found:
+            return
+        found = outer
+
+
+def resolved(found: Place) -> Place:
+    """A place without links, as far as it exists; a loop of links stays one."""
+    return found if isinstance(found, Url) else Path(os.path.realpath(found))
 
 
 def absolute(found: Place) -> Place:

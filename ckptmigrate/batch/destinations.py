@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ckptmigrate import locate, migration
@@ -37,6 +37,9 @@ def place(
             str(migration.default_output(places.place(group.path), target)) for group in groups
         }
         groups = [group for group in groups if group.path not in beside]
+    about = {
+        places.resolved(places.place(group.path)): group for group in groups if group.error is None
+    }
     found = []
     for group in groups:
         path = places.place(group.path)
@@ -44,7 +47,7 @@ def place(
             root = migration.default_output(path, target)
         else:
             root = places.absolute(output) / path.name if several else places.absolute(output)
-        _check_outside(root, [each for each in groups if each is not group])
+        _check_outside(root, group, about)
         found.append((_checked(group, root, go_on=go_on), str(root)))
     for shared, count in Counter(root for _, root in found).items():
         if count > 1:
@@ -56,10 +59,11 @@ def place(
     return found
 
 
-def _check_outside(root: Place, others: Sequence[Group]) -> None:
+def _check_outside(root: Place, group: Group, about: Mapping[Place, Group]) -> None:
     """Nothing is written into what only the PATH of another root is about."""
-    for other in others:
-        if other.error is None and places.lies_in(root, places.place(other.path)):
+    for outer in places.enclosing(root):
+        other = about.get(outer, group)
+        if other is not group:
             raise DestinationError(
                 f"lies inside {other.path}, which is another PATH",
                 path=root,
