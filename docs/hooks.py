@@ -15,8 +15,8 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from ckptmigrate import matrix_page
-from ckptmigrate.matrix import matrix
+from ckptmigrate.matrix import page as matrix_page
+from ckptmigrate.matrix.cells import matrix
 
 ROOT = Path(__file__).parent.parent
 _FROM = re.compile(r"<!-- from: ([\w./]+)(?:, (.*?))? -->")
