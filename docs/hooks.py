@@ -15,8 +15,8 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from ckptmigrate.matrix import page as matrix_page
 from ckptmigrate.matrix.cells import matrix
+from ckptmigrate.matrix.page import page
 
 ROOT = Path(__file__).parent.parent
 _FROM = re.compile(r"<!-- from: ([\w./]+)(?:, (.*?))? -->")
@@ -25,8 +25,8 @@ _PICTURE = re.compile(r"!\[[^\]]*\]\(images/([\w-]+\.svg)\)")
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the matrix as a page of its own, as `ckptmigrate matrix --html` writes it."""
-    page = matrix_page.page(matrix())
-    files.append(File.generated(config, "compatibility.html", content=page))
+    text = page(matrix())
+    files.append(File.generated(config, "compatibility.html", content=text))
     return files
 
 

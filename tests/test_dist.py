@@ -109,7 +109,7 @@ def test_the_wheel_works_without_torch(empty: Path, tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 1
-    assert "run `pip install torch`" in result.stderr
+    assert " -m pip install torch`" in result.stderr
 
 
 def test_the_one_file_works_where_nothing_is_installed(

@@ -146,6 +146,9 @@ def verdict(path: Place, found: Verdict, advice: Advice) -> list[Line]:
         if obstacle.flag:
             lines.append(Line(f"run the job with {obstacle.flag}", "flag   ", 4))
     lines += [Line(text, "warning: ", 2, hang=4, style="yellow") for text in found.warnings]
+    if found.reader.like is not None:
+        told = f"{found.reader.release} is newer than all that is known"
+        lines.append(Line(f"{told}, and taken to be like {found.reader.like}", "note: ", 2))
     return lines + _advice(found, advice)
 
 
@@ -170,6 +173,8 @@ def verdicts(path: Place, found: Sequence[Verdict]) -> list[Line]:
         style = "red" if not each.resumes else "yellow" if each.without or reason else "green"
         text = f"{_resumes(each)}{': ' if reason else ''}{reason}"
         lines.append(Line(text, f"{each.reader.release:{_COLUMN}}", 2, style=style))
+    if good < len(found):
+        lines.append(Line("with --reader RELEASE it says why, and which command helps", margin=2))
     return lines
 
 

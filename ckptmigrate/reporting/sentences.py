@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from ckptmigrate.checkpoint.rerun import STATES, Kind
@@ -71,8 +71,24 @@ def _writer(found: Inspection) -> list[str]:
     if not releases:
         return ["unknown: the signs contradict each other", *map(str, found.writer.decisive)]
     span = releases[0] if len(releases) == 1 else f"{releases[0]} to {releases[-1]}"
-    torch = ", ".join(found.writer.torch)
+    torch = ", ".join(_tightest(found.writer.torch))
     return [f"release {span} (torch {torch})", *map(str, found.writer.decisive)]
+
+
+def _tightest(specifiers: Iterable[str]) -> list[str]:
+    """Of specifiers that all hold, those that the others follow from: `>2.5.1` of `>=2.3, >2.5.1`.
+
+    Args:
+        specifiers: each a single bound.
+    """
+    from packaging.version import Version
+
+    def bound(specifier: str) -> Version:
+        return Version(specifier.lstrip("<>="))
+
+    least = sorted((each for each in specifiers if each.startswith(">")), key=bound)[-1:]
+    most = sorted((each for each in specifiers if each.startswith("<")), key=bound)[:1]
+    return least + most
 
 
 def _rerun(found: Inspection) -> list[str]:
