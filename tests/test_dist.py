@@ -35,7 +35,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `make pyz` makes: the sdist, the wheel from the sdist, and the one file from that."""
     place = tmp_path_factory.mktemp("dist") / "dist"
     # What the rule needs is installed already, as this test runs.
-    there = ("-o", ".venv/.installed", "-o", ".venv/.dev")
+    there = ("-o", ".venv/.installed", "-o", ".venv/.build")
     done("make", *there, "pyz", f"DIST={place}", cwd=REPOSITORY)
     return place
 
