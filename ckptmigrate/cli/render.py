@@ -17,7 +17,14 @@ from ckptmigrate.planning.advice import Advice
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.releases.checking import Verdict
 from ckptmigrate.repairing import Repair, Tracker
-from ckptmigrate.reporting.sentences import CAUTIONS, inspected, payload, severities, size
+from ckptmigrate.reporting.sentences import (
+    CAUTIONS,
+    inspected,
+    payload,
+    severities,
+    size,
+    unknown_release,
+)
 from ckptmigrate.text.commands import shell
 from ckptmigrate.text.lines import Line
 from ckptmigrate.verifying import Verification
@@ -146,9 +153,8 @@ def verdict(path: Place, found: Verdict, advice: Advice) -> list[Line]:
         if obstacle.flag:
             lines.append(Line(f"run the job with {obstacle.flag}", "flag   ", 4))
     lines += [Line(text, "warning: ", 2, hang=4, style="yellow") for text in found.warnings]
-    if found.reader.like is not None:
-        told = f"{found.reader.release} is newer than all that is known"
-        lines.append(Line(f"{told}, and taken to be like {found.reader.like}", "note: ", 2))
+    if told := unknown_release(found.reader):
+        lines.append(Line(told, "note: ", 2))
     return lines + _advice(found, advice)
 
 

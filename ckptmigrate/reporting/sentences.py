@@ -8,6 +8,7 @@ from typing import Final
 from ckptmigrate.checkpoint.rerun import STATES, Kind
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.inspection import Inspection
+from ckptmigrate.releases.readers import Reader
 from ckptmigrate.verifying import Verification
 from ckptmigrate.verifying.findings import Severity, counted
 from ckptmigrate.writing.linking import Link
@@ -37,6 +38,13 @@ def payload(files: int, count: int) -> str:
 def severities(found: Verification) -> list[str]:
     """How many findings there are of each severity that there is."""
     return [counted(n, s.value) for s in Severity if (n := found.count(s))]
+
+
+def unknown_release(reader: Reader) -> str | None:
+    """That a release is newer than the rules that it is judged by; None where it is known."""
+    if reader.like is None:
+        return None
+    return f"{reader.release} is newer than all that is known, and taken to be like {reader.like}"
 
 
 def inspected(found: Inspection) -> dict[str, Sequence[str]]:
