@@ -92,7 +92,7 @@ fuzz: $(VENV)/.dev
 	$(BIN)/python tests/fuzz --seed $(FUZZ_SEED) $(if $(FUZZ),--count $(FUZZ),--minutes 2)
 
 ## dist: an sdist, and a wheel from it
-dist: $(VENV)/.dev
+dist: $(VENV)/.build
 	rm -rf $(DIST)
 	$(BIN)/python -m build --no-isolation --outdir $(DIST)
 
@@ -102,6 +102,7 @@ pyz: dist
 	$(DIST)/*.whl
 	$(BIN)/python -m zipapp $(DIST)/pyz --compress --python '/usr/bin/env python3' \
 	--main ckptmigrate.cli:main --output $(DIST)/ckptmigrate.pyz
+	chmod 755 $(DIST)/ckptmigrate.pyz
 	rm -rf $(DIST)/pyz
 
 $(VENV)/.installed: pyproject.toml
@@ -111,6 +112,10 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.installed pyproject.toml constraints.txt tests/readers/requirements.txt
 	$(PIP) install --constraint constraints.txt --editable '.[dev]' -r tests/readers/requirements.txt
+	touch $@
+
+$(VENV)/.build: $(VENV)/.installed constraints.txt
+	$(PIP) install --constraint constraints.txt build hatchling
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.installed pyproject.toml

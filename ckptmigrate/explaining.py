@@ -76,12 +76,13 @@ def explain(word: str) -> tuple[Explanation, ...]:
     ]
     if found:
         return tuple(found)
-    if word[:1].isdigit():
-        return (_release(reader(word, facts), facts, matrix),)
+    # A line of a log may begin with its time, and so with a digit.
     failure = matrix.failure(word)
-    if failure is None:
-        raise _unknown(word)
-    return (_failure(failure, matrix),)
+    if failure is not None:
+        return (_failure(failure, matrix),)
+    if word[:1].isdigit() and len(word.split()) == 1:
+        return (_release(reader(word, facts), facts, matrix),)
+    raise _unknown(word)
 
 
 def _matrix() -> Matrix:
@@ -145,22 +146,28 @@ def _layout(row: LayoutRow) -> Explanation:
 
 def _failure(row: FailureRow, matrix: Matrix) -> Explanation:
     cells = [cell for cell in matrix.cells.values() if cell.raw == row.failure]
-    order = matrix.readers.index
-    failing = sorted({cell.reader for cell in cells}, key=order)
-    errors = dict.fromkeys(cell.error for cell in cells if cell.error)
-    after = dict.fromkeys(matrix.meaning(cell.migrated) for cell in cells)
-    return Explanation(
-        row.failure,
-        "failure",
-        row.why,
-        f"readers {', '.join(failing) or 'of none'} ({len(cells)} cells of the matrix)",
-        tuple(f"the reader says: {error}" for error in list(errors)[:2] or [row.error]),
-        (row.source,),
-        (
-            f"run what `{command('check', 'PATH', '--reader', 'RELEASE')}` prints as its fix",
-            *(f"the reader then {meaning}" for meaning in after),
-        ),
-    )
+    fix = f"run what `{command('check', 'PATH', '--reader', 'RELEASE')}` prints as its fix"
+    if not cells:
+        since = "in no cell of the matrix"
+        why = ["it takes a flag of the job, expert parallelism or an edited file"]
+        fix += "; tell it of the job with --strict, --finetune, --job-tp and the like"
+    else:
+        failing = sorted({cell.reader for cell in cells}, key=matrix.readers.index)
+        since = f"readers {', '.join(failing)} ({len(cells)} cells of the matrix)"
+        errors = dict.fromkeys(cell.error for cell in cells if cell.error)
+        why = [f"the reader says: {error}" for error in list(errors)[:2] or [row.error]]
+    remedy = (fix, *_afterwards(cells, matrix))
+    return Explanation(row.failure, "failure", row.why, since, tuple(why), (row.source,), remedy)
+
+
+def _afterwards(cells: list[Cell], matrix: Matrix) -> Iterator[str]:
+    """What the reader makes of it after the command; where that differs, in which scenarios."""
+    scenarios: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        scenarios.setdefault(matrix.meaning(cell.migrated), {})[cell.scenario] = None
+    for meaning, of in scenarios.items():
+        where = f" ({', '.join(of)})" if len(scenarios) > 1 else ""
+        yield f"the reader then {meaning}{where}"
 
 
 # -- a release

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from functools import cache
 from importlib import resources
 from typing import Any, Final
 
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.text.commands import command
 
 _FILE: Final = "data/schemas.json"
 
@@ -36,8 +38,10 @@ def schema(name: str) -> dict[str, Any]:
         RefusedError: there is no such verb.
     """
     if name not in names():
+        near = difflib.get_close_matches(name, names(), 1) or names()
         raise RefusedError(
-            f"there is no schema of {name!r}", fix=f"name one of {', '.join(names())}"
+            f"there is no schema of {name!r}",
+            fix=f"name one of {', '.join(names())}: `{command('schema', near[0])}`",
         )
     every = _all()
     return {"$schema": every["$schema"], "$ref": f"#/$defs/{name}", "$defs": _used(every, name)}

@@ -222,6 +222,23 @@ def test_other_verbs(jobs: int, make: Make, run: Run, tmp_path: Path) -> None:
     assert tree_hash(tmp_path / "a") == before
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["inspect", "check --reader 0.19", "verify", "upgrade", "downgrade --to pre-rerun --in-place",
+     "repair"],
+)  # fmt: skip
+def test_all_of_a_checkpoint_is_itself(words: str, make: Make, run: Run, tmp_path: Path) -> None:
+    checkpoint = make("run", 2) / name(1)
+    result = run(*words.split(), checkpoint, "--all")
+    assert result.returncode == 0, result.stderr
+    assert str(checkpoint) in result.stdout
+    assert name(2) not in result.stdout
+    changed = "--in-place" in words
+    assert (checkpoint / "ckptmigrate.json").exists() == changed
+    assert run("undo", checkpoint, "--all").returncode == (0 if changed else 1)
+    assert not (checkpoint.with_name(name(2)) / "ckptmigrate.json").exists()
+
+
 def test_inspect_all_goes_on(make: Make, run: Run) -> None:
     root = make("run", 3)
     (root / name(2) / ".metadata").write_bytes(b"no pickle")

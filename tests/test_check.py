@@ -351,3 +351,22 @@ def test_a_wrong_grid(copy: Copy) -> None:
     assert "Missing key in checkpoint state_dict" in predicted
     # Readers that ask for no idle grid do not mind.
     assert ask(root, "0.16.1").resumes
+
+
+def test_all_releases_name_the_way_to_the_command(run: Run) -> None:
+    told = run("check", SAMPLES / "0.17.1-idle-w1").stdout
+    assert told.splitlines()[-1].strip().startswith("with --reader RELEASE")
+    assert "--reader" not in run("check", SAMPLES / "0.17.1-idle-w1", "--reader", "0.17").stdout
+
+
+def test_a_release_that_nobody_knows_is_told_as_that(run: Run, tmp_path: Path) -> None:
+    sample = SAMPLES / "0.19.0-idle-w1"
+    told = run("check", sample, "--reader", "0.99")
+    assert told.returncode == 0
+    assert "0.99 is newer than all that is known" in told.stdout
+    assert "like 0.20.dev0" in told.stdout
+    report = tmp_path / "r.json"
+    run("check", sample, "--reader", "0.99", "--report", report)
+    assert "Release 0.99 is newer" in json.loads(report.read_text())["answer"]
+    for known in ("0.20.0", "0.19.7", "0.19"):
+        assert "newer" not in run("check", sample, "--reader", known).stdout

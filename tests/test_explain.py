@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from conftest import INDEX, LAYOUTS, Run, refused
@@ -74,6 +76,37 @@ def test_the_text_of_an_error(run: Run, error: str, failure: str) -> None:
     assert result.returncode == 0
     assert result.stdout.startswith(f"{failure}: ")
     assert "ckptmigrate check PATH --reader RELEASE" in result.stdout
+
+
+RECIPES = Path(__file__).parent.parent / "docs" / "recipes.md"
+TITLES = [
+    error
+    for title in re.findall(r"^## (.*)", RECIPES.read_text(encoding="utf-8"), re.MULTILINE)
+    for error in re.findall(r"`(.*)`", title)
+]
+
+
+@pytest.mark.parametrize("error", TITLES)
+def test_the_error_of_every_recipe_as_it_stands_in_a_log(error: str) -> None:
+    [found] = explaining.explain(f"2026-01-01 12:00:01 [rank0]: {error}\nand so on")
+    assert found.kind == "failure"
+    assert found.why
+
+
+def test_a_line_of_a_log_is_no_release(run: Run) -> None:
+    refused(
+        run("explain", "12:00:01 something else"), "nothing to explain", "`ckptmigrate explain`"
+    )
+
+
+def test_what_follows_is_told_by_scenario(run: Run) -> None:
+    """Held against what real releases made of it: measured cells of the matrix."""
+    text = run("explain", "no-common-state").stdout
+    told = re.findall(r"the reader then (.*) \(([\w, ]+)\)", text)
+    after = {meaning: set(of.split(", ")) for meaning, of in told}
+    assert "fault" in after["resumes without the fault context"]
+    assert after["resumes with --no-load-optim, without the optimizer state"] == {"optimizer"}
+    assert {"idle", "disabled"} <= after["resumes with all that the checkpoint holds"]
 
 
 def test_an_unknown_word_names_the_nearest(run: Run) -> None:

@@ -256,20 +256,23 @@ def test_what_keeps_a_store_from_being_read_is_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("module", "place", "extra"),
+    ("module", "place", "packages"),
     [
-        ("s3fs", "s3://b/run", "s3"),
-        ("gcsfs", "gs://b/run", "gcs"),
-        ("multistorageclient", "msc://b/run", "msc"),
-        ("fsspec", "s3://b/run", "s3"),
+        ("s3fs", "s3://b/run", "s3fs"),
+        ("gcsfs", "gs://b/run", "gcsfs"),
+        ("multistorageclient", "msc://b/run", "multi-storage-client fsspec"),
+        ("fsspec", "s3://b/run", "s3fs"),
+        ("fsspec", "zzz://b/run", "fsspec"),
     ],
 )
-def test_a_missing_extra_is_named(module: str, place: str, extra: str) -> None:
+def test_a_missing_library_is_installed_where_it_is_looked_for(
+    module: str, place: str, packages: str
+) -> None:
     code = f"import sys; sys.modules[{module!r}] = None; from ckptmigrate.cli import main; main()"
     result = subprocess.run(
         [sys.executable, "-c", code, "inspect", place], capture_output=True, text=True, check=False
     )
-    refused(result, "not installed", f"pip install 'ckptmigrate[{extra}]'")
+    refused(result, "not installed", f"`{sys.executable} -m pip install {packages}`")
 
 
 def test_access_denied_is_one_sentence(run: Run) -> None:

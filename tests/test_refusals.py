@@ -71,6 +71,7 @@ SHM = f"/dev/shm/ckptmigrate-test-{os.getpid()}"
 CASES = {
     "no such path": Refusal(IDLE, nothing, "inspect runn", "find "),
     "no checkpoint": Refusal(IDLE, nothing, "verify .", "find "),
+    "no match": Refusal(IDLE, nothing, "inspect 'runs/*'", "find "),
     "no such iteration": Refusal(IDLE, nothing, "inspect run --iteration 9", "ckptmigrate inspect"),
     "no tracker": Refusal(
         IDLE, lambda root: (root / TRACKER).unlink(), "inspect run", "ckptmigrate inspect run --it"
@@ -158,6 +159,13 @@ CASES = {
     "a scenario that is none": Refusal(
         IDLE, nothing, "matrix --scenario x", "ckptmigrate matrix"
     ),
+    "a report that is there": Refusal(
+        IDLE,
+        lambda root: (root.parent / "r.md").write_text("precious"),
+        "upgrade run -o out --report r.md",
+        "ckptmigrate upgrade run -o out --report r.2.md",
+    ),
+    "a schema of no verb": Refusal(IDLE, nothing, "schema inspekt", "ckptmigrate schema inspect"),
     "a word that is misspelt": Refusal(
         IDLE, nothing, "explain split-rerunn", "ckptmigrate explain split-rerun"
     ),

@@ -11,17 +11,24 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate.access.places import Url
 from ckptmigrate.errors import DamagedError, StoreError
+from ckptmigrate.text.commands import install
 
 Progress = Callable[[int], None]
 
-_EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "msc": "msc"}
+_PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
+    "s3": ("s3fs",),
+    "s3a": ("s3fs",),
+    "gs": ("gcsfs",),
+    "gcs": ("gcsfs",),
+    "msc": ("multi-storage-client", "fsspec"),
+}
 _PIECE: Final = 64 * 1024 * 1024  # bytes sent at a time; S3 takes 10,000 pieces of an object
 
 
@@ -215,15 +222,14 @@ def of(place: Url) -> Store:
 def _of(root: Url) -> Store:
     if not root.key:
         raise StoreError("names no bucket", path=root, fix="name one, as in s3://bucket/run")
-    extra = _EXTRAS.get(root.protocol)
-    install = f"run `pip install 'ckptmigrate[{extra}]'`" if extra else None
+    packages = _PACKAGES.get(root.protocol)
     try:
         import fsspec
     except ImportError as error:
         raise StoreError(
             "lies in a store, and fsspec is not installed",
             path=root,
-            fix=install or "run `pip install fsspec`",
+            fix=f"run `{install(*packages or ('fsspec',))}`",
         ) from error
     try:
         # Listings are asked for anew each time: other runs write here, too.
@@ -232,7 +238,7 @@ def _of(root: Url) -> Store:
         raise StoreError(
             "lies in a store whose library is not installed",
             path=root,
-            fix=install or f"install it ({error})",
+            fix=f"run `{install(*packages)}`" if packages else f"install it ({error})",
         ) from error
     except ValueError as error:
         raise StoreError(

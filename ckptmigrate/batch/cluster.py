@@ -21,6 +21,7 @@ from uuid import uuid4
 from ckptmigrate.batch.running import Outcomes, Stop
 from ckptmigrate.batch.work import Outcome, Task, died, failed, in_words, perform
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.text.commands import install
 
 _PAUSE: Final = 0.05  # seconds between two looks at what is done
 _TIMEOUT: Final = 30  # seconds for the scheduler to answer
@@ -93,7 +94,7 @@ def _client(scheduler: str) -> Any:
     except ImportError as error:
         raise RefusedError(
             "--scheduler needs Dask, which is not installed",
-            fix="run `pip install 'ckptmigrate[dask]'`",
+            fix=f"run `{install('distributed')}`",
         ) from error
     for name in ("distributed.client", "distributed.core", "distributed.comm"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what it means is told in a sentence

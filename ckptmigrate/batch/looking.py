@@ -75,7 +75,7 @@ class Verify:
         else:
             found = verification.verify(path, load=self.load, hashed=self.hashed, known=self.known)
         counts = [counted(n, s.value) for s in Severity if (n := found.count(s))]
-        text = ", ".join(counts) or "nothing found"
+        text = ", ".join(counts) or "clean"
         text += f": {found.findings[0].what}" if found.findings else ""
         told = None
         if task.reported:

@@ -52,7 +52,8 @@ def expand(paths: Iterable[str]) -> list[str | CkptMigrateError]:
         for each in map(absolute, matches):
             found.setdefault(each, each)
         if not matches:
-            error = NotACheckpointError("matches no directory", path=path, fix="look at it with ls")
+            fix = locate.name_one(places.absolute(places.place(".")))
+            error = NotACheckpointError("matches no directory", path=path, fix=fix)
             found.setdefault(path, error)
     return list(found.values())
 

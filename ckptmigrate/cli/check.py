@@ -36,9 +36,10 @@ from ckptmigrate.versions.reading import read
 @click.option(
     "--strictness",
     type=click.Choice(checking.STRICTNESS),
+    metavar="POLICY",
     default=checking.DEFAULT_STRICTNESS,
     show_default=True,
-    help="The job's --dist-ckpt-strictness.",
+    help=f"The job's --dist-ckpt-strictness: {', '.join(checking.STRICTNESS)}.",
 )
 @click.option("--job-tp", type=click.IntRange(min=1), metavar="N", help="The job's TP.")
 @click.option("--job-pp", type=click.IntRange(min=1), metavar="N", help="The job's PP.")

@@ -16,7 +16,8 @@ def explain(word: str | None) -> None:
     """Say what a finding, a layout, a release, a loss or an error is, and what to do.
 
     WORD is a code of verify, a layout, a release, a name of --allow-loss, a failure of the matrix,
-    or the text of an error that a job died with. Without it, everything that can be explained.
+    or the text of an error that a job died with, as it stands in the log. Without it, everything
+    that can be explained.
 
     \b
     Examples:
@@ -24,7 +25,7 @@ def explain(word: str | None) -> None:
       ckptmigrate explain split-rerun
       ckptmigrate explain 0.13
       ckptmigrate explain rerun-shards-missing
-      ckptmigrate explain 'Missing key in checkpoint state_dict: rerun_state_machine_state/...'
+      ckptmigrate explain "'str' object has no attribute 'iterdir'"
     """
     from ckptmigrate import explaining
 

@@ -96,7 +96,8 @@ class Manual(click.Command):
         shown = {
             "help" if parameter is help_option else parameter.name: record
             for parameter in self.get_params(ctx)
-            if (record := parameter.get_help_record(ctx)) is not None
+            if isinstance(parameter, click.Option)
+            and (record := parameter.get_help_record(ctx)) is not None
         }
         for section, names in SECTIONS.items():
             rows = [shown[name] for name in names if name in shown]

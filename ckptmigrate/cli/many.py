@@ -74,10 +74,11 @@ class Many:
         """What the PATHs mean (see `paths.groups`).
 
         Raises:
-            CkptMigrateError: there is one PATH, and it means no checkpoint.
+            CkptMigrateError: there is one PATH, and it means no checkpoint or matches nothing.
         """
         found = paths.groups(paths.expand(self.given), choose, in_place=in_place)
-        if not self.several and found[0].error is not None:
+        one = len(self.given) == 1 and (not self.several or paths.is_glob(found[0].path))
+        if one and found[0].error is not None:
             raise found[0].error
         return found
 

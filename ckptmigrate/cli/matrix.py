@@ -17,6 +17,7 @@ from ckptmigrate.cli.manual import Manual, ManualGroup
 from ckptmigrate.errors import DestinationError, RefusedError
 from ckptmigrate.matrix import tables
 from ckptmigrate.matrix.cells import Cell, Matrix
+from ckptmigrate.text.commands import install
 
 _DOCTYPE: Final = len("<!DOCTYPE html>")
 _facts = click.option(
@@ -316,9 +317,7 @@ def _require_extra() -> None:
     """
     missing = [name for name in ("ruamel.yaml", "torch") if find_spec(name) is None]
     if missing:
-        raise RefusedError(
-            f"this needs {' and '.join(missing)}", fix="run `pip install 'ckptmigrate[matrix]'`"
-        )
+        raise RefusedError(f"this needs {' and '.join(missing)}", fix=f"run `{install(*missing)}`")
 
 
 def _progress(text: str) -> None:

@@ -60,8 +60,8 @@ every = click.option(
     "--all",
     "every",
     is_flag=True,
-    help="Of a root, every iteration, not only the one that its tracker file names; one that fails "
-    "stops no other.",
+    help="Of a root, every iteration, not only the one that its tracker file names; a checkpoint "
+    "means itself. One that fails stops no other.",
 )
 full = click.option("--full", is_flag=True, help="Show long lists whole.")
 

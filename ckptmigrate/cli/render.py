@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Final
 from ckptmigrate.access.places import Place
 from ckptmigrate.checkpoint.sidecar import REPAIR
 from ckptmigrate.locate import TRACKER_FILE
-from ckptmigrate.reporting.sentences import CAUTIONS, inspected, payload, severities, size
+from ckptmigrate.reporting.sentences import (
+    CAUTIONS,
+    inspected,
+    payload,
+    severities,
+    size,
+    unknown_release,
+)
 from ckptmigrate.text.commands import shell
 from ckptmigrate.text.lines import Line
 from ckptmigrate.verifying.findings import Severity, counted
@@ -148,6 +155,8 @@ def verdict(path: Place, found: Verdict, advice: Advice) -> list[Line]:
         if obstacle.flag:
             lines.append(Line(f"run the job with {obstacle.flag}", "flag   ", 4))
     lines += [Line(text, "warning: ", 2, hang=4, style="yellow") for text in found.warnings]
+    if told := unknown_release(found.reader):
+        lines.append(Line(told, "note: ", 2))
     return lines + _advice(found, advice)
 
 
@@ -172,6 +181,8 @@ def verdicts(path: Place, found: Sequence[Verdict]) -> list[Line]:
         style = "red" if not each.resumes else "yellow" if each.without or reason else "green"
         text = f"{_resumes(each)}{': ' if reason else ''}{reason}"
         lines.append(Line(text, f"{each.reader.release:{_COLUMN}}", 2, style=style))
+    if good < len(found):
+        lines.append(Line("with --reader RELEASE it says why, and which command helps", margin=2))
     return lines
 
 

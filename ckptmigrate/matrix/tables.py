@@ -16,7 +16,7 @@ _COLORS: Final = {"ok": "green", "partial": "yellow", "fails": "red"}
 _WRITER: Final = 11  # width of the first column
 _WIDE, _NARROW = 5, 4  # widths of a reader's column
 LEGEND: Final = (
-    "✓ resumes   ~ resumes without something   ✗ does not resume; as it lies, then migrated"
+    "✓ resumes, ~ resumes without something, ✗ does not resume: first as it lies, then migrated"
 )
 
 

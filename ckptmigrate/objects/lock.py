@@ -53,7 +53,7 @@ def _content(lock: Url) -> bytes | None:
 def of_the_dead(lock: Url, about: Url, *, break_lock: bool = False) -> Iterator[None]:
     """Work under the lock of a process that is gone, and remove it at the end.
 
-    Arguments and errors are those of `ckptmigrate.lock.of_the_dead`.
+    Arguments and errors are those of `ckptmigrate.writing.lock.of_the_dead`.
     """
     content = _content(lock)
     if content is None:

@@ -1,4 +1,4 @@
-"""Writes checkpoints in an object store (see `ckptmigrate.writing`)."""
+"""Writes checkpoints in an object store (see `ckptmigrate.writing.writer`)."""
 
 from __future__ import annotations
 

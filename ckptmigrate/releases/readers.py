@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ckptmigrate.checkpoint.manifest import COMMON_MARKER
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.releases.facts import Compat, matches
+from ckptmigrate.releases.facts import Compat, matches, minor
 
 # Without Megatron every reader has these; what else a pickle names is of no release.
 _EVERYWHERE: Final = frozenset({"torch", "numpy", "__builtin__", *sys.stdlib_module_names})
@@ -36,6 +36,12 @@ class Reader:
     def is_in(self, specifier: str) -> bool:
         """Whether a specifier of releases names this one."""
         return matches(self.release, specifier)
+
+    @property
+    def like(self) -> str | None:
+        """The release that it is taken to be like, where it is newer than all that are known."""
+        newest = self.compat.known_releases[-1]
+        return newest if minor(self.release) > minor(newest) else None
 
     @property
     def weights_only(self) -> bool:

@@ -32,7 +32,13 @@ from ckptmigrate.reporting.report import (
     Report,
     Step,
 )
-from ckptmigrate.reporting.sentences import CAUTIONS, inspected, payload, severities
+from ckptmigrate.reporting.sentences import (
+    CAUTIONS,
+    inspected,
+    payload,
+    severities,
+    unknown_release,
+)
 from ckptmigrate.text.commands import command, shell
 from ckptmigrate.verification import Verification
 from ckptmigrate.verifying.findings import counted
@@ -124,6 +130,8 @@ def of_check(
         steps += [Step("job", " ".join(advice.flags))] if advice.flags else []
         if advice.reason:
             answer += f" No command and no flag helps: {advice.reason}."
+        if told := unknown_release(asked):
+            answer += f" Release {told}."
     return replace(
         report,
         outcome=Outcome.PASSED if good == len(verdicts) else Outcome.FAILED,
@@ -184,7 +192,7 @@ def refused(report: Report, error: CkptMigrateError) -> Report:
     return replace(
         report,
         outcome=Outcome.REFUSED,
-        answer=error.reason if path is None else f"{path}: {error.reason}",
+        answer=f"{error.reason}." if path is None else f"{path}: {error.reason}.",
         changes=(),
         predictions=(),
         problems=(),

@@ -112,7 +112,7 @@ def sections(report: Report) -> list[Section]:
 
 def _refusal(report: Report) -> Iterator[Block]:
     if report.refusal is not None and report.refusal.fix is not None:
-        yield Bullets((f"{report.refusal.fix}.",))
+        yield Bullets((f"{report.refusal.fix[0].upper()}{report.refusal.fix[1:]}.",))
 
 
 def _members(report: Report) -> Iterator[Block]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ckptmigrate.access.places import Place, lies_in
-from ckptmigrate.errors import DestinationError
+from ckptmigrate.errors import DestinationError, Retry
 from ckptmigrate.reporting import html, markdown
 from ckptmigrate.reporting.report import Report
 from ckptmigrate.text.commands import command, shell
@@ -36,8 +37,13 @@ def check_place(file: Path, source: Place) -> None:
     """
     folder = Path(os.path.realpath(file.parent))
     if os.path.lexists(file):
-        reason, fix = "exists already, and a report overwrites nothing", f"remove it, or {_OTHER}"
-    elif lies_in(folder, source):
+        raise DestinationError(
+            "exists already, and a report overwrites nothing",
+            path=file,
+            fix=_OTHER,
+            retry=Retry(add=("--report", str(_free(file)))),
+        )
+    if lies_in(folder, source):
         reason, fix = f"lies in {source}, which a report leaves alone", _OTHER
     elif not folder.is_dir():
         make = shell("mkdir", "-p", folder)
@@ -47,6 +53,12 @@ def check_place(file: Path, source: Place) -> None:
     else:
         return
     raise DestinationError(reason, path=file, fix=fix)
+
+
+def _free(file: Path) -> Path:
+    """A file beside it that is not there yet."""
+    names = (file.with_name(f"{file.stem}.{n}{file.suffix}") for n in itertools.count(2))
+    return next(each for each in names if not os.path.lexists(each))
 
 
 def write(report: Report, file: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ckptmigrate.checkpoint.rerun import STATES, Kind
@@ -12,6 +12,7 @@ from ckptmigrate.writing.linking import Link
 
 if TYPE_CHECKING:
     from ckptmigrate.inspection import Inspection
+    from ckptmigrate.releases.readers import Reader
     from ckptmigrate.verification import Verification
 
 CAUTIONS: Final[Mapping[Link | None, str]] = {
@@ -39,6 +40,13 @@ def payload(files: int, count: int) -> str:
 def severities(found: Verification) -> list[str]:
     """How many findings there are of each severity that there is."""
     return [counted(n, s.value) for s in Severity if (n := found.count(s))]
+
+
+def unknown_release(reader: Reader) -> str | None:
+    """That a release is newer than the rules that it is judged by; None where it is known."""
+    if reader.like is None:
+        return None
+    return f"{reader.release} is newer than all that is known, and taken to be like {reader.like}"
 
 
 def inspected(found: Inspection) -> dict[str, Sequence[str]]:
@@ -73,8 +81,24 @@ def _writer(found: Inspection) -> list[str]:
     if not releases:
         return ["unknown: the signs contradict each other", *map(str, found.writer.decisive)]
     span = releases[0] if len(releases) == 1 else f"{releases[0]} to {releases[-1]}"
-    torch = ", ".join(found.writer.torch)
+    torch = ", ".join(_tightest(found.writer.torch))
     return [f"release {span} (torch {torch})", *map(str, found.writer.decisive)]
+
+
+def _tightest(specifiers: Iterable[str]) -> list[str]:
+    """Of specifiers that all hold, those that the others follow from: `>2.5.1` of `>=2.3, >2.5.1`.
+
+    Args:
+        specifiers: each a single bound.
+    """
+    from packaging.version import Version
+
+    def bound(specifier: str) -> Version:
+        return Version(specifier.lstrip("<>="))
+
+    least = sorted((each for each in specifiers if each.startswith(">")), key=bound)[-1:]
+    most = sorted((each for each in specifiers if each.startswith("<")), key=bound)[:1]
+    return least + most
 
 
 def _rerun(found: Inspection) -> list[str]:

@@ -32,6 +32,11 @@ def copy(source: Place, target: Place) -> str:
     return _fsspec("fs.cp_file(*p)", source, target)
 
 
+def install(*packages: str) -> str:
+    """A command that installs packages where this program would find them."""
+    return shell(sys.executable, "-m", "pip", "install", *packages)
+
+
 def _fsspec(does: str, *urls: Place) -> str:
     """What works wherever ckptmigrate reaches the store, with the same endpoint and profile."""
     code = f"import fsspec,sys; fs,_,p=fsspec.core.get_fs_token_paths(sys.argv[1:]); {does}"

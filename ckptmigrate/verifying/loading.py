@@ -14,6 +14,7 @@ from typing import Any
 from ckptmigrate.checkpoint import metadata
 from ckptmigrate.checkpoint.metadata import Chunk
 from ckptmigrate.errors import DamagedError, RefusedError
+from ckptmigrate.text.commands import install
 from ckptmigrate.verifying.findings import Finding, counted
 from ckptmigrate.verifying.material import Material
 from ckptmigrate.verifying.tiling import shape_of
@@ -32,7 +33,7 @@ def require_torch() -> Any:
     except ImportError as error:
         raise RefusedError(
             "--load reads tensors with torch, which is not installed",
-            fix="run `pip install torch`, or verify without --load",
+            fix=f"verify without --load, or run `{install('torch')}`",
         ) from error
     return torch
 
