@@ -322,7 +322,7 @@ def test_opcodes_between_rows(number: int, inserted: bytes) -> None:
         return
     gone = {f"entry{number + n}" for n in range(3)}
     agree(
-        bulk.read(found.without(gone).dump(), 0),
+        metadata.read(found.without(gone).dump(), 0),
         metadata.load(metadata.load(data).without(gone).dump()),
     )
 
