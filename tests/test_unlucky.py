@@ -319,6 +319,24 @@ def test_signals_to_all_do_not_reach_what_forks_the_processes(copy: Copy) -> Non
     assert (found.stdout, found.stderr) == ("done done\n", "")
 
 
+def test_what_the_system_refuses_ends_with_what_to_do(copy: Copy, tmp_path: Path) -> None:
+    """A directory that may not be read, also by root: without its capabilities."""
+    root, other = copy(SAMPLE), copy("0.12.3-idle-w1")
+    root.chmod(0)
+    bare = f"setpriv --bounding-set=-dac_override,-dac_read_search {sys.executable} -m ckptmigrate"
+    try:
+        for words in (f"{root} --json", f"{root} {other} --json"):
+            found = shell(f"{bare} inspect {words}", tmp_path)
+            told = json.loads(found.stdout)
+            error = told.get("error") or told["checkpoints"][0]["error"]
+            assert found.returncode == 1
+            assert error["path"].startswith(str(root))
+            assert error["reason"] == "the system says: Permission denied"
+            assert error["fix"] == "have that in order, then run this again"
+    finally:
+        root.chmod(0o755)
+
+
 # -- checkpoints
 
 
