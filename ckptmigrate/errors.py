@@ -129,3 +129,16 @@ class StoreError(CkptMigrateError):
 
 class CompatError(CkptMigrateError):
     """compat_matrix.yaml does not fit its schema."""
+
+
+def of_system(error: OSError, path: Place | str | None = None) -> CkptMigrateError:
+    """What the system refused, in our words.
+
+    Args:
+        path: what it is about, where the error does not tell.
+    """
+    return CkptMigrateError(
+        f"the system says: {error.strerror or error}",
+        path=error.filename or path,
+        fix="have that in order, then run this again",
+    )

@@ -290,6 +290,53 @@ def test_nohup_stays_in_force(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
 
 
+def test_signals_to_all_do_not_reach_what_forks_the_processes(copy: Copy) -> None:
+    """Ctrl-C while it still imports what its processes need, and the end of a Slurm job step."""
+    code = (
+        "import os, signal, sys\n"
+        "from multiprocessing import forkserver\n"
+        "from ckptmigrate.batch.looking import Inspect\n"
+        "from ckptmigrate.batch.processes import Processes\n"
+        "from ckptmigrate.batch.running import Stop\n"
+        "from ckptmigrate.batch.work import Task\n"
+        "begun = forkserver.ForkServer.ensure_running\n"
+        "def signalled(self):\n"
+        "    before = self._forkserver_pid\n"
+        "    begun(self)\n"
+        "    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if not before else ():\n"
+        "        os.kill(self._forkserver_pid, number)\n"
+        "forkserver.ForkServer.ensure_running = signalled\n"
+        "forkserver.ensure_running = forkserver._forkserver.ensure_running\n"
+        "if __name__ == '__main__':\n"
+        "    outcomes = Processes(2)([Task(path, Inspect()) for path in sys.argv[1:]], Stop())\n"
+        "    print(*(outcome.status.value for _, outcome in outcomes))\n"
+    )
+    paths = [str(checkpoint_of(copy(name))) for name in (SAMPLE, "0.12.3-idle-w1")]
+    found = subprocess.run(
+        [sys.executable, "-c", code, *paths],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (found.stdout, found.stderr) == ("done done\n", "")
+
+
+def test_what_the_system_refuses_ends_with_what_to_do(copy: Copy, tmp_path: Path) -> None:
+    """A directory that may not be read, also by root: without its capabilities."""
+    root, other = copy(SAMPLE), copy("0.12.3-idle-w1")
+    root.chmod(0)
+    bare = f"setpriv --bounding-set=-dac_override,-dac_read_search {sys.executable} -m ckptmigrate"
+    try:
+        for words in (f"{root} --json", f"{root} {other} --json"):
+            found = shell(f"{bare} inspect {words}", tmp_path)
+            told = json.loads(found.stdout)
+            error = told.get("error") or told["checkpoints"][0]["error"]
+            assert found.returncode == 1
+            assert error["path"].startswith(str(root))
+            assert error["reason"] == "the system says: Permission denied"
+            assert error["fix"] == "have that in order, then run this again"
+    finally:
+        root.chmod(0o755)
+
+
 # -- checkpoints
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ckptmigrate import locate
 from ckptmigrate.access import places
 from ckptmigrate.access.places import Place
-from ckptmigrate.errors import CkptMigrateError, NotACheckpointError
+from ckptmigrate.errors import CkptMigrateError, NotACheckpointError, of_system
 from ckptmigrate.verifying import roots
 
 
@@ -113,8 +113,7 @@ def _group(path: str | CkptMigrateError, choose: Callable[[Place], Group]) -> Gr
     except CkptMigrateError as error:
         return Group(path, error=error)
     except OSError as error:
-        reason = f"cannot be read ({error.strerror})"
-        return Group(path, error=NotACheckpointError(reason, path=error.filename or path))
+        return Group(path, error=of_system(error, path))
 
 
 def located(path: Place, *, iteration: int | None, every: bool) -> Group:

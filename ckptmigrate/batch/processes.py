@@ -12,6 +12,7 @@ import signal
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -42,6 +43,7 @@ class Processes:
         """Perform tasks (see `running.Executor`)."""
         context = multiprocessing.get_context(_START)
         context.set_forkserver_preload(_PRELOADED)
+        _start_server()
         waiting = deque(tasks)
         busy: dict[Connection, _Worker] = {}
         stop.at_once = lambda: _terminate(busy.values())
@@ -70,6 +72,17 @@ class Processes:
             _terminate(busy.values())
             for worker in busy.values():
                 _dismiss(worker)
+
+
+def _start_server() -> None:
+    """Start what forks the processes; it ends with this one, and not by a signal to all."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        forkserver.ensure_running()  # what is ignored here is ignored there from the beginning
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _terminate(workers: Iterable[_Worker]) -> None:

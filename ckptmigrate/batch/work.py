@@ -16,7 +16,7 @@ from ckptmigrate.access import storage
 from ckptmigrate.access.places import place
 from ckptmigrate.checkpoint.manifest import METADATA_FILES
 from ckptmigrate.checkpoint.sidecar import digest
-from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.errors import CkptMigrateError, of_system
 from ckptmigrate.reporting.report import Report
 from ckptmigrate.text.commands import command
 from ckptmigrate.version import __version__
@@ -212,7 +212,7 @@ def in_words(error: Exception, path: str) -> CkptMigrateError:
     if isinstance(error, CkptMigrateError):
         return error
     if isinstance(error, OSError):
-        return CkptMigrateError(error.strerror or str(error), path=error.filename or path)
+        return of_system(error, path)
     if isinstance(error, MemoryError):
         return CkptMigrateError("the memory does not suffice for it", path=path)
     return CkptMigrateError(f"internal error ({type(error).__name__}: {error})", path=path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ckptmigrate.cli import retrying
-from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.errors import CkptMigrateError, of_system
 
 
 def told(error: Exception, group: click.Group, words: list[str]) -> CkptMigrateError:
@@ -19,7 +19,7 @@ def told(error: Exception, group: click.Group, words: list[str]) -> CkptMigrateE
         retrying.with_command(error, group, words)
         return error
     if isinstance(error, OSError):
-        return CkptMigrateError(f"{error.filename or 'the system'}: {error.strerror}")
+        return of_system(error)
     if isinstance(error, MemoryError):
         return CkptMigrateError(
             "the memory does not suffice; restore what is too large from a copy"
