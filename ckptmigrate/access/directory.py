@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 from ckptmigrate.access.places import Place, Url
@@ -37,6 +37,9 @@ class StoreDirectory:
             return place.store.read(place)
         except FileNotFoundError as error:
             raise _missing(place) from error
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        yield self.read(name)
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         place = self.path / name

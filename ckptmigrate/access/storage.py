@@ -21,6 +21,7 @@ from ckptmigrate.errors import DamagedError
 
 # Of what is held in memory at once, in bytes. A `.metadata` of a million entries has 432 MB.
 LARGEST_PART: Final = 4 * 1024**3
+_PIECE: Final = 1024**2
 LARGEST_JSON: Final = 32 * 1024**2  # a digest in integrity.json takes some 100 bytes
 # A file named by its content, as caches keep it: `blobs/DIGEST` (huggingface_hub), `md5/ab/CDEF`
 # (DVC), `SHA256E-s1024--DIGEST.distcp` (git-annex). Nothing that is worth stealing is called so.
@@ -44,6 +45,9 @@ class Directory(Protocol):
 
     def read(self, name: str) -> bytes:
         """A whole file; only ever asked for the small ones."""
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """The same as `read`, piece by piece, for whoever need not hold all of it."""
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`; fewer where the file ends before."""
@@ -96,13 +100,15 @@ class LocalDirectory:
         return self._listing[1]
 
     def read(self, name: str) -> bytes:
-        path = self.path / name
-        most = largest(name)
-        with _opened(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > most:
-                raise too_large(path, most)
-            return file.read(size)
+        with _opened(self.path / name) as file:
+            return file.read(_size(file, self.path / name))
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        with _opened(self.path / name) as file:
+            left = _size(file, self.path / name)
+            while piece := file.read(min(left, _PIECE)):
+                left -= len(piece)
+                yield piece
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         path = self.path / name
@@ -121,6 +127,18 @@ class LocalDirectory:
             return isinstance(other, Path) and (self.path / name).samefile(other)
         except OSError:
             return False
+
+
+def _size(file: BinaryIO, path: Path) -> int:
+    """The bytes of an open file.
+
+    Raises:
+        DamagedError: more than are read of a file of this name.
+    """
+    size, most = os.fstat(file.fileno()).st_size, largest(path.name)
+    if size > most:
+        raise too_large(path, most)
+    return size
 
 
 @contextlib.contextmanager
@@ -213,6 +231,12 @@ class Overlay:
         if content is None:
             raise DamagedError("does not exist", path=self.path / name)
         return content
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        if name in self._replaced:
+            yield self.read(name)
+        else:
+            yield from self._base.pieces(name)
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         if name not in self._replaced:

@@ -12,7 +12,7 @@ from ckptmigrate.access.places import TRACKER_FILE, Place
 from ckptmigrate.access.storage import Overlay
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.manifest import PAYLOAD
-from ckptmigrate.checkpoint.sidecar import Step, digest
+from ckptmigrate.checkpoint.sidecar import Step, digest_of
 from ckptmigrate.errors import DestinationError
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.writing.writer import writer
@@ -59,7 +59,7 @@ def has(plan: Plan, destination: Place) -> bool:
     there = storage.directory(destination)
     found = there.files()
     for name, wanted in plan.change.after.items():
-        if digest(there.read(name) if name in found else None) != wanted:
+        if digest_of(there, name) != wanted:
             return False
     payload = {
         name: size

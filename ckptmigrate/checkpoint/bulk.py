@@ -8,6 +8,7 @@ written by `splicing`.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -59,11 +60,9 @@ class _Entries(Mapping[str, Any]):
         return (key in self._tables.entries and key not in edit.dropped) or key in edit.added
 
     def __iter__(self) -> Iterator[str]:
-        dropped = self._edit.dropped
-        for key in self._tables.entries:
-            if key not in dropped:
-                yield key
-        yield from self._edit.added
+        edit = self._edit
+        kept = itertools.filterfalse(edit.dropped.__contains__, self._tables.entries)
+        return itertools.chain(kept, edit.added)
 
     def __len__(self) -> int:
         return len(self._tables.entries) - len(self._edit.dropped) + len(self._edit.added)
@@ -194,6 +193,11 @@ class BulkMetadata(Metadata):
 
     def dump(self) -> bytes:
         return self._written[0]
+
+    def written(self) -> Metadata:
+        if self.edit == Edit():
+            return self
+        return self._written[1] or self
 
     @cached_property
     def _written(self) -> tuple[bytes, BulkMetadata | None]:

@@ -87,7 +87,7 @@ class Manifest:
         """Whether it is no state of a training: of `release` a job takes the weights alone."""
         return self.path.name == "release"
 
-    @property
+    @cached_property
     def rerun_keys(self) -> list[str]:
         """The keys of the rerun shards, in file order."""
         return [k for k in self.metadata.entries if k.startswith(f"{SHARDED_KEY}/")]

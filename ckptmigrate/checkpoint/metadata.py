@@ -157,6 +157,10 @@ class Metadata:
         """The bytes of the file."""
         return writer.dump(self.tree, self.protocol)
 
+    def written(self) -> Metadata:
+        """What the bytes say, where they were read to verify them; else the same."""
+        return self
+
     # -- edits; each returns another Metadata
 
     def without(self, keys: Collection[str]) -> Metadata:

@@ -77,6 +77,16 @@ def digest(content: bytes | None) -> str | None:
     return None if content is None else hashlib.sha256(content).hexdigest()
 
 
+def digest_of(directory: Directory, name: str) -> str | None:
+    """The digest of a file of a directory; None where there is none."""
+    if name not in directory.files():
+        return None
+    found = hashlib.sha256()
+    for piece in directory.pieces(name):
+        found.update(piece)
+    return found.hexdigest()
+
+
 def folder(step: int) -> str:
     """Where the originals of a step lie, relative to the checkpoint; steps count from 0."""
     return f"{FOLDER}/{step + 1:04d}"
@@ -207,8 +217,8 @@ def _before(
     """The files that a step changed, as they were; or None and why they cannot be believed."""
     before: dict[str, bytes | None] = {}
     for name, state in step.files.items():
-        content = now[name] if name in now else _read(directory, name)
-        if digest(content) != state.after:
+        found = digest(now[name]) if name in now else digest_of(directory, name)
+        if found != state.after:
             return None, f"{name} was changed since"
         if state.before == state.after:
             continue
@@ -223,7 +233,3 @@ def _before(
             return None, f"{place}/{name} was changed since"
         before[name] = kept
     return before, None
-
-
-def _read(directory: Directory, name: str) -> bytes | None:
-    return directory.read(name) if name in directory.files() else None

@@ -200,7 +200,7 @@ def _says(written: BulkMetadata, edited: BulkMetadata) -> bool:
         and list(written.entries) == list(edited.entries)
         and written.count_objects() == edited.count_objects()
         and all(written.is_object_entry(key) for key in edit.added)
-        and all(_same_row(*pair) for pair in itertools.zip_longest(written.rows(), edited.rows()))
+        and all(itertools.starmap(_same_row, itertools.zip_longest(written.rows(), edited.rows())))
         and all(written.plan_keys(n) == edited.plan_keys(n) for n in range(len(plans)))
     )
 

@@ -7,7 +7,7 @@ the key. `shape` says which rows `inert.repeats` may step over for it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ckptmigrate.checkpoint import metadata
@@ -101,7 +101,7 @@ class Tables:
         self.entries: dict[str, Any] = {}
         self._runs: list[Run] = []
         self._firsts: list[int] = []
-        self._keys: dict[int, list[str]] = {}  # of the rows of each run, by where it starts
+        self._keys: dict[int, Sequence[str]] = {}  # of the rows of each run, by where it starts
         tree = found.tree.attributes
         self._add_entries(tree[_ENTRIES])
         texts = _Texts(found)
@@ -152,7 +152,7 @@ class Tables:
             elif kind == ITEM:
                 metadata.item_key(run)
 
-    def keys_of(self, run: Run) -> list[str]:
+    def keys_of(self, run: Run) -> Sequence[str]:
         """The key of each row of a run."""
         return self._keys[run.start]
 

@@ -106,12 +106,12 @@ class Pattern:
     weights: array[int]
     texts: list[tuple[int, int]]
     gets: list[tuple[int, int]]
-    columns: list[Callable[[Sequence[tuple[bytes, ...]]], list[Any]]]
+    columns: list[Callable[[Sequence[tuple[bytes, ...]]], Sequence[Any]]]
     text_memo: dict[int, int]
     followers: list[Pattern] = field(default_factory=list)
     number: int = 0
 
-    def values(self, groups: Sequence[tuple[bytes, ...]]) -> list[Any]:
+    def values(self, groups: Sequence[tuple[bytes, ...]]) -> Sequence[Any]:
         """The wanted values of some rows; tuples where there is more than one."""
         columns = [read(groups) for read in self.columns]
         return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
@@ -309,18 +309,29 @@ def _compiled(
 
 def _column(
     wanted: Hole | tuple[Hole, ...] | str | None, group_of: dict[Hole, int]
-) -> Callable[[Sequence[tuple[bytes, ...]]], list[Any]]:
+) -> Callable[[Sequence[tuple[bytes, ...]]], Sequence[Any]]:
     if wanted is None or isinstance(wanted, str):
         return lambda rows: [wanted] * len(rows)
     if isinstance(wanted, tuple):
         places = [group_of[hole] for hole in wanted]
-        return lambda rows: [b"".join([row[g] for g in places]) for row in rows]
+        return lambda rows: _alike([b"".join([row[g] for g in places]) for row in rows], bytes)
     group = group_of[wanted]
     if wanted.kind == _TEXT:
-        return lambda rows: [row[group].decode("utf-8", "surrogatepass") for row in rows]
+        return lambda rows: _alike([row[group] for row in rows], text)
     if wanted.kind == _GET:
-        return lambda rows: list(array("I", b"".join([row[group] for row in rows])))
-    return lambda rows: [number(row[group]) for row in rows]
+        return lambda rows: array("I", b"".join([row[group] for row in rows]))
+    return lambda rows: _alike([row[group] for row in rows], number)
+
+
+def _alike(column: list[bytes], read: Callable[[bytes], Any]) -> list[Any]:
+    """What each is read as; one object for all that are the same."""
+    found = {each: read(each) for each in set(column)}
+    return [found[each] for each in column]
+
+
+def text(body: bytes) -> str:
+    """The text that a text opcode has for argument."""
+    return body.decode("utf-8", "surrogatepass")
 
 
 def numbers(found: bytes) -> Iterator[int]:

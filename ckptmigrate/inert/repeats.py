@@ -15,7 +15,7 @@ import operator
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -57,7 +57,7 @@ class Run:
     base: int
     bases: array[int]
     patterns: bytes
-    values: list[Any]
+    values: Sequence[Any]
     memoized: int
 
     def row(self, number: int) -> tuple[int, int]:
@@ -182,7 +182,8 @@ class Rows:
             memo: as in `limits.State`, with what these rows memoize.
         """
         bases = array("I", itertools.accumulate((len(p.weights) for p in taken), initial=base))
-        values: list[Any] = [None] * len(taken)
+        mixed: list[Any] = [None] * len(taken)
+        values: Sequence[Any] = mixed
         good = self._uncut(start, ends)
         if self.data[ends[-1] : ends[-1] + 1] == _POP:  # the last one is dropped again
             good = min(good, len(taken) - 1)
@@ -193,8 +194,11 @@ class Rows:
             if right < len(rows):
                 good = min(good, rows[right])
                 mine = mine[:right]
-            for number, value in zip(rows, chosen.values(mine), strict=False):
-                values[number] = value
+            if len(rows) == len(taken):
+                values = chosen.values(mine)
+            else:
+                for number, value in zip(rows, chosen.values(mine), strict=False):
+                    mixed[number] = value
         memoized = bases[good] - base
         numbers = bytes(pattern.number for pattern in taken[:good])
         return Run(start, ends[:good], base, bases[:good], numbers, values[:good], memoized)

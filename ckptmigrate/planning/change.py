@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ckptmigrate.access.places import Place
-from ckptmigrate.checkpoint.sidecar import digest
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,7 @@ class Change:
         originals_folder: relative to the directory.
         kept_steps: how many steps of the sidecar stay, and their originals with them.
         before: small file -> its digest as it was planned from, or None where there is none.
+        after: the same for what it is then.
         marks: files without which the directory is nothing to a reader: they go and come in any
             case, so that nobody reads a mixture.
     """
@@ -32,9 +32,5 @@ class Change:
     originals_folder: str
     kept_steps: int
     before: Mapping[str, str | None]
+    after: Mapping[str, str | None]
     marks: tuple[str, ...]
-
-    @property
-    def after(self) -> dict[str, str | None]:
-        """Like `before`: every small file, with the digest that it has afterwards."""
-        return {**self.before, **{name: digest(new) for name, new in self.files.items()}}

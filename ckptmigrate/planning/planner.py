@@ -15,6 +15,7 @@ from ckptmigrate.access.places import Place
 from ckptmigrate.checkpoint import diffing, integrity, manifest, metadata, sidecar
 from ckptmigrate.checkpoint.diffing import Difference
 from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.sidecar import FileState, Original, Step, digest
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.planning import refusals
@@ -47,7 +48,8 @@ class Plan:
         losses: names of the losses that happen, all of them allowed.
         notes: what the user should know: choices made, evidence used.
         payload: (number of payload files, their bytes), none of which is touched.
-        result: what the checkpoint then is, as far as planning has it.
+        written: the new `.metadata`, as it was read to verify it. As long as somebody has it,
+            the same bytes are not taken apart once more when they are read back.
     """
 
     iteration: int | None
@@ -62,7 +64,7 @@ class Plan:
     losses: tuple[str, ...]
     notes: tuple[str, ...]
     payload: tuple[int, int]
-    result: Manifest | None = field(default=None, repr=False, compare=False)
+    written: Metadata | None = field(default=None, repr=False, compare=False)
 
     @property
     def path(self) -> Place:
@@ -191,7 +193,7 @@ def assemble(
     wanted |= integrity.updated(original.directory, {**request.refreshed, **beyond_original})
     now = {
         name: directory.read(name) if name in directory.files() else None
-        for name in (*manifest.METADATA_FILES, *wanted)
+        for name in {**dict.fromkeys(manifest.METADATA_FILES), **wanted}
     }
     files = {name: content for name, content in wanted.items() if content != now[name]}
     originals = {name: content for name in files if (content := now[name]) is not None}
@@ -199,6 +201,8 @@ def assemble(
     back_to_original = bool(original.undone) and not beyond_original
     kept = original.first if back_to_original else len(original.steps)
     steps = original.steps[:kept]
+    before = {name: digest(content) for name, content in now.items()}
+    after = {**before, **{name: digest(content) for name, content in files.items()}}
     if files and not back_to_original:
         steps += (
             Step(
@@ -209,10 +213,7 @@ def assemble(
                 time=request.now,
                 losses=request.losses,
                 changes=tuple(str(d) for d in differences),
-                files={
-                    name: FileState(digest(now[name]), digest(files.get(name, now[name])))
-                    for name in now
-                },
+                files={name: FileState(before[name], after[name]) for name in now},
             ),
         )
     return Plan(
@@ -230,12 +231,13 @@ def assemble(
             steps,
             kept=kept,
             originals={} if back_to_original else originals,
-            before={name: digest(content) for name, content in now.items()},
+            before=before,
+            after=after,
         ),
         losses=request.losses,
         notes=request.notes,
         payload=untouched(current.manifest, files),
-        result=result,
+        written=result.metadata.written(),
     )
 
 
@@ -247,6 +249,7 @@ def change_of(
     kept: int,
     originals: Mapping[str, bytes],
     before: Mapping[str, str | None],
+    after: Mapping[str, str | None],
 ) -> Change:
     """A change of a checkpoint whose sidecar then tells of `steps`, `kept` of them old ones."""
     return Change(
@@ -257,6 +260,7 @@ def change_of(
         originals_folder=sidecar.folder(len(steps) - 1),
         kept_steps=kept,
         before=before,
+        after=after,
         marks=(manifest.MARKER_FILE, metadata.FILE),
     )
 

@@ -6,7 +6,7 @@ from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.access.storage import Overlay
 from ckptmigrate.checkpoint import diffing, sidecar
-from ckptmigrate.checkpoint.sidecar import REPAIR, Step, digest
+from ckptmigrate.checkpoint.sidecar import REPAIR, Step
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.planning.planner import Plan, change_of, untouched
 from ckptmigrate.text.commands import command
@@ -38,7 +38,6 @@ def plan(path: Place) -> Plan:
         )
     current = read(directory)
     previous = read(Overlay(directory, before))
-    now = {name: digest(directory.read(name)) for name in last.files if name in directory.files()}
     return Plan(
         iteration=current.manifest.iteration,
         verb="undo",
@@ -54,11 +53,13 @@ def plan(path: Place) -> Plan:
             steps[:-1],
             kept=len(steps) - 1,
             originals={},
-            before={name: now.get(name) for name in last.files},
+            before={name: state.after for name, state in last.files.items()},
+            after={name: state.before for name, state in last.files.items()},
         ),
         losses=(),
         notes=(f"takes back the {last.verb} to {last.target} of {last.time}",),
         payload=untouched(current.manifest, before),
+        written=previous.manifest.metadata,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Final
 from ckptmigrate.access.places import Place
 from ckptmigrate.access.storage import Directory
 from ckptmigrate.checkpoint import manifest, metadata, sidecar
-from ckptmigrate.checkpoint.sidecar import FileState, digest
+from ckptmigrate.checkpoint.sidecar import FileState, digest, digest_of
 from ckptmigrate.errors import DamagedError, DestinationError, Retry
 from ckptmigrate.planning.change import Change
 
@@ -45,8 +45,9 @@ def changes(change: Change, now: Directory) -> tuple[dict[str, bytes], dict[str,
     Raises:
         DestinationError: the directory is not as it was planned from.
     """
+    before = {name: digest_of(now, name) for name in change.before}
     for name, planned in change.before.items():
-        if digest_of(now, name) != planned:
+        if before[name] != planned:
             raise DestinationError(
                 f"{name} was changed while the migration was planned",
                 path=change.path,
@@ -60,7 +61,13 @@ def changes(change: Change, now: Directory) -> tuple[dict[str, bytes], dict[str,
         if name not in change.files:
             new[name] = now.read(name)
     names = sorted({*change.files, *new, sidecar.FILE})
-    return new, {n: FileState(digest_of(now, n), digest(new.get(n))) for n in names}
+    return new, {
+        name: FileState(
+            before[name] if name in before else digest_of(now, name),
+            change.after[name] if name in change.files else digest(new.get(name)),
+        )
+        for name in names
+    }
 
 
 def groups(names: Collection[str]) -> list[list[str]]:
@@ -81,11 +88,6 @@ def matches(directory: Directory, files: Mapping[str, FileState], *, after: bool
         digest_of(directory, name) == (state.after if after else state.before)
         for name, state in files.items()
     )
-
-
-def digest_of(directory: Directory, name: str) -> str | None:
-    """The digest of a file of a directory; None where there is none."""
-    return digest(directory.read(name)) if name in directory.files() else None
 
 
 def dump(files: Mapping[str, FileState]) -> bytes:

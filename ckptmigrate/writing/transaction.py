@@ -27,6 +27,7 @@ from ckptmigrate.writing import linking, staging, swapping
 from ckptmigrate.writing.durable import overwrite, sync_directory, write
 from ckptmigrate.writing.journal import Outcome
 from ckptmigrate.writing.linking import Link
+from ckptmigrate.writing.swapping import Swap
 
 if TYPE_CHECKING:
     from ckptmigrate.planning.planner import Plan
@@ -195,6 +196,7 @@ def repoint(root: Path, text: str, step: sidecar.Step) -> None:
         originals_folder=sidecar.folder(len(steps)),
         kept_steps=len(steps),
         before={name: sidecar.digest(before)},
+        after={name: sidecar.digest(text.encode())},
         marks=(),
     )
     _swap(change, lambda written: _check_files(change, written))
@@ -212,14 +214,19 @@ def _swap(change: Change, look: Callable[[Directory], None]) -> None:
                 write(swap.stage / name, content, like=_like(change, name))
             _write_originals(change, path)
             # Looked at before it is swapped in: no reader ever sees what was not verified.
-            staged = {name: (swap.stage / name).read_bytes() for name in swap.new}
-            look(Overlay(LocalDirectory(path), {**dict.fromkeys(change.files), **staged}))
+            look(_staged(change, swap))
             swapping.begin(swap)
             swapping.perform(swap)
         except BaseException as error:
             _take_back(path, error)
             raise
     _finish(path, "rewritten", lambda: _settle(path))
+
+
+def _staged(change: Change, swap: Swap) -> Directory:
+    """The directory as it is to be, new files as they read back from the stage."""
+    staged = {name: (swap.stage / name).read_bytes() for name in swap.new}
+    return Overlay(LocalDirectory(swap.path), {**dict.fromkeys(change.files), **staged})
 
 
 def _settle(path: Path) -> Outcome:
