@@ -187,6 +187,25 @@ def test_a_foreign_class_is_named_and_refused(copy: Copy, run: Run, tmp_path: Pa
     assert tree_hash(tmp_path / "back") == tree_hash(root)
 
 
+def released(root: Path) -> Path:
+    """The root, its one checkpoint as `release`."""
+    checkpoint_of(root).rename(root / "release")
+    (root / "latest_checkpointed_iteration.txt").write_text("release")
+    return root
+
+
+def test_a_release_checkpoint_is_asked_for_weights_alone(copy: Copy) -> None:
+    """`not release` stands in every condition of load_checkpoint (core_v0.9.0 to core_v0.19.0)."""
+    idle, optimizer = copy("0.9.0-idle-w1"), copy("0.13.1-idle-dopt")
+    assert not ask(idle, "0.10.0").resumes  # for want of rerun shards
+    assert not ask(optimizer, "0.16.1").resumes  # for its flattened ranges
+    assert ask(released(idle), "0.10.0").resumes
+    assert ask(released(optimizer), "0.16.1").resumes
+    # 0.12 and 0.13 take up the mode in the common state all the same, without its shards.
+    [obstacle] = ask(released(copy("0.12.3-idle-w1")), "0.12.3").obstacles
+    assert "KeyError: 'sharded'" in obstacle.error
+
+
 def test_another_topology(copy: Copy) -> None:
     fault = SAMPLES / "0.18.2-fault-cp2"
     assert ask(fault, "0.18.2").without == ()
