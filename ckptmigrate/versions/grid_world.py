@@ -98,7 +98,7 @@ def sentinel(record: RerunRecord, topology: Topology) -> StoredRerun:
 
 def take(offer: Offer) -> Taking:
     """What a job of 0.14 or later does: an idle entry is ignored, a fault is asked for."""
-    if not offer.facts.fault or not offer.same_job or offer.anew:
+    if not offer.facts.fault or not offer.same_job or offer.finetune:
         return Taking(without=lost(offer))
     missing = missing_key(offer, (offer.world,))
     if missing:

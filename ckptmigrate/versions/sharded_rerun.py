@@ -66,7 +66,7 @@ _LOOKED_UP = ("mode", "state", "current_iteration", "last_loss")
 
 def take(offer: Offer) -> Taking:
     """0.10 and 0.11 always ask for their grid, and need every field of it."""
-    if not offer.same_grid or offer.anew:
+    if not offer.same_grid or offer.finetune:
         return Taking(without=lost(offer))
     missing = missing_key(offer, offer.grid)
     if missing:

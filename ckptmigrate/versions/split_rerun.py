@@ -80,7 +80,7 @@ def take(offer: Offer) -> Taking:
     if offer.facts.entry is None:
         return Taking(without=lost(offer))
     unused = disabled(offer) or offer.record.mode == MODE_DISABLED
-    if not offer.same_grid or offer.anew:
+    if not offer.same_grid or offer.finetune:
         if unused:
             return Taking(without=lost(offer))
         return Taking(

@@ -42,7 +42,7 @@ class Offer:
         same_grid: whether TP and PP are those of the checkpoint.
         same_job: whether WORLD and DP are, too.
         mode: the job's RerunMode value.
-        anew: whether it starts from iteration 0: with --finetune, or from `release`.
+        finetune: whether it starts from iteration 0: with --finetune, or out of `release`.
         lenient: whether it drops missing keys from its request.
         same_release: whether the job's own minor release wrote the checkpoint, for certain.
     """
@@ -55,7 +55,7 @@ class Offer:
     same_grid: bool
     same_job: bool
     mode: str
-    anew: bool
+    finetune: bool
     lenient: bool
     same_release: bool
 
