@@ -46,11 +46,9 @@ def problems(manifest: Manifest, reader: Reader) -> list[Problem]:
 
 def sharding_type(manifest: Manifest) -> str | None:
     """The sharding type of the distributed optimizer; None where there is none to tell."""
-    content = manifest.common.values.get("content_metadata")
-    if isinstance(content, dict):
-        named_type = content.get("distrib_optim_sharding_type")
-        if isinstance(named_type, str):
-            return named_type
+    named_type = (manifest.common.content or {}).get("distrib_optim_sharding_type")
+    if isinstance(named_type, str):
+        return named_type
     return FLATTENED if _flattened(manifest) else None
 
 
