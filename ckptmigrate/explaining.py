@@ -69,7 +69,7 @@ def explain(word: str) -> tuple[Explanation, ...]:
     """
     facts, matrix = compat(), _matrix()
     found = [
-        *(_layout(row) for row in facts.layouts if row.layout == word),
+        *(_layout(row, facts) for row in facts.layouts if row.layout == word),
         *(_loss(row) for row in LOSSES.values() if row.loss == word),
         *(_finding(row) for row in CODES.values() if row.code == word),
         *(_failure(row, matrix) for row in matrix.failures if row.failure == word),
@@ -127,7 +127,11 @@ def _loss(row: Loss) -> Explanation:
     )
 
 
-def _layout(row: LayoutRow) -> Explanation:
+def _layout(row: LayoutRow, facts: Compat) -> Explanation:
+    down = f"a newer checkpoint `{command('downgrade', 'PATH', '--to', row.layout)}`"
+    up = f"an older checkpoint `{command('upgrade', 'PATH', '--to', row.layout)}`"
+    newer = [down] if row is not facts.layouts[-1] else []
+    older = [up] if row is not facts.layouts[0] else []
     return Explanation(
         row.layout,
         "layout",
@@ -136,9 +140,7 @@ def _layout(row: LayoutRow) -> Explanation:
         (row.why,),
         (row.source,),
         (
-            f"to lead a newer checkpoint to it run "
-            f"`{command('downgrade', 'PATH', '--to', row.layout)}`, an older one "
-            f"`{command('upgrade', 'PATH', '--to', row.layout)}`",
+            f"to lead to it run for {', for '.join(newer + older)}",
             f"which release resumes from it: `{command('check', 'PATH')}`",
         ),
     )
@@ -185,7 +187,7 @@ def _release(found: Reader, facts: Compat, matrix: Matrix) -> Explanation:
     missing = [row for row in facts.missing_common if found.is_in(row.releases)]
     sharding = [row.type for row in facts.optimizer_sharding if found.is_in(row.releases)]
     why = [_LOADS[row.symbols] for row in rows]
-    why += [f"without common.pt it fails: {row.error}" for row in missing]
+    why += [f"without common.pt it fails: {row.error.format(path='PATH')}" for row in missing]
     why += [f"it reads optimizers sharded as {', '.join(sharding)}"] if sharding else []
     sources = [layout.source, *(row.source for row in rows), *(row.source for row in missing)]
     return Explanation(
@@ -198,7 +200,9 @@ def _release(found: Reader, facts: Compat, matrix: Matrix) -> Explanation:
         tuple(dict.fromkeys(sources)),
         (
             f"to have it resume run `{command('downgrade', 'PATH', '--to', found.release)}`, "
-            "or upgrade where the checkpoint is older",
+            "or upgrade where the checkpoint is older"
+            if found.release != facts.readers[-1].release
+            else f"to have it resume run `{command('upgrade', 'PATH', '--to', found.release)}`",
             f"whether it resumes from a checkpoint: "
             f"`{command('check', 'PATH', '--reader', found.release)}`",
         ),

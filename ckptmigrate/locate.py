@@ -9,13 +9,13 @@ from typing import Any, Final
 
 from ckptmigrate.access import places, storage
 from ckptmigrate.access.places import Place
-from ckptmigrate.checkpoint import recognise
+from ckptmigrate.checkpoint import manifest, recognise
 from ckptmigrate.errors import NotACheckpointError, Retry
 from ckptmigrate.text.commands import command, shell
 from ckptmigrate.writing.writer import writer
 
 TRACKER_FILE: Final = places.TRACKER_FILE
-RELEASE: Final = "release"
+RELEASE: Final = manifest.RELEASE
 _LONGEST_TRACKER: Final = 64  # characters
 _NON_PERSISTENT: Final = "non_persistent"
 _ITERATION: Final = re.compile(r"iter_(\d{7,})", re.ASCII)

@@ -43,8 +43,8 @@ def tree_hash(path: Path) -> str:
 
 def checkpoint_of(root: Path) -> Path:
     """The checkpoint that a root's tracker names."""
-    number = int((root / "latest_checkpointed_iteration.txt").read_text())
-    return root / f"iter_{number:07d}"
+    named = (root / "latest_checkpointed_iteration.txt").read_text()
+    return root / (named if named == "release" else f"iter_{int(named):07d}")
 
 
 @pytest.fixture(scope="session", autouse=True)

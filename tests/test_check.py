@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pickle
+import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -69,7 +71,77 @@ def test_the_allow_list_is_that_of_torch() -> None:
         assert not old.allows(name)
 
 
+# What a release itself has: the names on its allow-list, and of the symbols of the facts those
+# that it can import, with the members of the enums. A name on the allow-list is that of the class,
+# which is what a pickle names, and not that of a module that imports it, too.
+_TOLD_BY_A_RELEASE = """
+import enum, importlib, json, sys
+try:
+    from megatron.core.safe_globals import SAFE_GLOBALS as allowed
+except ImportError:  # before 0.14
+    allowed = []
+members = {}
+for path in json.load(sys.stdin):
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        continue
+    is_enum = isinstance(found, enum.EnumMeta)
+    members[path] = {m.name: m.value for m in found} if is_enum else {}
+print(json.dumps([[f"{c.__module__}.{c.__qualname__}" for c in allowed], members]))
+"""
+# Members that are in no checkpoint of a release: what a value means goes by its writer.
+_RENUMBERED = "megatron.core.enums.ModelType"
+
+
+@pytest.mark.parametrize("release", jobs.installed(READERS_FOLDER))
+def test_the_symbols_are_those_of_the_release(release: str) -> None:
+    """Held against the release itself: which symbols it has, allows, and what their values mean."""
+    compat = facts.compat()
+    rows = {row.symbol: row for row in compat.symbols if row.symbol.startswith("megatron.")}
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _TOLD_BY_A_RELEASE],
+        input=json.dumps(list(rows)),
+        env={**os.environ, "PYTHONPATH": str(READERS_FOLDER.absolute() / release)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    allowed, there = json.loads(process.stdout)
+    found = reader(release, compat)
+    assert sorted(there) == sorted(path for path in rows if found.resolves(path))
+    assert [path for path in allowed if not found.allows(path)] == []
+    listed = {
+        name for row in compat.allow_lists if found.is_in(row.releases) for name in row.symbols
+    }
+    # One function has two names, in numpy 1 and 2.
+    assert listed - {*allowed} <= {"numpy.core.multiarray._reconstruct"}
+    for path, members in there.items():
+        if path != _RENUMBERED and rows[path].members:
+            assert members.items() <= rows[path].members.items()
+
+
 # -- altered samples
+
+
+def test_the_model_type_of_every_training_run(copy: Copy, run: Run, tmp_path: Path) -> None:
+    """`get_model` of megatron/training/training.py puts it into args, in every release; the
+    samples were saved without it."""
+    root = copy("0.14.0-idle-w1")
+    before = {release: ask(root, release).resumes for release in READERS}
+    model_type = torch_side.ModelType.encoder_or_decoder
+    torch_side.edit_common(root, lambda state: setattr(state["args"], "model_type", model_type))
+    assert {release: ask(root, release).resumes for release in READERS} == before
+    verified = run("verify", root)
+    assert (verified.returncode, "unknown-symbol" in verified.stdout) == (0, False)
+    # It goes down without a loss, and a release that allows by list takes it as it is.
+    done = run("downgrade", root, "--to", "0.10.0", "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    args = torch_side.read(checkpoint_of(tmp_path / "out")).common["args"]
+    assert args.model_type is model_type
+    [ranks] = jobs.run("0.14.0", READERS_FOLDER, [{"checkpoint": str(checkpoint_of(root))}])
+    assert (ranks[0]["stage"], ranks[0]["error"]) == ("done", None)
 
 
 def test_without_attn_backend_0_9_resumes(copy: Copy) -> None:
@@ -113,6 +185,25 @@ def test_a_foreign_class_is_named_and_refused(copy: Copy, run: Run, tmp_path: Pa
     # And back again on the way up, byte for byte.
     migrate(tmp_path / "out", to="none-emitting", output=tmp_path / "back")
     assert tree_hash(tmp_path / "back") == tree_hash(root)
+
+
+def released(root: Path) -> Path:
+    """The root, its one checkpoint as `release`."""
+    checkpoint_of(root).rename(root / "release")
+    (root / "latest_checkpointed_iteration.txt").write_text("release")
+    return root
+
+
+def test_a_release_checkpoint_is_asked_for_weights_alone(copy: Copy) -> None:
+    """`not release` stands in every condition of load_checkpoint (core_v0.9.0 to core_v0.19.0)."""
+    idle, optimizer = copy("0.9.0-idle-w1"), copy("0.13.1-idle-dopt")
+    assert not ask(idle, "0.10.0").resumes  # for want of rerun shards
+    assert not ask(optimizer, "0.16.1").resumes  # for its flattened ranges
+    assert ask(released(idle), "0.10.0").resumes
+    assert ask(released(optimizer), "0.16.1").resumes
+    # 0.12 and 0.13 take up the mode in the common state all the same, without its shards.
+    [obstacle] = ask(released(copy("0.12.3-idle-w1")), "0.12.3").obstacles
+    assert "KeyError: 'sharded'" in obstacle.error
 
 
 def test_another_topology(copy: Copy) -> None:

@@ -51,7 +51,7 @@ def test_inspect_json_against_the_index(run: Run, sample: str) -> None:
     release = row["release"] if "dev" in row["release"] else minor
     # 0.8 and 0.9 leave the same traces; of every other release they are its own.
     assert shown["writer"]["releases"] == (["0.8", "0.9"] if release == "0.9" else [release])
-    assert shown["writer"]["torch"] == [">=2.3", "<2.13" if row["torch"] == "2.5.1" else ">2.5.1"]
+    assert shown["writer"]["torch"] == [">=2.4", "<2.13" if row["torch"] == "2.5.1" else ">2.5.1"]
     # A pre-rerun release is run "idle" by the index, and knows no rerun state at all.
     scenario = "absent" if row["layout"] == "pre-rerun" else row["scenario"]
     assert shown["rerun"]["state"] == scenario

@@ -60,6 +60,32 @@ def test_a_release_says_whose_checkpoints_it_reads(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
+    ("word", "verb", "other"),
+    [
+        ("common-state", "upgrade", "downgrade"),
+        ("0.20", "upgrade", "downgrade"),
+        ("pre-rerun", "downgrade", "upgrade"),
+    ],
+)
+def test_nothing_is_newer_than_the_newest(word: str, verb: str, other: str) -> None:
+    [found] = explaining.explain(word)
+    assert f"`ckptmigrate {verb} PATH --to " in found.remedy[0]
+    assert other not in found.remedy[0]
+
+
+def test_no_error_is_told_with_a_place_left_open() -> None:
+    for words in explaining.words().values():
+        for word in words:
+            for found in explaining.explain(word):
+                assert "{path}" not in " ".join(found.why)
+
+
+def test_a_failure_of_no_cell_says_so() -> None:
+    [found] = explaining.explain("other-optimizer-shape")
+    assert found.since == "in no cell of the matrix"
+
+
+@pytest.mark.parametrize(
     ("error", "failure"),
     [
         (

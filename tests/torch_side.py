@@ -75,6 +75,10 @@ class InferenceCudaGraphScope(Enum):
     block = 3
 
 
+class ModelType(Enum):
+    encoder_or_decoder = 1
+
+
 class MCoreSavePlan(SavePlan):
     pass
 
@@ -86,6 +90,7 @@ class MCoreMetadata(Metadata):
 _MODULES: dict[str, tuple[type, ...]] = {
     "megatron.core.rerun_state_machine": (RerunMode, RerunState, RerunDiagnostic, Call, Caller),
     "megatron.core.transformer.enums": (AttnBackend, InferenceCudaGraphScope),
+    "megatron.core.enums": (ModelType,),
     "megatron.core.dist_checkpointing.strategies.torch": (MCoreSavePlan, MCoreMetadata),
 }
 for _path, _classes in _MODULES.items():

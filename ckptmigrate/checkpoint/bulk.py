@@ -26,8 +26,6 @@ from ckptmigrate.inert.skeleton import Skeleton
 from ckptmigrate.inert.tokens import framed
 from ckptmigrate.inert.tree import Object, is_object, with_state
 
-_ENTRIES, _STORAGE, _PLANS = "state_dict_metadata", "storage_data", "all_local_plans"
-
 
 @dataclass(frozen=True)
 class Edit:
@@ -285,12 +283,12 @@ def _view(found: Skeleton) -> BulkMetadata | None:
 def _without_rows(tree: Object) -> Object:
     """A tree of `skeleton` as any other, without the rows in the three large tables."""
     attributes = dict(tree.attributes)
-    for name in (_ENTRIES, _STORAGE):
+    for name in (metadata.ENTRIES, metadata.STORED):
         if isinstance(attributes.get(name), dict):
             attributes[name] = {k: v for k, v in attributes[name].items() if not isinstance(k, Run)}
-    plans = attributes.get(_PLANS)
+    plans = attributes.get(metadata.PLANS)
     if isinstance(plans, list):
-        attributes[_PLANS] = [_plan_without_rows(plan) for plan in plans]
+        attributes[metadata.PLANS] = [_plan_without_rows(plan) for plan in plans]
     return with_state(tree, attributes)
 
 

@@ -49,6 +49,12 @@ class CommonState:
         return arguments.get(name) if arguments is not None else None
 
     @property
+    def content(self) -> Mapping[str, Any] | None:
+        """`content_metadata`, what else was saved and how (0.13 and later); None without one."""
+        content = self.values.get("content_metadata")
+        return content if isinstance(content, dict) else None
+
+    @property
     def iteration(self) -> int | None:
         """The iteration that the checkpoint says it was saved at."""
         value = self.values.get("iteration")

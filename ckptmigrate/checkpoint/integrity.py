@@ -14,12 +14,12 @@ from typing import Any, Final
 
 from ckptmigrate.access.places import Place
 from ckptmigrate.access.storage import Directory
+from ckptmigrate.checkpoint.manifest import METADATA_FILES
 from ckptmigrate.checkpoint.sidecar import digest
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.text.commands import shell
 
 FILE: Final = "integrity.json"
-_SMALL_FILES: Final = (".metadata", "common.pt", "metadata.json")  # those that a plan reads whole
 _PIECE: Final = 16 * 1024 * 1024  # bytes read at a time
 
 
@@ -30,7 +30,7 @@ def mismatched(
 
     Args:
         directory: the checkpoint.
-        payload: whether to read every file that is listed, not only the small ones.
+        payload: whether to read every file that is listed, not only those that a plan reads whole.
         progress: called with a number of bytes whenever that many were read.
 
     Raises:
@@ -39,7 +39,7 @@ def mismatched(
     if FILE not in directory.files():
         return []
     listed = recorded(directory)
-    asked = {name: listed[name] for name in listed if payload or name in _SMALL_FILES}
+    asked = {name: listed[name] for name in listed if payload or name in METADATA_FILES}
     # Of what is listed, only names of files in the checkpoint itself are ever opened.
     there = {name: hashed for name, hashed in asked.items() if name in directory.files()}
     other = differing(directory, there, progress)

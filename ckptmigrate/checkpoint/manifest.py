@@ -27,8 +27,10 @@ MARKER_FILE: Final = "metadata.json"
 # The small files a migration may rewrite.
 METADATA_FILES: Final = (metadata.FILE, common.FILE, MARKER_FILE)
 
+RELEASE: Final = "release"  # a directory, and what the tracker then says
 PAYLOAD: Final = re.compile(r"__(\d+)_(\d+)\.distcp", re.ASCII)
-# Releases >= 0.19 write only the sharded_* keys (core_v0.19.0 dist_checkpointing/core.py).
+# Releases >= 0.19 write only the sharded_* keys (core_v0.19.0
+# megatron/core/dist_checkpointing/core.py CheckpointingConfig).
 COMMON_MARKER: Final = {"common_backend": "torch", "common_backend_version": 1}
 
 
@@ -85,7 +87,7 @@ class Manifest:
     @property
     def is_release(self) -> bool:
         """Whether it is no state of a training: of `release` a job takes the weights alone."""
-        return self.path.name == "release"
+        return self.path.name == RELEASE
 
     @cached_property
     def rerun_keys(self) -> list[str]:
@@ -104,14 +106,22 @@ class Manifest:
             raise DamagedError(f"sharded object {key!r} {error.reason}", path=self.path) from error
 
     def read_blob_bytes(self, key: str) -> bytes:
-        """The bytes of the sharded object behind a key."""
+        """The bytes of the sharded object behind a key.
+
+        Raises:
+            DamagedError: the entry has no bytes, or its payload file does not hold them.
+        """
         blob = self.metadata.blobs.get(key)
         if blob is None:
             raise DamagedError("has no bytes in storage_data")
         return self.directory.read_range(blob.file, blob.offset, blob.length)
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
-        """Bytes of a payload file."""
+        """`length` bytes of a payload file, from byte `offset` on.
+
+        Raises:
+            DamagedError: the file does not hold them.
+        """
         return self.directory.read_range(name, offset, length)
 
     def same_file(self, name: str, other: Manifest, other_name: str) -> bool:

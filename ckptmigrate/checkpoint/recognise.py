@@ -93,8 +93,12 @@ def require_torch_dist(directory: Directory) -> None:
 
 
 def _require_version(path: Place, marker: dict[str, Any]) -> None:
-    """Releases 0.7 to 0.20.dev0 write and read version 1 alone (CheckpointingConfig and
-    register_default_strategy, core_v0.8.0 and core_v0.19.0 dist_checkpointing)."""
+    """Releases 0.7 to 0.20.dev0 write and read version 1 alone (CheckpointingConfig of
+    megatron/core/dist_checkpointing/core.py, core_v0.7.0 to core_v0.19.0).
+
+    Raises:
+        UnsupportedFormatError: it is another one.
+    """
     for name, known in {"sharded_backend_version": 1, **manifest.COMMON_MARKER}.items():
         found = marker.get(name, known)
         if type(found) is not type(known) or found != known:

@@ -26,7 +26,8 @@ SHARDED_KEY: Final = "rerun_state_machine_state"
 _MODULE: Final = "megatron.core.rerun_state_machine"
 MODE_VALIDATE: Final = "validate_results"
 MODE_DISABLED: Final = "disabled"
-# --rerun-mode spells one member otherwise than the enum (arguments.py, core_v0.10.0 and on).
+# --rerun-mode spells one member otherwise than the enum (core_v0.10.0
+# megatron/training/arguments.py, core_v0.19.0 megatron/training/config/resilience_config.py).
 MODE_OF_ARGUMENT: Final = {
     "disabled": MODE_DISABLED,
     "validate_results": MODE_VALIDATE,

@@ -25,7 +25,6 @@ from ckptmigrate.inert.tree import Object
 Row = tuple[str, bytes | tuple[int, ...] | None, str, int, int]
 
 TENSOR, OBJECT, STORED, ITEM = "tensor", "object", "stored", "item"
-_ENTRIES, _STORAGE, _PLANS = "state_dict_metadata", "storage_data", "all_local_plans"
 
 
 def shape(tree: Any) -> Shape | None:
@@ -103,13 +102,13 @@ class Tables:
         self._firsts: list[int] = []
         self._keys: dict[int, Sequence[str]] = {}  # of the rows of each run, by where it starts
         tree = found.tree.attributes
-        self._add_entries(tree[_ENTRIES])
+        self._add_entries(tree[metadata.ENTRIES])
         texts = _Texts(found)
         self.ends: dict[str, int] = {}
         self.objects: dict[str, Blob] = {}
-        self._add_keys(tree[_STORAGE], STORED, texts)
+        self._add_keys(tree[metadata.STORED], STORED, texts)
         self._check_storage()
-        plans = tree.get(_PLANS)
+        plans = tree.get(metadata.PLANS)
         self.plan_items: list[list[Any]] = [plan.attributes["items"] for plan in plans or ()]
         for items in self.plan_items:
             self._add_keys(items, ITEM, texts)
@@ -189,7 +188,7 @@ class Tables:
     def rows(self) -> Iterator[Row]:
         """Every row of `storage_data`."""
         files: dict[int, str] = {}
-        for index, where in self.skeleton.tree.attributes[_STORAGE].items():
+        for index, where in self.skeleton.tree.attributes[metadata.STORED].items():
             if not isinstance(index, Run):
                 chunk = metadata.chunk_of(index, where)
                 blob = chunk.blob

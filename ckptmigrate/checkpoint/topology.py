@@ -86,8 +86,11 @@ class Topology:
     def rank_of(self, pipeline_rank: int, tensor_rank: int, data_context_rank: int = 0) -> int:
         """The rank at a place of the (PP, TP, DP x CP) grid; context parallel ranks count fastest.
 
-        Megatron's order is tp-cp-dp-pp, or tp-cp-pp-dp with use_tp_pp_dp_mapping
-        (core_v0.12.0, core_v0.16.1 megatron/core/parallel_state.py).
+        Megatron's order is tp-cp-dp-pp, or tp-cp-pp-dp with use_tp_pp_dp_mapping (core_v0.12.0
+        to core_v0.19.0 megatron/training/initialize.py _initialize_distributed).
+
+        Raises:
+            RefusedError: WORLD, TP or PP is not known.
         """
         world, (pipeline, tensor) = self.require_world(), self.require_grid()
         if self.pipeline_before_data:

@@ -37,7 +37,8 @@ _LOSSES: Final = (
         "the fault being investigated is forgotten; the job resumes as if idle",
         "up to 0.13 a fault context names the failing call by line number, which moves with every "
         "release: carried into another one it never matches, and every later resume exits",
-        "0.10 to 0.13, to or from any other release; RERUNNING_IN_PLACE in every release",
+        "0.10 to 0.13, to or from any other layout; to universal from any; RERUNNING_IN_PLACE in "
+        "every release",
         "core_v0.13.1, core_v0.14.0 megatron/core/rerun_state_machine.py Caller",
     ),
     Loss(
@@ -45,7 +46,7 @@ _LOSSES: Final = (
         "objects of other frameworks in the common state become their names as text",
         "a release that cannot import or does not allow-list a symbol cannot read the common state",
         "every release",
-        "megatron/core/safe_globals.py of each release",
+        "core_v0.14.0 to core_v0.19.0 megatron/core/safe_globals.py SAFE_GLOBALS",
     ),
     Loss(
         OPTIMIZER_STATE,
@@ -53,7 +54,8 @@ _LOSSES: Final = (
         "the release does not know how the optimizer is sharded, and no metadata edit can re-lay "
         "the bytes",
         "across 0.10 and 0.11, 0.13 and 0.14, 0.14 and 0.15, 0.15 and 0.16",
-        "megatron/core/optimizer/distrib_optimizer.py of each release; sample 0.17.1-idle-dopt",
+        "optimizer_sharding and optimizer_forms of compat_matrix.yaml, each with its source; "
+        "sample 0.17.1-idle-dopt",
     ),
     Loss(
         RNG_STATE,
@@ -61,14 +63,15 @@ _LOSSES: Final = (
         "0.16 alone has one for every rank, with expert parallelism; others ask for one per "
         "(PP, TP)",
         ">=0.16,<0.17",
-        "core_v0.16.1 megatron/training/checkpointing.py get_rng_state",
+        "core_v0.16.0, core_v0.16.1 megatron/training/checkpointing.py get_rng_state",
     ),
     Loss(
         INTEGRITY,
         "files without the digest that integrity.json has are used as they are",
         "they were damaged or changed since the save, and the result gets digests of what is there",
         ">=0.17.1",
-        "core_v0.19.0 dist_checkpointing/validation.py",
+        "core_v0.17.1 to core_v0.19.0 megatron/core/dist_checkpointing/validation.py "
+        "verify_integrity_manifest",
     ),
 )
 LOSSES: Final = {row.loss: row for row in _LOSSES}

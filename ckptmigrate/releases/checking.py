@@ -229,7 +229,7 @@ def _offer(reading: Reading, reader: Reader, job: Job) -> Offer:
         same_grid=same_grid,
         same_job=same_grid and _same_size(world, saved, job),
         mode=MODE_OF_ARGUMENT.get(job.rerun_mode, job.rerun_mode),
-        finetune=job.finetune,
+        finetune=job.finetune or manifest.is_release,
         lenient=job.strictness in LENIENT,
         same_release=_wrote(reader, manifest),
     )

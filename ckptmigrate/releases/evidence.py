@@ -71,8 +71,8 @@ def _common(manifest: Manifest, name: str) -> bool | None:
 
 
 def _content(manifest: Manifest, name: str) -> bool | None:
-    content = manifest.common.values.get("content_metadata")
-    return name in content if isinstance(content, dict) else None
+    content = manifest.common.content
+    return None if content is None else name in content
 
 
 def _argument(manifest: Manifest, name: str) -> bool | None:

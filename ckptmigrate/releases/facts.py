@@ -53,7 +53,13 @@ class SignRow:
 
 @dataclass(frozen=True)
 class ReaderRow:
-    """A release that `check` asks by default, with the torch it usually runs under."""
+    """A release that `check` asks by default.
+
+    Attributes:
+        release: its last patch.
+        torch: the version of torch that it runs under unless another is stated.
+        source: the measurements that it has.
+    """
 
     release: str
     torch: str
@@ -62,7 +68,13 @@ class ReaderRow:
 
 @dataclass(frozen=True)
 class LoadingRow:
-    """Which symbols a reader's load of common.pt admits: `any` or `torch-default`."""
+    """Which symbols a reader's load of common.pt admits.
+
+    Attributes:
+        releases: specifier of the readers.
+        symbols: `any` that can be imported, or `torch-default`: what torch.load admits.
+        source: the tags and the file it is known from.
+    """
 
     releases: str
     symbols: str
@@ -71,7 +83,13 @@ class LoadingRow:
 
 @dataclass(frozen=True)
 class MissingCommonRow:
-    """The error of a reader that finds no common.pt; `{path}` stands for the checkpoint."""
+    """The error of a reader that finds no common.pt.
+
+    Attributes:
+        releases: specifier of the readers.
+        error: their error; `{path}` stands for the checkpoint.
+        source: where it was measured.
+    """
 
     releases: str
     error: str
@@ -80,7 +98,13 @@ class MissingCommonRow:
 
 @dataclass(frozen=True)
 class AllowListRow:
-    """Symbols that a release adds to torch's allow-list."""
+    """Symbols that releases add to torch's allow-list.
+
+    Attributes:
+        releases: specifier of the readers.
+        symbols: dotted names, each that of the class itself, which is what a pickle names.
+        source: the tags and the file it is known from.
+    """
 
     releases: str
     symbols: tuple[str, ...]
@@ -106,7 +130,14 @@ class SymbolRow:
 
 @dataclass(frozen=True)
 class ShardingRow:
-    """A distributed optimizer sharding type, its readers, and the error of all others."""
+    """A sharding type of the distributed optimizer.
+
+    Attributes:
+        type: its name in `content_metadata`.
+        releases: specifier of its readers.
+        error: the error of all others; empty where there are none.
+        source: the tag, file or sample it is known from.
+    """
 
     type: str
     releases: str
@@ -135,7 +166,13 @@ class FormRow:
 
 @dataclass(frozen=True)
 class RngRow:
-    """The axes of the grid of `rng_state`, under expert parallelism; else they are PP, TP."""
+    """The grid of `rng_state` under expert parallelism; without, every release has (PP, TP).
+
+    Attributes:
+        releases: specifier of the releases that write it, and ask for it.
+        axes: what its dimensions count, in ranks: PP, TP, DPxCP.
+        source: the tags and the file it is known from.
+    """
 
     releases: str
     axes: tuple[str, ...]

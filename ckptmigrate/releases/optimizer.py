@@ -32,7 +32,13 @@ class Problem:
 
 
 def problems(manifest: Manifest, reader: Reader) -> list[Problem]:
-    """What keeps a reader from the optimizer of a checkpoint, in the order in which it shows."""
+    """What keeps a reader from the optimizer of a checkpoint, in the order in which it shows.
+
+    Nothing of `release`, out of which no job loads an optimizer (load_checkpoint of
+    megatron/training/checkpointing.py, core_v0.9.0 to core_v0.19.0).
+    """
+    if manifest.is_release:
+        return []
     found = _of_sharding(manifest, reader)
     # The template is built, and fails, before any tensor is looked at.
     return found or [*_of_chain(manifest, reader), *_of_dimension(manifest, reader)]
@@ -40,11 +46,9 @@ def problems(manifest: Manifest, reader: Reader) -> list[Problem]:
 
 def sharding_type(manifest: Manifest) -> str | None:
     """The sharding type of the distributed optimizer; None where there is none to tell."""
-    content = manifest.common.values.get("content_metadata")
-    if isinstance(content, dict):
-        named_type = content.get("distrib_optim_sharding_type")
-        if isinstance(named_type, str):
-            return named_type
+    named_type = (manifest.common.content or {}).get("distrib_optim_sharding_type")
+    if isinstance(named_type, str):
+        return named_type
     return FLATTENED if _flattened(manifest) else None
 
 

@@ -66,8 +66,8 @@ class Reader:
     def unknown_marker_keys(self, marker: Mapping[str, Any]) -> list[str]:
         """The keys of metadata.json that this release refuses.
 
-        Up to 0.18 it goes into a dataclass of four fields (core_v0.18.2, core.py of
-        dist_checkpointing).
+        Up to 0.18 it goes into a dataclass of four fields (core_v0.18.2
+        megatron/core/dist_checkpointing/core.py maybe_load_config).
         """
         known = {"sharded_backend", "sharded_backend_version", *COMMON_MARKER}
         return [] if self.is_in(">=0.19") else [key for key in marker if key not in known]

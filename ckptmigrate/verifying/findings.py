@@ -33,7 +33,7 @@ class Code:
         severity: how bad it is.
         meaning: what it means for a job, a sentence.
         remedy: what to do; `{path}` stands for the checkpoint or root, quoted for a shell.
-        source: the file of a release, or of torch, that it is known from.
+        source: the files of releases, or of torch, that it is known from.
         since: the releases that it is about.
     """
 
@@ -49,20 +49,42 @@ _COPY: Final = "restore the file from a copy, or go back to an earlier iteration
 _REPORT: Final = "look with `ckptmigrate inspect {path}`; go back to an earlier iteration"
 _REPAIR: Final = "run `ckptmigrate repair {path} --in-place`"
 
-# Where each is known from. A path without a repository is of Megatron-LM.
-_MARKER: Final = "core_v0.9.0 to core_v0.19.0 dist_checkpointing/core.py maybe_load_config"
-_COMMON: Final = "core_v0.17.1 strategies/common.py; core_v0.19.0 dist_checkpointing save"
-_TABLES: Final = "torch 2.13.0 torch/distributed/checkpoint/metadata.py"
-_READER: Final = "torch 2.13.0 torch/distributed/checkpoint/filesystem.py FileSystemReader"
-_PLANNER: Final = "torch 2.13.0 torch/distributed/checkpoint/default_planner.py"
-_PLANS: Final = "core_v0.11.0 strategies/torch.py (all_local_plans); megatron/training/arguments.py"
-_SYMBOLS: Final = "the symbols of every sample; megatron/core/safe_globals.py of each release"
-_RERUN: Final = "core_v0.10.0 to core_v0.19.0 megatron/core/rerun_state_machine.py"
-_TRACKER: Final = "core_v0.19.0 megatron/training/checkpointing.py _load_base_checkpoint"
-_DIGESTS: Final = "core_v0.19.0 dist_checkpointing/validation.py"
+# Where each is known from: a release or torch, a file of it, and what to look for there.
+_CORE: Final = "megatron/core/dist_checkpointing"
+_RERUN_FILE: Final = "megatron/core/rerun_state_machine.py"
+_TRAINING: Final = "core_v0.9.0 to core_v0.19.0 megatron/training/checkpointing.py"
+_TORCH: Final = "torch 2.13.0 torch/distributed/checkpoint"
+_MARKER: Final = f"core_v0.9.0 to core_v0.19.0 {_CORE}/core.py maybe_load_config"
+_COMMON: Final = (
+    f"core_v0.9.0 to core_v0.18.2 {_CORE}/strategies/common.py load_common; "
+    f"core_v0.19.0 {_CORE}/serialization.py load_common_state_dict"
+)
+_METADATA: Final = f"{_TORCH}/filesystem.py FileSystemReader.read_metadata"
+_READ: Final = f"{_TORCH}/filesystem.py FileSystemReader.read_data"
+_ROWS_OF_TORCH: Final = (
+    f"{_TORCH}/metadata.py Metadata, TensorStorageMetadata, MetadataIndex; "
+    f"{_TORCH}/filesystem.py _StorageInfo"
+)
+_PLANS: Final = (
+    f"core_v0.11.0 to core_v0.19.0 {_CORE}/strategies/state_dict_saver.py "
+    "save_state_dict_async_plan, verify_global_md_reuse"
+)
+_CHUNKS: Final = f"{_TORCH}/default_planner.py _validate_global_plan"
+_NAMES: Final = (
+    f"core_v0.9.0 to core_v0.19.0 {_CORE}/strategies/filesystem_async.py prepare_write_data"
+)
+_SYMBOLS: Final = (
+    "the symbols of every sample; "
+    "core_v0.14.0 to core_v0.19.0 megatron/core/safe_globals.py SAFE_GLOBALS"
+)
+_RERUN: Final = f"core_v0.10.0 to core_v0.19.0 {_RERUN_FILE} RerunStateMachine.state_dict"
+_ASKED: Final = f"core_v0.14.0 to core_v0.19.0 {_RERUN_FILE} RerunStateMachine.validate_state_dict"
+_TRACKER: Final = f"{_TRAINING} _load_base_checkpoint"
+_VALIDATION: Final = f"core_v0.17.1 to core_v0.19.0 {_CORE}/validation.py"
+_VERIFIED: Final = f"{_VALIDATION} verify_integrity_manifest"
 _OWN: Final = "ckptmigrate itself"
+_SINCE_NON_PERSISTENT: Final = ">=0.9"
 _SINCE_RERUN: Final = ">=0.10"
-_SINCE_PLANS: Final = ">=0.11"
 _SINCE_WORLD: Final = ">=0.14"
 _SINCE_DIGESTS: Final = ">=0.17.1"
 _SINCE_SENTINEL: Final = ">=0.18"
@@ -84,22 +106,22 @@ _ROWS: Final = (
     Code(
         "metadata-missing", Severity.ERROR,
         "Which bytes belong to which tensor is lost: no reader finds one.", _COPY,
-        _READER,
+        _METADATA,
     ),
     Code(
         "metadata-unreadable", Severity.ERROR,
         ".metadata is no pickle of checkpoint metadata that a writer wrote.", _COPY,
-        _READER,
+        _METADATA,
     ),
     Code(
         "entry-malformed", Severity.ERROR,
         "A row of .metadata is not what torch writes there; readers fail at it.", _COPY,
-        _TABLES,
+        _ROWS_OF_TORCH,
     ),
     Code(
         "table-mismatch", Severity.ERROR,
         "An entry is not in all tables of .metadata: a load or a later save goes wrong.", _COPY,
-        _TABLES,
+        f"{_READ}; {_PLANS}",
     ),
     Code(
         "common-missing", Severity.ERROR,
@@ -122,57 +144,58 @@ _ROWS: Final = (
     Code(
         "payload-missing", Severity.ERROR,
         "A payload file that entries lie in is not there: their bytes are lost.", _COPY,
-        _READER,
+        _READ,
     ),
     Code(
         "payload-name", Severity.ERROR,
         "An entry lies in a file outside of the checkpoint; no writer does that.",
         "do not load it; find out who made it",
-        _READER,
+        f"{_READ}; {_NAMES}",
     ),
     Code(
         "byte-range-outside", Severity.ERROR,
         "An entry's bytes lie behind the end of its payload file, which was cut short.", _COPY,
-        _READER,
+        _READ,
     ),
     Code(
         "byte-ranges-overlap", Severity.ERROR,
         "Two entries claim the same bytes in part, so one of them loads wrong values.", _COPY,
-        _READER,
+        f"{_TORCH}/filesystem.py _write_item",
     ),
     Code(
         "chunk-outside", Severity.ERROR,
         "A chunk of a tensor lies outside of the tensor's global shape.", _COPY,
-        _TABLES,
+        _CHUNKS,
     ),
     Code(
         "chunks-do-not-tile", Severity.ERROR,
-        "The chunks of a tensor overlap or leave gaps: elements stay uninitialised on load.",
+        "The chunks of a tensor overlap or leave gaps: a load leaves elements as they were, or "
+        "takes them from either.",
         _COPY,
-        _PLANNER,
+        _CHUNKS,
     ),
     Code(
         "chunks-not-compared", Severity.WARNING,
         "A tensor is cut in so many dimensions that only the volumes of its chunks were compared.",
         "find out who made it; no release of Megatron-Core cuts in more than a few",
-        _PLANNER,
+        _OWN,
     ),
     Code(
         "plan-rank-unknown", Severity.ERROR,
         "A payload file was written by a rank that the plans or args do not know.", _REPORT,
-        _PLANS, _SINCE_PLANS,
+        f"{_PLANS}; {_NAMES}",
     ),
     Code(
         "sizes-contradict", Severity.WARNING,
         "The parallel sizes that args, plans and files tell contradict each other.",
         "state the right ones to a migration with --world-size, --tensor-parallel and "
         "--pipeline-parallel",
-        _PLANS,
+        "core_v0.9.0 to core_v0.19.0 megatron/training/arguments.py validate_args; " + _PLANS,
     ),
     Code(
         "blob-unreadable", Severity.ERROR,
         "A sharded object is no torch zip that can be read without executing it.", _COPY,
-        _READER,
+        f"{_TORCH}/default_planner.py DefaultLoadPlanner.load_bytes",
     ),
     Code(
         "blob-not-read", Severity.NOTE,
@@ -190,10 +213,10 @@ _ROWS: Final = (
     ),
     Code(
         "rerun-shards-missing", Severity.ERROR,
-        "The common state announces a rerun whose shards are not there; no release can load it. "
-        "The fault context is gone, weights, optimizer and RNG are intact.",
+        "Rerun shards are not there, and a job that asks for them cannot load. What they held of a "
+        "fault is gone; weights, optimizer and RNG are intact.",
         _REPAIR,
-        _RERUN, _SINCE_RERUN,
+        f"{_RERUN}; {_TRAINING} load_checkpoint; sample 0.17.1-corrupt-tp2", _SINCE_RERUN,
     ),
     Code(
         "rerun-contradictory", Severity.ERROR,
@@ -202,25 +225,25 @@ _ROWS: Final = (
     ),
     Code(
         "rerun-shards-unclaimed", Severity.WARNING,
-        "There are rerun shards and no rerun entry, so no release from 0.14 on asks for them.",
+        "There are rerun shards and no rerun entry, so no release from 0.12 on asks for them.",
         "nothing, unless a job runs with --dist-ckpt-strictness raise_all",
-        _RERUN, _SINCE_WORLD,
+        f"{_TRAINING} load_checkpoint", _SINCE_WORLD,
     ),
     Code(
         "rerun-sentinel-missing", Severity.WARNING,
         "An idle rerun entry without its sentinel shards; releases from 0.14 on resume from it.",
         "run `ckptmigrate repair {path} --rebuild-sentinel --in-place`",
-        _RERUN, _SINCE_SENTINEL,
+        _ASKED, _SINCE_SENTINEL,
     ),
     Code(
         "orphan-payload", Severity.NOTE,
         "A payload file that no entry lies in.", "nothing; it takes space",
-        _READER,
+        _READ,
     ),
     Code(
         "orphan-bytes", Severity.NOTE,
         "Bytes of a payload file that belong to no entry.", "nothing; they take space",
-        _READER,
+        _READ,
     ),
     Code(
         "migration-unfinished", Severity.ERROR,
@@ -243,7 +266,7 @@ _ROWS: Final = (
     Code(
         "tracker-unreadable", Severity.ERROR,
         "The tracker file names neither an iteration nor `release`.", _REPAIR,
-        _TRACKER,
+        f"{_TRAINING} read_metadata",
     ),
     Code(
         "tracker-dangling", Severity.ERROR,
@@ -266,41 +289,41 @@ _ROWS: Final = (
         "A non-persistent checkpoint is as new; a job with --non-persistent-ckpt-type global "
         "prefers it.",
         "verify that one too: `ckptmigrate verify {path}/non_persistent --all`",
-        _TRACKER,
+        f"{_TRACKER}, _get_non_persistent_iteration", _SINCE_NON_PERSISTENT,
     ),
     Code(
         "integrity-unreadable", Severity.ERROR,
-        "integrity.json holds no SHA-256 digests; a load with verify_integrity fails.",
-        "remove it, and have the job go without verify_integrity",
-        _DIGESTS, _SINCE_DIGESTS,
+        "integrity.json holds no SHA-256 digests; a job with --verify-integrity fails.",
+        "remove it, and run the job without --verify-integrity",
+        _VERIFIED, _SINCE_DIGESTS,
     ),
     Code(
         "integrity-absent", Severity.NOTE,
         "There is no integrity.json, so --hash has nothing to compare with.",
-        "save with integrity to have one",
-        _DIGESTS, _SINCE_DIGESTS,
+        "save with --verify-integrity to have one",
+        f"{_VALIDATION} save_integrity_manifest", _SINCE_DIGESTS,
     ),
     Code(
         "integrity-file-missing", Severity.ERROR,
         "A file that integrity.json has a digest of is not there.", _COPY,
-        _DIGESTS, _SINCE_DIGESTS,
+        _VERIFIED, _SINCE_DIGESTS,
     ),
     Code(
         "integrity-mismatch", Severity.ERROR,
-        "A file has other bytes than integrity.json says; a load with verify_integrity fails.",
+        "A file has other bytes than integrity.json says; a job with --verify-integrity fails.",
         "restore it from a copy; where a small file was changed on purpose, "
         "run `ckptmigrate repair {path} --in-place`",
-        _DIGESTS, _SINCE_DIGESTS,
+        _VERIFIED, _SINCE_DIGESTS,
     ),
     Code(
         "tensor-unreadable", Severity.ERROR,
         "torch cannot load the bytes of a chunk.", _COPY,
-        _READER,
+        _READ,
     ),
     Code(
         "tensor-mismatch", Severity.ERROR,
         "A chunk loads as a tensor of another dtype or shape than .metadata says.", _COPY,
-        _READER,
+        _READ,
     ),
 )  # fmt: skip
 CODES: Final = {row.code: row for row in _ROWS}

@@ -5,8 +5,9 @@ pairwise converter exists:
 
     ID: the layout's name, as in compat_matrix.yaml.
     detect(facts) -> the evidence as a sentence, or None where the files say otherwise.
-    read(manifest) -> the RerunRecord.
-    write(record, topology) -> the StoredRerun; which common entry, which shards.
+    read(manifest) -> the RerunRecord. Raises DamagedError for what no release writes.
+    write(record, topology) -> the StoredRerun; which common entry, which shards. Raises
+        RefusedError where a size that it needs is not known.
     take(offer) -> the Taking; what a job of its releases does with the rerun state on load.
     COMMON_IN_FILE: whether the common state lies in common.pt.
     KEEPS_FAULTS: whether a fault context means something to its readers when moved in.

@@ -1,6 +1,7 @@
 """Layout `common-state`, from release 0.19 on: `always-sentinel` without common.pt.
 
-Source: core_v0.19.0 dist_checkpointing; the rerun state is that of always-sentinel.
+Source: save and load_common_state_dict of megatron/core/dist_checkpointing/serialization.py,
+core_v0.19.0; the rerun state is that of always-sentinel.
 """
 
 from __future__ import annotations

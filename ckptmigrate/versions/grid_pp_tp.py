@@ -32,6 +32,9 @@ def read(manifest: Manifest, mode_of: Callable[[dict[str, Any]], Any]) -> RerunR
 
     Args:
         mode_of: where the layout keeps the mode, given a payload.
+
+    Raises:
+        DamagedError: a payload cannot be read, or has a mode, state or iteration of no release.
     """
     facts = gather(manifest)
     missing = facts.missing()
@@ -72,6 +75,9 @@ def place(
 
     Args:
         payload_of: the layout's payload, made from neutral fields.
+
+    Raises:
+        RefusedError: sizes that are needed are not known.
     """
     if len(record.grid) == 2:
         return {

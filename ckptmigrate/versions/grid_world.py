@@ -33,7 +33,11 @@ def fits(facts: RerunFacts) -> bool:
 
 
 def read(manifest: Manifest) -> RerunRecord:
-    """Read the common entry and the (WORLD,) grid, or their absence."""
+    """Read the common entry and the (WORLD,) grid, or their absence.
+
+    Raises:
+        DamagedError: a payload cannot be read, or the entry has a value of no release.
+    """
     facts = gather(manifest)
     if facts.entry is None:
         if facts.argument_mode is None:
@@ -80,7 +84,11 @@ def keep(record: RerunRecord) -> StoredRerun:
 
 
 def sentinel(record: RerunRecord, topology: Topology) -> StoredRerun:
-    """An idle entry and a payload for every rank: those that are there, else sentinels."""
+    """An idle entry and a payload for every rank: those that are there, else sentinels.
+
+    Raises:
+        RefusedError: the world size is needed and not known.
+    """
     if record.entry is not None and len(record.grid) == 1 and record.shards:
         return keep(record)
     world = topology.require_world()

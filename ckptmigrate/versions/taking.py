@@ -21,7 +21,7 @@ from ckptmigrate.checkpoint.rerun import (
 from ckptmigrate.versions.facts import RerunFacts
 
 # Strictness modes that drop what is missing from the request instead of failing
-# (dist_checkpointing/validation.py StrictHandling, core_v0.9.0 and on).
+# (core_v0.9.0 to core_v0.19.0 megatron/core/dist_checkpointing/validation.py StrictHandling).
 LENIENT: Final = ("log_all", "return_all", "log_unexpected", "return_unexpected", "ignore_all")
 
 # How torch's load planner says that it finds no object, followed by the key.
@@ -42,7 +42,7 @@ class Offer:
         same_grid: whether TP and PP are those of the checkpoint.
         same_job: whether WORLD and DP are, too.
         mode: the job's RerunMode value.
-        finetune: whether it runs with --finetune.
+        finetune: whether it starts from iteration 0: with --finetune, or out of `release`.
         lenient: whether it drops missing keys from its request.
         same_release: whether the job's own minor release wrote the checkpoint, for certain.
     """
