@@ -155,9 +155,7 @@ def _failure(row: FailureRow, matrix: Matrix) -> Explanation:
         row.failure,
         "failure",
         row.why,
-        f"readers {', '.join(failing)} ({len(cells)} cells of the matrix)"
-        if cells
-        else "in no cell of the matrix",
+        f"readers {', '.join(failing) or 'of none'} ({len(cells)} cells of the matrix)",
         tuple(f"the reader says: {error}" for error in list(errors)[:2] or [row.error]),
         (row.source,),
         (

@@ -78,11 +78,6 @@ def test_no_error_is_told_with_a_place_left_open() -> None:
                 assert "{path}" not in " ".join(found.why)
 
 
-def test_a_failure_of_no_cell_says_so() -> None:
-    [found] = explaining.explain("other-optimizer-shape")
-    assert found.since == "in no cell of the matrix"
-
-
 @pytest.mark.parametrize(
     ("error", "failure"),
     [

@@ -28,6 +28,7 @@ from ckptmigrate.inert.tree import Object, is_object, with_state
 # Read, edited and written by rows a file takes as long as whole at 1.3 MB without plans, and at 2.4
 # MB with: the first batch of each table is read in both ways. From here on rows are ahead.
 THRESHOLD: Final = 2 * 1024**2  # bytes
+_ENTRIES, _STORAGE, _PLANS = "state_dict_metadata", "storage_data", "all_local_plans"
 
 
 def read(data: bytes, threshold: int = THRESHOLD) -> Metadata:
@@ -297,12 +298,12 @@ def _view(found: Skeleton) -> BulkMetadata | None:
 def _without_rows(tree: Object) -> Object:
     """A tree of `skeleton` as any other, without the rows in the three large tables."""
     attributes = dict(tree.attributes)
-    for name in (metadata.ENTRIES, metadata.STORED):
+    for name in (_ENTRIES, _STORAGE):
         if isinstance(attributes.get(name), dict):
             attributes[name] = {k: v for k, v in attributes[name].items() if not isinstance(k, Run)}
-    plans = attributes.get(metadata.PLANS)
+    plans = attributes.get(_PLANS)
     if isinstance(plans, list):
-        attributes[metadata.PLANS] = [_plan_without_rows(plan) for plan in plans]
+        attributes[_PLANS] = [_plan_without_rows(plan) for plan in plans]
     return with_state(tree, attributes)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from ckptmigrate.checkpoint import common, metadata
+from ckptmigrate.checkpoint import common
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.metadata import Blob, item_key
 from ckptmigrate.errors import DamagedError
@@ -84,7 +84,7 @@ def _attributes(a: Manifest, b: Manifest) -> Iterator[Difference]:
         detail = f"{a.metadata.class_path} -> {b.metadata.class_path}"
         yield Difference("~", "attribute", "class", detail)
     # The other tables have parts of their own.
-    tables = (metadata.ENTRIES, metadata.STORED, metadata.PLANS)
+    tables = {"state_dict_metadata", "storage_data", "all_local_plans"}
     yield from _values(
         "attribute",
         {k: v for k, v in a.metadata.attributes.items() if k not in tables},
@@ -92,7 +92,7 @@ def _attributes(a: Manifest, b: Manifest) -> Iterator[Difference]:
     )
     has_a, has_b = a.metadata.plans is not None, b.metadata.plans is not None
     if has_a != has_b:
-        yield Difference("-" if has_a else "+", "attribute", metadata.PLANS)
+        yield Difference("-" if has_a else "+", "attribute", "all_local_plans")
 
 
 def _entries(

@@ -31,10 +31,6 @@ FILE: Final = ".metadata"
 TORCH_CLASS: Final = "torch.distributed.checkpoint.metadata.Metadata"
 MCORE_CLASS: Final = "megatron.core.dist_checkpointing.strategies.torch.MCoreMetadata"
 CLASSES: Final = (TORCH_CLASS, MCORE_CLASS)
-# Attributes that are tables with a row per entry, or per piece of one.
-ENTRIES: Final = "state_dict_metadata"
-STORED: Final = "storage_data"
-PLANS: Final = "all_local_plans"
 
 _DCP: Final = "torch.distributed.checkpoint"
 _TENSOR_ENTRY: Final = f"{_DCP}.metadata.TensorStorageMetadata"
@@ -97,7 +93,7 @@ class Metadata:
     @property
     def entries(self) -> Mapping[str, Any]:
         """Key -> inert `TensorStorageMetadata` or `BytesStorageMetadata`."""
-        entries: Mapping[str, Any] = self.attributes[ENTRIES]
+        entries: Mapping[str, Any] = self.attributes["state_dict_metadata"]
         return entries
 
     def is_object_entry(self, key: str) -> bool:
@@ -107,7 +103,7 @@ class Metadata:
     @cached_property
     def chunks(self) -> tuple[Chunk, ...]:
         """Every row of `storage_data`, in file order."""
-        return tuple(chunk_of(i, s) for i, s in self.attributes[STORED].items())
+        return tuple(chunk_of(i, s) for i, s in self.attributes["storage_data"].items())
 
     @cached_property
     def blobs(self) -> Mapping[str, Blob]:
@@ -130,7 +126,7 @@ class Metadata:
     @property
     def plans(self) -> list[Object] | None:
         """`all_local_plans`, one per rank; None for releases up to 0.10, which keep none."""
-        plans = self.attributes.get(PLANS)
+        plans = self.attributes.get("all_local_plans")
         return plans if isinstance(plans, list) else None
 
     def plan_keys(self, rank: int, among: Collection[str] | None = None) -> list[str]:
@@ -165,15 +161,15 @@ class Metadata:
         if not keys:
             return self
         attributes = dict(self.attributes)
-        attributes[ENTRIES] = _without(self.entries, keys)
-        attributes[STORED] = {
+        attributes["state_dict_metadata"] = _without(self.entries, keys)
+        attributes["storage_data"] = {
             index: where
-            for index, where in attributes[STORED].items()
+            for index, where in attributes["storage_data"].items()
             if index.attributes["fqn"] not in keys
         }
         attributes["planner_data"] = _without(attributes.get("planner_data"), keys)
         if self.plans is not None:
-            attributes[PLANS] = [_plan_without(plan, keys) for plan in self.plans]
+            attributes["all_local_plans"] = [_plan_without(plan, keys) for plan in self.plans]
         return self._with(attributes)
 
     def with_blobs(self, added: Mapping[str, tuple[int, Blob]]) -> Metadata:
@@ -185,7 +181,7 @@ class Metadata:
         if not added:
             return self
         attributes = dict(self.attributes)
-        entries, storage = dict(self.entries), dict(attributes[STORED])
+        entries, storage = dict(self.entries), dict(attributes["storage_data"])
         planner_data = attributes.get("planner_data")
         flattened = dict(planner_data) if planner_data else planner_data
         items: dict[int, list[tuple[str, Object]]] = {}
@@ -196,12 +192,12 @@ class Metadata:
             if flattened:
                 flattened[key] = (key,)
             items.setdefault(rank, []).append((key, models.new_item(key)))
-        attributes[ENTRIES] = entries
-        attributes[STORED] = storage
+        attributes["state_dict_metadata"] = entries
+        attributes["storage_data"] = storage
         if "planner_data" in attributes:
             attributes["planner_data"] = flattened
         if self.plans is not None:
-            attributes[PLANS] = [
+            attributes["all_local_plans"] = [
                 _plan_with(plan, items[rank]) if rank in items else plan
                 for rank, plan in enumerate(self.plans)
             ]
@@ -213,11 +209,11 @@ class Metadata:
             return self
         attributes = dict(self.attributes)
         models = Models(self)
-        attributes[STORED] = {
+        attributes["storage_data"] = {
             index: models.new_storage(moved[index.attributes["fqn"]])
             if index.attributes["fqn"] in moved
             else where
-            for index, where in attributes[STORED].items()
+            for index, where in attributes["storage_data"].items()
         }
         return self._with(attributes)
 
@@ -268,7 +264,7 @@ def check_tables(metadata: Metadata) -> None:
     Raises:
         DamagedError: they are not.
     """
-    for table in (ENTRIES, STORED):
+    for table in ("state_dict_metadata", "storage_data"):
         if not isinstance(metadata.attributes.get(table), dict):
             raise DamagedError(f"has no {table}")
     if not all(isinstance(key, str) for key in metadata.entries):
@@ -276,7 +272,7 @@ def check_tables(metadata: Metadata) -> None:
     planner_data = metadata.attributes.get("planner_data")
     if not isinstance(planner_data, dict | None):
         raise DamagedError("has a planner_data that is no dict")
-    plans = metadata.attributes.get(PLANS)
+    plans = metadata.attributes.get("all_local_plans")
     if plans is not None and not (
         isinstance(plans, list)
         and all(

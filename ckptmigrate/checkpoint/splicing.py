@@ -27,7 +27,7 @@ from ckptmigrate.inert.tokens import framed
 if TYPE_CHECKING:
     from ckptmigrate.checkpoint.bulk import BulkMetadata
 
-_TABLES: Final = (metadata.ENTRIES, metadata.STORED, metadata.PLANS)  # looked at by row
+_TABLES: Final = ("state_dict_metadata", "storage_data", "all_local_plans")  # looked at by row
 
 
 def dump(
@@ -86,8 +86,8 @@ class _Insertions:
         )
         yield from self._flattened(self._root, tree.get("planner_data"), list(added))
         yield from self._storage(tree["storage_data"])
-        if tree.get(metadata.PLANS) is not None:
-            yield from self._plans(tree[metadata.PLANS])
+        if tree.get("all_local_plans") is not None:
+            yield from self._plans(tree["all_local_plans"])
 
     def _class(self, path: str) -> tuple[int, bytes]:
         """Another class, in the place of the one at the start: what is memoized stays in number."""
@@ -146,7 +146,7 @@ class _Insertions:
         return POP + items([(self._models.new_storage(self._edit.moved[key]),)], b"")[1:]
 
     def _plans(self, plans: list[Any]) -> Iterator[tuple[int, bytes]]:
-        start, _ = self._own(self._root[metadata.PLANS], b"]")
+        start, _ = self._own(self._root["all_local_plans"], b"]")
         by_rank: dict[int, list[str]] = {}
         for key, (rank, _) in self._edit.added.items():
             by_rank.setdefault(rank, []).append(key)
@@ -197,7 +197,7 @@ def _says(written: BulkMetadata, edited: BulkMetadata) -> bool:
     edit = edited.edit
     wanted = edited.tables.small.without(edit.dropped).with_blobs(edit.added).attributes
     found = written.tables.small.attributes
-    plans, wanted_plans = written.plans or [], wanted.get(metadata.PLANS) or []
+    plans, wanted_plans = written.plans or [], wanted.get("all_local_plans") or []
     return (
         written.class_path == edited.class_path
         and list(found) == list(wanted)

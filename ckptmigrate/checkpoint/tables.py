@@ -25,6 +25,7 @@ from ckptmigrate.inert.tree import Object
 Row = tuple[str, bytes | tuple[int, ...] | None, str, int, int]
 
 TENSOR, OBJECT, STORED, ITEM = "tensor", "object", "stored", "item"
+_ENTRIES, _STORAGE, _PLANS = "state_dict_metadata", "storage_data", "all_local_plans"
 
 
 def shape(tree: Any) -> Shape | None:
@@ -91,11 +92,11 @@ class Tables:
         self._seen: set[int] = set()  # where runs start
         self._firsts: list[int] = []
         tree = found.tree.attributes
-        self._add_entries(tree[metadata.ENTRIES])
+        self._add_entries(tree[_ENTRIES])
         self.ends: dict[str, int] = {}
         self.objects: dict[str, Blob] = {}
-        self._check_storage(tree[metadata.STORED])
-        plans = tree.get(metadata.PLANS)
+        self._check_storage(tree[_STORAGE])
+        plans = tree.get(_PLANS)
         self.plan_items: list[list[Any]] = [plan.attributes["items"] for plan in plans or ()]
         self._check_plans()
         if len(self._seen) != len(found.rows.runs):
@@ -175,7 +176,7 @@ class Tables:
         """Every row of `storage_data`."""
         text = self.skeleton.text
         files: dict[int, str] = {}
-        for index, where in self.skeleton.tree.attributes[metadata.STORED].items():
+        for index, where in self.skeleton.tree.attributes[_STORAGE].items():
             if not isinstance(index, Run):
                 chunk = metadata.chunk_of(index, where)
                 blob = chunk.blob

@@ -105,7 +105,7 @@ def _metadata(directory: Directory, note: _Note) -> Metadata | None:
 
 
 def _entries(read: Metadata, note: _Note) -> dict[str, Any]:
-    table = read.attributes.get(metadata.ENTRIES)
+    table = read.attributes.get("state_dict_metadata")
     if not isinstance(table, dict):
         note("entry-malformed", ".metadata has no state_dict_metadata")
         return {}
@@ -121,7 +121,7 @@ def _entries(read: Metadata, note: _Note) -> dict[str, Any]:
 
 
 def _chunks(read: Metadata, note: _Note) -> tuple[Chunk, ...]:
-    table = read.attributes.get(metadata.STORED)
+    table = read.attributes.get("storage_data")
     if not isinstance(table, dict):
         note("entry-malformed", ".metadata has no storage_data")
         return ()
@@ -147,7 +147,7 @@ def _chunks(read: Metadata, note: _Note) -> tuple[Chunk, ...]:
 
 
 def _planned(read: Metadata, note: _Note) -> tuple[tuple[str, ...], ...] | None:
-    plans = read.attributes.get(metadata.PLANS)
+    plans = read.attributes.get("all_local_plans")
     if plans is None:
         return None
     if not isinstance(plans, list):

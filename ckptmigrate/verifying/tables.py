@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 
-from ckptmigrate.checkpoint import metadata
 from ckptmigrate.verifying.findings import Finding, counted
 from ckptmigrate.verifying.material import Material
 
@@ -15,10 +14,10 @@ def check(material: Material) -> Iterator[Finding]:
     if material.metadata is None:
         return
     keys = material.entries.keys()
-    yield from _compare(material, metadata.STORED, {c.key for c in material.chunks}, keys)
+    yield from _compare(material, "storage_data", {c.key for c in material.chunks}, keys)
     if material.planned is not None:
         planned = {key for rank in material.planned for key in rank}
-        yield from _compare(material, metadata.PLANS, planned, keys)
+        yield from _compare(material, "all_local_plans", planned, keys)
         yield from _plan_counts(material)
     # Torch fills it only where it flattened the state dict (releases up to 0.10).
     flattened = material.metadata.attributes.get("planner_data")
