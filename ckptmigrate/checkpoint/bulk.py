@@ -26,8 +26,8 @@ from ckptmigrate.inert.skeleton import Skeleton
 from ckptmigrate.inert.tokens import framed
 from ckptmigrate.inert.tree import Object, is_object, with_state
 
-# Read, edited and written by rows a file takes as long as whole at 1.3 MB without plans, and at 2.4
-# MB with: the first batch of each table is read in both ways. From here on rows are ahead.
+# Read, edited and written by rows a file takes as long as whole at 0.5 MB without plans, and at 0.8
+# MB with. Below two it is half a second at most, and what is written whole has no POP in it.
 THRESHOLD: Final = 2 * 1024**2  # bytes
 _ENTRIES, _STORAGE, _PLANS = "state_dict_metadata", "storage_data", "all_local_plans"
 
