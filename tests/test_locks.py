@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 from conftest import SAMPLES, Run, checkpoint_of, refused, tree_hash
 
-from ckptmigrate import DestinationError, migrate
+from ckptmigrate import DestinationError, migrate, undo
+from ckptmigrate.access.storage import Directory
+from ckptmigrate.versions.reading import Reading, read
 from ckptmigrate.writing import lock, staging, swapping
 from ckptmigrate.writing.lock import Holder, this_process
 
@@ -193,6 +195,35 @@ def test_originals_that_no_sidecar_tells_of_are_kept(copy: Copy) -> None:
     with pytest.raises(DestinationError, match=r"0001: holds originals that ckptmigrate\.json"):
         migrate(root, to="common-state", in_place=True)
     assert tree_hash(root) == before
+
+
+@pytest.mark.parametrize("verb", ["downgrade", "undo"])
+def test_what_changes_while_a_plan_is_made_is_not_lost(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Another file, between the look at a checkpoint and the end of the plan made from it."""
+    from ckptmigrate.planning import planner, undoing
+
+    root = copy("0.19.0-idle-tp2")
+    migrate(root, to="split-rerun", in_place=True)
+    other = checkpoint_of(SAMPLES / "0.13.1-idle-tp2") / "common.pt"
+    after: list[str] = []
+
+    def late(directory: Directory) -> Reading:
+        found = read(directory)
+        if not after:
+            shutil.copy(other, checkpoint_of(root))
+            after.append(tree_hash(root))
+        return found
+
+    for module in (planner, undoing):
+        monkeypatch.setattr(module, "read", late)
+    with pytest.raises(DestinationError, match=r"common\.pt was changed while"):
+        if verb == "undo":
+            undo(root)
+        else:
+            migrate(root, to="pre-rerun", in_place=True)
+    assert [tree_hash(root)] == after
 
 
 def test_a_checkpoint_that_changed_since_it_was_planned(copy: Copy) -> None:

@@ -211,6 +211,38 @@ def unreadable(path: Path, error: OSError) -> DamagedError:
     )
 
 
+class Once:
+    """A directory of which every file that is asked for as a whole is read once, and kept."""
+
+    def __init__(self, base: Directory) -> None:
+        self.path = base.path
+        self._base = base
+        self._read: dict[str, bytes] = {}
+
+    def files(self) -> Mapping[str, int]:
+        return self._base.files()
+
+    def folders(self) -> Collection[str]:
+        return self._base.folders()
+
+    def read(self, name: str) -> bytes:
+        if name not in self._read:
+            self._read[name] = self._base.read(name)
+        return self._read[name]
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        yield self.read(name)
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        return self._base.read_range(name, offset, length)
+
+    def check_link(self, name: str) -> None:
+        self._base.check_link(name)
+
+    def same_file(self, name: str, other: Place) -> bool:
+        return self._base.same_file(name, other)
+
+
 class Overlay:
     """A directory with some of its files replaced, added, or (None) taken away."""
 

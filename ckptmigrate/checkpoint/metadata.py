@@ -31,8 +31,8 @@ FILE: Final = ".metadata"
 TORCH_CLASS: Final = "torch.distributed.checkpoint.metadata.Metadata"
 MCORE_CLASS: Final = "megatron.core.dist_checkpointing.strategies.torch.MCoreMetadata"
 CLASSES: Final = (TORCH_CLASS, MCORE_CLASS)
-# Read, edited and written by rows a file takes as long as whole at 1.3 MB without plans, and at 2.4
-# MB with: the first batch of each table is read in both ways. From here on rows are ahead.
+# Read, edited and written by rows a file takes as long as whole at 0.5 MB without plans, and at 0.8
+# MB with. Below two it is half a second at most, and what is written whole has no POP in it.
 THRESHOLD: Final = 2 * 1024**2  # bytes
 # Attributes that are tables with a row per entry, or per piece of one.
 ENTRIES: Final = "state_dict_metadata"

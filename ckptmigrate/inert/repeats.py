@@ -128,7 +128,7 @@ class Rows:
 
     def _other(self, before: Pattern, position: int) -> tuple[Pattern, re.Match[bytes]] | None:
         """What a row matches that does not match the pattern of the one before."""
-        for pattern in (*before.followers, *self.patterns):
+        for pattern in itertools.chain(before.followers, self.patterns):
             found = pattern.match(self.data, position)
             if found is not None:
                 followers = before.followers

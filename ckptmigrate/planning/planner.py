@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ckptmigrate import versions
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
+from ckptmigrate.access.storage import Once
 from ckptmigrate.checkpoint import diffing, integrity, manifest, metadata, sidecar
 from ckptmigrate.checkpoint.diffing import Difference
 from ckptmigrate.checkpoint.manifest import Manifest
@@ -113,7 +114,7 @@ def plan(
             that are unknown or contradict each other.
         CkptMigrateError: no readable torch_dist checkpoint.
     """
-    directory = storage.directory(path)
+    directory = Once(storage.directory(path))
     damaged = integrity.mismatched(directory, payload=hash_payload, progress=progress)
     if damaged and INTEGRITY not in allowed:
         raise refusals.no_integrity(path, damaged)
