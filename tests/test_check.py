@@ -374,8 +374,9 @@ def test_verb(run: Run) -> None:
     root = SAMPLES / "0.17.1-idle-w1"
     result = run("check", root)
     assert result.returncode == 1
-    first, *lines = result.stdout.splitlines()
+    first, *lines, how = result.stdout.splitlines()
     assert first == f"{checkpoint_of(root)}: 7 of 12 releases resume"
+    assert how.strip() == "with --reader RELEASE it says why, and which command helps"
     assert [line.split()[0] for line in lines] == READERS
     one = run("check", root, "--reader", "0.11")
     assert one.returncode == 1
