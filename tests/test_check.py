@@ -22,6 +22,7 @@ from ckptmigrate import migrate
 from ckptmigrate.access.storage import LocalDirectory
 from ckptmigrate.matrix import compiling
 from ckptmigrate.measuring import jobs
+from ckptmigrate.planning import advice
 from ckptmigrate.releases import checking, facts
 from ckptmigrate.releases.checking import Job, Verdict
 from ckptmigrate.releases.readers import reader, readers
@@ -206,6 +207,47 @@ def test_a_release_checkpoint_is_asked_for_weights_alone(copy: Copy) -> None:
     assert "KeyError: 'sharded'" in obstacle.error
 
 
+NO_RNG = "Unable to load rng state from checkpoint"
+
+
+def test_what_was_not_saved_is_not_to_be_looked_for(copy: Copy, tmp_path: Path) -> None:
+    """load_checkpoint of megatron/training/checkpointing.py, core_v0.9.0 to core_v0.19.0."""
+    root = copy("0.17.1-idle-w1")
+    torch_side.edit_common(root, lambda state: vars(state["args"]).update(no_save_optim=True))
+    for release in READERS:
+        found = ask(root, release).obstacles[-1]
+        assert (found.error, found.flag) == ("KeyError: 'optimizer'", "--no-load-optim")
+        tuned = ask(root, release, Job(finetune=True)).obstacles
+        assert not any("optimizer" in obstacle.error for obstacle in tuned)
+    torch_side.edit_common(
+        root, lambda state: vars(state["args"]).update(no_save_optim=False, no_save_rng=True)
+    )
+    for release in READERS:
+        asked = [o.error for o in ask(root, release).obstacles if "rng" in o.error]
+        exits = release in ("0.9.0", "0.10.0", "0.11.0", "0.12.3", "0.13.1")
+        assert [error[:40] for error in asked] == [
+            "Unable to load rng state from checkpoint"
+        ] * exits
+    # A release gets it all the same: nothing is lost that was ever there.
+    torch_side.edit_common(root, lambda state: vars(state["args"]).update(no_save_optim=True))
+    [plan] = migrate(root, to="0.11.0", output=tmp_path / "out")
+    assert plan.losses == ()
+    job = Job(no_load_optim=True, no_load_rng=True)
+    assert ask(tmp_path / "out", "0.11.0", job).resumes
+    found = reading.read(LocalDirectory(checkpoint_of(root)))
+    fix = advice.advise(found, ask(root, "0.11.0"), Job())
+    assert fix.command is not None and "--to 0.11.0" in fix.command
+    assert fix.flags == ("--no-load-optim", "--no-load-rng")
+
+
+def test_another_tp_or_pp_needs_no_load_rng_up_to_0_13() -> None:
+    bare, there = SAMPLES / "0.9.0-idle-w1", Job(tensor=2, world=2)
+    [obstacle] = ask(bare, "0.13.1", there).obstacles
+    assert obstacle.error.startswith(NO_RNG)
+    assert obstacle.flag == "--no-load-rng"
+    assert ask(bare, "0.14.0", there).resumes
+
+
 def test_another_topology(copy: Copy) -> None:
     fault = SAMPLES / "0.18.2-fault-cp2"
     assert ask(fault, "0.18.2").without == ()
@@ -216,11 +258,12 @@ def test_another_topology(copy: Copy) -> None:
     split = SAMPLES / "0.12.3-idle-w1"
     found = ask(split, "0.12.3", Job(tensor=2, world=2))
     assert "KeyError: 'sharded'" in found.obstacles[0].error
-    assert ask(split, "0.12.3", Job(tensor=2, world=2, rerun_mode="disabled")).resumes
+    there = Job(tensor=2, world=2, no_load_rng=True)
+    assert ask(split, "0.12.3", dataclasses.replace(there, rerun_mode="disabled")).resumes
     # 0.10 does not ask where the grid is another one, or the request is lenient.
     bare = SAMPLES / "0.9.0-idle-w1"
     assert not ask(bare, "0.10.0").resumes
-    assert ask(bare, "0.10.0", Job(tensor=2, world=2)).resumes
+    assert ask(bare, "0.10.0", there).resumes
     assert ask(bare, "0.10.0", Job(strictness="log_all")).resumes
 
 

@@ -13,6 +13,7 @@ from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.planning.converting import Converted, convert
 from ckptmigrate.planning.losses import OPTIMIZER_STATE
+from ckptmigrate.releases import optimizer, rng
 from ckptmigrate.releases.checking import DEFAULT_STRICTNESS, RAISE_ALL, Job, Verdict, check
 from ckptmigrate.releases.readers import Reader, reader
 from ckptmigrate.versions import Layout, none_emitting
@@ -82,7 +83,12 @@ def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None)
         layouts = [(None, False), (none_emitting, False), *layouts]
     if begin.record.kind is Kind.FAULT:
         layouts.append((wanted.layout, True))
-    job = Job(strictness=RAISE_ALL if wanted.strict else DEFAULT_STRICTNESS)
+    # A job that does not look for what was never saved.
+    job = Job(
+        strictness=RAISE_ALL if wanted.strict else DEFAULT_STRICTNESS,
+        no_load_optim=not optimizer.saved(begin.manifest),
+        no_load_rng=not rng.saved(begin.manifest),
+    )
     candidates: list[Converted] = []
     refusals: list[Verdict] = []
     for layout, idle_only in layouts:

@@ -127,13 +127,16 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
         ]
     offer = _offer(reading, reader, job)
     taking = named(reader.layout).take(offer)
-    states = _rng(manifest, reader, job, offer)
-    if taking.error is None:
-        obstacles += states
+    states, rerun = _rng(manifest, reader, job, offer), []
+    if taking.error is not None:
+        rerun = [Obstacle(taking.error, taking.why)]
+    # Rerun shards are loaded before RNG states. What was loaded is taken up in another order:
+    # optimizer, rerun state, RNG states.
+    if taking.error is not None and taking.error.startswith(MISSING):
+        obstacles += [*rerun, *states, *_no_optimizer(manifest, job)]
     else:
-        ending = [Obstacle(taking.error, taking.why)]
-        # Rerun shards are loaded before RNG states, and taken up after everything was loaded.
-        obstacles += ending + states if taking.error.startswith(MISSING) else states + ending
+        obstacles += [*states, *_no_optimizer(manifest, job), *rerun]
+    obstacles += _no_rng(manifest, reader, job, offer)
     if (
         taking.error is None
         and job.strictness == RAISE_ALL
@@ -206,6 +209,27 @@ def _rng(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> list[Obs
         return []
     found = rng.missing(manifest, reader, offer.grid, offer.world)
     return [] if found is None else [Obstacle(*found, rng.FLAG)]
+
+
+def _no_optimizer(manifest: Manifest, job: Job) -> list[Obstacle]:
+    found = optimizer.unsaved(manifest)
+    if found is None or job.no_load_optim or job.finetune:
+        return []
+    return [Obstacle(found.error, found.why, optimizer.FLAG, metadata_only=False)]
+
+
+def _no_rng(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> list[Obstacle]:
+    """What becomes of a job that did not ask for RNG states, and was not told to go without."""
+    error = reader.missing_rng_error
+    if error is None or job.no_load_rng or job.finetune or manifest.is_release:
+        return []
+    if not rng.saved(manifest):
+        why = "the checkpoint was saved with --no-save-rng"
+    elif not offer.same_grid:
+        why = "of another TP or PP it does not ask for RNG states, and then misses them"
+    else:
+        return []
+    return [Obstacle(error.format(path=manifest.path), why, rng.FLAG, metadata_only=False)]
 
 
 def _offer(reading: Reading, reader: Reader, job: Job) -> Offer:

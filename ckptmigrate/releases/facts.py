@@ -82,13 +82,13 @@ class LoadingRow:
 
 
 @dataclass(frozen=True)
-class MissingCommonRow:
-    """The error of a reader that finds no common.pt.
+class MissingRow:
+    """How a reader ends that does not find common.pt, or RNG states.
 
     Attributes:
         releases: specifier of the readers.
         error: their error; `{path}` stands for the checkpoint.
-        source: where it was measured.
+        source: where it was measured, or the tags and the file it is known from.
     """
 
     releases: str
@@ -189,13 +189,14 @@ class Compat:
     torch_signs: tuple[SignRow, ...]
     readers: tuple[ReaderRow, ...]
     common_loading: tuple[LoadingRow, ...]
-    missing_common: tuple[MissingCommonRow, ...]
+    missing_common: tuple[MissingRow, ...]
     allow_lists: tuple[AllowListRow, ...]
     torch_allows: tuple[str, ...]
     symbols: tuple[SymbolRow, ...]
     optimizer_sharding: tuple[ShardingRow, ...]
     optimizer_forms: tuple[FormRow, ...]
     rng_grids: tuple[RngRow, ...]
+    missing_rng: tuple[MissingRow, ...]
 
     def row(self, layout: str) -> LayoutRow:
         """The row of a layout."""
@@ -213,12 +214,13 @@ ROWS: Final[dict[str, type]] = {
     "torch_signs": SignRow,
     "readers": ReaderRow,
     "common_loading": LoadingRow,
-    "missing_common": MissingCommonRow,
+    "missing_common": MissingRow,
     "allow_lists": AllowListRow,
     "symbols": SymbolRow,
     "optimizer_sharding": ShardingRow,
     "optimizer_forms": FormRow,
     "rng_grids": RngRow,
+    "missing_rng": MissingRow,
 }
 TEXTS: Final = ("known_releases", "torch_allows")
 

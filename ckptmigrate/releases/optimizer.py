@@ -31,6 +31,21 @@ class Problem:
     why: str
 
 
+def saved(manifest: Manifest) -> bool:
+    """Whether the job that saved it was not told --no-save-optim."""
+    return not manifest.common.argument("no_save_optim")
+
+
+def unsaved(manifest: Manifest) -> Problem | None:
+    """How a job of any release ends that looks for an optimizer that was not saved.
+
+    Source: load_checkpoint of megatron/training/checkpointing.py, core_v0.9.0 to core_v0.19.0.
+    """
+    if saved(manifest) or manifest.is_release:
+        return None
+    return Problem("KeyError: 'optimizer'", "the checkpoint was saved with --no-save-optim")
+
+
 def problems(manifest: Manifest, reader: Reader) -> list[Problem]:
     """What keeps a reader from the optimizer of a checkpoint, in the order in which it shows.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from ckptmigrate.checkpoint.manifest import COMMON_MARKER
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.releases.facts import Compat, matches, minor
+from ckptmigrate.releases.facts import Compat, MissingRow, matches, minor
 
 # Without Megatron every reader has these; what else a pickle names is of no release.
 _EVERYWHERE: Final = frozenset({"torch", "numpy", "__builtin__", *sys.stdlib_module_names})
@@ -80,8 +80,15 @@ class Reader:
     @property
     def missing_common_error(self) -> str | None:
         """The error where there is no common.pt; None for a reader that needs none."""
-        rows = (r for r in self.compat.missing_common if self.is_in(r.releases))
-        return next((row.error for row in rows), None)
+        return self._error(self.compat.missing_common)
+
+    @property
+    def missing_rng_error(self) -> str | None:
+        """How a job ends that loaded no RNG states unasked; None for one that goes on."""
+        return self._error(self.compat.missing_rng)
+
+    def _error(self, rows: Iterable[MissingRow]) -> str | None:
+        return next((row.error for row in rows if self.is_in(row.releases)), None)
 
 
 def _fits(path: str, name: str) -> bool:

@@ -57,7 +57,7 @@ def missing(
             asks for RNG states.
         world: WORLD of the job, in ranks.
     """
-    if found.common.arguments is None or found.common.argument("no_save_rng"):
+    if found.common.arguments is None or not saved(found):
         return None
     if found.is_release or any(_PREFIXED.match(key) for key in found.metadata.blobs):
         return None
@@ -72,6 +72,11 @@ def missing(
         f"{MISSING}{unique_key(lacking, asked, KEY)}.",
         f"it asks for RNG states by {_words(asked)}, and the checkpoint has {has}",
     )
+
+
+def saved(found: Manifest) -> bool:
+    """Whether the job that saved it was not told --no-save-rng."""
+    return not found.common.argument("no_save_rng")
 
 
 def rekeyed(found: Manifest, reader: Reader, given: Given | None = None) -> Rekeyed:
