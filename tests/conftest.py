@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ from typing import Any
 import pytest
 
 SAMPLES = Path(__file__).parent / "samples"
+# What a shell starts in its background ignores these, and so would everything that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 INDEX: dict[str, dict[str, Any]] = json.loads((SAMPLES / "index.json").read_text())
 NAMES = sorted(INDEX)
 CORRUPT = "0.17.1-corrupt-tp2"
