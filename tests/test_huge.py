@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import subprocess
 import sys
 from pathlib import Path
 from random import Random
@@ -199,12 +201,13 @@ def test_what_is_refused_whole_is_refused_by_rows(grown: bytes) -> None:
 
 def test_a_row_that_is_taken_apart_is_read_whole(grown: bytes) -> None:
     found = by_rows(grown)
-    run = next(run for run in found.tables.skeleton.rows.runs if len(run.ends) > 5)
+    runs = [run for run in found.tables.skeleton.rows.runs if len(run.ends) > 5]
     bare = found.tables.skeleton.data
     from ckptmigrate.inert.splice import spliced
     from ckptmigrate.inert.tokens import framed
 
-    for inserted in (b"00", b"0N", b"(u", b"}b"):
+    # In the batch that rows are learned from, and in one that is stepped over.
+    for run, inserted in itertools.product((runs[0], runs[-1]), (b"00", b"0N", b"(u", b"}b")):
         made = spliced(bare, found.tables.skeleton.cuts, [(run.ends[5], inserted)])
         data = framed(made.data, made.cuts)
         again = bulk.load(data)
@@ -249,3 +252,33 @@ def test_verbs_on_a_large_checkpoint(tmp_path: Path, plans: bool) -> None:
     assert len(back.plans[0].differences) == len(told)
     migration.carry_out(back)
     assert (path / ".metadata").read_bytes() == before
+
+
+_COUNTED = """
+import subprocess
+import sys
+read = []
+def hook(event, args):
+    if event == "open" and str(args[0]).endswith("/.metadata") and args[2] & 3 == 0:
+        read.append(str(args[0]).removeprefix(sys.argv[1]))
+sys.addaudithook(hook)
+from ckptmigrate import migrate, undo
+migrate(sys.argv[1], to="0.13.1", in_place=True)
+print(*read)
+read.clear()
+undo(sys.argv[1])
+print(*read)
+"""
+
+
+def test_how_often_a_large_file_is_read(tmp_path: Path) -> None:
+    """To plan, to see under the lock that it is as planned, as staged, and when all is done."""
+    path = synthetic.checkpoint(tmp_path / "root", 8000, plans=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _COUNTED, str(path)], capture_output=True, text=True, check=True
+    )
+    own, stage, kept = "/.metadata", "/.ckptmigrate/stage/.metadata", "/.ckptmigrate/0001/.metadata"
+    migrated, undone = (line.split() for line in done.stdout.splitlines())
+    assert migrated == [own, own, stage, own]
+    # What the step left is what it says, then so is the original; and what both come to.
+    assert undone == [own, kept, own, own, stage, own]
