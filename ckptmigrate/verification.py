@@ -124,21 +124,9 @@ def verify(
     known: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Verification:
-    """Verify what a PATH means. Writes nothing.
+    """Verify what a PATH means; writes nothing.
 
-    Args:
-        path: a checkpoint directory, or a root.
-        load: read every tensor with torch, too.
-        hashed: hash payload files against integrity.json, too.
-        iteration: of a root, this iteration instead of the tracker's.
-        every: of a root, every iteration.
-        known: symbols that the user vouches for.
-        progress: called with a number of payload bytes whenever that many were hashed or loaded.
-
-    Raises:
-        NotACheckpointError: there is no checkpoint at all.
-        UnsupportedFormatError: a checkpoint of another format.
-        RefusedError: `load`, and torch is not installed.
+    Arguments and errors are those of `library.verify`, which reads a path from text, too.
     """
     if load:
         loading.require_torch()
