@@ -84,7 +84,11 @@ def test_the_fix_works_as_pasted(
     root = copy(sample)
     command, made, flags = fixed(run, root, "--reader", *asked)
     assert command == f"ckptmigrate {verb} {checkpoint_of(root)} {options}"
-    assert flags == ("--no-load-optim" if "optimizer-state" in options else "")
+    needed = ["--no-load-optim"] * ("optimizer-state" in options)
+    needed += ["--no-load-rng"] * (
+        "--job-tp" in asked
+    )  # up to 0.13 it misses what it did not ask for
+    assert flags.split() == needed
     again = run("check", made, "--reader", *asked, *flags.split())
     assert again.returncode == 0, again.stdout
     assert "fix: " not in again.stdout
