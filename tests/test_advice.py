@@ -87,7 +87,7 @@ def test_the_fix_works_as_pasted(
     needed = ["--no-load-optim"] * ("optimizer-state" in options)
     needed += ["--no-load-rng"] * (
         "--job-tp" in asked
-    )  # up to 0.13 it misses what it did not ask for
+    )  # up to 0.13
     assert flags.split() == needed
     again = run("check", made, "--reader", *asked, *flags.split())
     assert again.returncode == 0, again.stdout
