@@ -85,9 +85,7 @@ def test_the_fix_works_as_pasted(
     command, made, flags = fixed(run, root, "--reader", *asked)
     assert command == f"ckptmigrate {verb} {checkpoint_of(root)} {options}"
     needed = ["--no-load-optim"] * ("optimizer-state" in options)
-    needed += ["--no-load-rng"] * (
-        "--job-tp" in asked
-    )  # up to 0.13
+    needed += ["--no-load-rng"] * ("--job-tp" in asked)  # up to 0.13
     assert flags.split() == needed
     again = run("check", made, "--reader", *asked, *flags.split())
     assert again.returncode == 0, again.stdout
