@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from ckptmigrate import migration
@@ -9,6 +12,10 @@ from ckptmigrate.cli import console, render
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.recording import recorder
 from ckptmigrate.writing.linking import Link
+
+if TYPE_CHECKING:
+    from ckptmigrate.planning.planner import Plan
+    from ckptmigrate.writing.transaction import Progress
 
 
 def carry_out(
@@ -20,14 +27,9 @@ def carry_out(
         recorder.report = building.of_migration(recorder.report, prepared)
     used = None
     if not dry_run:
-        # Before anything is printed: a reader of the output that goes away stops nothing.
-        total = sum(plan.payload[1] for plan in prepared.plans)
-        with console.progress("copying payload", total) as progress:
-            used = migration.carry_out(prepared, link=link, progress=progress)
-        if recorder.report is not None:
-            from ckptmigrate.reporting import building
-
-            recorder.report = building.carried_out(recorder.report, used)
+        used = done(
+            prepared.plans, lambda told: migration.carry_out(prepared, link=link, progress=told)
+        )
     if output.json:
         output.object(prepared.as_json(done=not dry_run, link=used))
         return
@@ -38,3 +40,22 @@ def carry_out(
         click.echo("dry run: nothing was written")
     else:
         output.lines(render.outcome(prepared, used))
+
+
+def done(plans: Sequence[Plan], do: Callable[[Progress], Link | None]) -> Link | None:
+    """Have plans carried out, before anything of them is printed, with what came of it reported.
+
+    Args:
+        do: what carries them out; it tells how many bytes of payload were copied.
+
+    Returns:
+        How the payload got into the destination; None in place.
+    """
+    total = sum(plan.payload[1] for plan in plans)
+    with console.progress("copying payload", total) as progress:
+        used = do(progress)
+    if recorder.report is not None:
+        from ckptmigrate.reporting import building
+
+        recorder.report = building.carried_out(recorder.report, used)
+    return used

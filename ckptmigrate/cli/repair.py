@@ -12,7 +12,8 @@ from ckptmigrate import recovery, repairing
 from ckptmigrate.access.places import Place
 from ckptmigrate.batch import paths
 from ckptmigrate.checkpoint.topology import Given
-from ckptmigrate.cli import completing, console, options, render
+from ckptmigrate.cli import completing, options, render
+from ckptmigrate.cli.carrying_out import done
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import MIGRATED, Manual
 from ckptmigrate.cli.many import Many, several
@@ -127,13 +128,11 @@ def repair(
         recorder.report = building.of_repair(recorder.report, prepared)
     used = None
     if not dry_run:
-        total = sum(plan.payload[1] for plan in prepared.migration.plans)
-        with console.progress("copying payload", total) as progress:
-            used = repairing.carry_out(prepared, link=Link(link), progress=progress)
-        if recorder.report is not None:
-            from ckptmigrate.reporting import building
-
-            recorder.report = building.carried_out(recorder.report, used)
+        how = Link(link)
+        used = done(
+            prepared.migration.plans,
+            lambda told: repairing.carry_out(prepared, link=how, progress=told),
+        )
     prepared = replace(prepared, migration=replace(prepared.migration, recovered=recovered))
     if output.json:
         output.object(prepared.as_json(done=not dry_run, link=used))
