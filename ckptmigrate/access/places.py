@@ -61,10 +61,6 @@ class Url:
         """The place of that name beside it."""
         return self.parent / name
 
-    def is_relative_to(self, other: Url) -> bool:
-        """Whether it is the other place or lies in it."""
-        return self == other or str(self).startswith(f"{other}/")
-
     def is_file(self) -> bool:
         """Whether there is an object of this name."""
         return self.store.is_file(self)

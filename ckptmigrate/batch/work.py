@@ -15,7 +15,7 @@ from ckptmigrate import clock
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import place
 from ckptmigrate.checkpoint.manifest import METADATA_FILES
-from ckptmigrate.checkpoint.sidecar import digest
+from ckptmigrate.checkpoint.sidecar import digest_of
 from ckptmigrate.errors import CkptMigrateError, of_system
 from ckptmigrate.reporting.report import Report
 from ckptmigrate.text.commands import command
@@ -229,8 +229,6 @@ def believed(digests: Digests) -> bool:
 def digests_of(path: str, names: Mapping[str, Any] | None = None) -> dict[str, str | None]:
     """The digests of small files of a checkpoint: those named, or those of its metadata."""
     directory = storage.directory(place(path))
-    there = directory.files()
     return {
-        name: digest(directory.read(name)) if name in there else None
-        for name in (METADATA_FILES if names is None else names)
+        name: digest_of(directory, name) for name in (METADATA_FILES if names is None else names)
     }

@@ -79,12 +79,12 @@ class _Insertions:
         tree, added = self._found.tree.attributes, self._edit.added
         models = self._models
         yield from self._table(
-            self._root["state_dict_metadata"],
-            tree["state_dict_metadata"],
+            self._root[metadata.ENTRIES],
+            tree[metadata.ENTRIES],
             [(key, models.new_entry()) for key in added],
         )
         yield from self._flattened(self._root, tree.get("planner_data"), list(added))
-        yield from self._storage(tree["storage_data"])
+        yield from self._storage(tree[metadata.STORED])
         if tree.get(metadata.PLANS) is not None:
             yield from self._plans(tree[metadata.PLANS])
 
@@ -124,7 +124,7 @@ class _Insertions:
 
     def _storage(self, table: dict[Any, Any]) -> Iterator[tuple[int, bytes]]:
         edit = self._edit
-        start, end = self._own(self._root["storage_data"], b"}")
+        start, end = self._own(self._root[metadata.STORED], b"}")
         for index, after in self._outline.walk(start, 2, table):
             if isinstance(index, Run):
                 for row in self._rows(index, edit.dropped):

@@ -250,11 +250,9 @@ def _made(op: int, taken: list[_Item]) -> _Item | None:
     """What an opcode makes of what it takes; None where no row of a table does that."""
     if op in _TUPLES:
         weight = 1 + sum(item.weight for item in taken)
-        return (
-            _Item(weight, is_hashable=all(i.is_hashable for i in taken))
-            if (weight <= _HEAVIEST)
-            else None
-        )
+        if weight > _HEAVIEST:
+            return None
+        return _Item(weight, is_hashable=all(item.is_hashable for item in taken))
     if op not in _UPDATES:
         return _Item(is_own=op in _OWN)
     keys = taken[1::2] if op in b"us" else []

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ckptmigrate.access.directory import StoreDirectory
-from ckptmigrate.access.places import TRACKER_FILE, Place, Url
+from ckptmigrate.access.places import TRACKER_FILE, Place, Url, lies_in
 from ckptmigrate.access.storage import Overlay, directory
 from ckptmigrate.access.store import Progress
 from ckptmigrate.checkpoint import manifest, sidecar
@@ -54,7 +54,7 @@ def check_free(destination: Url, source: Place) -> None:
             path=destination,
             fix=f"name one with -o, such as {destination / 'run'}",
         )
-    if isinstance(source, Url) and destination.is_relative_to(source):
+    if lies_in(destination, source):
         raise DestinationError(
             f"lies inside the source {source}",
             path=destination,

@@ -9,7 +9,7 @@ from ckptmigrate import clock
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.checkpoint import sidecar
-from ckptmigrate.checkpoint.sidecar import digest
+from ckptmigrate.checkpoint.sidecar import digest, digest_of
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.inspection import Inspection, inspect
 from ckptmigrate.locate import TRACKER_FILE
@@ -209,7 +209,7 @@ def _change(plan: Plan, result: Place) -> Change:
         for name, new in plan.files.items()
     ]
     directory = storage.directory(plan.path)
-    before = digest(directory.read(sidecar.FILE)) if sidecar.FILE in directory.files() else None
+    before = digest_of(directory, sidecar.FILE)
     told = plan.change.sidecar
     if before != digest(told) and not plan.changes_nothing:
         size = None if told is None else len(told)
