@@ -250,6 +250,29 @@ def test_the_switch_shows_what_fails_in_each_view(at: Page, found: Matrix) -> No
     )
 
 
+def test_what_is_done_before_the_page_has_changed_is_not_lost(at: Page) -> None:
+    # hashchange comes in a later task than the key or the click that changes the fragment.
+    at.evaluate(
+        """() => {
+            document.querySelector('[role=tab][data-scenario=fault]').click();
+            document.querySelector('input[name=mode][value=migrated]').click();
+        }"""
+    )
+    expect(tab(at, "fault")).to_have_attribute("aria-selected", "true")
+    expect(view(at, "after one command")).to_be_checked()
+    assert at.url.endswith("#fault/migrated")
+    at.evaluate(
+        """() => {
+            const button = document.querySelector('section:not([hidden]) button.cell');
+            for (const key of ['m', 'm', 'm']) {
+                button.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
+            }
+        }"""
+    )
+    expect(view(at, "as it lies")).to_be_checked()
+    assert at.url.endswith("#fault/raw")
+
+
 def test_tabs_by_key(at: Page, found: Matrix) -> None:
     names = [row.scenario for row in found.scenarios]
     tab(at, names[0]).focus()

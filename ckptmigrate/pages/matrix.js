@@ -42,8 +42,9 @@ function wanted() {
   };
 }
 
+// From the fragment, not from what is shown: `show` runs later, and a second key may come before it.
 function go(change) {
-  const { scenario, mode, cell } = { ...shown, ...change };
+  const { scenario, mode, cell } = { ...wanted(), ...change };
   const place = cell && cellOf(scenario, cell.writer, cell.reader) ? [cell.writer, cell.reader] : [];
   location.hash = [scenario, mode, ...place].map(encodeURIComponent).join("/");
 }
@@ -208,7 +209,7 @@ function onCellKey(event) {
   const button = event.target.closest("button.cell");
   if (!button || event.altKey || event.metaKey) return;
   if (event.key.toLowerCase() === "m" && !event.ctrlKey) {
-    go({ mode: shown.mode === "raw" ? "migrated" : "raw" });
+    go({ mode: wanted().mode === "raw" ? "migrated" : "raw" });
     return;
   }
   const next = target(button, event);
