@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ckptmigrate.inert.tree import Global, Object, enum_member, new_object, symbol, symbol_of
+from ckptmigrate.inert.tree import (
+    Global,
+    Object,
+    enum_member,
+    enum_value,
+    new_object,
+    symbol,
+    symbol_of,
+)
 
 if TYPE_CHECKING:
     from ckptmigrate.checkpoint.metadata import Blob, Metadata
@@ -29,7 +37,7 @@ class Models:
         items = (item for plan in metadata.plans or () for item in plan.attributes["items"])
         first = None
         for item in items:
-            if _enum_value(item.attributes.get("type")) == _BYTE_IO:
+            if enum_value(item.attributes.get("type")) == _BYTE_IO:
                 found: Object = item
                 return found
             first = first or item
@@ -65,7 +73,3 @@ class Models:
 
 def _class_of(model: Object | None, module: str, name: str) -> Global:
     return symbol(module, name) if model is None else symbol_of(model)
-
-
-def _enum_value(member: Any) -> Any:
-    return member.args[0] if isinstance(member, Object) and member.args else None

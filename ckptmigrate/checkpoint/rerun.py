@@ -18,7 +18,7 @@ from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import torchfile
 from ckptmigrate.inert.short import short
 from ckptmigrate.inert.torchfile import TorchFile
-from ckptmigrate.inert.tree import Object, enum_member, is_object, symbol
+from ckptmigrate.inert.tree import Object, enum_member, enum_value, is_object, symbol
 
 COMMON_ENTRY: Final = "rerun_state_machine"
 SHARDED_KEY: Final = "rerun_state_machine_state"
@@ -186,9 +186,10 @@ def state_value(member: Any) -> int:
 
 
 def _member_value(member: Any, name: str) -> Any:
-    if not is_object(member, f"{_MODULE}.{name}") or len(member.args) != 1:
+    value = enum_value(member)
+    if value is None or not is_object(member, f"{_MODULE}.{name}"):
         raise DamagedError(f"has a rerun entry without a {name}")
-    return member.args[0]
+    return value
 
 
 def iteration_value(value: Any) -> int:

@@ -115,10 +115,12 @@ class AllowListRow:
 class SymbolRow:
     """A symbol that comes and goes with the release.
 
+    An enum has a row for each range of releases with the same members.
+
     Attributes:
         symbol: its dotted name.
         releases: specifier of the readers that can resolve it.
-        members: member name -> value, where it is an enum.
+        members: member name -> value, where it is an enum whose values are told apart.
         source: the tag, file or sample it is known from.
     """
 
@@ -202,9 +204,9 @@ class Compat:
         """The row of a layout."""
         return next(row for row in self.layouts if row.layout == layout)
 
-    def symbol(self, path: str) -> SymbolRow | None:
-        """The row of a symbol, if it has one."""
-        return next((row for row in self.symbols if row.symbol == path), None)
+    def symbol(self, path: str) -> list[SymbolRow]:
+        """The rows of a symbol, oldest releases first."""
+        return [row for row in self.symbols if row.symbol == path]
 
 
 # The sections of the file that are lists of rows, and those that are lists of plain text.
