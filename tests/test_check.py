@@ -615,3 +615,25 @@ def test_a_release_that_nobody_knows_is_told_as_that(run: Run, tmp_path: Path) -
     assert "Release 0.99 is newer" in json.loads(report.read_text())["answer"]
     for known in ("0.20.0", "0.19.7", "0.19"):
         assert "newer" not in run("check", sample, "--reader", known).stdout
+
+
+@pytest.mark.parametrize("candidate", ["0.13.0rc3", "0.14.0rc7", "0.16.0rc0", "0.18.0rc1"])
+def test_a_release_candidate_is_like_its_release(candidate: str) -> None:
+    compat, final = facts.compat(), candidate.partition("rc")[0]
+    asked, like = reader(candidate, compat, "2.13.0"), reader(final, compat, "2.13.0")
+    assert (asked.release, asked.layout) == (candidate, like.layout)
+    for row in compat.symbols:
+        assert asked.resolves(row.symbol) == like.resolves(row.symbol)
+        assert asked.allows(row.symbol) == like.allows(row.symbol)
+
+
+@pytest.mark.parametrize(
+    ("torch", "by_list"),
+    [
+        ("2.5.0a0+e000cf0ad9.nv24.10", False),
+        ("2.6.0a0+ecf3bae40a.nv25.01", True),
+        ("2.6.0+cu124", True),
+    ],
+)
+def test_the_torch_of_a_container(torch: str, by_list: bool) -> None:
+    assert reader("0.14.0", facts.compat(), torch).weights_only is by_list

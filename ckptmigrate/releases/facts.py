@@ -250,10 +250,16 @@ def _frozen(value: Any) -> Any:
 def matches(release: str, specifier: str) -> bool:
     """Whether a release is in a specifier (PEP 440), or in one of several between `|`.
 
-    Development versions count.
+    Development versions count. An alpha, beta or release candidate is like what it leads to: PEP
+    440 has `0.14.0rc7` neither in `<0.14` nor in `>=0.14`, and NVIDIA's containers have a torch
+    such as `2.6.0a0+ecf3bae40a.nv25.01`.
     """
     from packaging.specifiers import SpecifierSet
+    from packaging.version import Version
 
+    version = Version(release)
+    if version.pre is not None:
+        release = version.base_version
     # One specifier may name two ranges ("<0.8|>=0.16"): then either side will do.
     return any(
         SpecifierSet(part).contains(release, prereleases=True) for part in specifier.split("|")
