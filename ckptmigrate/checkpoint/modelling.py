@@ -26,7 +26,7 @@ class Models:
 
     def __init__(self, metadata: Metadata) -> None:
         entry = next((e for k, e in metadata.entries.items() if metadata.is_object_entry(k)), None)
-        index, storage = next(iter(metadata.attributes["storage_data"].items()), (None, None))
+        index, storage = next(iter(metadata.stored.items()), (None, None))
         self._entry = _class_of(entry, f"{_DCP}.metadata", "BytesStorageMetadata")
         self._index = _class_of(index, f"{_DCP}.metadata", "MetadataIndex")
         self._storage = _class_of(storage, f"{_DCP}.filesystem", "_StorageInfo")
