@@ -44,6 +44,8 @@ STATES: Final = (
 IDLE: Final = STATES.index("NOT_RUNNING_YET")
 IN_PLACE: Final = STATES.index("RERUNNING_IN_PLACE")
 
+MOST_RANKS: Final = 1_000_000  # nobody runs a tenth of it; beyond is a mistake or an attack
+
 # Fields that stand in the shard up to 0.13 and in the common entry from 0.14 on.
 COMMON_FIELDS: Final = ("mode", "state", "current_iteration")
 

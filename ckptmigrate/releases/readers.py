@@ -116,18 +116,23 @@ def reader(release: str, compat: Compat, torch: str | None = None) -> Reader:
         torch: its version of torch; by default the one its row in compat_matrix.yaml names.
 
     Raises:
-        RefusedError: no version, or no release that a layout is known of.
+        RefusedError: the release or the torch is no version, or no layout of it is known.
     """
     from packaging.version import Version
 
     known = [row for row in compat.readers if _is_patch_of(row.release, release)]
     try:
         full = known[-1].release if known else str(Version(release))
-        stated = None if torch is None else str(Version(torch))
     except ValueError as error:  # no version, or one of more digits than Python reads
         raise RefusedError(
-            f"there is no release {release!r}" if torch is None else str(error),
+            f"there is no release {release!r}",
             fix="name one such as 0.13.1; for all run `ckptmigrate layouts`",
+        ) from error
+    try:
+        stated = None if torch is None else str(Version(torch))
+    except ValueError as error:
+        raise RefusedError(
+            f"there is no torch {torch!r}", fix="name a version such as --torch 2.6.0"
         ) from error
     layouts = [row.layout for row in compat.layouts if matches(full, row.releases)]
     if not layouts:
