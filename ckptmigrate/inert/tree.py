@@ -263,14 +263,14 @@ def rebuilt(tree: Any, replacement: Callable[[Any], Any]) -> Any:
 
 def _rebuilt_inside(node: Any, visit: Callable[[Any], Any]) -> Any:
     if isinstance(node, Object):
-        args = visit(node.args)
+        args, kwargs = visit(node.args), visit(node.kwargs)
         updates = [(kind, visit(part)) for kind, part in node.updates or ()]
         same = all(
             new is old for (_, new), (_, old) in zip(updates, node.updates or (), strict=True)
         )
-        if args is node.args and same:
+        if args is node.args and kwargs is node.kwargs and same:
             return node
-        made = _made(type(node), node.opcode, args, node.kwargs)
+        made = _made(type(node), node.opcode, args, kwargs)
         made.updates = updates if node.updates is not None else None
         return made
     if isinstance(node, dict):

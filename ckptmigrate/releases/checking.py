@@ -252,9 +252,9 @@ def _offer(reading: Reading, reader: Reader, job: Job) -> Offer:
     fields: set[str] = set()
     if record.entry is not None:
         fields |= {name for name in record.entry if isinstance(name, str)}
-    for shard in record.shards.values():
+    shard = next(iter(record.shards.values()), None)  # all have the same fields
+    if shard is not None:
         fields |= set(shard.stored or shard.fields)
-        break
     same_grid = grid == (saved.pipeline or grid[0], saved.tensor or grid[1])
     return Offer(
         facts=facts.gather(manifest),
