@@ -151,7 +151,7 @@ def _failure(row: FailureRow, matrix: Matrix) -> Explanation:
     fix = f"run what `{command('check', 'PATH', '--reader', 'RELEASE')}` prints as its fix"
     if not cells:
         since = "in no cell of the matrix"
-        why = ["it takes a flag of the job, expert parallelism or an edited file"]
+        why = ["it takes a flag of the job, a model of another kind or an edited file"]
         fix += "; tell it of the job with --strict, --finetune, --job-tp and the like"
     else:
         failing = sorted({cell.reader for cell in cells}, key=matrix.readers.index)

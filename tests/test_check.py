@@ -554,6 +554,11 @@ def test_nothing_is_written_where_nothing_is_needed(run: Run, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
+def test_a_torch_that_is_none(run: Run) -> None:
+    asked = ("--reader", "0.14", "--torch", "banana")
+    refused(run("check", SAMPLES / "0.17.1-idle-w1", *asked), "there is no torch 'banana'")
+
+
 @pytest.mark.parametrize("name", ["0", "0.x", "1..2", "0.5", "99999999999"])
 def test_unknown_releases(run: Run, name: str) -> None:
     result = run("check", SAMPLES / "0.17.1-idle-w1", "--reader", name)
