@@ -14,7 +14,7 @@ from typing import Any, Final
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.matrix.cells import IDLE, Cell, FailureRow, Matrix, grade
 from ckptmigrate.planning.losses import LOSSES, Loss
-from ckptmigrate.releases.facts import Compat, LayoutRow, compat, matches
+from ckptmigrate.releases.facts import Compat, LayoutRow, compat, matches, minor
 from ckptmigrate.releases.readers import Reader, reader
 from ckptmigrate.text.commands import command
 from ckptmigrate.verifying.findings import CODES, Code
@@ -151,7 +151,7 @@ def _failure(row: FailureRow, matrix: Matrix) -> Explanation:
     fix = f"run what `{command('check', 'PATH', '--reader', 'RELEASE')}` prints as its fix"
     if not cells:
         since = "in no cell of the matrix"
-        why = ["it takes a flag of the job, expert parallelism or an edited file"]
+        why = ["it takes a flag of the job, a model of another kind or an edited file"]
         fix += "; tell it of the job with --strict, --finetune, --job-tp and the like"
     else:
         failing = sorted({cell.reader for cell in cells}, key=matrix.readers.index)
@@ -211,7 +211,7 @@ def _release(found: Reader, facts: Compat, matrix: Matrix) -> Explanation:
 
 def _traces(release: str, facts: Compat) -> str:
     """What it brought, against the minor release before it, as far as the signs tell."""
-    here = [name for name in facts.known_releases if _same_minor(name, release)]
+    here = [name for name in facts.known_releases if minor(name) == minor(release)]
     if not here:
         return f"no such release is known; taken to be like {facts.known_releases[-1]}"
     place = facts.known_releases.index(here[0])
@@ -224,10 +224,6 @@ def _traces(release: str, facts: Compat) -> str:
         if matches(here[0], row.present) != matches(before, row.present)
     ]
     return f"new against {before}: {', '.join(new)}" if new else f"leaves the traces of {before}"
-
-
-def _same_minor(name: str, release: str) -> bool:
-    return name.split(".")[:2] == release.split(".")[:2]
 
 
 def _unread(release: str, matrix: Matrix) -> Iterator[str]:

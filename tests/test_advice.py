@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch_side
 from conftest import SAMPLES, Run, checkpoint_of, refused
 from test_check import ask, with_foreign
 
+from ckptmigrate import check, repair
 from ckptmigrate.releases.checking import Job
 
 Copy = Callable[[str], Path]
@@ -154,3 +156,16 @@ def test_a_corrupt_checkpoint_is_repaired(copy: Copy, run: Run) -> None:
     assert run("check", checkpoint, "--reader", "0.17").returncode == 0
     older = json.loads(run("check", root, "--reader", "0.11", "--json").stdout)["fix"]
     assert older["command"] is None and "ckptmigrate repair" in older["reason"]
+
+
+def test_a_grid_that_its_releases_always_ask_for_is_rebuilt(copy: Copy, tmp_path: Path) -> None:
+    """A plain repair refuses; that is no error of `check`, which has other releases to tell of."""
+    root = copy("0.10.0-idle-tp2")
+    lost = "rerun_state_machine_state/shard_0.1_1.2"
+    torch_side.edit_metadata(root, lambda metadata: torch_side.drop(metadata, [lost]))
+    told = {verdict.reader.release: fix for verdict, fix in check(root)}
+    assert told["0.14.0"].command is None
+    command = told["0.10.0"].command
+    assert command is not None and command.endswith(" --rebuild-sentinel")
+    repair(root, output=tmp_path / "repaired", rebuild_sentinel=True)
+    assert ask(tmp_path / "repaired", "0.10.0").resumes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -28,12 +29,22 @@ import synthetic
 PATHS = sorted(SAMPLES.glob("*/iter_*/.metadata"))
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["plans", "no plans"])
+@pytest.fixture(
+    scope="module",
+    params=[(True, 4), (False, 4), (True, 5)],
+    ids=["plans", "no plans", "Python 3.14"],  # whose default is protocol 5
+)
 def grown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A sample with 4,000 more entries: enough for patterns to be learned and used."""
+    plans, protocol = request.param
     root = tmp_path_factory.mktemp("huge") / "root"
-    path = synthetic.checkpoint(root, 4000, plans=request.param)
-    return (path / ".metadata").read_bytes()
+    path = synthetic.checkpoint(root, 4000, plans=plans)
+    data = (path / ".metadata").read_bytes()
+    if data[1] == protocol:
+        return data
+    plain = torch_side.unpickle(data)
+    with torch_side.megatron_names():
+        return pickle.dumps(plain, protocol)
 
 
 def by_rows(data: bytes) -> BulkMetadata:

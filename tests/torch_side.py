@@ -76,7 +76,17 @@ class InferenceCudaGraphScope(Enum):
 
 
 class ModelType(Enum):
+    """As it is through 0.13."""
+
     encoder_or_decoder = 1
+    encoder_and_decoder = 2
+    retro_encoder = 3
+    retro_decoder = 4
+
+
+class CudaGraphScope(Enum):
+    full_iteration = 1
+    full_iteration_inference = 8  # since 0.17
 
 
 class MCoreSavePlan(SavePlan):
@@ -89,7 +99,7 @@ class MCoreMetadata(Metadata):
 
 _MODULES: dict[str, tuple[type, ...]] = {
     "megatron.core.rerun_state_machine": (RerunMode, RerunState, RerunDiagnostic, Call, Caller),
-    "megatron.core.transformer.enums": (AttnBackend, InferenceCudaGraphScope),
+    "megatron.core.transformer.enums": (AttnBackend, InferenceCudaGraphScope, CudaGraphScope),
     "megatron.core.enums": (ModelType,),
     "megatron.core.dist_checkpointing.strategies.torch": (MCoreSavePlan, MCoreMetadata),
 }

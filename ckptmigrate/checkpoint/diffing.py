@@ -100,7 +100,9 @@ def _entries(
 ) -> Iterator[Mapping[str, Any]]:
     """The entries of both that may differ."""
     for entries in (a.metadata.entries, b.metadata.entries):
-        yield entries if changed is None else {k: entries[k] for k in changed if k in entries}
+        if changed is not None:  # in an order that is the same in every run
+            entries = {key: entries[key] for key in sorted(changed) if key in entries}
+        yield entries
 
 
 def _plans(a: Manifest, b: Manifest, changed: Collection[str] | None) -> Iterator[Difference]:
@@ -127,15 +129,16 @@ def _plans(a: Manifest, b: Manifest, changed: Collection[str] | None) -> Iterato
 
 def _plan_attributes(rank: int, a: Object, b: Object) -> Iterator[Difference]:
     """What a plan says beside which keys it writes, and how it writes those that both have."""
-    tables = ("items", "planner_data")  # their keys are told as items
+    tables = ("items", metadata.FLATTENED)  # their keys are told as items
     for name in {**a.attributes, **b.attributes}:
         one, two = a.attributes.get(name), b.attributes.get(name)
         if name not in tables and not equal(one, two):
             yield Difference("~", "plan", f"{name} of rank {rank}", f"{short(one)} -> {short(two)}")
-    items = ({item_key(i): i for i in plan.attributes["items"]} for plan in (a, b))
-    before, after = items
-    for key in before.keys() & after.keys():
-        if not equal(before[key], after[key]) and _items_of(a, key) == _items_of(b, key) == 1:
+    before, after = ({item_key(i): i for i in plan.attributes["items"]} for plan in (a, b))
+    for key in before:
+        if key not in after or equal(before[key], after[key]):
+            continue
+        if _items_of(a, key) == _items_of(b, key) == 1:
             yield Difference("~", "plan", f"item of rank {rank}: {key}")
 
 
@@ -151,7 +154,7 @@ def _payload(
     both = (entries_a.keys() & entries_b.keys()) - {common.KEY}
     chunks_a, chunks_b = (m.metadata.chunks_of(both) for m in (a, b))
     for (key, offsets), blob in chunks_a.items():
-        name = f"{key} at {list(offsets)}" if offsets is not None else key
+        name = _piece(key, offsets)
         other = chunks_b.get((key, offsets))
         if other is None:
             yield Difference("-", "payload", name)
@@ -160,10 +163,13 @@ def _payload(
                 yield Difference("~", "payload", name, f"{blob.file} -> {other.file}")
         elif not _same_bytes(a, blob, b, other) and not _same_object(a, b, key):
             yield Difference("~", "payload", name)
-    for key, offsets in chunks_b.keys() - chunks_a.keys():
-        yield Difference(
-            "+", "payload", f"{key} at {list(offsets)}" if offsets is not None else key
-        )
+    for key, offsets in chunks_b:
+        if (key, offsets) not in chunks_a:
+            yield Difference("+", "payload", _piece(key, offsets))
+
+
+def _piece(key: str, offsets: tuple[int, ...] | None) -> str:
+    return key if offsets is None else f"{key} at {list(offsets)}"
 
 
 def _same_bytes(a: Manifest, blob_a: Blob, b: Manifest, blob_b: Blob) -> bool:

@@ -38,6 +38,7 @@ THRESHOLD: Final = 2 * 1024**2  # bytes
 ENTRIES: Final = "state_dict_metadata"
 STORED: Final = "storage_data"
 PLANS: Final = "all_local_plans"
+FLATTENED: Final = "planner_data"  # in each plan, too
 
 _DCP: Final = "torch.distributed.checkpoint"
 _TENSOR_ENTRY: Final = f"{_DCP}.metadata.TensorStorageMetadata"
@@ -103,6 +104,12 @@ class Metadata:
         entries: Mapping[str, Any] = self.attributes[ENTRIES]
         return entries
 
+    @property
+    def stored(self) -> Mapping[Any, Any]:
+        """Inert `MetadataIndex` -> inert `_StorageInfo`: `storage_data`, a row per byte range."""
+        rows: Mapping[Any, Any] = self.attributes[STORED]
+        return rows
+
     def is_object_entry(self, key: str) -> bool:
         """Whether the entry is a sharded object (a blob) rather than a tensor."""
         return is_object(self.entries[key], _BYTES_ENTRY)
@@ -110,7 +117,7 @@ class Metadata:
     @cached_property
     def chunks(self) -> tuple[Chunk, ...]:
         """Every row of `storage_data`, in file order."""
-        return tuple(chunk_of(i, s) for i, s in self.attributes[STORED].items())
+        return tuple(chunk_of(i, s) for i, s in self.stored.items())
 
     @cached_property
     def blobs(self) -> Mapping[str, Blob]:
@@ -175,10 +182,11 @@ class Metadata:
         attributes[ENTRIES] = _without(self.entries, keys)
         attributes[STORED] = {
             index: where
-            for index, where in attributes[STORED].items()
+            for index, where in self.stored.items()
             if index.attributes["fqn"] not in keys
         }
-        attributes["planner_data"] = _without(attributes.get("planner_data"), keys)
+        if FLATTENED in attributes:
+            attributes[FLATTENED] = _without(attributes[FLATTENED], keys)
         if self.plans is not None:
             attributes[PLANS] = [_plan_without(plan, keys) for plan in self.plans]
         return self._with(attributes)
@@ -192,8 +200,8 @@ class Metadata:
         if not added:
             return self
         attributes = dict(self.attributes)
-        entries, storage = dict(self.entries), dict(attributes[STORED])
-        planner_data = attributes.get("planner_data")
+        entries, storage = dict(self.entries), dict(self.stored)
+        planner_data = attributes.get(FLATTENED)
         flattened = dict(planner_data) if planner_data else planner_data
         items: dict[int, list[tuple[str, Object]]] = {}
         models = Models(self)
@@ -205,8 +213,8 @@ class Metadata:
             items.setdefault(rank, []).append((key, models.new_item(key)))
         attributes[ENTRIES] = entries
         attributes[STORED] = storage
-        if "planner_data" in attributes:
-            attributes["planner_data"] = flattened
+        if FLATTENED in attributes:
+            attributes[FLATTENED] = flattened
         if self.plans is not None:
             attributes[PLANS] = [
                 _plan_with(plan, items[rank]) if rank in items else plan
@@ -224,7 +232,7 @@ class Metadata:
             index: models.new_storage(moved[index.attributes["fqn"]])
             if index.attributes["fqn"] in moved
             else where
-            for index, where in attributes[STORED].items()
+            for index, where in self.stored.items()
         }
         return self._with(attributes)
 
@@ -293,7 +301,7 @@ def check_tables(metadata: Metadata) -> None:
             raise DamagedError(f"has no {table}")
     if not all(isinstance(key, str) for key in metadata.entries):
         raise DamagedError("has an entry whose key is no text")
-    planner_data = metadata.attributes.get("planner_data")
+    planner_data = metadata.attributes.get(FLATTENED)
     if not isinstance(planner_data, dict | None):
         raise DamagedError("has a planner_data that is no dict")
     plans = metadata.attributes.get(PLANS)
@@ -302,7 +310,7 @@ def check_tables(metadata: Metadata) -> None:
         and all(
             isinstance(plan, Object)
             and isinstance(plan.attributes.get("items"), list)
-            and isinstance(plan.attributes.get("planner_data"), dict | None)
+            and isinstance(plan.attributes.get(FLATTENED), dict | None)
             for plan in plans
         )
     ):
@@ -382,23 +390,23 @@ def _without(table: Any, keys: Collection[str]) -> Any:
 
 def _plan_without(plan: Object, keys: Collection[str]) -> Object:
     kept = [item for item in plan.attributes["items"] if item_key(item) not in keys]
-    planner_data = _without(plan.attributes.get("planner_data"), keys)
+    planner_data = _without(plan.attributes.get(FLATTENED), keys)
     if len(kept) == len(plan.attributes["items"]) and (
-        planner_data is plan.attributes.get("planner_data")
+        planner_data is plan.attributes.get(FLATTENED)
     ):
         return plan
     attributes = dict(plan.attributes, items=kept)
-    if "planner_data" in attributes:
-        attributes["planner_data"] = planner_data
+    if FLATTENED in attributes:
+        attributes[FLATTENED] = planner_data
     return with_state(plan, attributes)
 
 
 def _plan_with(plan: Object, added: list[tuple[str, Object]]) -> Object:
     attributes = dict(plan.attributes)
     attributes["items"] = [*attributes["items"], *(item for _, item in added)]
-    if attributes.get("planner_data"):
-        attributes["planner_data"] = {
-            **attributes["planner_data"],
+    if attributes.get(FLATTENED):
+        attributes[FLATTENED] = {
+            **attributes[FLATTENED],
             **{key: (key,) for key, _ in added},
         }
     return with_state(plan, attributes)

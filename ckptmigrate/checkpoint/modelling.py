@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ckptmigrate.inert.tree import Global, Object, enum_member, new_object, symbol, symbol_of
+from ckptmigrate.inert.tree import (
+    Global,
+    Object,
+    enum_member,
+    enum_value,
+    new_object,
+    symbol,
+    symbol_of,
+)
 
 if TYPE_CHECKING:
     from ckptmigrate.checkpoint.metadata import Blob, Metadata
@@ -18,7 +26,7 @@ class Models:
 
     def __init__(self, metadata: Metadata) -> None:
         entry = next((e for k, e in metadata.entries.items() if metadata.is_object_entry(k)), None)
-        index, storage = next(iter(metadata.attributes["storage_data"].items()), (None, None))
+        index, storage = next(iter(metadata.stored.items()), (None, None))
         self._entry = _class_of(entry, f"{_DCP}.metadata", "BytesStorageMetadata")
         self._index = _class_of(index, f"{_DCP}.metadata", "MetadataIndex")
         self._storage = _class_of(storage, f"{_DCP}.filesystem", "_StorageInfo")
@@ -29,7 +37,7 @@ class Models:
         items = (item for plan in metadata.plans or () for item in plan.attributes["items"])
         first = None
         for item in items:
-            if _enum_value(item.attributes.get("type")) == _BYTE_IO:
+            if enum_value(item.attributes.get("type")) == _BYTE_IO:
                 found: Object = item
                 return found
             first = first or item
@@ -65,7 +73,3 @@ class Models:
 
 def _class_of(model: Object | None, module: str, name: str) -> Global:
     return symbol(module, name) if model is None else symbol_of(model)
-
-
-def _enum_value(member: Any) -> Any:
-    return member.args[0] if isinstance(member, Object) and member.args else None

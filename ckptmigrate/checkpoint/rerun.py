@@ -18,7 +18,7 @@ from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import torchfile
 from ckptmigrate.inert.short import short
 from ckptmigrate.inert.torchfile import TorchFile
-from ckptmigrate.inert.tree import Object, enum_member, is_object, symbol
+from ckptmigrate.inert.tree import Object, enum_member, enum_value, is_object, symbol
 
 COMMON_ENTRY: Final = "rerun_state_machine"
 SHARDED_KEY: Final = "rerun_state_machine_state"
@@ -43,6 +43,8 @@ STATES: Final = (
 )
 IDLE: Final = STATES.index("NOT_RUNNING_YET")
 IN_PLACE: Final = STATES.index("RERUNNING_IN_PLACE")
+
+MOST_RANKS: Final = 1_000_000  # nobody runs a tenth of it; beyond is a mistake or an attack
 
 # Fields that stand in the shard up to 0.13 and in the common entry from 0.14 on.
 COMMON_FIELDS: Final = ("mode", "state", "current_iteration")
@@ -186,9 +188,10 @@ def state_value(member: Any) -> int:
 
 
 def _member_value(member: Any, name: str) -> Any:
-    if not is_object(member, f"{_MODULE}.{name}") or len(member.args) != 1:
+    value = enum_value(member)
+    if value is None or not is_object(member, f"{_MODULE}.{name}"):
         raise DamagedError(f"has a rerun entry without a {name}")
-    return member.args[0]
+    return value
 
 
 def iteration_value(value: Any) -> int:

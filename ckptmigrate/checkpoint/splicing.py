@@ -83,7 +83,7 @@ class _Insertions:
             tree[metadata.ENTRIES],
             [(key, models.new_entry()) for key in added],
         )
-        yield from self._flattened(self._root, tree.get("planner_data"), list(added))
+        yield from self._flattened(self._root, tree.get(metadata.FLATTENED), list(added))
         yield from self._storage(tree[metadata.STORED])
         if tree.get(metadata.PLANS) is not None:
             yield from self._plans(tree[metadata.PLANS])
@@ -120,7 +120,7 @@ class _Insertions:
     ) -> Iterator[tuple[int, bytes]]:
         if not table or not (added or any(key in table for key in self._edit.dropped)):
             return
-        yield from self._table(within["planner_data"], table, [(key, (key,)) for key in added])
+        yield from self._table(within[metadata.FLATTENED], table, [(key, (key,)) for key in added])
 
     def _storage(self, table: dict[Any, Any]) -> Iterator[tuple[int, bytes]]:
         edit = self._edit
@@ -163,7 +163,7 @@ class _Insertions:
                 self._own((begin, end), b"]")
             yield from found
             yield end, items([(self._models.new_item(key),) for key in added], b"e")
-            yield from self._flattened(values, plan.attributes.get("planner_data"), added)
+            yield from self._flattened(values, plan.attributes.get(metadata.FLATTENED), added)
 
     def _dropped_items(self, item: Any, after: int) -> Iterator[tuple[int, bytes]]:
         if isinstance(item, Run):

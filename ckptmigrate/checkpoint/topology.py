@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ckptmigrate.checkpoint.manifest import Manifest
-from ckptmigrate.checkpoint.rerun import parse_unique_key
+from ckptmigrate.checkpoint.rerun import MOST_RANKS, parse_unique_key
 from ckptmigrate.errors import RefusedError, Retry
 from ckptmigrate.inert.short import short
 
 _WORLD, _TENSOR, _PIPELINE = "--world-size", "--tensor-parallel", "--pipeline-parallel"
-_MOST_RANKS = 1_000_000  # nobody runs a tenth of it; what is beyond is a mistake or an attack
 _ARGUMENTS = {
     _WORLD: "world_size",
     _TENSOR: "tensor_model_parallel_size",
@@ -155,7 +154,7 @@ def derive(manifest: Manifest, given: Given | None = None) -> Topology:
 def told(manifest: Manifest) -> Topology:
     """The topology as args alone tell it, whatever the files say: what a reader goes by."""
     world, tensor, pipeline, context = (
-        size if _is_size(size) and size <= _MOST_RANKS else None
+        size if _is_size(size) and size <= MOST_RANKS else None
         for size in map(manifest.common.argument, (*_ARGUMENTS.values(), "context_parallel_size"))
     )
     order = bool(manifest.common.argument("use_tp_pp_dp_mapping"))
@@ -172,7 +171,7 @@ def _agree(
     argument = manifest.common.argument(_ARGUMENTS[option])
     claims = {f"args.{_ARGUMENTS[option]}": argument if _is_size(argument) else None, **checks}
     for source, value in {**claims, option: stated}.items():
-        if value is not None and value > _MOST_RANKS:
+        if value is not None and value > MOST_RANKS:
             raise RefusedError(
                 f"{source} ({short(value)}) is more ranks than any job has",
                 path=manifest.path,
@@ -203,8 +202,8 @@ def _retry(option: str, stated: int | None, checks: dict[str, int | None]) -> Re
     """Without the stated size, or with the one that every file tells."""
     if stated is not None:
         return Retry(leave_out=(option,))
-    told = {value for value in checks.values() if value is not None}
-    return Retry(add=(option, str(*told))) if len(told) == 1 else None
+    sizes = {value for value in checks.values() if value is not None}
+    return Retry(add=(option, str(*sizes))) if len(sizes) == 1 else None
 
 
 def _is_size(value: object) -> bool:

@@ -8,7 +8,8 @@ from ckptmigrate.inert.tree import Global, Object, PersistentId
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two inert values mean the same; dicts in any order, NaN equal to NaN."""
+    """Whether two inert values mean the same; NaN equal to NaN, and dicts whose keys are text,
+    bytes or numbers in any order."""
     return _Comparison().equal(a, b)
 
 

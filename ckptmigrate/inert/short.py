@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ckptmigrate.inert.tree import Global, Object
+from ckptmigrate.inert.tree import REDUCE, Global, Object
 
 _SHORT: Final = 60  # characters of a value shown
 _WORDS: Final = 500  # of a text that is told for itself, such as the place of a failed call
@@ -15,7 +15,7 @@ def short(value: Any) -> str:
     """A value in a few characters."""
     if isinstance(value, Object):
         name = type(value).symbol
-        if value.opcode == "REDUCE" and len(value.args) == 1 and not value.updates:
+        if value.opcode == REDUCE and len(value.args) == 1 and not value.updates:
             inner = value.args[0]
             return f"{name}({'...' if isinstance(inner, Object) else short(inner)})"
         return f"{name}(...)"

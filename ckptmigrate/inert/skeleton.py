@@ -22,6 +22,8 @@ from ckptmigrate.inert.repeats import Rows, Run
 from ckptmigrate.inert.tokens import tokens, unframed
 
 _PROTOCOL_4: Final = b"\x80\x04"
+# 5 is the default from Python 3.14 on; of what it adds to 4, rows have nothing.
+_PROTOCOLS: Final = (_PROTOCOL_4, b"\x80\x05")
 _GETS: Final = frozenset(b"hj")
 _ALIEN: Final = frozenset(b"qrQ")
 _STOP: Final = b"."
@@ -253,7 +255,7 @@ def read(data: bytes, shape: Callable[[Any], Shape | None]) -> Skeleton | None:
     Args:
         shape: tells what a kind of row is; None for one that is to go through the unpickler.
     """
-    flat = unframed(data) if data[:2] == _PROTOCOL_4 else None
+    flat = unframed(data) if data[:2] in _PROTOCOLS else None
     if flat is None:
         return None
     bare, cuts = flat

@@ -20,7 +20,7 @@ class Global(type):
     """A symbol named by a pickle, for example `torch.Size`; nothing is imported.
 
     It is a class because the NEWOBJ opcode accepts nothing else. Two `Global`s of one
-    name compare by `same_symbol`, never by identity: a pickle may name a symbol twice.
+    name compare by their `path`, never by identity: a pickle may name a symbol twice.
 
     Attributes:
         module: the module's name as the pickle spells it (the string object itself, since
@@ -168,6 +168,12 @@ def enum_member(cls: Global, value: Any) -> Object:
     return _made(cls, REDUCE, (value,), None)
 
 
+def enum_value(member: Any) -> Any:
+    """The value of an enum member as `enum_member` makes it; None for what can be none."""
+    is_call = isinstance(member, Object) and member.opcode == REDUCE and len(member.args) == 1
+    return member.args[0] if is_call else None
+
+
 def with_state(obj: Object, state: Any) -> Object:
     """A copy of `obj` whose last BUILD sets `state`; everything else is shared with it."""
     made = _made(type(obj), obj.opcode, obj.args, obj.kwargs)
@@ -185,9 +191,15 @@ _LEAVES: Final = frozenset({str, int, float, bool, bytes, type(None)})  # most o
 
 
 def symbols(tree: Any) -> Iterator[Global]:
-    """Every symbol that a tree names, once each, in the order in which its pickle names them.
+    """Every symbol that a tree names, once each, in the order in which its pickle names them."""
+    return (node for node in symbols_and_objects(tree) if isinstance(node, Global))
 
-    The order matters: the first one that a reader cannot load is the one its error tells of.
+
+def symbols_and_objects(tree: Any) -> Iterator[Global | Object]:
+    """Every symbol and every object of a tree, once each, a symbol before what is made from it.
+
+    The order is that of the pickle, and matters: the first one that a reader cannot load is the
+    one its error tells of.
     """
     seen: set[int] = set()
     todo: list[Any] = [tree]
@@ -196,9 +208,12 @@ def symbols(tree: Any) -> Iterator[Global]:
         if type(node) in _LEAVES or id(node) in seen:
             continue
         seen.add(id(node))
-        if isinstance(node, Global):
+        if isinstance(node, Object) and id(symbol_of(node)) not in seen:
+            seen.add(id(symbol_of(node)))
+            yield symbol_of(node)
+        if isinstance(node, (Global, Object)):
             yield node
-        elif isinstance(node, (dict, list, tuple, set, frozenset, Object, PersistentId)):
+        if isinstance(node, (dict, list, tuple, set, frozenset, Object, PersistentId)):
             todo += reversed(_inside(node))
 
 
@@ -248,14 +263,14 @@ def rebuilt(tree: Any, replacement: Callable[[Any], Any]) -> Any:
 
 def _rebuilt_inside(node: Any, visit: Callable[[Any], Any]) -> Any:
     if isinstance(node, Object):
-        args = visit(node.args)
+        args, kwargs = visit(node.args), visit(node.kwargs)
         updates = [(kind, visit(part)) for kind, part in node.updates or ()]
         same = all(
             new is old for (_, new), (_, old) in zip(updates, node.updates or (), strict=True)
         )
-        if args is node.args and same:
+        if args is node.args and kwargs is node.kwargs and same:
             return node
-        made = _made(type(node), node.opcode, args, node.kwargs)
+        made = _made(type(node), node.opcode, args, kwargs)
         made.updates = updates if node.updates is not None else None
         return made
     if isinstance(node, dict):

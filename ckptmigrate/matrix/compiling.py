@@ -1,6 +1,6 @@
 """compat_matrix.yaml, which people edit, checked and compiled into what the package reads.
 
-    python -m ckptmigrate.compiling      (or: make facts)
+    python -m ckptmigrate.matrix.compiling      (or: make facts)
 
 An ordinary verb reads the compiled facts about releases alone: YAML with comments and line
 numbers takes a second to parse. A test holds both in step.

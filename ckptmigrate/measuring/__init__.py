@@ -1,0 +1,1 @@
+"""The package of what `matrix run` needs; no other verb imports it."""

@@ -28,9 +28,10 @@ from ckptmigrate.measuring.checkpoints import Checkpoint
 from ckptmigrate.planning.losses import OPTIMIZER_STATE
 from ckptmigrate.releases import checking
 from ckptmigrate.releases.checking import Verdict
-from ckptmigrate.releases.facts import Compat, matches
+from ckptmigrate.releases.facts import Compat, matches, minor
 from ckptmigrate.releases.readers import reader
 from ckptmigrate.versions.reading import read
+from ckptmigrate.versions.taking import WITHOUT_CONTEXT
 
 Say = Callable[[str], None]
 
@@ -311,7 +312,7 @@ class Measurement:
             return self._failed(each, release, verdict.obstacles[0].error, _RULES)
         if each.scenario != "fault":
             return Outcome(OK, _RULES)
-        kept = "the fault context" not in verdict.without
+        kept = WITHOUT_CONTEXT not in verdict.without
         found = read(LocalDirectory(folder)).record.kind.value
         return Outcome(_fault_result(each, release, kept=kept and found == "fault"), _RULES)
 
@@ -363,7 +364,7 @@ def _rerun_result(each: Checkpoint, release: str, ranks: Sequence[dict[str, Any]
 def _fault_result(each: Checkpoint, release: str, *, kept: bool) -> str:
     if not kept:
         return NO_FAULT
-    same = each.writer.split(".")[:2] == release.split(".")[:2]
+    same = minor(each.writer) == minor(release)
     return OK if same or matches(each.writer, _LASTING_SINCE) else STALE_FAULT
 
 

@@ -72,11 +72,7 @@ def advise(found: Reading, verdict: Verdict, job: Job) -> Advice:
         return Advice()
     reason = None
     if found.record.kind is Kind.CORRUPT:
-        made = mending.plan(found.manifest.path, mending.Wanted(), now="")
-        if check(_after(made, found), verdict.reader, job).resumes:
-            return Advice(command(made.verb, found.manifest.path))
-        repair = command(made.verb, found.manifest.path)
-        return Advice(reason=f"it is corrupt; run `{repair}`, then check what that writes")
+        return _repaired(found, verdict.reader, job)
     if verdict.warnings or any(obstacle.metadata_only for obstacle in verdict.obstacles):
         for wanted in _targets(verdict.reader, job):
             try:
@@ -97,6 +93,24 @@ def advise(found: Reading, verdict: Verdict, job: Job) -> Advice:
         if all(obstacle.flag in flags for obstacle in after.obstacles):
             return Advice(flags=flags)
     return Advice(reason=reason or verdict.obstacles[0].why)
+
+
+def _repaired(found: Reading, release: Reader, job: Job) -> Advice:
+    """What makes a corrupt checkpoint resume: none of it is a migration's to mend."""
+    path, reason, repair = found.manifest.path, "", None
+    for rebuild, options in ((False, ()), (True, ("--rebuild-sentinel",))):
+        try:
+            made = mending.plan(path, mending.Wanted(rebuild=rebuild), now="")
+        except CkptMigrateError as error:
+            reason = reason or error.reason
+            continue
+        words = command(made.verb, path, *options)
+        if check(_after(made, found), release, job).resumes:
+            return Advice(words)
+        repair = repair or words
+    if repair is None:
+        return Advice(reason=reason)
+    return Advice(reason=f"it is corrupt; run `{repair}`, then check what that writes")
 
 
 def _after(made: Plan, found: Reading) -> Reading:

@@ -14,7 +14,8 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import MODE_OF_ARGUMENT, SHARDED_KEY
 from ckptmigrate.checkpoint.topology import Topology, derive, told
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.inert.tree import symbols
+from ckptmigrate.inert.short import short
+from ckptmigrate.inert.tree import Object, enum_value, symbol_of, symbols, symbols_and_objects
 from ckptmigrate.releases import optimizer, rng
 from ckptmigrate.releases.constraints import ARGS_CLASS
 from ckptmigrate.releases.evidence import writer
@@ -173,8 +174,19 @@ def _common(manifest: Manifest, reader: Reader) -> list[Obstacle]:
         error = missing.format(path=manifest.path)
         return [Obstacle(error, "the common state is in common_state, and it looks for common.pt")]
     weights_only = manifest.common.in_file and reader.weights_only
-    for found in symbols(manifest.common.values):
+    for found in symbols_and_objects(manifest.common.values):
         # The first one that it cannot load is the one that its error names.
+        if isinstance(found, Object):
+            if reader.makes(found):
+                continue
+            name = symbol_of(found).symbol
+            return [
+                Obstacle(
+                    f"ValueError: {short(enum_value(found))} is not a valid {name}",
+                    f"the common state has {short(found)}, and {name} has no member of that value "
+                    "in this release",
+                )
+            ]
         if weights_only and not reader.allows(found.path):
             return [
                 Obstacle(
@@ -240,9 +252,9 @@ def _offer(reading: Reading, reader: Reader, job: Job) -> Offer:
     fields: set[str] = set()
     if record.entry is not None:
         fields |= {name for name in record.entry if isinstance(name, str)}
-    for shard in record.shards.values():
+    shard = next(iter(record.shards.values()), None)  # all have the same fields
+    if shard is not None:
         fields |= set(shard.stored or shard.fields)
-        break
     same_grid = grid == (saved.pipeline or grid[0], saved.tensor or grid[1])
     return Offer(
         facts=facts.gather(manifest),

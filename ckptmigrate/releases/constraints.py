@@ -8,15 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Final
 
 from ckptmigrate.checkpoint import metadata
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import COMMON_ENTRY
-from ckptmigrate.inert.tree import REDUCE, Global, Object, rebuilt, symbols
+from ckptmigrate.inert.tree import (
+    Global,
+    Object,
+    enum_value,
+    rebuilt,
+    symbols_and_objects,
+)
+from ckptmigrate.releases.evidence import writer
+from ckptmigrate.releases.facts import Compat, matches
 from ckptmigrate.releases.readers import Reader
 
 ARGS_CLASS: Final = "argparse.Namespace"
+_SIGNALS: Final = "signal.Signals"
 
 
 @dataclass(frozen=True)
@@ -38,36 +48,59 @@ def constrain(found: Manifest, reader: Reader, *, in_file: bool) -> Constrained:
     Args:
         in_file: whether the common state will lie in common.pt, under the reader's load of it.
     """
-    loads = reader.allows if in_file and reader.weights_only else reader.resolves
+    allowed = reader.allows if in_file and reader.weights_only else reader.resolves
+    loads_symbol = cache(lambda path: allowed(path) and reader.resolves(path))
     foreign: dict[str, None] = {}
     values = found.common.values
     # The rerun entry is the layout's; what cannot load it must not have it.
     others = {key: value for key, value in values.items() if key != COMMON_ENTRY}
-    if any(not (loads(s.path) and reader.resolves(s.path)) for s in symbols(others)):
-        values = {**values, **rebuilt(others, _replacer(reader, loads, foreign))}
+
+    def loads(part: Global | Object) -> bool:
+        if isinstance(part, Global):
+            return loads_symbol(part.path)
+        return loads_symbol(type(part).path) and reader.makes(part)
+
+    if not all(map(loads, symbols_and_objects(others))):
+        values = {**values, **rebuilt(others, _replacer(found, reader, loads, foreign))}
     result = found if values is found.common.values else _with_common(found, values)
     return Constrained(_with_marker(_with_class(result, reader), reader), tuple(foreign))
 
 
 def _replacer(
-    reader: Reader, loads: Callable[[str], bool], foreign: dict[str, None]
+    found: Manifest,
+    reader: Reader,
+    loads: Callable[[Global | Object], bool],
+    foreign: dict[str, None],
 ) -> Callable[[Any], Any]:
+    writers = writer(found, reader.compat).releases
+
     def replacement(node: Any) -> Any:
-        found = type(node) if isinstance(node, Object) else node
-        if not isinstance(found, Global) or (loads(found.path) and reader.resolves(found.path)):
+        if not isinstance(node, (Global, Object)) or loads(node):
             return node
-        if found.path == ARGS_CLASS:  # as text it would be of no use to any job
+        path = node.path if isinstance(node, Global) else type(node).path
+        if path == ARGS_CLASS:  # as text it would be of no use to any job
             return node
-        row = reader.compat.symbol(found.path)
-        if row is not None and isinstance(node, Object) and node.opcode == REDUCE:
-            names = {value: name for name, value in row.members.items()}
-            [value] = node.args if len(node.args) == 1 else [None]
-            if isinstance(value, int) and value in names:
-                return names[value]
-        foreign[found.path] = None
-        return found.path
+        name = _member_name(node, reader.compat, writers)
+        if name is None:
+            foreign[path] = None
+        return path if name is None else name
 
     return replacement
+
+
+def _member_name(node: Global | Object, compat: Compat, writers: tuple[str, ...]) -> str | None:
+    """What a release that may be the writer calls the enum member that a node is."""
+    if isinstance(node, Global):
+        # Up to 3.10 Python pickles a signal by its name in the module.
+        signals = [row for row in compat.symbol(_SIGNALS) if node.symbol in row.members]
+        return node.symbol if node.module == "signal" and signals else None
+    value = enum_value(node)
+    rows = [row for row in compat.symbol(type(node).path) if value in row.members.values()]
+    # One value can stand for two members, each at its time.
+    own = [row for row in rows if any(matches(release, row.releases) for release in writers)]
+    for row in own or rows:
+        return next(name for name, each in row.members.items() if each == value)
+    return None
 
 
 def _with_common(found: Manifest, values: dict[str, Any]) -> Manifest:

@@ -115,10 +115,12 @@ class AllowListRow:
 class SymbolRow:
     """A symbol that comes and goes with the release.
 
+    An enum has a row for each range of releases with the same members.
+
     Attributes:
         symbol: its dotted name.
         releases: specifier of the readers that can resolve it.
-        members: member name -> value, where it is an enum.
+        members: member name -> value, where it is an enum whose values are told apart.
         source: the tag, file or sample it is known from.
     """
 
@@ -202,9 +204,9 @@ class Compat:
         """The row of a layout."""
         return next(row for row in self.layouts if row.layout == layout)
 
-    def symbol(self, path: str) -> SymbolRow | None:
-        """The row of a symbol, if it has one."""
-        return next((row for row in self.symbols if row.symbol == path), None)
+    def symbol(self, path: str) -> list[SymbolRow]:
+        """The rows of a symbol, oldest releases first."""
+        return [row for row in self.symbols if row.symbol == path]
 
 
 # The sections of the file that are lists of rows, and those that are lists of plain text.
@@ -248,10 +250,16 @@ def _frozen(value: Any) -> Any:
 def matches(release: str, specifier: str) -> bool:
     """Whether a release is in a specifier (PEP 440), or in one of several between `|`.
 
-    Development versions count.
+    Development versions count. An alpha, beta or release candidate is like what it leads to: PEP
+    440 has `0.14.0rc7` neither in `<0.14` nor in `>=0.14`, and NVIDIA's containers have a torch
+    such as `2.6.0a0+ecf3bae40a.nv25.01`.
     """
     from packaging.specifiers import SpecifierSet
+    from packaging.version import Version
 
+    version = Version(release)
+    if version.pre is not None:
+        release = version.base_version
     # One specifier may name two ranges ("<0.8|>=0.16"): then either side will do.
     return any(
         SpecifierSet(part).contains(release, prereleases=True) for part in specifier.split("|")

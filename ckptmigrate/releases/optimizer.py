@@ -7,7 +7,7 @@ explains, so no metadata edit helps: a job resumes with `--no-load-optim`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -120,29 +120,30 @@ def _of_dimension(manifest: Manifest, reader: Reader) -> list[Problem]:
     if sharding_type(manifest) != FLATTENED:
         return []
     flattened, entries = _flattened(manifest), manifest.metadata.entries
-    for key, entry in entries.items():
+    # By key: of a large file, each entry that is looked at is unpickled for it.
+    for key in entries:
         if len(flattened.get(key, ())) == 1:
-            stored = _size(entry)
+            stored = _size(entries[key])
             return _of_form(
                 reader, "flattened-1d-reshaped", key=key, stored=list(stored), shape=flattened[key]
             )
-    for key, entry in entries.items():
-        cut = None if key in flattened else _cut(key, entry, entries)
+    for key in entries:
+        cut = None if key in flattened else _cut(key, entries)
         if cut is not None:
             shape, size = cut
             return _of_form(reader, "flattened-1d-cut", shape=shape, size=size)
     return []
 
 
-def _cut(key: str, entry: Any, entries: Any) -> tuple[int, int] | None:
+def _cut(key: str, entries: Mapping[str, Any]) -> tuple[int, int] | None:
     """(size of the parameter's shard, size of a piece of it) where a state is cut finer than its
     parameter is among model parallel ranks; None where it is not, or no parameter tells."""
     match = _STATE.fullmatch(key)
     parameter = entries.get(match[1]) if match else None
-    if parameter is None or len(_size(entry)) != 1:
+    if parameter is None or len(_size(entries[key])) != 1:
         return None
     whole = set(_pieces(parameter))
-    for piece in _pieces(entry):
+    for piece in _pieces(entries[key]):
         if piece not in whole:
             shard = next(
                 (size for offset, size in sorted(whole, reverse=True) if offset <= piece[0]), None

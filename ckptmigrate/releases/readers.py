@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ckptmigrate.checkpoint.manifest import COMMON_MARKER
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.inert.tree import Object, enum_value
 from ckptmigrate.releases.facts import Compat, MissingRow, matches, minor
 
 # Without Megatron every reader has these; what else a pickle names is of no release.
@@ -52,10 +53,20 @@ class Reader:
 
     def resolves(self, path: str) -> bool:
         """Whether a symbol of this dotted name is there to be imported."""
-        row = self.compat.symbol(path)
-        if row is not None:
-            return self.is_in(row.releases)
+        rows = self.compat.symbol(path)
+        if rows:
+            return any(self.is_in(row.releases) for row in rows)
         return path.partition(".")[0] in _EVERYWHERE and not path.startswith("pathlib._local")
+
+    def makes(self, obj: Object) -> bool:
+        """Whether an object that is an enum member is one of this release, by its value."""
+        value = enum_value(obj)
+        rows = [] if value is None else self.compat.symbol(type(obj).path)
+        return all(
+            value in row.members.values()
+            for row in rows
+            if row.members and self.is_in(row.releases)
+        )
 
     def allows(self, path: str) -> bool:
         """Whether the weights_only machine admits a symbol of this dotted name."""
@@ -105,18 +116,23 @@ def reader(release: str, compat: Compat, torch: str | None = None) -> Reader:
         torch: its version of torch; by default the one its row in compat_matrix.yaml names.
 
     Raises:
-        RefusedError: no version, or no release that a layout is known of.
+        RefusedError: the release or the torch is no version, or no layout of it is known.
     """
     from packaging.version import Version
 
     known = [row for row in compat.readers if _is_patch_of(row.release, release)]
     try:
         full = known[-1].release if known else str(Version(release))
-        stated = None if torch is None else str(Version(torch))
     except ValueError as error:  # no version, or one of more digits than Python reads
         raise RefusedError(
-            f"there is no release {release!r}" if torch is None else str(error),
+            f"there is no release {release!r}",
             fix="name one such as 0.13.1; for all run `ckptmigrate layouts`",
+        ) from error
+    try:
+        stated = None if torch is None else str(Version(torch))
+    except ValueError as error:
+        raise RefusedError(
+            f"there is no torch {torch!r}", fix="name a version such as --torch 2.6.0"
         ) from error
     layouts = [row.layout for row in compat.layouts if matches(full, row.releases)]
     if not layouts:

@@ -55,6 +55,7 @@ _KNOWN: Final = (
     "datetime.date",
     "datetime.datetime",
     "datetime.timedelta",
+    "signal.SIG*",  # Python up to 3.10, for signal.Signals
     "builtins.frozenset",
     "builtins.range",
     "builtins.slice",

@@ -11,6 +11,7 @@ from ckptmigrate.checkpoint.rerun import (
     COMMON_FIELDS,
     IDLE,
     MODE_OF_ARGUMENT,
+    MOST_RANKS,
     grid_size,
     parse_unique_key,
     positions,
@@ -111,8 +112,7 @@ def _shards(manifest: Manifest) -> tuple[tuple[int, ...], frozenset[tuple[int, .
             f"has rerun shards of {len(grids)} grids, and no release writes more than one",
         )
     grid = grids.pop() if grids else ()
-    # A hostile key may name a grid of billions; no job has more shards than keys can say.
-    if grid_size(grid) > 10_000_000:
+    if grid_size(grid) > MOST_RANKS:  # each that is missing would be named
         raise DamagedError(f"has a rerun grid of {grid_size(grid)} ranks")
     return grid, frozenset(present)
 
