@@ -90,7 +90,7 @@ def require_torch_dist(directory: Directory) -> None:
     raise NotACheckpointError(
         "is no checkpoint: it has neither metadata.json nor .metadata",
         path=path,
-        fix=f"a save that was cut short leaves that; see `{look}`, or name another iteration"
+        fix=f"a save that was cut short leaves that: name another iteration; for which see `{look}`"
         if _is_root(path.parent)
         else f"name a root with {TRACKER_FILE}, or an iter_* directory in one",
     )
