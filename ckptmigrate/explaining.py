@@ -62,7 +62,7 @@ def words() -> dict[str, tuple[str, ...]]:
 def explain(word: str) -> tuple[Explanation, ...]:
     """What a word means: a name of any table, a release, or the text of an error of a reader.
 
-    One explanation, but for a name that two tables have.
+    One explanation, but for a name that two tables have, and for a part of several errors.
 
     Raises:
         RefusedError: nothing is known of it; names what is nearest.
@@ -82,6 +82,9 @@ def explain(word: str) -> tuple[Explanation, ...]:
         return (_failure(failure, matrix),)
     if word[:1].isdigit() and len(word.split()) == 1:
         return (_release(reader(word, facts), facts, matrix),)
+    partly = tuple(_failure(row, matrix) for row in matrix.failures if _has(row, word, matrix))
+    if partly:
+        return partly
     raise _unknown(word)
 
 
@@ -89,6 +92,17 @@ def _matrix() -> Matrix:
     from ckptmigrate.matrix.cells import matrix
 
     return matrix()
+
+
+_SHORTEST_PART: Final = 8  # characters; shorter ones are in too many errors
+
+
+def _has(row: FailureRow, word: str, matrix: Matrix) -> bool:
+    """Whether words that somebody remembers, dots for the rest, are in one of its errors."""
+    part = word.strip(" .\u2026").casefold()
+    errors = {cell.error for cell in matrix.cells.values() if cell.raw == row.failure}
+    texts = (row.why, row.error.replace("\\", ""), *errors)
+    return len(part) >= _SHORTEST_PART and any(part in text.casefold() for text in texts)
 
 
 def _unknown(word: str) -> RefusedError:

@@ -17,6 +17,7 @@ from ckptmigrate.writing.writer import writer
 TRACKER_FILE: Final = places.TRACKER_FILE
 RELEASE: Final = manifest.RELEASE
 _LONGEST_TRACKER: Final = 64  # characters
+_SHOWN: Final = 5  # iterations
 _NON_PERSISTENT: Final = "non_persistent"
 _ITERATION: Final = re.compile(r"iter_(\d{7,})", re.ASCII)
 
@@ -69,7 +70,7 @@ def find(path: Place, *, iteration: int | None = None, every: bool = False) -> L
         raise NotACheckpointError(
             f"{what}, and a checkpoint is a directory",
             path=path,
-            fix=name_one(path),
+            **_near(path),
         )
     if is_one(path):
         named = RELEASE if path.name == RELEASE else tracker_of(path.name)
@@ -188,11 +189,32 @@ def _choices(root: Place) -> dict[str, Any]:
     numbers = iterations(root)
     if not numbers:
         return {"fix": name_one(root)}
-    shown = ", ".join(map(str, numbers[-5:]))
     return {
-        "fix": f"pick one with --iteration {numbers[-1]} (there are {len(numbers)}: {shown})",
+        "fix": f"pick one with --iteration {numbers[-1]} ({_told(numbers)})",
         "retry": Retry(add=("--iteration", str(numbers[-1])), leave_out=("--all",)),
     }
+
+
+def _near(path: Place) -> dict[str, Any]:
+    """What to do where a path is no directory: name what is beside it or around it."""
+    around = path.parent
+    if path.exists() and (is_one(around) or (around / TRACKER_FILE).is_file()):
+        return {"fix": "name the directory that it is in", "retry": Retry(path=around)}
+    numbers = iterations(around) if around.is_dir() else []
+    if numbers:
+        return {
+            "fix": f"name one that does, of the root {around} ({_told(numbers)})",
+            "retry": Retry(path=around / directory_of(str(numbers[-1]))),
+        }
+    return {"fix": name_one(path)}
+
+
+def _told(numbers: list[int]) -> str:
+    """The iterations of a root in a sentence; of many, the newest."""
+    shown = ", ".join(map(str, numbers[-_SHOWN:]))
+    if len(numbers) > _SHOWN:
+        return f"there are {len(numbers)} iterations, the newest {shown}"
+    return f"there is iteration {shown}" if len(numbers) == 1 else f"there are iterations {shown}"
 
 
 def name_one(path: Place) -> str:

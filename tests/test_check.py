@@ -567,6 +567,37 @@ def test_unknown_releases(run: Run, name: str) -> None:
     assert len(result.stderr.splitlines()) <= 1
 
 
+@pytest.mark.parametrize("name", ["013", "13", " 13", "0", "core_v", "mcore-0.13", "x0.13"])
+def test_what_is_no_release_is_not_taken_for_one(run: Run, name: str) -> None:
+    """Least of all for one that is newer than all, from which everything resumes."""
+    sample = SAMPLES / "0.19.0-idle-w1"
+    refused(run("check", sample, "--reader", name), "there is no release", "such as 0.13.1", "`")
+    for verb in ("upgrade", "downgrade"):
+        refused(run(verb, sample, "--to", name, "--dry-run"), "there is no", "such as 0.13.1", "`")
+
+
+@pytest.mark.parametrize("name", ["core_v0.13.1", "core_r0.13.1", "v0.13.1", " 0.13.1 "])
+def test_a_release_as_its_tag_spells_it(copy: Copy, run: Run, name: str) -> None:
+    root = copy("0.19.0-idle-w1")
+    told = run("check", root, "--reader", name)
+    assert told.stdout == run("check", root, "--reader", "0.13.1").stdout
+    assert told.stdout.startswith("no: release 0.13.1 ")
+    done = run("downgrade", root, "--to", name)
+    assert done.returncode == 0, done.stderr
+    assert f"wrote {root}.0.13.1," in done.stdout
+    assert run("explain", name).stdout.startswith("0.13.1: a release")
+    cell = run("matrix", "--writer", name, "--reader", name)
+    assert cell.stdout.startswith("0.13.1 -> 0.13.1")
+
+
+def test_every_patch_runs_under_the_torch_of_its_minor_release() -> None:
+    compat = facts.compat()
+    for known in compat.readers:
+        major, minor = known.release.split(".")[:2]
+        assert reader(f"{major}.{minor}.0", compat).torch == known.torch
+    assert reader("v0.13", compat) == reader("0.13.1", compat)
+
+
 def test_a_wrong_grid(copy: Copy) -> None:
     """Rerun shards of another grid than the job's: told as the real release tells it."""
     root = copy("0.13.1-idle-tp2")

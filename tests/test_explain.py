@@ -104,6 +104,30 @@ def test_the_text_of_an_error(run: Run, error: str, failure: str) -> None:
     assert "ckptmigrate check PATH --reader RELEASE" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "failures"),
+    [
+        ("Missing key ...", ["no-rerun-shards", "strict-rerun-shards", "no-rng-shards"]),
+        ("missing keys", ["strict-rerun-shards"]),
+        ("common.pt does not", ["no-common-state"]),
+        ("raise_all", ["strict-rerun-shards"]),
+        ("AttnBackend", ["unknown-symbol"]),
+    ],
+)
+def test_what_somebody_remembers_of_an_error(words: str, failures: list[str]) -> None:
+    assert [each.word for each in explaining.explain(words)] == failures
+
+
+def test_what_the_program_suggests_is_explained(run: Run) -> None:
+    [suggested] = re.findall(r"ckptmigrate explain '([^']+)'", run().stdout)
+    assert run("explain", suggested).returncode == 0
+
+
+def test_a_part_that_every_error_may_have_explains_nothing(run: Run) -> None:
+    for part in ("error", "key", "...", ""):
+        refused(run("explain", part), "nothing to explain", "`ckptmigrate explain`")
+
+
 RECIPES = Path(__file__).parent.parent / "docs" / "recipes.md"
 TITLES = [
     error

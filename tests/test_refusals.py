@@ -112,7 +112,7 @@ CASES = {
         IDLE, nothing, "upgrade run --to xyzzy", "ckptmigrate layouts"
     ),
     "a release that is none": Refusal(
-        IDLE, nothing, "check run --reader 0.x", "ckptmigrate layouts"
+        IDLE, nothing, "check run --reader 0.x", "ckptmigrate explain"
     ),
     "a fault that would be lost": Refusal(
         FAULT, nothing, "downgrade run --to 0.13", "ckptmigrate downgrade"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import CORRUPT, Run, checkpoint_of, refused, tree_hash
 
+from ckptmigrate.access import places
 from ckptmigrate.access.places import Url, place
 from ckptmigrate.errors import StoreError
 
@@ -111,6 +112,58 @@ def test_undo_of_one_checkpoint_by_two_names_is_one_step(copy: Copy, run: Run) -
 @pytest.mark.parametrize("target", ["<script>", "a/b", "..", "", "split-rerun/.."])
 def test_a_target_that_is_no_name(copy: Copy, run: Run, target: str) -> None:
     refused(run("downgrade", copy(SAMPLE), "--to", target), "there is no layout", "`")
+
+
+# -- the wrong place, and the command at the end of what is said of it
+
+
+def pasted(result: subprocess.CompletedProcess[str], cwd: Path) -> str:
+    """What the last command of a refusal prints, which is to work."""
+    assert result.returncode == 1
+    again = shell(result.stderr.rstrip().split("`")[-2], cwd)
+    assert again.returncode == 0, again.stderr
+    return again.stdout
+
+
+def test_a_file_of_a_checkpoint_means_what_it_is_in(copy: Copy, run: Run) -> None:
+    root = copy(SAMPLE)
+    for name in ("iter_0000005/common.pt", "iter_0000005/.metadata", places.TRACKER_FILE):
+        assert "iter_0000005: none-emitting" in pasted(run("inspect", root / name), root.parent)
+
+
+def test_an_iteration_that_is_not_there_beside_some_that_are(copy: Copy, run: Run) -> None:
+    root = copy(SAMPLE)
+    for name in ("iter_5", "iter_0000006", "iter_0000005.0.13"):
+        result = run("inspect", root / name)
+        assert "(there is iteration 5)" in result.stderr
+        assert "iter_0000005: none-emitting" in pasted(result, root.parent)
+    shutil.copytree(root / "iter_0000005", root / "iter_0000007")
+    assert "(there are iterations 5, 7)" in run("inspect", root, "--iteration", "6").stderr
+    for number in range(10, 20):
+        (root / f"iter_{number:07d}").mkdir()
+    result = run("inspect", root / "iter_5")
+    assert "(there are 12 iterations, the newest 15, 16, 17, 18, 19)" in result.stderr
+
+
+def test_a_tracker_that_names_a_half_written_iteration(copy: Copy, run: Run) -> None:
+    root = copy(SAMPLE)
+    (root / "iter_0000009").mkdir()
+    (root / places.TRACKER_FILE).write_text("9")
+    result = run("inspect", root)
+    refused(result, "neither metadata.json nor .metadata", "cut short")
+    told = shell(result.stderr.split("`")[-2], root.parent).stdout
+    assert "tracker-half-written" in told
+    assert shell(told.split("`")[1], root.parent).returncode == 0
+    assert "iter_0000005: none-emitting" in run("inspect", root).stdout
+
+
+def test_a_destination_in_a_file(copy: Copy, run: Run) -> None:
+    root = copy("0.19.0-idle-w1")
+    (root.parent / "file").touch()
+    for name in ("file/out", "file/more/out"):
+        result = run("downgrade", root, "--to", "0.13", "--dry-run", "-o", root.parent / name)
+        assert "file is a file" in result.stderr
+        assert "nothing was written" in pasted(result, root.parent)
 
 
 # -- the ledger

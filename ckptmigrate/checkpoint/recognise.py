@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ckptmigrate.access.places import Place
+from ckptmigrate.access.places import TRACKER_FILE, Place
 from ckptmigrate.access.storage import Directory
 from ckptmigrate.checkpoint import manifest, metadata
 from ckptmigrate.errors import (
@@ -22,6 +22,7 @@ from ckptmigrate.errors import (
 from ckptmigrate.inert import torchfile
 from ckptmigrate.inert.short import short
 from ckptmigrate.inert.tree import Object
+from ckptmigrate.text.commands import command
 
 _OURS = "torch_dist"
 
@@ -85,10 +86,13 @@ def require_torch_dist(directory: Directory) -> None:
             path=path,
             fix="if it was torch_dist, restore its metadata.json from a copy",
         )
+    look = command("verify", path.parent)
     raise NotACheckpointError(
         "is no checkpoint: it has neither metadata.json nor .metadata",
         path=path,
-        fix="name a root with latest_checkpointed_iteration.txt, or an iter_* directory in one",
+        fix=f"a save that was cut short leaves that: name another iteration; for which see `{look}`"
+        if _is_root(path.parent)
+        else f"name a root with {TRACKER_FILE}, or an iter_* directory in one",
     )
 
 
@@ -114,6 +118,14 @@ def _is_ours(place: Place) -> bool:
     try:
         return all((place / name).is_file() for name in (manifest.MARKER_FILE, metadata.FILE))
     except StoreError:  # of a bucket, one may be allowed to read a part alone
+        return False
+
+
+def _is_root(place: Place) -> bool:
+    """Whether a directory, of which nothing more is known, has a tracker file."""
+    try:
+        return (place / TRACKER_FILE).is_file()
+    except StoreError:
         return False
 
 

@@ -27,6 +27,7 @@ from ckptmigrate.versions.reading import read
 @click.option(
     "--reader",
     "release",
+    type=options.RELEASE,
     metavar="RELEASE",
     shell_complete=completing.releases,
     help="Ask this release alone, such as 0.13.1; 0.13 is its last patch.",

@@ -10,7 +10,7 @@ from ckptmigrate.cli.manual import Manual
 
 
 @click.command(cls=Manual)
-@click.argument("word", required=False, shell_complete=completing.explainable)
+@click.argument("word", type=options.RELEASE, required=False, shell_complete=completing.explainable)
 @options.output_options
 def explain(word: str | None) -> None:
     """Say what a finding, a layout, a release, a loss or an error is, and what to do.

@@ -37,11 +37,11 @@ _facts = click.option(
     help="This scenario alone: idle, disabled, fault, ...",
 )
 @click.option(
-    "--writer", metavar="RELEASE", shell_complete=completing.releases,
+    "--writer", type=options.RELEASE, metavar="RELEASE", shell_complete=completing.releases,
     help="With --reader: all about one cell.",
 )  # fmt: skip
 @click.option(
-    "--reader", metavar="RELEASE", shell_complete=completing.releases,
+    "--reader", type=options.RELEASE, metavar="RELEASE", shell_complete=completing.releases,
     help="With --writer: all about one cell.",
 )  # fmt: skip
 @click.option("--markdown", is_flag=True, help="Print it as Markdown.")

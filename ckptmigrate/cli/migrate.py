@@ -96,6 +96,7 @@ _TO_HELP: Final = (
 @click.command(cls=Manual, files=MIGRATED, terms=_TERMS)
 @click.option(
     "--to",
+    type=options.RELEASE,
     default=versions.NEWEST.ID,
     show_default=True,
     metavar="TARGET",
@@ -123,7 +124,12 @@ def upgrade(many: Many, to: str, **options: Any) -> None:
 
 @click.command(cls=Manual, files=MIGRATED, terms=_TERMS)
 @click.option(
-    "--to", required=True, metavar="TARGET", help=_TO_HELP, shell_complete=completing.targets
+    "--to",
+    type=options.RELEASE,
+    required=True,
+    metavar="TARGET",
+    help=_TO_HELP,
+    shell_complete=completing.targets,
 )
 @_migration_options
 @several(ledger=True)

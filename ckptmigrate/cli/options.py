@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -50,7 +51,20 @@ class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic only in c
         return place(value)
 
 
+class ReleaseType(click.ParamType):  # type: ignore[type-arg]  # as PlaceType
+    """A release as its tag or a person spells it: core_v0.13.0 and v0.13 are 0.13.0 and 0.13."""
+
+    name = "release"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> str:
+        tag = re.fullmatch(r"(?:core_)?[vr]?(\d\S*)", value.strip())
+        return tag[1] if tag else value
+
+
 PLACE: Final = PlaceType()
+RELEASE: Final = ReleaseType()
 path = click.argument("path", type=PLACE, shell_complete=completing.directories)
 iteration = click.option(
     "--iteration", type=int, metavar="N", shell_complete=completing.iterations,

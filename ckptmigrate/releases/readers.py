@@ -15,6 +15,7 @@ from ckptmigrate.releases.facts import Compat, MissingRow, matches, minor
 
 # Without Megatron every reader has these; what else a pickle names is of no release.
 _EVERYWHERE: Final = frozenset({"torch", "numpy", "__builtin__", *sys.stdlib_module_names})
+_ONE: Final = "name one such as 0.13.1; for all run `ckptmigrate explain`"
 _WEIGHTS_ONLY_SINCE: Final = ">=2.6"  # torch.load's default (torch 2.6 release notes)
 
 
@@ -116,24 +117,26 @@ def reader(release: str, compat: Compat, torch: str | None = None) -> Reader:
         torch: its version of torch; by default the one its row in compat_matrix.yaml names.
 
     Raises:
-        RefusedError: the release or the torch is no version, or no layout of it is known.
+        RefusedError: the release is no version of two numbers or more, the torch no version, or
+            no layout of the release is known.
     """
     from packaging.version import Version
 
-    known = [row for row in compat.readers if _is_patch_of(row.release, release)]
     try:
-        full = known[-1].release if known else str(Version(release))
+        version = Version(release)
     except ValueError as error:  # no version, or one of more digits than Python reads
-        raise RefusedError(
-            f"there is no release {release!r}",
-            fix="name one such as 0.13.1; for all run `ckptmigrate layouts`",
-        ) from error
+        raise RefusedError(f"there is no release {release!r}", fix=_ONE) from error
     try:
         stated = None if torch is None else str(Version(torch))
     except ValueError as error:
         raise RefusedError(
             f"there is no torch {torch!r}", fix="name a version such as --torch 2.6.0"
         ) from error
+    if len(version.release) == 1:  # 013 is a slip, and not the release 13 of some later year
+        raise RefusedError(f"there is no release {release!r}", fix=_ONE)
+    full = str(version)
+    known = [row.release for row in compat.readers if _is_patch_of(row.release, full)]
+    full = known[-1] if known else full
     layouts = [row.layout for row in compat.layouts if matches(full, row.releases)]
     if not layouts:
         raise RefusedError(
@@ -141,7 +144,7 @@ def reader(release: str, compat: Compat, torch: str | None = None) -> Reader:
             fix="for those that are known run `ckptmigrate layouts`",
         )
     # A patch without a row of its own runs under the torch of its minor release.
-    rows = [row for row in compat.readers if matches(row.release, f"<={full}")]
+    rows = [row for row in compat.readers if minor(row.release) <= minor(full)]
     usual = rows[-1].torch if rows else compat.readers[0].torch
     return Reader(full, stated or usual, layouts[0], compat)
 

@@ -117,7 +117,8 @@ def _rerun(found: Inspection) -> list[str]:
         parts.append(f"iteration {record.iteration}")
     if record.shards:
         grid = " x ".join(map(str, record.grid))
-        parts.append(f"{len(record.shards)} shards in a grid of {grid}")
+        shards = "1 shard" if len(record.shards) == 1 else f"{len(record.shards)} shards"
+        parts.append(f"{shards} in a grid of {grid}")
     lines = [", ".join(parts)]
     for rank in found.faulty:
         at = ".".join(map(str, rank.position))

@@ -84,6 +84,9 @@ def named(name: str) -> Layout:
     near = difflib.get_close_matches(name, known, 1)
     raise RefusedError(
         f"there is no layout {name!r} (there are {', '.join(known)})",
-        fix="name one of them" if near else "for what they are run `ckptmigrate layouts`",
+        fix="name one of them"
+        if near
+        else "name one of them, or a release such as 0.13.1; for what they are run "
+        "`ckptmigrate layouts`",
         retry=Retry(add=("--to", *near)) if near else None,
     )

@@ -55,7 +55,15 @@ def check_destination(destination: Path, source: Place) -> None:
             fix="name a destination outside of it with -o DEST",
             retry=Retry(add=("--output", str(_free(source.with_name(destination.name))))),
         )
-    if not destination.parent.is_dir():
+    there = next(parent for parent in destination.parents if parent.exists())
+    if not there.is_dir():
+        raise DestinationError(
+            f"cannot be created: {there} is a file",
+            path=destination,
+            fix="name another destination with -o DEST",
+            retry=Retry(add=("--output", str(_free(there.with_name(destination.name))))),
+        )
+    if there != destination.parent:
         raise DestinationError(
             "cannot be created: its parent directory does not exist",
             path=destination,
