@@ -280,6 +280,20 @@ def test_options_before_the_verb_do_not_hide_the_command(copy: Copy, run: Run) -
     assert shell(command, root).returncode == 0
 
 
+@pytest.mark.parametrize("program", [["-m", "ckptmigrate"], [PROGRAM]])
+def test_ctrl_c_while_the_program_is_still_imported(program: list[str], tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    result = subprocess.run(
+        [sys.executable, *program, "inspect", "run"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
 def test_nohup_stays_in_force(tmp_path: Path) -> None:
     """A hangup that is ignored before the start stays so, also in a batch."""
     code = (
