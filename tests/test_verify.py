@@ -259,6 +259,12 @@ def sidecar(root: Path) -> None:
         file.write(b"\n")
 
 
+def zarr_beside(root: Path) -> None:
+    """An older iteration of another format."""
+    (root / "iter_0000003").mkdir()
+    (root / "iter_0000003" / "metadata.json").write_text('{"sharded_backend": "zarr"}')
+
+
 def stage(root: Path) -> None:
     (checkpoint_of(root) / ".ckptmigrate" / "stage").mkdir(parents=True)
 
@@ -269,6 +275,7 @@ def swap_dtype(read: Any) -> None:
 
 # code -> (sample, damage, options, the number of items, a word of the finding)
 DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]] = {
+    "not-verified": (IDLE, zarr_beside, ("--all",), 0, "is a zarr checkpoint"),
     "marker-missing": (IDLE, remove("metadata.json"), (), 0, "metadata.json"),
     "marker-unreadable": (IDLE, write("metadata.json", "{"), (), 0, "no JSON"),
     "metadata-missing": (IDLE, remove(".metadata"), (), 0, ".metadata"),
@@ -346,6 +353,7 @@ ALONGSIDE = {
     "sidecar-stale": {"orphan-bytes"},
 }
 ERRORS = [
+    "not-verified",
     "marker-missing",
     "marker-unreadable",
     "metadata-missing",
@@ -503,6 +511,24 @@ def test_all_iterations_and_one(copy: Callable[[str], Path], run: Run) -> None:
     assert f"  error metadata-missing: {root / 'iter_0000009'}: there is no .metadata" in rest
     assert run("verify", root, "--iteration", 5).returncode == 0
     assert run("verify", root, "--iteration", 9).returncode == 1
+
+
+def test_one_that_cannot_be_verified_stops_no_other(copy: Callable[[str], Path], run: Run) -> None:
+    root = copy(CORRUPT)
+    zarr_beside(root)
+    (root / "iter_0000002").mkdir()
+    (root / "iter_0000002" / "mp_rank_00").mkdir()
+    result = run("verify", root, "--all")
+    assert (result.returncode, result.stderr) == (1, "")
+    first, *rest = result.stdout.splitlines()
+    assert first.startswith(f"{root}: 3 errors (4 checkpoints, 116 entries")
+    for name, kind in (("iter_0000003", "is a zarr"), ("iter_0000002", "is a legacy torch")):
+        [line] = [line for line in rest if line.startswith(f"  error not-verified: {root / name}")]
+        assert f": {kind} checkpoint" in line
+        refused(run("verify", root / name, "--all"), f"{kind} checkpoint")
+        assert f"    fix: see what `ckptmigrate verify {root / name}` says of it alone" in rest
+    assert any(line.startswith("  error rerun-shards-missing: ") for line in rest)
+    assert run("verify", root, "--iteration", 3).stdout == ""
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, run: Run) -> None:

@@ -92,6 +92,12 @@ _SINCE_ENTRY: Final = ">=0.19"
 
 _ROWS: Final = (
     Code(
+        "not-verified", Severity.ERROR,
+        "One iteration of several is of another format, or cannot be read at all.",
+        "see what `ckptmigrate verify {path}` says of it alone",
+        _OWN,
+    ),
+    Code(
         "marker-missing", Severity.ERROR,
         "Without metadata.json no release takes the directory for a torch_dist checkpoint.",
         "restore metadata.json from a copy",
