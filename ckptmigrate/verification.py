@@ -101,7 +101,7 @@ class Verification:
         return sum(finding.severity is severity for finding in self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (README, `verify --json`)."""
+        """The documented JSON form (docs/json.md, `verify --json`)."""
         return {
             "path": str(self.path),
             "clean": self.clean,
