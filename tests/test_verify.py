@@ -458,7 +458,7 @@ def test_the_corrupt_sample_in_words(run: Run) -> None:
         "missing",
         "    rerun_state_machine_state/shard_0_2",
         "    rerun_state_machine_state/shard_1_2",
-        f"    fix: run `ckptmigrate repair {path} --in-place`",
+        f"    fix: run `ckptmigrate repair {path}`",
     ]
 
 

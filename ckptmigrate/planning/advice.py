@@ -23,7 +23,7 @@ from ckptmigrate.releases.checking import (
     check,
 )
 from ckptmigrate.releases.readers import Reader, reader
-from ckptmigrate.text.commands import command
+from ckptmigrate.text.commands import command, repair
 from ckptmigrate.version import __version__
 from ckptmigrate.versions import UNIVERSAL, none_emitting
 from ckptmigrate.versions.reading import Reading, read
@@ -52,7 +52,7 @@ class Advice:
     reason: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (README, `check --json`)."""
+        """The documented JSON form (docs/json.md, `check --json`)."""
         return {"command": self.command, "flags": list(self.flags), "reason": self.reason}
 
 
@@ -74,9 +74,9 @@ def advise(found: Reading, verdict: Verdict, job: Job) -> Advice:
     if found.record.kind is Kind.CORRUPT:
         made = mending.plan(found.manifest.path, mending.Wanted(), now="")
         if check(_after(made, found), verdict.reader, job).resumes:
-            return Advice(command(made.verb, found.manifest.path))
-        repair = command(made.verb, found.manifest.path)
-        return Advice(reason=f"it is corrupt; run `{repair}`, then check what that writes")
+            return Advice(repair(found.manifest.path))
+        first = repair(found.manifest.path)
+        return Advice(reason=f"it is corrupt; run `{first}`, then check what that writes")
     if verdict.warnings or any(obstacle.metadata_only for obstacle in verdict.obstacles):
         for wanted in _targets(verdict.reader, job):
             try:

@@ -11,11 +11,17 @@ from typing import Final
 from ckptmigrate.access.places import Place
 
 PROGRAM: Final = "ckptmigrate"
+REPAIR: Final = f"{PROGRAM} repair {{path}}"  # to be formatted with a path, quoted for a shell
 
 
 def command(*words: str | Place) -> str:
     """A command of ckptmigrate, without its first word: `command("inspect", path)`."""
     return shell(PROGRAM, *words)
+
+
+def repair(place: Place) -> str:
+    """The command that repairs a checkpoint, as `verify`, `check` and a refusal advise it."""
+    return REPAIR.format(path=shell(place))
 
 
 def removal(place: Place, *options: str) -> str:
