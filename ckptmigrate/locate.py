@@ -64,13 +64,7 @@ def locate(path: Place, *, iteration: int | None = None, every: bool = False) ->
 def find(path: Place, *, iteration: int | None = None, every: bool = False) -> Located:
     """The same, those included that a migration in place has left half-way."""
     path = places.absolute(path)
-    if not path.is_dir():
-        what = "is a file" if path.exists() else "does not exist"
-        raise NotACheckpointError(
-            f"{what}, and a checkpoint is a directory",
-            path=path,
-            fix=name_one(path),
-        )
+    require_directory(path)
     if is_one(path):
         named = RELEASE if path.name == RELEASE else tracker_of(path.name)
         if iteration is not None:
@@ -98,6 +92,21 @@ def find(path: Place, *, iteration: int | None = None, every: bool = False) -> L
         )
     _check_non_persistent(path, tracker)
     return Located(path, (chosen,), tracker)
+
+
+def require_directory(path: Place) -> None:
+    """Make sure that a PATH is a directory, as everything is that a verb can work on.
+
+    Raises:
+        NotACheckpointError: it is a file, or does not exist.
+    """
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise NotACheckpointError(
+            f"{what}, and a checkpoint is a directory",
+            path=path,
+            fix=name_one(path),
+        )
 
 
 def is_one(path: Place) -> bool:

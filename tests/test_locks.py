@@ -116,8 +116,18 @@ def test_a_stage_without_a_lock_is_left_alone(copy: Copy, run: Run, tmp_path: Pa
     (staging.stage_of(out) / "mine").write_text("keep")
     before = tree_hash(tmp_path)
     refused(run("downgrade", root, "--to", "pre-rerun", "-o", out), "no lock tells whose it is")
-    assert "nothing to recover" in run("recover", out).stdout
+    refused(run("recover", out), "does not exist")
     assert tree_hash(tmp_path) == before
+
+
+def test_recover_of_what_is_not_there_is_refused_as_by_other_verbs(run: Run, copy: Copy) -> None:
+    root = copy(SAMPLE)
+    nowhere, file = root.with_name("nowhere"), root / "latest_checkpointed_iteration.txt"
+    for path in (nowhere, file):
+        told = run("recover", path)
+        refused(told, "and a checkpoint is a directory")
+        assert told.stderr == run("inspect", path).stderr
+    assert run("recover", root).stdout == f"{root}: nothing to recover\n"
 
 
 def test_recover_of_the_source_finds_its_default_destination(copy: Copy, run: Run) -> None:
