@@ -111,6 +111,7 @@ class Check:
         from ckptmigrate.releases import checking
         from ckptmigrate.releases.facts import compat
         from ckptmigrate.releases.readers import reader, readers
+        from ckptmigrate.reporting.sentences import unknown_release
         from ckptmigrate.versions.reading import read
 
         [path] = locate.locate(place(task.path)).checkpoints
@@ -123,8 +124,10 @@ class Check:
         good = [verdict for verdict in verdicts if verdict.resumes]
         text = f"{len(good)} of {len(verdicts)} releases resume"
         if self.target is not None:
-            obstacles = verdicts[0].obstacles
+            [verdict] = verdicts
+            obstacles, unknown = verdict.obstacles, unknown_release(verdict.reader)
             text = f"no: {obstacles[0].error}" if obstacles else f"release {self.target} resumes"
+            text += f" ({unknown})" if unknown else ""
         told = None
         if task.reported:
             from ckptmigrate.planning import advice

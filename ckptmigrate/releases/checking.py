@@ -93,6 +93,7 @@ class Verdict:
         return {
             "release": self.reader.release,
             "torch": self.reader.torch,
+            "like": self.reader.like,
             "resumes": self.resumes,
             "without": list(self.without),
             "warnings": list(self.warnings),
