@@ -191,6 +191,19 @@ def large_blob(root: Path) -> None:
     metadata_edit(point)(root)
 
 
+def large_chunk(root: Path) -> None:
+    """A chunk that is more than is read at once, as one of a large embedding may be."""
+    file = checkpoint_of(root) / "__0_8.distcp"
+    file.touch()
+    os.truncate(file, 5 * 1024**3)  # sparse
+
+    def point(read: Any) -> None:
+        [(_, where)] = stored(read, WEIGHT)
+        where.relative_path, where.offset, where.length = file.name, 0, 5 * 1024**3
+
+    metadata_edit(point)(root)
+
+
 def newer_iteration(root: Path) -> None:
     shutil.copytree(checkpoint_of(root), root / "iter_0000009")
 
@@ -537,6 +550,16 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, run: Run) -> None:
     (tmp_path / "zarr").mkdir()
     (tmp_path / "zarr" / "metadata.json").write_text('{"sharded_backend": "zarr"}')
     refused(run("verify", tmp_path / "zarr"), "zarr")
+
+
+def test_a_chunk_too_large_to_be_read_is_no_error(copy: Callable[[str], Path], run: Run) -> None:
+    root = copy(IDLE)
+    large_chunk(root)
+    result = run("verify", root, "--load", "--json")
+    found = {finding["code"]: finding for finding in json.loads(result.stdout)["findings"]}
+    assert found.keys() == {"blob-not-read", "orphan-bytes"}
+    assert found["blob-not-read"]["items"] == [WEIGHT]
+    assert result.returncode == 0
 
 
 def test_without_torch_load_is_refused_and_the_rest_works(tmp_path: Path, run: Run) -> None:

@@ -206,7 +206,8 @@ _ROWS: Final = (
     ),
     Code(
         "blob-not-read", Severity.NOTE,
-        "A sharded object is too large to be read whole; its place was checked all the same.",
+        "A sharded object, or with --load a chunk of a tensor, is too large to be read whole; its "
+        "place was checked all the same.",
         "nothing",
         _OWN,
     ),
