@@ -24,6 +24,14 @@ def repair(place: Place) -> str:
     return REPAIR.format(path=shell(place))
 
 
+def load(root: Place) -> str | None:
+    """The flag of a job that resumes from a root; None where no job reads such a place.
+
+    Megatron reads local paths and multi-storage-client; other stores are for its callers.
+    """
+    return shell("--load", root) if isinstance(root, Path) or root.protocol == "msc" else None
+
+
 def removal(place: Place, *options: str) -> str:
     """A command that removes a file or, with `-r`, a directory; of a URL, all that is below."""
     if isinstance(place, Path):
