@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import SAMPLES, Run, checkpoint_of, refused, tree_hash
 
-from ckptmigrate import DestinationError, migrate, undo
+from ckptmigrate import DamagedError, DestinationError, migrate, recover, undo
 from ckptmigrate.access.storage import Directory
 from ckptmigrate.versions.reading import Reading, read
 from ckptmigrate.writing import lock, staging, swapping
@@ -173,6 +173,18 @@ def test_verbs_that_change_it_recover_first_and_say_so(copy: Copy, run: Run) -> 
     assert tree_hash(root) == before
     cut(root)
     migrate(root, to="common-state", in_place=True)
+    assert tree_hash(root) == before
+
+
+def test_a_recover_that_fails_holds_no_lock_in_a_process_that_lives_on(copy: Copy) -> None:
+    root = copy(SAMPLE)
+    stage = checkpoint_of(root) / ".ckptmigrate" / "stage"
+    stage.mkdir(parents=True)
+    (stage / "journal.json").write_text("torn")
+    before = tree_hash(root)
+    for _ in range(2):
+        with pytest.raises(DamagedError, match="is no journal"):
+            recover(root)
     assert tree_hash(root) == before
 
 
