@@ -11,7 +11,7 @@ from ckptmigrate.access import places, storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.checkpoint import manifest, recognise
 from ckptmigrate.errors import NotACheckpointError, Retry
-from ckptmigrate.text.commands import command, shell
+from ckptmigrate.text.commands import repair, shell
 from ckptmigrate.writing.writer import writer
 
 TRACKER_FILE: Final = places.TRACKER_FILE
@@ -151,7 +151,7 @@ def _every(root: Place) -> Located:
             raise NotACheckpointError(
                 f"the tracker file names {directory_of(tracker)}, which does not exist",
                 path=root / TRACKER_FILE,
-                fix=f"have it name one that does with `{command('repair', root, '--in-place')}`",
+                fix=f"have it name one that does with `{repair(root)}`",
             )
         return Located(root, found, tracker)
     return Located(root, found, tracker_of(found[-1].name) or RELEASE)

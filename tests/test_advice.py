@@ -150,7 +150,7 @@ def test_a_corrupt_checkpoint_is_repaired(copy: Copy, run: Run) -> None:
     assert told["command"] is not None and told["reason"] is None
     done = run(*shlex.split(told["command"])[1:])
     assert done.returncode == 0, done.stderr
-    checkpoint = f"{checkpoint_of(root)}.repaired"
-    assert run("check", checkpoint, "--reader", "0.17").returncode == 0
-    older = json.loads(run("check", root, "--reader", "0.11", "--json").stdout)["fix"]
+    assert run("check", root, "--reader", "0.17").returncode == 0
+    broken = SAMPLES / "0.17.1-corrupt-tp2"
+    older = json.loads(run("check", broken, "--reader", "0.11", "--json").stdout)["fix"]
     assert older["command"] is None and "ckptmigrate repair" in older["reason"]

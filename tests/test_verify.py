@@ -471,7 +471,7 @@ def test_the_corrupt_sample_in_words(run: Run) -> None:
         "missing",
         "    rerun_state_machine_state/shard_0_2",
         "    rerun_state_machine_state/shard_1_2",
-        f"    fix: run `ckptmigrate repair {path}`",
+        f"    fix: run `ckptmigrate repair {path} --in-place`",
     ]
 
 

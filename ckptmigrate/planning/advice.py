@@ -76,7 +76,7 @@ def advise(found: Reading, verdict: Verdict, job: Job) -> Advice:
         if check(_after(made, found), verdict.reader, job).resumes:
             return Advice(repair(found.manifest.path))
         first = repair(found.manifest.path)
-        return Advice(reason=f"it is corrupt; run `{first}`, then check what that writes")
+        return Advice(reason=f"it is corrupt; run `{first}`, then check it again")
     if verdict.warnings or any(obstacle.metadata_only for obstacle in verdict.obstacles):
         for wanted in _targets(verdict.reader, job):
             try:

@@ -11,7 +11,8 @@ from typing import Final
 from ckptmigrate.access.places import Place
 
 PROGRAM: Final = "ckptmigrate"
-REPAIR: Final = f"{PROGRAM} repair {{path}}"  # to be formatted with a path, quoted for a shell
+# To be formatted with a path, quoted for a shell. In place, as nothing can use what is broken.
+REPAIR: Final = f"{PROGRAM} repair {{path}} --in-place"
 
 
 def command(*words: str | Place) -> str:
@@ -20,7 +21,7 @@ def command(*words: str | Place) -> str:
 
 
 def repair(place: Place) -> str:
-    """The command that repairs a checkpoint, as `verify`, `check` and a refusal advise it."""
+    """The command that repairs a place, as `verify`, `check` and a refusal advise it."""
     return REPAIR.format(path=shell(place))
 
 

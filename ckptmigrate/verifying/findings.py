@@ -48,7 +48,6 @@ class Code:
 _COPY: Final = "restore the file from a copy, or go back to an earlier iteration"
 _REPORT: Final = "look with `ckptmigrate inspect {path}`; go back to an earlier iteration"
 _REPAIR: Final = f"run `{REPAIR}`"
-_REPOINT: Final = f"run `{REPAIR} --in-place`"  # of a root, a tracker file is all that changes
 
 # Where each is known from: a release or torch, a file of it, and what to look for there.
 _CORE: Final = "megatron/core/dist_checkpointing"
@@ -268,22 +267,22 @@ _ROWS: Final = (
     Code(
         "tracker-missing", Severity.ERROR,
         "A root without a tracker file: a job finds no checkpoint and starts from nothing.",
-        _REPOINT,
+        _REPAIR,
         _TRACKER,
     ),
     Code(
         "tracker-unreadable", Severity.ERROR,
-        "The tracker file names neither an iteration nor `release`.", _REPOINT,
+        "The tracker file names neither an iteration nor `release`.", _REPAIR,
         f"{_TRAINING} read_metadata",
     ),
     Code(
         "tracker-dangling", Severity.ERROR,
-        "The tracker file names an iteration that is not there.", _REPOINT,
+        "The tracker file names an iteration that is not there.", _REPAIR,
         _TRACKER,
     ),
     Code(
         "tracker-half-written", Severity.ERROR,
-        "The tracker file names an iteration whose save did not finish.", _REPOINT,
+        "The tracker file names an iteration whose save did not finish.", _REPAIR,
         _TRACKER,
     ),
     Code(
