@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,6 +143,16 @@ def test_a_context_of_another_minor_release(
     else:
         assert done.returncode == 0, done.stderr
         assert "resumes from it as it is" in done.stdout
+
+
+def test_a_corrupt_checkpoint_that_no_repair_mends_has_a_verdict(copy: Copy, run: Run) -> None:
+    root = copy("0.17.1-corrupt-tp2")
+    shutil.rmtree(root / "iter_0000004")
+    with_foreign(root)
+    told = run("check", root, "--reader", "0.17", "--json")
+    assert (told.returncode, told.stderr) == (1, "")
+    fix = json.loads(told.stdout)["fix"]
+    assert fix["command"] is None and "cannot be repaired" in fix["reason"]
 
 
 def test_a_corrupt_checkpoint_is_repaired(copy: Copy, run: Run) -> None:

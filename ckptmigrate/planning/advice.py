@@ -72,7 +72,10 @@ def advise(found: Reading, verdict: Verdict, job: Job) -> Advice:
         return Advice()
     reason = None
     if found.record.kind is Kind.CORRUPT:
-        made = mending.plan(found.manifest.path, mending.Wanted(), now="")
+        try:
+            made = mending.plan(found.manifest.path, mending.Wanted(), now="")
+        except CkptMigrateError as error:
+            return Advice(reason=error.reason)
         if check(_after(made, found), verdict.reader, job).resumes:
             return Advice(repair(found.manifest.path))
         first = repair(found.manifest.path)
