@@ -101,7 +101,7 @@ pyz: dist
 	$(PIP) install --no-compile --only-binary :all: --python-version 3.10 --target $(DIST)/pyz \
 	$(DIST)/*.whl
 	$(BIN)/python -m zipapp $(DIST)/pyz --compress --python '/usr/bin/env python3' \
-	--main ckptmigrate.cli:main --output $(DIST)/ckptmigrate.pyz
+	--main ckptmigrate.__main__:main --output $(DIST)/ckptmigrate.pyz
 	chmod 755 $(DIST)/ckptmigrate.pyz
 	rm -rf $(DIST)/pyz
 

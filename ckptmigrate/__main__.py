@@ -1,5 +1,19 @@
-"""`python -m ckptmigrate`."""
+"""The command: `ckptmigrate`, and `python -m ckptmigrate`."""
 
-from ckptmigrate.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C while that is still being imported ends quietly, too."""
+    try:
+        from ckptmigrate import cli
+
+        cli.main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

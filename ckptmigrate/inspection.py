@@ -82,7 +82,7 @@ class Inspection:
         return self.rerun.kind is not Kind.CORRUPT
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (docs: README, `inspect --json`)."""
+        """The documented JSON form (docs/json.md, `inspect --json`)."""
         record, topology = self.rerun, self.topology
         return {
             "path": str(self.path),

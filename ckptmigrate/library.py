@@ -302,6 +302,7 @@ def recover(path: str | Place, *, break_lock: bool = False) -> dict[Place, str]:
         Place -> what was done there; nothing where all is whole.
 
     Raises:
+        NotACheckpointError: it is no directory, and nothing is left of one that was to be created.
         CkptMigrateError: something is still at work there, or it cannot be read or written.
     """
     return recovery.recover(place(path), break_lock=break_lock)

@@ -11,7 +11,7 @@ from ckptmigrate.access import places, storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.checkpoint import manifest, recognise
 from ckptmigrate.errors import NotACheckpointError, Retry
-from ckptmigrate.text.commands import command, shell
+from ckptmigrate.text.commands import repair, shell
 from ckptmigrate.writing.writer import writer
 
 TRACKER_FILE: Final = places.TRACKER_FILE
@@ -65,13 +65,7 @@ def locate(path: Place, *, iteration: int | None = None, every: bool = False) ->
 def find(path: Place, *, iteration: int | None = None, every: bool = False) -> Located:
     """The same, those included that a migration in place has left half-way."""
     path = places.absolute(path)
-    if not path.is_dir():
-        what = "is a file" if path.exists() else "does not exist"
-        raise NotACheckpointError(
-            f"{what}, and a checkpoint is a directory",
-            path=path,
-            **_near(path),
-        )
+    require_directory(path)
     if is_one(path):
         named = RELEASE if path.name == RELEASE else tracker_of(path.name)
         if iteration is not None:
@@ -99,6 +93,21 @@ def find(path: Place, *, iteration: int | None = None, every: bool = False) -> L
         )
     _check_non_persistent(path, tracker)
     return Located(path, (chosen,), tracker)
+
+
+def require_directory(path: Place) -> None:
+    """Make sure that a PATH is a directory, as everything is that a verb can work on.
+
+    Raises:
+        NotACheckpointError: it is a file, or does not exist.
+    """
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "does not exist"
+        raise NotACheckpointError(
+            f"{what}, and a checkpoint is a directory",
+            path=path,
+            **_near(path),
+        )
 
 
 def is_one(path: Place) -> bool:
@@ -143,7 +152,7 @@ def _every(root: Place) -> Located:
             raise NotACheckpointError(
                 f"the tracker file names {directory_of(tracker)}, which does not exist",
                 path=root / TRACKER_FILE,
-                fix=f"have it name one that does with `{command('repair', root, '--in-place')}`",
+                fix=f"have it name one that does with `{repair(root)}`",
             )
         return Located(root, found, tracker)
     return Located(root, found, tracker_of(found[-1].name) or RELEASE)

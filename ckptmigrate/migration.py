@@ -50,7 +50,7 @@ class Migration:
         return [plan.undo for plan in self.plans if not plan.changes_nothing]
 
     def as_json(self, *, done: bool, link: Link | None) -> dict[str, Any]:
-        """The documented JSON form (README, `upgrade --json`)."""
+        """The documented JSON form (docs/json.md, `upgrade --json`)."""
         return {
             "done": done,
             "destination": None if self.destination is None else str(self.destination),

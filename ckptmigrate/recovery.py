@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptmigrate import locate
 from ckptmigrate.access import places, storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.errors import CkptMigrateError, DestinationError
@@ -29,13 +30,17 @@ def recover(path: Place, *, break_lock: bool = False) -> dict[Place, str]:
         Place -> what was done there; nothing where all is whole.
 
     Raises:
+        NotACheckpointError: it is no directory, and nothing is left of one that was to be created.
         CkptMigrateError: something is still at work there, or cannot be read or written. What
             else there was to do is done all the same.
     """
     path = places.absolute(path)
     found = _Found({}, [])
     _in_place(path, found, break_lock=break_lock)
-    for destination in _destinations(path):
+    destinations = _destinations(path)
+    if not destinations:
+        locate.require_directory(path)
+    for destination in destinations:
         with found.kept(destination):
             where, what = writer(destination).discard(break_lock=break_lock)
             found.done[where] = what

@@ -57,7 +57,7 @@ class Tracker:
         return removal(file) if self.before is None else copy(self.kept, file)
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (README, `repair --json`)."""
+        """The documented JSON form (docs/json.md, `repair --json`)."""
         before = None if self.before is None else self.before.decode("utf-8", "replace")
         return {
             "path": str(self.root / locate.TRACKER_FILE),
@@ -89,7 +89,7 @@ class Repair:
         return self.migration.undo() + ([self.tracker.undo] if self.tracker else [])
 
     def as_json(self, *, done: bool, link: Link | None) -> dict[str, Any]:
-        """The documented JSON form (README, `repair --json`)."""
+        """The documented JSON form (docs/json.md, `repair --json`)."""
         return {
             **self.migration.as_json(done=done, link=link),
             "undo": self.undo(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from ckptmigrate.access import storage
@@ -16,7 +17,13 @@ from ckptmigrate.access.places import Place
 from ckptmigrate.access.storage import Directory
 from ckptmigrate.checkpoint import common, recognise
 from ckptmigrate.checkpoint.manifest import MARKER_FILE, PAYLOAD
-from ckptmigrate.errors import DamagedError, NotACheckpointError, UnsupportedFormatError
+from ckptmigrate.errors import (
+    CkptMigrateError,
+    DamagedError,
+    NotACheckpointError,
+    UnsupportedFormatError,
+    of_system,
+)
 from ckptmigrate.inert.reader import uncollected
 from ckptmigrate.verifying import (
     digests,
@@ -94,7 +101,7 @@ class Verification:
         return sum(finding.severity is severity for finding in self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (README, `verify --json`)."""
+        """The documented JSON form (docs/json.md, `verify --json`)."""
         return {
             "path": str(self.path),
             "clean": self.clean,
@@ -131,10 +138,9 @@ def verify(
     if load:
         loading.require_torch()
     chosen = roots.choose(path, iteration=iteration, every=every)
-    done = tuple(
-        verify_one(each, load=load, hashed=hashed, known=known, progress=progress)
-        for each in chosen.checkpoints
-    )
+    one = partial(verify_one, load=load, hashed=hashed, known=known, progress=progress)
+    several = every and chosen.is_root
+    done = tuple(_told(one, each) if several else one(each) for each in chosen.checkpoints)
     found = [*chosen.findings, *(finding for each in done for finding in each.findings)]
     return Verification(chosen.path, done, _ordered(found))
 
@@ -161,6 +167,15 @@ def verify_one(
         found += loading.check(material, progress)
     held = [size for name, size in directory.files().items() if PAYLOAD.fullmatch(name)]
     return Verified(path, len(material.entries), len(held), sum(held), _ordered(found))
+
+
+def _told(verify: Callable[[Place], Verified], path: Place) -> Verified:
+    """One of several: that it cannot be verified is told of it, and the others are all the same."""
+    try:
+        return verify(path)
+    except (CkptMigrateError, OSError) as error:
+        told = error if isinstance(error, CkptMigrateError) else of_system(error, path)
+        return Verified(path, 0, 0, 0, (Finding("not-verified", path, told.reason),))
 
 
 def _ordered(found: list[Finding]) -> tuple[Finding, ...]:

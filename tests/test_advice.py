@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,15 +147,25 @@ def test_a_context_of_another_minor_release(
         assert "resumes from it as it is" in done.stdout
 
 
+def test_a_corrupt_checkpoint_that_no_repair_mends_has_a_verdict(copy: Copy, run: Run) -> None:
+    root = copy("0.17.1-corrupt-tp2")
+    shutil.rmtree(root / "iter_0000004")
+    with_foreign(root)
+    told = run("check", root, "--reader", "0.17", "--json")
+    assert (told.returncode, told.stderr) == (1, "")
+    fix = json.loads(told.stdout)["fix"]
+    assert fix["command"] is None and "cannot be repaired" in fix["reason"]
+
+
 def test_a_corrupt_checkpoint_is_repaired(copy: Copy, run: Run) -> None:
     root = copy("0.17.1-corrupt-tp2")
     told = json.loads(run("check", root, "--reader", "0.17", "--json").stdout)["fix"]
     assert told["command"] is not None and told["reason"] is None
     done = run(*shlex.split(told["command"])[1:])
     assert done.returncode == 0, done.stderr
-    checkpoint = f"{checkpoint_of(root)}.repaired"
-    assert run("check", checkpoint, "--reader", "0.17").returncode == 0
-    older = json.loads(run("check", root, "--reader", "0.11", "--json").stdout)["fix"]
+    assert run("check", root, "--reader", "0.17").returncode == 0
+    broken = SAMPLES / "0.17.1-corrupt-tp2"
+    older = json.loads(run("check", broken, "--reader", "0.11", "--json").stdout)["fix"]
     assert older["command"] is None and "ckptmigrate repair" in older["reason"]
 
 

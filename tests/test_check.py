@@ -646,6 +646,12 @@ def test_a_release_that_nobody_knows_is_told_as_that(run: Run, tmp_path: Path) -
     assert told.returncode == 0
     assert "0.99 is newer than all that is known" in told.stdout
     assert "like 0.20.dev0" in told.stdout
+    assert json.loads(run("check", sample, "--reader", "0.99", "--json").stdout)["like"] == (
+        "0.20.dev0"
+    )
+    assert json.loads(run("check", sample, "--reader", "0.19", "--json").stdout)["like"] is None
+    several = run("check", sample, sample.with_name("0.18.2-idle-w1"), "--reader", "0.99")
+    assert several.stdout.count("taken to be like 0.20.dev0") == 2
     report = tmp_path / "r.json"
     run("check", sample, "--reader", "0.99", "--report", report)
     assert "Release 0.99 is newer" in json.loads(report.read_text())["answer"]

@@ -63,6 +63,8 @@ def test_every_option_says_what_it_does_in_its_section(name: str) -> None:
             assert re.search(rf"^ +(-\w, )?{re.escape(flag)}\b", page, re.MULTILINE) or (
                 len(flag) == 2 and f"{flag}, " in page
             ), flag
+    names = {getattr(parameter, "metavar", None) for parameter in command.params}
+    assert "DEST" not in page or "DEST" in names
     assert "\nOptions:\n" not in page
     assert "--help" in page
     for status in ("0", "1", "2", "130"):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import SAMPLES, Run, checkpoint_of, refused, tree_hash
 
-from ckptmigrate import DestinationError, migrate, undo
+from ckptmigrate import DamagedError, DestinationError, migrate, recover, undo
 from ckptmigrate.access.storage import Directory
 from ckptmigrate.versions.reading import Reading, read
 from ckptmigrate.writing import lock, staging, swapping
@@ -116,8 +116,18 @@ def test_a_stage_without_a_lock_is_left_alone(copy: Copy, run: Run, tmp_path: Pa
     (staging.stage_of(out) / "mine").write_text("keep")
     before = tree_hash(tmp_path)
     refused(run("downgrade", root, "--to", "pre-rerun", "-o", out), "no lock tells whose it is")
-    assert "nothing to recover" in run("recover", out).stdout
+    refused(run("recover", out), "does not exist")
     assert tree_hash(tmp_path) == before
+
+
+def test_recover_of_what_is_not_there_is_refused_as_by_other_verbs(run: Run, copy: Copy) -> None:
+    root = copy(SAMPLE)
+    nowhere, file = root.with_name("nowhere"), root / "latest_checkpointed_iteration.txt"
+    for path in (nowhere, file):
+        told = run("recover", path)
+        refused(told, "and a checkpoint is a directory")
+        assert told.stderr == run("inspect", path).stderr
+    assert run("recover", root).stdout == f"{root}: nothing to recover\n"
 
 
 def test_recover_of_the_source_finds_its_default_destination(copy: Copy, run: Run) -> None:
@@ -163,6 +173,18 @@ def test_verbs_that_change_it_recover_first_and_say_so(copy: Copy, run: Run) -> 
     assert tree_hash(root) == before
     cut(root)
     migrate(root, to="common-state", in_place=True)
+    assert tree_hash(root) == before
+
+
+def test_a_recover_that_fails_holds_no_lock_in_a_process_that_lives_on(copy: Copy) -> None:
+    root = copy(SAMPLE)
+    stage = checkpoint_of(root) / ".ckptmigrate" / "stage"
+    stage.mkdir(parents=True)
+    (stage / "journal.json").write_text("torn")
+    before = tree_hash(root)
+    for _ in range(2):
+        with pytest.raises(DamagedError, match="is no journal"):
+            recover(root)
     assert tree_hash(root) == before
 
 

@@ -261,6 +261,8 @@ def test_one_cell(run: Run) -> None:
     )
     assert [cell["raw"] for cell in told] == ["no-rerun-shards"]
     refused(run("matrix", "--writer", "0.7", "--reader", "0.11"), "no writer '0.7'")
+    none = run("matrix", "--writer", "0.9", "--reader", "0.11", "--scenario", "fault")
+    refused(none, "no checkpoint of the scenario 'fault'", "matrix --writer 0.9 --reader 0.11`")
     refused(run("matrix", "--scenario", "zarr"), "no scenario 'zarr'")
     assert run("matrix", "--writer", "0.17").returncode == 2
 

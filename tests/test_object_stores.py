@@ -24,7 +24,7 @@ from s3_server import (
 import ckptmigrate
 from ckptmigrate import LOSSES, Link, migrate
 from ckptmigrate.access.places import Url, place
-from ckptmigrate.errors import DestinationError, StoreError
+from ckptmigrate.errors import DamagedError, DestinationError, StoreError
 from ckptmigrate.objects import publishing, swap
 
 pytest_plugins = ["store_fixtures"]
@@ -339,6 +339,17 @@ def test_two_runs_are_kept_apart(bucket: Bucket, s3: Run) -> None:
     assert s3("recover", url("out"), "--break-lock").returncode == 0
     assert bucket.tree("run") == files_of(SAMPLES / "0.18.2-idle-w1")
     assert s3(*change, "-o", url("out")).returncode == 0
+
+
+def test_a_recover_that_fails_holds_no_lock_in_a_process_that_lives_on(bucket: Bucket) -> None:
+    bucket.put(SAMPLES / "0.18.2-idle-w1", "run")
+    journal = f"run/iter_0000005/{KEPT}stage/journal.json"
+    bucket.client.put_object(Bucket=BUCKET, Key=journal, Body=b"torn")
+    before = bucket.tree("")
+    for _ in range(2):
+        with pytest.raises(DamagedError, match="is no journal"):
+            ckptmigrate.recover(url("run"))
+    assert bucket.tree("") == before
 
 
 def test_a_library_user_gets_the_parts_of_the_sentence(port: int) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -23,6 +28,55 @@ from s3_server import (
 from ckptmigrate.access.places import Url, place
 
 pytest_plugins = ["store_fixtures"]
+
+# -- what a web server lists
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Python's own server, with ranges: those that fsspec asks for."""
+
+    def do_GET(self) -> None:
+        name = self.translate_path(self.path)
+        found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if found is None:
+            super().do_GET()
+            return
+        first, last = int(found[1]), int(found[2])
+        part = Path(name).read_bytes()[first : last + 1]
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@contextlib.contextmanager
+def web_server(handler: type[SimpleHTTPRequestHandler]) -> Iterator[str]:
+    """The URL of the samples."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(SAMPLES))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def test_a_checkpoint_behind_a_web_server_is_read(run: Run) -> None:
+    with web_server(Handler) as samples:
+        told = run("verify", f"{samples}/{NAME}")
+        assert (told.returncode, told.stderr) == (0, "")
+        here = run("inspect", SAMPLES / NAME).stdout
+        assert run("inspect", f"{samples}/{NAME}").stdout == here.replace(str(SAMPLES), samples)
+        refused(run("downgrade", f"{samples}/{NAME}", "--to", "0.17", "--in-place"), "cannot be")
+
+
+def test_a_web_server_without_ranges_is_not_believed(run: Run) -> None:
+    with web_server(SimpleHTTPRequestHandler) as samples:
+        for verb in ("inspect", "verify"):
+            refused(run(verb, f"{samples}/{NAME}"), "were asked for; copy the checkpoint")
+
 
 # -- Megatron's own multi-storage-client
 

@@ -431,6 +431,10 @@ def test_an_unfinished_migration_comes_first(copy: Callable[[str], Path], run: R
     assert not stage.exists()
 
 
-def test_a_refused_migration_names_the_repair(run: Run) -> None:
-    result = run("upgrade", SAMPLES / CORRUPT)
-    refused(result, "is corrupt", "ckptmigrate repair", "--in-place")
+def test_every_verb_names_the_same_repair(copy: Callable[[str], Path], run: Run) -> None:
+    root = copy(CORRUPT)
+    root = root.rename(root.with_name("a\tb"))
+    named = rf"ckptmigrate repair $'{root.parent}/a\011b/iter_0000005' --in-place"
+    refused(run("upgrade", root), "is corrupt", f"run `{named}`")
+    assert run("verify", root).stdout.endswith(f"fix: run `{named}`\n")
+    assert run("check", root, "--reader", "0.17").stdout.endswith(f"fix: {named}\n")

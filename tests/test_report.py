@@ -25,6 +25,10 @@ from playwright.sync_api import Browser, expect
 from test_matrix_page import CONTRASTS, PHONE
 
 import ckptmigrate
+from ckptmigrate import migration
+from ckptmigrate.access.places import place as place_of
+from ckptmigrate.objects import publishing
+from ckptmigrate.reporting import building
 
 RUN, FAULT, BROKEN = "0.17.1-idle-w1", "0.17.1-fault-tp2pp2", "0.17.1-corrupt-tp2"
 Copy = Callable[[str], Path]
@@ -171,6 +175,20 @@ def test_verify_and_repair(run: Run, tmp_path: Path, copy: Copy) -> None:
     assert len([step for step in told["steps"] if step["purpose"] == "undo"]) == 1
 
 
+@pytest.mark.parametrize(("destination", "use"), [("memory://b/x", False), ("msc://b/x", True)])
+def test_only_a_place_that_jobs_read_is_told_to_be_used(
+    destination: str, use: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, to = place_of(str(SAMPLES / RUN)), place_of(destination)
+    # What is planned is planned without a look at the store.
+    monkeypatch.setattr(publishing, "check_free", lambda *_: None)
+    monkeypatch.setattr(publishing, "locked", lambda _: [])
+    planned = migration.prepare(path, "0.11", verb="downgrade", output=to)
+    told = building.of_migration(building.begun("downgrade", [str(path)]), planned)
+    used = [step.command for step in told.steps if step.purpose == "use"]
+    assert used == ([f"--load {destination}"] if use else [])
+
+
 # -- of many
 
 
@@ -216,6 +234,13 @@ def test_a_batch_has_one_report_of_all(jobs: int, run: Run, tmp_path: Path, many
     assert told["outcome"] == "done"
     assert [each["status"] for each in told["each"]] == ["skipped", "done", "skipped"]
     assert len(told["changes"]) == 1
+
+
+def test_a_batch_of_links_tells_what_they_mean(run: Run, tmp_path: Path, copy: Copy) -> None:
+    words = ("--to", "0.11", "-o", "out", "--link", "symlink")
+    told = report_of(run, tmp_path, "downgrade", copy(RUN), copy("0.18.2-idle-tp2"), *words)
+    caution = "Payload files are links into the source, which must stay there."
+    assert (told["outcome"], told["cautions"]) == ("done", [caution])
 
 
 def test_a_batch_in_place_tells_what_was_there_before(run: Run, tmp_path: Path, many: Path) -> None:

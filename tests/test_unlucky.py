@@ -19,6 +19,7 @@ from ckptmigrate.access.places import Url, place
 from ckptmigrate.errors import StoreError
 
 Copy = Callable[[str], Path]
+PROGRAM = str(Path(sys.executable).with_name("ckptmigrate"))
 SAMPLE = "0.17.1-idle-w1"
 ODD = (
     "a b",
@@ -245,6 +246,10 @@ def test_a_part_with_too_many_digits(copy: Copy, run: Run) -> None:
     [
         ("sftp://user:passw0rd@host/run", "holds a password"),
         ("https://user:pass:w@rd@host/run", "holds a password"),
+        ("https://host/run?X-Amz-Signature=t0ken&X-Amz-Expires=60", "holds a query"),
+        ("abfs://files@account/run?sp=r&sig=t0k/t0ken%3D", "holds a query"),
+        ("simplecache::https://user:passw0rd@host/run?sig=t0ken", "is no URL of one store"),
+        ("zip://run::https://user:passw0rd@host/a.zip?sig=t0ken", "holds a password"),
         ("simplecache::s3://bucket/run", "is no URL of one store"),
         ("://bucket/run", "is no URL of one store"),
         ("zip://run::file:///archive.zip", "is a chain of URLs"),
@@ -264,7 +269,7 @@ def test_urls_that_are_refused(run: Run, tmp_path: Path, text: str, words: str) 
     for verb in (["inspect", text], ["verify", text, "--report", "r.md"], ["inspect", text, "x"]):
         result = run(*verb)
         refused(result, words)
-        assert "passw0rd" not in result.stderr and "w@rd" not in result.stderr
+        assert not any(secret in result.stderr for secret in ("passw0rd", "w@rd", "t0ken"))
     told = json.loads(run("downgrade", "x", "--to", "0.11", "-o", text, "--json").stdout)
     assert words in told["error"]["reason"]
     assert tree_hash(tmp_path) == before
@@ -326,6 +331,20 @@ def test_options_before_the_verb_do_not_hide_the_command(copy: Copy, run: Run) -
     refused(result, f"`ckptmigrate --no-color downgrade {root} --to 0.11 --output")
     command = result.stderr.split("`")[1]
     assert shell(command, root).returncode == 0
+
+
+@pytest.mark.parametrize("program", [["-m", "ckptmigrate"], [PROGRAM]])
+def test_ctrl_c_while_the_program_is_still_imported(program: list[str], tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    result = subprocess.run(
+        [sys.executable, *program, "inspect", "run"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
 def test_nohup_stays_in_force(tmp_path: Path) -> None:

@@ -191,6 +191,19 @@ def large_blob(root: Path) -> None:
     metadata_edit(point)(root)
 
 
+def large_chunk(root: Path) -> None:
+    """A chunk that is more than is read at once, as one of a large embedding may be."""
+    file = checkpoint_of(root) / "__0_8.distcp"
+    file.touch()
+    os.truncate(file, 5 * 1024**3)  # sparse
+
+    def point(read: Any) -> None:
+        [(_, where)] = stored(read, WEIGHT)
+        where.relative_path, where.offset, where.length = file.name, 0, 5 * 1024**3
+
+    metadata_edit(point)(root)
+
+
 def newer_iteration(root: Path) -> None:
     shutil.copytree(checkpoint_of(root), root / "iter_0000009")
 
@@ -259,6 +272,12 @@ def sidecar(root: Path) -> None:
         file.write(b"\n")
 
 
+def zarr_beside(root: Path) -> None:
+    """An older iteration of another format."""
+    (root / "iter_0000003").mkdir()
+    (root / "iter_0000003" / "metadata.json").write_text('{"sharded_backend": "zarr"}')
+
+
 def stage(root: Path) -> None:
     (checkpoint_of(root) / ".ckptmigrate" / "stage").mkdir(parents=True)
 
@@ -269,6 +288,7 @@ def swap_dtype(read: Any) -> None:
 
 # code -> (sample, damage, options, the number of items, a word of the finding)
 DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]] = {
+    "not-verified": (IDLE, zarr_beside, ("--all",), 0, "is a zarr checkpoint"),
     "marker-missing": (IDLE, remove("metadata.json"), (), 0, "metadata.json"),
     "marker-unreadable": (IDLE, write("metadata.json", "{"), (), 0, "no JSON"),
     "metadata-missing": (IDLE, remove(".metadata"), (), 0, ".metadata"),
@@ -346,6 +366,7 @@ ALONGSIDE = {
     "sidecar-stale": {"orphan-bytes"},
 }
 ERRORS = [
+    "not-verified",
     "marker-missing",
     "marker-unreadable",
     "metadata-missing",
@@ -505,12 +526,40 @@ def test_all_iterations_and_one(copy: Callable[[str], Path], run: Run) -> None:
     assert run("verify", root, "--iteration", 9).returncode == 1
 
 
+def test_one_that_cannot_be_verified_stops_no_other(copy: Callable[[str], Path], run: Run) -> None:
+    root = copy(CORRUPT)
+    zarr_beside(root)
+    (root / "iter_0000002").mkdir()
+    (root / "iter_0000002" / "mp_rank_00").mkdir()
+    result = run("verify", root, "--all")
+    assert (result.returncode, result.stderr) == (1, "")
+    first, *rest = result.stdout.splitlines()
+    assert first.startswith(f"{root}: 3 errors (4 checkpoints, 116 entries")
+    for name, kind in (("iter_0000003", "is a zarr"), ("iter_0000002", "is a legacy torch")):
+        [line] = [line for line in rest if line.startswith(f"  error not-verified: {root / name}")]
+        assert f": {kind} checkpoint" in line
+        refused(run("verify", root / name, "--all"), f"{kind} checkpoint")
+        assert f"    fix: see what `ckptmigrate verify {root / name}` says of it alone" in rest
+    assert any(line.startswith("  error rerun-shards-missing: ") for line in rest)
+    assert run("verify", root, "--iteration", 3).stdout == ""
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, run: Run) -> None:
     refused(run("verify", tmp_path), "neither a checkpoint nor a root")
     refused(run("verify", tmp_path / "nothing"), "does not exist")
     (tmp_path / "zarr").mkdir()
     (tmp_path / "zarr" / "metadata.json").write_text('{"sharded_backend": "zarr"}')
     refused(run("verify", tmp_path / "zarr"), "zarr")
+
+
+def test_a_chunk_too_large_to_be_read_is_no_error(copy: Callable[[str], Path], run: Run) -> None:
+    root = copy(IDLE)
+    large_chunk(root)
+    result = run("verify", root, "--load", "--json")
+    found = {finding["code"]: finding for finding in json.loads(result.stdout)["findings"]}
+    assert found.keys() == {"blob-not-read", "orphan-bytes"}
+    assert found["blob-not-read"]["items"] == [WEIGHT]
+    assert result.returncode == 0
 
 
 def test_without_torch_load_is_refused_and_the_rest_works(tmp_path: Path, run: Run) -> None:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 TRACKER_FILE: Final = "latest_checkpointed_iteration.txt"
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
-_PASSWORD: Final = re.compile(r"([^/@:]*):[^/]*@")  # before a host
+_PASSWORD: Final = re.compile(r"(?<=://)([^/@:]*):[^/]*@")  # before a host
+_QUERY: Final = re.compile(r"\?[^/?=]+=.*", re.DOTALL)  # which may sign a request
 _LOCAL: Final = ("file", "local")
 
 
@@ -100,7 +101,7 @@ def place(text: str | Place) -> Place:
     protocol, key = match[1].lower(), match[2]
     if protocol in _LOCAL:
         return Path(_path_of(text, key))
-    _check_key(protocol, key)
+    _check_key(f"{protocol}://{key}", key)
     return Url(protocol, key.rstrip("/"))
 
 
@@ -111,28 +112,29 @@ def _path_of(text: str, key: str) -> str:
     return os.fsdecode(unquote_to_bytes(os.fsencode(path)))
 
 
-def _check_key(protocol: str, key: str) -> None:
-    if secret := _PASSWORD.match(key):
-        raise _no_place(
-            f"{protocol}://{secret[1]}:***@{key[secret.end() :]}",
-            "holds a password, and a URL is printed and written down",
-            "leave it out, and set it where the library of the store looks for it, such as the "
-            "configuration of fsspec",
-        )
+def _check_key(text: str, key: str) -> None:
+    for pattern, what in ((_PASSWORD, "a password"), (_QUERY, "a query, as a signed one does")):
+        if pattern.search(text):
+            raise _no_place(
+                text,
+                f"holds {what}, and a URL is printed and written down",
+                "leave it out, and set what opens the store where its library looks for it, such "
+                "as the configuration of fsspec",
+            )
     if "://" in key:
-        text = f"{protocol}://{key}"
         raise _no_place(text, "is a chain of URLs", "name one, as in s3://bucket/run")
     for part in key.rstrip("/").split("/")[1:]:
         # Some libraries take these as a directory of a disk would, and others as they are.
         if part in ("", ".", ".."):
-            text = f"{protocol}://{key}"
             raise _no_place(text, f"has a part {part!r}", "name the place without such parts")
 
 
 def _no_place(text: str, reason: str, fix: str) -> StoreError:
+    """Why a text means no place, which is told without what it holds of secrets."""
     from ckptmigrate.errors import StoreError
 
-    return StoreError(reason, path=text, fix=fix)
+    shown = _QUERY.sub("?***", _PASSWORD.sub(r"\1:***@", text))
+    return StoreError(reason, path=shown, fix=fix)
 
 
 def lies_in(found: Place, other: Place) -> bool:

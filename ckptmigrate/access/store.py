@@ -29,6 +29,7 @@ _PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "gcs": ("gcsfs",),
     "msc": ("multi-storage-client", "fsspec"),
 }
+_COPY: Final = "copy the checkpoint to a local directory, and name that"
 _PIECE: Final = 64 * 1024 * 1024  # bytes sent at a time; S3 takes 10,000 pieces of an object
 
 
@@ -86,7 +87,8 @@ class Store:
             if item["type"] == "directory":
                 folders.add(name)
             else:
-                files[name] = int(item["size"])
+                told = item["size"]  # over HTTP a listing does not tell
+                files[name] = self.size(place / name) if told is None else int(told)
         return Listing(dict(sorted(files.items())), tuple(sorted(folders)))
 
     def walk(self, place: Url) -> Iterator[tuple[str, int]]:
@@ -112,7 +114,10 @@ class Store:
     def size(self, place: Url) -> int:
         """The size of an object in bytes."""
         with _told(place):
-            return int(self._fs.info(str(place))["size"])
+            size = self._fs.info(str(place))["size"]
+        if size is None:
+            raise StoreError("has a size that its server does not tell", path=place, fix=_COPY)
+        return int(size)
 
     def is_directory(self, place: Url) -> bool:
         """Whether there are objects below a place; a directory without any (of a disk) is none."""
@@ -124,9 +129,17 @@ class Store:
             return bytes(self._fs.cat_file(str(place)))
 
     def read_range(self, place: Url, start: int, end: int) -> bytes:
-        """Some bytes of an object, of which there has to be at least one."""
+        """Some bytes of an object, of which there has to be at least one.
+
+        Raises:
+            StoreError: it gives others, as a web server does that knows no ranges.
+        """
         with _told(place):
-            return bytes(self._fs.cat_file(str(place), start=start, end=end))
+            found = bytes(self._fs.cat_file(str(place), start=start, end=end))
+        if len(found) != end - start:
+            what = f"gives {len(found)} bytes where {end - start} were asked for"
+            raise StoreError(what, path=place, fix=_COPY)
+        return found
 
     def create(self, place: Url, content: bytes) -> None:
         """A new object, whole or not at all.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ckptmigrate import locate, migration, recovery, repairing
+from ckptmigrate import locate, migration, recovery, repairing, reporting
 from ckptmigrate.access.places import Place, place
 from ckptmigrate.batch import roots
 from ckptmigrate.batch.work import Done, Status, Task
@@ -118,11 +118,7 @@ def _rewritten(task: Task, prepared: Migration, plan: Plan, *, dry_run: bool) ->
 
 def _told(task: Task, plan: Plan, result: Place) -> Report | None:
     """What there is to report, as long as it is as it was."""
-    if not task.reported:
-        return None
-    from ckptmigrate.reporting import building
-
-    return building.of_plan(building.begun(task.work.verb, [task.path]), plan, result)
+    return task.report(lambda report: reporting.building.of_plan(report, plan, result))
 
 
 def _text(plan: Plan) -> str:
@@ -183,11 +179,7 @@ class Repair:
             iteration=self.iteration,
             every=self.every and not locate.is_one(path),
         )
-        told = None
-        if task.reported:
-            from ckptmigrate.reporting import building
-
-            told = building.of_repair(building.begun(self.verb, [task.path]), prepared)
+        told = task.report(lambda report: reporting.building.of_repair(report, prepared))
         used = None
         if not self.dry_run:
             used = repairing.carry_out(prepared, link=self.link)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ckptmigrate import reporting
 from ckptmigrate.access.places import place
 from ckptmigrate.batch.work import Done, Status, Task, digests_of
 from ckptmigrate.releases.checking import Job
@@ -77,11 +78,7 @@ class Verify:
         counts = [counted(n, s.value) for s in Severity if (n := found.count(s))]
         text = ", ".join(counts) or "clean"
         text += f": {found.findings[0].what}" if found.findings else ""
-        told = None
-        if task.reported:
-            from ckptmigrate.reporting import building
-
-            told = building.of_verify(building.begun(self.verb, [task.path]), found)
+        told = task.report(lambda report: reporting.building.of_verify(report, found))
         return _done(task, found.clean, text, found.as_json(), told)
 
 
@@ -111,6 +108,7 @@ class Check:
         from ckptmigrate.releases import checking
         from ckptmigrate.releases.facts import compat
         from ckptmigrate.releases.readers import reader, readers
+        from ckptmigrate.reporting.sentences import unknown_release
         from ckptmigrate.versions.reading import read
 
         [path] = locate.locate(place(task.path)).checkpoints
@@ -123,15 +121,16 @@ class Check:
         good = [verdict for verdict in verdicts if verdict.resumes]
         text = f"{len(good)} of {len(verdicts)} releases resume"
         if self.target is not None:
-            obstacles = verdicts[0].obstacles
+            [verdict] = verdicts
+            obstacles, unknown = verdict.obstacles, unknown_release(verdict.reader)
             text = f"no: {obstacles[0].error}" if obstacles else f"release {self.target} resumes"
-        told = None
-        if task.reported:
+            text += f" ({unknown})" if unknown else ""
+
+        def tell(report: Report) -> Report:
             from ckptmigrate.planning import advice
-            from ckptmigrate.reporting import building
 
             advised = None if self.target is None else advice.advise(found, verdicts[0], self.job)
-            told = building.begun(self.verb, [task.path])
-            told = building.of_check(told, found.manifest.path, verdicts, advised)
+            return reporting.building.of_check(report, found.manifest.path, verdicts, advised)
+
         detail = [verdict.as_json() for verdict in verdicts]
-        return _done(task, len(good) == len(verdicts), text, detail, told)
+        return _done(task, len(good) == len(verdicts), text, detail, task.report(tell))

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 from ckptmigrate.access.places import place
 from ckptmigrate.batch.driving import Batch, Root
 from ckptmigrate.batch.work import Status
-from ckptmigrate.text.commands import command, removal, shell
+from ckptmigrate.reporting.sentences import CAUTIONS
+from ckptmigrate.text.commands import command, removal
 from ckptmigrate.verifying.findings import counted
-from ckptmigrate.writing.linking import Link
 
 REWRITING: Final = ("upgrade", "downgrade", "repair")
-CAUTION: Final = (
-    "payload files are hard links; a job that saves one of these iterations again overwrites them "
-    "in place, in both roots"
-)
 
 
 def summary(found: Batch) -> str:
@@ -40,22 +35,12 @@ def undo(found: Batch, verb: str) -> list[str]:
     return removed + ([command("undo", *here)] if here else [])
 
 
-def use(root: Root) -> str | None:
-    """The flags of a job that resumes from a new root.
-
-    Megatron reads local paths and multi-storage-client; other stores are for its callers.
-    """
-    where = place(root.path)
-    if isinstance(where, Path) or where.protocol == "msc":
-        return shell("--load", where)
-    return None
-
-
 def root_without_tracker(root: Root) -> str:
     """Why a new root has no tracker file."""
     return root.error.reason if root.error else "the iteration it names has not arrived"
 
 
-def is_hard_linked(found: Batch) -> bool:
-    """Whether payload is shared between roots."""
-    return any(outcome.done.link == Link.HARDLINK.value for outcome in found.outcomes)
+def cautions(found: Batch) -> list[str]:
+    """What to beware of, by how payload got into the new roots."""
+    used = {outcome.done.link for outcome in found.outcomes}
+    return [text for link, text in CAUTIONS.items() if link in used]

@@ -6,12 +6,12 @@ Paths are strings here, and nothing of a checkpoint's content is in them.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
-from ckptmigrate import clock
+from ckptmigrate import clock, reporting
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import place
 from ckptmigrate.checkpoint.manifest import METADATA_FILES
@@ -121,6 +121,16 @@ class Task:
             "into": self.root,
             "options": self.work.matters(),
         }
+
+    def report(self, tell: Callable[[Report], Report]) -> Report | None:
+        """The report about the checkpoint, where there is to be one.
+
+        Args:
+            tell: adds what there is to tell to a report that has nothing to tell yet.
+        """
+        if not self.reported:
+            return None
+        return tell(reporting.building.begun(self.work.verb, [self.path]))
 
 
 @dataclass(frozen=True)

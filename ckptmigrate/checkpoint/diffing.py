@@ -37,7 +37,7 @@ class Difference:
     detail: str = ""
 
     def as_json(self) -> dict[str, str]:
-        """The documented JSON form (README, `diff --json`)."""
+        """The documented JSON form (docs/json.md, `diff --json`)."""
         return asdict(self)
 
     def __str__(self) -> str:

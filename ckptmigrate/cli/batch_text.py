@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from ckptmigrate.access.places import place
 from ckptmigrate.batch import telling
 from ckptmigrate.batch.driving import Batch, Root
 from ckptmigrate.batch.work import Outcome, Status
+from ckptmigrate.text.commands import load
 from ckptmigrate.text.lines import Line
 from ckptmigrate.verifying.findings import counted
 
@@ -35,8 +37,7 @@ def lines(found: Batch, verb: str) -> list[Line]:
     if len(done) > _MOST_UNDONE and not found.roots:
         undone = ["`ckptmigrate undo` with the checkpoints that are done above"][: len(undone)]
     shown += [Line(each, "undo: ", whole=True) for each in undone]
-    if telling.is_hard_linked(found):
-        shown.append(Line(telling.CAUTION, "caution: ", style="yellow"))
+    shown += [Line(text, "caution: ", style="yellow") for text in telling.cautions(found)]
     return shown
 
 
@@ -54,7 +55,7 @@ def _root(root: Root) -> Line:
     text = f"wrote {root.path}"
     if root.tracker is None:
         text += f", without a tracker file yet: {telling.root_without_tracker(root)}"
-    elif use := telling.use(root):
+    elif use := load(place(root.path)):
         text += f": use it as {use}"
     return Line(text, hang=_HANG)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from ckptmigrate import reporting
 from ckptmigrate.access.places import Place, lies_in, place
 from ckptmigrate.batch.driving import Batch, Job, drive
 from ckptmigrate.batch.ledger import Ledger, check_place
@@ -61,10 +62,7 @@ def run(many: Many, verb: str, *phases: Sequence[Job], dry_run: bool = False) ->
         done = [drive(p, executor, stop, ledger=ledger, progress=progress) for p in phases]
     batch = functools.reduce(Batch.followed_by, done)
     again = None if dry_run else _again(many, sources)
-    if recorder.report is not None:
-        from ckptmigrate.reporting import batches
-
-        recorder.report = batches.of_batch(recorder.report, batch, verb, again)
+    recorder.add(lambda report: reporting.batches.of_batch(report, batch, verb, again))
     if output.json:
         output.object(batch_text.as_json(batch, verb, again))
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptmigrate import migration
+from ckptmigrate import migration, reporting
 from ckptmigrate.cli import console, render
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.recording import recorder
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 def carry_out(
     prepared: migration.Migration, *, dry_run: bool, full: bool, link: Link = Link.AUTO
 ) -> None:
-    if recorder.report is not None:
-        from ckptmigrate.reporting import building
-
-        recorder.report = building.of_migration(recorder.report, prepared)
+    recorder.add(lambda report: reporting.building.of_migration(report, prepared))
     used = None
     if not dry_run:
         used = done(
@@ -54,8 +51,5 @@ def done(plans: Sequence[Plan], do: Callable[[Progress], Link | None]) -> Link |
     total = sum(plan.payload[1] for plan in plans)
     with console.progress("copying payload", total) as progress:
         used = do(progress)
-    if recorder.report is not None:
-        from ckptmigrate.reporting import building
-
-        recorder.report = building.carried_out(recorder.report, used)
+    recorder.add(lambda report: reporting.building.carried_out(report, used))
     return used

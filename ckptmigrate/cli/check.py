@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from ckptmigrate import locate
+from ckptmigrate import locate, reporting
 from ckptmigrate.access import storage
 from ckptmigrate.batch import paths
 from ckptmigrate.checkpoint.rerun import MODE_OF_ARGUMENT
@@ -120,10 +120,9 @@ def check(
         from ckptmigrate.planning import advice
 
         advised = advice.advise(found, verdicts[0], job)
-    if recorder.report is not None:
-        from ckptmigrate.reporting import building
-
-        recorder.report = building.of_check(recorder.report, found.manifest.path, verdicts, advised)
+    recorder.add(
+        lambda report: reporting.building.of_check(report, found.manifest.path, verdicts, advised)
+    )
     if advised is not None:
         if output.json:
             output.object({**verdicts[0].as_json(), "fix": advised.as_json()})

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -18,7 +18,7 @@ from ckptmigrate.batch.shard import Shard, parse
 from ckptmigrate.cli import completing
 from ckptmigrate.cli.options import Command
 
-RETRIES = 2  # of a task on a cluster, by default
+RETRIES: Final = 2  # of a task on a cluster, by default
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ _JOBS = click.option(
 )  # fmt: skip
 _LEDGER = click.option(
     "--ledger", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="Write down what is done, in lines of JSON. Run again, what is done is skipped, and what "
-    "failed or was not begun is done, into the same DEST.",
+    help="Write down what is done, in lines of JSON. The same run again skips that, and does what "
+    "failed or was not begun.",
 )  # fmt: skip
 _SHARD = click.option(
     "--shard", callback=_shard, metavar="I/N",

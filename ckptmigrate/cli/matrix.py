@@ -14,7 +14,7 @@ import click
 from ckptmigrate.cli import completing, options
 from ckptmigrate.cli.console import output, terminal_width
 from ckptmigrate.cli.manual import Manual, ManualGroup
-from ckptmigrate.errors import DestinationError, RefusedError
+from ckptmigrate.errors import DestinationError, RefusedError, Retry
 from ckptmigrate.matrix import tables
 from ckptmigrate.matrix.cells import Cell, Matrix
 from ckptmigrate.text.commands import install
@@ -98,8 +98,15 @@ def matrix(
         into.write_text(tables.into(_markdown(into), found), encoding="utf-8")
         output.lines([f"refreshed {into}"])
     elif writer is not None and reader is not None:
-        cells = [_one(found, writer, reader, each) for each in scenarios]
-        _tell(found, [cell for cell in cells if cell is not None])
+        every = [_one(found, writer, reader, each) for each in scenarios]
+        cells = [cell for cell in every if cell is not None]
+        if not cells:
+            raise RefusedError(
+                f"release {writer} writes no checkpoint of the scenario {scenario!r}",
+                fix="leave --scenario out to see those that it writes",
+                retry=Retry(leave_out=("--scenario",)),
+            )
+        _tell(found, cells)
     elif output.json:
         output.object([asdict(cell) for cell in found.cells.values() if cell.scenario in scenarios])
     elif markdown:

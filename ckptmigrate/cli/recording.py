@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,16 @@ if TYPE_CHECKING:
 class Recorder:
     """What there is to report so far.
 
-    A verb adds to it where it is there, and imports what makes reports only then.
-
     Attributes:
         report: None where no report is asked for.
     """
 
     report: Report | None = None
+
+    def add(self, to: Callable[[Report], Report]) -> None:
+        """Add to the report, where one is asked for."""
+        if self.report is not None:
+            self.report = to(self.report)
 
 
 recorder = Recorder()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ckptmigrate.access.places import Place
@@ -17,7 +16,7 @@ from ckptmigrate.reporting.sentences import (
     size,
     unknown_release,
 )
-from ckptmigrate.text.commands import shell
+from ckptmigrate.text.commands import load
 from ckptmigrate.text.lines import Line
 from ckptmigrate.verifying.findings import Severity, counted
 
@@ -119,10 +118,8 @@ def outcome(done: Migration, link: Link | None, tracker: Tracker | None = None) 
         told = [f"rewrote {path}" for path in changed] or ["nothing was written"]
     else:
         by = "" if link is None else f", payload by {link.value}"
-        # Megatron reads local paths and multi-storage-client; other stores are for its callers.
-        loads = isinstance(done.destination, Path) or done.destination.protocol == "msc"
-        use = f": use it as {shell('--load', done.destination)}" if loads else ""
-        told = [f"wrote {done.destination}{by}{use}"]
+        use = load(done.destination)
+        told = [f"wrote {done.destination}{by}" + (f": use it as {use}" if use else "")]
     lines = [_answer(text) for text in told]
     note = " (the source is unchanged)" if done.destination else ""
     undo = done.undo() + ([tracker.undo] if tracker else [])

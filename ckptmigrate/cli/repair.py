@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptmigrate import recovery, repairing
+from ckptmigrate import recovery, repairing, reporting
 from ckptmigrate.access.places import Place
 from ckptmigrate.batch import paths
 from ckptmigrate.checkpoint.topology import Given
@@ -122,10 +122,7 @@ def repair(
     prepared = repairing.prepare(
         path, wanted, output=destination, in_place=in_place, iteration=iteration
     )
-    if recorder.report is not None:
-        from ckptmigrate.reporting import building
-
-        recorder.report = building.of_repair(recorder.report, prepared)
+    recorder.add(lambda report: reporting.building.of_repair(report, prepared))
     used = None
     if not dry_run:
         how = Link(link)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptmigrate import verification
+from ckptmigrate import reporting, verification
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.batch import paths
@@ -86,10 +86,7 @@ def verify(
             known=known,
             progress=progress if load or hashed else None,
         )
-    if recorder.report is not None:
-        from ckptmigrate.reporting import building
-
-        recorder.report = building.of_verify(recorder.report, found)
+    recorder.add(lambda report: reporting.building.of_verify(report, found))
     if output.json:
         output.object(found.as_json())
     else:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from ckptmigrate.access.places import Url
-from ckptmigrate.errors import DestinationError
+from ckptmigrate.errors import DestinationError, StoreError
 from ckptmigrate.writing.lock import Holder, Owner, holder, parse, refusal, this_process
 
 
@@ -58,7 +58,12 @@ def of_the_dead(lock: Url, about: Url, *, break_lock: bool = False) -> Iterator[
     content = _content(lock)
     if content is None:
         take(lock, about)
-        yield
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(StoreError):
+                lock.store.remove(lock)
+            raise
         lock.store.remove(lock)
         return
     with _alone_here(lock, content, about):

@@ -23,7 +23,7 @@ from ckptmigrate.releases.checking import (
     check,
 )
 from ckptmigrate.releases.readers import Reader, reader
-from ckptmigrate.text.commands import command
+from ckptmigrate.text.commands import command, repair
 from ckptmigrate.version import __version__
 from ckptmigrate.versions import UNIVERSAL, none_emitting
 from ckptmigrate.versions.reading import Reading, read
@@ -52,7 +52,7 @@ class Advice:
     reason: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (README, `check --json`)."""
+        """The documented JSON form (docs/json.md, `check --json`)."""
         return {"command": self.command, "flags": list(self.flags), "reason": self.reason}
 
 
@@ -97,20 +97,15 @@ def advise(found: Reading, verdict: Verdict, job: Job) -> Advice:
 
 def _repaired(found: Reading, release: Reader, job: Job) -> Advice:
     """What makes a corrupt checkpoint resume: none of it is a migration's to mend."""
-    path, reason, repair = found.manifest.path, "", None
-    for rebuild, options in ((False, ()), (True, ("--rebuild-sentinel",))):
-        try:
-            made = mending.plan(path, mending.Wanted(rebuild=rebuild), now="")
-        except CkptMigrateError as error:
-            reason = reason or error.reason
-            continue
-        words = command(made.verb, path, *options)
-        if check(_after(made, found), release, job).resumes:
-            return Advice(words)
-        repair = repair or words
-    if repair is None:
-        return Advice(reason=reason)
-    return Advice(reason=f"it is corrupt; run `{repair}`, then check what that writes")
+    path, options = found.manifest.path, refusals.rebuild_options(found)
+    first = repair(path, *options)
+    try:
+        made = mending.plan(path, mending.Wanted(rebuild=bool(options)), now="")
+    except CkptMigrateError as error:
+        return Advice(reason=error.reason)
+    if check(_after(made, found), release, job).resumes:
+        return Advice(first)
+    return Advice(reason=f"it is corrupt; run `{first}`, then check it again")
 
 
 def _after(made: Plan, found: Reading) -> Reading:

@@ -20,7 +20,7 @@ from ckptmigrate.planning.losses import (
 )
 from ckptmigrate.planning.targets import Target
 from ckptmigrate.releases import optimizer, rng
-from ckptmigrate.text.commands import command
+from ckptmigrate.text.commands import command, repair
 from ckptmigrate.text.printable import few
 from ckptmigrate.versions.reading import Reading
 
@@ -73,7 +73,7 @@ def check_corrupt(begin: Reading) -> None:
         missing=missing,
         path=begin.manifest.path,
         fix="no release can load it; to have it resume as idle run "
-        f"`{command('repair', begin.manifest.path, '--in-place')}`",
+        f"`{repair(begin.manifest.path)}`",
     )
 
 

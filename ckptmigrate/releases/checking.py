@@ -90,10 +90,11 @@ class Verdict:
     warnings: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (README, `check --json`)."""
+        """The documented JSON form (docs/json.md, `check --json`)."""
         return {
             "release": self.reader.release,
             "torch": self.reader.torch,
+            "like": self.reader.like,
             "resumes": self.resumes,
             "without": list(self.without),
             "warnings": list(self.warnings),

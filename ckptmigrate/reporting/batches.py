@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from ckptmigrate.access.places import place
 from ckptmigrate.batch import telling
 from ckptmigrate.batch.driving import Batch
 from ckptmigrate.batch.work import Outcome as Ended
 from ckptmigrate.batch.work import Status
 from ckptmigrate.reporting.report import Member, Outcome, Refusal, Report, Step
+from ckptmigrate.text.commands import load
 
 _FOR_GOOD: Final = (  # the first that any checkpoint came to
     (Status.PLANNED, Outcome.PLANNED),
@@ -74,7 +76,7 @@ def _steps(found: Batch, verb: str, again: str | None) -> Iterator[Step]:
     if again is not None and not found.good:
         yield Step("go-on", again)
     for root in found.roots:
-        use = telling.use(root)
+        use = load(place(root.path))
         if root.tracker is not None and use is not None:
             yield Step("use", use)
     for each in telling.undo(found, verb):
@@ -85,5 +87,4 @@ def _cautions(found: Batch) -> Iterator[str]:
     for root in found.roots:
         if root.tracker is None:
             yield f"{root.path} has no tracker file yet: {telling.root_without_tracker(root)}."
-    if telling.is_hard_linked(found):
-        yield f"{telling.CAUTION[0].upper()}{telling.CAUTION[1:]}."
+    yield from (f"{text.capitalize()}." for text in telling.cautions(found))

@@ -39,7 +39,7 @@ from ckptmigrate.reporting.sentences import (
     severities,
     unknown_release,
 )
-from ckptmigrate.text.commands import command, shell
+from ckptmigrate.text.commands import command, load
 from ckptmigrate.verification import Verification
 from ckptmigrate.verifying.findings import counted
 from ckptmigrate.version import __version__
@@ -59,8 +59,9 @@ def of_migration(report: Report, planned: Migration) -> Report:
         for plan, name in zip(plans, planned.names, strict=True)
     )
     steps = [Step("undo", each) for each in planned.undo()]
-    if planned.destination is not None:
-        steps.insert(0, Step("use", shell("--load", planned.destination)))
+    use = None if planned.destination is None else load(planned.destination)
+    if use is not None:
+        steps.insert(0, Step("use", use))
     recovered = tuple(f"{place}: {what}" for place, what in planned.recovered.items())
     left = tuple(f"A run left something behind: {each.fix}" for each in planned.leftovers)
     written = not all(plan.changes_nothing for plan in plans) or planned.destination is not None

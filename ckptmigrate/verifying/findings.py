@@ -5,12 +5,12 @@ The table is the one place where a code, how bad it is, what it means and what t
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
 from ckptmigrate.access.places import Place
+from ckptmigrate.text.commands import REPAIR, shell
 from ckptmigrate.text.printable import printable
 
 _LONGEST: Final = 200  # characters shown of a text from a checkpoint
@@ -47,7 +47,7 @@ class Code:
 
 _COPY: Final = "restore the file from a copy, or go back to an earlier iteration"
 _REPORT: Final = "look with `ckptmigrate inspect {path}`; go back to an earlier iteration"
-_REPAIR: Final = "run `ckptmigrate repair {path} --in-place`"
+_REPAIR: Final = f"run `{REPAIR}`"
 
 # Where each is known from: a release or torch, a file of it, and what to look for there.
 _CORE: Final = "megatron/core/dist_checkpointing"
@@ -91,6 +91,12 @@ _SINCE_SENTINEL: Final = ">=0.18"
 _SINCE_ENTRY: Final = ">=0.19"
 
 _ROWS: Final = (
+    Code(
+        "not-verified", Severity.ERROR,
+        "One iteration of several is of another format, or cannot be read at all.",
+        "see what `ckptmigrate verify {path}` says of it alone",
+        _OWN,
+    ),
     Code(
         "marker-missing", Severity.ERROR,
         "Without metadata.json no release takes the directory for a torch_dist checkpoint.",
@@ -199,7 +205,8 @@ _ROWS: Final = (
     ),
     Code(
         "blob-not-read", Severity.NOTE,
-        "A sharded object is too large to be read whole; its place was checked all the same.",
+        "A sharded object, or with --load a chunk of a tensor, is too large to be read whole; its "
+        "place was checked all the same.",
         "nothing",
         _OWN,
     ),
@@ -232,7 +239,7 @@ _ROWS: Final = (
     Code(
         "rerun-sentinel-missing", Severity.WARNING,
         "An idle rerun entry without its sentinel shards; releases from 0.14 on resume from it.",
-        "run `ckptmigrate repair {path} --rebuild-sentinel --in-place`",
+        f"run `{REPAIR} --rebuild-sentinel`",
         _ASKED, _SINCE_SENTINEL,
     ),
     Code(
@@ -311,8 +318,7 @@ _ROWS: Final = (
     Code(
         "integrity-mismatch", Severity.ERROR,
         "A file has other bytes than integrity.json says; a job with --verify-integrity fails.",
-        "restore it from a copy; where a small file was changed on purpose, "
-        "run `ckptmigrate repair {path} --in-place`",
+        f"restore it from a copy; where a small file was changed on purpose, {_REPAIR}",
         _VERIFIED, _SINCE_DIGESTS,
     ),
     Code(
@@ -353,10 +359,10 @@ class Finding:
     @property
     def remedy(self) -> str:
         """What to do, with the command where there is one."""
-        return CODES[self.code].remedy.format(path=shlex.quote(str(self.path)))
+        return CODES[self.code].remedy.format(path=shell(self.path))
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (README, `verify --json`)."""
+        """The documented JSON form (docs/json.md, `verify --json`)."""
         return {
             "code": self.code,
             "severity": self.severity.value,

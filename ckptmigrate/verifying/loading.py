@@ -11,6 +11,7 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ckptmigrate.access.storage import LARGEST_PART
 from ckptmigrate.checkpoint import metadata
 from ckptmigrate.checkpoint.metadata import Chunk
 from ckptmigrate.errors import DamagedError, RefusedError
@@ -51,10 +52,14 @@ def check(material: Material, progress: Progress | None = None) -> Iterator[Find
     sizes = material.directory.files()
     unreadable: list[str] = []
     other: list[str] = []
+    large: list[str] = []
     for chunk, dtype, shape in _wanted(material):
         blob = chunk.blob
         if blob.offset + blob.length > sizes.get(blob.file, 0):
             continue  # told elsewhere
+        if blob.length > LARGEST_PART:
+            large.append(chunk.key)
+            continue
         name = f"{chunk.key} at {list(chunk.offsets or ())}"
         try:
             content = material.directory.read_range(blob.file, blob.offset, blob.length)
@@ -73,6 +78,9 @@ def check(material: Material, progress: Progress | None = None) -> Iterator[Find
     if unreadable:
         many = counted(len(unreadable), "chunk does", "chunks do")
         yield material.finding("tensor-unreadable", f"{many} not load", *unreadable)
+    if large:
+        many = counted(len(large), "chunk has", "chunks have")
+        yield material.finding("blob-not-read", f"{many} more than {LARGEST_PART} bytes", *large)
     if other:
         many = counted(len(other), "chunk is", "chunks are")
         yield material.finding("tensor-mismatch", f"{many} not as .metadata says", *other)

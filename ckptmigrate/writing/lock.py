@@ -184,7 +184,8 @@ def refusal(owner: Owner | None, about: Place) -> DestinationError:
 def of_the_dead(lock: Path, about: Path, *, break_lock: bool = False) -> Iterator[None]:
     """Work under the lock of a process that is gone, and remove it at the end.
 
-    The lock stays until then, so that being killed here, too, leaves it behind.
+    The lock stays until then, so that being killed here, too, leaves it behind. After an error that
+    of the dead stays; one that was taken here goes, as this process may live on.
 
     Args:
         lock: its place.
@@ -206,14 +207,21 @@ def of_the_dead(lock: Path, about: Path, *, break_lock: bool = False) -> Iterato
             ) from error
         except OSError:
             pass
-        if os.path.lexists(lock):
+        fresh = not os.path.lexists(lock)
+        if fresh:
+            take(lock, about)
+        else:
             owner = owner_of(lock)
             found = holder(owner)
             if found is Holder.ALIVE or (found is Holder.UNKNOWN and not break_lock):
                 raise refusal(owner, about)
-        else:
-            take(lock, about)
-        yield
+        try:
+            yield
+        except BaseException:
+            if fresh:
+                with contextlib.suppress(OSError):
+                    os.unlink(lock)
+            raise
         os.unlink(lock)
     finally:
         os.close(handle)

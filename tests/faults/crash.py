@@ -28,7 +28,7 @@ from scenarios import LONG_AGO, SCENARIOS, Scenario, Snapshot, differences, make
 
 from ckptmigrate import recovery
 from ckptmigrate.access.places import TRACKER_FILE
-from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.errors import CkptMigrateError, NotACheckpointError
 from ckptmigrate.locate import directory_of
 
 _MOST = 1024  # states after one call; more are sampled, always the same ones
@@ -92,6 +92,8 @@ class Recorded:
             return what
         try:
             recovery.recover(Path(self.scenario.recovery.format(place=self.place)))
+        except NotACheckpointError:
+            pass  # nothing is there, nor left of it; whether that is right is told below
         except CkptMigrateError as error:
             return f"recover fails: {error}"
         if self.scenario.goes_on:

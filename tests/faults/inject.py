@@ -112,9 +112,8 @@ class Bench:
                 return f"{self._off(found)}, and recover is not named: {said!r}"
         elif status != -9:
             return f"status {status}: {said}"
-        status, _ = self._run(f"recover {self.scenario.recovery}")
-        if status:
-            return f"recover fails: {self.told.read_text()}"
+        if what := self._recover():
+            return what
         found = snapshot(self.place)
         return None if found in self.good else f"after recover {self._off(found)}"
 
@@ -122,12 +121,19 @@ class Bench:
         """What is wrong once the same command was run again, or None."""
         if status not in (1, -9) or "internal error" in self.told.read_text():
             return f"status {status}: {self.told.read_text()}"
-        for command in (f"recover {self.scenario.recovery}", self.scenario.command):
-            status, _ = self._run(command)
-            if status:
-                return f"{command} fails: {self.told.read_text()}"
+        if what := self._recover():
+            return what
+        status, _ = self._run(self.scenario.command)
+        if status:
+            return f"{self.scenario.command} fails: {self.told.read_text()}"
         found = snapshot(self.place)
         return None if found == self.after else f"run again {self._off(found)}"
+
+    def _recover(self) -> str | None:
+        """What is wrong with `recover`, or None; a destination that never came to be has none."""
+        status, _ = self._run(f"recover {self.scenario.recovery}")
+        said = self.told.read_text()
+        return f"recover fails: {said}" if status and "does not exist" not in said else None
 
     def _off(self, found: Snapshot) -> str:
         return " / ".join(differences(good, found) for good in self.good)
