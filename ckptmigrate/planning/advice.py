@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from ckptmigrate.access.storage import Overlay
 from ckptmigrate.checkpoint.rerun import Kind
 from ckptmigrate.errors import CkptMigrateError, RefusedError
-from ckptmigrate.planning import mending, planner
+from ckptmigrate.planning import mending, planner, refusals
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.planning.targets import Target, target
@@ -72,10 +72,14 @@ def advise(found: Reading, verdict: Verdict, job: Job) -> Advice:
         return Advice()
     reason = None
     if found.record.kind is Kind.CORRUPT:
-        made = mending.plan(found.manifest.path, mending.Wanted(), now="")
+        options = refusals.rebuild_options(found)
+        try:
+            made = mending.plan(found.manifest.path, mending.Wanted(rebuild=bool(options)), now="")
+        except CkptMigrateError as error:
+            return Advice(reason=error.reason)
+        repair = command(made.verb, found.manifest.path, *options)
         if check(_after(made, found), verdict.reader, job).resumes:
-            return Advice(command(made.verb, found.manifest.path))
-        repair = command(made.verb, found.manifest.path)
+            return Advice(repair)
         return Advice(reason=f"it is corrupt; run `{repair}`, then check what that writes")
     if verdict.warnings or any(obstacle.metadata_only for obstacle in verdict.obstacles):
         for wanted in _targets(verdict.reader, job):
