@@ -253,16 +253,16 @@ def _anomalies(
     reading: Reading, writer: Writer, likely: tuple[str, ...], *, migrated: bool
 ) -> list[str]:
     manifest, record, found = reading.manifest, reading.record, []
-    if record.kind is Kind.CORRUPT:
-        found.append(
-            f"the common state tells of a rerun, and {len(record.missing)} shards of it are missing"
-        )
     if manifest.common.in_file and common.KEY in manifest.metadata.entries:
         found.append("the common state is there twice; every release reads common.pt")
-    if manifest.rerun_keys and record.entry is None and not record.shards:
+    if record.kind is Kind.CORRUPT:
+        found.append(f"{record.promise}, and {len(record.missing)} shards of it are missing")
+    elif manifest.rerun_keys and record.entry is None and not record.shards:
         found.append("rerun shards without a rerun entry; no release asks for them")
     if record.entry is not None and record.kind is Kind.IDLE and not record.shards:
         found.append("an idle rerun entry without its sentinel shards")
+    elif record.kind is Kind.IDLE and record.missing:
+        found.append(f"an idle rerun entry without {len(record.missing)} of its sentinel shards")
     found += _unknown(reading)
     orphans = [name for name in manifest.payload_files if name not in manifest.metadata.ends]
     if orphans:

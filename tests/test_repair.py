@@ -162,6 +162,19 @@ def test_sharded_rerun_needs_its_grid(copy: Callable[[str], Path], run: Run) -> 
     root = copy("0.10.0-idle-tp2")
     lose_a_shard(root, "rerun_state_machine_state/shard_0.1_1.2")
     refused(run("repair", root, "--in-place"), "always ask for", "--rebuild-sentinel")
+    # Whatever tells of it names the command that works, and nothing that the files do not say.
+    told = "is corrupt: a grid of rerun shards is there"
+    refused(run("upgrade", root, "--to", "0.14.0"), told, "--rebuild-sentinel")
+    found = run("inspect", root).stdout
+    assert "a grid of rerun shards is there" in found
+    assert "tells of a rerun" not in found
+    assert "without a rerun entry" not in found
+    result = run("check", root, "--reader", "0.10.0")
+    assert result.returncode == 1
+    assert "Missing key in checkpoint state_dict: rerun_state_machine_state/shard_0.1" in (
+        result.stdout
+    )
+    assert f"fix: ckptmigrate repair {checkpoint_of(root)} --rebuild-sentinel" in result.stdout
     assert run("repair", root, "--in-place", "--rebuild-sentinel").returncode == 0
     read = torch_side.read(checkpoint_of(root))
     assert read.rerun_keys == set(GRIDS["tp2"][0])
@@ -267,6 +280,26 @@ def test_an_idle_entry_without_sentinels(copy: Callable[[str], Path], run: Run) 
     assert run("repair", root, "--rebuild-sentinel", "--in-place").returncode == 0
     assert torch_side.read(checkpoint_of(root)).rerun_keys == set(GRIDS["tp2"][1])
     assert "sentinel" not in run("verify", root).stdout
+
+
+def test_an_idle_entry_without_one_sentinel(copy: Callable[[str], Path], run: Run) -> None:
+    root = copy("0.18.2-idle-tp2")
+    kept, gone = GRIDS["tp2"][1]
+    before = torch_side.read(checkpoint_of(root)).blobs[kept]
+    lose_a_shard(root, gone)
+    told = run("verify", root).stdout
+    assert "an idle rerun entry, and without 1 of its 2 shards" in told
+    assert gone in told
+    assert "without 1 of its sentinel shards" in run("inspect", root).stdout
+    assert run("upgrade", root, "--to", "common-state", "-o", root.with_name("up")).returncode == 0
+    assert run("repair", root, "--rebuild-sentinel", "--in-place").returncode == 0
+    assert "sentinel" not in run("verify", root).stdout
+    for made in (root, root.with_name("up")):
+        read = torch_side.read(checkpoint_of(made))
+        assert read.rerun_keys == {kept, gone}
+        assert read.blobs[kept] == before
+        [payload] = read.object(gone)
+        assert set(payload) == PAYLOAD["always-sentinel"]
 
 
 # -- integrity.json

@@ -88,7 +88,7 @@ class RerunRecord:
         entry: the common entry as stored, or None.
         grid: the shape of the sharded object, (PP, TP) or (WORLD,); () where there is none.
         shards: payload by position in the grid.
-        missing: keys that should be there and are not.
+        missing: keys that should be there and are not; of an idle one, no job asks for them.
     """
 
     kind: Kind
@@ -99,6 +99,13 @@ class RerunRecord:
     grid: tuple[int, ...] = ()
     shards: Mapping[tuple[int, ...], Shard] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+
+    @property
+    def promise(self) -> str:
+        """What tells of the shards that are missing."""
+        if self.entry is None:
+            return "a grid of rerun shards is there"
+        return "the common state tells of a rerun"
 
 
 @dataclass(frozen=True)

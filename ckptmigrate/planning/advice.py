@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from ckptmigrate.access.storage import Overlay
 from ckptmigrate.checkpoint.rerun import Kind
 from ckptmigrate.errors import CkptMigrateError, RefusedError
-from ckptmigrate.planning import mending, planner
+from ckptmigrate.planning import mending, planner, refusals
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.planning.targets import Target, target

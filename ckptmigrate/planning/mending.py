@@ -24,6 +24,7 @@ from ckptmigrate.checkpoint.rerun import (
     Kind,
     RerunRecord,
     StoredRerun,
+    unique_key,
 )
 from ckptmigrate.checkpoint.sidecar import REPAIR, Original
 from ckptmigrate.checkpoint.topology import Given, derive
@@ -32,11 +33,12 @@ from ckptmigrate.planning import planner
 from ckptmigrate.planning.converting import Converted
 from ckptmigrate.planning.losses import FAULT_CONTEXT
 from ckptmigrate.planning.planner import Plan, Request
+from ckptmigrate.planning.refusals import rebuild_options
 from ckptmigrate.text.commands import command
 from ckptmigrate.verification import Verified, verify_one
 from ckptmigrate.verifying.findings import CODES, Finding
 from ckptmigrate.version import __version__
-from ckptmigrate.versions import Layout, facts, none_emitting, pre_rerun, sharded_rerun
+from ckptmigrate.versions import Layout, facts, none_emitting, pre_rerun
 from ckptmigrate.versions.reading import Reading, read
 
 _RERUN: Final = "rerun-shards-missing"
@@ -140,23 +142,27 @@ def _rerun(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...],
             raise RefusedError(
                 "holds a fault context that is whole, and --rebuild-sentinel would replace it",
                 path=source.path,
-                fix=f"to go without it run `{command('repair', source.path, '--drop-rerun')}`",
+                fix="to go without it name --drop-rerun instead",
+                retry=Retry(add=("--drop-rerun",), leave_out=("--rebuild-sentinel",)),
             )
         if record.state == IN_PLACE:
             note = f"a fault in state {STATES[IN_PLACE]}, from which no release resumes: "
             return source, (note + "--drop-rerun makes it idle",), ()
         return source, (), ()
-    bare = record.entry is not None and not record.shards  # an idle entry without its sentinels
+    # An idle entry without its sentinels, or without some of them.
+    bare = record.entry is not None and (not record.shards or bool(record.missing))
     if record.kind in (Kind.CORRUPT, Kind.FAULT) or (wanted.rebuild and bare):
         losses = (FAULT_CONTEXT,) if record.kind is Kind.FAULT else ()
         if wanted.rebuild:
             return *_rebuilt(current, wanted), losses
-        if all(layout is sharded_rerun for layout in current.layouts):
+        needed = rebuild_options(current)
+        if needed:
             raise CorruptError(
                 "lacks rerun shards that its releases always ask for",
                 missing=record.missing,
                 path=source.path,
-                fix=f"run `{command('repair', source.path, '--rebuild-sentinel')}`",
+                fix="have them written anew",
+                retry=Retry(add=needed),
             )
         note = "the rerun entry goes, and the job resumes as idle"
         return source.with_rerun(StoredRerun(), {}), (note,), losses
@@ -181,6 +187,10 @@ def _rebuilt(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...
     if iteration is None:
         raise DamagedError("has no iteration in its common state", path=source.path)
     idle = RerunRecord(Kind.IDLE, record.mode or MODE_VALIDATE, IDLE, iteration)
+    kept = record.shards if record.kind is Kind.IDLE else {}
+    if kept:
+        idle = record
     stored = layout.write(idle, derive(source, wanted.given))
-    note = f"an idle rerun state with {len(stored.shards)} fresh shards"
-    return source.with_rerun(stored, {}), (note,)
+    note = f"an idle rerun state with {len(stored.shards) - len(kept)} fresh shards"
+    unchanged = {unique_key(place, record.grid): shard.stored for place, shard in kept.items()}
+    return source.with_rerun(stored, unchanged), (note,)

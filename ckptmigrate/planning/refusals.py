@@ -22,6 +22,7 @@ from ckptmigrate.planning.targets import Target
 from ckptmigrate.releases import optimizer, rng
 from ckptmigrate.text.commands import command, repair
 from ckptmigrate.text.printable import few
+from ckptmigrate.versions import sharded_rerun
 from ckptmigrate.versions.reading import Reading
 
 
@@ -69,12 +70,19 @@ def check_corrupt(begin: Reading) -> None:
     if begin.record.kind is not Kind.CORRUPT:
         return
     raise CorruptError(
-        f"is corrupt: the common state tells of a rerun, and the checkpoint lacks {few(missing)}",
+        f"is corrupt: {begin.record.promise}, and the checkpoint lacks {few(missing)}",
         missing=missing,
         path=begin.manifest.path,
-        fix="no release can load it; to have it resume as idle run "
-        f"`{repair(begin.manifest.path)}`",
+        fix="no release of its layout can load it; to have it resume as idle run "
+        f"`{repair(begin.manifest.path, *rebuild_options(begin))}`",
     )
+
+
+def rebuild_options(begin: Reading) -> tuple[str, ...]:
+    """What `repair` has to be told where idle means shards: 0.10 and 0.11 always ask for them."""
+    if all(layout is sharded_rerun for layout in begin.layouts):
+        return ("--rebuild-sentinel",)
+    return ()
 
 
 def check_allowed(

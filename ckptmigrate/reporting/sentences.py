@@ -105,7 +105,7 @@ def _rerun(found: Inspection) -> list[str]:
     record = found.rerun
     if record.kind is Kind.CORRUPT:
         return [
-            "corrupt: the common state tells of a rerun and these shards are missing",
+            f"corrupt: {record.promise} and these shards are missing",
             *(f"missing {key}" for key in record.missing),
         ]
     parts = [record.kind.value]

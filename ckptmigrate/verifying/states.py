@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ckptmigrate.checkpoint import common, sidecar
 from ckptmigrate.checkpoint.manifest import Manifest
-from ckptmigrate.checkpoint.rerun import Kind
+from ckptmigrate.checkpoint.rerun import Kind, grid_size
 from ckptmigrate.checkpoint.topology import derive
 from ckptmigrate.errors import CkptMigrateError, DamagedError, RefusedError
 from ckptmigrate.inert import torchfile
@@ -29,13 +29,18 @@ def reruns(material: Material) -> Iterator[Finding]:
     record = reading.record
     if record.kind is Kind.CORRUPT:
         many = counted(len(record.missing), "shard")
-        what = f"the common state tells of a rerun, and {many} of it are missing"
+        are = "is" if len(record.missing) == 1 else "are"
+        what = f"{record.promise}, and {many} of it {are} missing"
         yield material.finding("rerun-shards-missing", what, *record.missing)
     elif found.rerun_keys and record.entry is None and not record.shards:
         what = f"{counted(len(found.rerun_keys), 'rerun shard')} without a rerun entry"
         yield material.finding("rerun-shards-unclaimed", what, *found.rerun_keys)
     elif record.entry is not None and record.kind is Kind.IDLE and not record.shards:
         yield material.finding("rerun-sentinel-missing", "an idle rerun entry, and no shards")
+    elif record.missing:
+        many = f"{len(record.missing)} of its {grid_size(record.grid)} shards"
+        what = f"an idle rerun entry, and without {many}"
+        yield material.finding("rerun-sentinel-missing", what, *record.missing)
     if found.common.in_file and common.KEY in found.metadata.entries:
         yield material.finding("common-twice", f"the common state is in {common.KEY}, too")
 

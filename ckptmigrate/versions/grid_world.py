@@ -48,10 +48,10 @@ def read(manifest: Manifest) -> RerunRecord:
     grid = facts.grid
     if facts.fault and not grid:
         grid = _promised_grid(manifest)
-    missing = facts.missing(grid) if facts.fault else ()
+    missing = facts.missing(grid)
     mode = mode_value(facts.entry["mode"])
     iteration = iteration_value(facts.entry["current_iteration"])
-    if missing:
+    if missing and facts.fault:
         return RerunRecord(Kind.CORRUPT, mode, state, iteration, facts.entry, grid, missing=missing)
     shards: dict[tuple[int, ...], Shard] = {}
     for key in manifest.rerun_keys:
@@ -60,7 +60,7 @@ def read(manifest: Manifest) -> RerunRecord:
         assert position is not None  # gather() refuses other keys
         shards[position[0]] = Shard(payload, payload, file)
     kind = Kind.IDLE if state == IDLE else Kind.FAULT
-    return RerunRecord(kind, mode, state, iteration, facts.entry, grid, shards)
+    return RerunRecord(kind, mode, state, iteration, facts.entry, grid, shards, missing)
 
 
 def _promised_grid(manifest: Manifest) -> tuple[int, ...]:
@@ -89,19 +89,21 @@ def sentinel(record: RerunRecord, topology: Topology) -> StoredRerun:
     Raises:
         RefusedError: the world size is needed and not known.
     """
-    if record.entry is not None and len(record.grid) == 1 and record.shards:
+    there = len(record.grid) == 1 and bool(record.shards)
+    if there and not record.missing:
         return keep(record)
-    world = topology.require_world()
+    world = record.grid[0] if there else topology.require_world()
     fresh = idle_shard()
     entry = {
         "mode": mode_member(record.mode or ""),
         "state": state_member(IDLE),
         "current_iteration": record.iteration,
     }
-    return StoredRerun(
-        entry,
-        {unique_key((rank,), (world,)): (rank, fresh.fields, fresh.file) for rank in range(world)},
-    )
+    shards = {}
+    for rank in range(world):
+        shard = record.shards.get((rank,), fresh)
+        shards[unique_key((rank,), (world,))] = (rank, shard.fields, shard.file)
+    return StoredRerun(record.entry if there else entry, shards)
 
 
 def take(offer: Offer) -> Taking:
