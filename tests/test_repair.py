@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -174,7 +175,8 @@ def test_sharded_rerun_needs_its_grid(copy: Callable[[str], Path], run: Run) -> 
     assert "Missing key in checkpoint state_dict: rerun_state_machine_state/shard_0.1" in (
         result.stdout
     )
-    assert f"fix: ckptmigrate repair {checkpoint_of(root)} --rebuild-sentinel" in result.stdout
+    fix = f"fix: ckptmigrate repair {checkpoint_of(root)} --in-place --rebuild-sentinel\n"
+    assert fix in result.stdout
     assert run("repair", root, "--in-place", "--rebuild-sentinel").returncode == 0
     read = torch_side.read(checkpoint_of(root))
     assert read.rerun_keys == set(GRIDS["tp2"][0])
@@ -185,8 +187,6 @@ def test_sharded_rerun_needs_its_grid(copy: Callable[[str], Path], run: Run) -> 
 
 
 def lose_a_shard(root: Path, key: str) -> None:
-    import pickle
-
     file = checkpoint_of(root) / ".metadata"
     read = torch_side.unpickle(file.read_bytes())
     del read.state_dict_metadata[key]
