@@ -655,8 +655,11 @@ def test_a_release_that_nobody_knows_is_told_as_that(run: Run, tmp_path: Path) -
     report = tmp_path / "r.json"
     run("check", sample, "--reader", "0.99", "--report", report)
     assert "Release 0.99 is newer" in json.loads(report.read_text())["answer"]
+    planned = run("upgrade", sample, "--to", "0.99", "--dry-run")
+    assert "note: 0.99 is newer than all that is known, and taken to be like" in planned.stdout
     for known in ("0.20.0", "0.19.7", "0.19"):
         assert "newer" not in run("check", sample, "--reader", known).stdout
+        assert "newer" not in run("upgrade", sample, "--to", known, "--dry-run").stdout
 
 
 @pytest.mark.parametrize("candidate", ["0.13.0rc3", "0.14.0rc7", "0.16.0rc0", "0.18.0rc1"])

@@ -108,7 +108,6 @@ class Check:
         from ckptmigrate.releases import checking
         from ckptmigrate.releases.facts import compat
         from ckptmigrate.releases.readers import reader, readers
-        from ckptmigrate.reporting.sentences import unknown_release
         from ckptmigrate.versions.reading import read
 
         [path] = locate.locate(place(task.path)).checkpoints
@@ -122,9 +121,9 @@ class Check:
         text = f"{len(good)} of {len(verdicts)} releases resume"
         if self.target is not None:
             [verdict] = verdicts
-            obstacles, unknown = verdict.obstacles, unknown_release(verdict.reader)
+            obstacles, caveat = verdict.obstacles, verdict.reader.caveat
             text = f"no: {obstacles[0].error}" if obstacles else f"release {self.target} resumes"
-            text += f" ({unknown})" if unknown else ""
+            text += f" ({caveat})" if caveat else ""
 
         def tell(report: Report) -> Report:
             from ckptmigrate.planning import advice

@@ -14,7 +14,6 @@ from ckptmigrate.reporting.sentences import (
     payload,
     severities,
     size,
-    unknown_release,
 )
 from ckptmigrate.text.commands import load
 from ckptmigrate.text.lines import Line
@@ -152,7 +151,7 @@ def verdict(path: Place, found: Verdict, advice: Advice) -> list[Line]:
         if obstacle.flag:
             lines.append(Line(f"run the job with {obstacle.flag}", "flag   ", 4))
     lines += [Line(text, "warning: ", 2, hang=4, style="yellow") for text in found.warnings]
-    if told := unknown_release(found.reader):
+    if told := found.reader.caveat:
         lines.append(Line(told, "note: ", 2))
     return lines + _advice(found, advice)
 

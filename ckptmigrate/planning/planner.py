@@ -129,6 +129,8 @@ def plan(
     agreed = {*allowed, *(loss for step in original.undone for loss in step.losses)}
     refusals.check_allowed(begin, target, result, agreed, verb)
     notes = result.notes
+    if target.reader is not None and target.reader.caveat is not None:
+        notes += (target.reader.caveat,)
     if original.undone:
         notes += ("starts from the original files that the sidecar keeps",)
     elif original.stale:

@@ -46,6 +46,13 @@ class Reader:
         return newest if minor(self.release) > minor(newest) else None
 
     @property
+    def caveat(self) -> str | None:
+        """That it is newer than the rules that it is judged by; None where it is known."""
+        if self.like is None:
+            return None
+        return f"{self.release} is newer than all that is known, and taken to be like {self.like}"
+
+    @property
     def weights_only(self) -> bool:
         """Whether common.pt is loaded by torch's weights_only machine and its allow-list."""
         rows = (r for r in self.compat.common_loading if self.is_in(r.releases))

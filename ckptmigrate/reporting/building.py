@@ -37,7 +37,6 @@ from ckptmigrate.reporting.sentences import (
     inspected,
     payload,
     severities,
-    unknown_release,
 )
 from ckptmigrate.text.commands import command, load
 from ckptmigrate.verification import Verification
@@ -131,7 +130,7 @@ def of_check(
         steps += [Step("job", " ".join(advice.flags))] if advice.flags else []
         if advice.reason:
             answer += f" No command and no flag helps: {advice.reason}."
-        if told := unknown_release(asked):
+        if told := asked.caveat:
             answer += f" Release {told}."
     return replace(
         report,

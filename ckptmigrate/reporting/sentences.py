@@ -12,7 +12,6 @@ from ckptmigrate.writing.linking import Link
 
 if TYPE_CHECKING:
     from ckptmigrate.inspection import Inspection
-    from ckptmigrate.releases.readers import Reader
     from ckptmigrate.verification import Verification
 
 CAUTIONS: Final[Mapping[Link | None, str]] = {
@@ -40,13 +39,6 @@ def payload(files: int, count: int) -> str:
 def severities(found: Verification) -> list[str]:
     """How many findings there are of each severity that there is."""
     return [counted(n, s.value) for s in Severity if (n := found.count(s))]
-
-
-def unknown_release(reader: Reader) -> str | None:
-    """That a release is newer than the rules that it is judged by; None where it is known."""
-    if reader.like is None:
-        return None
-    return f"{reader.release} is newer than all that is known, and taken to be like {reader.like}"
 
 
 def inspected(found: Inspection) -> dict[str, Sequence[str]]:
