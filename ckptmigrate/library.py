@@ -62,11 +62,13 @@ def check(
         RefusedError: there is no such release.
         CkptMigrateError: there is no readable torch_dist checkpoint.
     """
-    found = read(storage.directory(_one(path, iteration)))
+    located = locate.locate(place(path), iteration=iteration)
+    found = read(storage.directory(located.checkpoints[0]))
+    named = located.words(iteration)
     job = job or Job()
     asked = [reader(release, compat(), torch)] if release else readers(compat(), torch)
     verdicts = [checking.check(found, each, job) for each in asked]
-    return tuple(Checked(each, advice.advise(found, each, job)) for each in verdicts)
+    return tuple(Checked(each, advice.advise(found, each, job, named)) for each in verdicts)
 
 
 def plan(

@@ -42,6 +42,10 @@ class Located:
     def is_root(self) -> bool:
         return self.checkpoints != (self.path,)
 
+    def words(self, iteration: int | None) -> tuple[str | Place, ...]:
+        """What means the same in a command, where `iteration` was asked for."""
+        return (self.path, *(() if iteration is None else ("--iteration", str(iteration))))
+
 
 def locate(path: Place, *, iteration: int | None = None, every: bool = False) -> Located:
     """The checkpoints that a PATH means: itself, or those of a root.

@@ -86,7 +86,7 @@ def test_the_fix_works_as_pasted(
 ) -> None:
     root = copy(sample)
     command, made, flags = fixed(run, root, "--reader", *asked)
-    assert command == f"ckptmigrate {verb} {checkpoint_of(root)} {options}"
+    assert command == f"ckptmigrate {verb} {root} {options}"
     needed = ["--no-load-optim"] * ("optimizer-state" in options)
     needed += ["--no-load-rng"] * ("--job-tp" in asked)  # up to 0.13
     assert flags.split() == needed
@@ -103,6 +103,18 @@ def test_the_fix_of_a_foreign_class_with_blanks_in_its_path(copy: Copy, run: Run
     command, made, _ = fixed(run, root, "--reader", "0.19.0")
     assert command.endswith("--to 0.19.0 --allow-loss foreign-symbols")
     assert run("check", made, "--reader", "0.19.0").returncode == 0
+
+
+def test_the_fix_names_the_checkpoint_as_the_user_did(copy: Copy, run: Run) -> None:
+    root = copy("0.17.1-idle-w1")
+    one = checkpoint_of(root)
+    for asked, named in (
+        ([root], f"{root}"),
+        ([root, "--iteration", 5], f"{root} --iteration 5"),
+        ([one], f"{one}"),
+    ):
+        told = run("check", *asked, "--reader", "0.11").stdout
+        assert f"fix: ckptmigrate downgrade {named} --to 0.11.0\n" in told
 
 
 def test_where_no_command_helps(run: Run) -> None:

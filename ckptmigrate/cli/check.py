@@ -112,14 +112,15 @@ def check(
         choose = partial(paths.located, iteration=iteration, every=every)
         run(many, "check", jobs(many.groups(choose), Check(release, torch, job)))
         return
-    found = read(storage.directory(locate.locate(many.only, iteration=iteration).checkpoints[0]))
+    located = locate.locate(many.only, iteration=iteration)
+    found = read(storage.directory(located.checkpoints[0]))
     asked = [reader(release, compat(), torch)] if release else readers(compat(), torch)
     verdicts = [checking.check(found, each, job) for each in asked]
     advised = None
     if release:
         from ckptmigrate.planning import advice
 
-        advised = advice.advise(found, verdicts[0], job)
+        advised = advice.advise(found, verdicts[0], job, located.words(iteration))
     recorder.add(
         lambda report: reporting.building.of_check(report, found.manifest.path, verdicts, advised)
     )

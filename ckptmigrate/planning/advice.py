@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
+from ckptmigrate.access.places import Place
 from ckptmigrate.access.storage import Overlay
 from ckptmigrate.checkpoint.rerun import Kind
 from ckptmigrate.errors import CkptMigrateError, RefusedError
@@ -63,10 +64,13 @@ class Checked(NamedTuple):
     fix: Advice
 
 
-def advise(found: Reading, verdict: Verdict, job: Job) -> Advice:
+def advise(found: Reading, verdict: Verdict, job: Job, named: Sequence[str | Place] = ()) -> Advice:
     """What makes the job of a verdict resume; empty where it does, and nothing goes wrong later.
 
     Every command is planned here as the user would run it, and its result checked for the job.
+
+    Args:
+        named: the words that mean the checkpoint in a command; its own directory by default.
     """
     if verdict.resumes and not verdict.warnings:
         return Advice()
@@ -76,7 +80,7 @@ def advise(found: Reading, verdict: Verdict, job: Job) -> Advice:
     if verdict.warnings or any(obstacle.metadata_only for obstacle in verdict.obstacles):
         for wanted in _targets(verdict.reader, job):
             try:
-                words, made = _planned(found, wanted)
+                options, made = _planned(found, wanted)
                 result = _after(made, found)
             except CkptMigrateError as error:
                 reason = reason or error.reason
@@ -84,7 +88,8 @@ def advise(found: Reading, verdict: Verdict, job: Job) -> Advice:
             after = check(result, verdict.reader, job)
             flags = _flags(after)
             if made.files and flags is not None and not after.warnings:
-                return Advice(command(made.verb, *words), flags)
+                place = named or (found.manifest.path,)
+                return Advice(command(made.verb, *place, *options), flags)
     if verdict.resumes:
         return Advice()
     flags = _flags(verdict, metadata_too=True)
@@ -123,8 +128,8 @@ def _targets(release: Reader, job: Job) -> Iterator[Target]:
     yield target(UNIVERSAL)
 
 
-def _planned(found: Reading, wanted: Target) -> tuple[list[Any], Plan]:
-    """The plan of a target, and its command after the verb, with every loss that it needs.
+def _planned(found: Reading, wanted: Target) -> tuple[list[str], Plan]:
+    """The plan of a target, and its command after verb and PATH, with every loss that it needs.
 
     Raises:
         CkptMigrateError: there is no plan, whatever is allowed.
@@ -140,7 +145,7 @@ def _planned(found: Reading, wanted: Target) -> tuple[list[Any], Plan]:
                 raise
             allowed = tuple(loss for loss in LOSSES if loss in {*allowed, *error.losses})
             continue
-        words = [found.manifest.path, "--to", wanted.name, *_options(wanted)]
+        words = ["--to", wanted.name, *_options(wanted)]
         return words + [word for loss in allowed for word in ("--allow-loss", loss)], made
 
 
