@@ -126,7 +126,8 @@ def test_recover_of_what_is_not_there_is_refused_as_by_other_verbs(run: Run, cop
     for path in (nowhere, file):
         told = run("recover", path)
         refused(told, "and a checkpoint is a directory")
-        assert told.stderr == run("inspect", path).stderr
+        as_others = run("inspect", path).stderr
+        assert told.stderr == as_others.replace("ckptmigrate inspect", "ckptmigrate recover")
     assert run("recover", root).stdout == f"{root}: nothing to recover\n"
 
 
