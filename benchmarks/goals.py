@@ -54,9 +54,14 @@ def render(goals: Sequence[Goal], rows: Sequence[Row]) -> str:
     for goal, times in found:
         met = "met" if times <= goal.most else f"missed: {times / goal.most:.2g} times that"
         lines.append(f"| {_what(goal)} | {goal.most:g} x | {times:.2f} x | {met} |")
-    missed = [f"- {_what(goal)}: {goal.why}." for goal, times in found if times > goal.most]
+    missed: dict[str, list[Goal]] = {}  # by why
+    for goal, times in found:
+        if times > goal.most:
+            missed.setdefault(goal.why, []).append(goal)
     if missed:
-        lines += ["", "Why they are missed:", "", *dict.fromkeys(missed)]
+        lines += ["", "Why they are missed:", ""]
+    for why, alike in missed.items():
+        lines += [f"- {why}:", *(f"    - {_what(goal)}" for goal in alike)]
     return "\n".join(lines) + "\n"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from ckptmigrate import inspection, locate, migration, recovery, repairing, verification
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place, place
+from ckptmigrate.access.storage import Progress
 from ckptmigrate.checkpoint import diffing
 from ckptmigrate.checkpoint.diffing import Difference
 from ckptmigrate.checkpoint.topology import Given
@@ -22,7 +23,6 @@ from ckptmigrate.repairing import Repair
 from ckptmigrate.verification import Verification
 from ckptmigrate.versions.reading import read
 from ckptmigrate.writing.linking import Link
-from ckptmigrate.writing.transaction import Progress
 
 
 def inspect(path: str | Place, *, iteration: int | None = None) -> Inspection:

@@ -9,6 +9,7 @@ from typing import Any
 from ckptmigrate import clock, locate
 from ckptmigrate.access import places
 from ckptmigrate.access.places import Place
+from ckptmigrate.access.storage import Progress
 from ckptmigrate.checkpoint.sidecar import digest
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.errors import CkptMigrateError
@@ -19,7 +20,6 @@ from ckptmigrate.text.commands import removal
 from ckptmigrate.version import __version__
 from ckptmigrate.writing.linking import Link
 from ckptmigrate.writing.staging import Leftover
-from ckptmigrate.writing.transaction import Progress
 from ckptmigrate.writing.writer import writer
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from ckptmigrate import clock, locate, migration
 from ckptmigrate.access import places, storage
 from ckptmigrate.access.places import Place
+from ckptmigrate.access.storage import Progress
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.sidecar import REPAIR, FileState, Step, digest
 from ckptmigrate.errors import RefusedError, UnsupportedFormatError
@@ -28,7 +29,6 @@ from ckptmigrate.verification import verify_one
 from ckptmigrate.verifying import roots
 from ckptmigrate.version import __version__
 from ckptmigrate.writing.linking import Link
-from ckptmigrate.writing.transaction import Progress
 from ckptmigrate.writing.writer import writer
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
-from ckptmigrate.access.storage import Directory
+from ckptmigrate.access.storage import Directory, Progress
 from ckptmigrate.checkpoint import common, recognise
 from ckptmigrate.checkpoint.manifest import MARKER_FILE, PAYLOAD
 from ckptmigrate.errors import (
@@ -39,7 +39,6 @@ from ckptmigrate.verifying.findings import Finding, Severity
 from ckptmigrate.verifying.material import Material, gather
 
 Check = Callable[[Material], Iterator[Finding]]
-Progress = Callable[[int], None]
 
 # In the order in which their findings are told.
 CHECKS: Final[tuple[Check, ...]] = (

@@ -32,6 +32,11 @@ def verbs(context: click.Context | None = None) -> Iterator[click.Context]:
             yield from verbs(click.Context(below, info_name=name, parent=context))
 
 
+def commands() -> dict[str, click.Command]:
+    """Every command by the words that follow `ckptmigrate`; the program itself by none."""
+    return {context.command_path.partition(" ")[2]: context.command for context in verbs()}
+
+
 def reference() -> str:
     """The whole page."""
     return "\n".join([_HEAD, *(line for context in verbs() for line in _section(context))])

@@ -415,10 +415,18 @@ def test_hardlink_across_devices(run: Run, copy: Copy, other_device: Path) -> No
     assert tree_hash(root) == before
 
 
+def let_through(place: Path) -> None:
+    """Others come to a place: pytest's own folders above it, more of them in parallel runs."""
+    for path in (place, *place.parents):
+        if path.stat().st_uid == os.geteuid() and not path.stat().st_mode & stat.S_IXOTH:
+            path.chmod(0o755)
+
+
 def test_no_permission(copy: Copy, tmp_path: Path) -> None:
     """A directory that the user may not write to; root becomes somebody else for it."""
     root = copy(SENTINEL)
-    for path in (tmp_path.parent.parent, tmp_path.parent, tmp_path, root, checkpoint_of(root)):
+    let_through(tmp_path)
+    for path in (tmp_path, root, checkpoint_of(root)):
         path.chmod(0o755 if os.geteuid() == 0 else 0o555)
     before = tree_hash(tmp_path)
     # The dry run first: afterwards root's own Python may be out of reach for imports.
@@ -457,9 +465,7 @@ def test_a_source_of_somebody_else(readable: bool, copy: Copy, tmp_path: Path) -
     out = tmp_path / "mine"
     out.mkdir()
     os.chown(out, user, -1)
-    for path in (tmp_path, *tmp_path.parents):
-        if path.stat().st_uid == os.geteuid() and not path.stat().st_mode & stat.S_IXOTH:
-            path.chmod(0o755)  # also the folders of pytest itself, more of them in parallel runs
+    let_through(tmp_path)
     payload = checkpoint_of(root) / "__1_0.distcp"
     payload.chmod(0o444 if readable else 0o000)
     os.utime(payload, ns=(10**18, 10**18))

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import golden
 import pytest
 from conftest import SAMPLES, Run, checkpoint_of, refused, tree_hash
 
@@ -507,15 +508,8 @@ def test_a_dry_run_writes_nothing(make: Make, run: Run, tmp_path: Path) -> None:
 
 
 def test_a_bar_counts_checkpoints(make: Make, tmp_path: Path) -> None:
-    import pty
-
-    root = make("run", 3)
-    parent, child = pty.openpty()
-    words = [sys.executable, "-m", "ckptmigrate", *DOWN, str(root), "--all", "--in-place"]
-    subprocess.run(words, stdout=subprocess.DEVNULL, stderr=child, check=True)
-    os.close(child)
-    shown = os.read(parent, 100_000).decode()
-    os.close(parent)
+    words = [*DOWN, str(make("run", 3)), "--all", "--in-place"]
+    shown = golden.run(["-m", "ckptmigrate", *words], tmp_path, 100)
     assert "checkpoints" in shown
     assert "3/3" in shown
     assert re.search(r"\d\.\d/s", shown)

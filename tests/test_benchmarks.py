@@ -80,6 +80,7 @@ def test_every_row_has_numbers(tmp_path: Path) -> None:
 def test_a_goal_that_is_missed_says_by_how_much_and_why() -> None:
     goals = [
         Goal("task", "mine", "floor", Quantity.TIME, 3, "it checks"),
+        Goal("task", "mine", "first", Quantity.TIME, 2, "it checks"),
         Goal("task", "mine", "floor", Quantity.MEMORY, 8, "it is whole"),
         Goal("task", "not run", "floor", Quantity.TIME, 1, "nobody knows"),
     ]
@@ -93,11 +94,14 @@ def test_a_goal_that_is_missed_says_by_how_much_and_why() -> None:
         "| goal | at most | measured | |",
         "|---|---:|---:|---|",
         "| task: time of mine, to floor | 3 x | 6.00 x | missed: 2 times that |",
+        "| task: time of mine, to first | 2 x | 3.00 x | missed: 1.5 times that |",
         "| task: memory of mine, to the bytes of the file | 8 x | 7.00 x | met |",
         "",
         "Why they are missed:",
         "",
-        "- task: time of mine, to floor: it checks.",
+        "- it checks:",
+        "    - task: time of mine, to floor",
+        "    - task: time of mine, to first",
     ]
     assert render(goals, rows[:1]) == ""
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import golden
 import pytest
 from conftest import HEALTHY, INDEX, LAYOUTS, SAMPLES, Run, checkpoint_of, refused, tree_hash
 
@@ -331,43 +332,26 @@ def test_universal_help_tells_strict_readers(run: Run) -> None:
     assert "raise_all" in text
 
 
-def test_colour_only_on_terminals(run: Run) -> None:
-    import pty
-
-    def on_terminal(*extra: str, **environment: str) -> str:
-        parent, child = pty.openpty()
-        subprocess.run(
-            [sys.executable, "-m", "ckptmigrate", "inspect", str(SAMPLES / SENTINEL), *extra],
-            stdout=child,
-            env={**os.environ, **environment},
-            check=True,
-        )
-        os.close(child)
-        shown = os.read(parent, 100_000).decode()
-        os.close(parent)
-        return shown
-
-    plain_environment = dict.fromkeys(("NO_COLOR",), "")
-    assert "\x1b[" in on_terminal(**plain_environment)
-    assert "\x1b[" not in on_terminal("--no-color")
-    assert "\x1b[" not in on_terminal(NO_COLOR="1")
-    assert "\x1b[" not in run("inspect", SAMPLES / SENTINEL).stdout
+def test_colour_only_on_terminals(run: Run, tmp_path: Path) -> None:
+    words = ["-m", "ckptmigrate", "inspect", str(SAMPLES / SENTINEL)]
+    assert "\x1b[" in golden.run(words, tmp_path, 100, NO_COLOR="")
+    assert "\x1b[" not in golden.run([*words, "--no-color"], tmp_path, 100, NO_COLOR="")
+    assert "\x1b[" not in golden.run(words, tmp_path, 100, NO_COLOR="1")
+    assert "\x1b[" not in run("inspect", SAMPLES / SENTINEL, NO_COLOR="").stdout
 
 
 def test_a_bar_shows_while_payload_is_copied(tmp_path: Path) -> None:
-    import pty
-
-    parent, child = pty.openpty()
-    arguments = ["downgrade", str(SAMPLES / SENTINEL), "--to", "pre-rerun", "--link", "copy"]
-    subprocess.run(
-        [sys.executable, "-m", "ckptmigrate", *arguments, "-o", str(tmp_path / "out")],
-        stdout=subprocess.DEVNULL,
-        stderr=child,
-        check=True,
-    )
-    os.close(child)
-    shown = os.read(parent, 100_000).decode()
-    os.close(parent)
+    words = [
+        "downgrade",
+        str(SAMPLES / SENTINEL),
+        "--to",
+        "pre-rerun",
+        "--link",
+        "copy",
+        "-o",
+        "out",
+    ]
+    shown = golden.run(["-m", "ckptmigrate", *words], tmp_path, 100)
     assert "copying payload" in shown
     # Both payload files, to the last byte, in the bar's own units.
     total = sum(p.stat().st_size for p in checkpoint_of(SAMPLES / SENTINEL).glob("*.distcp"))

@@ -15,13 +15,13 @@ import cli_reference
 import click
 import pytest
 from browser import started
+from cli_reference import commands
 from examples import ROOT
 from playwright.sync_api import Browser, Page, expect
 
 import ckptmigrate
 from ckptmigrate import versions
 from ckptmigrate.cli import cli
-from ckptmigrate.cli.manual import ManualGroup
 
 DOCS = ROOT / "docs"
 PHONE = {"width": 360, "height": 740}
@@ -35,15 +35,9 @@ def page(name: str) -> str:
 # -- what is on them
 
 
-def every_command(command: click.Command, words: str) -> Iterator[tuple[str, click.Command]]:
-    yield words, command
-    if isinstance(command, ManualGroup):
-        for name, below in command.verbs(click.Context(command)):
-            yield from every_command(below, f"{words} {name}".strip())
-
-
 @pytest.mark.parametrize(
-    ("words", "command"), [pytest.param(w, c, id=w or "-") for w, c in every_command(cli, "")]
+    ("words", "command"),
+    [pytest.param(words, command, id=words or "-") for words, command in commands().items()],
 )
 def test_every_verb_and_option_is_in_the_reference(words: str, command: click.Command) -> None:
     heading = words or "ckptmigrate"

@@ -1,29 +1,20 @@
-"""The help of every verb and option, walked over the tree of commands."""
+"""The help of every verb and option, over the tree of commands."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+from cli_reference import commands
 from conftest import SAMPLES, Run
 
-from ckptmigrate.cli import cli
-from ckptmigrate.cli.manual import SECTIONS, ManualGroup
+from ckptmigrate.cli.manual import SECTIONS
 
-
-def verbs(command: click.Command = cli, name: str = "") -> Iterator[tuple[str, click.Command]]:
-    yield name, command
-    if isinstance(command, ManualGroup):
-        for each, below in command.verbs(click.Context(command)):
-            yield from verbs(below, f"{name} {each}".strip())
-
-
-ALL = dict(verbs())
+ALL = commands()
 
 
 def examples(command: click.Command) -> list[str]:

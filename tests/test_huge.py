@@ -16,15 +16,13 @@ from conftest import SAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import synthetic
 from ckptmigrate import migration
 from ckptmigrate.checkpoint import bulk, metadata
 from ckptmigrate.checkpoint.bulk import BulkMetadata
 from ckptmigrate.checkpoint.metadata import Blob, Metadata
 from ckptmigrate.errors import DamagedError, PickleError
 from ckptmigrate.inert import limits
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-import synthetic
 
 PATHS = sorted(SAMPLES.glob("*/iter_*/.metadata"))
 

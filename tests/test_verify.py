@@ -125,7 +125,7 @@ def move_chunk(read: Any) -> None:
 
 def many_dimensions(read: Any) -> None:
     """24 unit boxes that cut 24 dimensions: as many volumes, and 2**24 corners each."""
-    size, n = (2,) + (1,) * 23, 24
+    n = 24
     entry = read.state_dict_metadata[WEIGHT]
     entry.size = torch.Size((n,) * n)
     entry.chunks = []
@@ -134,7 +134,6 @@ def many_dimensions(read: Any) -> None:
         sizes = (1,) * axis + (n - 1,) + (n,) * (n - axis - 1)
         entry.chunks.append(ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)))
     entry.chunks.append(ChunkStorageMetadata(torch.Size((0,) * n), torch.Size((1,) * n)))
-    assert len(size) == n
 
 
 def foreign_plan(read: Any) -> None:

@@ -11,13 +11,15 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 from ckptmigrate.access.places import Place
 from ckptmigrate.errors import DamagedError
+
+Progress = Callable[[int], None]  # told a number of bytes whenever that many were moved
 
 # Of what is held in memory at once, in bytes. A `.metadata` of a million entries has 432 MB.
 LARGEST_PART: Final = 4 * 1024**3

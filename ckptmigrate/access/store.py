@@ -11,16 +11,15 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate.access.places import Url
+from ckptmigrate.access.storage import Progress
 from ckptmigrate.errors import DamagedError, StoreError
 from ckptmigrate.text.commands import install
-
-Progress = Callable[[int], None]
 
 _PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "s3": ("s3fs",),

@@ -9,11 +9,11 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from ckptmigrate.access.places import Place
-from ckptmigrate.access.storage import Directory
+from ckptmigrate.access.storage import Directory, Progress
 from ckptmigrate.checkpoint.manifest import METADATA_FILES
 from ckptmigrate.checkpoint.sidecar import digest
 from ckptmigrate.errors import DamagedError
@@ -24,7 +24,7 @@ _PIECE: Final = 16 * 1024 * 1024  # bytes read at a time
 
 
 def mismatched(
-    directory: Directory, *, payload: bool = False, progress: Callable[[int], None] | None = None
+    directory: Directory, *, payload: bool = False, progress: Progress | None = None
 ) -> list[str]:
     """The files of a checkpoint that do not have the digest that its integrity.json has.
 
@@ -49,7 +49,7 @@ def mismatched(
 def differing(
     directory: Directory,
     listed: Mapping[str, str],
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[str]:
     """The files that have another digest than is listed, hashed on every core.
 
@@ -75,7 +75,7 @@ def differing(
     return [name for name, hashed in zip(listed, found, strict=True) if hashed != listed[name]]
 
 
-def _digest(directory: Directory, name: str, progress: Callable[[int], None]) -> str:
+def _digest(directory: Directory, name: str, progress: Progress) -> str:
     state = hashlib.sha256()
     for start in range(0, directory.files()[name], _PIECE):
         piece = directory.read_range(name, start, _PIECE)

@@ -14,8 +14,8 @@ from ckptmigrate.cli.recording import recorder
 from ckptmigrate.writing.linking import Link
 
 if TYPE_CHECKING:
+    from ckptmigrate.access.storage import Progress
     from ckptmigrate.planning.planner import Plan
-    from ckptmigrate.writing.transaction import Progress
 
 
 def carry_out(

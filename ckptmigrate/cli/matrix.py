@@ -153,8 +153,8 @@ def _check(names: list[str], known: list[str], what: str) -> None:
 def _one(found: Matrix, writer: str, reader: str, scenario: str) -> Cell | None:
     """The cell of two releases, of which the minor version will do; None where it is not there."""
     writers, readers = found.writers("idle"), found.readers
-    written = [each for each in writers if writer in (each, tables.minor(each))]
-    read = [each for each in readers if reader in (each, tables.minor(each))]
+    written = [each for each in writers if writer in (each, tables.short_name(each))]
+    read = [each for each in readers if reader in (each, tables.short_name(each))]
     _check([] if written else [writer], list(writers), "writer")
     _check([] if read else [reader], list(readers), "reader")
     return found.cells.get((written[0], read[0], scenario))

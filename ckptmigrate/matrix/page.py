@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from ckptmigrate.matrix.cells import Cell, Matrix, ScenarioRow, grade
-from ckptmigrate.matrix.tables import SYMBOLS, minor, summary
+from ckptmigrate.matrix.tables import SYMBOLS, short_name, summary
 from ckptmigrate.pages.html_page import escaped, filled
 from ckptmigrate.text.printable import printable
 
@@ -62,7 +62,7 @@ def _tab(number: int, row: ScenarioRow) -> str:
 def _panel(found: Matrix, number: int, row: ScenarioRow) -> str:
     """A scenario: what it is, how many pairs resume, and its table."""
     heads = "".join(
-        f'<th scope="col" title="{escaped(reader)}">{escaped(minor(reader))}</th>'
+        f'<th scope="col" title="{escaped(reader)}">{escaped(short_name(reader))}</th>'
         for reader in found.readers
     )
     lines = "\n".join(_line(found, row.scenario, writer) for writer in found.writers(row.scenario))
@@ -84,7 +84,7 @@ def _panel(found: Matrix, number: int, row: ScenarioRow) -> str:
 
 
 def _line(found: Matrix, scenario: str, writer: str) -> str:
-    short = minor(writer)
+    short = short_name(writer)
     cells = "".join(
         f"<td>{_button(found, found.cells[writer, reader, scenario])}</td>"
         for reader in found.readers

@@ -34,7 +34,9 @@ def table(matrix: Matrix, scenario: str, width: int | None) -> Iterator[Parts]:
         yield from _lists(matrix, scenario)
         return
     column = fits[0]
-    names = (minor(reader) if column == _WIDE else minor(reader)[1:] for reader in readers)
+    names = (
+        short_name(reader) if column == _WIDE else short_name(reader)[1:] for reader in readers
+    )
     yield [(f"{'written by':{_WRITER}}" + "".join(f"{name:{column}}" for name in names), "")]
     for writer in matrix.writers(scenario):
         line: Parts = [(f"{writer:{_WRITER}}", "")]
@@ -56,7 +58,7 @@ def _lists(matrix: Matrix, scenario: str) -> Iterator[Parts]:
         bad = [cell for cell in cells if grade(cell.raw) != "ok"]
         yield [(f"{writer}: {len(cells) - len(bad)} of {len(cells)} resume as it lies", "")]
         for cell in bad:
-            yield [(f"  {minor(cell.reader):6}", ""), *_marks(cell)]
+            yield [(f"  {short_name(cell.reader):6}", ""), *_marks(cell)]
 
 
 def _marks(cell: Cell) -> Parts:
@@ -92,7 +94,7 @@ def markdown(matrix: Matrix, scenarios: Sequence[str]) -> str:
     for scenario in scenarios:
         row = next(each for each in matrix.scenarios if each.scenario == scenario)
         readers = matrix.readers
-        head = " | ".join(minor(reader) for reader in readers)
+        head = " | ".join(short_name(reader) for reader in readers)
         lines = [
             f"**{scenario}**: {row.summary}. {summary(matrix, scenario)}.",
             "",
@@ -117,6 +119,6 @@ def into(text: str, matrix: Matrix) -> str:
     return re.sub(r"(<!-- matrix: ([\w ]+) -->).*?(<!-- /matrix -->)", fresh, text, flags=re.DOTALL)
 
 
-def minor(release: str) -> str:
+def short_name(release: str) -> str:
     """`0.13` of `0.13.1`; `0.20` of `0.20.dev0`."""
     return ".".join(release.split(".")[:2])

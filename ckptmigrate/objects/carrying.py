@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from ckptmigrate.access.places import Place, Url
-from ckptmigrate.access.storage import leads_out
-from ckptmigrate.access.store import Progress
+from ckptmigrate.access.storage import Progress, leads_out
 from ckptmigrate.errors import DestinationError
 from ckptmigrate.writing.durable import sync_directory
 from ckptmigrate.writing.linking import Link

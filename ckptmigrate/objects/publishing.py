@@ -14,8 +14,7 @@ from typing import Final
 
 from ckptmigrate.access.directory import StoreDirectory
 from ckptmigrate.access.places import TRACKER_FILE, Place, Url, lies_in
-from ckptmigrate.access.storage import Overlay, directory
-from ckptmigrate.access.store import Progress
+from ckptmigrate.access.storage import Overlay, Progress, directory
 from ckptmigrate.checkpoint import manifest, sidecar
 from ckptmigrate.errors import CkptMigrateError, DamagedError, DestinationError, StoreError
 from ckptmigrate.objects import carrying, lock

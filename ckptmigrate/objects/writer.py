@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ckptmigrate.access.directory import StoreDirectory
 from ckptmigrate.access.places import TRACKER_FILE, Place, Url
-from ckptmigrate.access.store import Progress
+from ckptmigrate.access.storage import Progress
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.sidecar import Step
 from ckptmigrate.objects import publishing, swap

@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from ckptmigrate import versions
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
-from ckptmigrate.access.storage import Once
+from ckptmigrate.access.storage import Once, Progress
 from ckptmigrate.checkpoint import diffing, integrity, manifest, metadata, sidecar
 from ckptmigrate.checkpoint.diffing import Difference
 from ckptmigrate.checkpoint.manifest import Manifest
@@ -93,7 +93,7 @@ def plan(
     now: str,
     version: str,
     hash_payload: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Plan:
     """Plan the migration of one checkpoint directory.
 

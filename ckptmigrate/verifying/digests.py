@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
+from ckptmigrate.access.storage import Progress
 from ckptmigrate.checkpoint import integrity
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.verifying.findings import Finding, counted
 from ckptmigrate.verifying.material import Material
 
 _SMALL: Final = 64 * 1024 * 1024  # bytes; larger files are hashed with the payload
-
-Progress = Callable[[int], None]
 
 
 def is_small(name: str, size: int) -> bool:

@@ -8,10 +8,10 @@ inert (`objects`).
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from ckptmigrate.access.storage import LARGEST_PART
+from ckptmigrate.access.storage import LARGEST_PART, Progress
 from ckptmigrate.checkpoint import metadata
 from ckptmigrate.checkpoint.metadata import Chunk
 from ckptmigrate.errors import DamagedError, RefusedError
@@ -19,8 +19,6 @@ from ckptmigrate.text.commands import install
 from ckptmigrate.verifying.findings import Finding, counted
 from ckptmigrate.verifying.material import Material
 from ckptmigrate.verifying.tiling import shape_of
-
-Progress = Callable[[int], None]
 
 
 def require_torch() -> Any:

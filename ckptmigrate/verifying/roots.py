@@ -15,8 +15,6 @@ from ckptmigrate.errors import NotACheckpointError
 from ckptmigrate.verifying.findings import Finding
 from ckptmigrate.writing.writer import writer
 
-BROKEN_TRACKER = ("tracker-missing", "tracker-unreadable", "tracker-dangling")
-
 
 @dataclass(frozen=True)
 class Chosen:

@@ -21,10 +21,10 @@ def check(material: Material) -> Iterator[Finding]:
         yield from _compare(material, metadata.PLANS, planned, keys)
         yield from _plan_counts(material)
     # Torch fills it only where it flattened the state dict (releases up to 0.10).
-    flattened = material.metadata.attributes.get("planner_data")
+    flattened = material.metadata.attributes.get(metadata.FLATTENED)
     if isinstance(flattened, dict) and flattened:
         named = {key for key in flattened if isinstance(key, str)}
-        yield from _compare(material, "planner_data", named, keys)
+        yield from _compare(material, metadata.FLATTENED, named, keys)
 
 
 def _compare(

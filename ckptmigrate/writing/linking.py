@@ -6,13 +6,13 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from enum import Enum
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from ckptmigrate.access.places import Url
-from ckptmigrate.access.storage import leads_out, unreadable
+from ckptmigrate.access.storage import Progress, leads_out, unreadable
 from ckptmigrate.checkpoint.manifest import METADATA_FILES
 from ckptmigrate.errors import DestinationError, Retry
 from ckptmigrate.text.commands import shell
@@ -56,7 +56,7 @@ class Carrier:
         used: the means that the last payload file took.
     """
 
-    def __init__(self, link: Link, progress: Callable[[int], None] | None = None) -> None:
+    def __init__(self, link: Link, progress: Progress | None = None) -> None:
         self._means: tuple[Link, ...] = _AUTO if link is Link.AUTO else (link,)
         self._asked = link
         self._progress = progress or (lambda _: None)
@@ -143,11 +143,11 @@ def _reason(error: OSError) -> str:
     return f"the file system refuses it ({error.strerror})"
 
 
-def _hardlink(source: Path, target: Path, progress: Callable[[int], None]) -> None:
+def _hardlink(source: Path, target: Path, progress: Progress) -> None:
     os.link(source.resolve(), target)
 
 
-def _symlink(source: Path, target: Path, progress: Callable[[int], None]) -> None:
+def _symlink(source: Path, target: Path, progress: Progress) -> None:
     os.symlink(source.resolve(), target)
 
 
@@ -158,7 +158,7 @@ def _open(source: Path) -> BinaryIO:
         raise unreadable(source, error) from error
 
 
-def _reflink(source: Path, target: Path, progress: Callable[[int], None]) -> None:
+def _reflink(source: Path, target: Path, progress: Progress) -> None:
     with _open(source) as old, open(target, "xb") as new:
         try:
             fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
@@ -169,7 +169,7 @@ def _reflink(source: Path, target: Path, progress: Callable[[int], None]) -> Non
         os.fsync(new.fileno())
 
 
-def _copy(source: Path, target: Path, progress: Callable[[int], None]) -> None:
+def _copy(source: Path, target: Path, progress: Progress) -> None:
     with _open(source) as old, open(target, "xb") as new:
         while piece := old.read(_PIECE):
             new.write(piece)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ckptmigrate.access.places import TRACKER_FILE, Place, lies_in
-from ckptmigrate.access.storage import Directory, LocalDirectory, Overlay
+from ckptmigrate.access.storage import Directory, LocalDirectory, Overlay, Progress
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.errors import DamagedError, DestinationError, Retry
 from ckptmigrate.planning.change import Change
@@ -31,8 +31,6 @@ from ckptmigrate.writing.swapping import Swap
 
 if TYPE_CHECKING:
     from ckptmigrate.planning.planner import Plan
-
-Progress = Callable[[int], None]
 
 
 def check_destination(destination: Path, source: Place) -> None:

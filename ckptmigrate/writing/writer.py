@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ckptmigrate.access.places import TRACKER_FILE, Place
+from ckptmigrate.access.storage import Progress
 from ckptmigrate.checkpoint.sidecar import Step
 from ckptmigrate.writing import staging, swapping, transaction
 from ckptmigrate.writing.durable import new_of, remove
 from ckptmigrate.writing.journal import Outcome
 from ckptmigrate.writing.linking import Link
 from ckptmigrate.writing.staging import Leftover
-from ckptmigrate.writing.transaction import Progress
 
 if TYPE_CHECKING:
     from ckptmigrate.planning.planner import Plan
