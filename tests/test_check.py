@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import pickle
@@ -14,18 +15,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import torch_side
 from conftest import HEALTHY, SAMPLES, Run, checkpoint_of, refused, tree_hash
 from test_real_readers import READERS as READERS_FOLDER
 
 from ckptmigrate import migrate
 from ckptmigrate.access.storage import LocalDirectory
+from ckptmigrate.inert import torchfile
 from ckptmigrate.matrix import compiling
 from ckptmigrate.measuring import jobs
 from ckptmigrate.planning import advice
 from ckptmigrate.releases import checking, facts
 from ckptmigrate.releases.checking import Job, Verdict
+from ckptmigrate.releases.dtypes import unnamed_class
 from ckptmigrate.releases.readers import reader, readers
 from ckptmigrate.versions import reading
 
@@ -253,6 +258,64 @@ def test_a_signal_as_python_3_10_pickles_it(
     assert plan.losses == ()
     resumes_in("0.16.1", tmp_path / "out")
     assert torch_side.read(checkpoint_of(tmp_path / "out")).common["args"].exit_signal == "SIGTERM"
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (np.arange(3, dtype=np.float64), "Float64DType"),
+        (np.array([2, 3], dtype=">i2"), "Int16DType"),
+        (np.dtype("float32"), "Float32DType"),
+    ],
+    ids=["array", "of-big-endian", "dtype"],
+)
+def test_numpy_data_whose_class_no_pickle_names(
+    value: object, name: str, copy: Copy, run: Run, tmp_path: Path
+) -> None:
+    """`numpy.dtype` is allowed, and not the class of what it makes: 0.16 allows uint32 alone."""
+    root = copy("0.16.1-idle-w1")
+    torch_side.edit_common(root, lambda state: setattr(state["args"], "data", value))
+    found = dies_as_predicted("0.16.1", root)
+    assert f"got <class 'numpy.dtypes.{name}'>" in found.obstacles[0].error
+    assert ask(root, "0.16.1", torch="2.5.1").resumes
+    result = run("downgrade", root, "--to", "0.16.1", "-o", tmp_path / "out")
+    refused(result, f"numpy.dtypes.{name}", "--allow-loss foreign-symbols")
+    migrate(root, to="0.16.1", output=tmp_path / "out", allow_loss=["foreign-symbols"])
+    resumes_in("0.16.1", tmp_path / "out")
+    args = torch_side.read(checkpoint_of(tmp_path / "out")).common["args"]
+    assert args.data == f"numpy.dtypes.{name}"
+
+
+def test_numpy_data_of_the_class_that_is_allowed(copy: Copy) -> None:
+    root = copy("0.16.1-idle-w1")
+    data = np.arange(3, dtype=np.uint32)
+    torch_side.edit_common(root, lambda state: setattr(state["args"], "data", [data, data.dtype]))
+    assert ask(root, "0.16.1").resumes
+    resumes_in("0.16.1", root)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"),
+        *("longdouble", "clongdouble", "O", "S3", "U5", "V7", "M8[s]", "m8", "<i8", ">f4"),
+    ],
+)
+def test_the_class_of_a_dtype_is_that_of_torch(code: str) -> None:
+    """torch itself names the class that it refuses to build, of the dtype and of an array."""
+    dtype = np.dtype(code)
+    array = np.zeros(2, dtype)
+    allowed = [np.dtype, np.ndarray, array.__reduce__()[0]]
+    for value in (dtype, array):
+        saved = io.BytesIO()
+        torch.save(value, saved)
+        data = saved.getvalue()
+        with (
+            torch.serialization.safe_globals(allowed),
+            pytest.raises(pickle.UnpicklingError) as told,
+        ):
+            torch.load(io.BytesIO(data), weights_only=True)
+        assert f"got <class '{unnamed_class(torchfile.load(data).tree)}'>" in str(told.value)
 
 
 def test_without_attn_backend_0_9_resumes(copy: Copy) -> None:

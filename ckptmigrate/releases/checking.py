@@ -178,16 +178,12 @@ def _common(manifest: Manifest, reader: Reader) -> list[Obstacle]:
     for found in symbols_and_objects(manifest.common.values):
         # The first one that it cannot load is the one that its error names.
         if isinstance(found, Object):
-            if reader.makes(found):
-                continue
-            name = symbol_of(found).symbol
-            return [
-                Obstacle(
-                    f"ValueError: {short(enum_value(found))} is not a valid {name}",
-                    f"the common state has {short(found)}, and {name} has no member of that value "
-                    "in this release",
-                )
-            ]
+            forbidden = reader.forbidden_class(found) if weights_only else None
+            if forbidden is not None:
+                return [_forbidden(forbidden)]
+            if not reader.makes(found):
+                return [_no_member(found)]
+            continue
         if weights_only and not reader.allows(found.path):
             return [
                 Obstacle(
@@ -200,6 +196,23 @@ def _common(manifest: Manifest, reader: Reader) -> list[Obstacle]:
         if not reader.resolves(found.path):
             return [_unresolved(found.module, found.symbol, "the common state")]
     return []
+
+
+def _no_member(found: Object) -> Obstacle:
+    name = symbol_of(found).symbol
+    return Obstacle(
+        f"ValueError: {short(enum_value(found))} is not a valid {name}",
+        f"the common state has {short(found)}, and {name} has no member of that value in this "
+        "release",
+    )
+
+
+def _forbidden(name: str) -> Obstacle:
+    return Obstacle(
+        "Weights only load failed. ... Can only build Tensor, Parameter, OrderedDict or types "
+        f"allowlisted via `add_safe_globals`, but got <class '{name}'>",
+        f"the common state has numpy data of the class {name}, which this release does not allow",
+    )
 
 
 def _metadata(manifest: Manifest, reader: Reader) -> list[Obstacle]:

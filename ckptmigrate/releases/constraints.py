@@ -19,6 +19,7 @@ from ckptmigrate.inert.tree import (
     Object,
     enum_value,
     rebuilt,
+    symbol_of,
     symbols_and_objects,
 )
 from ckptmigrate.releases.evidence import writer
@@ -48,20 +49,26 @@ def constrain(found: Manifest, reader: Reader, *, in_file: bool) -> Constrained:
     Args:
         in_file: whether the common state will lie in common.pt, under the reader's load of it.
     """
-    allowed = reader.allows if in_file and reader.weights_only else reader.resolves
+    by_list = in_file and reader.weights_only
+    allowed = reader.allows if by_list else reader.resolves
     loads_symbol = cache(lambda path: allowed(path) and reader.resolves(path))
     foreign: dict[str, None] = {}
     values = found.common.values
     # The rerun entry is the layout's; what cannot load it must not have it.
     others = {key: value for key, value in values.items() if key != COMMON_ENTRY}
 
-    def loads(part: Global | Object) -> bool:
+    def lacking(part: Global | Object) -> str | None:
+        path = part.path if isinstance(part, Global) else symbol_of(part).path
+        if not loads_symbol(path):
+            return path
         if isinstance(part, Global):
-            return loads_symbol(part.path)
-        return loads_symbol(type(part).path) and reader.makes(part)
+            return None
+        if not reader.makes(part):
+            return path
+        return reader.forbidden_class(part) if by_list else None
 
-    if not all(map(loads, symbols_and_objects(others))):
-        values = {**values, **rebuilt(others, _replacer(found, reader, loads, foreign))}
+    if any(map(lacking, symbols_and_objects(others))):
+        values = {**values, **rebuilt(others, _replacer(found, reader, lacking, foreign))}
     result = found if values is found.common.values else _with_common(found, values)
     return Constrained(_with_marker(_with_class(result, reader), reader), tuple(foreign))
 
@@ -69,16 +76,14 @@ def constrain(found: Manifest, reader: Reader, *, in_file: bool) -> Constrained:
 def _replacer(
     found: Manifest,
     reader: Reader,
-    loads: Callable[[Global | Object], bool],
+    lacking: Callable[[Global | Object], str | None],
     foreign: dict[str, None],
 ) -> Callable[[Any], Any]:
     writers = writer(found, reader.compat).releases
 
     def replacement(node: Any) -> Any:
-        if not isinstance(node, (Global, Object)) or loads(node):
-            return node
-        path = node.path if isinstance(node, Global) else type(node).path
-        if path == ARGS_CLASS:  # as text it would be of no use to any job
+        path = lacking(node) if isinstance(node, (Global, Object)) else None
+        if path is None or path == ARGS_CLASS:  # args as text would be of no use to any job
             return node
         name = _member_name(node, reader.compat, writers)
         if name is None:

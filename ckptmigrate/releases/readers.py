@@ -11,6 +11,7 @@ from typing import Any, Final
 from ckptmigrate.checkpoint.manifest import COMMON_MARKER
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.inert.tree import Object, enum_value
+from ckptmigrate.releases.dtypes import unnamed_class
 from ckptmigrate.releases.facts import Compat, MissingRow, matches, minor
 
 # Without Megatron every reader has these; what else a pickle names is of no release.
@@ -81,6 +82,11 @@ class Reader:
         return any(_fits(path, name) for name in self.compat.torch_allows) or any(
             path in row.symbols for row in self.compat.allow_lists if self.is_in(row.releases)
         )
+
+    def forbidden_class(self, obj: Object) -> str | None:
+        """The class of a dtype, or of that of an array, which the weights_only machine refuses."""
+        name = unnamed_class(obj)
+        return None if name is None or self.allows(name) else name
 
     def unknown_marker_keys(self, marker: Mapping[str, Any]) -> list[str]:
         """The keys of metadata.json that this release refuses.

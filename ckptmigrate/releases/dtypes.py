@@ -1,0 +1,55 @@
+"""The class that numpy makes of a dtype's code, which no pickle names and weights_only asks for.
+
+A pickled dtype is `numpy.dtype`, called with a code and then given a state. What the call makes is
+of a class of that code's own, and torch gives a state to none whose class is not allowed (v2.6.0
+torch/_weights_only_unpickler.py, BUILD). The classes: numpy v2.0.0 numpy/dtypes.pyi.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from ckptmigrate.inert.tree import is_object
+
+# By the letter of the code; what follows it is the size in bytes.
+_NUMBERS: Final = {"i": "Int", "u": "UInt", "f": "Float", "c": "Complex"}
+_LARGEST: Final = {"f": 8, "c": 16}  # bytes; what is larger is a long double, of whatever size
+_LONG: Final = {"f": "LongDouble", "c": "CLongDouble"}
+_OTHERS: Final = {
+    "b": "Bool",
+    "O": "Object",
+    "S": "Bytes",
+    "U": "Str",
+    "V": "Void",
+    "M": "DateTime64",
+    "m": "TimeDelta64",
+}
+_MADE_EMPTY: Final = ("numpy._core.multiarray._reconstruct", "numpy.core.multiarray._reconstruct")
+
+
+def unnamed_class(value: Any) -> str | None:
+    """The class of a dtype, or of that of an array; None for what is neither.
+
+    Returns:
+        For example `numpy.dtypes.Float64DType`.
+    """
+    if is_object(value, *_MADE_EMPTY):
+        state = value.state  # version, shape, dtype, order, data
+        value = state[2] if isinstance(state, tuple) and len(state) > 2 else None
+    if not is_object(value, "numpy.dtype") or not value.args or value.state is None:
+        return None
+    name = _name(value.args[0])
+    return None if name is None else f"numpy.dtypes.{name}DType"
+
+
+def _name(code: Any) -> str | None:
+    found = re.fullmatch(r"([a-zA-Z])(\d{0,9})", code) if isinstance(code, str) else None
+    if found is None:
+        return None
+    letter, size = found[1], int(found[2] or 0)
+    if letter not in _NUMBERS:
+        return _OTHERS.get(letter)
+    if size > _LARGEST.get(letter, size):
+        return _LONG[letter]
+    return f"{_NUMBERS[letter]}{size * 8}"
