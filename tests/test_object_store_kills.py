@@ -117,7 +117,7 @@ def _sweep(
                     done = bucket.tree(about)
                     break
                 caught = bucket.tree(about)
-                marker = [k for k in caught if k.endswith("/metadata.json")]
+                marker = [k for k in visible(caught) if k.endswith("/metadata.json")]
                 # To a reader it is as before, as after, or unmarked; payload may be more.
                 left.append(caught)
                 recovered(recover)

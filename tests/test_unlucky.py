@@ -184,9 +184,22 @@ def test_a_ledger_that_is_another_file(copy: Copy, run: Run, tmp_path: Path) -> 
     root = copy(SAMPLE)
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "thesis").write_text("precious")
-    for name in ("fifo", "/dev/zero", "/dev/full", "/dev/null", "thesis"):
+    (tmp_path / "settings").write_text('{\n  "format": 1\n}\n')
+    for name in ("fifo", "/dev/zero", "/dev/full", "/dev/null", "thesis", "settings"):
         refused(run("verify", root, "--ledger", name), "cannot be written", "--ledger FILE")
     assert (tmp_path / "thesis").read_text() == "precious"
+
+
+@pytest.mark.parametrize("left", [b"", b'{"form', b"\0" * 700, b"\0" * 700 + b"\n", b"\n"], ids=len)
+def test_a_ledger_whose_first_line_a_crash_has_torn(
+    left: bytes, copy: Copy, run: Run, tmp_path: Path
+) -> None:
+    """What was not on disk yet may be cut, or zeros."""
+    words = ("check", copy(SAMPLE), "--reader", "0.17", "--ledger", "ledger")
+    (tmp_path / "ledger").write_bytes(left)
+    assert "1 done" in run(*words).stdout
+    assert (tmp_path / "ledger").read_bytes().startswith(left)
+    assert "1 skipped" in run(*words).stdout
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from ckptmigrate.writing.durable import sync_directory
 _FORMAT: Final = 1
 _DONE: Final = (Status.DONE.value, Status.UNCHANGED.value)
 _BEGINNING: Final = b'{"format": '  # of every line that is written here
+_LONGEST_LINE: Final = 2**20  # bytes, by far
 _OTHER: Final = "name another file with --ledger FILE"
 _TRACKER: Final = re.compile(r"release|[0-9]{1,18}")
 
@@ -67,8 +68,7 @@ class Ledger:
             raise OSError("it is no regular file")
         if not found.st_size:
             return {}
-        begins = os.pread(self._handle, len(_BEGINNING), 0)
-        if not _BEGINNING.startswith(begins):
+        if not _is_one(os.pread(self._handle, _LONGEST_LINE, 0)):
             raise OSError("it is another file, and no ledger")
         with open(self._handle, "rb", closefd=False) as file:
             done = _done(file)
@@ -110,6 +110,17 @@ class Ledger:
     def _unwritable(self, error: OSError) -> DestinationError:
         reason = f"cannot be written ({error.strerror or error})"
         return DestinationError(reason, path=self.path, fix=_OTHER)
+
+
+def _is_one(begins: bytes) -> bool:
+    """Whether a file begins as a ledger: of a line, a crash may leave a part of it, or zeros."""
+    for line in begins.split(b"\n"):
+        left = line.lstrip(b"\0")
+        if left.startswith(_BEGINNING):
+            return True
+        if not _BEGINNING.startswith(left):
+            return False
+    return True
 
 
 def _done(lines: Iterable[bytes]) -> dict[str, Done]:
