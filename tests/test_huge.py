@@ -20,7 +20,8 @@ from benchmarks import synthetic
 from ckptmigrate import migration
 from ckptmigrate.checkpoint import bulk, metadata
 from ckptmigrate.checkpoint.bulk import BulkMetadata
-from ckptmigrate.checkpoint.metadata import Blob, Metadata
+from ckptmigrate.checkpoint.metadata import Metadata
+from ckptmigrate.checkpoint.rows import Blob, size_value
 from ckptmigrate.errors import DamagedError, PickleError
 from ckptmigrate.inert import limits
 
@@ -89,7 +90,7 @@ def test_a_row_is_unpickled_when_it_is_asked_for(grown: bytes) -> None:
     for key in Random(1).sample(list(found.entries), 50):
         entry = found.entries[key]
         if not found.is_object_entry(key):
-            size = metadata.size_value(entry.attributes["size"])
+            size = size_value(entry.attributes["size"])
             assert size == tuple(plain.state_dict_metadata[key].size)
 
 

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.planner import (
 )
 
 from ckptmigrate.checkpoint import common, metadata
-from ckptmigrate.checkpoint.metadata import Blob
+from ckptmigrate.checkpoint.rows import Blob
 
 _MANY = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -16,7 +16,8 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from ckptmigrate.checkpoint import metadata, splicing
-from ckptmigrate.checkpoint.metadata import Blob, Chunk, Metadata, Piece
+from ckptmigrate.checkpoint.metadata import Metadata
+from ckptmigrate.checkpoint.rows import Blob, Chunk, Piece
 from ckptmigrate.checkpoint.tables import Row, Tables, shape, sizes_of
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import skeleton

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ckptmigrate.checkpoint import common, metadata
 from ckptmigrate.checkpoint.manifest import Manifest
-from ckptmigrate.checkpoint.metadata import Blob, item_key
+from ckptmigrate.checkpoint.rows import Blob, item_key
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import torchfile
 from ckptmigrate.inert.equality import equal

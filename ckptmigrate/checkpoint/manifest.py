@@ -17,8 +17,9 @@ from ckptmigrate.access.places import Place
 from ckptmigrate.access.storage import Directory
 from ckptmigrate.checkpoint import common, metadata
 from ckptmigrate.checkpoint.common import CommonState
-from ckptmigrate.checkpoint.metadata import Blob, Metadata
+from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.rerun import COMMON_ENTRY, SHARDED_KEY, StoredRerun
+from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import torchfile
 from ckptmigrate.inert.torchfile import TorchFile

@@ -15,7 +15,8 @@ from ckptmigrate.inert.tree import (
 )
 
 if TYPE_CHECKING:
-    from ckptmigrate.checkpoint.metadata import Blob, Metadata
+    from ckptmigrate.checkpoint.metadata import Metadata
+    from ckptmigrate.checkpoint.rows import Blob
 
 _DCP: Final = "torch.distributed.checkpoint"
 _BYTE_IO: Final = 3  # torch.distributed.checkpoint.planner.WriteItemType.BYTE_IO

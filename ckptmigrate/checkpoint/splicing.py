@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Set
 from typing import TYPE_CHECKING, Any, Final
 
 from ckptmigrate.checkpoint import metadata
+from ckptmigrate.checkpoint.rows import item_key
 from ckptmigrate.checkpoint.tables import Row, sizes_of
 from ckptmigrate.errors import PickleError
 from ckptmigrate.inert import again
@@ -169,7 +170,7 @@ class _Insertions:
         if isinstance(item, Run):
             for row in self._rows(item, self._edit.dropped):
                 yield item.ends[row], POP
-        elif metadata.item_key(item) in self._edit.dropped:
+        elif item_key(item) in self._edit.dropped:
             yield after, POP
 
     def _own(self, place: tuple[int, int], opcode: bytes) -> tuple[int, int]:

@@ -11,8 +11,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ckptmigrate.checkpoint import metadata
-from ckptmigrate.checkpoint.metadata import Blob, Metadata
+from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.modelling import Models
+from ckptmigrate.checkpoint.rows import (
+    Blob,
+    chunk_of,
+    is_entry,
+    is_object_entry,
+    is_stored,
+    is_tensor_entry,
+    item_key,
+)
 from ckptmigrate.errors import DamagedError, PickleError
 from ckptmigrate.inert import patterns
 from ckptmigrate.inert.patterns import Hole, Shape
@@ -32,8 +41,8 @@ def shape(tree: Any) -> Shape | None:
     if isinstance(tree, tuple):
         key, value = tree
         if isinstance(key, Hole):
-            if key.is_written and metadata.is_entry(value):
-                return Shape(TENSOR if metadata.is_tensor_entry(value) else OBJECT, (key,))
+            if key.is_written and is_entry(value):
+                return Shape(TENSOR if is_tensor_entry(value) else OBJECT, (key,))
             return None
         return _shape_of_stored(key, value)
     fields = _fields(tree)
@@ -50,7 +59,7 @@ def _fields(value: Any) -> Mapping[str, Any]:
 
 
 def _shape_of_stored(index: Any, where: Any) -> Shape | None:
-    if not metadata.is_stored(index, where):
+    if not is_stored(index, where):
         return None
     named, place = _fields(index), _fields(where)
     key, offsets = named.get("fqn"), named.get("offset")
@@ -149,7 +158,7 @@ class Tables:
                 keys = [row[0] for row in run.values] if kind == STORED else run.values
                 self._keys[run.start] = [k if isinstance(k, str) else texts[k] for k in keys]
             elif kind == ITEM:
-                metadata.item_key(run)
+                item_key(run)
 
     def keys_of(self, run: Run) -> Sequence[str]:
         """The key of each row of a run."""
@@ -166,7 +175,7 @@ class Tables:
         if isinstance(found, int):
             run, row = self.place(found)
             return self.skeleton.rows.patterns[run.patterns[row]].shape.kind == OBJECT
-        return not metadata.is_tensor_entry(found) and metadata.is_entry(found)
+        return is_object_entry(found)
 
     def entry(self, key: str) -> Any:
         """The inert tree of an entry."""
@@ -190,7 +199,7 @@ class Tables:
         files: dict[int, str] = {}
         for index, where in self.skeleton.tree.attributes[metadata.STORED].items():
             if not isinstance(index, Run):
-                chunk = metadata.chunk_of(index, where)
+                chunk = chunk_of(index, where)
                 blob = chunk.blob
                 yield chunk.key, chunk.offsets, blob.file, blob.offset, blob.length
                 continue
@@ -233,7 +242,7 @@ class Tables:
         """The keys that the plan of a rank writes, or those of them that are asked for."""
         keys: list[str] = []
         for item in self.plan_items[rank]:
-            keys += self.keys_of(item) if isinstance(item, Run) else [metadata.item_key(item)]
+            keys += self.keys_of(item) if isinstance(item, Run) else [item_key(item)]
         wanted = None if among is None else frozenset(among)
         return keys if wanted is None else [key for key in keys if key in wanted]
 

@@ -18,8 +18,8 @@ from typing import Final
 
 from ckptmigrate.checkpoint import diffing
 from ckptmigrate.checkpoint.manifest import Manifest
-from ckptmigrate.checkpoint.metadata import Blob
 from ckptmigrate.checkpoint.rerun import grid_size, parse_unique_key, positions, unique_key
+from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.checkpoint.topology import Given, derive
 from ckptmigrate.releases.readers import Reader
 from ckptmigrate.versions.taking import MISSING

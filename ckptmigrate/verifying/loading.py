@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ckptmigrate.access.storage import LARGEST_PART, Progress
-from ckptmigrate.checkpoint import metadata
-from ckptmigrate.checkpoint.metadata import Chunk
+from ckptmigrate.checkpoint.rows import Chunk, is_tensor_entry
 from ckptmigrate.errors import DamagedError, RefusedError
 from ckptmigrate.text.commands import install
 from ckptmigrate.verifying.findings import Finding, counted
@@ -88,7 +87,7 @@ def _wanted(material: Material) -> Iterator[tuple[Chunk, str | None, tuple[int, 
     """Every chunk of a tensor, with the dtype and the shape it should have, file by file."""
     described: dict[str, tuple[str | None, dict[tuple[int, ...], tuple[int, ...]]]] = {}
     for key, entry in material.entries.items():
-        if metadata.is_tensor_entry(entry):
+        if is_tensor_entry(entry):
             try:
                 shape = shape_of(entry)
             except DamagedError:

@@ -11,7 +11,8 @@ from ckptmigrate.access.storage import Directory
 from ckptmigrate.checkpoint import common, manifest, metadata
 from ckptmigrate.checkpoint.common import CommonState
 from ckptmigrate.checkpoint.manifest import Manifest
-from ckptmigrate.checkpoint.metadata import Chunk, Metadata
+from ckptmigrate.checkpoint.metadata import Metadata
+from ckptmigrate.checkpoint.rows import Chunk, chunk_of, is_entry, item_key
 from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.inert.tree import Object
 from ckptmigrate.verifying.findings import Finding, counted, shown
@@ -113,7 +114,7 @@ def _entries(read: Metadata, note: _Note) -> dict[str, Any]:
     if bad:
         note("entry-malformed", f"{counted(len(bad), 'entry', 'entries')} with a key of no text")
     entries = {key: entry for key, entry in table.items() if isinstance(key, str)}
-    unknown = [key for key, entry in entries.items() if not metadata.is_entry(entry)]
+    unknown = [key for key, entry in entries.items() if not is_entry(entry)]
     if unknown:
         many = counted(len(unknown), "entry is", "entries are")
         note("entry-malformed", f"{many} neither a tensor nor a sharded object", *unknown)
@@ -128,7 +129,7 @@ def _chunks(read: Metadata, note: _Note) -> tuple[Chunk, ...]:
     chunks, bad = [], []
     for index, where in table.items():
         try:
-            chunks.append(metadata.chunk_of(index, where))
+            chunks.append(chunk_of(index, where))
         except DamagedError as error:
             bad.append(error.reason)
     if bad:
@@ -159,7 +160,7 @@ def _planned(read: Metadata, note: _Note) -> tuple[tuple[str, ...], ...] | None:
         try:
             if not isinstance(items, list):
                 raise DamagedError("has no items")
-            keys.append(tuple(metadata.item_key(item) for item in items))
+            keys.append(tuple(item_key(item) for item in items))
         except DamagedError as error:
             note("entry-malformed", f"the plan of rank {rank} {error.reason}")
             return None

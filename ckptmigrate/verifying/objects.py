@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from ckptmigrate.checkpoint import common, metadata
+from ckptmigrate.checkpoint import common
+from ckptmigrate.checkpoint.rows import is_tensor_entry
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.inert import torchfile
 from ckptmigrate.releases.symbols import unknown
@@ -36,7 +37,7 @@ def check(material: Material, also_known: Collection[str] = ()) -> Iterator[Find
     strange: dict[tuple[str, ...], list[str]] = {}
     for chunk in material.chunks:
         blob, entry = chunk.blob, material.entries.get(chunk.key)
-        if chunk.offsets is not None or metadata.is_tensor_entry(entry):
+        if chunk.offsets is not None or is_tensor_entry(entry):
             continue
         if blob.offset + blob.length > sizes.get(blob.file, 0) or chunk.key == common.KEY:
             continue  # told elsewhere

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from ckptmigrate.checkpoint.manifest import PAYLOAD
-from ckptmigrate.checkpoint.metadata import Chunk
+from ckptmigrate.checkpoint.rows import Chunk
 from ckptmigrate.verifying.findings import Finding, counted, number, shown
 from ckptmigrate.verifying.material import Material
 

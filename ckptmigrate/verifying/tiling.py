@@ -14,8 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ckptmigrate.checkpoint import metadata
-from ckptmigrate.checkpoint.metadata import size_value
+from ckptmigrate.checkpoint.rows import is_entry, is_tensor_entry, size_value
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert.tree import Object, is_object
 from ckptmigrate.verifying.findings import Finding, counted, number
@@ -90,8 +89,8 @@ def check(material: Material) -> Iterator[Finding]:
     unmatched: list[str] = []
     skipped: list[str] = []
     for key, entry in material.entries.items():
-        if not metadata.is_tensor_entry(entry):
-            if metadata.is_entry(entry) and any(stored.get(key, ())):
+        if not is_tensor_entry(entry):
+            if is_entry(entry) and any(stored.get(key, ())):
                 unmatched.append(f"{key}: a sharded object that is stored as a tensor")
             continue
         try:

@@ -22,7 +22,8 @@ import mutations
 import oracle
 
 from ckptmigrate.checkpoint import bulk, metadata
-from ckptmigrate.checkpoint.metadata import Blob, Metadata
+from ckptmigrate.checkpoint.metadata import Metadata
+from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.inert import limits
 from ckptmigrate.inert.equality import equal
