@@ -235,7 +235,9 @@ def name_one(path: Place) -> str:
     if not isinstance(path, Path):
         return f"name a root with {TRACKER_FILE}, or an iter_* directory in one"
     there = next(each for each in (path, *path.parents) if each.is_dir())
-    find = shell("find", there, "-maxdepth", "4", "-name", TRACKER_FILE)
+    # Some frameworks have no tracker file; the marker is in every checkpoint.
+    names = ("-name", TRACKER_FILE, "-o", "-name", manifest.MARKER_FILE)
+    find = shell("find", there, "-maxdepth", "4", *names)
     return (
         f"name a root with {TRACKER_FILE}, or an iter_* directory in one; to find one run `{find}`"
     )

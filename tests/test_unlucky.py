@@ -463,3 +463,15 @@ def test_the_matrix_writes_over_pages_alone(copy: Copy, run: Run, tmp_path: Path
     for _ in range(2):
         assert run("matrix", "--html", "matrix.html").returncode == 0
     assert (tmp_path / "matrix.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_checkpoint_without_a_root_is_found(copy: Copy, run: Run, tmp_path: Path) -> None:
+    """As frameworks have it that keep weights/ and context/ of a step, and no tracker file."""
+    step = tmp_path / "step_5"
+    step.mkdir()
+    checkpoint_of(copy(SAMPLE)).rename(step / "weights")
+    told = run("inspect", step).stderr
+    find = told[told.index("`") + 1 : told.rindex("`")]
+    found = subprocess.run(shlex.split(find), capture_output=True, text=True, check=True).stdout
+    assert found == f"{step}/weights/metadata.json\n"
+    assert run("inspect", Path(found.strip()).parent).returncode == 0
