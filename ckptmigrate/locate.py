@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Final
 from ckptmigrate.access import places, storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.checkpoint import manifest, recognise
-from ckptmigrate.errors import NotACheckpointError, Retry
+from ckptmigrate.errors import NotACheckpointError, Retry, StoreError
 from ckptmigrate.text.commands import repair, shell
 from ckptmigrate.writing.writer import writer
 
@@ -213,7 +214,11 @@ def _near(path: Place) -> dict[str, Any]:
     around = path.parent
     if path.exists() and (is_one(around) or (around / TRACKER_FILE).is_file()):
         return {"fix": "name the directory that it is in", "retry": Retry(path=around)}
-    numbers = iterations(around) if around.is_dir() else []
+    numbers: list[int] = []
+    with contextlib.suppress(
+        OSError, StoreError
+    ):  # who may not list it is told of PATH all the same
+        numbers = iterations(around) if around.is_dir() else []
     if numbers:
         return {
             "fix": f"name one that does, of the root {around} ({_told(numbers)})",

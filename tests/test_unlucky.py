@@ -404,6 +404,22 @@ def test_signals_to_all_do_not_reach_what_forks_the_processes(copy: Copy) -> Non
     assert (found.stdout, found.stderr) == ("done done\n", "")
 
 
+def test_a_wrong_name_in_a_directory_that_may_not_be_listed(copy: Copy, tmp_path: Path) -> None:
+    """What is wrong is told of PATH, and not of what is around it."""
+    root = copy(SAMPLE)
+    root.chmod(0o311)
+    bare = f"{sys.executable} -m ckptmigrate"
+    if os.geteuid() == 0:
+        bare = f"setpriv --bounding-set=-dac_override,-dac_read_search {bare}"
+    try:
+        found = shell(f"{bare} inspect {root}/iter_5 --json", tmp_path)
+    finally:
+        root.chmod(0o755)
+    error = json.loads(found.stdout)["error"]
+    assert error["path"] == f"{root}/iter_5"
+    assert error["reason"] == "does not exist, and a checkpoint is a directory"
+
+
 def test_what_the_system_refuses_ends_with_what_to_do(copy: Copy, tmp_path: Path) -> None:
     """A directory that may not be read, also by root: without its capabilities."""
     root, other = copy(SAMPLE), copy("0.12.3-idle-w1")
