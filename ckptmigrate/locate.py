@@ -215,9 +215,7 @@ def _near(path: Place) -> dict[str, Any]:
     if path.exists() and (is_one(around) or (around / TRACKER_FILE).is_file()):
         return {"fix": "name the directory that it is in", "retry": Retry(path=around)}
     numbers: list[int] = []
-    with contextlib.suppress(
-        OSError, StoreError
-    ):  # who may not list it is told of PATH all the same
+    with contextlib.suppress(OSError, StoreError):  # it may be closed to who may read PATH
         numbers = iterations(around) if around.is_dir() else []
     if numbers:
         return {

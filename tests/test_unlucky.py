@@ -404,15 +404,20 @@ def test_signals_to_all_do_not_reach_what_forks_the_processes(copy: Copy) -> Non
     assert (found.stdout, found.stderr) == ("done done\n", "")
 
 
+def unprivileged() -> str:
+    """The command, for root without the capabilities that open every file."""
+    bare = f"{sys.executable} -m ckptmigrate"
+    if os.geteuid() != 0:
+        return bare
+    return f"setpriv --bounding-set=-dac_override,-dac_read_search {bare}"
+
+
 def test_a_wrong_name_in_a_directory_that_may_not_be_listed(copy: Copy, tmp_path: Path) -> None:
     """What is wrong is told of PATH, and not of what is around it."""
     root = copy(SAMPLE)
     root.chmod(0o311)
-    bare = f"{sys.executable} -m ckptmigrate"
-    if os.geteuid() == 0:
-        bare = f"setpriv --bounding-set=-dac_override,-dac_read_search {bare}"
     try:
-        found = shell(f"{bare} inspect {root}/iter_5 --json", tmp_path)
+        found = shell(f"{unprivileged()} inspect {root}/iter_5 --json", tmp_path)
     finally:
         root.chmod(0o755)
     error = json.loads(found.stdout)["error"]
@@ -424,12 +429,9 @@ def test_what_the_system_refuses_ends_with_what_to_do(copy: Copy, tmp_path: Path
     """A directory that may not be read, also by root: without its capabilities."""
     root, other = copy(SAMPLE), copy("0.12.3-idle-w1")
     root.chmod(0)
-    bare = f"{sys.executable} -m ckptmigrate"
-    if os.geteuid() == 0:
-        bare = f"setpriv --bounding-set=-dac_override,-dac_read_search {bare}"
     try:
         for words in (f"{root} --json", f"{root} {other} --json"):
-            found = shell(f"{bare} inspect {words}", tmp_path)
+            found = shell(f"{unprivileged()} inspect {words}", tmp_path)
             told = json.loads(found.stdout)
             error = told.get("error") or told["checkpoints"][0]["error"]
             assert found.returncode == 1
