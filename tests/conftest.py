@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pkgutil
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,7 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
+
+import ckptmigrate
 
 SAMPLES = Path(__file__).parent / "samples"
 # What a shell starts in its background ignores these, and so would everything that tests start.
@@ -81,12 +86,35 @@ def copy(tmp_path: Path) -> Callable[[str], Path]:
     return make
 
 
+# What needs an extra or a real release is imported where it is used.
+_WITH_EXTRAS = ("ckptmigrate.measuring.", "ckptmigrate.batch.cluster", "ckptmigrate.__main__")
+CLI = forked.ForkServer(
+    "cli",
+    [
+        module.name
+        for module in pkgutil.walk_packages(ckptmigrate.__path__, "ckptmigrate.")
+        if not module.name.startswith(_WITH_EXTRAS)
+    ],
+)
+MAIN = "ckptmigrate.__main__:main"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """The command line in a process of its own, as a user runs it."""
+    """The command line in a fork of its own, with what a user types as arguments."""
+
+    def call(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        return CLI.run(
+            [*map(str, arguments)], main=MAIN, cwd=tmp_path, env={**os.environ, **environment}
+        )
+
+    return call
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Run:
+    """The command line in a process that Python starts, where the start is what is tested."""
 
     def call(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -111,15 +139,66 @@ def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
         assert word in result.stderr, result.stderr
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "full: only `make test-full` runs it")
+    config.addinivalue_line("markers", "costly(reason): why it may take more than 5 s of CPU")
+    if not hasattr(config, "workerinput"):
+        os.environ["CKPTMIGRATE_TEST_RUN"] = str(os.getpid())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(forked.folder(), ignore_errors=True)
+
+
+def _seconds() -> float:
+    """CPU of this process and of all that it waited for."""
+    ours, others = (
+        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return sum(usage.ru_utime + usage.ru_stime for usage in (ours, others)) + forked.spent
+
+
+_START = pytest.StashKey[float]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[_START] = _seconds()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Note what CPU a test took, fixtures included, and why it may."""
+    if call.when == "teardown":
+        reasons = [marker.args[0] for marker in item.iter_markers("costly")]
+        item.user_properties.append(("cpu", (_seconds() - item.stash[_START], reasons)))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write tests/golden/ anew, to be read"
     )
+    parser.addoption(
+        "--costly", type=float, default=5.0, help="the CPU seconds from which a test needs a reason"
+    )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what the tests of safety counted (`record_property("safety", ...)`)."""
+    """Print what the tests of safety counted (`record_property("safety", ...)`), and the CPU."""
+    write = terminalreporter.write_line
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties:
             if name == "safety":
-                terminalreporter.write_line(f"safety: {value}")
+                write(f"safety: {value}")
+    found = [
+        (*value, report.nodeid)
+        for report in terminalreporter.getreports("")
+        for name, value in report.user_properties
+        if name == "cpu"
+    ]
+    write(f"{sum(seconds for seconds, *_ in found):.0f} s of CPU in tests")
+    limit = terminalreporter.config.getoption("--costly")
+    for seconds, reasons, name in sorted(found, reverse=True):
+        if seconds > limit and not reasons:
+            write(f"{seconds:.1f} s of CPU and no reason: {name}")

@@ -20,7 +20,8 @@ import pytest
 import torch
 import torch_side
 from conftest import HEALTHY, SAMPLES, Run, checkpoint_of, refused, tree_hash
-from test_real_readers import READERS as READERS_FOLDER
+from real_releases import READERS as READERS_FOLDER
+from real_releases import run_jobs
 
 from ckptmigrate import migrate
 from ckptmigrate.access.storage import LocalDirectory
@@ -145,20 +146,20 @@ def test_the_model_type_of_every_training_run(copy: Copy, run: Run, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     args = torch_side.read(checkpoint_of(tmp_path / "out")).common["args"]
     assert args.model_type is model_type
-    [ranks] = jobs.run("0.14.0", READERS_FOLDER, [{"checkpoint": str(checkpoint_of(root))}])
+    [ranks] = run_jobs("0.14.0", [{"checkpoint": str(checkpoint_of(root))}])
     assert (ranks[0]["stage"], ranks[0]["error"]) == ("done", None)
 
 
 def resumes_in(release: str, root: Path) -> None:
     """The real release takes a checkpoint of one rank."""
-    [[rank]] = jobs.run(release, READERS_FOLDER, [{"checkpoint": str(checkpoint_of(root))}])
+    [[rank]] = run_jobs(release, [{"checkpoint": str(checkpoint_of(root))}])
     assert (rank["stage"], rank["error"]) == ("done", None)
 
 
 def dies_as_predicted(release: str, root: Path) -> Verdict:
     """The real release dies of the first obstacle that `check` tells."""
     verdict = ask(root, release)
-    [[rank]] = jobs.run(release, READERS_FOLDER, [{"checkpoint": str(checkpoint_of(root))}])
+    [[rank]] = run_jobs(release, [{"checkpoint": str(checkpoint_of(root))}])
     assert rank["stage"] != "done"
     for words in verdict.obstacles[0].error.split(" ... "):
         assert words in rank["error"]
@@ -685,7 +686,7 @@ def test_a_wrong_grid(copy: Copy) -> None:
     assert not verdict.resumes
     predicted = verdict.obstacles[0].error
     job = {"checkpoint": str(checkpoint_of(root)), "tensor_parallel": 2}
-    [ranks] = jobs.run("0.13.1", READERS_FOLDER, [job])
+    [ranks] = run_jobs("0.13.1", [job])
     assert predicted.rstrip(".") in ranks[0]["error"]
     assert "Missing key in checkpoint state_dict" in predicted
     # Readers that ask for no idle grid do not mind.

@@ -13,7 +13,7 @@ from typing import Any
 import golden
 import pytest
 from conftest import SAMPLES, Run, refused
-from test_real_readers import READERS
+from real_releases import READERS
 
 from ckptmigrate.matrix import compiling, tables
 from ckptmigrate.matrix.cells import Cell, Matrix, grade, matrix

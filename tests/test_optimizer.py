@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch_side
 from conftest import HEALTHY, SAMPLES, Run, checkpoint_of, refused, tree_hash
-from real_parts import told_by
+from real_releases import run_parts
 from test_check import ask
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 
@@ -95,7 +95,7 @@ def test_that_is_how_a_release_dies_of_cut_states(release: str, copy: Copy) -> N
     root = copy("0.13.1-idle-dopt")
     as_0_10_wrote_it(root, 4, 12)
     asked = {"key": BIAS, "shape": [16], "range": [0, 4]}
-    [told] = told_by(release, {"checkpoint": str(checkpoint_of(root)), "flattened": asked})
+    [told] = run_parts(release, {"checkpoint": str(checkpoint_of(root)), "flattened": asked})
     assert told == {"error": "RuntimeError: shape '[16]' is invalid for input of size 4"}
 
 
@@ -151,11 +151,11 @@ def test_keys_without_the_prefix(
     for release in ("0.12.3", "0.13.1"):
         [predicted] = obstacles(root, release)
         assert predicted.startswith(error)
-        [told] = told_by(release, job)
+        [told] = run_parts(release, job)
         assert told["error"].startswith(error)
     for release in ("0.14.0", "0.15.3"):
         assert obstacles(root, release) == []
-        [told] = told_by(release, job)
+        [told] = run_parts(release, job)
         assert told == {"keys": [BIAS, WEIGHT]}
 
 

@@ -19,10 +19,10 @@ import pytest
 import torch
 import torch_side
 from conftest import tree_hash
-from test_real_readers import READERS, as_told, digest
+from real_releases import run_jobs
+from test_real_readers import as_told, digest
 
 import ckptmigrate
-from ckptmigrate.measuring import jobs
 
 RELEASES = ("0.9.0", "0.10.0", "0.11.0", "0.12.3", "0.13.1", "0.14.0", "0.15.3", "0.16.1")
 LASTING = RELEASES[5:]  # among these a fault context keeps its meaning
@@ -91,7 +91,7 @@ def run_all(folder: Path) -> dict[str, Any]:
             }
             for saved, case in cases.items()
         ]
-        for saved, ranks in zip(cases, jobs.run(writer, READERS, wanted), strict=True):
+        for saved, ranks in zip(cases, run_jobs(writer, wanted), strict=True):
             assert [rank["error"] for rank in ranks] == [None] * len(ranks), saved
     hashes = {root.name: tree_hash(root) for root in folder.iterdir()}
     results = {}
@@ -105,7 +105,7 @@ def run_all(folder: Path) -> dict[str, Any]:
             }
             for case in cases.values()
         ]
-        results |= dict(zip(cases, jobs.run(reader, READERS, wanted), strict=True))
+        results |= dict(zip(cases, run_jobs(reader, wanted), strict=True))
     assert {name: tree_hash(folder / name) for name in hashes} == hashes
     return results
 
@@ -178,7 +178,7 @@ def test_a_context_that_is_not_found_again_shows(told: tuple[Path, dict[str, Any
     with torch_side.megatron_names(), open(checkpoint / ".metadata", "wb") as file:
         pickle.dump(metadata, file)
     job = {"checkpoint": str(checkpoint), "step": True, **SIZES["cp2"]}
-    [ranks] = jobs.run("0.14.0", READERS, [job])
+    [ranks] = run_jobs("0.14.0", [job])
     assert [rank["error"] for rank in ranks] == [None, None]
     assert [rank["resumed"] for rank in ranks] == [[4, True]] * 2  # RERUNNING_FROM_CHECKPOINT
 

@@ -20,9 +20,7 @@ from typing import Any
 import pytest
 from conftest import INDEX, SAMPLES, checkpoint_of
 from examples import Page, commands, copy_samples, run
-from test_real_readers import READERS
-
-from ckptmigrate.measuring.jobs import run as run_jobs
+from real_releases import READERS, run_jobs
 
 PAGE = Page("docs/recipes.md", split=True)
 CLAIM = re.compile(
@@ -130,7 +128,7 @@ def run_all(place: Path) -> dict[str, list[Any]]:
         asked[each.release].append(each.text)
     found: dict[str, list[Any]] = {}
     for release, texts in asked.items():
-        ranks = iter(run_jobs(release, READERS, jobs[release]))
+        ranks = iter(run_jobs(release, jobs[release]))
         found |= {text: [next(ranks) for _ in range(3)] for text in texts}
     return found
 

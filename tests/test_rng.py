@@ -19,7 +19,7 @@ import pytest
 import torch
 import torch_side
 from conftest import Run, checkpoint_of, refused, tree_hash
-from real_parts import told_by
+from real_releases import run_parts
 from test_check import ask
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
@@ -335,7 +335,7 @@ def test_a_real_release_loads_what_down_made(source: Path, release: str, tmp_pat
     before = rng(source)
     migrate(source, to=release, output=tmp_path / "out", allow_loss=["rng-state"])
     places: list[Place] = [(0, 0), (0, 1), (1, 0), (1, 1)]
-    [told] = told_by(release, job_of(tmp_path / "out", places, (2, 2)))
+    [told] = run_parts(release, job_of(tmp_path / "out", places, (2, 2)))
     assert told == {"digests": [digest(before[key_of((*place, 0), (2, 2, 2))]) for place in places]}
     assert len({*told["digests"]}) == 4
 
@@ -345,7 +345,7 @@ def test_the_real_0_16_1_loads_what_up_made(copy: Copy, tmp_path: Path) -> None:
     synthesize(root, by_rank=False)
     before = rng(root)
     migrate(root, to="0.16.1", output=tmp_path / "out")
-    raw, made = told_by(
+    raw, made = run_parts(
         "0.16.1",
         job_of(root, PLACES, (2, 2, 2)),
         job_of(tmp_path / "out", PLACES, (2, 2, 2)),
@@ -356,5 +356,5 @@ def test_the_real_0_16_1_loads_what_up_made(copy: Copy, tmp_path: Path) -> None:
 
 
 def test_how_a_real_release_dies_of_the_other_grid(source: Path) -> None:
-    [told] = told_by("0.16.1", job_of(source, [(0, 0), (1, 1)], (2, 2)))
+    [told] = run_parts("0.16.1", job_of(source, [(0, 0), (1, 1)], (2, 2)))
     assert [told["error"]] == of_rng(source, "0.17.1")

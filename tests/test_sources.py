@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from packaging.version import Version
-from test_real_readers import READERS
+from real_releases import READERS
 
 from ckptmigrate.matrix.cells import matrix
 from ckptmigrate.measuring import jobs
