@@ -1,4 +1,6 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs.
+# Bytecode of the package is kept outside the source tree: tests start it many times.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,15 +15,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 FUZZ_SEED ?= 1
 DIST ?= dist
 
-.PHONY: demo test lint types unit some-faults faults readers browser shells facts matrix bench fuzz docs \
+.PHONY: demo test test-full all-tests lint types unit some-faults faults readers browser shells facts matrix bench fuzz docs \
 	examples dist pyz clean
 
 ## demo: inspect, downgrade, diff and upgrade back, on a sample that release 0.19.0 wrote
 demo: $(VENV)/.installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh demo.sh
 
-## test: lint, types and every test, the real readers included
+## test: lint, types, and the tests that decide whether a change lands; minutes
 test: lint types unit some-faults
+
+## test-full: all tests: more releases, kills and mutations, every page in a browser, the packages
+test-full: lint types all-tests some-faults
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -31,6 +36,9 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev readers browser shells
+	$(BIN)/python -m pytest -n auto -m 'not full'
+
+all-tests: $(VENV)/.dev readers browser shells
 	$(BIN)/python -m pytest -n auto
 
 some-faults: $(VENV)/.dev
