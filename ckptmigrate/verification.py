@@ -15,13 +15,12 @@ from typing import Any, Final
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.access.storage import Directory, Progress
-from ckptmigrate.checkpoint import common, recognise
-from ckptmigrate.checkpoint.manifest import MARKER_FILE, PAYLOAD
+from ckptmigrate.checkpoint import recognise
+from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.errors import (
     CkptMigrateError,
     DamagedError,
     NotACheckpointError,
-    UnsupportedFormatError,
     of_system,
 )
 from ckptmigrate.inert.reader import uncollected
@@ -49,6 +48,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     payload.ranks,
     states.sizes,
     states.reruns,
+    states.shapes,
     payload.orphans,
 )
 
@@ -183,18 +183,11 @@ def _ordered(found: list[Finding]) -> tuple[Finding, ...]:
 
 
 def _require_ours(directory: Directory) -> None:
-    """Refuse another format; what is ours and broken is verified.
-
-    A directory without metadata.json may be a torch_dcp one; with a common.pt it is ours.
-    """
+    """Refuse another format; what is ours and broken is verified."""
     try:
         recognise.require_torch_dist(directory)
     except DamagedError:
         return
     except NotACheckpointError:  # nested in another, or (of a root, or staged) with nothing in it
         if recognise.is_checkpoint(directory):
-            raise
-    except UnsupportedFormatError:
-        files = directory.files()
-        if MARKER_FILE in files or common.FILE not in files:
             raise

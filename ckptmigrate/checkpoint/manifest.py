@@ -33,6 +33,7 @@ PAYLOAD: Final = re.compile(r"__(\d+)_(\d+)\.distcp", re.ASCII)
 # Releases >= 0.19 write only the sharded_* keys (core_v0.19.0
 # megatron/core/dist_checkpointing/core.py CheckpointingConfig).
 COMMON_MARKER: Final = {"common_backend": "torch", "common_backend_version": 1}
+SHARDED_MARKER: Final = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
 
 
 @dataclass(frozen=True)
@@ -226,15 +227,19 @@ class Manifest:
         return changed
 
 
-def load(directory: Directory) -> Manifest:
+def load(directory: Directory, marker: Mapping[str, Any] | None = None) -> Manifest:
     """Read a `torch_dist` checkpoint directory.
 
     The caller has made sure that it is one (`recognise.require_torch_dist`).
 
+    Args:
+        marker: what to take for the content of metadata.json instead of reading it.
+
     Raises:
         DamagedError: a file is missing, malformed or contradicts another.
     """
-    marker = read_marker(directory)
+    if marker is None:
+        marker = read_marker(directory)
     try:
         edited = metadata.read(directory.read(metadata.FILE))
     except DamagedError as error:
@@ -247,11 +252,20 @@ def load(directory: Directory) -> Manifest:
     return Manifest(directory, marker, edited, _load_common(directory, edited))
 
 
+def marker_of(found: Manifest) -> dict[str, Any]:
+    """The content that a writer gives metadata.json: it depends on where the common state is.
+
+    Source: CheckpointingConfig of megatron/core/dist_checkpointing/core.py, core_v0.9.0 to
+    core_v0.18.2, and core_v0.19.0; metadata.json of every sample.
+    """
+    return {**SHARDED_MARKER, **(COMMON_MARKER if found.common.in_file else {})}
+
+
 def read_marker(directory: Directory) -> dict[str, Any]:
     """The content of metadata.json.
 
     Raises:
-        DamagedError: it is no JSON object.
+        DamagedError: it is not a JSON object.
     """
     path = directory.path / MARKER_FILE
     try:

@@ -210,6 +210,11 @@ class Metadata:
         made = new_object(symbol(module, name), *(self.tree.state,))
         return Metadata(made, self.protocol)
 
+    def with_attribute(self, name: str, value: Any) -> Metadata:
+        """The same with an attribute that is no table of rows, put last where it is new."""
+        whole = self.whole()
+        return whole._with({**whole.attributes, name: value})
+
     def _with(self, attributes: dict[str, Any]) -> Metadata:
         return Metadata(with_state(self.tree, attributes), self.protocol)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ckptmigrate.access.places import TRACKER_FILE, Place
 from ckptmigrate.access.storage import Directory
-from ckptmigrate.checkpoint import manifest, metadata
+from ckptmigrate.checkpoint import common, manifest, metadata
 from ckptmigrate.errors import (
     DamagedError,
     NotACheckpointError,
@@ -22,7 +22,7 @@ from ckptmigrate.errors import (
 from ckptmigrate.inert import torchfile
 from ckptmigrate.inert.short import short
 from ckptmigrate.inert.tree import Object
-from ckptmigrate.text.commands import command
+from ckptmigrate.text.commands import command, repair
 
 _OURS = "torch_dist"
 
@@ -80,6 +80,13 @@ def require_torch_dist(directory: Directory) -> None:
             fix="load it with Megatron and save it with --ckpt-format torch_dist",
         )
     if metadata.FILE in files:
+        if _has_common_state(directory):
+            raise DamagedError(
+                "metadata.json is missing, and the common state beside .metadata is that of a "
+                "torch_dist checkpoint",
+                path=path,
+                fix=f"write it again with `{repair(path)}`",
+            )
         kind = _dcp_kind(directory)
         raise UnsupportedFormatError(
             f"is a {kind} checkpoint (.metadata without metadata.json), not torch_dist",
@@ -132,6 +139,20 @@ def _is_root(place: Place) -> bool:
 def _is_legacy(directory: Directory) -> bool:
     names = (*directory.folders(), *directory.files())
     return any(name.startswith("mp_rank_0") for name in names)
+
+
+def _has_common_state(directory: Directory) -> bool:
+    """Whether there is a common state of Megatron-Core, which no other format has.
+
+    Megatron writes metadata.json last, so that a save that dies just then leaves all else
+    (`save` of megatron/core/dist_checkpointing/serialization.py, core_v0.9.0 to core_v0.19.0).
+    """
+    if common.FILE in directory.files():
+        return True
+    try:
+        return common.KEY in metadata.read(directory.read(metadata.FILE)).entries
+    except DamagedError:
+        return False
 
 
 def _dcp_kind(directory: Directory) -> str:

@@ -42,7 +42,9 @@ STATES: Final = (
     "RERUNNING_AGAIN_FROM_CHECKPOINT",
 )
 IDLE: Final = STATES.index("NOT_RUNNING_YET")
-IN_PLACE: Final = STATES.index("RERUNNING_IN_PLACE")
+# The one state of a fault that a job can resume from: in any other `should_run_forward_backward` of
+# core_v0.10.0 to core_v0.19.0 does not run the first step.
+RESUMABLE: Final = STATES.index("WILL_RERUN_FROM_CHECKPOINT")
 
 MOST_RANKS: Final = 1_000_000  # nobody runs a tenth of it; beyond is a mistake or an attack
 
@@ -99,6 +101,11 @@ class RerunRecord:
     grid: tuple[int, ...] = ()
     shards: Mapping[tuple[int, ...], Shard] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it is a fault in a state that no release resumes from."""
+        return self.kind is Kind.FAULT and self.state != RESUMABLE
 
     @property
     def promise(self) -> str:

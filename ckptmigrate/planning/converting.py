@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import (
     IDLE,
-    IN_PLACE,
     MODE_VALIDATE,
     Kind,
     RerunRecord,
@@ -97,7 +96,7 @@ def _fault_loss(begin: Reading, layout: Layout, *, idle_only: bool) -> tuple[str
         return ()
     stays = layout in begin.layouts and not idle_only
     moves = layout.KEEPS_FAULTS and all(found.KEEPS_FAULTS for found in begin.layouts)
-    if (stays or moves) and record.state != IN_PLACE:
+    if (stays or moves) and not record.stuck:
         return ()
     return (FAULT_CONTEXT,)
 

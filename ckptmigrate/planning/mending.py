@@ -8,7 +8,7 @@ damage back.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ckptmigrate import versions
@@ -18,7 +18,6 @@ from ckptmigrate.checkpoint import manifest, sidecar
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import (
     IDLE,
-    IN_PLACE,
     MODE_VALIDATE,
     STATES,
     Kind,
@@ -34,14 +33,17 @@ from ckptmigrate.planning.converting import Converted
 from ckptmigrate.planning.losses import FAULT_CONTEXT
 from ckptmigrate.planning.planner import Plan, Request
 from ckptmigrate.planning.refusals import rebuild_options
+from ckptmigrate.releases.constraints import with_shapes
+from ckptmigrate.releases.optimizer import SHAPES
 from ckptmigrate.text.commands import command
 from ckptmigrate.verification import Verified, verify_one
 from ckptmigrate.verifying.findings import CODES, Finding
 from ckptmigrate.version import __version__
 from ckptmigrate.versions import Layout, facts, none_emitting, pre_rerun
-from ckptmigrate.versions.reading import Reading, read
+from ckptmigrate.versions.reading import Reading, read_unmarked
 
-_RERUN: Final = "rerun-shards-missing"
+_MARKERS: Final = ("marker-missing", "marker-unreadable")
+_STUCK: Final = "rerun-not-resumable"  # refused with the option that repairs it
 _DIGEST: Final = "integrity-mismatch"
 
 
@@ -82,8 +84,16 @@ def plan(path: Place, wanted: Wanted, *, now: str) -> Plan:
             fix=f"{first.remedy}; for all of it see `{command('verify', path)}`",
         )
     directory = storage.directory(path)
-    current = read(directory)
+    codes = {error.code for error in verified.errors}
+    current = read_unmarked(directory)
     result, notes, losses = _rerun(current, wanted)
+    if not codes.isdisjoint(_MARKERS):
+        result = replace(result, marker=manifest.marker_of(result))
+        notes += (f"{manifest.MARKER_FILE} is written again",)
+    whole = with_shapes(result)
+    if whole is not result:
+        notes += (f"{SHAPES} is computed from the shapes of the parameters",)
+    result = whole
     # What changed in the common state goes where the common state is.
     in_file = current.manifest.common.in_file
     result = result if in_file else result.with_common_in_entry()
@@ -128,7 +138,7 @@ def lost(verified: Verified) -> tuple[Finding, ...]:
     return tuple(
         error
         for error in verified.errors
-        if error.code != _RERUN
+        if not (CODES[error.code].repairable or error.code == _STUCK)
         # Of the small files these alone are looked at closely enough to vouch for them.
         and not (error.code == _DIGEST and set(error.items) <= set(manifest.METADATA_FILES))
     )
@@ -145,9 +155,15 @@ def _rerun(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...],
                 fix="to go without it name --drop-rerun instead",
                 retry=Retry(add=("--drop-rerun",), leave_out=("--rebuild-sentinel",)),
             )
-        if record.state == IN_PLACE:
-            note = f"a fault in state {STATES[IN_PLACE]}, from which no release resumes: "
-            return source, (note + "--drop-rerun makes it idle",), ()
+        if record.stuck:
+            raise RefusedError(
+                f"holds a fault in state {STATES[record.state or 0]}, from which no release "
+                "resumes",
+                path=source.path,
+                losses=(FAULT_CONTEXT,),
+                fix="drop the fault context, and the job resumes as idle",
+                retry=Retry(add=("--drop-rerun",)),
+            )
         return source, (), ()
     # An idle entry without its sentinels, or without some of them.
     bare = record.entry is not None and (not record.shards or bool(record.missing))

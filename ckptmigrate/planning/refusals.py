@@ -8,7 +8,7 @@ from typing import Final
 from ckptmigrate import versions
 from ckptmigrate.access.places import Place
 from ckptmigrate.checkpoint import integrity
-from ckptmigrate.checkpoint.rerun import IN_PLACE, STATES, Kind
+from ckptmigrate.checkpoint.rerun import STATES, Kind
 from ckptmigrate.errors import CorruptError, RefusedError, Retry
 from ckptmigrate.planning.converting import Converted
 from ckptmigrate.planning.losses import (
@@ -111,7 +111,7 @@ def check_allowed(
 def _why_fault(begin: Reading, target: Target, result: Converted) -> str:
     record = begin.record
     state = STATES[record.state or 0]
-    if record.state == IN_PLACE:
+    if record.stuck:
         return f"holds a fault in state {state}, from which no release resumes"
     names = " or ".join(found.ID for found in begin.layouts)
     return (

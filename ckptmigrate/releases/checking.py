@@ -124,7 +124,7 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
     obstacles += _metadata(manifest, reader)
     if not (job.no_load_optim or job.finetune):
         obstacles += [
-            Obstacle(each.error, each.why, optimizer.FLAG, metadata_only=False)
+            Obstacle(each.error, each.why, optimizer.FLAG, metadata_only=each.metadata_only)
             for each in optimizer.problems(manifest, reader)
         ]
     offer = _offer(reading, reader, job)

@@ -22,6 +22,7 @@ from ckptmigrate.inert.tree import (
     symbol_of,
     symbols_and_objects,
 )
+from ckptmigrate.releases import optimizer
 from ckptmigrate.releases.evidence import writer
 from ckptmigrate.releases.facts import Compat, matches
 from ckptmigrate.releases.readers import Reader
@@ -70,7 +71,8 @@ def constrain(found: Manifest, reader: Reader, *, in_file: bool) -> Constrained:
     if any(map(lacking, symbols_and_objects(others))):
         values = {**values, **rebuilt(others, _replacer(found, reader, lacking, foreign))}
     result = found if values is found.common.values else _with_common(found, values)
-    return Constrained(_with_marker(_with_class(result, reader), reader), tuple(foreign))
+    result = _with_shapes(_with_marker(_with_class(result, reader), reader), reader)
+    return Constrained(result, tuple(foreign))
 
 
 def _replacer(
@@ -117,6 +119,22 @@ def _with_class(found: Manifest, reader: Reader) -> Manifest:
     if reader.resolves(found.metadata.class_path):
         return found
     return replace(found, metadata=found.metadata.with_class(metadata.TORCH_CLASS))
+
+
+def with_shapes(found: Manifest) -> Manifest:
+    """The shapes of flattened optimizer states computed again, where `.metadata` has lost them."""
+    if not optimizer.shapes_lost(found):
+        return found
+    rows = optimizer.shapes(found)
+    return replace(found, metadata=found.metadata.with_attribute(optimizer.SHAPES, rows))
+
+
+def _with_shapes(found: Manifest, reader: Reader) -> Manifest:
+    return (
+        with_shapes(found)
+        if any(p.metadata_only for p in optimizer.problems(found, reader))
+        else found
+    )
 
 
 def _with_marker(found: Manifest, reader: Reader) -> Manifest:

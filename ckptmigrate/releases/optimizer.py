@@ -1,11 +1,13 @@
 """The optimizer state of a checkpoint, and what keeps a reader from it.
 
 Its tensors are a matter of bytes and of keys that only the model's own grouping of parameters
-explains, so no metadata edit helps: a job resumes with `--no-load-optim`.
+explains, so a job resumes with `--no-load-optim`. One thing is metadata alone: the table of the
+shapes of flattened states, which `shapes` computes where it was lost.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,18 +19,30 @@ from ckptmigrate.releases.readers import Reader
 
 FLAG: Final = "--no-load-optim"
 FLATTENED: Final = "fully_sharded_model_space"
+# The attribute of `.metadata` with a row per tensor, and what the row of a flattened state holds.
+SHAPES: Final = "mcore_data"
+_SHAPE: Final = "nd_reformulated_orig_global_shape"
 
 _CHAINED: Final = re.compile(r"chained_\d+\.", re.ASCII)
 # `optimizer.state.exp_avg.<parameter>`, for each of several optimizers under a prefix.
-_STATE: Final = re.compile(r"(?:chained_\d+\.)?optimizer\.state\.[^.]+\.(.+)", re.ASCII)
+_STATE: Final = re.compile(
+    r"(?P<prefix>(?:chained_\d+\.)?)optimizer\.state\.[^.]+\.(?P<parameter>.+)", re.ASCII
+)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a reader meets when it loads the optimizer: the error it dies with, and the reason."""
+    """What a reader meets when it loads the optimizer.
+
+    Attributes:
+        error: the error that it raises.
+        why: the reason.
+        metadata_only: whether an edit of `.metadata` removes it.
+    """
 
     error: str
     why: str
+    metadata_only: bool = False
 
 
 def saved(manifest: Manifest) -> bool:
@@ -56,7 +70,60 @@ def problems(manifest: Manifest, reader: Reader) -> list[Problem]:
         return []
     found = _of_sharding(manifest, reader)
     # The template is built, and fails, before any tensor is looked at.
-    return found or [*_of_chain(manifest, reader), *_of_dimension(manifest, reader)]
+    return found or [
+        *_of_shapes(manifest, reader),
+        *_of_chain(manifest, reader),
+        *_of_dimension(manifest, reader),
+    ]
+
+
+def shapes_lost(manifest: Manifest) -> bool:
+    """Whether there are flattened states, and `.metadata` has no table of their shapes.
+
+    torch 2.9 to 2.12 drop the attribute when Megatron-Core up to 0.14 saves (pytorch #178001).
+    All states of an optimizer are of one form, so the first one of each is looked at.
+    """
+    if manifest.metadata.attributes.get(SHAPES):
+        return False
+    entries, seen = manifest.metadata.entries, set()
+    for key in entries:
+        match = _STATE.fullmatch(key)
+        if match is None or match["prefix"] in seen or match["parameter"] not in entries:
+            continue
+        shape = _size(entries[match["parameter"]])
+        if len(shape) > 1:  # those of one dimension are stored plain through 0.10
+            seen.add(match["prefix"])
+            if _is_flattened(shape, _size(entries[key])):
+                return True
+    return False
+
+
+def shapes(manifest: Manifest) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Compute `mcore_data` from the shapes of the parameters: a row per tensor, as it was saved.
+
+    Source: core_v0.9.0, core_v0.14.0 megatron/core/dist_checkpointing/strategies/torch.py
+    MCoreSavePlanner.create_local_plan.
+    """
+    entries = manifest.metadata.entries
+    rows: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key in entries:
+        if manifest.metadata.is_object_entry(key):
+            continue
+        match = _STATE.fullmatch(key)
+        parameter = entries.get(match["parameter"]) if match else None
+        shape = () if parameter is None else _size(parameter)
+        rows[key] = {_SHAPE: shape} if _is_flattened(shape, _size(entries[key])) else {}
+    return rows
+
+
+def _is_flattened(shape: tuple[int, ...], stored: tuple[int, ...]) -> bool:
+    """Whether a state is stored as (grid..., elements of a cell of a parameter's shape)."""
+    grid = stored[:-1]
+    if not shape or len(grid) != len(shape) or not all(grid):
+        return False
+    return all(size % cells == 0 for size, cells in zip(shape, grid, strict=True)) and (
+        stored[-1] == math.prod(size // cells for size, cells in zip(shape, grid, strict=True))
+    )
 
 
 def sharding_type(manifest: Manifest) -> str | None:
@@ -64,7 +131,7 @@ def sharding_type(manifest: Manifest) -> str | None:
     named_type = (manifest.common.content or {}).get("distrib_optim_sharding_type")
     if isinstance(named_type, str):
         return named_type
-    return FLATTENED if _flattened(manifest) else None
+    return FLATTENED if _flattened(manifest) or shapes_lost(manifest) else None
 
 
 def _of_sharding(manifest: Manifest, reader: Reader) -> list[Problem]:
@@ -90,6 +157,14 @@ def _of_form(reader: Reader, form: str, **values: object) -> list[Problem]:
         for row in rows
         if not reader.is_in(row.releases)
     ]
+
+
+def _of_shapes(manifest: Manifest, reader: Reader) -> list[Problem]:
+    """Flattened states without the table of their shapes."""
+    if not shapes_lost(manifest):
+        return []
+    found = _of_form(reader, "flattened-shapes-lost")
+    return [Problem(each.error, each.why, metadata_only=True) for each in found]
 
 
 def _of_chain(manifest: Manifest, reader: Reader) -> list[Problem]:
@@ -139,7 +214,7 @@ def _cut(key: str, entries: Mapping[str, Any]) -> tuple[int, int] | None:
     """(size of the parameter's shard, size of a piece of it) where a state is cut finer than its
     parameter is among model parallel ranks; None where it is not, or no parameter tells."""
     match = _STATE.fullmatch(key)
-    parameter = entries.get(match[1]) if match else None
+    parameter = entries.get(match["parameter"]) if match else None
     if parameter is None or len(_size(entries[key])) != 1:
         return None
     whole = set(_pieces(parameter))
@@ -168,11 +243,10 @@ def _size(entry: Any) -> tuple[int, ...]:
 
 def _flattened(manifest: Manifest) -> dict[str, tuple[int, ...]]:
     """The entries stored as flattened ranges: key -> the shape of the parameter."""
-    data = manifest.metadata.attributes.get("mcore_data")
+    data = manifest.metadata.attributes.get(SHAPES)
     if not isinstance(data, dict):
         return {}
-    name = "nd_reformulated_orig_global_shape"
-    return {k: _numbers(v[name]) for k, v in data.items() if isinstance(v, dict) and name in v}
+    return {k: _numbers(v[_SHAPE]) for k, v in data.items() if isinstance(v, dict) and _SHAPE in v}
 
 
 def _numbers(value: Any) -> tuple[int, ...]:

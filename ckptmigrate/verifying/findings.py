@@ -35,6 +35,7 @@ class Code:
         remedy: what to do; `{path}` stands for the checkpoint or root, quoted for a shell.
         source: the files of releases, or of torch, that it is known from.
         since: the releases that it is about.
+        repairable: whether `repair` removes it without being told more.
     """
 
     code: str
@@ -43,6 +44,7 @@ class Code:
     remedy: str
     source: str
     since: str = "every release"
+    repairable: bool = False
 
 
 _COPY: Final = "restore the file from a copy, or go back to an earlier iteration"
@@ -100,14 +102,14 @@ _ROWS: Final = (
     Code(
         "marker-missing", Severity.ERROR,
         "Without metadata.json no release takes the directory for a torch_dist checkpoint.",
-        "restore metadata.json from a copy",
-        _MARKER,
+        _REPAIR,
+        _MARKER, repairable=True,
     ),
     Code(
         "marker-unreadable", Severity.ERROR,
-        "metadata.json is no JSON object, so no release recognises the checkpoint.",
-        "restore metadata.json from a copy",
-        _MARKER,
+        "metadata.json is not a JSON object, so no release recognises the checkpoint.",
+        _REPAIR,
+        _MARKER, repairable=True,
     ),
     Code(
         "metadata-missing", Severity.ERROR,
@@ -224,6 +226,23 @@ _ROWS: Final = (
         "fault is gone; weights, optimizer and RNG are intact.",
         _REPAIR,
         f"{_RERUN}; {_TRAINING} load_checkpoint; sample 0.17.1-corrupt-tp2", _SINCE_RERUN,
+        repairable=True,
+    ),
+    Code(
+        "rerun-not-resumable", Severity.ERROR,
+        "No release resumes from this rerun state: a job loads it and fails at its first step. A "
+        "job that exits with status 17 saves it, to be examined.",
+        f"run `{REPAIR} --drop-rerun`",
+        f"core_v0.10.0 to core_v0.19.0 {_RERUN_FILE} should_run_forward_backward", _SINCE_RERUN,
+    ),
+    Code(
+        "optimizer-shapes-missing", Severity.ERROR,
+        ".metadata has flattened optimizer states and no mcore_data, the table of their shapes, so "
+        "no release that reads them can load the optimizer.",
+        _REPAIR,
+        f"core_v0.9.0 to core_v0.15.3 {_CORE}/strategies/torch.py get_reformulation_metadata; "
+        "pytorch issue 178001", "<0.16",
+        repairable=True,
     ),
     Code(
         "rerun-contradictory", Severity.ERROR,

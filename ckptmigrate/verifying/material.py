@@ -52,11 +52,11 @@ class Material:
     @property
     def whole(self) -> Manifest | None:
         """The checkpoint as every other verb reads it; None where a part cannot be read."""
-        if self.marker is None or self.metadata is None or self.common is None:
+        if self.metadata is None or self.common is None:
             return None
         if any(finding.code == "entry-malformed" for finding in self.findings):
             return None
-        return Manifest(self.directory, self.marker, self.metadata, self.common)
+        return Manifest(self.directory, self.marker or {}, self.metadata, self.common)
 
     def finding(self, code: str, what: str, *items: str) -> Finding:
         """A finding about this checkpoint."""

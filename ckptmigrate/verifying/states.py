@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from ckptmigrate.checkpoint import common, sidecar
 from ckptmigrate.checkpoint.manifest import Manifest
-from ckptmigrate.checkpoint.rerun import Kind, grid_size
+from ckptmigrate.checkpoint.rerun import STATES, Kind, grid_size
 from ckptmigrate.checkpoint.topology import derive
 from ckptmigrate.errors import CkptMigrateError, DamagedError, RefusedError
 from ckptmigrate.inert import torchfile
+from ckptmigrate.releases import optimizer
 from ckptmigrate.verifying.findings import Finding, counted
 from ckptmigrate.verifying.material import Material
 from ckptmigrate.versions.reading import read_manifest
@@ -32,6 +33,9 @@ def reruns(material: Material) -> Iterator[Finding]:
         are = "is" if len(record.missing) == 1 else "are"
         what = f"{record.promise}, and {many} of it {are} missing"
         yield material.finding("rerun-shards-missing", what, *record.missing)
+    elif record.stuck:
+        what = f"a fault in state {STATES[record.state or 0]}, from which no release resumes"
+        yield material.finding("rerun-not-resumable", what)
     elif found.rerun_keys and record.entry is None and not record.shards:
         what = f"{counted(len(found.rerun_keys), 'rerun shard')} without a rerun entry"
         yield material.finding("rerun-shards-unclaimed", what, *found.rerun_keys)
@@ -43,6 +47,14 @@ def reruns(material: Material) -> Iterator[Finding]:
         yield material.finding("rerun-sentinel-missing", what, *record.missing)
     if found.common.in_file and common.KEY in found.metadata.entries:
         yield material.finding("common-twice", f"the common state is in {common.KEY}, too")
+
+
+def shapes(material: Material) -> Iterator[Finding]:
+    """The shapes of flattened optimizer states are there."""
+    found = material.whole
+    if found is not None and optimizer.shapes_lost(found):
+        what = f"the optimizer states are flattened, and .metadata has no {optimizer.SHAPES}"
+        yield material.finding("optimizer-shapes-missing", what)
 
 
 def _readable(found: Manifest) -> bool:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import (
     IDLE,
-    IN_PLACE,
     MODE_DISABLED,
-    STATES,
     Kind,
     RerunRecord,
     Shard,
@@ -24,7 +22,7 @@ from ckptmigrate.checkpoint.rerun import (
 from ckptmigrate.checkpoint.topology import Topology, derive
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.versions.facts import RerunFacts, gather, read_payload
-from ckptmigrate.versions.taking import Offer, Taking, disabled, lost, missing_key
+from ckptmigrate.versions.taking import Offer, Taking, disabled, lost, missing_key, stuck
 
 
 def fits(facts: RerunFacts) -> bool:
@@ -115,6 +113,4 @@ def take(offer: Offer) -> Taking:
         return Taking(True, missing, "the common state tells of a fault whose shards are not there")
     if disabled(offer):
         return Taking(True, without=lost(offer))
-    if offer.record.state == IN_PLACE:
-        return Taking(True, warning=f"no release resumes from {STATES[IN_PLACE]}")
-    return Taking(True)
+    return stuck(offer) or Taking(True)

@@ -52,6 +52,22 @@ def read(directory: Directory) -> Reading:
         raise
 
 
+def read_unmarked(directory: Directory) -> Reading:
+    """Read as `read` does, and take a metadata.json that is missing or unreadable for empty.
+
+    Raises:
+        CkptMigrateError: as `read`, for any other reason.
+    """
+    try:
+        return read(directory)
+    except DamagedError as error:
+        try:
+            manifest.read_marker(directory)
+        except (DamagedError, FileNotFoundError):
+            return read_manifest(manifest.load(directory, marker={}))
+        raise error
+
+
 def read_manifest(found: Manifest) -> Reading:
     """Tell the layout of a manifest.
 

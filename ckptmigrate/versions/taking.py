@@ -12,6 +12,7 @@ from typing import Final
 
 from ckptmigrate.checkpoint.rerun import (
     MODE_DISABLED,
+    STATES,
     Kind,
     RerunRecord,
     grid_size,
@@ -102,7 +103,26 @@ def restored(offer: Offer, looked_up: Iterable[str]) -> Taking:
             f"Unable to restore RerunMachine from checkpoint: '{missing}'",
             "the rerun payload is that of another release",
         )
-    return Taking(True, warning=_foreign_context(offer))
+    return stuck(offer) or Taking(True, warning=_foreign_context(offer))
+
+
+# What the first step of a job raises in a state that no release resumes from (run with 0.14.0 and
+# 0.16.1; `should_run_forward_backward` of core_v0.10.0 to core_v0.19.0 is the same there).
+_AT_THE_FIRST_STEP: Final = {
+    "INITIAL_RUN": "UnboundLocalError: cannot access local variable 'losses_reduced'",
+    "RERUNNING_IN_PLACE": "TypeError: 'NoneType' object is not subscriptable",
+    "RERUNNING_FROM_CHECKPOINT": "UnboundLocalError: cannot access local variable 'losses_reduced'",
+    "RERUNNING_AGAIN_FROM_CHECKPOINT": "RuntimeError: Should not be here",
+}
+
+
+def stuck(offer: Offer) -> Taking | None:
+    """How a job ends that takes over a fault in a state that no release resumes from."""
+    if not offer.record.stuck:
+        return None
+    state = STATES[offer.record.state or 0]
+    why = f"it loads a fault in state {state}, and fails at the first step: no release resumes"
+    return Taking(True, _AT_THE_FIRST_STEP[state], f"{why} from it")
 
 
 def disabled(offer: Offer) -> bool:
