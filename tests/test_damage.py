@@ -17,6 +17,7 @@ from real_releases import run_jobs, run_parts
 
 Copy = Callable[[str], Path]
 FLATTENED = "0.13.1-idle-dopt"
+CASES = Path(__file__).parent / "cases"
 WEIGHT = "embedding.word_embeddings.weight"
 MARKER = "metadata.json"
 
@@ -169,3 +170,42 @@ def test_another_format_without_a_marker_is_not_repaired(copy: Copy, run: Run) -
     (checkpoint_of(root) / MARKER).unlink()
     (checkpoint_of(root) / "common.pt").unlink()
     refused(run("repair", root, "--in-place"), "torch_dcp")
+
+
+# -- a key per layer, which releases up to 0.13 do not ask for
+
+
+SINGLETON = CASES / "singleton" / "run"
+
+
+@pytest.mark.parametrize("release", ["0.11.0", "0.13.1"])
+def test_a_key_per_layer_is_not_what_old_releases_ask_for(
+    release: str, run: Run, tmp_path: Path
+) -> None:
+    """The stacked key is the error of the release, and no migration to it is offered."""
+    before = tree_hash(SINGLETON)
+    result = run("check", SINGLETON, "--reader", release, "--json")
+    [obstacle] = [o for o in json.loads(result.stdout)["obstacles"] if "from model" in o["error"]]
+    assert result.returncode == 1
+    key = obstacle["error"].split('"')[1].split()[0]
+    tensors = {key: [2, *torch_side.read(checkpoint_of(SINGLETON)).tensors[_of_layer_0(key)].shape]}
+    [told] = run_parts(release, {"checkpoint": str(checkpoint_of(SINGLETON)), "tensors": tensors})
+    assert told["error"].startswith(obstacle["error"].removesuffix("..."))
+    done = run("downgrade", SINGLETON, "--to", release, "-o", tmp_path / "out")
+    refused(done, "singleton_local_shards", "0.14")
+    assert not (tmp_path / "out").exists()
+    assert tree_hash(SINGLETON) == before
+
+
+def _of_layer_0(key: str) -> str:
+    return key.replace("layers.", "layers.0.")
+
+
+def test_the_value_decides(copy: Copy, run: Run) -> None:
+    """Later releases read it; and `False`, which every release from 0.14 on writes, says nothing."""
+    assert run("check", SINGLETON, "--reader", "0.17").returncode == 0
+    rank = loads(SINGLETON, "0.16.1")
+    assert (rank["stage"], rank["error"]) == ("done", None)
+    ordinary = SAMPLES / "0.17.1-idle-w1"
+    assert run("check", ordinary, "--reader", "0.13.1").returncode == 0
+    assert loads(ordinary, "0.13.1", resolve_foreign_symbols=True)["error"] is None

@@ -54,7 +54,7 @@ _LOSSES: Final = (
         "the release does not know how the optimizer is sharded, and no metadata edit can re-lay "
         "the bytes",
         "across 0.10 and 0.11, 0.13 and 0.14, 0.14 and 0.15, 0.15 and 0.16",
-        "optimizer_sharding and optimizer_forms of compat_matrix.yaml, each with its source; "
+        "optimizer_sharding and forms of compat_matrix.yaml, each with its source; "
         "sample 0.17.1-idle-dopt",
     ),
     Loss(

@@ -14,7 +14,14 @@ from ckptmigrate.errors import RefusedError
 from ckptmigrate.planning.converting import Converted, convert
 from ckptmigrate.planning.losses import OPTIMIZER_STATE
 from ckptmigrate.releases import optimizer, rng
-from ckptmigrate.releases.checking import DEFAULT_STRICTNESS, RAISE_ALL, Job, Verdict, check
+from ckptmigrate.releases.checking import (
+    DEFAULT_STRICTNESS,
+    RAISE_ALL,
+    Job,
+    Obstacle,
+    Verdict,
+    check,
+)
 from ckptmigrate.releases.readers import Reader, reader
 from ckptmigrate.versions import Layout, none_emitting
 from ckptmigrate.versions.reading import Reading, read_manifest
@@ -94,16 +101,19 @@ def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None)
     for layout, idle_only in layouts:
         found = convert(begin, layout, reader=release, idle_only=idle_only, given=given)
         verdict = check(reading_of(found.manifest), release, job)
-        final = [o for o in verdict.obstacles if not o.metadata_only]
-        if len(final) < len(verdict.obstacles) or verdict.warnings:
+        if any(map(_in_the_way, verdict.obstacles)) or verdict.warnings:
             refusals.append(verdict)
             continue
-        losses = found.losses + ((OPTIMIZER_STATE,) if final else ())
-        notes = found.notes + tuple(f"{o.why}: resume with {o.flag}" for o in final)
+        losses = found.losses + ((OPTIMIZER_STATE,) if verdict.obstacles else ())
+        notes = found.notes + tuple(f"{o.why}: resume with {o.flag}" for o in verdict.obstacles)
         notes += tuple(f"release {release.release} resumes without {w}" for w in verdict.without)
         candidates.append(replace(found, losses=losses, notes=notes))
     if not candidates:
-        obstacle = next(o for v in refusals for o in v.obstacles if o.metadata_only)
+        # What no layout removes is the reason, where there is such a thing.
+        obstacle = min(
+            (o for v in refusals for o in v.obstacles if _in_the_way(o)),
+            key=lambda o: o.metadata_only,
+        )
         raise RefusedError(
             f"release {release.release} cannot resume from it: {obstacle.why} ({obstacle.error})",
             path=begin.manifest.path,
@@ -111,6 +121,11 @@ def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None)
             fix=f"run the job with {obstacle.flag}" if obstacle.flag else None,
         )
     return min(candidates, key=lambda found: len(found.losses))
+
+
+def _in_the_way(obstacle: Obstacle) -> bool:
+    """Whether a job fails whatever it is told to go without."""
+    return obstacle.metadata_only or obstacle.flag is None
 
 
 def reading_of(result: Manifest) -> Reading:

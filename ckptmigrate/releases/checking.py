@@ -6,6 +6,7 @@ which the reader meets them, and never from a measured outcome.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +30,11 @@ STRICTNESS: Final = ("assume_ok_unexpected", "raise_unexpected", "raise_all", *L
 DEFAULT_STRICTNESS: Final = "assume_ok_unexpected"
 RAISE_ALL: Final = "raise_all"
 # Through 0.10 args cannot be loaded by a torch newer than the release, whatever is in them.
+_SINGLETON: Final = "singleton_local_shards"
+# A tensor of one layer: the number goes where layers are stacked.
+_LAYER: Final = re.compile(
+    r"((?!optimizer\.|chained_)(?:\w+\.)*layers\.)\d+\.((?:\w+\.)*\w+)", re.ASCII
+)
 UNSAFE_LOAD: Final = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
 
 
@@ -122,6 +128,7 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
     manifest = reading.manifest
     obstacles = [*_marker(manifest, reader), *_common(manifest, reader)]
     obstacles += _metadata(manifest, reader)
+    obstacles += _model(manifest, reader)
     if not (job.no_load_optim or job.finetune):
         obstacles += [
             Obstacle(each.error, each.why, optimizer.FLAG, metadata_only=each.metadata_only)
@@ -220,6 +227,21 @@ def _metadata(manifest: Manifest, reader: Reader) -> list[Obstacle]:
         if not reader.resolves(found.path):
             return [_unresolved(found.module, found.symbol, metadata.FILE)]
     return []
+
+
+def _model(manifest: Manifest, reader: Reader) -> list[Obstacle]:
+    """The model is stored under keys that the release does not ask for."""
+    if (manifest.common.content or {}).get(_SINGLETON) is not True:
+        return []
+    layers = (_LAYER.fullmatch(key) for key in manifest.metadata.entries)
+    first = next((match for match in layers if match), None)
+    if first is None:  # nothing that would be stacked
+        return []
+    key = "".join(first.groups())
+    return [
+        Obstacle(row.error.format(key=key), row.why, metadata_only=False)
+        for row in reader.unread_forms("singleton-shards")
+    ]
 
 
 def _unresolved(module: str, name: str, where: str) -> Obstacle:

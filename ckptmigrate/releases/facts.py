@@ -196,7 +196,7 @@ class Compat:
     torch_allows: tuple[str, ...]
     symbols: tuple[SymbolRow, ...]
     optimizer_sharding: tuple[ShardingRow, ...]
-    optimizer_forms: tuple[FormRow, ...]
+    forms: tuple[FormRow, ...]
     rng_grids: tuple[RngRow, ...]
     missing_rng: tuple[MissingRow, ...]
 
@@ -220,7 +220,7 @@ ROWS: Final[dict[str, type]] = {
     "allow_lists": AllowListRow,
     "symbols": SymbolRow,
     "optimizer_sharding": ShardingRow,
-    "optimizer_forms": FormRow,
+    "forms": FormRow,
     "rng_grids": RngRow,
     "missing_rng": MissingRow,
 }

@@ -151,12 +151,7 @@ def _of_sharding(manifest: Manifest, reader: Reader) -> list[Problem]:
 
 def _of_form(reader: Reader, form: str, **values: object) -> list[Problem]:
     """The problem of a form of compat_matrix.yaml; none where the reader reads it."""
-    rows = (row for row in reader.compat.optimizer_forms if row.form == form)
-    return [
-        Problem(row.error.format(**values), row.why)
-        for row in rows
-        if not reader.is_in(row.releases)
-    ]
+    return [Problem(row.error.format(**values), row.why) for row in reader.unread_forms(form)]
 
 
 def _of_shapes(manifest: Manifest, reader: Reader) -> list[Problem]:

@@ -12,7 +12,7 @@ from ckptmigrate.checkpoint.manifest import COMMON_MARKER
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.inert.tree import Object, enum_value
 from ckptmigrate.releases.dtypes import unnamed_class
-from ckptmigrate.releases.facts import Compat, MissingRow, matches, minor
+from ckptmigrate.releases.facts import Compat, FormRow, MissingRow, matches, minor
 
 # Without Megatron every reader has these; what else a pickle names is of no release.
 _EVERYWHERE: Final = frozenset({"torch", "numpy", "__builtin__", *sys.stdlib_module_names})
@@ -96,6 +96,10 @@ class Reader:
         """
         known = {"sharded_backend", "sharded_backend_version", *COMMON_MARKER}
         return [] if self.is_in(">=0.19") else [key for key in marker if key not in known]
+
+    def unread_forms(self, form: str) -> list[FormRow]:
+        """The row of a form of the table `forms`, where this release does not read it."""
+        return [r for r in self.compat.forms if r.form == form and not self.is_in(r.releases)]
 
     @property
     def rng_by_rank(self) -> bool:

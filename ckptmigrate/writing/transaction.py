@@ -22,7 +22,7 @@ from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.errors import DamagedError, DestinationError, Retry
 from ckptmigrate.planning.change import Change
 from ckptmigrate.text.commands import command, shell
-from ckptmigrate.versions.reading import read
+from ckptmigrate.versions.reading import read, read_unmarked
 from ckptmigrate.writing import linking, staging, swapping
 from ckptmigrate.writing.durable import overwrite, sync_directory, write
 from ckptmigrate.writing.journal import Outcome
@@ -336,9 +336,9 @@ def _like(change: Change, name: str) -> Path | None:
 
 
 def verify(plan: Plan, written: Directory) -> None:
-    """Look at what was written, as it reads back from disk, with the eyes of a reader."""
+    """Read the output back and validate it; what `undo` restores may lack its metadata.json."""
     _check_files(plan.change, written)
-    reading = read(written)
+    reading = (read_unmarked if plan.verb == "undo" else read)(written)
     if plan.layout not in [layout.ID for layout in reading.layouts]:
         raise DamagedError(f"does not read back as {plan.layout}", path=written.path)
 
