@@ -202,7 +202,7 @@ def _of_layer_0(key: str) -> str:
 
 
 def test_the_value_decides(copy: Copy, run: Run) -> None:
-    """Later releases read it; and `False`, which every release from 0.14 on writes, says nothing."""
+    """Later releases read it; `False`, which releases from 0.14 on write, says nothing."""
     assert run("check", SINGLETON, "--reader", "0.17").returncode == 0
     rank = loads(SINGLETON, "0.16.1")
     assert (rank["stage"], rank["error"]) == ("done", None)
