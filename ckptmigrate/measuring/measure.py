@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,8 +122,8 @@ class Measurement:
         self.matrix, self.compat, self.say = matrix, compat, say
         self.readers, self.samples, self.work = readers, samples, work
         self.wheels = jobs.installed(readers)
-        rows = json.loads((samples / "raw_matrix.json").read_text())
-        self.training = {(row["reader"], row["sample"]): row for row in rows}
+        self.training = _trained_cells(samples / "raw_matrix.json")
+        self.training_migrated = _trained_cells(samples / "migrated_matrix.json")
 
     def run(self, groups: Sequence[GroupRow], asked: Collection[str] = ()) -> Measured:
         """Measure groups.
@@ -211,7 +211,10 @@ class Measurement:
         for each, ranks in zip(changed, after_told, strict=True):
             outcome = self._outcome(each, release, ranks, migrated[each.key].losses)
             found[each.key] = [raw[each.key], outcome]
-        return found
+        return {
+            each.key: [raw[each.key], self._trained_migrated(each, release, found[each.key][1])]
+            for each in every
+        }
 
     def _job(self, each: Checkpoint, folder: Path, release: str) -> dict[str, Any]:
         lasting = all(matches(r, _LASTING_SINCE) for r in (each.writer, release))
@@ -271,7 +274,7 @@ class Measurement:
         The distributed optimizer itself, which refuses sharding types, is no part of the job
         that loads here: what is known of it are the rules of check.
         """
-        training = self._trained(each, release)
+        training = self._trained(each, release, self.training)
         if training is not None:
             if training.result != found.result:
                 raise RefusedError(
@@ -285,8 +288,22 @@ class Measurement:
                 return self._failed(each, release, verdict.obstacles[0].error, _RULES)
         return found
 
-    def _trained(self, each: Checkpoint, release: str) -> Outcome | None:
-        row = self.training.get((release, each.name))
+    def _trained_migrated(self, each: Checkpoint, release: str, found: Outcome) -> Outcome:
+        """The outcome after the command, by Megatron-LM training where that was measured."""
+        training = self._trained(each, release, self.training_migrated)
+        if training is None:
+            return found
+        if training.result != found.result:
+            raise RefusedError(
+                f"{release} on the migrated {each.key}: measured {training.result} with training, "
+                f"and {found.result} otherwise"
+            )
+        return training
+
+    def _trained(
+        self, each: Checkpoint, release: str, rows: Mapping[tuple[str, str], dict[str, Any]]
+    ) -> Outcome | None:
+        row = rows.get((release, each.name))
         if row is None:
             return None
         known = _TRAINING.format(torch=row["reader_torch"])
@@ -298,13 +315,15 @@ class Measurement:
 
     def _derive(self, each: Checkpoint, release: str, after: _Migrated) -> list[Outcome]:
         """For a reader that is no wheel: what training measured, else what the rules say."""
-        raw = self._trained(each, release) or self._by_rules(each, each.folder, release)
+        raw = self._trained(each, release, self.training)
+        raw = raw or self._by_rules(each, each.folder, release)
         if after.as_before:
-            return [raw, Outcome(raw.result, UNTOUCHED)]
-        outcome = self._by_rules(each, after.folder, release)
-        if OPTIMIZER_STATE in after.losses:
+            outcome = Outcome(raw.result, UNTOUCHED)
+        elif OPTIMIZER_STATE in after.losses:
             outcome = Outcome(NO_OPTIMIZER, _RULES)
-        return [raw, outcome]
+        else:
+            outcome = self._by_rules(each, after.folder, release)
+        return [raw, self._trained_migrated(each, release, outcome)]
 
     def _by_rules(self, each: Checkpoint, folder: Path, release: str) -> Outcome:
         verdict = self._check(folder, release)
@@ -343,6 +362,11 @@ class Measurement:
                 if getattr(old, name) != getattr(cell, name):
                     differs(f"{name} was {getattr(old, name)!r} and is {getattr(cell, name)!r}")
         return cell
+
+
+def _trained_cells(file: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """What Megatron-LM training did: (reader, sample) -> row."""
+    return {(row["reader"], row["sample"]): row for row in json.loads(file.read_text())}
 
 
 def _rerun_result(each: Checkpoint, release: str, ranks: Sequence[dict[str, Any]]) -> str:
