@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from ckptmigrate import clock, locate
-from ckptmigrate.access import places
+from ckptmigrate.access import places, storage
 from ckptmigrate.access.places import Place
-from ckptmigrate.access.storage import Progress
-from ckptmigrate.checkpoint.sidecar import digest
+from ckptmigrate.access.storage import Overlay, Progress
+from ckptmigrate.checkpoint import sidecar
+from ckptmigrate.checkpoint.manifest import PAYLOAD
+from ckptmigrate.checkpoint.sidecar import Step, digest, digest_of
 from ckptmigrate.checkpoint.topology import Given
-from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.planning import planner, undoing
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.planning.targets import target
 from ckptmigrate.text.commands import removal
+from ckptmigrate.verification import verify_one
 from ckptmigrate.version import __version__
 from ckptmigrate.writing.linking import Link
 from ckptmigrate.writing.staging import Leftover
@@ -34,6 +38,9 @@ class Migration:
         names: the directory of each checkpoint in that root.
         recovered: checkpoint -> what was done first where a migration in place had not finished.
         leftovers: what other runs left beside the destination.
+        root: the root that is there now and whose tracker leads to the last of the checkpoints;
+            None where there is none.
+        existing: whether the destination is there already, as an earlier run made it.
     """
 
     plans: tuple[Plan, ...]
@@ -42,6 +49,13 @@ class Migration:
     names: tuple[str, ...]
     recovered: Mapping[Place, str] = field(default_factory=dict)
     leftovers: tuple[Leftover, ...] = ()
+    root: Place | None = None
+    existing: bool = False
+
+    @property
+    def load(self) -> Place | None:
+        """The root to load; None where a job has to be told which iteration of a root."""
+        return self.destination or self.root
 
     def undo(self) -> list[str]:
         """The commands that take it back."""
@@ -54,6 +68,7 @@ class Migration:
         return {
             "done": done,
             "destination": None if self.destination is None else str(self.destination),
+            "load": None if self.load is None else str(self.load),
             "link": None if link is None else link.value,
             "undo": self.undo(),
             "recovered": {str(path): what for path, what in self.recovered.items()},
@@ -105,11 +120,17 @@ def prepare(
     native: bool = False,
     strict: bool = False,
     hash_payload: bool = False,
+    loadable: bool = False,
     progress: Progress | None = None,
 ) -> Migration:
     """Plan the migration of every checkpoint that `path` means; writes nothing.
 
-    `progress` is called with a number of bytes whenever that many were hashed.
+    Args:
+        output: the root to create, also where nothing has to change. By default it is
+            `PATH.<to>`, and nothing is created where the release resumes from PATH as it is.
+        loadable: whether there has to be a root to load afterwards. Then the result of an earlier
+            run with the same arguments is used where it is there.
+        progress: called with a number of bytes whenever that many were hashed.
 
     Raises:
         CkptMigrateError: as `locate.locate`, `planner.plan`, `Writer.check_free`.
@@ -135,14 +156,80 @@ def prepare(
         )
         for checkpoint in located.checkpoints
     )
-    if all(plan.satisfied for plan in plans):
+    root = _leading_root(located)
+    usable = root is not None or not loadable
+    if output is None and usable and all(plan.satisfied for plan in plans):
         destination = None
-    elif destination is not None:
+    found = leading(plans, destination, located.tracker, root)
+    if loadable and found.destination is not None and _is_done(found):
+        return replace(found, existing=True)
+    if destination is not None:
         writer(destination).check_free(located.path)
-    return leading(plans, destination, located.tracker)
+    return found
 
 
-def leading(plans: tuple[Plan, ...], destination: Place | None, tracker: str | None) -> Migration:
+def _leading_root(located: locate.Located) -> Place | None:
+    """The root whose tracker leads to the last of the checkpoints, where there is one."""
+    root = located.path if located.is_root else located.path.parent
+    if located.tracker is None or not (root / locate.TRACKER_FILE).is_file():
+        return None
+    return root if locate.tracker_text(root) == located.tracker else None
+
+
+def _is_done(found: Migration) -> bool:
+    """Whether the destination is what the plans lead to.
+
+    Raises:
+        DamagedError: it is, and a verification finds errors in it.
+    """
+    root = found.destination
+    assert root is not None
+    if not (root / locate.TRACKER_FILE).is_file() or locate.tracker_text(root) != found.tracker:
+        return False
+    results = [root / name for name in found.names]
+    if not all(has(*each) for each in zip(found.plans, results, strict=True)):
+        return False
+    for result in results:
+        errors = verify_one(result).errors
+        if errors:
+            raise DamagedError(
+                f"is the result of an earlier run and is damaged: {errors[0].what}",
+                path=result,
+                fix=f"remove it with `{removal(root, '-r')}`, and run this again",
+            )
+    return True
+
+
+def has(plan: Plan, destination: Place) -> bool:
+    """Whether a checkpoint is there already that is what the plan leads to, file by file."""
+    if not destination.is_dir() or (isinstance(destination, Path) and destination.is_symlink()):
+        return False
+    there = storage.directory(destination)
+    found = there.files()
+    for name, wanted in plan.change.after.items():
+        if digest_of(there, name) != wanted:
+            return False
+    payload = {
+        name: size
+        for name, size in storage.directory(plan.path).files().items()
+        if PAYLOAD.fullmatch(name) and name not in plan.change.after
+    }
+    if any(found.get(name) != size for name, size in payload.items()):
+        return False
+    steps = sidecar.load(Overlay(there, {sidecar.FILE: plan.change.sidecar}))
+    return _timeless(steps) == _timeless(sidecar.load(there))
+
+
+def _timeless(steps: tuple[Step, ...]) -> list[Step]:
+    return [replace(step, time="") for step in steps]
+
+
+def leading(
+    plans: tuple[Plan, ...],
+    destination: Place | None,
+    tracker: str | None,
+    root: Place | None = None,
+) -> Migration:
     """The plans with the names that their checkpoints get at the destination.
 
     Args:
@@ -155,7 +242,7 @@ def leading(plans: tuple[Plan, ...], destination: Place | None, tracker: str | N
         names = (locate.directory_of(tracker),)
     beside = [] if destination is None else writer(destination.parent).locked()
     others = tuple(left for left in beside if left.is_over and left.destination != destination)
-    return Migration(plans, destination, tracker, names, leftovers=others)
+    return Migration(plans, destination, tracker, names, leftovers=others, root=root)
 
 
 def prepare_undo(path: Place, *, iteration: int | None = None, every: bool = False) -> Migration:
@@ -167,7 +254,7 @@ def prepare_undo(path: Place, *, iteration: int | None = None, every: bool = Fal
     located = locate.locate(path, iteration=iteration, every=every)
     plans = tuple(undoing.plan(checkpoint) for checkpoint in located.checkpoints)
     names = tuple(plan.path.name for plan in plans)
-    return Migration(plans, None, located.tracker or "", names)
+    return Migration(plans, None, located.tracker or "", names, root=_leading_root(located))
 
 
 def default_output(path: Place, to: str) -> Place:
@@ -189,6 +276,8 @@ def carry_out(
     Raises:
         DestinationError: the destination cannot be written; nothing was changed.
     """
+    if migration.existing:
+        return None
     if migration.destination is not None:
         return writer(migration.destination).create(
             dict(zip(migration.names, migration.plans, strict=True)),

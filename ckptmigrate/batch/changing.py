@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from ckptmigrate import locate, migration, recovery, repairing, reporting
 from ckptmigrate.access.places import Place, place
-from ckptmigrate.batch import roots
 from ckptmigrate.batch.work import Done, Status, Task
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.migration import Migration
@@ -22,7 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Migrate:
-    """`upgrade` or `downgrade`; the fields are arguments of `migration.prepare`."""
+    """`upgrade`, `downgrade`, or `migrate` for either.
+
+    Attributes:
+        always: whether a root is created even where nothing has to change.
+        verb ... dry_run: arguments of `migration.prepare`.
+    """
 
     verb: str
     target: str
@@ -34,6 +38,7 @@ class Migrate:
     hash_payload: bool = False
     link: Link = Link.AUTO
     dry_run: bool = False
+    always: bool = False
 
     def matters(self) -> dict[str, Any]:
         """How payload gets there and whether it is hashed on the way changes no result."""
@@ -53,7 +58,7 @@ class Migrate:
         prepared = migration.prepare(
             path,
             self.target,
-            verb=self.verb,
+            verb=None if self.verb == "migrate" else self.verb,
             in_place=True,
             allowed=self.allowed,
             given=self.given,
@@ -66,7 +71,7 @@ class Migrate:
         if task.root is None:
             return _rewritten(task, prepared, plan, dry_run=self.dry_run)
         destination = place(task.root) / prepared.names[0]
-        if plan.satisfied and not task.carry:
+        if plan.satisfied and not (task.carry or self.always):
             text = f"release {plan.target} resumes from it as it is"
             told = _told(task, plan, path)
             return _done(task, prepared, Status.UNCHANGED, text, None, told=told)
@@ -79,7 +84,7 @@ class Migrate:
             writer(destination).discard(break_lock=False)
         told = _told(task, plan, destination)
         used = None
-        if not roots.has(plan, destination):
+        if not migration.has(plan, destination):
             used = writer(destination).add(plan, link=self.link)
         return _done(task, prepared, Status.DONE, text, destination, used, told=told)
 

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 
 from ckptmigrate import locate
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import TRACKER_FILE, Place
-from ckptmigrate.access.storage import Overlay
-from ckptmigrate.checkpoint import sidecar
-from ckptmigrate.checkpoint.manifest import PAYLOAD
-from ckptmigrate.checkpoint.sidecar import Step, digest_of
 from ckptmigrate.errors import DestinationError
-from ckptmigrate.planning.planner import Plan
 from ckptmigrate.writing.writer import writer
 
 
@@ -50,30 +44,6 @@ def check(root: Place, source: Place, names: Collection[str], *, go_on: bool) ->
 
 def _is_link(root: Place) -> bool:
     return isinstance(root, Path) and root.is_symlink()
-
-
-def has(plan: Plan, destination: Place) -> bool:
-    """Whether a checkpoint is there already that is what the plan leads to, file by file."""
-    if not destination.is_dir() or _is_link(destination):
-        return False
-    there = storage.directory(destination)
-    found = there.files()
-    for name, wanted in plan.change.after.items():
-        if digest_of(there, name) != wanted:
-            return False
-    payload = {
-        name: size
-        for name, size in storage.directory(plan.path).files().items()
-        if PAYLOAD.fullmatch(name) and name not in plan.change.after
-    }
-    if any(found.get(name) != size for name, size in payload.items()):
-        return False
-    steps = sidecar.load(Overlay(there, {sidecar.FILE: plan.change.sidecar}))
-    return _timeless(steps) == _timeless(sidecar.load(there))
-
-
-def _timeless(steps: tuple[Step, ...]) -> list[Step]:
-    return [replace(step, time="") for step in steps]
 
 
 def name_latest(root: Place, tracker: str) -> None:

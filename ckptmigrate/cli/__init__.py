@@ -31,6 +31,7 @@ _VERBS: Final = {
     "Migrate": {
         "upgrade": "ckptmigrate.cli.migrate",
         "downgrade": "ckptmigrate.cli.migrate",
+        "migrate": "ckptmigrate.cli.migrate",
         "undo": "ckptmigrate.cli.undo",
     },
     "Mend": {

@@ -19,8 +19,18 @@ if TYPE_CHECKING:
 
 
 def carry_out(
-    prepared: migration.Migration, *, dry_run: bool, full: bool, link: Link = Link.AUTO
+    prepared: migration.Migration,
+    *,
+    dry_run: bool,
+    full: bool,
+    link: Link = Link.AUTO,
+    print_path: bool = False,
 ) -> None:
+    """Carry a migration out and print the result.
+
+    Args:
+        print_path: print nothing but the root to load to standard output.
+    """
     recorder.add(lambda report: reporting.building.of_migration(report, prepared))
     used = None
     if not dry_run:
@@ -30,13 +40,15 @@ def carry_out(
     if output.json:
         output.object(prepared.as_json(done=not dry_run, link=used))
         return
-    output.lines(render.recovered(prepared.recovered))
+    output.lines(render.recovered(prepared.recovered), err=print_path)
     for plan in prepared.plans:
-        output.lines(render.plan(plan, full=full))
+        output.lines(render.plan(plan, full=full), err=print_path)
     if dry_run:
         click.echo("dry run: nothing was written")
     else:
-        output.lines(render.outcome(prepared, used))
+        output.lines(render.outcome(prepared, used), err=print_path)
+    if print_path:
+        click.echo(str(prepared.load))
 
 
 def done(plans: Sequence[Plan], do: Callable[[Progress], Link | None]) -> Link | None:

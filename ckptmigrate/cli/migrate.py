@@ -1,4 +1,4 @@
-"""The verbs that migrate: upgrade and downgrade."""
+"""The verbs that migrate: upgrade, downgrade, and migrate for either direction."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ckptmigrate.batch import paths
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.cli import completing, console, options
 from ckptmigrate.cli.carrying_out import carry_out
+from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import MIGRATED, Manual
 from ckptmigrate.cli.many import Many, several
 from ckptmigrate.cli.reports import reported
@@ -152,8 +153,46 @@ def downgrade(many: Many, to: str, **options: Any) -> None:
     _migrate("downgrade", many, to, **options)
 
 
+@click.command(cls=Manual, files=MIGRATED, terms=_TERMS)
+@click.option(
+    "--to",
+    type=options.RELEASE,
+    required=True,
+    metavar="TARGET",
+    help=_TO_HELP,
+    shell_complete=completing.targets,
+)
+@click.option(
+    "--print-path",
+    is_flag=True,
+    help="Print the root to load as the only line of stdout; everything else goes to stderr.",
+)
+@_migration_options
+@several(ledger=True)
+@reported
+@options.output_options
+def migrate(many: Many, to: str, print_path: bool, **options: Any) -> None:
+    """Make a checkpoint readable by a release, newer or older.
+
+    Runs `upgrade` or `downgrade`, whichever leads to TARGET. Run again, it finds the result of the
+    first run, verifies it and changes nothing. With --print-path, PATH itself is printed where the
+    release resumes from it as it is.
+
+    \b
+    Examples:
+      ckptmigrate migrate run --to 0.13
+      ckptmigrate migrate run --to 0.19 --dry-run
+      LOAD=$(ckptmigrate migrate run --to 0.11 --print-path)
+    """
+    if print_path and (many.batch or options["every"] or options["dry_run"] or output.json):
+        raise click.UsageError(
+            "--print-path takes one PATH, without --all, --dry-run, --json or options of a batch."
+        )
+    _migrate(None, many, to, print_path=print_path, **options)
+
+
 def _migrate(
-    verb: str,
+    verb: str | None,
     many: Many,
     to: str,
     *,
@@ -172,6 +211,7 @@ def _migrate(
     full: bool,
     every: bool,
     iteration: int | None,
+    print_path: bool = False,
 ) -> None:
     if in_place and output is not None:
         raise click.UsageError("--in-place and -o exclude each other.")
@@ -182,7 +222,7 @@ def _migrate(
         from ckptmigrate.cli.batches import run
 
         work = Migrate(
-            verb,
+            verb or "migrate",
             to,
             allow_loss,
             given,
@@ -192,12 +232,13 @@ def _migrate(
             hash_payload,
             Link(link),
             dry_run,
+            always=output is not None,
         )
         target(to, torch=torch, native=native, strict=strict)  # a wrong one is refused at once
         choose = partial(paths.located, iteration=iteration, every=every)
         groups = many.groups(choose, in_place=in_place)
         found = _jobs(many, groups, work, output=output, in_place=in_place)
-        run(many, verb, found, dry_run=dry_run)
+        run(many, work.verb, found, dry_run=dry_run)
         return
     path = many.only
     recovered = recovery.in_place(path) if in_place and not dry_run else {}
@@ -216,10 +257,11 @@ def _migrate(
             native=native,
             strict=strict,
             hash_payload=hash_payload,
+            loadable=verb is None and not in_place,
             progress=progress if hash_payload else None,  # small files take no time
         )
     prepared = replace(prepared, recovered=recovered)
-    carry_out(prepared, dry_run=dry_run, full=full, link=Link(link))
+    carry_out(prepared, dry_run=dry_run, full=full, link=Link(link), print_path=print_path)
 
 
 def _jobs(

@@ -111,7 +111,9 @@ def recovered(done: Mapping[Place, str]) -> list[Line]:
 
 def outcome(done: Migration, link: Link | None, tracker: Tracker | None = None) -> list[Line]:
     """What stands there after a migration, and how to undo it."""
-    if done.destination is None:
+    if done.existing:
+        told = [f"{done.destination} is there from an earlier run and verified"]
+    elif done.destination is None:
         changed = [p.path for p in done.plans if not p.changes_nothing]
         changed += [tracker.root / TRACKER_FILE] if tracker else []
         told = [f"rewrote {path}" for path in changed] or ["nothing was written"]
@@ -126,7 +128,8 @@ def outcome(done: Migration, link: Link | None, tracker: Tracker | None = None) 
     cautions = [str(left) for left in done.leftovers]
     if link in CAUTIONS:
         cautions.append(CAUTIONS[link])
-    return lines + [Line(text, "caution: ", style="yellow") for text in cautions]
+    lines += [Line(text, "caution: ", style="yellow") for text in cautions]
+    return [*lines, Line(str(done.load), "load: ", whole=True)] if done.load else lines
 
 
 def differences(found: Sequence[Difference], *, full: bool) -> list[Line]:
