@@ -8,7 +8,7 @@ looks at what could be read. Nothing is written.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -94,6 +94,10 @@ class Verification:
     def clean(self) -> bool:
         """Whether there is no error; warnings and notes are allowed."""
         return not self.count(Severity.ERROR)
+
+    def beside(self, findings: Collection[Finding]) -> Verification:
+        """The same with findings about the root."""
+        return replace(self, findings=_ordered([*findings, *self.findings]))
 
     def count(self, severity: Severity) -> int:
         """How many findings are of a severity."""

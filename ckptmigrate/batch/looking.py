@@ -49,7 +49,7 @@ class Verify:
 
     Attributes:
         load, hashed, known: arguments of `verification.verify_one`.
-        tracker: look at the tracker file of a root, and not at its checkpoints.
+        tracker: look at the tracker file of the root around it, too.
     """
 
     load: bool = False
@@ -66,15 +66,13 @@ class Verify:
     def do(self, task: Task) -> Done:
         """Say how much is wrong with it, and what comes first."""
         from ckptmigrate import verification
-        from ckptmigrate.verification import Verification
         from ckptmigrate.verifying import roots
         from ckptmigrate.verifying.findings import Severity, counted
 
         path = place(task.path)
+        found = verification.verify(path, load=self.load, hashed=self.hashed, known=self.known)
         if self.tracker:
-            found = Verification(path, (), roots.choose(path, every=True).findings)
-        else:
-            found = verification.verify(path, load=self.load, hashed=self.hashed, known=self.known)
+            found = found.beside(roots.choose(path.parent, every=True).findings)
         counts = [counted(n, s.value) for s in Severity if (n := found.count(s))]
         text = ", ".join(counts) or "clean"
         text += f": {found.findings[0].what}" if found.findings else ""
@@ -132,4 +130,5 @@ class Check:
             return reporting.building.of_check(report, found.manifest.path, verdicts, advised)
 
         detail = [verdict.as_json() for verdict in verdicts]
-        return _done(task, len(good) == len(verdicts), text, detail, task.report(tell))
+        # A list of releases is an answer, whatever is in it.
+        return _done(task, self.target is None or bool(good), text, detail, task.report(tell))

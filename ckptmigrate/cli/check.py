@@ -22,7 +22,9 @@ from ckptmigrate.versions.reading import read
 
 
 @click.command(
-    cls=Manual, files=CHECKPOINT, found="refused, or the release (any of them) does not resume"
+    cls=Manual,
+    files=CHECKPOINT,
+    found="refused, or the release that --reader names does not resume",
 )
 @click.option(
     "--reader",
@@ -133,5 +135,5 @@ def check(
         output.object([verdict.as_json() for verdict in verdicts])
     else:
         output.lines(render.verdicts(found.manifest.path, verdicts))
-    if not all(verdict.resumes for verdict in verdicts):
+    if release and not verdicts[0].resumes:
         raise SystemExit(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -71,9 +71,8 @@ def verify(
         from ckptmigrate.cli.batches import jobs, run
 
         choose = partial(paths.chosen, iteration=iteration, every=every)
-        tracker = Verify(tracker=True)
-        whole = jobs(many.groups(choose), Verify(load, hashed, known))
-        run(many, "verify", [_with_tracker(job, tracker) for job in whole])
+        found = jobs(many.groups(choose), Verify(load, hashed, known))
+        run(many, "verify", [_with_tracker(job) for job in found])
         return
     path = many.only
     with console.progress("verifying", _total(path, iteration, every, load + hashed)) as progress:
@@ -95,11 +94,13 @@ def verify(
         raise SystemExit(1)
 
 
-def _with_tracker(job: Job, look: Verify) -> Job:
-    """The tracker file of a root is looked at, too."""
+def _with_tracker(job: Job) -> Job:
+    """Have the first task of a root look at its tracker file, too."""
     if not job.group.is_root:
         return job
-    return replace(job, tasks=(replace(job.tasks[0], path=job.group.path, work=look), *job.tasks))
+    first, *others = job.tasks
+    work = cast("Verify", first.work)
+    return replace(job, tasks=(replace(first, work=replace(work, tracker=True)), *others))
 
 
 def _total(path: Place, iteration: int | None, every: bool, passes: int) -> int:
