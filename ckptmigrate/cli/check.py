@@ -24,7 +24,7 @@ from ckptmigrate.versions.reading import read
 @click.command(
     cls=Manual,
     files=CHECKPOINT,
-    found="refused, or the release that --reader names does not resume",
+    found="refused, or the release of --reader does not resume",
 )
 @click.option(
     "--reader",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,8 +86,6 @@ def matrix(
     found = shipped()
     scenarios = [scenario] if scenario else [row.scenario for row in found.scenarios]
     _check(scenarios, [row.scenario for row in found.scenarios], "scenario")
-    if (writer is None) != (reader is None):
-        raise click.UsageError("--writer and --reader go together.")
     if html is not None:
         from ckptmigrate.matrix import page
 
@@ -97,16 +96,15 @@ def matrix(
     elif into is not None:
         into.write_text(tables.into(_markdown(into), found), encoding="utf-8")
         output.lines([f"refreshed {into}"])
-    elif writer is not None and reader is not None:
-        every = [_one(found, writer, reader, each) for each in scenarios]
-        cells = [cell for cell in every if cell is not None]
+    elif writer is not None or reader is not None:
+        cells = _cells(found, writer, reader, scenarios)
         if not cells:
             raise RefusedError(
                 f"release {writer} writes no checkpoint of the scenario {scenario!r}",
                 fix="leave --scenario out to see those that it writes",
                 retry=Retry(leave_out=("--scenario",)),
             )
-        _tell(found, cells)
+        _tell(found, cells, one_pair=writer is not None and reader is not None)
     elif output.json:
         output.object([asdict(cell) for cell in found.cells.values() if cell.scenario in scenarios])
     elif markdown:
@@ -150,22 +148,34 @@ def _check(names: list[str], known: list[str], what: str) -> None:
             )
 
 
-def _one(found: Matrix, writer: str, reader: str, scenario: str) -> Cell | None:
-    """The cell of two releases, of which the minor version will do; None where it is not there."""
-    writers, readers = found.writers("idle"), found.readers
-    written = [each for each in writers if writer in (each, tables.short_name(each))]
-    read = [each for each in readers if reader in (each, tables.short_name(each))]
-    _check([] if written else [writer], list(writers), "writer")
-    _check([] if read else [reader], list(readers), "reader")
-    return found.cells.get((written[0], read[0], scenario))
+def _cells(
+    found: Matrix, writer: str | None, reader: str | None, scenarios: list[str]
+) -> list[Cell]:
+    """The cells of two releases, or of one with every other; None stands for every release."""
+    written = _named(writer, found.writers("idle"), "writer")
+    read = _named(reader, found.readers, "reader")
+    keys = [(w, r, s) for s in scenarios for w in written for r in read]
+    return [found.cells[key] for key in keys if key in found.cells]
 
 
-def _tell(found: Matrix, cells: list[Cell]) -> None:
+def _named(release: str | None, known: Sequence[str], what: str) -> list[str]:
+    """The first known release of this name, of which the minor version will do."""
+    if release is None:
+        return list(known)
+    fitting = [each for each in known if release in (each, tables.short_name(each))]
+    _check([] if fitting else [release], list(known), what)
+    return fitting[:1]
+
+
+def _tell(found: Matrix, cells: list[Cell], *, one_pair: bool) -> None:
     if output.json:
         output.object([asdict(cell) for cell in cells])
-        return
-    for cell in cells:
-        output.lines(tables.detail(found, cell))
+    elif one_pair:
+        for cell in cells:
+            output.lines(tables.detail(found, cell))
+    else:
+        output.segments(tables.line(cell) for cell in cells)
+        output.lines([tables.LEGEND])
 
 
 @matrix.command("add", cls=Manual, files={"compat_matrix.yaml": "the facts that people edit"})

@@ -71,8 +71,8 @@ def verify(
         from ckptmigrate.cli.batches import jobs, run
 
         choose = partial(paths.chosen, iteration=iteration, every=every)
-        found = jobs(many.groups(choose), Verify(load, hashed, known))
-        run(many, "verify", [_with_tracker(job) for job in found])
+        tasks = jobs(many.groups(choose), Verify(load, hashed, known))
+        run(many, "verify", [_with_tracker(job) for job in tasks])
         return
     path = many.only
     with console.progress("verifying", _total(path, iteration, every, load + hashed)) as progress:

@@ -61,6 +61,12 @@ def _lists(matrix: Matrix, scenario: str) -> Iterator[Parts]:
             yield [(f"  {short_name(cell.reader):6}", ""), *_marks(cell)]
 
 
+def line(cell: Cell) -> Parts:
+    """One cell as a line: the releases, the scenario, its marks, and the outcome unmigrated."""
+    pair = f"{cell.writer} -> {cell.reader}"
+    return [(f"{pair:24}{cell.scenario:{_WRITER}}", ""), *_marks(cell), (f"  {cell.raw}", "")]
+
+
 def _marks(cell: Cell) -> Parts:
     return [(SYMBOLS[grade(o)], _COLORS[grade(o)]) for o in (cell.raw, cell.migrated)]
 

@@ -42,16 +42,19 @@ class Reader:
 
     @property
     def like(self) -> str | None:
-        """The release that it is taken to be like, where it is newer than all that are known."""
-        newest = self.compat.known_releases[-1]
+        """The release that it is taken to be like, where it is newer or older than all known."""
+        oldest, newest = self.compat.readers[0].release, self.compat.known_releases[-1]
+        if minor(self.release) < minor(oldest):
+            return oldest
         return newest if minor(self.release) > minor(newest) else None
 
     @property
     def caveat(self) -> str | None:
-        """That it is newer than the rules that it is judged by; None where it is known."""
+        """That no rule that it is judged by is about it; None where it is known."""
         if self.like is None:
             return None
-        return f"{self.release} is newer than all that is known, and taken to be like {self.like}"
+        age = "newer" if minor(self.release) > minor(self.like) else "older"
+        return f"{self.release} is {age} than all that is known, and taken to be like {self.like}"
 
     @property
     def weights_only(self) -> bool:
