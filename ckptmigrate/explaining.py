@@ -124,7 +124,7 @@ def _finding(row: Code) -> Explanation:
         row.since,
         (),
         (row.source,),
-        (row.remedy.format(path="PATH"),),
+        (row.told("PATH", command("repair", "PATH", *(row.repair or ()))),),
     )
 
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 from ckptmigrate.access import places, storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.checkpoint import manifest, recognise
-from ckptmigrate.errors import NotACheckpointError, Retry, StoreError
-from ckptmigrate.text.commands import repair, shell
+from ckptmigrate.errors import CkptMigrateError, NotACheckpointError, Retry, StoreError
+from ckptmigrate.text.commands import command, shell
 from ckptmigrate.writing.writer import writer
 
 TRACKER_FILE: Final = places.TRACKER_FILE
@@ -123,6 +123,27 @@ def is_one(path: Place) -> bool:
     return recognise.is_checkpoint(storage.directory(path)) or writer(path).is_staged()
 
 
+def words(checkpoint: Place) -> tuple[str | Place, ...]:
+    """What names a checkpoint in a command: its root, where that has a tracker file, and which
+    iteration of it, where the tracker names another one."""
+    root = checkpoint.parent
+    try:
+        if not (root / TRACKER_FILE).is_file() or not is_iteration(checkpoint.name):
+            return (checkpoint,)
+        named = tracker_text(root)
+    except (CkptMigrateError, OSError):  # the root may be closed to who may read the checkpoint
+        return (checkpoint,)
+    if named is not None and directory_of(named) == checkpoint.name:
+        return (root,)
+    number = tracker_of(checkpoint.name)
+    return (checkpoint,) if number is None else (root, "--iteration", number)
+
+
+def is_iteration(name: str) -> bool:
+    """Whether a tracker can lead to a directory of this name."""
+    return name == RELEASE or tracker_of(name) is not None
+
+
 def tracker_of(name: str) -> str | None:
     """The tracker text that leads to a directory of this name, if any does."""
     match = _ITERATION.fullmatch(name)
@@ -157,7 +178,7 @@ def _every(root: Place) -> Located:
             raise NotACheckpointError(
                 f"the tracker file names {directory_of(tracker)}, which does not exist",
                 path=root / TRACKER_FILE,
-                fix=f"have it name one that does with `{repair(root)}`",
+                fix=f"for what to do run `{command('verify', root)}`",
             )
         return Located(root, found, tracker)
     return Located(root, found, tracker_of(found[-1].name) or RELEASE)

@@ -74,15 +74,18 @@ class Repair:
     Attributes:
         migration: the plans of the checkpoints.
         tracker: the tracker file to be pointed elsewhere; None where it stays, or out of place.
+        astray: why the tracker of the result names another iteration than that of PATH; None
+            where it does not.
     """
 
     migration: Migration
     tracker: Tracker | None
+    astray: str | None = None
 
     @property
     def changes_nothing(self) -> bool:
         """Whether there is nothing to repair."""
-        return self.tracker is None and all(p.changes_nothing for p in self.migration.plans)
+        return self.astray is None and all(p.changes_nothing for p in self.migration.plans)
 
     def undo(self) -> list[str]:
         """The commands that take it back."""
@@ -121,7 +124,7 @@ def prepare(
     chosen = roots.choose(path, iteration=iteration, every=every)
     for each in chosen.checkpoints:
         writer(each).check_whole()
-    tracker = None
+    tracker = why = None
     if not chosen.is_root:
         text = locate.locate(chosen.path).tracker
     elif iteration is not None:
@@ -143,7 +146,7 @@ def prepare(
         destination = places.absolute(destination)
         writer(destination).check_free(chosen.path)
         tracker = None  # the new root has one of its own
-    return Repair(migration.leading(plans, destination, text), tracker)
+    return Repair(migration.leading(plans, destination, text), tracker, why)
 
 
 def carry_out(
@@ -170,7 +173,7 @@ def _astray(chosen: roots.Chosen, wanted: Wanted) -> str | None:
         return chosen.findings[0].what
     if wanted.drop or wanted.rebuild:
         return None  # asked of that very iteration
-    lost = mending.lost(verify_one(chosen.named, known=wanted.known, hashed=wanted.hashed))
+    lost = verify_one(chosen.named, known=wanted.known, hashed=wanted.hashed).lost
     return f"{chosen.named.name} is not whole: {lost[0].what}" if lost else None
 
 

@@ -7,16 +7,18 @@ looks at what could be read. Nothing is written.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
+from ckptmigrate import locate
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.access.storage import Directory, Progress
 from ckptmigrate.checkpoint import recognise
-from ckptmigrate.checkpoint.manifest import PAYLOAD
+from ckptmigrate.checkpoint.manifest import METADATA_FILES, PAYLOAD
 from ckptmigrate.errors import (
     CkptMigrateError,
     DamagedError,
@@ -24,6 +26,7 @@ from ckptmigrate.errors import (
     of_system,
 )
 from ckptmigrate.inert.reader import uncollected
+from ckptmigrate.text.commands import command
 from ckptmigrate.verifying import (
     digests,
     loading,
@@ -34,11 +37,12 @@ from ckptmigrate.verifying import (
     tables,
     tiling,
 )
-from ckptmigrate.verifying.findings import Finding, Severity
+from ckptmigrate.verifying.findings import CODES, Finding, Severity
 from ckptmigrate.verifying.material import Material, gather
 
 Check = Callable[[Material], Iterator[Finding]]
 
+_DIGEST: Final = "integrity-mismatch"
 # In the order in which their findings are told.
 CHECKS: Final[tuple[Check, ...]] = (
     states.history,
@@ -74,6 +78,17 @@ class Verified:
     def errors(self) -> tuple[Finding, ...]:
         """The findings that are errors."""
         return tuple(f for f in self.findings if f.severity is Severity.ERROR)
+
+    @property
+    def lost(self) -> tuple[Finding, ...]:
+        """The errors that no repair removes."""
+        return tuple(
+            error
+            for error in self.errors
+            if CODES[error.code].repair is None
+            # Of the small files these alone are looked at closely enough to vouch for them.
+            or (error.code == _DIGEST and not set(error.items) <= set(METADATA_FILES))
+        )
 
 
 @dataclass(frozen=True)
@@ -144,7 +159,8 @@ def verify(
     one = partial(verify_one, load=load, hashed=hashed, known=known, progress=progress)
     several = every and chosen.is_root
     done = tuple(_told(one, each) if several else one(each) for each in chosen.checkpoints)
-    found = [*chosen.findings, *(finding for each in done for finding in each.findings)]
+    of_root = _of_root(chosen, partial(verify_one, known=known))
+    found = [*of_root, *(finding for each in done for finding in each.findings)]
     return Verification(chosen.path, done, _ordered(found))
 
 
@@ -169,7 +185,50 @@ def verify_one(
     if load:
         found += loading.check(material, progress)
     held = [size for name, size in directory.files().items() if PAYLOAD.fullmatch(name)]
-    return Verified(path, len(material.entries), len(held), sum(held), _ordered(found))
+    verified = Verified(path, len(material.entries), len(held), sum(held), _ordered(found))
+    return _with_repairs(verified, known)
+
+
+def _with_repairs(verified: Verified, known: Collection[str]) -> Verified:
+    """Name the command that repairs each finding, where one does."""
+    if verified.lost:
+        return verified
+    vouched = [word for name in known for word in ("--known", name)]
+
+    def named(finding: Finding) -> Finding:
+        if CODES[finding.code].repair is None:
+            return finding
+        options = dict.fromkeys(
+            option
+            for each in (*verified.errors, finding)
+            for option in (*(CODES[each.code].repair or ()), *each.options)
+        )
+        words = (*locate.words(verified.path), *options, *vouched)
+        return replace(finding, repair=command("repair", *words))
+
+    return replace(verified, findings=tuple(map(named, verified.findings)))
+
+
+def _of_root(chosen: roots.Chosen, verify: Callable[[Place], Verified]) -> Iterator[Finding]:
+    """The findings about a root, with the command that repairs its tracker where one does."""
+    for finding in chosen.findings:
+        if CODES[finding.code].repair is None:
+            yield finding
+        else:
+            yield replace(finding, repair=_tracker_repair(chosen, verify))
+
+
+def _tracker_repair(chosen: roots.Chosen, verify: Callable[[Place], Verified]) -> str | None:
+    """The command after which the tracker names a checkpoint that is whole."""
+    if chosen.named is not None:
+        there = verify(chosen.named)
+        if not there.lost:
+            return next((error.repair for error in there.errors), None)
+    for each in reversed(locate.all_of(chosen.path)):
+        with contextlib.suppress(CkptMigrateError):
+            if each != chosen.named and not verify(each).errors:
+                return command("repair", chosen.path, "--in-place")
+    return None
 
 
 def _told(verify: Callable[[Place], Verified], path: Place) -> Verified:

@@ -22,7 +22,7 @@ from ckptmigrate.errors import (
 from ckptmigrate.inert import torchfile
 from ckptmigrate.inert.short import short
 from ckptmigrate.inert.tree import Object
-from ckptmigrate.text.commands import command, repair
+from ckptmigrate.text.commands import command
 
 _OURS = "torch_dist"
 
@@ -85,7 +85,7 @@ def require_torch_dist(directory: Directory) -> None:
                 "metadata.json is missing, and the common state beside .metadata is that of a "
                 "torch_dist checkpoint",
                 path=path,
-                fix=f"write it again with `{repair(path)}`",
+                fix=f"for what to do run `{command('verify', path)}`",
             )
         kind = _dcp_kind(directory)
         raise UnsupportedFormatError(

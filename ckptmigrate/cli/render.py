@@ -96,11 +96,12 @@ def plan(found: Plan, *, full: bool = False) -> list[Line]:
 
 def repair(found: Repair, *, full: bool = False) -> list[Line]:
     """A repair in lines: plan by plan, then the tracker."""
-    lines = [line for each in found.migration.plans for line in plan(each, full=full)]
-    if found.tracker is not None:
-        file = found.tracker.as_json()
-        lines.append(_answer(f"repair {file['path']}: -> {found.tracker.text}"))
-        lines.append(Line(found.tracker.why, "because ", 2, hang=4))
+    plans = [each for each in found.migration.plans if not (found.astray and each.changes_nothing)]
+    lines = [line for each in plans for line in plan(each, full=full)]
+    if found.astray is not None:
+        root = found.tracker.root if found.tracker else found.migration.destination
+        lines.append(_answer(f"repair {root}: {TRACKER_FILE} -> {found.migration.tracker}"))
+        lines.append(Line(found.astray, "because ", 2, hang=4))
     return lines
 
 

@@ -10,6 +10,7 @@ from ckptmigrate.access.places import Place
 from ckptmigrate.access.storage import Overlay
 from ckptmigrate.checkpoint.rerun import Kind
 from ckptmigrate.errors import CkptMigrateError, RefusedError
+from ckptmigrate.locate import words
 from ckptmigrate.planning import mending, planner, refusals
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.planner import Plan
@@ -24,7 +25,7 @@ from ckptmigrate.releases.checking import (
     check,
 )
 from ckptmigrate.releases.readers import Reader, reader
-from ckptmigrate.text.commands import command, repair
+from ckptmigrate.text.commands import command
 from ckptmigrate.version import __version__
 from ckptmigrate.versions import UNIVERSAL, none_emitting
 from ckptmigrate.versions.reading import Reading, read
@@ -76,7 +77,7 @@ def advise(found: Reading, verdict: Verdict, job: Job, named: Sequence[str | Pla
         return Advice()
     reason = None
     if found.record.kind is Kind.CORRUPT:
-        return _repaired(found, verdict.reader, job)
+        return _repaired(found, verdict.reader, job, named)
     if verdict.warnings or any(obstacle.metadata_only for obstacle in verdict.obstacles):
         for wanted in _targets(verdict.reader, job):
             try:
@@ -100,10 +101,10 @@ def advise(found: Reading, verdict: Verdict, job: Job, named: Sequence[str | Pla
     return Advice(reason=reason or verdict.obstacles[0].why)
 
 
-def _repaired(found: Reading, release: Reader, job: Job) -> Advice:
-    """What makes a corrupt checkpoint resume: none of it is a migration's to mend."""
+def _repaired(found: Reading, release: Reader, job: Job, named: Sequence[str | Place]) -> Advice:
+    """What makes a corrupt checkpoint resume: no migration repairs it."""
     path, options = found.manifest.path, refusals.rebuild_options(found)
-    first = repair(path, *options)
+    first = command("repair", *(named or words(path)), *options)
     try:
         made = mending.plan(path, mending.Wanted(rebuild=bool(options)), now="")
     except CkptMigrateError as error:

@@ -36,14 +36,13 @@ from ckptmigrate.planning.refusals import rebuild_options
 from ckptmigrate.releases.constraints import with_shapes
 from ckptmigrate.releases.optimizer import SHAPES
 from ckptmigrate.text.commands import command
-from ckptmigrate.verification import Verified, verify_one
-from ckptmigrate.verifying.findings import CODES, Finding
+from ckptmigrate.verification import verify_one
+from ckptmigrate.verifying.findings import CODES
 from ckptmigrate.version import __version__
 from ckptmigrate.versions import Layout, facts, none_emitting, pre_rerun
 from ckptmigrate.versions.reading import Reading, read_unmarked
 
 _MARKERS: Final = ("marker-missing", "marker-unreadable")
-_STUCK: Final = "rerun-not-resumable"  # refused with the option that repairs it
 _DIGEST: Final = "integrity-mismatch"
 
 
@@ -74,7 +73,7 @@ def plan(path: Place, wanted: Wanted, *, now: str) -> Plan:
         CkptMigrateError: no readable torch_dist checkpoint.
     """
     verified = verify_one(path, known=wanted.known, hashed=wanted.hashed)
-    gone = lost(verified)
+    gone = verified.lost
     if gone:
         first, more = gone[0], len(gone) - 1
         raise RefusedError(
@@ -131,17 +130,6 @@ def _layout_of(result: Manifest, current: Reading) -> Layout:
     gathered = facts.gather(result)
     fitting = [layout for layout in versions.LAYOUTS if layout.detect(gathered)]
     return next(layout for layout in (*current.layouts, *fitting) if layout in fitting)
-
-
-def lost(verified: Verified) -> tuple[Finding, ...]:
-    """The errors that no repair removes."""
-    return tuple(
-        error
-        for error in verified.errors
-        if not (CODES[error.code].repairable or error.code == _STUCK)
-        # Of the small files these alone are looked at closely enough to vouch for them.
-        and not (error.code == _DIGEST and set(error.items) <= set(manifest.METADATA_FILES))
-    )
 
 
 def _rerun(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...], tuple[str, ...]]:

@@ -10,6 +10,7 @@ from ckptmigrate.access.places import Place
 from ckptmigrate.checkpoint import integrity
 from ckptmigrate.checkpoint.rerun import STATES, Kind
 from ckptmigrate.errors import CorruptError, RefusedError, Retry
+from ckptmigrate.locate import words
 from ckptmigrate.planning.converting import Converted
 from ckptmigrate.planning.losses import (
     FAULT_CONTEXT,
@@ -20,7 +21,7 @@ from ckptmigrate.planning.losses import (
 )
 from ckptmigrate.planning.targets import Target
 from ckptmigrate.releases import optimizer, rng
-from ckptmigrate.text.commands import command, repair
+from ckptmigrate.text.commands import command
 from ckptmigrate.text.printable import few
 from ckptmigrate.versions import sharded_rerun
 from ckptmigrate.versions.reading import Reading
@@ -74,7 +75,7 @@ def check_corrupt(begin: Reading) -> None:
         missing=missing,
         path=begin.manifest.path,
         fix="no release of its layout can load it; to have it resume as idle run "
-        f"`{repair(begin.manifest.path, *rebuild_options(begin))}`",
+        f"`{command('repair', *words(begin.manifest.path), *rebuild_options(begin))}`",
     )
 
 

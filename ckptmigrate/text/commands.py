@@ -11,18 +11,11 @@ from typing import Final
 from ckptmigrate.access.places import Place
 
 PROGRAM: Final = "ckptmigrate"
-# To be formatted with a path, quoted for a shell. In place, as nothing can use what is broken.
-REPAIR: Final = f"{PROGRAM} repair {{path}} --in-place"
 
 
 def command(*words: str | Place) -> str:
     """A command of ckptmigrate, without its first word: `command("inspect", path)`."""
     return shell(PROGRAM, *words)
-
-
-def repair(place: Place, *options: str) -> str:
-    """The command that repairs a place, as `verify`, `check` and a refusal advise it."""
-    return " ".join((REPAIR.format(path=shell(place)), *options))
 
 
 def load(root: Place) -> str | None:

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, Final
 
 from ckptmigrate.access.places import Place
-from ckptmigrate.text.commands import REPAIR, shell
+from ckptmigrate.text.commands import shell
 from ckptmigrate.text.printable import printable
 
 _LONGEST: Final = 200  # characters shown of a text from a checkpoint
@@ -32,10 +32,11 @@ class Code:
         code: its stable name.
         severity: how bad it is.
         meaning: what it means for a job, a sentence.
-        remedy: what to do; `{path}` stands for the checkpoint or root, quoted for a shell.
+        remedy: what to do; `{path}` stands for the checkpoint or root, quoted for a shell, and
+            `{repair}` for the command that repairs it, or what to do where none does.
         source: the files of releases, or of torch, that it is known from.
         since: the releases that it is about.
-        repairable: whether `repair` removes it without being told more.
+        repair: the options that `repair` needs to remove it; None where it does not.
     """
 
     code: str
@@ -44,12 +45,18 @@ class Code:
     remedy: str
     source: str
     since: str = "every release"
-    repairable: bool = False
+    repair: tuple[str, ...] | None = None
+
+    def told(self, path: str, repair: str | None) -> str:
+        """The remedy for a path, quoted for a shell, with the command that repairs it, if any."""
+        command = f"run `{repair}`" if repair else _NO_REPAIR
+        return self.remedy.format(path=path, repair=command)
 
 
 _COPY: Final = "restore the file from a copy, or go back to an earlier iteration"
 _REPORT: Final = "look with `ckptmigrate inspect {path}`; go back to an earlier iteration"
-_REPAIR: Final = f"run `{REPAIR}`"
+_REPAIR: Final = "{repair}"
+_NO_REPAIR: Final = "restore one that is whole from a copy"
 
 # Where each is known from: a release or torch, a file of it, and what to look for there.
 _CORE: Final = "megatron/core/dist_checkpointing"
@@ -103,13 +110,13 @@ _ROWS: Final = (
         "marker-missing", Severity.ERROR,
         "Without metadata.json no release takes the directory for a torch_dist checkpoint.",
         _REPAIR,
-        _MARKER, repairable=True,
+        _MARKER, repair=(),
     ),
     Code(
         "marker-unreadable", Severity.ERROR,
         "metadata.json is not a JSON object, so no release recognises the checkpoint.",
         _REPAIR,
-        _MARKER, repairable=True,
+        _MARKER, repair=(),
     ),
     Code(
         "metadata-missing", Severity.ERROR,
@@ -226,14 +233,15 @@ _ROWS: Final = (
         "fault is gone; weights, optimizer and RNG are intact.",
         _REPAIR,
         f"{_RERUN}; {_TRAINING} load_checkpoint; sample 0.17.1-corrupt-tp2", _SINCE_RERUN,
-        repairable=True,
+        repair=(),
     ),
     Code(
         "rerun-not-resumable", Severity.ERROR,
         "No release resumes from this rerun state: a job loads it and fails at its first step. A "
         "job that exits with status 17 saves it, to be examined.",
-        f"run `{REPAIR} --drop-rerun`",
+        _REPAIR,
         f"core_v0.10.0 to core_v0.19.0 {_RERUN_FILE} should_run_forward_backward", _SINCE_RERUN,
+        repair=("--drop-rerun",),
     ),
     Code(
         "optimizer-shapes-missing", Severity.ERROR,
@@ -242,7 +250,7 @@ _ROWS: Final = (
         _REPAIR,
         f"core_v0.9.0 to core_v0.15.3 {_CORE}/strategies/torch.py get_reformulation_metadata; "
         "pytorch issue 178001", "<0.16",
-        repairable=True,
+        repair=(),
     ),
     Code(
         "rerun-contradictory", Severity.ERROR,
@@ -258,8 +266,9 @@ _ROWS: Final = (
     Code(
         "rerun-sentinel-missing", Severity.WARNING,
         "An idle rerun entry without its sentinel shards; releases from 0.14 on resume from it.",
-        f"run `{REPAIR} --rebuild-sentinel`",
+        _REPAIR,
         _ASKED, _SINCE_SENTINEL,
+        repair=("--rebuild-sentinel",),
     ),
     Code(
         "orphan-payload", Severity.NOTE,
@@ -288,21 +297,25 @@ _ROWS: Final = (
         "A root without a tracker file: a job finds no checkpoint and starts from nothing.",
         _REPAIR,
         _TRACKER,
+        repair=("--in-place",),
     ),
     Code(
         "tracker-unreadable", Severity.ERROR,
         "The tracker file names neither an iteration nor `release`.", _REPAIR,
         f"{_TRAINING} read_metadata",
+        repair=("--in-place",),
     ),
     Code(
         "tracker-dangling", Severity.ERROR,
         "The tracker file names an iteration that is not there.", _REPAIR,
         _TRACKER,
+        repair=("--in-place",),
     ),
     Code(
         "tracker-half-written", Severity.ERROR,
         "The tracker file names an iteration whose save did not finish.", _REPAIR,
         _TRACKER,
+        repair=("--in-place",),
     ),
     Code(
         "tracker-behind", Severity.WARNING,
@@ -337,8 +350,9 @@ _ROWS: Final = (
     Code(
         "integrity-mismatch", Severity.ERROR,
         "A file has other bytes than integrity.json says; a job with --verify-integrity fails.",
-        f"restore it from a copy; where a small file was changed on purpose, {_REPAIR}",
+        f"restore it from a copy; where it was changed on purpose, {_REPAIR}",
         _VERIFIED, _SINCE_DIGESTS,
+        repair=(),
     ),
     Code(
         "tensor-unreadable", Severity.ERROR,
@@ -363,12 +377,16 @@ class Finding:
         path: the checkpoint or root it is about.
         what: what was found, in a sentence with names and numbers.
         items: the keys, files or symbols concerned, all of them.
+        options: what `repair` needs besides what the code says.
+        repair: the command that repairs it; None where none does.
     """
 
     code: str
     path: Place
     what: str
     items: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    repair: str | None = None
 
     @property
     def severity(self) -> Severity:
@@ -378,7 +396,7 @@ class Finding:
     @property
     def remedy(self) -> str:
         """What to do, with the command where there is one."""
-        return CODES[self.code].remedy.format(path=shell(self.path))
+        return CODES[self.code].told(shell(self.path), self.repair)
 
     def as_json(self) -> dict[str, Any]:
         """The documented JSON form (docs/json.md, `verify --json`)."""

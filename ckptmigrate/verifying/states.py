@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ckptmigrate.checkpoint import common, sidecar
 from ckptmigrate.checkpoint.manifest import Manifest
@@ -13,6 +14,7 @@ from ckptmigrate.inert import torchfile
 from ckptmigrate.releases import optimizer
 from ckptmigrate.verifying.findings import Finding, counted
 from ckptmigrate.verifying.material import Material
+from ckptmigrate.versions import sharded_rerun
 from ckptmigrate.versions.reading import read_manifest
 from ckptmigrate.writing.writer import writer
 
@@ -32,7 +34,10 @@ def reruns(material: Material) -> Iterator[Finding]:
         many = counted(len(record.missing), "shard")
         are = "is" if len(record.missing) == 1 else "are"
         what = f"{record.promise}, and {many} of it {are} missing"
-        yield material.finding("rerun-shards-missing", what, *record.missing)
+        finding = material.finding("rerun-shards-missing", what, *record.missing)
+        # Where idle means shards, they are written again.
+        always = all(layout is sharded_rerun for layout in reading.layouts)
+        yield replace(finding, options=("--rebuild-sentinel",) if always else ())
     elif record.stuck:
         what = f"a fault in state {STATES[record.state or 0]}, from which no release resumes"
         yield material.finding("rerun-not-resumable", what)
