@@ -13,10 +13,12 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 FUZZ_SEED ?= 1
+MUTANTS ?= 120
+MARKED ?= not full
 DIST ?= dist
 
-.PHONY: demo test test-full all-tests lint types unit some-faults faults readers browser shells facts matrix bench fuzz docs \
-	examples dist pyz clean
+.PHONY: demo test test-full all-tests lint types unit some-faults faults readers browser shells facts matrix bench fuzz \
+	mutants docs examples dist pyz clean
 
 ## demo: inspect, downgrade, diff and upgrade back, on a sample that release 0.19.0 wrote
 demo: $(VENV)/.installed
@@ -98,6 +100,12 @@ bench: $(VENV)/.dev $(READERS)/0.16.1/.installed
 ## fuzz: mutations of .metadata, common.pt and blobs, two minutes of each; FUZZ=100000 for so many
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/fuzz --seed $(FUZZ_SEED) $(if $(FUZZ),--count $(FUZZ),--minutes 2)
+
+## mutants: the share of small errors in the core packages that the tests of `make test` find; an
+## hour or two; MARKED= for those of every test, MUTANTS=500 for a larger sample
+mutants: $(VENV)/.dev
+	$(BIN)/python tests/mutation contexts -n auto -m '$(MARKED)'
+	$(BIN)/python tests/mutation run --count $(MUTANTS)
 
 ## dist: an sdist, and a wheel from it
 dist: $(VENV)/.build
