@@ -97,7 +97,7 @@ bench: $(VENV)/.dev $(READERS)/0.16.1/.installed
 
 ## fuzz: mutations of .metadata, common.pt and blobs, two minutes of each; FUZZ=100000 for so many
 fuzz: $(VENV)/.dev
-	$(BIN)/python tests/fuzz --seed $(FUZZ_SEED) $(if $(FUZZ),--count $(FUZZ),--minutes 2)
+	cd tests && ../$(BIN)/python -m fuzz --seed $(FUZZ_SEED) $(if $(FUZZ),--count $(FUZZ),--minutes 2)
 
 ## dist: an sdist, and a wheel from it
 dist: $(VENV)/.build
