@@ -509,7 +509,7 @@ def test_a_dry_run_writes_nothing(make: Make, run: Run, tmp_path: Path) -> None:
 
 def test_a_bar_counts_checkpoints(make: Make, tmp_path: Path) -> None:
     words = [*DOWN, str(make("run", 3)), "--all", "--in-place"]
-    shown = golden.run(["-m", "ckptmigrate", *words], tmp_path, 100)
+    shown = golden.run([*words], tmp_path, 100)
     assert "checkpoints" in shown
     assert "3/3" in shown
     assert re.search(r"\d\.\d/s", shown)

@@ -333,7 +333,7 @@ def test_universal_help_tells_strict_readers(run: Run) -> None:
 
 
 def test_colour_only_on_terminals(run: Run, tmp_path: Path) -> None:
-    words = ["-m", "ckptmigrate", "inspect", str(SAMPLES / SENTINEL)]
+    words = ["inspect", str(SAMPLES / SENTINEL)]
     assert "\x1b[" in golden.run(words, tmp_path, 100, NO_COLOR="")
     assert "\x1b[" not in golden.run([*words, "--no-color"], tmp_path, 100, NO_COLOR="")
     assert "\x1b[" not in golden.run(words, tmp_path, 100, NO_COLOR="1")
@@ -351,7 +351,7 @@ def test_a_bar_shows_while_payload_is_copied(tmp_path: Path) -> None:
         "-o",
         "out",
     ]
-    shown = golden.run(["-m", "ckptmigrate", *words], tmp_path, 100)
+    shown = golden.run([*words], tmp_path, 100)
     assert "copying payload" in shown
     # Both payload files, to the last byte, in the bar's own units.
     total = sum(p.stat().st_size for p in checkpoint_of(SAMPLES / SENTINEL).glob("*.distcp"))
