@@ -151,6 +151,7 @@ def test_diff_layouts_and_matrix(run: Run, tmp_path: Path) -> None:
     printed(run, "matrix", "--scenario", "none", status=1)
 
 
+@pytest.mark.costly("a real release loads a checkpoint, as it is and migrated")
 def test_the_matrix_opened_and_measured(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
