@@ -99,7 +99,7 @@ bench: $(VENV)/.dev $(READERS)/0.16.1/.installed
 
 ## fuzz: mutations of .metadata, common.pt and blobs, two minutes of each; FUZZ=100000 for so many
 fuzz: $(VENV)/.dev
-	$(BIN)/python tests/fuzz --seed $(FUZZ_SEED) $(if $(FUZZ),--count $(FUZZ),--minutes 2)
+	cd tests && ../$(BIN)/python -m fuzz --seed $(FUZZ_SEED) $(if $(FUZZ),--count $(FUZZ),--minutes 2)
 
 ## mutants: the share of small errors in the core packages that the tests of `make test` find; an
 ## hour or two; MARKED= for those of every test, MUTANTS=500 for a larger sample

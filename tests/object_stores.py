@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 
+import conftest
+from forked import ForkServer
 from s3_server import BUCKET
+
+# The command line in processes that have the libraries of stores imported, too.
+CLI = ForkServer("stores", [*conftest.CLI.preload, "store_imports", "multistorageclient", "gcsfs"])
 
 KEPT = ".ckptmigrate/"
 NAME = "0.18.2-fault-dp2"
