@@ -9,7 +9,7 @@ import os
 import pickle
 import re
 import shutil
-import stat
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -413,20 +413,20 @@ def test_hardlink_across_devices(run: Run, copy: Copy, other_device: Path) -> No
     assert tree_hash(root) == before
 
 
-def let_through(place: Path) -> None:
-    """Let other users reach a place, also through the folders of pytest above it."""
-    for path in (place, *place.parents):
-        if path.stat().st_uid == os.geteuid() and not path.stat().st_mode & stat.S_IXOTH:
-            path.chmod(0o755)
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that other users can reach, which those of pytest are not."""
+    with tempfile.TemporaryDirectory(prefix="ckptmigrate-test-") as place:
+        Path(place).chmod(0o755)
+        yield Path(place).resolve()
 
 
-def test_no_permission(copy: Copy, tmp_path: Path) -> None:
+def test_no_permission(public: Path) -> None:
     """A directory that the user may not write to; root becomes another user for it."""
-    root = copy(SENTINEL)
-    let_through(tmp_path)
-    for path in (tmp_path, root, checkpoint_of(root)):
+    root = shutil.copytree(SAMPLES / SENTINEL, public / SENTINEL)
+    for path in (public, root, checkpoint_of(root)):
         path.chmod(0o755 if os.geteuid() == 0 else 0o555)
-    before = tree_hash(tmp_path)
+    before = tree_hash(public)
     # The dry run first: afterwards root's own Python may be out of reach for imports.
     code = """
 import os, sys
@@ -442,22 +442,21 @@ if os.geteuid() == 0:
     os.setuid(65534)
 main()
 """
-    for arguments in (["-o", str(tmp_path / "out")], ["--in-place"]):
+    for arguments in (["-o", str(public / "out")], ["--in-place"]):
         refused(CLI.run(["upgrade", str(root), *arguments], code=code), "permission")
-    for path in (tmp_path, root, checkpoint_of(root)):
+    for path in (public, root, checkpoint_of(root)):
         path.chmod(0o755)
-    assert tree_hash(tmp_path) == before
+    assert tree_hash(public) == before
 
 
 @pytest.mark.parametrize("readable", [True, False])
-def test_a_source_of_somebody_else(readable: bool, copy: Copy, tmp_path: Path) -> None:
+def test_a_source_of_another_user(readable: bool, public: Path) -> None:
     """A read-only source that, for root, belongs to another user; payload is copied."""
-    root = copy("0.16.1-idle-tp2")
+    root = shutil.copytree(SAMPLES / "0.16.1-idle-tp2", public / "run")
     user = 65534 if os.geteuid() == 0 else os.geteuid()
-    out = tmp_path / "mine"
+    out = public / "mine"
     out.mkdir()
     os.chown(out, user, -1)
-    let_through(tmp_path)
     before = tree_hash(root)
     payload = checkpoint_of(root) / "__1_0.distcp"
     payload.chmod(0o444 if readable else 0o000)
@@ -474,11 +473,13 @@ if os.geteuid() == 0:
     os.setgid(65534)
     os.setuid(65534)
 try:
-    ckptmigrate.migrate(words[0], to="common-state", output=words[1] + "/out")
+    link = ckptmigrate.Link(words[2])
+    ckptmigrate.migrate(words[0], to="common-state", output=words[1] + "/out", link=link)
 except ckptmigrate.CkptMigrateError as error:
     sys.exit(str(error))
 """
-    result = CLI.run([str(root), str(out)], code=code)
+    # The owner of a file may link it even where he may not read it.
+    result = CLI.run([str(root), str(out), "auto" if os.geteuid() == 0 else "copy"], code=code)
     payload.chmod(0o444)
     assert tree_hash(root) == before
     if readable:
