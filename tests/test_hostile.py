@@ -48,6 +48,7 @@ def some_verbs(number: int) -> tuple[str, ...]:
         pytest.param((plant_in_common,), False, marks=pytest.mark.full),
         pytest.param((plant_in_blob,), False, marks=pytest.mark.full),
     ],
+    ids=["alone", "metadata", "zip", "metadata, every verb", "common", "blob"],
 )
 def test_hostile_pickles(
     tmp_path: Path, plants: tuple[Plant, ...], every_verb: bool, record_property: Record
