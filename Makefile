@@ -47,12 +47,12 @@ some-faults: $(VENV)/.dev
 	$(BIN)/python tests/faults/inject.py --every 37
 	$(BIN)/python tests/faults/crash.py --every 37
 
-## faults: every fault at every system call that writes, the power cut at every moment, and a kill at
-## every request to a store; minutes
+## faults: every fault at every system call that writes, the power cut at every moment, and a kill and
+## every fault at every request to a store; an hour
 faults: $(VENV)/.dev
 	$(BIN)/python tests/faults/inject.py
 	$(BIN)/python tests/faults/crash.py
-	CKPTMIGRATE_KILLS_EVERY=1 $(BIN)/python -m pytest -n auto tests/test_object_store_kills.py
+	$(BIN)/python -m pytest -n auto -m full tests/test_object_store_kills.py tests/test_store_faults.py
 
 ## readers: real megatron-core releases, each in a folder of its own
 readers: $(READER_RELEASES:%=$(READERS)/%/.installed)

@@ -104,9 +104,20 @@ class Case:
         return any(request.write for request in self.requests)
 
     def points(self, kind: Kind) -> list[int]:
-        """The numbers of the requests that a kind of fault applies to."""
-        seen = self.requests
-        return [each.number for each in seen if kind.applies(each, seen[: each.number - 1])]
+        """The numbers of the requests that a kind of fault is done to.
+
+        Of a read that is repeated these are the first one and the last one.
+        """
+        repeated: dict[tuple[str, str], list[int]] = {}
+        for seen in self.requests:
+            repeated.setdefault((seen.method, seen.path), []).append(seen.number)
+        ends = {number for numbers in repeated.values() for number in (numbers[0], numbers[-1])}
+        return [
+            seen.number
+            for seen in self.requests
+            if (seen.write or seen.number in ends)
+            and kind.applies(seen, self.requests[: seen.number - 1])
+        ]
 
 
 @pytest.fixture
