@@ -131,6 +131,15 @@ class CompatError(CkptMigrateError):
     """compat_matrix.yaml does not fit its schema."""
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says, in a few words, to be part of another sentence."""
+    if isinstance(error, CkptMigrateError):
+        return error.reason
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
 def of_system(error: OSError, path: Place | str | None = None) -> CkptMigrateError:
     """What the system refused, in our words.
 

@@ -140,31 +140,57 @@ class Store:
             raise StoreError(what, path=place, fix=_COPY)
         return found
 
+    def _holds(self, place: Url, content: bytes) -> bool:
+        """Whether an object has these bytes, of which there is at least one."""
+        try:
+            # One byte more, to find an object that is longer.
+            found = self._fs.cat_file(str(place), start=0, end=len(content) + 1)
+        except FileNotFoundError:
+            return False
+        return bytes(found) == content
+
+    def _check(self, place: Url, content: bytes) -> None:
+        """Raise unless what was written reads back: a proxy may answer for a store."""
+        if not self._holds(place, content):
+            raise StoreError(
+                "does not read back as it was written",
+                path=place,
+                fix="make sure that nothing else writes to it, then run this again",
+            )
+
     def create(self, place: Url, content: bytes) -> None:
-        """A new object, whole or not at all.
+        """Write a new object, whole or not at all, and read it back.
 
         Raises:
             FileExistsError: there is one of this name.
+            StoreError: it does not read back.
         """
         with _told(place):
-            if not self.is_exclusive:
-                if self._fs.exists(str(place)):
-                    raise FileExistsError(str(place))
-                self._fs.pipe_file(str(place), content)
-                return
             try:
-                self._fs.pipe_file(str(place), content, mode="create")
+                if self.is_exclusive:
+                    self._fs.pipe_file(str(place), content, mode="create")
+                elif self._fs.exists(str(place)):
+                    raise FileExistsError(str(place))
+                else:
+                    self._fs.pipe_file(str(place), content)
             except Exception as error:
                 if not _says_it_exists(error):
                     raise
                 # A request that was sent twice, since the first answer was lost, meets itself.
-                if self._fs.cat_file(str(place)) != content:
+                if not self._holds(place, content):
                     raise FileExistsError(str(place)) from error
+            else:
+                self._check(place, content)
 
     def replace(self, place: Url, content: bytes) -> None:
-        """New bytes for an object, or a new object: a reader finds the old ones or the new."""
+        """Write an object, new or not, and read it back; readers find the old bytes or the new.
+
+        Raises:
+            StoreError: it does not read back.
+        """
         with _told(place):
             self._fs.pipe_file(str(place), content)
+            self._check(place, content)
 
     def copy(self, source: Url, target: Url) -> None:
         """Copy an object without moving its bytes over here; in parts where it is large."""
@@ -293,14 +319,14 @@ def _told(place: Url) -> Iterator[None]:
 
     Raises:
         StoreError: the store cannot be reached, or refuses.
-        FileNotFoundError, FileExistsError: as they are.
+        FileNotFoundError, FileExistsError: with the place as their text.
     """
     try:
         yield
     except FileNotFoundError as error:
         if _code(error) == "NoSuchBucket":
             raise _explained(error, place) from error
-        raise
+        raise FileNotFoundError(str(place)) from error
     except Exception as error:
         if isinstance(error, StoreError | DamagedError):
             raise

@@ -213,7 +213,7 @@ def died(task: Task, how: str) -> Outcome:
 
 def interrupted(task: Task) -> Outcome:
     """The outcome of a task that was stopped, and had taken back what it had begun."""
-    error = CkptMigrateError("interrupted; what was under way was taken back", path=task.path)
+    error = CkptMigrateError("interrupted; what was incomplete was undone", path=task.path)
     return failed(task, error, Status.INTERRUPTED)
 
 

@@ -104,7 +104,7 @@ def main() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.exceptions.Abort:
-        _fail(CkptMigrateError("interrupted; what was under way was taken back"), 130)
+        _fail(CkptMigrateError("interrupted; what was incomplete was undone"), 130)
     except click.ClickException as error:
         if output.json:
             wrong = CkptMigrateError(error.format_message())

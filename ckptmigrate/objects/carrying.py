@@ -15,7 +15,7 @@ from typing import Final
 
 from ckptmigrate.access.places import Place, Url
 from ckptmigrate.access.storage import Progress, leads_out
-from ckptmigrate.errors import DestinationError
+from ckptmigrate.errors import DestinationError, StoreError
 from ckptmigrate.writing.durable import sync_directory
 from ckptmigrate.writing.linking import Link
 
@@ -91,6 +91,23 @@ def _pieces(source: Url, size: int, progress: Progress) -> Iterator[bytes]:
         progress(len(piece))
 
 
+def check(carried: Iterable[File], target: Place) -> None:
+    """Raise unless files that were carried over are at their target, in full size.
+
+    Raises:
+        StoreError: one is not; it is named.
+    """
+    there = dict(files(target))
+    for name, size in carried:
+        if there.get(name) != size:
+            found = f"has {there[name]} bytes" if name in there else "does not exist"
+            raise StoreError(
+                f"{found} after {size} bytes were copied to it",
+                path=target / name,
+                fix="make sure that nothing else writes to it, then run this again",
+            )
+
+
 def from_store(source: Url, target: Path, except_for: Collection[str], progress: Progress) -> None:
     """Everything below a place of a store into a local directory that is there.
 
@@ -110,6 +127,7 @@ def from_store(source: Url, target: Path, except_for: Collection[str], progress:
             os.fsync(written.fileno())
 
     at_once(found, bring, progress)
+    check(found, target)
     for folder in folders:
         sync_directory(folder)
 

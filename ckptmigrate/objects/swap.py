@@ -15,6 +15,7 @@ inside a store replaces an object at once, and old files stay in the stage until
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 from ckptmigrate.access.directory import StoreDirectory
@@ -22,7 +23,7 @@ from ckptmigrate.access.places import Url
 from ckptmigrate.access.storage import Overlay
 from ckptmigrate.checkpoint import manifest, metadata, sidecar
 from ckptmigrate.checkpoint.sidecar import FileState
-from ckptmigrate.errors import DamagedError, DestinationError, StoreError
+from ckptmigrate.errors import DamagedError, DestinationError, StoreError, reason_of
 from ckptmigrate.objects import lock
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.text.commands import command
@@ -84,7 +85,7 @@ def rewrite(plan: Plan, path: Url) -> None:
         _take_back(path, error)
         raise
     try:
-        _settle(path)
+        _clean(path)
         path.store.remove(lock_of(path))
     except StoreError as error:
         raise DestinationError(
@@ -123,8 +124,10 @@ def _stage(plan: Plan, path: Url, new: Mapping[str, bytes], files: Mapping[str, 
     for name, state in files.items():
         if state.before is not None:
             store.copy(path / name, stage / journal.OLD / name)
-    staged = {name: store.read(stage / name) for name in new}
-    replaced: dict[str, bytes | None] = {**dict.fromkeys(plan.files), **staged}
+    kept = {name: state.before for name, state in files.items() if state.before is not None}
+    journal.check(StoreDirectory(stage / journal.OLD), kept)
+    # What was created has been read back.
+    replaced: dict[str, bytes | None] = {**dict.fromkeys(plan.files), **new}
     transaction.verify(plan, Overlay(StoreDirectory(path), replaced))
 
 
@@ -134,7 +137,11 @@ def _begin(path: Url, files: Mapping[str, FileState]) -> None:
 
 
 def _perform(path: Url, files: Mapping[str, FileState]) -> None:
-    """The marker is the first to go and the last to come."""
+    """The marker is the first to go and the last to come.
+
+    Raises:
+        DamagedError: a file does not read back as written.
+    """
     store, stage = path.store, stage_of(path)
     _open(path)
     for names in journal.groups(files):
@@ -143,6 +150,7 @@ def _perform(path: Url, files: Mapping[str, FileState]) -> None:
                 store.copy(stage / name, path / name)
             else:
                 store.remove(path / name)
+    journal.check(StoreDirectory(path), {n: s.after for n, s in files.items()})
 
 
 def _open(path: Url) -> None:
@@ -156,21 +164,32 @@ def _take_back(path: Url, why: BaseException) -> None:
     try:
         outcome = _settle(path)
         path.store.remove(lock_of(path))
-    except (StoreError, DamagedError) as error:
+    except (StoreError, DamagedError, OSError) as error:
+        with contextlib.suppress(StoreError):
+            path.store.remove(lock_of(path))  # this run is over, even if its process goes on
         raise DestinationError(
-            f"cannot be written ({error.reason}), and the migration could not be taken back",
+            f"cannot be written ({reason_of(why)}), and the migration could not be taken back "
+            f"({reason_of(error)})",
             path=path,
             fix=f"when it can be written again, run `{command('recover', path)}`",
         ) from error
-    if not isinstance(why, StoreError):
+    if not isinstance(why, Exception):
         return
     if outcome is Outcome.COMMITTED:
         raise DestinationError(
-            f"was rewritten, and at the end the store said: {why.reason}",
+            f"was rewritten, and at the end the store said: {reason_of(why)}",
             path=path,
             fix=f"look at it with `{command('inspect', path)}`",
         ) from why
-    why.reason += "; nothing was changed"
+    done = outcome.value if outcome is Outcome.ROLLED_BACK else "nothing was changed"
+    if isinstance(why, OSError):  # an object appeared or vanished
+        raise DestinationError(
+            f"was changed by something else while it was migrated ({reason_of(why)}); {done}",
+            path=path,
+            fix="make sure that nothing else writes to it, then run this again",
+        ) from why
+    if isinstance(why, StoreError | DamagedError):
+        why.reason += f"; {done}"
 
 
 def recover(path: Url, *, break_lock: bool = False) -> Outcome:
@@ -199,6 +218,13 @@ def _settle(path: Url) -> Outcome:
         elif not journal.matches(StoreDirectory(path), files, after=False):
             _roll_back(path, files)
             outcome = Outcome.ROLLED_BACK
+    _clean(path)
+    return outcome
+
+
+def _clean(path: Url) -> None:
+    """Remove the stage, once the checkpoint is as before the migration or as after it."""
+    store, stage = path.store, stage_of(path)
     left = [name for name, _ in store.walk(stage)]
     if left:  # without a stage, no originals were written either
         for folder in _told_or_none(path):
@@ -207,7 +233,6 @@ def _settle(path: Url) -> Outcome:
     # The journal goes first: with it alone the copies beside it mean anything.
     for name in sorted(left, key=lambda name: name != journal.NAME):
         store.remove(stage / name)
-    return outcome
 
 
 def _told_or_none(path: Url) -> list[Url]:
