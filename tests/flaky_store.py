@@ -7,6 +7,7 @@ It has the semantics of S3 that matter here: keys are text, a listing has prefix
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -45,6 +46,23 @@ class OnlyAnswered:
             return False
         self.request = f"{operation} {key}"
         return True
+
+
+class Upload(io.BytesIO):
+    """An object that is written piece by piece, and is there once this is closed."""
+
+    def __init__(self, finish: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._finish = finish
+
+    def close(self) -> None:
+        finish, self._finish = self._finish, lambda _: None
+        finish(self.getvalue())
+        super().close()
+
+    def discard(self) -> None:
+        """Drop what was written."""
+        self._finish = lambda _: None
 
 
 class FlakyFileSystem(AbstractFileSystem):
@@ -142,6 +160,10 @@ class FlakyFileSystem(AbstractFileSystem):
 
     def put_file(self, lpath: str, rpath: str, mode: str = "overwrite", **_: Any) -> None:
         self.pipe_file(rpath, Path(lpath).read_bytes(), mode=mode)
+
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> Upload:
+        assert mode == "xb"
+        return Upload(lambda content: self.pipe_file(path, content, mode="create"))
 
     def get_file(self, rpath: str, lpath: str, **_: Any) -> None:
         self._request("DOWNLOAD", rpath, lambda key: Path(lpath).write_bytes(self._content(key)))

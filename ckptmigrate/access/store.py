@@ -1,8 +1,8 @@
 """One object store: list, read a range, write new, replace, copy inside, remove.
 
-The only module that imports fsspec, and the only one that knows what its libraries raise. Every
-error leaves it as a `StoreError`, but for the two that say something of a checkpoint:
-FileNotFoundError and FileExistsError.
+The only module that imports fsspec; what its libraries raise is in store_errors.py. Every error
+leaves it as a `StoreError`, but for the two that say something of a checkpoint: FileNotFoundError
+and FileExistsError.
 """
 
 from __future__ import annotations
@@ -11,13 +11,20 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate.access.places import Url
 from ckptmigrate.access.storage import Progress
+from ckptmigrate.access.store_errors import (
+    code_of,
+    explained,
+    first_line,
+    says_it_exists,
+    translated,
+)
 from ckptmigrate.errors import DamagedError, StoreError
 from ckptmigrate.text.commands import install
 
@@ -30,6 +37,7 @@ _PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _COPY: Final = "copy the checkpoint to a local directory, and name that"
 _PIECE: Final = 64 * 1024 * 1024  # bytes sent at a time; S3 takes 10,000 pieces of an object
+_PART: Final = 16 * 1024 * 1024  # bytes read at a time
 
 
 @dataclass(frozen=True)
@@ -69,13 +77,13 @@ class Store:
         own = str(self._fs._strip_protocol(str(place))).strip("/")
         files: dict[str, int] = {}
         folders = set()
-        with _told(place):
+        with translated(place):
             try:
                 found = self._fs.ls(str(place), detail=True)
             except NotADirectoryError:
                 found = []
             except FileNotFoundError as error:
-                if _code(error) == "NoSuchBucket":
+                if code_of(error) == "NoSuchBucket":
                     raise
                 found = []
         for item in found:
@@ -107,12 +115,12 @@ class Store:
 
     def is_file(self, place: Url) -> bool:
         """Whether there is an object of this name."""
-        with _told(place):
+        with translated(place):
             return bool(self._fs.isfile(str(place)))
 
     def size(self, place: Url) -> int:
         """The size of an object in bytes."""
-        with _told(place):
+        with translated(place):
             size = self._fs.info(str(place))["size"]
         if size is None:
             raise StoreError("has a size that its server does not tell", path=place, fix=_COPY)
@@ -124,7 +132,7 @@ class Store:
 
     def read(self, place: Url) -> bytes:
         """A whole object."""
-        with _told(place):
+        with translated(place):
             return bytes(self._fs.cat_file(str(place)))
 
     def read_range(self, place: Url, start: int, end: int) -> bytes:
@@ -133,7 +141,7 @@ class Store:
         Raises:
             StoreError: it gives others, as a web server does that knows no ranges.
         """
-        with _told(place):
+        with translated(place):
             found = bytes(self._fs.cat_file(str(place), start=start, end=end))
         if len(found) != end - start:
             what = f"gives {len(found)} bytes where {end - start} were asked for"
@@ -165,22 +173,15 @@ class Store:
             FileExistsError: there is one of this name.
             StoreError: it does not read back.
         """
-        with _told(place):
-            try:
+        with translated(place):
+            with _sent_twice(place, lambda: self._holds(place, content), exclusive=True):
                 if self.is_exclusive:
                     self._fs.pipe_file(str(place), content, mode="create")
                 elif self._fs.exists(str(place)):
                     raise FileExistsError(str(place))
                 else:
                     self._fs.pipe_file(str(place), content)
-            except Exception as error:
-                if not _says_it_exists(error):
-                    raise
-                # A request that was sent twice, since the first answer was lost, meets itself.
-                if not self._holds(place, content):
-                    raise FileExistsError(str(place)) from error
-            else:
-                self._check(place, content)
+            self._check(place, content)
 
     def replace(self, place: Url, content: bytes) -> None:
         """Write an object, new or not, and read it back; readers find the old bytes or the new.
@@ -188,43 +189,91 @@ class Store:
         Raises:
             StoreError: it does not read back.
         """
-        with _told(place):
-            self._fs.pipe_file(str(place), content)
+        with translated(place):
+            with _sent_twice(place, lambda: self._holds(place, content)):
+                self._fs.pipe_file(str(place), content)
             self._check(place, content)
 
     def copy(self, source: Url, target: Url) -> None:
         """Copy an object without moving its bytes over here; in parts where it is large."""
-        with _told(target):
+
+        def arrived() -> bool:
+            return self._same(target, self.size(source), functools.partial(self.read_range, source))
+
+        with translated(target, missing=source), _sent_twice(target, arrived):
             self._fs.cp_file(str(source), str(target))
 
     def remove(self, place: Url) -> None:
         """Remove an object; nothing where there is none."""
-        with _told(place), contextlib.suppress(FileNotFoundError):
+        with translated(place), contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(str(place))
 
     def upload(self, source: Path, target: Url, progress: Progress) -> None:
-        """Bring a local file here, in parts where it is large."""
+        """Bring a local file here, in parts where it is large.
+
+        Raises:
+            FileExistsError: there is another object of this name.
+        """
         options = {"mode": "create"} if self.is_exclusive else {}
-        with _told(target), _counted(source.stat().st_size, progress) as callback:
+        size = source.stat().st_size
+
+        def read(start: int, end: int) -> bytes:
+            with source.open("rb") as file:
+                file.seek(start)
+                return file.read(end - start)
+
+        with (
+            translated(target, missing=source),
+            _counted(size, progress) as callback,
+            _sent_twice(target, lambda: self._same(target, size, read), exclusive=True),
+        ):
             self._fs.put_file(str(source), str(target), callback=callback, **options)
 
     def download(self, source: Url, target: Path, size: int, progress: Progress) -> None:
         """Bring an object into a local file."""
-        with _told(source), _counted(size, progress) as callback:
+        with translated(source), _counted(size, progress) as callback:
             self._fs.get_file(str(source), str(target), callback=callback)
 
-    def write(self, target: Url, pieces: Iterator[bytes]) -> None:
-        """A new object from pieces, sent as they come; after an error there is none."""
-        with _told(target):
-            file = self._fs.open(str(target), "wb", block_size=_PIECE)
+    def transfer(self, source: Url, target: Url, size: int, progress: Progress) -> None:
+        """Bring an object of another store here, piece by piece; after an error there is none.
+
+        Args:
+            size: of the object, in bytes.
+
+        Raises:
+            FileExistsError: there is another object of this name.
+        """
+        read = functools.partial(source.store.read_range, source)
+        with (
+            translated(target, missing=source),
+            _sent_twice(
+                target, lambda: self._same(target, size, read), exclusive=self.is_exclusive
+            ),
+        ):
+            mode = "xb" if self.is_exclusive else "wb"
+            file = self._fs.open(str(target), mode, block_size=_PIECE)
             try:
-                for piece in pieces:
-                    file.write(piece)
+                for start, end in _pieces(size):
+                    file.write(read(start, end))
+                    progress(end - start)
             except BaseException:
                 if hasattr(file, "discard"):
                     file.discard()
                 raise
             file.close()
+
+    def _same(self, target: Url, size: int, read: Callable[[int, int], bytes]) -> bool:
+        """Whether an object is what was to be written there, byte for byte.
+
+        Args:
+            size: what it should have, in bytes.
+            read: returns the bytes from one offset to another.
+        """
+        return (
+            self.is_file(target)
+            and self.size(target) == size
+            and all(self.read_range(target, *each) == read(*each) for each in _pieces(size))
+        )
 
     def abandoned(self, below: Url) -> int:
         """Drop what uploads in parts that did not finish have stored, unseen, below a place.
@@ -236,14 +285,15 @@ class Store:
             return 0
         bucket = self.root.key
         prefix = below.key.removeprefix(f"{bucket}/") + "/"
-        with _told(below):
+        with translated(below):
             found = [
                 upload
                 for upload in self._fs.list_multipart_uploads(bucket)
                 if upload["Key"].startswith(prefix)
             ]
             for upload in found:
-                self._fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
+                with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+                    self._fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
         return len(found)
 
 
@@ -280,12 +330,12 @@ def _of(root: Url) -> Store:
         ) from error
     except ValueError as error:
         raise StoreError(
-            f"cannot be opened ({_first_line(error)})",
+            f"cannot be opened ({first_line(error)})",
             path=root,
             fix="name a local path, or a URL of a store that fsspec knows, such as s3:// or gs://",
         ) from error
     except Exception as error:
-        raise _explained(error, root) from error
+        raise explained(error, root) from error
     # Retries and the like are told to who asks for logs; on a terminal one sentence is enough.
     library = logging.getLogger(type(filesystem).__module__.partition(".")[0])
     library.addHandler(logging.NullHandler())
@@ -314,96 +364,34 @@ def _counted(size: int, progress: Progress) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _told(place: Url) -> Iterator[None]:
-    """Say in one sentence what a library of a store raises.
+def _sent_twice(
+    target: Url, arrived: Callable[[], bool], *, exclusive: bool = False
+) -> Iterator[None]:
+    """Take a write for done whose reply was lost: sent again, it meets what it has written itself.
+
+    Args:
+        arrived: whether what was to be written is there.
+        exclusive: whether the write is to be refused where there is an object.
 
     Raises:
-        StoreError: the store cannot be reached, or refuses.
-        FileNotFoundError, FileExistsError: with the place as their text.
+        FileExistsError: there is another object of this name.
     """
     try:
         yield
-    except FileNotFoundError as error:
-        if _code(error) == "NoSuchBucket":
-            raise _explained(error, place) from error
-        raise FileNotFoundError(str(place)) from error
+    except (StoreError, DamagedError):
+        raise
     except Exception as error:
-        if isinstance(error, StoreError | DamagedError):
+        # An upload in parts is over once it has succeeded.
+        over = code_of(error) == "NoSuchUpload"
+        if not over and not (exclusive and says_it_exists(error)):
             raise
-        if _says_it_exists(error):
-            raise FileExistsError(str(place)) from error
-        raise _explained(error, place) from error
+        if arrived():
+            return
+        if over:
+            raise
+        raise FileExistsError(str(target)) from error
 
 
-def _says_it_exists(error: Exception) -> bool:
-    """Whether a store refuses to write over an object."""
-    refusals = ("PreconditionFailed", "ConditionalRequestConflict", "412")
-    return isinstance(error, FileExistsError) or _code(error) in refusals
-
-
-# The class or the code of an error -> what is wrong, and what to do. botocore, google-auth and
-# others have no common base; their names have been the same for years.
-_CREDENTIALS: Final = (
-    "cannot be reached without credentials",
-    "set them where its library looks for them (AWS_PROFILE, "
-    "GOOGLE_APPLICATION_CREDENTIALS, the configuration of fsspec or multi-storage-client)",
-)
-_UNREACHABLE: Final = (
-    "cannot be reached",
-    "look at the endpoint (AWS_ENDPOINT_URL) and the network, then run this again",
-)
-_DENIED: Final = ("access is denied", "use credentials (AWS_PROFILE) that may do this")
-_WORDS: Final = {
-    "NoSuchBucket": ("does not exist", "name a bucket that does"),
-    "NoCredentialsError": _CREDENTIALS,
-    "PartialCredentialsError": _CREDENTIALS,
-    "CredentialRetrievalError": _CREDENTIALS,
-    "TokenRetrievalError": _CREDENTIALS,
-    "DefaultCredentialsError": _CREDENTIALS,
-    "RefreshError": _CREDENTIALS,
-    "ProfileNotFound": ("cannot be reached", "set AWS_PROFILE to a profile that is configured"),
-    "EndpointConnectionError": _UNREACHABLE,
-    "ConnectTimeoutError": _UNREACHABLE,
-    "ConnectionClosedError": _UNREACHABLE,
-    "ReadTimeoutError": _UNREACHABLE,
-    "ClientConnectorError": _UNREACHABLE,
-    "ConnectionRefusedError": _UNREACHABLE,
-    "PermissionError": _DENIED,
-}
-
-
-def _explained(error: BaseException, place: Url) -> StoreError:
-    causes = list(_causes(error))
-    names = [_code(error)] + [kind.__name__ for each in causes for kind in type(each).__mro__]
-    what, fix = next(
-        (_WORDS[name] for name in names if name in _WORDS),
-        (
-            "cannot be read or written",
-            "look at the URL, and at what the library of its store is set up with",
-        ),
-    )
-    # Of a bucket that is not there, the bucket is what the sentence is about.
-    about = place.root if "NoSuchBucket" in names else place
-    return StoreError(f"{what} ({_first_line(error)})", path=about, fix=fix)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _code(error: BaseException) -> str:
-    """The code that the server gave an error, or the first of its causes that has one."""
-    for each in _causes(error):
-        response = getattr(each, "response", None)
-        if isinstance(response, dict):  # botocore
-            return str(response.get("Error", {}).get("Code", ""))
-        if type(each).__name__ == "HttpError":  # gcsfs
-            return str(getattr(each, "code", ""))
-    return ""
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+def _pieces(size: int) -> Iterator[tuple[int, int]]:
+    """The first byte, and the one after the last, of each piece of an object."""
+    return ((start, min(size, start + _PART)) for start in range(0, size, _PART))
