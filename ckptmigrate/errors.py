@@ -59,6 +59,8 @@ class CkptMigrateError(Exception):
 
     def as_json(self) -> dict[str, object]:
         """The documented JSON form: the sentence and its parts."""
+        from ckptmigrate.text.secrets import masked
+
         parts = {
             name: value
             for name, value in vars(self).items()
@@ -68,7 +70,7 @@ class CkptMigrateError(Exception):
             "kind": type(self).__name__,
             "message": str(self),
             **{
-                name: list(value) if isinstance(value, tuple) else str(value)
+                name: list(value) if isinstance(value, tuple) else masked(str(value))
                 for name, value in parts.items()
             },
         }

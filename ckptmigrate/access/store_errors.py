@@ -11,6 +11,7 @@ from typing import Final
 
 from ckptmigrate.access.places import Place, Url
 from ckptmigrate.errors import DamagedError, StoreError
+from ckptmigrate.text.secrets import masked
 
 
 @contextlib.contextmanager
@@ -113,4 +114,4 @@ def code_of(error: BaseException) -> str:
 
 def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return masked(lines[0].rstrip(".")) if lines else type(error).__name__

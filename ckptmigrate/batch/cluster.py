@@ -22,6 +22,7 @@ from ckptmigrate.batch.running import Outcomes, Stop
 from ckptmigrate.batch.work import Outcome, Task, died, failed, in_words, perform
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.text.commands import install
+from ckptmigrate.text.secrets import masked
 
 _PAUSE: Final = 0.05  # seconds between two looks at what is done
 _TIMEOUT: Final = 30  # seconds for the scheduler to answer
@@ -104,8 +105,10 @@ def _client(scheduler: str) -> Any:
         asyncio.run(_ask(address))
         return Client(address=address, timeout=_TIMEOUT, set_as_default=False)
     except Exception as error:  # of many kinds, by the scheme of the address
+        # What Dask says may repeat a part of the address, which may be a secret.
+        said = f" ({error or type(error).__name__})" if masked(scheduler) == scheduler else ""
         raise RefusedError(
-            f"there is no Dask scheduler at {scheduler} ({error or type(error).__name__})",
+            f"there is no Dask scheduler at {scheduler}{said}",
             fix="start one with `dask scheduler`, and name the address that it prints",
         ) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import signal
@@ -109,7 +110,11 @@ def main() -> None:
         if output.json:
             wrong = CkptMigrateError(error.format_message())
             output.object({"error": {**wrong.as_json(), "kind": type(error).__name__}})
-        error.show()
+        from ckptmigrate.text.secrets import masked
+
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(masked(shown.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except Exception as error:
         _fail(told(error, cli, sys.argv[1:]), 1)
@@ -123,7 +128,9 @@ def _stop(number: int, _: object) -> NoReturn:
 
 def _fail(error: CkptMigrateError, status: int) -> NoReturn:
     if output.verbose:
-        traceback.print_exc()
+        from ckptmigrate.text.secrets import masked
+
+        click.echo(masked(traceback.format_exc()), err=True, nl=False)
     if output.json:
         output.object({"error": error.as_json()})
     output.lines([f"ckptmigrate: {error}"], err=True)
