@@ -19,7 +19,9 @@ class StoreDirectory:
 
     @cached_property
     def _listing(self) -> Listing:
-        return self.path.store.list(self.path)
+        found = self.path.store.list(self.path)
+        found.check(self.path)
+        return found
 
     def files(self) -> Mapping[str, int]:
         return self._listing.files

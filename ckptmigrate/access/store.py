@@ -46,11 +46,28 @@ class Listing:
 
     Attributes:
         files: name -> size in bytes.
-        folders: names of what has objects below.
+        folders: names of what has objects below; an empty one for `iter_0000005//x`.
     """
 
     files: dict[str, int]
     folders: tuple[str, ...]
+
+    def check(self, place: Url) -> None:
+        """Raise if a name cannot be that of a file below a directory.
+
+        Args:
+            place: what was listed.
+
+        Raises:
+            DamagedError: there is one.
+        """
+        for name in (*self.files, *self.folders):
+            if name in ("", ".", "..") or "\0" in name:
+                raise DamagedError(
+                    f"holds an object with a part {name!r} in its name",
+                    path=place,
+                    fix="rename it, or remove it, with the tools of the store",
+                )
 
 
 class Store:
@@ -89,6 +106,8 @@ class Store:
         for item in found:
             full = item["name"].strip("/")
             if full == own:  # an object of this name, or one that stands for the directory
+                if self._is_below_empty_part(item, place):
+                    folders.add("")
                 continue
             name = full.rpartition("/")[2]
             if item["type"] == "directory":
@@ -98,6 +117,20 @@ class Store:
                 files[name] = self.size(place / name) if told is None else int(told)
         return Listing(dict(sorted(files.items())), tuple(sorted(folders)))
 
+    def _is_below_empty_part(self, item: Mapping[str, Any], place: Url) -> bool:
+        """Whether what a listing names like the place itself lies in `PLACE//`."""
+        if self.root.protocol in ("http", "https"):  # a page may link to itself
+            return False
+        if item["type"] != "directory":  # an empty object named `PLACE/` stands for the directory
+            return bool(item["name"].endswith("/") and item["size"])
+        if item["name"].endswith("/"):
+            return True
+        # gcsfs names both of them alike, and so do others, which cannot be asked.
+        if "prefix" not in inspect.signature(self._fs.find).parameters:
+            return False
+        with translated(place):
+            return bool(self._fs.find(str(place), prefix="/"))
+
     def walk(self, place: Url) -> Iterator[tuple[str, int]]:
         """Every object below a place: its name from there on, and its size in bytes.
 
@@ -105,9 +138,7 @@ class Store:
             DamagedError: a name that is no path below a directory.
         """
         here = self.list(place)
-        for name in (*here.files, *here.folders):
-            if name in ("", ".", "..") or "\0" in name:
-                raise DamagedError(f"holds an object with a part {name!r} in its name", path=place)
+        here.check(place)
         yield from here.files.items()
         for folder in here.folders:
             for name, size in self.walk(place / folder):
@@ -128,7 +159,10 @@ class Store:
 
     def is_directory(self, place: Url) -> bool:
         """Whether there are objects below a place; a directory without any (of a disk) is none."""
-        return next(self.walk(place), None) is not None
+        here = self.list(place)
+        return bool(here.files) or any(
+            not name or self.is_directory(place / name) for name in here.folders
+        )
 
     def read(self, place: Url) -> bytes:
         """A whole object."""
