@@ -124,7 +124,7 @@ def test_a_412_to_what_has_no_condition_is_told_as_that(operation: str) -> None:
         "GET": lambda: place.store.read(place),
         "LIST": lambda: place.store.list(place.parent),
         "PUT": lambda: place.store.replace(place, b"new"),
-        "COPY": lambda: place.store.copy(place, place.with_name("copy")),
+        "COPY": lambda: place.store.copy(place, place.with_name("copy"), 7),
         "DELETE": lambda: place.store.remove(place),
     }
 

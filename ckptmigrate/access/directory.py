@@ -36,7 +36,7 @@ class StoreDirectory:
             size = self.files()[name] if name in self.files() else place.store.size(place)
             if size > largest(name):
                 raise too_large(place, largest(name))
-            return place.store.read(place)
+            return place.store.read(place, size)
         except FileNotFoundError as error:
             raise _missing(place) from error
 

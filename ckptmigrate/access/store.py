@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ckptmigrate.access.calls import Calls
+from ckptmigrate.access.moving import counted, pieces, sent_twice
 from ckptmigrate.access.places import Url
 from ckptmigrate.access.storage import Progress
 from ckptmigrate.access.store_errors import (
     code_of,
     explained,
     first_line,
-    says_it_exists,
     translated,
 )
 from ckptmigrate.errors import DamagedError, StoreError
@@ -37,7 +38,6 @@ _PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _COPY: Final = "copy the checkpoint to a local directory, and name that"
 _PIECE: Final = 64 * 1024 * 1024  # bytes sent at a time; S3 takes 10,000 pieces of an object
-_PART: Final = 16 * 1024 * 1024  # bytes read at a time
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class Store:
     def __init__(self, root: Url, filesystem: Any) -> None:
         self.root = root
         self._fs = filesystem
+        self._call = Calls(root, filesystem)
         # Where it can, the store itself refuses to write over an object (If-None-Match).
         self.is_exclusive = "mode" in inspect.signature(filesystem.pipe_file).parameters
 
@@ -96,7 +97,7 @@ class Store:
         folders = set()
         with translated(place):
             try:
-                found = self._fs.ls(str(place), detail=True)
+                found = self._call("ls", place, detail=True)
             except NotADirectoryError:
                 found = []
             except FileNotFoundError as error:
@@ -129,7 +130,7 @@ class Store:
         if "prefix" not in inspect.signature(self._fs.find).parameters:
             return False
         with translated(place):
-            return bool(self._fs.find(str(place), prefix="/"))
+            return bool(self._call("find", place, prefix="/"))
 
     def walk(self, place: Url) -> Iterator[tuple[str, int]]:
         """Every object below a place: its name from there on, and its size in bytes.
@@ -147,12 +148,12 @@ class Store:
     def is_file(self, place: Url) -> bool:
         """Whether there is an object of this name."""
         with translated(place):
-            return bool(self._fs.isfile(str(place)))
+            return bool(self._call("isfile", place))
 
     def size(self, place: Url) -> int:
         """The size of an object in bytes."""
         with translated(place):
-            size = self._fs.info(str(place))["size"]
+            size = self._call("info", place)["size"]
         if size is None:
             raise StoreError("has a size that its server does not tell", path=place, fix=_COPY)
         return int(size)
@@ -164,10 +165,14 @@ class Store:
             not name or self.is_directory(place / name) for name in here.folders
         )
 
-    def read(self, place: Url) -> bytes:
-        """A whole object."""
+    def read(self, place: Url, size: int = 0) -> bytes:
+        """A whole object.
+
+        Args:
+            size: in bytes, where it is known and may be large.
+        """
         with translated(place):
-            return bytes(self._fs.cat_file(str(place)))
+            return bytes(self._call("cat_file", place, size=size))
 
     def read_range(self, place: Url, start: int, end: int) -> bytes:
         """Some bytes of an object, of which there has to be at least one.
@@ -176,7 +181,7 @@ class Store:
             StoreError: it gives others, as a web server does that knows no ranges.
         """
         with translated(place):
-            found = bytes(self._fs.cat_file(str(place), start=start, end=end))
+            found = bytes(self._call("cat_file", place, start=start, end=end, size=end - start))
         if len(found) != end - start:
             what = f"gives {len(found)} bytes where {end - start} were asked for"
             raise StoreError(what, path=place, fix=_COPY)
@@ -186,7 +191,8 @@ class Store:
         """Whether an object has these bytes, of which there is at least one."""
         try:
             # One byte more, to find an object that is longer.
-            found = self._fs.cat_file(str(place), start=0, end=len(content) + 1)
+            size = len(content)
+            found = self._call("cat_file", place, start=0, end=size + 1, size=size)
         except FileNotFoundError:
             return False
         return bytes(found) == content
@@ -208,13 +214,13 @@ class Store:
             StoreError: it does not read back.
         """
         with translated(place):
-            with _sent_twice(place, lambda: self._holds(place, content), exclusive=True):
+            with sent_twice(place, lambda: self._holds(place, content), exclusive=True):
                 if self.is_exclusive:
-                    self._fs.pipe_file(str(place), content, mode="create")
-                elif self._fs.exists(str(place)):
+                    self._call("pipe_file", place, content, mode="create", size=len(content))
+                elif self._call("exists", place):
                     raise FileExistsError(str(place))
                 else:
-                    self._fs.pipe_file(str(place), content)
+                    self._call("pipe_file", place, content, size=len(content))
             self._check(place, content)
 
     def replace(self, place: Url, content: bytes) -> None:
@@ -224,23 +230,27 @@ class Store:
             StoreError: it does not read back.
         """
         with translated(place):
-            with _sent_twice(place, lambda: self._holds(place, content)):
-                self._fs.pipe_file(str(place), content)
+            with sent_twice(place, lambda: self._holds(place, content)):
+                self._call("pipe_file", place, content, size=len(content))
             self._check(place, content)
 
-    def copy(self, source: Url, target: Url) -> None:
-        """Copy an object without moving its bytes over here; in parts where it is large."""
+    def copy(self, source: Url, target: Url, size: int) -> None:
+        """Copy an object without moving its bytes over here; in parts where it is large.
+
+        Args:
+            size: in bytes.
+        """
 
         def arrived() -> bool:
             return self._same(target, self.size(source), functools.partial(self.read_range, source))
 
-        with translated(target, missing=source), _sent_twice(target, arrived):
-            self._fs.cp_file(str(source), str(target))
+        with translated(target, missing=source), sent_twice(target, arrived):
+            self._call("cp_file", source, str(target), size=size)
 
     def remove(self, place: Url) -> None:
         """Remove an object; nothing where there is none."""
         with translated(place), contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(str(place))
+            self._call("rm_file", place)
 
     def upload(self, source: Path, target: Url, progress: Progress) -> None:
         """Bring a local file here, in parts where it is large.
@@ -258,15 +268,15 @@ class Store:
 
         with (
             translated(target, missing=source),
-            _counted(size, progress) as callback,
-            _sent_twice(target, lambda: self._same(target, size, read), exclusive=True),
+            counted(size, progress) as callback,
+            sent_twice(target, lambda: self._same(target, size, read), exclusive=True),
         ):
-            self._fs.put_file(str(source), str(target), callback=callback, **options)
+            self._call("put_file", source, str(target), callback=callback, size=size, **options)
 
     def download(self, source: Url, target: Path, size: int, progress: Progress) -> None:
         """Bring an object into a local file."""
-        with translated(source), _counted(size, progress) as callback:
-            self._fs.get_file(str(source), str(target), callback=callback)
+        with translated(source), counted(size, progress) as callback:
+            self._call("get_file", source, str(target), callback=callback, size=size)
 
     def transfer(self, source: Url, target: Url, size: int, progress: Progress) -> None:
         """Bring an object of another store here, piece by piece; after an error there is none.
@@ -280,14 +290,12 @@ class Store:
         read = functools.partial(source.store.read_range, source)
         with (
             translated(target, missing=source),
-            _sent_twice(
-                target, lambda: self._same(target, size, read), exclusive=self.is_exclusive
-            ),
+            sent_twice(target, lambda: self._same(target, size, read), exclusive=self.is_exclusive),
         ):
             mode = "xb" if self.is_exclusive else "wb"
             file = self._fs.open(str(target), mode, block_size=_PIECE)
             try:
-                for start, end in _pieces(size):
+                for start, end in pieces(size):
                     file.write(read(start, end))
                     progress(end - start)
             except BaseException:
@@ -306,7 +314,7 @@ class Store:
         return (
             self.is_file(target)
             and self.size(target) == size
-            and all(self.read_range(target, *each) == read(*each) for each in _pieces(size))
+            and all(self.read_range(target, *each) == read(*each) for each in pieces(size))
         )
 
     def abandoned(self, below: Url) -> int:
@@ -322,12 +330,12 @@ class Store:
         with translated(below):
             found = [
                 upload
-                for upload in self._fs.list_multipart_uploads(bucket)
+                for upload in self._call("list_multipart_uploads", bucket)
                 if upload["Key"].startswith(prefix)
             ]
             for upload in found:
                 with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
-                    self._fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
+                    self._call("abort_mpu", bucket, upload["Key"], upload["UploadId"])
         return len(found)
 
 
@@ -374,58 +382,3 @@ def _of(root: Url) -> Store:
     library = logging.getLogger(type(filesystem).__module__.partition(".")[0])
     library.addHandler(logging.NullHandler())
     return Store(root, filesystem)
-
-
-@contextlib.contextmanager
-def _counted(size: int, progress: Progress) -> Iterator[Any]:
-    """A callback for fsspec; what it is not told (some libraries tell nothing) is told at the end.
-
-    Args:
-        size: in bytes, of the file.
-    """
-    from fsspec.callbacks import Callback
-
-    class Counter(Callback):  # type: ignore[misc]
-        told = 0
-
-        def relative_update(self, inc: int = 1) -> None:
-            self.told += inc
-            progress(inc)
-
-    counter = Counter()
-    yield counter
-    progress(size - counter.told)
-
-
-@contextlib.contextmanager
-def _sent_twice(
-    target: Url, arrived: Callable[[], bool], *, exclusive: bool = False
-) -> Iterator[None]:
-    """Take a write for done whose reply was lost: sent again, it meets what it has written itself.
-
-    Args:
-        arrived: whether what was to be written is there.
-        exclusive: whether the write is to be refused where there is an object.
-
-    Raises:
-        FileExistsError: there is another object of this name.
-    """
-    try:
-        yield
-    except (StoreError, DamagedError):
-        raise
-    except Exception as error:
-        # An upload in parts is over once it has succeeded.
-        over = code_of(error) == "NoSuchUpload"
-        if not over and not (exclusive and says_it_exists(error)):
-            raise
-        if arrived():
-            return
-        if over:
-            raise
-        raise FileExistsError(str(target)) from error
-
-
-def _pieces(size: int) -> Iterator[tuple[int, int]]:
-    """The first byte, and the one after the last, of each piece of an object."""
-    return ((start, min(size, start + _PART)) for start in range(0, size, _PART))

@@ -54,6 +54,7 @@ _UNREACHABLE: Final = (
     "look at the endpoint (AWS_ENDPOINT_URL) and the network, then run this again",
 )
 _DENIED: Final = ("access is denied", "use credentials (AWS_PROFILE) that may do this")
+_BUSY: Final = ("is too busy to answer", "run this again later")
 _REFUSED: Final = (
     "is refused: the server says that a precondition failed",
     "look at what is between here and the store, such as a proxy, then run this again",
@@ -73,6 +74,12 @@ _WORDS: Final = {
     "ReadTimeoutError": _UNREACHABLE,
     "ClientConnectorError": _UNREACHABLE,
     "ConnectionRefusedError": _UNREACHABLE,
+    "TimeoutError": _UNREACHABLE,
+    "SlowDown": _BUSY,
+    "ServiceUnavailable": _BUSY,
+    "InternalError": _BUSY,
+    "500": _BUSY,
+    "503": _BUSY,
     "PermissionError": _DENIED,
     "NoSuchUpload": ("was not written: its upload was ended by something else", "run this again"),
     "PreconditionFailed": _REFUSED,

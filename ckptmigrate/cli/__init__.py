@@ -13,7 +13,8 @@ from typing import Final, NoReturn
 import click
 
 import ckptmigrate
-from ckptmigrate.cli import options, streams
+from ckptmigrate.access import storage
+from ckptmigrate.cli import console, options, streams
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.failures import told
 from ckptmigrate.cli.manual import MIGRATED, ManualGroup
@@ -94,6 +95,7 @@ _START = (
 def main() -> None:
     """The entry point: run a verb, and turn errors into one sentence and an exit status."""
     streams.take_over()
+    storage.on_wait = console.waiting
     output.reset(color=False if os.environ.get("NO_COLOR") else None)
     # Known before the command line is understood, as it may not be.
     output.json = "--json" in itertools.takewhile(lambda word: word != "--", sys.argv[1:])

@@ -80,7 +80,7 @@ def into_store(source: Place, target: Url, size: int, progress: Progress) -> Non
         if isinstance(source, Path):
             target.store.upload(source, target, progress)
         elif target.store.copies_from(source.store):
-            target.store.copy(source, target)
+            target.store.copy(source, target, size)
             progress(size)
         else:
             target.store.transfer(source, target, size, progress)

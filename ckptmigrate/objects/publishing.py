@@ -114,26 +114,26 @@ def _publish(
     carrying.check_link(link, destination)
     for plan in plans.values():
         check_free(destination, plan.path)
-    lock.take(lock_of(destination), destination)
-    try:
-        _check_empty(destination)  # somebody may have come before the lock was there
-        carried = {name: _carried(plan) for name, plan in plans.items()}
-        written = [
-            f"{name}{file}"
-            for name, plan in plans.items()
-            for file in (*(file for file, _ in carried[name]), *_written(plan))
-        ]
-        objects = [*(name for name in written if name != last[0]), last[0]]
-        _begin(destination, last, objects)
-        for name, plan in plans.items():
-            place = destination / name.rstrip("/") if name else destination
-            _create_checkpoint(plan, place, carried[name], progress)
-        if last[0] not in written:
-            destination.store.create(destination / last[0], last[1])
-    except BaseException as error:
-        _take_back(destination, error)
-        raise
-    _finish(destination)
+    with lock.held(lock_of(destination), destination):
+        try:
+            _check_empty(destination)  # somebody may have come before the lock was there
+            carried = {name: _carried(plan) for name, plan in plans.items()}
+            written = [
+                f"{name}{file}"
+                for name, plan in plans.items()
+                for file in (*(file for file, _ in carried[name]), *_written(plan))
+            ]
+            objects = [*(name for name in written if name != last[0]), last[0]]
+            _begin(destination, last, objects)
+            for name, plan in plans.items():
+                place = destination / name.rstrip("/") if name else destination
+                _create_checkpoint(plan, place, carried[name], progress)
+            if last[0] not in written:
+                destination.store.create(destination / last[0], last[1])
+        except BaseException as error:
+            _take_back(destination, error)
+            raise
+        _finish(destination)
     return Link.COPY
 
 
@@ -193,7 +193,7 @@ def _take_back(destination: Url, why: BaseException) -> None:
     try:
         theirs = str(why) if isinstance(why, FileExistsError) else None
         outcome = _settle(destination, theirs)
-        destination.store.remove(lock_of(destination))
+        lock.release(lock_of(destination))
     except (StoreError, DamagedError, OSError) as error:
         raise DestinationError(
             f"cannot be written ({reason_of(why)}), nor can what was written be removed "
@@ -216,7 +216,7 @@ def _finish(destination: Url) -> None:
     """What is left to do once it stands; if it fails, nothing is taken back."""
     try:
         destination.store.remove(journal_of(destination))
-        destination.store.remove(lock_of(destination))
+        lock.release(lock_of(destination))
     except StoreError as error:
         raise DestinationError(
             "is written, but what the migration needed meanwhile could not be removed "

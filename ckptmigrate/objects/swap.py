@@ -74,26 +74,27 @@ def rewrite(plan: Plan, path: Url) -> None:
     """
     if plan.changes_nothing:
         return
-    lock.take(lock_of(path), path)
-    try:
-        new, files = journal.changes(plan.change, StoreDirectory(path))
-        _check_originals(path)
-        _stage(plan, path, new, files)
-        _begin(path, files)
-        _perform(path, files)
-    except BaseException as error:
-        _take_back(path, error)
-        raise
-    try:
-        _clean(path)
-        path.store.remove(lock_of(path))
-    except StoreError as error:
-        raise DestinationError(
-            "is rewritten, but what the migration needed meanwhile could not be removed "
-            f"({error.reason})",
-            path=path,
-            fix=f"when it can, run `{command('recover', path)}`",
-        ) from error
+    with lock.held(lock_of(path), path):
+        try:
+            now = StoreDirectory(path)
+            new, files = journal.changes(plan.change, now)
+            _check_originals(path)
+            _stage(plan, now, new, files)
+            _begin(path, files)
+            _perform(path, new, files)
+        except BaseException as error:
+            _take_back(path, error)
+            raise
+        try:
+            _clean(path)
+            lock.release(lock_of(path))
+        except StoreError as error:
+            raise DestinationError(
+                "is rewritten, but what the migration needed meanwhile could not be removed "
+                f"({error.reason})",
+                path=path,
+                fix=f"when it can, run `{command('recover', path)}`",
+            ) from error
 
 
 def _check_originals(path: Url) -> None:
@@ -114,8 +115,11 @@ def _untold(path: Url) -> list[Url]:
     return [home / name for name in folders if name > journal.number(told)]
 
 
-def _stage(plan: Plan, path: Url, new: Mapping[str, bytes], files: Mapping[str, FileState]) -> None:
+def _stage(
+    plan: Plan, now: StoreDirectory, new: Mapping[str, bytes], files: Mapping[str, FileState]
+) -> None:
     """Everything that is needed, and a look at it with the eyes of a reader."""
+    path = now.path
     store, stage = path.store, stage_of(path)
     for name, content in new.items():
         store.create(stage / name, content)
@@ -123,7 +127,7 @@ def _stage(plan: Plan, path: Url, new: Mapping[str, bytes], files: Mapping[str, 
         store.create(path / plan.change.originals_folder / name, content)
     for name, state in files.items():
         if state.before is not None:
-            store.copy(path / name, stage / journal.OLD / name)
+            store.copy(path / name, stage / journal.OLD / name, now.files()[name])
     kept = {name: state.before for name, state in files.items() if state.before is not None}
     journal.check(StoreDirectory(stage / journal.OLD), kept)
     # What was created has been read back.
@@ -136,7 +140,7 @@ def _begin(path: Url, files: Mapping[str, FileState]) -> None:
     path.store.create(stage_of(path) / journal.NAME, journal.dump(files))
 
 
-def _perform(path: Url, files: Mapping[str, FileState]) -> None:
+def _perform(path: Url, new: Mapping[str, bytes], files: Mapping[str, FileState]) -> None:
     """The marker is the first to go and the last to come.
 
     Raises:
@@ -146,8 +150,8 @@ def _perform(path: Url, files: Mapping[str, FileState]) -> None:
     _open(path)
     for names in journal.groups(files):
         for name in names:
-            if files[name].after is not None:
-                store.copy(stage / name, path / name)
+            if name in new:
+                store.copy(stage / name, path / name, len(new[name]))
             else:
                 store.remove(path / name)
     journal.check(StoreDirectory(path), {n: s.after for n, s in files.items()})
@@ -163,10 +167,10 @@ def _take_back(path: Url, why: BaseException) -> None:
     """Undo what was done by now; if it was too late for that, say so."""
     try:
         outcome = _settle(path)
-        path.store.remove(lock_of(path))
+        lock.release(lock_of(path))
     except (StoreError, DamagedError, OSError) as error:
         with contextlib.suppress(StoreError):
-            path.store.remove(lock_of(path))  # this run is over, even if its process goes on
+            lock.release(lock_of(path))  # this run is over, even if its process goes on
         raise DestinationError(
             f"cannot be written ({reason_of(why)}), and the migration could not be taken back "
             f"({reason_of(error)})",
@@ -251,7 +255,7 @@ def _roll_back(path: Url, files: Mapping[str, FileState]) -> None:
         for names in journal.groups(files):
             for name in names:
                 if files[name].before is not None:
-                    store.copy(old / name, path / name)
+                    store.copy(old / name, path / name, kept.files()[name])
                 else:
                     store.remove(path / name)
     if not journal.matches(StoreDirectory(path), files, after=False):
