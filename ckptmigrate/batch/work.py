@@ -202,6 +202,21 @@ def failed(task: Task, error: CkptMigrateError, status: Status = Status.FAILED) 
     return Outcome(task.path, Done(status, str(error)), error.as_json(), time=clock.now())
 
 
+def checked(task: Task, found: object) -> Outcome:
+    """What came of a task, as another process says; refused where it is not about the task."""
+    if isinstance(found, Outcome) and found.path == task.path:
+        return found
+    return failed(
+        task,
+        CkptMigrateError(
+            f"what was to perform it answered with {type(found).__name__} about "
+            f"{getattr(found, 'path', 'nothing')}",
+            path=task.path,
+            fix="make sure that every process has the same ckptmigrate, and run it again",
+        ),
+    )
+
+
 def died(task: Task, how: str) -> Outcome:
     """The outcome of a task whose process was gone before the end of it."""
     again = "run it again"
