@@ -30,6 +30,7 @@ from ckptmigrate.version import __version__
 _PAUSE: Final = 0.05  # seconds between two looks at what is done
 _TIMEOUT: Final = 30  # seconds for the scheduler to answer
 _LOOK: Final = 1.0  # seconds between two looks whether there is a worker
+_ANSWER: Final = 5.0  # seconds for the scheduler to tell
 _NO_WORKER: Final = 300.0  # seconds without any; a cluster may start one where there are tasks
 _LARGEST: Final = 1024**2  # bytes of a scheduler file that are read
 
@@ -139,7 +140,11 @@ class _Watch:
         if now - self._looked < _LOOK:
             return False
         self._looked = now
-        if self._client.nthreads():
+        try:
+            workers = self._client.sync(self._client.scheduler.ncores, callback_timeout=_ANSWER)
+        except Exception:  # of many kinds; where the scheduler is lost, the client soon says so
+            return False
+        if workers:
             self._seen = now
             return False
         storage.on_wait("a worker of the Dask cluster", now - self._seen)
