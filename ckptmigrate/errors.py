@@ -59,6 +59,8 @@ class CkptMigrateError(Exception):
 
     def as_json(self) -> dict[str, object]:
         """The documented JSON form: the sentence and its parts."""
+        from ckptmigrate.text.secrets import masked
+
         parts = {
             name: value
             for name, value in vars(self).items()
@@ -68,7 +70,7 @@ class CkptMigrateError(Exception):
             "kind": type(self).__name__,
             "message": str(self),
             **{
-                name: list(value) if isinstance(value, tuple) else str(value)
+                name: list(value) if isinstance(value, tuple) else masked(str(value))
                 for name, value in parts.items()
             },
         }
@@ -129,6 +131,15 @@ class StoreError(CkptMigrateError):
 
 class CompatError(CkptMigrateError):
     """compat_matrix.yaml does not fit its schema."""
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error says, in a few words, to be part of another sentence."""
+    if isinstance(error, CkptMigrateError):
+        return error.reason
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
 
 
 def of_system(error: OSError, path: Place | str | None = None) -> CkptMigrateError:

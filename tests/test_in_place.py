@@ -110,7 +110,7 @@ def test_killed_after_the_commit(root: Path, tmp_path: Path, run: Run) -> None:
 import os, sys
 from ckptmigrate import migrate
 from ckptmigrate.writing import swapping
-swapping.settle = lambda path: os.kill(os.getpid(), 9)
+swapping.clean = lambda path: os.kill(os.getpid(), 9)
 migrate(sys.argv[1], to="pre-rerun", in_place=True)
 """
     assert CLI.run([str(root)], code=code).returncode == -9

@@ -204,8 +204,10 @@ def test_unknown_files_survive(copy: Copy, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("link", [Link.AUTO, Link.HARDLINK, Link.SYMLINK, Link.COPY])
-def test_changed_files_are_fresh_and_payload_is_linked(link: Link, tmp_path: Path) -> None:
-    source = SAMPLES / "0.18.2-idle-w1"
+def test_changed_files_are_fresh_and_payload_is_linked(
+    link: Link, copy: Copy, tmp_path: Path
+) -> None:
+    source = copy("0.18.2-idle-w1")
     before = tree_hash(source)
     ckptmigrate.migrate(source, to="split-rerun", output=tmp_path / "out", link=link)
     old, new = checkpoint_of(source), checkpoint_of(tmp_path / "out")

@@ -19,7 +19,9 @@ class StoreDirectory:
 
     @cached_property
     def _listing(self) -> Listing:
-        return self.path.store.list(self.path)
+        found = self.path.store.list(self.path)
+        found.check(self.path)
+        return found
 
     def files(self) -> Mapping[str, int]:
         return self._listing.files
@@ -34,7 +36,7 @@ class StoreDirectory:
             size = self.files()[name] if name in self.files() else place.store.size(place)
             if size > largest(name):
                 raise too_large(place, largest(name))
-            return place.store.read(place)
+            return place.store.read(place, size)
         except FileNotFoundError as error:
             raise _missing(place) from error
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 TRACKER_FILE: Final = "latest_checkpointed_iteration.txt"
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
-_PASSWORD: Final = re.compile(r"(?<=://)([^/@:]*):[^/]*@")  # before a host
-_QUERY: Final = re.compile(r"\?[^/?=]+=.*", re.DOTALL)  # which may sign a request
 _LOCAL: Final = ("file", "local")
 
 
@@ -93,7 +91,11 @@ def place(text: str | Place) -> Place:
     """
     if not isinstance(text, str):
         return text
-    if "://" not in text:
+    if ":" not in text:
+        return Path(text)
+    from ckptmigrate.text import secrets
+
+    if "://" not in text and not secrets.is_slip(text):
         return Path(text)
     match = _SCHEME.fullmatch(text)
     if match is None:
@@ -101,7 +103,7 @@ def place(text: str | Place) -> Place:
     protocol, key = match[1].lower(), match[2]
     if protocol in _LOCAL:
         return Path(_path_of(text, key))
-    _check_key(f"{protocol}://{key}", key)
+    _check_key(text, protocol, key)
     return Url(protocol, key.rstrip("/"))
 
 
@@ -112,15 +114,17 @@ def _path_of(text: str, key: str) -> str:
     return os.fsdecode(unquote_to_bytes(os.fsencode(path)))
 
 
-def _check_key(text: str, key: str) -> None:
-    for pattern, what in ((_PASSWORD, "a password"), (_QUERY, "a query, as a signed one does")):
-        if pattern.search(text):
-            raise _no_place(
-                text,
-                f"holds {what}, and a URL is printed and written down",
-                "leave it out, and set what opens the store where its library looks for it, such "
-                "as the configuration of fsspec",
-            )
+def _check_key(text: str, protocol: str, key: str) -> None:
+    from ckptmigrate.text import secrets
+
+    held, _ = secrets.split(protocol, key)
+    if held is not None:
+        raise _no_place(
+            text,
+            f"holds {held}, and a URL is printed and written down",
+            "leave it out, and set what opens the store where its library looks for it, such as "
+            "the configuration of fsspec",
+        )
     if "://" in key:
         raise _no_place(text, "is a chain of URLs", "name one, as in s3://bucket/run")
     for part in key.rstrip("/").split("/")[1:]:
@@ -132,9 +136,9 @@ def _check_key(text: str, key: str) -> None:
 def _no_place(text: str, reason: str, fix: str) -> StoreError:
     """Why a text means no place, which is told without what it holds of secrets."""
     from ckptmigrate.errors import StoreError
+    from ckptmigrate.text import secrets
 
-    shown = _QUERY.sub("?***", _PASSWORD.sub(r"\1:***@", text))
-    return StoreError(reason, path=shown, fix=fix)
+    return StoreError(reason, path=secrets.masked_url(text), fix=fix)
 
 
 def lies_in(found: Place, other: Place) -> bool:

@@ -21,6 +21,14 @@ from ckptmigrate.errors import DamagedError
 
 Progress = Callable[[int], None]  # told a number of bytes whenever that many were moved
 
+
+def _say_nothing(place: Place | str, seconds: float) -> None:
+    """Report nothing."""
+
+
+# Called while an answer of a store is waited for: with what it is about, and the seconds so far.
+on_wait: Callable[[Place | str, float], None] = _say_nothing
+
 # Of what is held in memory at once, in bytes. A `.metadata` of a million entries has 432 MB.
 LARGEST_PART: Final = 4 * 1024**3
 _PIECE: Final = 1024**2

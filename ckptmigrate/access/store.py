@@ -1,8 +1,8 @@
 """One object store: list, read a range, write new, replace, copy inside, remove.
 
-The only module that imports fsspec, and the only one that knows what its libraries raise. Every
-error leaves it as a `StoreError`, but for the two that say something of a checkpoint:
-FileNotFoundError and FileExistsError.
+The only module that imports fsspec; what its libraries raise is in store_errors.py. Every error
+leaves it as a `StoreError`, but for the two that say something of a checkpoint: FileNotFoundError
+and FileExistsError.
 """
 
 from __future__ import annotations
@@ -11,13 +11,21 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ckptmigrate.access.calls import Calls
+from ckptmigrate.access.moving import counted, pieces, sent_twice
 from ckptmigrate.access.places import Url
 from ckptmigrate.access.storage import Progress
+from ckptmigrate.access.store_errors import (
+    code_of,
+    explained,
+    first_line,
+    translated,
+)
 from ckptmigrate.errors import DamagedError, StoreError
 from ckptmigrate.text.commands import install
 
@@ -38,11 +46,28 @@ class Listing:
 
     Attributes:
         files: name -> size in bytes.
-        folders: names of what has objects below.
+        folders: names of what has objects below; an empty one for `iter_0000005//x`.
     """
 
     files: dict[str, int]
     folders: tuple[str, ...]
+
+    def check(self, place: Url) -> None:
+        """Raise if a name cannot be that of a file below a directory.
+
+        Args:
+            place: what was listed.
+
+        Raises:
+            DamagedError: there is one.
+        """
+        for name in (*self.files, *self.folders):
+            if name in ("", ".", "..") or "\0" in name:
+                raise DamagedError(
+                    f"holds an object with a part {name!r} in its name",
+                    path=place,
+                    fix="rename it, or remove it, with the tools of the store",
+                )
 
 
 class Store:
@@ -55,6 +80,7 @@ class Store:
     def __init__(self, root: Url, filesystem: Any) -> None:
         self.root = root
         self._fs = filesystem
+        self._call = Calls(root, filesystem)
         # Where it can, the store itself refuses to write over an object (If-None-Match).
         self.is_exclusive = "mode" in inspect.signature(filesystem.pipe_file).parameters
 
@@ -69,18 +95,20 @@ class Store:
         own = str(self._fs._strip_protocol(str(place))).strip("/")
         files: dict[str, int] = {}
         folders = set()
-        with _told(place):
+        with translated(place):
             try:
-                found = self._fs.ls(str(place), detail=True)
+                found = self._call("ls", place, detail=True)
             except NotADirectoryError:
                 found = []
             except FileNotFoundError as error:
-                if _code(error) == "NoSuchBucket":
+                if code_of(error) == "NoSuchBucket":
                     raise
                 found = []
         for item in found:
             full = item["name"].strip("/")
             if full == own:  # an object of this name, or one that stands for the directory
+                if self._is_below_empty_part(item, place):
+                    folders.add("")
                 continue
             name = full.rpartition("/")[2]
             if item["type"] == "directory":
@@ -90,6 +118,20 @@ class Store:
                 files[name] = self.size(place / name) if told is None else int(told)
         return Listing(dict(sorted(files.items())), tuple(sorted(folders)))
 
+    def _is_below_empty_part(self, item: Mapping[str, Any], place: Url) -> bool:
+        """Whether what a listing names like the place itself lies in `PLACE//`."""
+        if self.root.protocol in ("http", "https"):  # a page may link to itself
+            return False
+        if item["type"] != "directory":  # an empty object named `PLACE/` stands for the directory
+            return bool(item["name"].endswith("/") and item["size"])
+        if item["name"].endswith("/"):
+            return True
+        # gcsfs names both of them alike, and so do others, which cannot be asked.
+        if "prefix" not in inspect.signature(self._fs.find).parameters:
+            return False
+        with translated(place):
+            return bool(self._call("find", place, prefix="/"))
+
     def walk(self, place: Url) -> Iterator[tuple[str, int]]:
         """Every object below a place: its name from there on, and its size in bytes.
 
@@ -97,9 +139,7 @@ class Store:
             DamagedError: a name that is no path below a directory.
         """
         here = self.list(place)
-        for name in (*here.files, *here.folders):
-            if name in ("", ".", "..") or "\0" in name:
-                raise DamagedError(f"holds an object with a part {name!r} in its name", path=place)
+        here.check(place)
         yield from here.files.items()
         for folder in here.folders:
             for name, size in self.walk(place / folder):
@@ -107,25 +147,32 @@ class Store:
 
     def is_file(self, place: Url) -> bool:
         """Whether there is an object of this name."""
-        with _told(place):
-            return bool(self._fs.isfile(str(place)))
+        with translated(place):
+            return bool(self._call("isfile", place))
 
     def size(self, place: Url) -> int:
         """The size of an object in bytes."""
-        with _told(place):
-            size = self._fs.info(str(place))["size"]
+        with translated(place):
+            size = self._call("info", place)["size"]
         if size is None:
             raise StoreError("has a size that its server does not tell", path=place, fix=_COPY)
         return int(size)
 
     def is_directory(self, place: Url) -> bool:
         """Whether there are objects below a place; a directory without any (of a disk) is none."""
-        return next(self.walk(place), None) is not None
+        here = self.list(place)
+        return bool(here.files) or any(
+            not name or self.is_directory(place / name) for name in here.folders
+        )
 
-    def read(self, place: Url) -> bytes:
-        """A whole object."""
-        with _told(place):
-            return bytes(self._fs.cat_file(str(place)))
+    def read(self, place: Url, size: int = 0) -> bytes:
+        """A whole object.
+
+        Args:
+            size: in bytes, where it is known and may be large.
+        """
+        with translated(place):
+            return bytes(self._call("cat_file", place, size=size))
 
     def read_range(self, place: Url, start: int, end: int) -> bytes:
         """Some bytes of an object, of which there has to be at least one.
@@ -133,72 +180,142 @@ class Store:
         Raises:
             StoreError: it gives others, as a web server does that knows no ranges.
         """
-        with _told(place):
-            found = bytes(self._fs.cat_file(str(place), start=start, end=end))
+        with translated(place):
+            found = bytes(self._call("cat_file", place, start=start, end=end, size=end - start))
         if len(found) != end - start:
             what = f"gives {len(found)} bytes where {end - start} were asked for"
             raise StoreError(what, path=place, fix=_COPY)
         return found
 
+    def _holds(self, place: Url, content: bytes) -> bool:
+        """Whether an object has these bytes, of which there is at least one."""
+        try:
+            # One byte more, to find an object that is longer.
+            size = len(content)
+            found = self._call("cat_file", place, start=0, end=size + 1, size=size)
+        except FileNotFoundError:
+            return False
+        return bytes(found) == content
+
+    def _check(self, place: Url, content: bytes) -> None:
+        """Raise unless what was written reads back: a proxy may answer for a store."""
+        if not self._holds(place, content):
+            raise StoreError(
+                "does not read back as it was written",
+                path=place,
+                fix="make sure that nothing else writes to it, then run this again",
+            )
+
     def create(self, place: Url, content: bytes) -> None:
-        """A new object, whole or not at all.
+        """Write a new object, whole or not at all, and read it back.
 
         Raises:
             FileExistsError: there is one of this name.
+            StoreError: it does not read back.
         """
-        with _told(place):
-            if not self.is_exclusive:
-                if self._fs.exists(str(place)):
+        with translated(place):
+            with sent_twice(place, lambda: self._holds(place, content), exclusive=True):
+                if self.is_exclusive:
+                    self._call("pipe_file", place, content, mode="create", size=len(content))
+                elif self._call("exists", place):
                     raise FileExistsError(str(place))
-                self._fs.pipe_file(str(place), content)
-                return
-            try:
-                self._fs.pipe_file(str(place), content, mode="create")
-            except Exception as error:
-                if not _says_it_exists(error):
-                    raise
-                # A request that was sent twice, since the first answer was lost, meets itself.
-                if self._fs.cat_file(str(place)) != content:
-                    raise FileExistsError(str(place)) from error
+                else:
+                    self._call("pipe_file", place, content, size=len(content))
+            self._check(place, content)
 
     def replace(self, place: Url, content: bytes) -> None:
-        """New bytes for an object, or a new object: a reader finds the old ones or the new."""
-        with _told(place):
-            self._fs.pipe_file(str(place), content)
+        """Write an object, new or not, and read it back; readers find the old bytes or the new.
 
-    def copy(self, source: Url, target: Url) -> None:
-        """Copy an object without moving its bytes over here; in parts where it is large."""
-        with _told(target):
-            self._fs.cp_file(str(source), str(target))
+        Raises:
+            StoreError: it does not read back.
+        """
+        with translated(place):
+            with sent_twice(place, lambda: self._holds(place, content)):
+                self._call("pipe_file", place, content, size=len(content))
+            self._check(place, content)
+
+    def copy(self, source: Url, target: Url, size: int) -> None:
+        """Copy an object without moving its bytes over here; in parts where it is large.
+
+        Args:
+            size: in bytes.
+        """
+
+        def arrived() -> bool:
+            return self._same(target, self.size(source), functools.partial(self.read_range, source))
+
+        with translated(target, missing=source), sent_twice(target, arrived):
+            self._call("cp_file", source, str(target), size=size)
 
     def remove(self, place: Url) -> None:
         """Remove an object; nothing where there is none."""
-        with _told(place), contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(str(place))
+        with translated(place), contextlib.suppress(FileNotFoundError):
+            self._call("rm_file", place)
 
     def upload(self, source: Path, target: Url, progress: Progress) -> None:
-        """Bring a local file here, in parts where it is large."""
+        """Bring a local file here, in parts where it is large.
+
+        Raises:
+            FileExistsError: there is another object of this name.
+        """
         options = {"mode": "create"} if self.is_exclusive else {}
-        with _told(target), _counted(source.stat().st_size, progress) as callback:
-            self._fs.put_file(str(source), str(target), callback=callback, **options)
+        size = source.stat().st_size
+
+        def read(start: int, end: int) -> bytes:
+            with source.open("rb") as file:
+                file.seek(start)
+                return file.read(end - start)
+
+        with (
+            translated(target, missing=source),
+            counted(size, progress) as callback,
+            sent_twice(target, lambda: self._same(target, size, read), exclusive=True),
+        ):
+            self._call("put_file", source, str(target), callback=callback, size=size, **options)
 
     def download(self, source: Url, target: Path, size: int, progress: Progress) -> None:
         """Bring an object into a local file."""
-        with _told(source), _counted(size, progress) as callback:
-            self._fs.get_file(str(source), str(target), callback=callback)
+        with translated(source), counted(size, progress) as callback:
+            self._call("get_file", source, str(target), callback=callback, size=size)
 
-    def write(self, target: Url, pieces: Iterator[bytes]) -> None:
-        """A new object from pieces, sent as they come; after an error there is none."""
-        with _told(target):
-            file = self._fs.open(str(target), "wb", block_size=_PIECE)
+    def transfer(self, source: Url, target: Url, size: int, progress: Progress) -> None:
+        """Bring an object of another store here, piece by piece; after an error there is none.
+
+        Args:
+            size: of the object, in bytes.
+
+        Raises:
+            FileExistsError: there is another object of this name.
+        """
+        read = functools.partial(source.store.read_range, source)
+        with (
+            translated(target, missing=source),
+            sent_twice(target, lambda: self._same(target, size, read), exclusive=self.is_exclusive),
+        ):
+            mode = "xb" if self.is_exclusive else "wb"
+            file = self._fs.open(str(target), mode, block_size=_PIECE)
             try:
-                for piece in pieces:
-                    file.write(piece)
+                for start, end in pieces(size):
+                    file.write(read(start, end))
+                    progress(end - start)
             except BaseException:
                 if hasattr(file, "discard"):
                     file.discard()
                 raise
             file.close()
+
+    def _same(self, target: Url, size: int, read: Callable[[int, int], bytes]) -> bool:
+        """Whether an object is what was to be written there, byte for byte.
+
+        Args:
+            size: what it should have, in bytes.
+            read: returns the bytes from one offset to another.
+        """
+        return (
+            self.is_file(target)
+            and self.size(target) == size
+            and all(self.read_range(target, *each) == read(*each) for each in pieces(size))
+        )
 
     def abandoned(self, below: Url) -> int:
         """Drop what uploads in parts that did not finish have stored, unseen, below a place.
@@ -210,14 +327,15 @@ class Store:
             return 0
         bucket = self.root.key
         prefix = below.key.removeprefix(f"{bucket}/") + "/"
-        with _told(below):
+        with translated(below):
             found = [
                 upload
-                for upload in self._fs.list_multipart_uploads(bucket)
+                for upload in self._call("list_multipart_uploads", bucket)
                 if upload["Key"].startswith(prefix)
             ]
             for upload in found:
-                self._fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
+                with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+                    self._call("abort_mpu", bucket, upload["Key"], upload["UploadId"])
         return len(found)
 
 
@@ -254,130 +372,13 @@ def _of(root: Url) -> Store:
         ) from error
     except ValueError as error:
         raise StoreError(
-            f"cannot be opened ({_first_line(error)})",
+            f"cannot be opened ({first_line(error)})",
             path=root,
             fix="name a local path, or a URL of a store that fsspec knows, such as s3:// or gs://",
         ) from error
     except Exception as error:
-        raise _explained(error, root) from error
+        raise explained(error, root) from error
     # Retries and the like are told to who asks for logs; on a terminal one sentence is enough.
     library = logging.getLogger(type(filesystem).__module__.partition(".")[0])
     library.addHandler(logging.NullHandler())
     return Store(root, filesystem)
-
-
-@contextlib.contextmanager
-def _counted(size: int, progress: Progress) -> Iterator[Any]:
-    """A callback for fsspec; what it is not told (some libraries tell nothing) is told at the end.
-
-    Args:
-        size: in bytes, of the file.
-    """
-    from fsspec.callbacks import Callback
-
-    class Counter(Callback):  # type: ignore[misc]
-        told = 0
-
-        def relative_update(self, inc: int = 1) -> None:
-            self.told += inc
-            progress(inc)
-
-    counter = Counter()
-    yield counter
-    progress(size - counter.told)
-
-
-@contextlib.contextmanager
-def _told(place: Url) -> Iterator[None]:
-    """Say in one sentence what a library of a store raises.
-
-    Raises:
-        StoreError: the store cannot be reached, or refuses.
-        FileNotFoundError, FileExistsError: as they are.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        if _code(error) == "NoSuchBucket":
-            raise _explained(error, place) from error
-        raise
-    except Exception as error:
-        if isinstance(error, StoreError | DamagedError):
-            raise
-        if _says_it_exists(error):
-            raise FileExistsError(str(place)) from error
-        raise _explained(error, place) from error
-
-
-def _says_it_exists(error: Exception) -> bool:
-    """Whether a store refuses to write over an object."""
-    refusals = ("PreconditionFailed", "ConditionalRequestConflict", "412")
-    return isinstance(error, FileExistsError) or _code(error) in refusals
-
-
-# The class or the code of an error -> what is wrong, and what to do. botocore, google-auth and
-# others have no common base; their names have been the same for years.
-_CREDENTIALS: Final = (
-    "cannot be reached without credentials",
-    "set them where its library looks for them (AWS_PROFILE, "
-    "GOOGLE_APPLICATION_CREDENTIALS, the configuration of fsspec or multi-storage-client)",
-)
-_UNREACHABLE: Final = (
-    "cannot be reached",
-    "look at the endpoint (AWS_ENDPOINT_URL) and the network, then run this again",
-)
-_DENIED: Final = ("access is denied", "use credentials (AWS_PROFILE) that may do this")
-_WORDS: Final = {
-    "NoSuchBucket": ("does not exist", "name a bucket that does"),
-    "NoCredentialsError": _CREDENTIALS,
-    "PartialCredentialsError": _CREDENTIALS,
-    "CredentialRetrievalError": _CREDENTIALS,
-    "TokenRetrievalError": _CREDENTIALS,
-    "DefaultCredentialsError": _CREDENTIALS,
-    "RefreshError": _CREDENTIALS,
-    "ProfileNotFound": ("cannot be reached", "set AWS_PROFILE to a profile that is configured"),
-    "EndpointConnectionError": _UNREACHABLE,
-    "ConnectTimeoutError": _UNREACHABLE,
-    "ConnectionClosedError": _UNREACHABLE,
-    "ReadTimeoutError": _UNREACHABLE,
-    "ClientConnectorError": _UNREACHABLE,
-    "ConnectionRefusedError": _UNREACHABLE,
-    "PermissionError": _DENIED,
-}
-
-
-def _explained(error: BaseException, place: Url) -> StoreError:
-    causes = list(_causes(error))
-    names = [_code(error)] + [kind.__name__ for each in causes for kind in type(each).__mro__]
-    what, fix = next(
-        (_WORDS[name] for name in names if name in _WORDS),
-        (
-            "cannot be read or written",
-            "look at the URL, and at what the library of its store is set up with",
-        ),
-    )
-    # Of a bucket that is not there, the bucket is what the sentence is about.
-    about = place.root if "NoSuchBucket" in names else place
-    return StoreError(f"{what} ({_first_line(error)})", path=about, fix=fix)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _code(error: BaseException) -> str:
-    """The code that the server gave an error, or the first of its causes that has one."""
-    for each in _causes(error):
-        response = getattr(each, "response", None)
-        if isinstance(response, dict):  # botocore
-            return str(response.get("Error", {}).get("Code", ""))
-        if type(each).__name__ == "HttpError":  # gcsfs
-            return str(getattr(each, "code", ""))
-    return ""
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

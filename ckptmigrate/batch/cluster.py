@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import pickle
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,30 +19,57 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+from ckptmigrate.access import storage
 from ckptmigrate.batch.running import Outcomes, Stop
-from ckptmigrate.batch.work import Outcome, Task, died, failed, in_words, perform
-from ckptmigrate.errors import RefusedError
+from ckptmigrate.batch.work import Outcome, Task, checked, died, failed, in_words, perform
+from ckptmigrate.errors import CkptMigrateError, RefusedError
 from ckptmigrate.text.commands import install
+from ckptmigrate.text.secrets import masked
+from ckptmigrate.version import __version__
 
 _PAUSE: Final = 0.05  # seconds between two looks at what is done
 _TIMEOUT: Final = 30  # seconds for the scheduler to answer
+_LOOK: Final = 1.0  # seconds between two looks whether there is a worker
+_ANSWER: Final = 5.0  # seconds for the scheduler to tell
+_NO_WORKER: Final = 300.0  # seconds without any; a cluster may start one where there are tasks
 _LARGEST: Final = 1024**2  # bytes of a scheduler file that are read
+
+
+# What workers evaluate. A function or a value of this package that they cannot unpickle, as it is
+# missing or of another version there, would end them; so it is unpickled within the task.
+_VERSION: Final = "__import__('ckptmigrate.version', fromlist=['_']).__version__"
+_ATTEMPT: Final = "__import__('ckptmigrate.batch.cluster', fromlist=['_']).attempt(version, task)"
 
 
 class TransientError(Exception):
     """Raised on a worker for the scheduler to try once more; its argument is the outcome."""
 
 
-def attempt(task: Task) -> Outcome:
+def attempt(version: str, task: bytes) -> Outcome:
     """Perform a task on a worker.
 
+    Args:
+        version: of the package where the task was made.
+        task: the task, pickled.
+
     Raises:
+        RefusedError: this is another version.
         TransientError: it failed for a reason that may be gone the next time.
     """
-    outcome = perform(task)
+    if version != __version__:
+        raise _other_version("the worker", __version__, version)
+    outcome = perform(pickle.loads(task))
     if outcome.transient:
         raise TransientError(outcome)
     return outcome
+
+
+def _other_version(worker: str, found: object, wanted: str) -> RefusedError:
+    has = f"has ckptmigrate {found}" if isinstance(found, str) else f"has no ckptmigrate ({found})"
+    return RefusedError(
+        f"{worker} {has}, and this is {wanted}",
+        fix=f"install it on every worker with `pip install ckptmigrate=={wanted}`",
+    )
 
 
 @dataclass(frozen=True)
@@ -65,14 +93,20 @@ class Cluster:
         with _client(self.scheduler) as client:
             from distributed import as_completed
 
+            _check_versions(client)
             run = uuid4().hex  # the scheduler may remember the keys of another run
             of = {
                 client.submit(
-                    attempt, task, key=f"ckptmigrate-{run}-{number}", retries=self.retries
+                    eval,
+                    _ATTEMPT,
+                    {"version": __version__, "task": pickle.dumps(task)},
+                    key=f"ckptmigrate-{run}-{number}",
+                    retries=self.retries,
                 ): task
                 for number, task in enumerate(tasks)
             }
             done = as_completed(of, loop=client.loop)
+            watch = _Watch(client)
             stopped = False
             # Where the scheduler is lost, so is what it had been told.
             while not done.is_empty() and client.status == "running":
@@ -84,8 +118,65 @@ class Cluster:
                     if not future.cancelled():
                         yield of[future], _outcome(of[future], future)
                     of.pop(future)
-                if not batch:
-                    time.sleep(_PAUSE)
+                if batch:
+                    continue
+                time.sleep(_PAUSE)
+                if watch.is_deserted():
+                    client.cancel(list(of))
+                    yield from ((task, failed(task, _no_worker(task))) for task in of.values())
+                    return
+
+
+class _Watch:
+    """Looks whether there is any worker."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._seen = self._looked = time.monotonic()
+
+    def is_deserted(self) -> bool:
+        """Whether there has been no worker for _NO_WORKER seconds; reports that it is waited."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK:
+            return False
+        self._looked = now
+        try:
+            workers = self._client.sync(self._client.scheduler.ncores, callback_timeout=_ANSWER)
+        except Exception:  # of many kinds; where the scheduler is lost, the client soon says so
+            return False
+        if workers:
+            self._seen = now
+            return False
+        storage.on_wait("a worker of the Dask cluster", now - self._seen)
+        return now - self._seen > _NO_WORKER
+
+
+def _no_worker(task: Task) -> CkptMigrateError:
+    return CkptMigrateError(
+        f"the Dask cluster has had no worker for {_NO_WORKER:.0f} s",
+        path=task.path,
+        fix="start workers with `dask worker ADDRESS`, and run it again",
+    )
+
+
+def _check_versions(client: Any) -> None:
+    """Raise if a worker that is there cannot perform a task.
+
+    Raises:
+        RefusedError: it has another version of this package, or none, or does not answer.
+    """
+    try:
+        found = client.sync(
+            client._run, eval, _VERSION, on_error="return", callback_timeout=_TIMEOUT
+        )
+    except (TimeoutError, asyncio.TimeoutError) as error:
+        raise RefusedError(
+            f"a worker of the Dask cluster does not answer within {_TIMEOUT} s",
+            fix="end or restart the workers that hang",
+        ) from error
+    for worker, version in sorted(found.items()):
+        if version != __version__:
+            raise _other_version(f"the worker {worker}", version, __version__)
 
 
 def _client(scheduler: str) -> Any:
@@ -104,8 +195,10 @@ def _client(scheduler: str) -> Any:
         asyncio.run(_ask(address))
         return Client(address=address, timeout=_TIMEOUT, set_as_default=False)
     except Exception as error:  # of many kinds, by the scheme of the address
+        # What Dask says may repeat a part of the address, which may be a secret.
+        said = f" ({error or type(error).__name__})" if masked(scheduler) == scheduler else ""
         raise RefusedError(
-            f"there is no Dask scheduler at {scheduler} ({error or type(error).__name__})",
+            f"there is no Dask scheduler at {scheduler}{said}",
             fix="start one with `dask scheduler`, and name the address that it prints",
         ) from error
 
@@ -129,7 +222,8 @@ async def _ask(address: str) -> None:
 
 def _cancel_waiting(client: Any, futures: list[Any]) -> None:
     """Have no task begun any more: those that a worker is at are left to it."""
-    executing = {key for keys in client.run(_executing).values() for key in keys}
+    found = client.run(_executing, on_error="ignore")
+    executing = {key for keys in found.values() for key in keys}
     client.cancel([future for future in futures if future.key not in executing])
 
 
@@ -140,13 +234,11 @@ def _executing(dask_worker: Any) -> list[str]:
 def _outcome(task: Task, future: Any) -> Outcome:
     error = future.exception()
     if error is None:
-        outcome = future.result()
-        assert isinstance(outcome, Outcome)
-        return outcome
+        return checked(task, future.result())
     if isinstance(error, TransientError):
-        outcome = error.args[0]
-        assert isinstance(outcome, Outcome)
-        return outcome
+        return checked(task, error.args[0] if error.args else None)
     if type(error).__name__ == "KilledWorker":
         return died(task, "was lost, again and again")
+    if isinstance(error, ImportError):
+        return failed(task, _other_version("the worker", error, __version__))
     return failed(task, in_words(error, task.path))

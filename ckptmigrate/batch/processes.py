@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from ckptmigrate.batch.running import Outcomes, Stop
-from ckptmigrate.batch.work import Outcome, Status, Task, died, interrupted, perform
+from ckptmigrate.batch.work import Outcome, Status, Task, checked, died, interrupted, perform
 
 # Not forked from this process, which may have threads; imported once, for all of them.
 _START: Final = "forkserver"
@@ -107,12 +107,11 @@ def _send(connection: Connection, task: Task) -> None:
 def _received(worker: _Worker) -> Outcome | None:
     """What a process says; None where it is gone."""
     try:
-        outcome = worker.connection.recv()
+        found = worker.connection.recv()
     except (EOFError, OSError):
         worker.process.join()
         return None
-    assert isinstance(outcome, Outcome)
-    return outcome
+    return checked(worker.task, found)
 
 
 def _dismiss(worker: _Worker) -> None:

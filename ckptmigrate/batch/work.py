@@ -202,6 +202,21 @@ def failed(task: Task, error: CkptMigrateError, status: Status = Status.FAILED) 
     return Outcome(task.path, Done(status, str(error)), error.as_json(), time=clock.now())
 
 
+def checked(task: Task, found: object) -> Outcome:
+    """What came of a task, as another process says; refused where it is not about the task."""
+    if isinstance(found, Outcome) and found.path == task.path:
+        return found
+    return failed(
+        task,
+        CkptMigrateError(
+            f"what was to perform it answered with {type(found).__name__} about "
+            f"{getattr(found, 'path', 'nothing')}",
+            path=task.path,
+            fix="make sure that every process has the same ckptmigrate, and run it again",
+        ),
+    )
+
+
 def died(task: Task, how: str) -> Outcome:
     """The outcome of a task whose process was gone before the end of it."""
     again = "run it again"
@@ -213,7 +228,7 @@ def died(task: Task, how: str) -> Outcome:
 
 def interrupted(task: Task) -> Outcome:
     """The outcome of a task that was stopped, and had taken back what it had begun."""
-    error = CkptMigrateError("interrupted; what was under way was taken back", path=task.path)
+    error = CkptMigrateError("interrupted; what was incomplete was undone", path=task.path)
     return failed(task, error, Status.INTERRUPTED)
 
 

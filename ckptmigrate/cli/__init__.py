@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import signal
@@ -12,7 +13,8 @@ from typing import Final, NoReturn
 import click
 
 import ckptmigrate
-from ckptmigrate.cli import options, streams
+from ckptmigrate.access import storage
+from ckptmigrate.cli import console, options, streams
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.failures import told
 from ckptmigrate.cli.manual import MIGRATED, ManualGroup
@@ -94,6 +96,7 @@ _START = (
 def main() -> None:
     """The entry point: run a verb, and turn errors into one sentence and an exit status."""
     streams.take_over()
+    storage.on_wait = console.waiting
     output.reset(color=False if os.environ.get("NO_COLOR") else None)
     # Known before the command line is understood, as it may not be.
     output.json = "--json" in itertools.takewhile(lambda word: word != "--", sys.argv[1:])
@@ -105,12 +108,16 @@ def main() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.exceptions.Abort:
-        _fail(CkptMigrateError("interrupted; what was under way was taken back"), 130)
+        _fail(CkptMigrateError("interrupted; what was incomplete was undone"), 130)
     except click.ClickException as error:
         if output.json:
             wrong = CkptMigrateError(error.format_message())
             output.object({"error": {**wrong.as_json(), "kind": type(error).__name__}})
-        error.show()
+        from ckptmigrate.text.secrets import masked
+
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(masked(shown.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except Exception as error:
         _fail(told(error, cli, sys.argv[1:]), 1)
@@ -124,7 +131,9 @@ def _stop(number: int, _: object) -> NoReturn:
 
 def _fail(error: CkptMigrateError, status: int) -> NoReturn:
     if output.verbose:
-        traceback.print_exc()
+        from ckptmigrate.text.secrets import masked
+
+        click.echo(masked(traceback.format_exc()), err=True, nl=False)
     if output.json:
         output.object({"error": error.as_json()})
     output.lines([f"ckptmigrate: {error}"], err=True)

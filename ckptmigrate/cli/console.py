@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,8 @@ class Output:
 
 
 output = Output()
+_waited = 0.0  # when that was reported
+_BETWEEN_REPORTS = 4.0  # seconds
 
 
 def terminal_width(*, err: bool = False) -> int | None:
@@ -63,6 +66,16 @@ def _styled(line: Line, text: str, *, first: bool) -> str:
     styled = line.margin + len(line.head) if line.head else len(text)
     how: dict[str, Any] = {"bold": True} if line.style == "bold" else {"fg": line.style}
     return click.style(text[:styled], **how) + text[styled:]
+
+
+def waiting(place: object, seconds: float) -> None:
+    """Report on a terminal that a store is slow to answer; of several at once, one."""
+    global _waited
+    now = time.monotonic()
+    if output.json or not sys.stderr.isatty() or now - _waited < _BETWEEN_REPORTS:
+        return
+    _waited = now
+    output.lines([f"waiting for {place}, {seconds:.0f} s by now; Ctrl-C stops"], err=True)
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ EXITS: Final[dict[int, str]] = {
     0: "done",
     1: "refused, or found wanting; stderr says why in one sentence, and what to do",
     2: "the command line is not understood",
-    130: "interrupted; what was under way was taken back",
+    130: "interrupted; what was incomplete was undone",
 }
 CHECKPOINT: Final = {
     "PATH/latest_checkpointed_iteration.txt": "makes PATH a root, and names its iteration",

@@ -6,6 +6,7 @@ piece by piece. Several objects are under way at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -15,12 +16,11 @@ from typing import Final
 
 from ckptmigrate.access.places import Place, Url
 from ckptmigrate.access.storage import Progress, leads_out
-from ckptmigrate.errors import DestinationError
+from ckptmigrate.errors import DestinationError, StoreError
 from ckptmigrate.writing.durable import sync_directory
 from ckptmigrate.writing.linking import Link
 
 _AT_ONCE: Final = 8  # objects
-_PIECE: Final = 16 * 1024 * 1024  # bytes read at a time
 
 File = tuple[str, int]  # a name from the checkpoint on, with `/`, and a size in bytes
 
@@ -74,21 +74,44 @@ def into_store(source: Place, target: Url, size: int, progress: Progress) -> Non
 
     Raises:
         StoreError: it cannot be read or written.
+        FileExistsError: there is another object of its name.
     """
-    if isinstance(source, Path):
-        target.store.upload(source, target, progress)
-    elif target.store.copies_from(source.store):
-        target.store.copy(source, target)
-        progress(size)
-    else:
-        target.store.write(target, _pieces(source, size, progress))
+    with _found(source):
+        if isinstance(source, Path):
+            target.store.upload(source, target, progress)
+        elif target.store.copies_from(source.store):
+            target.store.copy(source, target, size)
+            progress(size)
+        else:
+            target.store.transfer(source, target, size, progress)
 
 
-def _pieces(source: Url, size: int, progress: Progress) -> Iterator[bytes]:
-    for start in range(0, size, _PIECE):
-        piece = source.store.read_range(source, start, min(size, start + _PIECE))
-        yield piece
-        progress(len(piece))
+@contextlib.contextmanager
+def _found(source: Place) -> Iterator[None]:
+    """Raise a StoreError where a file vanishes after it was listed."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StoreError(
+            "was removed while it was copied", path=source, fix="run this again"
+        ) from error
+
+
+def check(carried: Iterable[File], target: Place) -> None:
+    """Raise unless files that were carried over are at their target, in full size.
+
+    Raises:
+        StoreError: one is not; it is named.
+    """
+    there = dict(files(target))
+    for name, size in carried:
+        if there.get(name) != size:
+            found = f"has {there[name]} bytes" if name in there else "does not exist"
+            raise StoreError(
+                f"{found} after {size} bytes were copied to it",
+                path=target / name,
+                fix="make sure that nothing else writes to it, then run this again",
+            )
 
 
 def from_store(source: Url, target: Path, except_for: Collection[str], progress: Progress) -> None:
@@ -105,11 +128,13 @@ def from_store(source: Url, target: Path, except_for: Collection[str], progress:
 
     def bring(file: File, told: Progress) -> None:
         name, size = file
-        source.store.download(source / name, target / name, size, told)
+        with _found(source / name):
+            source.store.download(source / name, target / name, size, told)
         with open(target / name, "rb+") as written:
             os.fsync(written.fileno())
 
     at_once(found, bring, progress)
+    check(found, target)
     for folder in folders:
         sync_directory(folder)
 

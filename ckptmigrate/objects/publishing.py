@@ -16,7 +16,7 @@ from ckptmigrate.access.directory import StoreDirectory
 from ckptmigrate.access.places import TRACKER_FILE, Place, Url, lies_in
 from ckptmigrate.access.storage import Overlay, Progress, directory
 from ckptmigrate.checkpoint import manifest, sidecar
-from ckptmigrate.errors import CkptMigrateError, DamagedError, DestinationError, StoreError
+from ckptmigrate.errors import DamagedError, DestinationError, StoreError, reason_of
 from ckptmigrate.objects import carrying, lock
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.text.commands import command
@@ -114,26 +114,26 @@ def _publish(
     carrying.check_link(link, destination)
     for plan in plans.values():
         check_free(destination, plan.path)
-    lock.take(lock_of(destination), destination)
-    try:
-        _check_empty(destination)  # somebody may have come before the lock was there
-        carried = {name: _carried(plan) for name, plan in plans.items()}
-        written = [
-            f"{name}{file}"
-            for name, plan in plans.items()
-            for file in (*(file for file, _ in carried[name]), *_written(plan))
-        ]
-        objects = [*(name for name in written if name != last[0]), last[0]]
-        _begin(destination, last, objects)
-        for name, plan in plans.items():
-            place = destination / name.rstrip("/") if name else destination
-            _create_checkpoint(plan, place, carried[name], progress)
-        if last[0] not in written:
-            destination.store.create(destination / last[0], last[1])
-    except BaseException as error:
-        _take_back(destination, error)
-        raise
-    _finish(destination)
+    with lock.held(lock_of(destination), destination):
+        try:
+            _check_empty(destination)  # somebody may have come before the lock was there
+            carried = {name: _carried(plan) for name, plan in plans.items()}
+            written = [
+                f"{name}{file}"
+                for name, plan in plans.items()
+                for file in (*(file for file, _ in carried[name]), *_written(plan))
+            ]
+            objects = [*(name for name in written if name != last[0]), last[0]]
+            _begin(destination, last, objects)
+            for name, plan in plans.items():
+                place = destination / name.rstrip("/") if name else destination
+                _create_checkpoint(plan, place, carried[name], progress)
+            if last[0] not in written:
+                destination.store.create(destination / last[0], last[1])
+        except BaseException as error:
+            _take_back(destination, error)
+            raise
+        _finish(destination)
     return Link.COPY
 
 
@@ -181,8 +181,10 @@ def _create_checkpoint(
     marker = files.pop(manifest.MARKER_FILE)
     for name, content in files.items():
         target.store.create(target / name, content)
-    whole = Overlay(StoreDirectory(target), {manifest.MARKER_FILE: marker})
-    transaction.verify(plan, whole)
+    carrying.check(carried, target)
+    # What was created has been read back.
+    written = {**files, manifest.MARKER_FILE: marker}
+    transaction.verify(plan, Overlay(StoreDirectory(target), written))
     target.store.create(target / manifest.MARKER_FILE, marker)
 
 
@@ -191,11 +193,11 @@ def _take_back(destination: Url, why: BaseException) -> None:
     try:
         theirs = str(why) if isinstance(why, FileExistsError) else None
         outcome = _settle(destination, theirs)
-        destination.store.remove(lock_of(destination))
+        lock.release(lock_of(destination))
     except (StoreError, DamagedError, OSError) as error:
         raise DestinationError(
-            f"cannot be written ({_reason(why)}), nor can what was written be removed "
-            f"({_reason(error)})",
+            f"cannot be written ({reason_of(why)}), nor can what was written be removed "
+            f"({reason_of(error)})",
             path=destination,
             fix=f"when it can, run `{command('recover', destination)}`",
         ) from error
@@ -205,20 +207,16 @@ def _take_back(destination: Url, why: BaseException) -> None:
             path=destination,
             fix="name another destination with -o DEST",
         ) from why
-    if isinstance(why, StoreError):
+    if isinstance(why, StoreError | DamagedError):
         done = "it was complete by then" if outcome == COMPLETE else "nothing is left of it"
         why.reason += f"; {done}"
-
-
-def _reason(error: BaseException) -> str:
-    return error.reason if isinstance(error, CkptMigrateError) else str(error)
 
 
 def _finish(destination: Url) -> None:
     """What is left to do once it stands; if it fails, nothing is taken back."""
     try:
         destination.store.remove(journal_of(destination))
-        destination.store.remove(lock_of(destination))
+        lock.release(lock_of(destination))
     except StoreError as error:
         raise DestinationError(
             "is written, but what the migration needed meanwhile could not be removed "
@@ -256,6 +254,13 @@ def _settle(destination: Url, theirs: str | None = None) -> str:
     rest = [(name, 0) for name in left]
     carrying.at_once(rest, lambda file, _: store.remove(destination / file[0]), lambda _: None)
     store.abandoned(destination)
+    still = [name for name, _ in store.walk(destination) if name in left]
+    if still:
+        raise StoreError(
+            "is still there after it was removed",
+            path=destination / still[0],
+            fix=f"when it can be removed, run `{command('recover', destination)}`",
+        )
     store.remove(journal)
     return REMOVED
 

@@ -15,6 +15,7 @@ inside a store replaces an object at once, and old files stay in the stage until
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 from ckptmigrate.access.directory import StoreDirectory
@@ -22,7 +23,7 @@ from ckptmigrate.access.places import Url
 from ckptmigrate.access.storage import Overlay
 from ckptmigrate.checkpoint import manifest, metadata, sidecar
 from ckptmigrate.checkpoint.sidecar import FileState
-from ckptmigrate.errors import DamagedError, DestinationError, StoreError
+from ckptmigrate.errors import DamagedError, DestinationError, StoreError, reason_of
 from ckptmigrate.objects import lock
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.text.commands import command
@@ -73,26 +74,27 @@ def rewrite(plan: Plan, path: Url) -> None:
     """
     if plan.changes_nothing:
         return
-    lock.take(lock_of(path), path)
-    try:
-        new, files = journal.changes(plan.change, StoreDirectory(path))
-        _check_originals(path)
-        _stage(plan, path, new, files)
-        _begin(path, files)
-        _perform(path, files)
-    except BaseException as error:
-        _take_back(path, error)
-        raise
-    try:
-        _settle(path)
-        path.store.remove(lock_of(path))
-    except StoreError as error:
-        raise DestinationError(
-            "is rewritten, but what the migration needed meanwhile could not be removed "
-            f"({error.reason})",
-            path=path,
-            fix=f"when it can, run `{command('recover', path)}`",
-        ) from error
+    with lock.held(lock_of(path), path):
+        try:
+            now = StoreDirectory(path)
+            new, files = journal.changes(plan.change, now)
+            _check_originals(path)
+            _stage(plan, now, new, files)
+            _begin(path, files)
+            _perform(path, new, files)
+        except BaseException as error:
+            _take_back(path, error)
+            raise
+        try:
+            _clean(path)
+            lock.release(lock_of(path))
+        except StoreError as error:
+            raise DestinationError(
+                "is rewritten, but what the migration needed meanwhile could not be removed "
+                f"({error.reason})",
+                path=path,
+                fix=f"when it can, run `{command('recover', path)}`",
+            ) from error
 
 
 def _check_originals(path: Url) -> None:
@@ -113,8 +115,11 @@ def _untold(path: Url) -> list[Url]:
     return [home / name for name in folders if name > journal.number(told)]
 
 
-def _stage(plan: Plan, path: Url, new: Mapping[str, bytes], files: Mapping[str, FileState]) -> None:
+def _stage(
+    plan: Plan, now: StoreDirectory, new: Mapping[str, bytes], files: Mapping[str, FileState]
+) -> None:
     """Everything that is needed, and a look at it with the eyes of a reader."""
+    path = now.path
     store, stage = path.store, stage_of(path)
     for name, content in new.items():
         store.create(stage / name, content)
@@ -122,9 +127,11 @@ def _stage(plan: Plan, path: Url, new: Mapping[str, bytes], files: Mapping[str, 
         store.create(path / plan.change.originals_folder / name, content)
     for name, state in files.items():
         if state.before is not None:
-            store.copy(path / name, stage / journal.OLD / name)
-    staged = {name: store.read(stage / name) for name in new}
-    replaced: dict[str, bytes | None] = {**dict.fromkeys(plan.files), **staged}
+            store.copy(path / name, stage / journal.OLD / name, now.files()[name])
+    kept = {name: state.before for name, state in files.items() if state.before is not None}
+    journal.check(StoreDirectory(stage / journal.OLD), kept)
+    # What was created has been read back.
+    replaced: dict[str, bytes | None] = {**dict.fromkeys(plan.files), **new}
     transaction.verify(plan, Overlay(StoreDirectory(path), replaced))
 
 
@@ -133,16 +140,21 @@ def _begin(path: Url, files: Mapping[str, FileState]) -> None:
     path.store.create(stage_of(path) / journal.NAME, journal.dump(files))
 
 
-def _perform(path: Url, files: Mapping[str, FileState]) -> None:
-    """The marker is the first to go and the last to come."""
+def _perform(path: Url, new: Mapping[str, bytes], files: Mapping[str, FileState]) -> None:
+    """The marker is the first to go and the last to come.
+
+    Raises:
+        DamagedError: a file does not read back as written.
+    """
     store, stage = path.store, stage_of(path)
     _open(path)
     for names in journal.groups(files):
         for name in names:
-            if files[name].after is not None:
-                store.copy(stage / name, path / name)
+            if name in new:
+                store.copy(stage / name, path / name, len(new[name]))
             else:
                 store.remove(path / name)
+    journal.check(StoreDirectory(path), {n: s.after for n, s in files.items()})
 
 
 def _open(path: Url) -> None:
@@ -155,22 +167,33 @@ def _take_back(path: Url, why: BaseException) -> None:
     """Undo what was done by now; if it was too late for that, say so."""
     try:
         outcome = _settle(path)
-        path.store.remove(lock_of(path))
-    except (StoreError, DamagedError) as error:
+        lock.release(lock_of(path))
+    except (StoreError, DamagedError, OSError) as error:
+        with contextlib.suppress(StoreError):
+            lock.release(lock_of(path))  # this run is over, even if its process goes on
         raise DestinationError(
-            f"cannot be written ({error.reason}), and the migration could not be taken back",
+            f"cannot be written ({reason_of(why)}), and the migration could not be taken back "
+            f"({reason_of(error)})",
             path=path,
             fix=f"when it can be written again, run `{command('recover', path)}`",
         ) from error
-    if not isinstance(why, StoreError):
+    if not isinstance(why, Exception):
         return
     if outcome is Outcome.COMMITTED:
         raise DestinationError(
-            f"was rewritten, and at the end the store said: {why.reason}",
+            f"was rewritten, and at the end the store said: {reason_of(why)}",
             path=path,
             fix=f"look at it with `{command('inspect', path)}`",
         ) from why
-    why.reason += "; nothing was changed"
+    done = outcome.value if outcome is Outcome.ROLLED_BACK else "nothing was changed"
+    if isinstance(why, OSError):  # an object appeared or vanished
+        raise DestinationError(
+            f"was changed by something else while it was migrated ({reason_of(why)}); {done}",
+            path=path,
+            fix="make sure that nothing else writes to it, then run this again",
+        ) from why
+    if isinstance(why, StoreError | DamagedError):
+        why.reason += f"; {done}"
 
 
 def recover(path: Url, *, break_lock: bool = False) -> Outcome:
@@ -199,6 +222,13 @@ def _settle(path: Url) -> Outcome:
         elif not journal.matches(StoreDirectory(path), files, after=False):
             _roll_back(path, files)
             outcome = Outcome.ROLLED_BACK
+    _clean(path)
+    return outcome
+
+
+def _clean(path: Url) -> None:
+    """Remove the stage, once the checkpoint is as before the migration or as after it."""
+    store, stage = path.store, stage_of(path)
     left = [name for name, _ in store.walk(stage)]
     if left:  # without a stage, no originals were written either
         for folder in _told_or_none(path):
@@ -207,7 +237,6 @@ def _settle(path: Url) -> Outcome:
     # The journal goes first: with it alone the copies beside it mean anything.
     for name in sorted(left, key=lambda name: name != journal.NAME):
         store.remove(stage / name)
-    return outcome
 
 
 def _told_or_none(path: Url) -> list[Url]:
@@ -226,7 +255,7 @@ def _roll_back(path: Url, files: Mapping[str, FileState]) -> None:
         for names in journal.groups(files):
             for name in names:
                 if files[name].before is not None:
-                    store.copy(old / name, path / name)
+                    store.copy(old / name, path / name, kept.files()[name])
                 else:
                     store.remove(path / name)
     if not journal.matches(StoreDirectory(path), files, after=False):

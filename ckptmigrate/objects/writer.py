@@ -10,8 +10,10 @@ from ckptmigrate.access.places import TRACKER_FILE, Place, Url
 from ckptmigrate.access.storage import Progress
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.sidecar import Step
+from ckptmigrate.errors import StoreError
 from ckptmigrate.objects import publishing, swap
 from ckptmigrate.planning.planner import Plan
+from ckptmigrate.text.commands import command
 from ckptmigrate.writing.journal import Outcome
 from ckptmigrate.writing.linking import Link
 from ckptmigrate.writing.staging import Leftover
@@ -35,7 +37,12 @@ class StoreWriter:
         return publishing.add(plan, self.url, link=link)
 
     def name_latest(self, tracker: str) -> None:
-        self.url.store.replace(self.url / TRACKER_FILE, tracker.encode())
+        try:
+            self.url.store.replace(self.url / TRACKER_FILE, tracker.encode())
+        except StoreError as error:
+            error.reason += "; it may be written by now"
+            error.fix = f"{error.fix}; see where it leads with `{command('inspect', self.url)}`"
+            raise
 
     def locked(self) -> list[Leftover]:
         return publishing.locked(self.url)
@@ -67,7 +74,7 @@ class StoreWriter:
             store.replace(self.url / sidecar.folder(len(steps)) / TRACKER_FILE, store.read(tracker))
         # The sidecar first: a step that did not come to happen has another digest, and is no harm.
         store.replace(self.url / sidecar.FILE, sidecar.dump((*steps, step)))
-        store.replace(tracker, text.encode())
+        self.name_latest(text)
 
     def clear_tracker(self) -> list[Place]:
         return []  # an object is replaced at once

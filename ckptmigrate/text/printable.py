@@ -10,7 +10,11 @@ _LONGEST: Final = 10_000  # characters of one line
 
 def printable(text: str) -> str:
     """The text with every unprintable character (controls, escapes, bidi) as an escape code,
-    and no longer than a terminal can bear."""
+    no longer than a terminal can bear, and without the secrets of URLs."""
+    if ":/" in text or "@" in text:
+        from ckptmigrate.text.secrets import masked
+
+        text = masked(text)
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}... ({len(text)} characters)"
     if text.isprintable():

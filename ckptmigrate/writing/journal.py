@@ -90,6 +90,24 @@ def matches(directory: Directory, files: Mapping[str, FileState], *, after: bool
     )
 
 
+def check(directory: Directory, files: Mapping[str, str | None]) -> None:
+    """Raise unless files read back as they were written.
+
+    Args:
+        files: name -> digest, None for a file that was removed.
+
+    Raises:
+        DamagedError: one does not; it is named.
+    """
+    for name, wanted in files.items():
+        if digest_of(directory, name) != wanted:
+            raise DamagedError(
+                "does not read back as it was written",
+                path=directory.path / name,
+                fix="make sure that nothing else writes to it, then run this again",
+            )
+
+
 def dump(files: Mapping[str, FileState]) -> bytes:
     """The bytes of a journal."""
     rows = {name: {"before": s.before, "after": s.after} for name, s in files.items()}

@@ -199,6 +199,10 @@ def perform(swap: Swap) -> None:
 
     Where nothing marks the directory, a file is there at every moment: a job that finds no tracker
     file begins from random weights (_load_base_checkpoint, megatron/training/checkpointing.py).
+
+    Raises:
+        DamagedError: a file does not read back as written.
+        OSError: a file cannot be moved.
     """
     old = swap.stage / journal.OLD
     gone = [name for name, state in swap.files.items() if state.before is not None]
@@ -213,6 +217,7 @@ def perform(swap: Swap) -> None:
         for name in names:
             os.rename(swap.stage / name, swap.path / name)
         _sync(swap.path, swap.stage)
+    journal.check(LocalDirectory(swap.path), {n: s.after for n, s in swap.files.items()})
 
 
 def _sync(*folders: Path) -> None:
@@ -261,6 +266,18 @@ def settle(path: Path) -> Outcome:
         else:
             _roll_back(path, files)
             outcome = Outcome.ROLLED_BACK
+    clean(path)
+    return outcome
+
+
+def clean(path: Path) -> None:
+    """Remove the stage, once the checkpoint is as before the migration or as after it.
+
+    Raises:
+        OSError: part of it is left; `recover` has to be run.
+    """
+    stage = stage_of(path)
+    if os.path.lexists(stage / journal.NAME):
         # On disk before the journal goes, and with it the knowledge of what belongs where.
         _sync(*(folder for folder in (stage / journal.OLD, stage, path) if folder.is_dir()))
     if os.path.lexists(stage):  # without one, nothing was written either
@@ -271,7 +288,6 @@ def settle(path: Path) -> Outcome:
         sync_directory(stage)
     remove(stage)
     sync_directory(path / sidecar.FOLDER)
-    return outcome
 
 
 def _roll_back(path: Path, files: Mapping[str, FileState]) -> None:

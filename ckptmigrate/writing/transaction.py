@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Final
 from ckptmigrate.access.places import TRACKER_FILE, Place, lies_in
 from ckptmigrate.access.storage import Directory, LocalDirectory, Overlay, Progress
 from ckptmigrate.checkpoint import sidecar
-from ckptmigrate.errors import DamagedError, DestinationError, Retry
+from ckptmigrate.errors import (
+    CkptMigrateError,
+    DamagedError,
+    DestinationError,
+    Retry,
+    reason_of,
+)
 from ckptmigrate.planning.change import Change
 from ckptmigrate.text.commands import command, shell
 from ckptmigrate.versions.reading import read, read_unmarked
@@ -226,7 +232,7 @@ def _swap(change: Change, look: Callable[[Directory], None]) -> None:
         except BaseException as error:
             _take_back(path, error)
             raise
-    _finish(path, "rewritten", lambda: _settle(path))
+    _finish(path, "rewritten", lambda: _clean(path))
 
 
 def _staged(change: Change, swap: Swap) -> Directory:
@@ -235,31 +241,32 @@ def _staged(change: Change, swap: Swap) -> Directory:
     return Overlay(LocalDirectory(swap.path), {**dict.fromkeys(change.files), **staged})
 
 
-def _settle(path: Path) -> Outcome:
-    outcome = swapping.settle(path)
+def _clean(path: Path) -> None:
+    swapping.clean(path)
     swapping.release(path)
-    return outcome
 
 
 def _take_back(path: Path, why: BaseException) -> None:
     """Undo what a migration in place has done by now; if it was too late for that, say so."""
     try:
-        outcome = _settle(path)
+        outcome = swapping.settle(path)
+        swapping.release(path)
     except (OSError, DamagedError) as error:
         with contextlib.suppress(OSError):
             swapping.release(path)  # this run is over, even if its process goes on
-        reason = error.strerror if isinstance(error, OSError) else error.reason
         raise DestinationError(
-            f"cannot be written ({reason}), and the migration could not be taken back",
+            f"cannot be written ({reason_of(error)}), and the migration could not be taken back",
             path=path,
             fix=f"when it can be written again, run `{command('recover', path)}`",
         ) from error
-    if outcome is Outcome.COMMITTED and isinstance(why, OSError):
+    if outcome is Outcome.COMMITTED and isinstance(why, Exception):
         raise DestinationError(
-            f"was rewritten, and at the end the file system said: {why.strerror}",
+            f"was rewritten, and at the end the file system said: {reason_of(why)}",
             path=path,
             fix=f"look at it with `{command('inspect', path)}`",
         ) from why
+    if outcome is Outcome.ROLLED_BACK and isinstance(why, CkptMigrateError):
+        why.reason += f"; {outcome.value}"
 
 
 def _discard(destination: Path) -> None:

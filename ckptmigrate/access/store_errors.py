@@ -1,0 +1,124 @@
+"""What the libraries of object stores raise, in one sentence.
+
+botocore, google-auth and others have no common base; their names have been the same for years.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+from ckptmigrate.access.places import Place, Url
+from ckptmigrate.errors import DamagedError, StoreError
+from ckptmigrate.text.secrets import masked
+
+
+@contextlib.contextmanager
+def translated(place: Url, missing: Place | None = None) -> Iterator[None]:
+    """Say in one sentence what a library of a store raises.
+
+    Args:
+        missing: what it is that does not exist, if not the place.
+
+    Raises:
+        StoreError: the store cannot be reached, or refuses.
+        FileNotFoundError, FileExistsError: with the place as their text.
+    """
+    try:
+        yield
+    except (StoreError, DamagedError, FileExistsError):
+        raise
+    except FileNotFoundError as error:
+        if code_of(error) in ("NoSuchBucket", "NoSuchUpload"):
+            raise explained(error, place) from error
+        raise FileNotFoundError(str(missing or place)) from error
+    except Exception as error:
+        raise explained(error, place) from error
+
+
+def says_it_exists(error: Exception) -> bool:
+    """Whether a store refuses to write over an object."""
+    refusals = ("PreconditionFailed", "ConditionalRequestConflict", "412")
+    return isinstance(error, FileExistsError) or code_of(error) in refusals
+
+
+# The class or the code of an error -> what is wrong, and what to do.
+_CREDENTIALS: Final = (
+    "cannot be reached without credentials",
+    "set them where its library looks for them (AWS_PROFILE, "
+    "GOOGLE_APPLICATION_CREDENTIALS, the configuration of fsspec or multi-storage-client)",
+)
+_UNREACHABLE: Final = (
+    "cannot be reached",
+    "look at the endpoint (AWS_ENDPOINT_URL) and the network, then run this again",
+)
+_DENIED: Final = ("access is denied", "use credentials (AWS_PROFILE) that may do this")
+_BUSY: Final = ("is too busy to answer", "run this again later")
+_REFUSED: Final = (
+    "is refused: the server says that a precondition failed",
+    "look at what is between here and the store, such as a proxy, then run this again",
+)
+_WORDS: Final = {
+    "NoSuchBucket": ("does not exist", "name a bucket that does"),
+    "NoCredentialsError": _CREDENTIALS,
+    "PartialCredentialsError": _CREDENTIALS,
+    "CredentialRetrievalError": _CREDENTIALS,
+    "TokenRetrievalError": _CREDENTIALS,
+    "DefaultCredentialsError": _CREDENTIALS,
+    "RefreshError": _CREDENTIALS,
+    "ProfileNotFound": ("cannot be reached", "set AWS_PROFILE to a profile that is configured"),
+    "EndpointConnectionError": _UNREACHABLE,
+    "ConnectTimeoutError": _UNREACHABLE,
+    "ConnectionClosedError": _UNREACHABLE,
+    "ReadTimeoutError": _UNREACHABLE,
+    "ClientConnectorError": _UNREACHABLE,
+    "ConnectionRefusedError": _UNREACHABLE,
+    "TimeoutError": _UNREACHABLE,
+    "SlowDown": _BUSY,
+    "ServiceUnavailable": _BUSY,
+    "InternalError": _BUSY,
+    "500": _BUSY,
+    "503": _BUSY,
+    "PermissionError": _DENIED,
+    "NoSuchUpload": ("was not written: its upload was ended by something else", "run this again"),
+    "PreconditionFailed": _REFUSED,
+    "412": _REFUSED,
+}
+
+
+def explained(error: BaseException, place: Url) -> StoreError:
+    causes = list(_causes(error))
+    names = [code_of(error)] + [kind.__name__ for each in causes for kind in type(each).__mro__]
+    what, fix = next(
+        (_WORDS[name] for name in names if name in _WORDS),
+        (
+            "cannot be read or written",
+            "look at the URL, and at what the library of its store is set up with",
+        ),
+    )
+    # Of a bucket that is not there, the bucket is what the sentence is about.
+    about = place.root if "NoSuchBucket" in names else place
+    return StoreError(f"{what} ({first_line(error)})", path=about, fix=fix)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def code_of(error: BaseException) -> str:
+    """The code that the server gave an error, or the first of its causes that has one."""
+    for each in _causes(error):
+        response = getattr(each, "response", None)
+        if isinstance(response, dict):  # botocore
+            return str(response.get("Error", {}).get("Code", ""))
+        if type(each).__name__ == "HttpError":  # gcsfs
+            return str(getattr(each, "code", ""))
+    return ""
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return masked(lines[0].rstrip(".")) if lines else type(error).__name__

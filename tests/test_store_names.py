@@ -1,0 +1,101 @@
+"""Keys of a store that are no path below a directory: refused by name, never left out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import flaky_store
+import pytest
+from conftest import CLI, SAMPLES, Run
+from flaky_store import FlakyFileSystem, below
+from gcp_storage_emulator.server import create_server
+from object_stores import url
+from s3_server import BUCKET, Bucket
+
+import ckptmigrate
+from ckptmigrate import CkptMigrateError, migrate
+from ckptmigrate.access.places import Url
+
+pytest_plugins = ["store_fixtures"]
+
+SAMPLE = "0.18.2-idle-w1"
+CHECKPOINT = "iter_0000005"
+PUT = "import fsspec, sys; fsspec.filesystem('gs').pipe_file(sys.argv[1], sys.argv[2].encode())"
+
+
+@pytest.mark.parametrize("key", ["/x", "/deeper/x", "/", "sub//x", "../x", "./x", "sub/../x"])
+@pytest.mark.parametrize("where", [f"run/{CHECKPOINT}", "run"])
+def test_every_verb_names_it(key: str, where: str, tmp_path: Path) -> None:
+    run = flaky_store.put(SAMPLES / SAMPLE, "run")
+    FlakyFileSystem.objects[f"bucket/{where}/{key}"] = b"x"
+    before = below("")
+    verbs = {
+        "out": lambda: migrate(run, to="pre-rerun", output="flaky://bucket/out"),
+        "down": lambda: migrate(run, to="pre-rerun", output=tmp_path / "out"),
+    }
+    deep = key.startswith("sub") or where == "run"  # what a look at the checkpoint does not list
+    if not deep:
+        verbs["in place"] = lambda: migrate(run, to="pre-rerun", in_place=True)
+        verbs["inspect"] = lambda: ckptmigrate.inspect(run)
+        verbs["verify"] = lambda: ckptmigrate.verify(run)
+        verbs["repair"] = lambda: ckptmigrate.repair(run)
+    if where == "run":
+        verbs = {"all": lambda: ckptmigrate.verify(run, every=True)} if not deep else {}
+    for name, verb in verbs.items():
+        with pytest.raises(CkptMigrateError, match="holds an object with a part '") as caught:
+            verb()
+        assert caught.value.fix, name
+        assert below("") == before, name
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_object_that_stands_for_a_directory_is_none(tmp_path: Path) -> None:
+    """Consoles make an empty object named `run/`, which no migration carries over."""
+    run = flaky_store.put(SAMPLES / SAMPLE, "run")
+    for name in ("run/", f"run/{CHECKPOINT}/"):
+        FlakyFileSystem.objects[f"bucket/{name}"] = b""
+    assert ckptmigrate.inspect(run).layouts
+    migrate(run, to="pre-rerun", output="flaky://bucket/out")
+    migrate(run, to="pre-rerun", in_place=True)
+    FlakyFileSystem.objects[f"bucket/run/{CHECKPOINT}/"] = b"not empty"
+    with pytest.raises(CkptMigrateError, match="with a part ''"):
+        ckptmigrate.inspect(run)
+
+
+def test_what_lies_beside_the_checkpoint_is_not_its_business() -> None:
+    run = flaky_store.put(SAMPLES / SAMPLE, "run")
+    FlakyFileSystem.objects["bucket//x"] = b"x"
+    FlakyFileSystem.objects["bucket/other//x"] = b"x"
+    migrate(run, to="pre-rerun", output="flaky://bucket/out")
+    place = Url("flaky", "bucket/other")
+    assert place.is_dir()
+    assert not place.with_name("nothing").is_dir()
+
+
+def test_a_real_server(bucket: Bucket, s3: Run) -> None:
+    bucket.put(SAMPLES / SAMPLE, "run")
+    bucket.client.put_object(Bucket=BUCKET, Key=f"run/{CHECKPOINT}/", Body=b"")
+    assert s3("inspect", url("run")).returncode == 0
+    bucket.client.put_object(Bucket=BUCKET, Key=f"run/{CHECKPOINT}//x", Body=b"x")
+    told = s3("inspect", url("run"))
+    assert told.returncode == 1
+    assert f"{url('run')}/{CHECKPOINT}: holds an object with a part ''" in told.stderr
+
+
+@pytest.mark.full
+@pytest.mark.costly("gcsfs takes seconds to be imported")
+def test_google_cloud_storage(run: Run) -> None:
+    """gcsfs names a placeholder and an empty part alike."""
+    there = f"gs://{BUCKET}/run"
+    with create_server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET) as server:
+        told = {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{server._api._httpd.server_port}"}
+        made = run("downgrade", SAMPLES / SAMPLE, "--to", "split-rerun", "-o", there, **told)
+        assert made.returncode == 0, made.stderr
+        for key, content, status in (("/", "", 0), ("//x", "x", 1)):
+            words = [f"{there}/{CHECKPOINT}{key}", content]
+            put = CLI.run(words, code=PUT, env={**os.environ, **told})
+            assert put.returncode == 0, put.stderr
+            found = run("inspect", there, **told)
+            assert found.returncode == status, found.stderr
+            assert ("with a part ''" in found.stderr) == bool(status)
