@@ -146,7 +146,8 @@ def prepare(
         destination = places.absolute(destination)
         writer(destination).check_free(chosen.path)
         tracker = None  # the new root has one of its own
-    return Repair(migration.leading(plans, destination, text), tracker, why)
+    root = chosen.path if chosen.is_root and iteration is None else None
+    return Repair(migration.leading(plans, destination, text, root), tracker, why)
 
 
 def carry_out(

@@ -175,7 +175,8 @@ def test_a_corrupt_checkpoint_is_repaired(copy: Copy, run: Run) -> None:
     assert told["command"] is not None and told["reason"] is None
     done = run(*shlex.split(told["command"])[1:])
     assert done.returncode == 0, done.stderr
-    assert run("check", root, "--reader", "0.17").returncode == 0
+    made = root.with_name(f"{root.name}.repaired")
+    assert run("check", made, "--reader", "0.17").returncode == 0
     broken = SAMPLES / "0.17.1-corrupt-tp2"
     older = json.loads(run("check", broken, "--reader", "0.11", "--json").stdout)["fix"]
     assert older["command"] is None and "ckptmigrate repair" in older["reason"]

@@ -34,7 +34,7 @@ def test_inspect_text(run: Run) -> None:
 def test_inspect_says_what_it_cannot_tell_apart(run: Run) -> None:
     result = run("inspect", SAMPLES / "0.16.1-idle-w1")
     assert "none-emitting (or pre-rerun: its rerun facts fit them too)" in result.stdout
-    assert "attribute mcore_data absent: <0.8|>=0.16" in result.stdout
+    assert "metadata-class MCoreMetadata absent: <0.15|>=0.16" in result.stdout
     assert "argument async_strategy absent: <0.17" in result.stdout
 
 
@@ -379,6 +379,7 @@ def test_no_verb_imports_torch_or_megatron(tmp_path: Path, copy: Any) -> None:
         "diff": (root, SAMPLES / "0.18.2-idle-w1"),
         "upgrade": (root, "-o", tmp_path / "x", *lost),
         "downgrade": (root, "--to", "universal", "-o", tmp_path / "y", *lost),
+        "migrate": (root, "--to", "0.13", "-o", tmp_path / "z", *lost),
         "undo": (tmp_path / "migrated", "--dry-run"),
         "repair": (root,),
         "recover": (tmp_path,),

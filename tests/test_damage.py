@@ -138,7 +138,7 @@ def test_a_lost_marker_is_written_again(where: str, copy: Copy, run: Run, tmp_pa
         marker.unlink()
         before = tree_hash(root)
         assert codes(run, root) == {"marker-missing", "tracker-half-written"}
-        refused(run("check", root), "metadata.json is missing", "ckptmigrate repair")
+        refused(run("check", root), "metadata.json is missing", "ckptmigrate verify")
         if where == "in place":
             assert run("repair", root, "--in-place").returncode == 0
             assert marker.read_bytes() == written

@@ -461,8 +461,10 @@ def test_the_shipped_facts() -> None:
     for release in compat.known_releases:
         fitting = [r.layout for r in compat.layouts if facts.matches(release, r.releases)]
         assert len(fitting) == 1, release
-    # Presence and absence of a sign part the releases.
+    # Presence and absence of a sign part the releases, but where absence says nothing.
     for row in compat.writer_signs:
+        if row.absent == ">=0":
+            continue
         for release in compat.known_releases:
             present, absent = (facts.matches(release, s) for s in (row.present, row.absent))
             assert present != absent, (row.sign, release)

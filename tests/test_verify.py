@@ -297,6 +297,15 @@ def swap_dtype(read: Any) -> None:
 
 
 # code -> (sample, damage, options, the number of items, a word of the finding)
+def rerunning_in_place(root: Path) -> None:
+    state = torch_side.RerunState.RERUNNING_IN_PLACE
+    torch_side.edit_common(root, lambda common: common["rerun_state_machine"].update(state=state))
+
+
+def without_shapes(root: Path) -> None:
+    torch_side.edit_metadata(root, lambda metadata: delattr(metadata, "mcore_data"))
+
+
 DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]] = {
     "not-verified": (IDLE, zarr_beside, ("--all",), 0, "is a zarr checkpoint"),
     "marker-missing": (IDLE, remove("metadata.json"), (), 0, "metadata.json"),
@@ -327,6 +336,8 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]]
     "blob-not-read": (IDLE, large_blob, (), 1, "more than 67108864 bytes"),
     "unknown-symbol": (IDLE, hostile_blob, (), 1, RNG),
     "rerun-shards-missing": (CORRUPT, lambda root: None, (), 2, "tells of a rerun"),
+    "rerun-not-resumable": ("0.17.1-fault-w1", rerunning_in_place, (), 0, "no release resumes"),
+    "optimizer-shapes-missing": ("0.13.1-idle-dopt", without_shapes, (), 0, "no mcore_data"),
     "rerun-contradictory": (IDLE, odd_entry, (), 0, "which no release writes"),
     "rerun-shards-unclaimed": ("0.18.2-idle-tp2", without_entry, (), 2, "without a rerun entry"),
     "rerun-sentinel-missing": (IDLE, entry_without_shards, (), 0, "no shards"),
@@ -377,6 +388,8 @@ ALONGSIDE = {
 }
 ERRORS = [
     "not-verified",
+    "rerun-not-resumable",
+    "optimizer-shapes-missing",
     "marker-missing",
     "marker-unreadable",
     "metadata-missing",
@@ -484,7 +497,7 @@ def test_the_corrupt_sample_in_words(run: Run) -> None:
         "missing",
         "    rerun_state_machine_state/shard_0_2",
         "    rerun_state_machine_state/shard_1_2",
-        f"    fix: run `ckptmigrate repair {path} --in-place`",
+        f"    fix: run `ckptmigrate repair {SAMPLES / CORRUPT}`",
     ]
 
 

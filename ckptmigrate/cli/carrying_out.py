@@ -29,7 +29,7 @@ def carry_out(
     """Carry a migration out and print the result.
 
     Args:
-        print_path: print nothing but the root to load to standard output.
+        print_path: print nothing but the root to load.
     """
     recorder.add(lambda report: reporting.building.of_migration(report, prepared))
     used = None
@@ -40,15 +40,16 @@ def carry_out(
     if output.json:
         output.object(prepared.as_json(done=not dry_run, link=used))
         return
-    output.lines(render.recovered(prepared.recovered), err=print_path)
+    if print_path:
+        click.echo(str(prepared.load))
+        return
+    output.lines(render.recovered(prepared.recovered))
     for plan in prepared.plans:
-        output.lines(render.plan(plan, full=full), err=print_path)
+        output.lines(render.plan(plan, full=full))
     if dry_run:
         click.echo("dry run: nothing was written")
     else:
-        output.lines(render.outcome(prepared, used), err=print_path)
-    if print_path:
-        click.echo(str(prepared.load))
+        output.lines(render.outcome(prepared, used))
 
 
 def done(plans: Sequence[Plan], do: Callable[[Progress], Link | None]) -> Link | None:

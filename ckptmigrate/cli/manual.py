@@ -12,7 +12,7 @@ import click
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Which checkpoint": ("iteration", "every"),
     "What it leads to": ("to", "native", "rebuild", "drop", "allow_loss"),
-    "Where it goes": ("output", "destination", "in_place", "dry_run", "link"),
+    "Where it goes": ("output", "destination", "in_place", "dry_run", "link", "print_path"),
     "Many at once": ("jobs", "ledger", "shard", "scheduler", "retries"),
     "The job that reads it": (
         "release", "torch", "strict", "strictness", "job_tp", "job_pp", "job_cp", "job_world",

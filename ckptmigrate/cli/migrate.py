@@ -165,7 +165,7 @@ def downgrade(many: Many, to: str, **options: Any) -> None:
 @click.option(
     "--print-path",
     is_flag=True,
-    help="Print the root to load as the only line of stdout; everything else goes to stderr.",
+    help="Print nothing but the root to load; errors go to standard error.",
 )
 @_migration_options
 @several(ledger=True)
@@ -175,14 +175,15 @@ def migrate(many: Many, to: str, print_path: bool, **options: Any) -> None:
     """Make a checkpoint readable by a release, newer or older.
 
     Runs `upgrade` or `downgrade`, whichever leads to TARGET. Run again, it finds the result of the
-    first run, verifies it and changes nothing. With --print-path, PATH itself is printed where the
-    release resumes from it as it is.
+    first run, verifies it and changes nothing. --print-path is for scripts: with --print-path,
+    LOAD=$(ckptmigrate migrate ...) is the root to load, and that is PATH itself where the release
+    resumes from it as it is.
 
     \b
     Examples:
       ckptmigrate migrate run --to 0.13
       ckptmigrate migrate run --to 0.19 --dry-run
-      LOAD=$(ckptmigrate migrate run --to 0.11 --print-path)
+      ckptmigrate migrate run --to 0.11 --print-path
     """
     if print_path and (many.batch or options["every"] or options["dry_run"] or output.json):
         raise click.UsageError(
