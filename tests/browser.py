@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Literal
 
-from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
+# On a machine that has other work, too; by default an expectation has 5 s, all else 30 s.
+expect.set_options(timeout=30_000)  # milliseconds
 NAMES = ("chromium", "chromium-browser")
 PHONE: Final[ViewportSize] = {"width": 360, "height": 740}
 DESKTOP: Final[ViewportSize] = {"width": 1280, "height": 900}
@@ -76,7 +78,6 @@ def opened(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
 def in_context(browser: Browser, **options: Any) -> Iterator[Page]:
     """An empty page in a context of its own."""
     context = browser.new_context(**options)
-    context.set_default_timeout(5_000)  # milliseconds
     try:
         yield context.new_page()
     finally:

@@ -200,7 +200,7 @@ def test_search_finds_a_recipe_by_its_error(site: str, browser: Browser) -> None
             box.fill(words[:-1])
             box.press_sequentially(words[-1])
             first = at.locator(".md-search-result__link").first
-            expect(first).to_have_attribute("href", re.compile(r"recipes\.html"), timeout=15_000)
+            expect(first).to_have_attribute("href", re.compile(r"recipes\.html"))
 
 
 @pytest.mark.full
