@@ -5,17 +5,17 @@ Nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ckptmigrate.logs.kinds import Cause, ErrorKind, Recognised
+from ckptmigrate.logs.kinds import Cause, ErrorKind, Recognised, recognise
 from ckptmigrate.logs.looks import LOOKS, Look
 from ckptmigrate.logs.seen import Seen
 from ckptmigrate.planning import advice
 from ckptmigrate.planning.advice import Advice
 from ckptmigrate.releases import checking
-from ckptmigrate.releases.checking import RAISE_ALL, Job
+from ckptmigrate.releases.checking import RAISE_ALL, Job, Verdict
 from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.readers import readers
 
@@ -60,20 +60,31 @@ def decide(found: Recognised, seen: Seen) -> tuple[Decision, ...]:
     return tuple(sorted(decisions, key=lambda each: order[each.look.holds if each.look else None]))
 
 
-def predict(kind: ErrorKind, seen: Seen) -> Prediction | None:
-    """The releases that `check` expects to fail with this error on a checkpoint, and the fix."""
+def predict(kind: ErrorKind, seen: Seen, text: str = "") -> Prediction | None:
+    """The releases that `check` expects to fail with this error on a checkpoint, and the fix.
+
+    Args:
+        kind: the error.
+        seen: the checkpoint.
+        text: the line of the log, which narrows the releases down where they print other texts.
+    """
     if seen.reading is None:
         return None
     job = _JOBS.get(kind.error, Job())
     verdicts = [checking.check(seen.reading, each, job) for each in readers(compat())]
-    failing = [
-        each for each in verdicts if any(kind.search(found.error) for found in each.obstacles)
-    ]
-    if not failing:
+
+    def failing(test: Callable[[str], bool]) -> list[Verdict]:
+        return [each for each in verdicts if any(test(found.error) for found in each.obstacles)]
+
+    def is_kind(error: str) -> bool:
+        recognised = recognise(error)
+        return recognised is not None and recognised.kind is kind
+
+    found = failing(lambda error: is_kind(error) and kind.same(error, text)) or failing(is_kind)
+    if not found:
         return None
-    named = (seen.path,)
-    releases = tuple(each.reader.release for each in failing)
-    return Prediction(releases, advice.advise(seen.reading, failing[-1], job, named))
+    releases = tuple(each.reader.release for each in found)
+    return Prediction(releases, advice.advise(seen.reading, found[-1], job, (seen.path,)))
 
 
 def _look(cause: Cause, values: Mapping[str, str], seen: Seen) -> Look | None:

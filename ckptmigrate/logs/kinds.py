@@ -97,6 +97,13 @@ class ErrorKind:
             return match
         return None
 
+    def same(self, one: str, other: str) -> bool:
+        """Whether two texts of this kind match the same pattern, with the same key if any."""
+        first, second = self.search(one), self.search(other)
+        if first is None or second is None or first.re is not second.re:
+            return False
+        return first.groupdict().get("key") == second.groupdict().get("key")
+
 
 @dataclass(frozen=True)
 class Recognised:

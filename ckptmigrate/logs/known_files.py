@@ -205,7 +205,7 @@ ROWS: Final = (
                 "the save did not finish: an asynchronous save writes .metadata at its end",
                 "load an earlier iteration; `ckptmigrate verify {path}` names the state of each",
                 tell="the last save in the log of the run that wrote it has no end",
-                look="no-metadata",
+                look="save-unfinished",
             ),
             Cause(
                 "a copy or download left out files whose name begins with a dot",

@@ -170,7 +170,8 @@ ROWS: Final = (
                 "the checkpoint stores a key per layer, or gated layers in halves "
                 "(singleton_local_shards, non-homogeneous layers), and the job asks for all "
                 "layers in one key, or the reverse",
-                f"{CHECK}: releases up to 0.13 do not know the form with a key per layer",
+                "run `ckptmigrate check {path}`; releases up to 0.13 do not know the form with a key "
+                "per layer",
                 tell="the checkpoint has the same key with a layer number in it, or without it",
                 look="per-layer-keys",
             ),

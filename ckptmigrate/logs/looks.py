@@ -73,19 +73,33 @@ def _file(seen: Seen, name: str, wanted: bool) -> Look:
     return Look(there is wanted, f"{seen.place} {'has' if there else 'has no'} {name}")
 
 
+def _no_marker(seen: Seen, _: Mapping[str, str]) -> Look:
+    if MARKER_FILE not in seen.files and not _has_data(seen):
+        return Look(False, f"{seen.place} has neither .metadata nor *.distcp files")
+    return _file(seen, MARKER_FILE, False)
+
+
 def _other_format(seen: Seen, _: Mapping[str, str]) -> Look | None:
     if isinstance(seen.refusal, UnsupportedFormatError) and common.FILE not in seen.files:
         return Look(True, f"{seen.place} {seen.refusal.reason}")
-    ours = metadata.FILE in seen.files or any(PAYLOAD.fullmatch(name) for name in seen.files)
-    what = "has" if ours else "has neither"
-    return Look(not ours, f"{seen.place} {what} .metadata {'or' if ours else 'nor'} *.distcp files")
+    if _has_data(seen):
+        return Look(False, f"{seen.place} has .metadata or *.distcp files")
+    return Look(True, f"{seen.place} has neither .metadata nor *.distcp files")
 
 
-def _dot_files(seen: Seen, _: Mapping[str, str]) -> Look | None:
+def _has_data(seen: Seen) -> bool:
+    return metadata.FILE in seen.files or any(map(PAYLOAD.fullmatch, seen.files))
+
+
+def _unfinished(seen: Seen, values: Mapping[str, str]) -> Look:
+    return _dot_files(seen, values, False) or _file(seen, metadata.FILE, False)
+
+
+def _dot_files(seen: Seen, _: Mapping[str, str], holds: bool = True) -> Look | None:
     cache = seen.path / ".cache" / "huggingface"
-    if metadata.FILE not in seen.files and cache.is_dir():
-        return Look(True, f"{cache} shows that it was downloaded, without .metadata")
-    return None
+    if metadata.FILE in seen.files or not cache.is_dir():
+        return None
+    return Look(holds, f"{cache} shows that it was downloaded, without .metadata")
 
 
 def _args(seen: Seen, wanted: bool) -> Look | None:
@@ -200,8 +214,9 @@ def _only_adapters(seen: Seen, _: Mapping[str, str]) -> Look | None:
 def _unlike(seen: Seen, values: Mapping[str, str]) -> Look | None:
     if not seen.keys or values.get("key") in seen.keys:
         return None
-    if _per_layer(seen, values) or _prefixed(seen, values):
-        return Look(False, "the checkpoint has a key like it")
+    adapters = _only_adapters(seen, values)
+    if _per_layer(seen, values) or _prefixed(seen, values) or (adapters and adapters.holds):
+        return Look(False, "the checkpoint shows another cause")
     return Look(True, f"none of its {len(seen.keys)} keys is like it")
 
 
@@ -224,7 +239,7 @@ def _lost_data(seen: Seen, wanted: str) -> Look | None:
         return None
     if "mcore_data" in seen.manifest.metadata.attributes:
         return Look(False, ".metadata has mcore_data")
-    releases = evidence.writer(seen.manifest, compat()).releases
+    releases = evidence.writer(seen.manifest, compat()).releases or _of_layout(seen)
     old = [release for release in releases if matches(release, "<0.16")]
     found = "lost" if releases and len(old) == len(releases) else "" if old else "not-written"
     if not found or not releases:
@@ -232,6 +247,13 @@ def _lost_data(seen: Seen, wanted: str) -> Look | None:
     return Look(
         found == wanted, f"{' or '.join(releases)} wrote the checkpoint, without mcore_data"
     )
+
+
+def _of_layout(seen: Seen) -> tuple[str, ...]:
+    """The releases that write the layouts that fit, where the other signs contradict."""
+    rows = [compat().row(layout.ID) for layout in (seen.reading.layouts if seen.reading else ())]
+    known = compat().known_releases
+    return tuple(each for each in known if any(matches(each, row.releases) for row in rows))
 
 
 def _groups(seen: Seen, values: Mapping[str, str], wanted: bool) -> Look | None:
@@ -272,8 +294,8 @@ LOOKS: Final[Mapping[str, Test]] = {
     "no-tracker": lambda seen, _: _tracker(seen, False),
     "tracker-dangling": _dangling,
     "has-marker": lambda seen, _: _file(seen, MARKER_FILE, True),
-    "no-marker": lambda seen, _: _file(seen, MARKER_FILE, False),
-    "no-metadata": lambda seen, _: _file(seen, metadata.FILE, False),
+    "no-marker": _no_marker,
+    "save-unfinished": _unfinished,
     "no-dot-files": _dot_files,
     "other-format": _other_format,
     "has-args": lambda seen, _: _args(seen, True),
