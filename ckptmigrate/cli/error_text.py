@@ -34,7 +34,11 @@ def error(found: Explanation, answer: Answer, *, of_log: bool = False) -> list[L
         of_log: whether to show the line of the log: somebody who passed it knows it.
     """
     lines = [Line(f"{found.word}: {found.what}", hang=2, style="bold")]
-    lines += _causes(answer, found.remedy)
+    lines += _causes(answer)
+    # Of an error that was asked for by name: what was measured of it.
+    lines += _rows("then", (each for each in found.remedy if each not in answer.fixes))
+    causes = [each.cause.why for each in answer.open]
+    lines += _rows("said", (each for each in found.why if each not in causes))
     lines += _rows("ruled out", map(_with_evidence, answer.ruled_out))
     if answer.found is not None and (of_log or answer.found.count > 1 or answer.found.ranks):
         lines += _rows("line", _where(answer.found))
@@ -76,11 +80,11 @@ def log(answer: LogAnswer, explained: Sequence[Explanation]) -> list[Line]:
     return lines
 
 
-def _causes(answer: Answer, fixes: Iterable[str]) -> list[Line]:
+def _causes(answer: Answer) -> list[Line]:
     considered = answer.open
     if len(considered) <= 1:
         lines = [line for each in considered for line in _cause("cause", each)]
-        return lines + _rows("fix", fixes)
+        return lines + _rows("fix", answer.fixes)
     same = len({answer.fix(each) for each in considered}) == 1
     lines = []
     for number, each in enumerate(considered, 1):
@@ -90,7 +94,7 @@ def _causes(answer: Answer, fixes: Iterable[str]) -> list[Line]:
         if not same:
             lines.append(Line(answer.fix(each), "fix: ", 2 + _COLUMN))
     first = () if answer.prediction is None else predicted_fixes(answer.prediction)
-    return lines + _rows("fix", fixes if same else first)
+    return lines + _rows("fix", answer.fixes if same else first)
 
 
 def _cause(label: str, decision: Decision) -> list[Line]:

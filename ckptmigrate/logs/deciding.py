@@ -14,10 +14,7 @@ from ckptmigrate.logs.looks import LOOKS, Look
 from ckptmigrate.logs.seen import Seen
 from ckptmigrate.planning import advice
 from ckptmigrate.planning.advice import Advice
-from ckptmigrate.releases import checking
 from ckptmigrate.releases.checking import RAISE_ALL, Job, Verdict
-from ckptmigrate.releases.facts import compat
-from ckptmigrate.releases.readers import readers
 
 # What a job has to be like for `check` to predict the error.
 _JOBS: Final = {
@@ -71,7 +68,7 @@ def predict(kind: ErrorKind, seen: Seen, text: str = "") -> Prediction | None:
     if seen.reading is None:
         return None
     job = _JOBS.get(kind.error, Job())
-    verdicts = [checking.check(seen.reading, each, job) for each in readers(compat())]
+    verdicts = seen.verdicts(job)
 
     def failing(test: Callable[[str], bool]) -> list[Verdict]:
         return [each for each in verdicts if any(test(found.error) for found in each.obstacles)]

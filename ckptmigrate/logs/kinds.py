@@ -69,6 +69,8 @@ class ErrorKind:
         needs_frames: whether the kind fits only with such a traceback.
         announces: whether the line only announces an error that another line names: it is left
             out where a log has a line of another kind.
+        unless: regular expression of a line that is not explained and shows that this kind is
+            not either; empty for none.
         fits: a condition on what the pattern took from the line; None for none.
     """
 
@@ -83,6 +85,7 @@ class ErrorKind:
     frames: str = ""
     needs_frames: bool = False
     announces: bool = False
+    unless: str = ""
     fits: Callable[[Mapping[str, str]], bool] | None = None
 
     @cached_property
@@ -130,7 +133,7 @@ def missing(key: str) -> tuple[str, ...]:
     """
     return (
         rf"Missing key in checkpoint state_dict: (?P<key>{key}){_END}",
-        rf"(?P<key>{key}) from model not in state dict",
+        rf"(?:^|[\s'\"])(?P<key>{key}) from model not in state dict",
     )
 
 

@@ -96,7 +96,7 @@ ROWS: Final = (
     ErrorKind(
         "not-distributed",
         (
-            r"(?P<file>\S+) is not a distributed checkpoint",
+            r"(?:^|\s)(?P<file>\S+) is not a distributed checkpoint",
             r"unknown checkpoint format in (?P<file>\S+)",
         ),
         "CheckpointingException: /ckpt/iter_0000100 is not a distributed checkpoint",
@@ -234,8 +234,9 @@ ROWS: Final = (
         (
             r"'str' object has no attribute 'iterdir'",
             r"Common file (?P<file>\S+) does not exist",
+            r"CheckpointingException: Common file\b",
             r"No such file or directory: '(?P<file>[^']*/common\.pt)'",
-            r"(?P<file>\S*common\.pt) does not exist",
+            r"(?:^|\s)(?P<file>\S*common\.pt) does not exist",
         ),
         "CheckpointingException: Common file /ckpt/iter_0000100/common.pt does not exist",
         "the release looks for the common state in common.pt, and the file is not there",
@@ -316,7 +317,7 @@ ROWS: Final = (
     ErrorKind(
         "zarr-array",
         (
-            r"Error opening \"zarr\" driver: .*?\"(?P<file>[^\"]+)/\.zarray\"",
+            r"Error opening \"zarr\" driver: [^\"]{0,400}\"(?P<file>[^\"]+)/\.zarray\"",
             r"Error opening \"zarr\" driver",
             r"CheckpointingException: Array (?P<file>\S+) (?:could not be loaded|not found)",
         ),

@@ -11,6 +11,9 @@ _LOAD: Final = f"{_TRAINING} load_checkpoint"
 _OPTIMIZER: Final = "megatron/core/optimizer"
 _NO_OPTIMIZER: Final = "run the job with --no-load-optim"
 _MEGATRON_FRAMES: Final = r"megatron|checkpointing\.py:|dist_checkpointing/"
+_NUMPY_RELEASES: Final = (
+    "numpy.product in core_v0.9.0 to core_v0.15.3 megatron/core/dist_checkpointing/validation.py"
+)
 
 ROWS: Final = (
     # -- the optimizer
@@ -222,7 +225,7 @@ ROWS: Final = (
     ErrorKind(
         "argument-mismatch",
         (
-            r"(?P<key>\w+) value from checkpoint \((?P<saved>[^)]*)\) is not equal to the input "
+            r"\b(?P<key>\w+) value from checkpoint \((?P<saved>[^)]*)\) is not equal to the input "
             r"argument value \((?P<wanted>[^)]*)\)",
         ),
         "AssertionError: num_layers value from checkpoint (24) is not equal to the input argument "
@@ -311,5 +314,20 @@ ROWS: Final = (
         "core_v0.9.0 to core_v0.16.1 megatron/core/dist_checkpointing/validation.py "
         "_validate_objects_for_key, _validate_sharding_for_key; NVIDIA-NeMo/RL issues 1053, 1128; "
         "NVIDIA-NeMo/Megatron-Bridge issue 1210",
+    ),
+    ErrorKind(
+        "numpy-product",
+        (r"module 'numpy' has no attribute 'product'",),
+        "AttributeError: module 'numpy' has no attribute 'product'",
+        "Megatron-Core up to 0.15 calls numpy.product, which NumPy 2 does not have; this is not "
+        "a problem of the checkpoint",
+        (
+            Cause(
+                "an old Megatron-Core runs with NumPy 2",
+                "install numpy<2, or run the job with Megatron-Core 0.16 or later",
+            ),
+        ),
+        f"{_NUMPY_RELEASES}; NVIDIA/Megatron-LM issue 1563",
+        since="<0.16",
     ),
 )

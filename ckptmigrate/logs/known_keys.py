@@ -66,6 +66,7 @@ ROWS: Final = (
             Cause(
                 "another release wrote the checkpoint: with expert parallelism their grids differ",
                 f"{CHECK}; or run the job with --no-load-rng",
+                tell="the parallel sizes of the job are those of the checkpoint",
             ),
             Cause(
                 "the job has another number of ranks than the job that wrote it, or it was saved "
@@ -170,8 +171,8 @@ ROWS: Final = (
                 "the checkpoint stores a key per layer, or gated layers in halves "
                 "(singleton_local_shards, non-homogeneous layers), and the job asks for all "
                 "layers in one key, or the reverse",
-                "run `ckptmigrate check {path}`; releases up to 0.13 do not know the form with a key "
-                "per layer",
+                "run `ckptmigrate check {path}`; releases up to 0.13 do not know the form with a "
+                "key per layer",
                 tell="the checkpoint has the same key with a layer number in it, or without it",
                 look="per-layer-keys",
             ),
@@ -323,6 +324,7 @@ ROWS: Final = (
         (Cause("0.11 or later wrote the checkpoint, and the job runs 0.10 or older", CHECK),),
         "core_v0.10.0, core_v0.11.0 megatron/core/dist_checkpointing/strategies/torch.py "
         "sharded_tensor_to_torch_sharded_tensor; 0.10.0 on samples/0.13.1-idle-dopt",
+        since="<0.11",
         fits=other_dimensions,
     ),
     ErrorKind(

@@ -20,9 +20,6 @@ from ckptmigrate.logs.kinds import (
 
 _TORCH_LOAD: Final = "torch 2.13.0 torch/serialization.py load"
 _VALIDATION: Final = "core_v0.17.1 to core_v0.19.0 megatron/core/dist_checkpointing/validation.py"
-_NUMPY_RELEASES: Final = (
-    "numpy.product in core_v0.9.0 to core_v0.15.3 megatron/core/dist_checkpointing/validation.py"
-)
 _READ_FRAMES: Final = rf"{METADATA_FRAMES}|{DATA_FRAMES}|{COMMON_FRAMES}"
 
 # Names that checkpoints of Megatron pickle: other programs do not load them.
@@ -94,6 +91,23 @@ ROWS: Final = (
         _TORCH_LOAD,
         sure=Sure.LIKELY,
         frames=LOAD_FRAMES,
+    ),
+    ErrorKind(
+        "truncated-archive",
+        (r"\[Errno 22\] Invalid argument$", r"negative seek value -\d+"),
+        "OSError: [Errno 22] Invalid argument",
+        "a file or an object of the checkpoint is truncated: torch.load looks for the end of its "
+        "archive before the beginning",
+        (
+            Cause(
+                "the save or the copy of the file did not finish",
+                f"{VERIFY}: it reads every pickle and names the file",
+                look="damaged-file",
+            ),
+        ),
+        _TORCH_LOAD,
+        frames=_READ_FRAMES,
+        needs_frames=True,
     ),
     ErrorKind(
         "empty-pickle",
@@ -177,7 +191,7 @@ ROWS: Final = (
             ),
         ),
         "core_v0.9.0 to core_v0.16.1 megatron/core/dist_checkpointing/strategies/torch.py "
-        "MCoreSavePlan; not in core_v0.7.0",
+        "MCoreSavePlan",
         since="<0.8",
     ),
     ErrorKind(
@@ -248,7 +262,7 @@ ROWS: Final = (
                 look="numpy-2",
             ),
         ),
-        f"numpy 2.0.0 release notes (numpy.core became numpy._core); {_NUMPY_RELEASES}",
+        "numpy 2.0.0 release notes (numpy.core became numpy._core)",
     ),
     ErrorKind(
         "python-3.13-path",
@@ -263,7 +277,7 @@ ROWS: Final = (
                 look="python-3.13",
             ),
         ),
-        "CPython 3.13 Lib/pathlib/_local.py; case python313-0.12.3",
+        "CPython 3.13 (the package Lib/pathlib); case python313-0.12.3",
     ),
     ErrorKind(
         "foreign-module",
@@ -321,11 +335,26 @@ ROWS: Final = (
         "SAFE_GLOBALS",
     ),
     ErrorKind(
-        "weights-only",
+        "not-allowed-foreign",
+        (rf"Unsupported (?:global: GLOBAL|class) (?P<key>{ANY_KEY})(?:$|\s)",),
+        "WeightsUnpickler error: Unsupported global: GLOBAL my_project.Config was not an allowed "
+        "global by default.",
+        "torch.load with weights_only (the default since torch 2.6) refuses a class in the "
+        "checkpoint that is not of Megatron",
         (
-            r"Weights only load failed",
-            rf"Unsupported (?:global: GLOBAL|class) (?P<key>{ANY_KEY})(?:$|\s)",
+            Cause(
+                "a framework put its own class into the common state",
+                CHECK,
+                look="foreign-global",
+            ),
         ),
+        _TORCH_LOAD,
+        frames=_READ_FRAMES,
+        needs_frames=True,
+    ),
+    ErrorKind(
+        "weights-only",
+        (r"Weights only load failed",),
         "_pickle.UnpicklingError: Weights only load failed. This file can still be loaded",
         "torch.load with weights_only (the default since torch 2.6) refuses a file; the line "
         "`Unsupported global: GLOBAL ...` that follows names the class",
@@ -346,6 +375,8 @@ ROWS: Final = (
         _TORCH_LOAD,
         sure=Sure.POSSIBLE,
         frames=LOAD_FRAMES,
+        announces=True,
+        unless=r"Unsupported (?:global: GLOBAL|class) ",
     ),
     ErrorKind(
         "unknown-member",
@@ -358,20 +389,5 @@ ROWS: Final = (
         (Cause("another release wrote the checkpoint", CHECK),),
         "core_v0.13.1, core_v0.14.0, core_v0.16.1 megatron/core/enums.py ModelType; "
         "core_v0.16.1 megatron/core/transformer/enums.py CudaGraphScope",
-    ),
-    ErrorKind(
-        "numpy-product",
-        (r"module 'numpy' has no attribute 'product'",),
-        "AttributeError: module 'numpy' has no attribute 'product'",
-        "Megatron-Core up to 0.15 calls numpy.product, which NumPy 2 does not have; this is not "
-        "a problem of the checkpoint",
-        (
-            Cause(
-                "an old Megatron-Core runs with NumPy 2",
-                "install numpy<2, or run the job with Megatron-Core 0.16 or later",
-            ),
-        ),
-        f"{_NUMPY_RELEASES}; NVIDIA/Megatron-LM issue 1563",
-        since="<0.16",
     ),
 )

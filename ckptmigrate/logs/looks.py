@@ -226,10 +226,14 @@ def _unlike(seen: Seen, values: Mapping[str, str]) -> Look | None:
 def _arguments(
     seen: Seen, values: Mapping[str, str], *names: str, holds: bool | None
 ) -> Look | None:
-    stored, saved = seen.shape(values.get("key", "")), numbers(values.get("saved", ""))
+    key = values.get("key", "")
+    stored, saved, other = seen.shape(key), numbers(values.get("saved", "")), ""
     if stored and stored != saved:
-        what = f"it stores {list(stored)} under this key, not the loaded shape of the log"
-        return Look(None, f"{what}: the log may be about another checkpoint")
+        other = f"it stores {list(stored)} under this key, not the loaded shape of the log"
+    elif key and seen.keys and key not in seen.keys:
+        other = f"the checkpoint has no key {key}"
+    if other:
+        return Look(None, f"{other}: the log may be about another checkpoint")
     told = [f"{name} {value}" for name in names if (value := seen.argument(name)) is not None]
     return Look(holds, f"the checkpoint has {', '.join(told)}") if told else None
 

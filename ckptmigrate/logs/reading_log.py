@@ -36,9 +36,9 @@ _PREFIX: Final = re.compile(
     | \[\d+,(?P<mpi>\d+)\](?:<std(?:err|out)>)?:?\s?           # mpirun --tag-output
     | \[(?P<tag>\d+)\]:?\s                                     # mpiexec -prepend-rank
     | \s{0,6}(?P<task>\d{1,6}):\s                              # srun --label
-    | \((?P<actor>[\w.]+(?:\([^)]*\))?\spid=\d+(?:,\sip=[\w.:]+)?)\)\s?  # Ray
-    | (?P<host>\d+(?:\.\d+){3}|[a-z][\w.-]*\d[\w.-]*):\s       # pdsh, the launcher of DeepSpeed
-    | (?P<role>[\w.-]+/\d+)\s(?=\[)                            # NeMo-Run
+    | \((?P<actor>[\w.]{1,80}(?:\([^)]{0,80}\))?\spid=\d+(?:,\sip=[\w.:]+)?)\)\s?  # Ray
+    | (?P<host>\d+(?:\.\d+){3}|[a-z][\w.-]{0,60}\d[\w.-]{0,60}):\s  # pdsh, DeepSpeed
+    | (?P<role>[\w.-]{1,80}/\d+)\s(?=\[)                            # NeMo-Run
     | \[NeMo\s[IWED]\s[^\]]*\]\s?
     | \[?\d{4}-\d\d-\d\d[ T]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?(?:\s?[,:|-])?\s?
     | \[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?(?:\s?[:|-])?\s?
@@ -52,13 +52,14 @@ _BOXED: Final = re.compile(r"\s*│\s*(?P<file>\S+\.py):\d+ in (?P<function>[\w<
 _BOX: Final = ("│", "╭", "╰")
 _HEADER: Final = re.compile(r"Traceback \(most recent call last\)")
 _OF_RANK: Final = re.compile(r"\(RANK (\d+)\)")  # torch.distributed.checkpoint
-_ERROR: Final = re.compile(r"(?:[A-Za-z_][\w.]*\.)?\w*(?:Error|Exception)(?:: |$)")
+_ERROR: Final = re.compile(r"[A-Za-z_][\w.]{0,200}(?:Error|Exception)(?:: |$)")
 # Errors that only say that a rank failed with another one.
 _WRAPPER: Final = re.compile(r"CheckpointException ranks:|ChildFailedError|RayTaskError")
 # Every line that matters has one of these, and few other lines have: most lines are not looked at.
 _WORDS: Final = (
     "Error", "Exception", "Traceback", 'File "', ".py:", "heckpoint", "metadata", "issing ",
     "nexpected ", "nsupported ", "nable to ", "nvalid ", "mismatch", "has no ", " not ",
+    "attribute '", "sharding_type",
 )  # fmt: skip
 
 
@@ -127,7 +128,7 @@ def read_log(file: BinaryIO) -> Log:
 
 def read_text(text: str) -> Log:
     """Find the known errors in a text, such as one line of a log."""
-    return _Reader().read(io.StringIO(text))
+    return _Reader(every_line=True).read(io.StringIO(text))
 
 
 def _decoded(file: BinaryIO) -> io.TextIOWrapper:
@@ -147,26 +148,31 @@ def _decoded(file: BinaryIO) -> io.TextIOWrapper:
 
 
 class _Reader:
-    """The state of reading one log."""
+    """The state of reading one log.
 
-    def __init__(self) -> None:
+    Args:
+        every_line: whether to look at lines without a word of `_WORDS`, too.
+    """
+
+    def __init__(self, *, every_line: bool = False) -> None:
+        self.every_line = every_line
         self.streams: dict[str, _Stream] = {}
         self.ranks: set[str] = set()
         self.found: dict[str, Found] = {}
         self.others: dict[str, int] = {}
         self.number = 0
-        self.pending = 0  # streams whose last line can go on in the next one
+        self.waiting: set[str] = set()  # whose last line can go on in the next one
 
     def read(self, file: io.TextIOBase) -> Log:
         read = 0
         while chunk := file.readline(_LONGEST_LINE):
             self.number += 1
             read += len(chunk)
-            if self.pending or _can_matter(chunk):
+            if self.every_line or self.waiting or _can_matter(chunk):
                 for text in _texts(chunk.rstrip("\r\n")):
                     self._line(text)
-            while chunk and not chunk.endswith("\n"):  # the rest of a long line
-                chunk = file.readline(_LONGEST_LINE)
+            while chunk and not chunk.endswith("\n") and read <= _LONGEST_LOG:
+                chunk = file.readline(_LONGEST_LINE)  # the rest of a long line
                 read += len(chunk)
             if read > _LONGEST_LOG:
                 return self._log(whole=False)
@@ -181,6 +187,8 @@ class _Reader:
     def _line(self, line: str) -> None:
         identity, text = self._stripped(line)
         stream = self._stream(identity)
+        if stream.pending is None:
+            self.waiting.discard(identity)
         frame = _FRAME.match(text) or _BOXED.match(text)
         if frame is not None:
             if not stream.is_open and stream.since > _MESSAGE_LINES:
@@ -191,7 +199,7 @@ class _Reader:
             stream.pending = None
             return
         if _HEADER.search(text):
-            stream.mixed = stream.is_open and bool(stream.frames)
+            stream.mixed = stream.is_open  # the one before has no exception line yet
             if not stream.mixed:
                 stream.frames.clear()
             stream.is_open, stream.pending = True, None
@@ -206,24 +214,35 @@ class _Reader:
 
     def _candidate(self, identity: str, stream: _Stream, text: str) -> None:
         pending, stream.pending = stream.pending, None
-        self.pending -= pending is not None
+        self.waiting.discard(identity)
         in_message = stream.since <= _MESSAGE_LINES
         frames = tuple(stream.frames) if in_message else None
         recognised = recognise(text, frames)
         if recognised is None and pending is not None:
-            recognised, text = recognise(f"{pending} {text}", frames), f"{pending} {text}"
+            whole = f"{pending} {text}"
+            recognised = recognise(whole, frames)
+            text = text if recognised is None else whole
         if recognised is not None:
-            if frames and stream.mixed and recognised.sure is Sure.CERTAIN:
-                sure = Sure.LIKELY if recognised.kind.frames else recognised.kind.sure
-                recognised = replace(recognised, sure=sure)
+            if frames and stream.mixed:
+                recognised = replace(recognised, sure=recognised.kind.sure)
             rank = stream.of_rank if in_message and stream.of_rank else identity
             self._add(recognised, text, rank)
             self.others.pop(pending or "", None)
-        elif _ERROR.match(text) and not _WRAPPER.search(text):
+            return
+        self._withdraw(text)
+        if _ERROR.match(text) and not _WRAPPER.search(text):
             stream.pending = text
-            self.pending += 1
+            self.waiting.add(identity)
             if len(self.others) < _MOST_OTHERS:
                 self.others.setdefault(text, self.number)
+
+    def _withdraw(self, text: str) -> None:
+        """Drop what is not certain and what an unexplained line shows to be of another kind."""
+        for name, each in list(self.found.items()):
+            other = each.recognised.kind.unless
+            unsure = each.recognised.sure is not Sure.CERTAIN
+            if unsure and other and re.search(other, text):
+                del self.found[name]
 
     def _add(self, recognised: Recognised, text: str, rank: str) -> None:
         ranks = frozenset((rank,)) if rank else frozenset[str]()

@@ -13,6 +13,10 @@ from ckptmigrate.checkpoint import metadata
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.inert.tree import Object
+from ckptmigrate.releases import checking
+from ckptmigrate.releases.checking import Job, Verdict
+from ckptmigrate.releases.facts import compat
+from ckptmigrate.releases.readers import readers
 from ckptmigrate.verifying import roots
 from ckptmigrate.verifying.findings import Finding
 from ckptmigrate.versions.reading import Reading, read
@@ -30,6 +34,7 @@ class Seen:
 
     def __init__(self, path: Place) -> None:
         self.path = places.absolute(path)
+        self._verdicts: dict[Job, tuple[Verdict, ...]] = {}
         locate.require_directory(self.path)
 
     @cached_property
@@ -111,6 +116,16 @@ class Seen:
             size = size.args[0]
         is_shape = isinstance(size, tuple) and all(type(number) is int for number in size)
         return tuple(size) if is_shape and isinstance(size, tuple) else ()
+
+    def verdicts(self, job: Job) -> tuple[Verdict, ...]:
+        """What `check` predicts for a job of each release; none where it cannot be read."""
+        if self.reading is None:
+            return ()
+        if job not in self._verdicts:
+            self._verdicts[job] = tuple(
+                checking.check(self.reading, each, job) for each in readers(compat())
+            )
+        return self._verdicts[job]
 
     @cached_property
     def _verified(self) -> verification.Verification | CkptMigrateError:

@@ -8,7 +8,9 @@ Runs in a process of its own with a release on PYTHONPATH, and reads jobs from s
         asks for the states of two optimizers in one, by the rule of this release: its own
         ChainedOptimizer makes the template out of what each of the two would ask for;
     {"checkpoint": DIR, "flattened": {"key": KEY, "shape": shape, "range": [start, stop]}}
-        asks for a flattened range of one optimizer state.
+        asks for a flattened range of one optimizer state;
+    {"checkpoint": DIR, "tensors": {key: shape}, "strict": POLICY}
+        asks for whole tensors, by default with the policy of training.
 
 Tells one line of JSON per job: {"digests": [...]}, {"keys": [...]} or {"error": text}.
 """
@@ -105,7 +107,20 @@ def flattened(job: dict[str, Any]) -> dict[str, Any]:
     return {"keys": [asked["key"]]}
 
 
-KINDS = {"objects": objects, "chained": chained, "flattened": flattened}
+def tensors(job: dict[str, Any]) -> dict[str, Any]:
+    """Load whole tensors."""
+    template = {
+        key: ShardedTensor.from_rank_offsets(key, torch.empty(shape))
+        for key, shape in job["tensors"].items()
+    }
+    strict = job.get("strict", "assume_ok_unexpected")
+    dist_checkpointing.load(
+        template, job["checkpoint"], validate_access_integrity=False, strict=strict
+    )
+    return {"keys": list(job["tensors"])}
+
+
+KINDS = {"objects": objects, "chained": chained, "flattened": flattened, "tensors": tensors}
 
 
 def main() -> None:
