@@ -144,8 +144,8 @@ def _unknown(word: str) -> RefusedError:
         fix = f"to read a log run `{command('explain', '-')} < {shell(word)}`"
     else:
         fix = f"for all that can be explained see `{command('explain')}`"
-    what = "no load error that is known" if " " in word.strip() else "nothing to explain"
-    return RefusedError(f"there is nothing to explain of {word!r}: {what}", fix=fix)
+    text = ": it is not a known load error" if " " in word.strip() else ""
+    return RefusedError(f"there is nothing to explain of {word!r}{text}", fix=fix)
 
 
 def _is_file(word: str) -> bool:
@@ -242,7 +242,7 @@ def _error(answer: Answer, matrix: Matrix) -> Explanation:
         since += "; in no cell of the matrix"
     why = tuple(each.cause.why for each in answer.open)
     source = tuple(kind.source.split("; "))
-    return Explanation(kind.error, "failure", kind.what, since, why, source, answer.fixes, answer)
+    return Explanation(kind.error, "failure", answer.what, since, why, source, answer.fixes, answer)
 
 
 def _cells(kind: ErrorKind, matrix: Matrix) -> list[Cell]:

@@ -338,8 +338,8 @@ def test_a_log_of_many_ranks(prefix: str, tmp_path: Path) -> None:
     log = many_ranks(64, prefix, EOF)
     status, text = explain_log(log, tmp_path)
     assert status == 0
-    assert text.startswith("empty-pickle: the job unpickles something that is empty\n")
-    assert "cause      an `_extra_state` of Transformer Engine" in text
+    assert text.startswith("empty-pickle: an `_extra_state` of Transformer Engine: 2.4 and later")
+    assert "\n  fix        run the job with Transformer Engine 2.4 or later\n" in text
     assert f"  line       {EOF}\n" in text
     first = 1 + next(n for n, line in enumerate(log.splitlines()) if EOF in line)
     assert (

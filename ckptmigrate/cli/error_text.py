@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from ckptmigrate.logs.answering import Answer, LogAnswer, predicted_fixes
@@ -39,7 +39,7 @@ def error(found: Explanation, answer: Answer, *, of_log: bool = False) -> list[L
     lines += _rows("then", (each for each in found.remedy if each not in answer.fixes))
     causes = [each.cause.why for each in answer.open]
     lines += _rows("said", (each for each in found.why if each not in causes))
-    lines += _rows("ruled out", map(_with_evidence, answer.ruled_out))
+    lines += _rows("ruled out", _ruled_out(answer))
     if answer.found is not None and (of_log or answer.found.count > 1 or answer.found.ranks):
         lines += _rows("line", _where(answer.found))
     lines += _rows("sure", [_sure(answer)])
@@ -83,7 +83,7 @@ def log(answer: LogAnswer, explained: Sequence[Explanation]) -> list[Line]:
 def _causes(answer: Answer) -> list[Line]:
     considered = answer.open
     if len(considered) <= 1:
-        lines = [line for each in considered for line in _cause("cause", each)]
+        lines = [line for each in considered for line in _cause("cause", each, answer.what)]
         return lines + _rows("fix", answer.fixes)
     same = len({answer.fix(each) for each in considered}) == 1
     lines = []
@@ -97,15 +97,22 @@ def _causes(answer: Answer) -> list[Line]:
     return lines + _rows("fix", answer.fixes if same else first)
 
 
-def _cause(label: str, decision: Decision) -> list[Line]:
-    lines = _rows(label, [decision.cause.why])
-    if decision.look is not None:
-        lines.append(Line(decision.look.evidence, "found: ", 2 + _COLUMN))
+def _cause(label: str, decision: Decision, told: str = "") -> list[Line]:
+    """A cause and what the checkpoint shows of it; the cause is left out where it is told."""
+    why, look = decision.cause.why, decision.look
+    if why == told:
+        return [] if look is None else _rows("found", [look.evidence])
+    lines = _rows(label, [why])
+    if look is not None:
+        lines.append(Line(look.evidence, "found: ", 2 + _COLUMN))
     return lines
 
 
-def _with_evidence(decision: Decision) -> str:
-    return decision.cause.why + (f" ({decision.look.evidence})" if decision.look else "")
+def _ruled_out(answer: Answer) -> Iterator[str]:
+    shown = {each.look.evidence for each in answer.open if each.look}
+    for each in answer.ruled_out:
+        evidence = each.look.evidence if each.look else ""
+        yield each.cause.why + (f" ({evidence})" if evidence not in shown else "")
 
 
 def _where(found: Found) -> list[str]:

@@ -49,6 +49,13 @@ class Answer:
         )
 
     @property
+    def what(self) -> str:
+        """What it means: where the text has several meanings, the one that is left."""
+        if self.kind.sure is Sure.POSSIBLE and len(self.open) == 1:
+            return self.open[0].cause.why
+        return self.kind.what
+
+    @property
     def sure(self) -> Sure:
         """How sure it is: what has several meanings is likely where a checkpoint shows a cause."""
         shown = [each for each in self.open if each.look and each.look.holds]

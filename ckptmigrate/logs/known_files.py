@@ -261,7 +261,7 @@ ROWS: Final = (
     ),
     ErrorKind(
         "no-common-object",
-        missing(r"common_state/shard_0_1"),
+        missing(r"common_state(?:/shard_0_1)?"),
         "RuntimeError: Missing key in checkpoint state_dict: common_state/shard_0_1.",
         "the release (0.19 or later) looks for the common state in the sharded object "
         "common_state/shard_0_1, and the checkpoint does not have that key",

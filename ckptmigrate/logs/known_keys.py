@@ -47,7 +47,7 @@ ROWS: Final = (
     # -- keys that the job asks for
     ErrorKind(
         "no-rerun-shards",
-        missing(rf"rerun_state_machine_state{ANY_KEY}"),
+        missing(rf"rerun_state_machine_state(?:/{ANY_KEY})?"),
         "RuntimeError: Missing key in checkpoint state_dict: "
         "rerun_state_machine_state/shard_0.0_1.1.",
         "the job asks for rerun shards that the checkpoint does not have in the layout of its "

@@ -126,14 +126,17 @@ def _pointers(seen: Seen, _: Mapping[str, str]) -> Look:
     small = [name for name, size in seen.files.items() if size <= _LONGEST_POINTER]
     found = [n for n in small if directory.read_range(n, 0, len(_POINTER)) == _POINTER]
     if found:
-        return Look(True, f"{few(found)} in {seen.place} are pointer files of Git LFS")
+        what = "is a pointer file" if len(found) == 1 else "are pointer files"
+        return Look(True, f"{few(found)} in {seen.place} {what} of Git LFS")
     return Look(False, f"no file in {seen.place} is a pointer file of Git LFS")
 
 
 def _empty(seen: Seen, _: Mapping[str, str]) -> Look:
     found = [name for name, size in seen.files.items() if not size]
     if found:
-        return Look(True, f"{few(found)} in {seen.place} have no bytes")
+        return Look(
+            True, f"{few(found)} in {seen.place} {'is' if len(found) == 1 else 'are'} empty"
+        )
     return Look(False, f"no file in {seen.place} is empty")
 
 
