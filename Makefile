@@ -13,10 +13,12 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 FUZZ_SEED ?= 1
+MUTANTS ?= 120
+MARKED ?= not full
 DIST ?= dist
 
-.PHONY: demo test test-full all-tests lint types unit some-faults faults readers browser shells facts matrix bench fuzz docs \
-	examples dist pyz clean
+.PHONY: demo test test-full all-tests lint types unit some-faults faults readers browser shells facts matrix bench fuzz \
+	mutants docs examples dist pyz clean
 
 ## demo: inspect, downgrade, diff and upgrade back, on a sample that release 0.19.0 wrote
 demo: $(VENV)/.installed
@@ -45,12 +47,12 @@ some-faults: $(VENV)/.dev
 	$(BIN)/python tests/faults/inject.py --every 37
 	$(BIN)/python tests/faults/crash.py --every 37
 
-## faults: every fault at every system call that writes, the power cut at every moment, and a kill at
-## every request to a store; minutes
+## faults: every fault at every system call that writes, the power cut at every moment, and a kill and
+## every fault at every request to a store; an hour
 faults: $(VENV)/.dev
 	$(BIN)/python tests/faults/inject.py
 	$(BIN)/python tests/faults/crash.py
-	CKPTMIGRATE_KILLS_EVERY=1 $(BIN)/python -m pytest -n auto tests/test_object_store_kills.py
+	$(BIN)/python -m pytest -n auto -m full tests/test_object_store_kills.py tests/test_store_faults.py
 
 ## readers: real megatron-core releases, each in a folder of its own
 readers: $(READER_RELEASES:%=$(READERS)/%/.installed)
@@ -97,7 +99,13 @@ bench: $(VENV)/.dev $(READERS)/0.16.1/.installed
 
 ## fuzz: mutations of .metadata, common.pt and blobs, two minutes of each; FUZZ=100000 for so many
 fuzz: $(VENV)/.dev
-	$(BIN)/python tests/fuzz --seed $(FUZZ_SEED) $(if $(FUZZ),--count $(FUZZ),--minutes 2)
+	cd tests && ../$(BIN)/python -m fuzz --seed $(FUZZ_SEED) $(if $(FUZZ),--count $(FUZZ),--minutes 2)
+
+## mutants: the share of small errors in the core packages that the tests of `make test` find; an
+## hour or two; MARKED= for those of every test, MUTANTS=500 for a larger sample
+mutants: $(VENV)/.dev
+	$(BIN)/python tests/mutation contexts -n auto -m '$(MARKED)'
+	$(BIN)/python tests/mutation run --count $(MUTANTS)
 
 ## dist: an sdist, and a wheel from it
 dist: $(VENV)/.build

@@ -88,12 +88,16 @@ def copy(tmp_path: Path) -> Callable[[str], Path]:
 
 # What needs an extra or a real release is imported where it is used.
 _WITH_EXTRAS = ("ckptmigrate.measuring.", "ckptmigrate.batch.cluster", "ckptmigrate.__main__")
+_ON_FIRST_USE = ("encodings.ascii", "packaging.specifiers", "packaging.version", "pwd")
 CLI = forked.ForkServer(
     "cli",
     [
-        module.name
-        for module in pkgutil.walk_packages(ckptmigrate.__path__, "ckptmigrate.")
-        if not module.name.startswith(_WITH_EXTRAS)
+        *(
+            module.name
+            for module in pkgutil.walk_packages(ckptmigrate.__path__, "ckptmigrate.")
+            if not module.name.startswith(_WITH_EXTRAS)
+        ),
+        *_ON_FIRST_USE,
     ],
 )
 MAIN = "ckptmigrate.__main__:main"

@@ -6,13 +6,15 @@ rewrites the output under every command, and docs/cli.md with it. A page says wh
 examples run on ("`run` is `0.17.1-idle-w1`"): they are copied, under those names, into a folder
 that is gone afterwards. Examples of one scenario share that folder, in order. A scenario is a
 whole page, or, where a page is split, a section of it. Blocks of Python with the title of a file,
-and diffs, change a copy of the package, which the commands after them run.
+and diffs, change a copy of the package, which the commands after them run. In a test run, commands
+of `ckptmigrate` alone need no shell and run in forks, except those of the README.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,6 +31,7 @@ _BLOCK: Final = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _NAMED: Final = re.compile(r"`([\w.-]+)`\s+is\s+`([\w.-]+)`")
+_PLAIN: Final = re.compile(r"ckptmigrate [^|<>;&$`*?~\\#]*")  # what shlex splits as a shell does
 _CONSOLE: Final = "```console\n"
 _SECONDS: Final = 120
 
@@ -41,11 +44,13 @@ class Page:
         path: relative to the repository.
         split: whether each section (`## `) is a scenario of its own, and not the whole page.
         copy: whether it changes the package, and so needs a copy of it.
+        shell: whether every command runs in a shell, in tests, too.
     """
 
     path: str
     split: bool = False
     copy: bool = False
+    shell: bool = False
 
     @property
     def text(self) -> str:
@@ -57,7 +62,7 @@ class Page:
 
 
 PAGES: Final = (
-    Page("README.md"),
+    Page("README.md", shell=True),
     Page("docs/index.md"),
     Page("docs/verbs.md"),
     Page("docs/many.md"),
@@ -86,23 +91,39 @@ def copy_samples(text: str, folder: Path) -> dict[str, str]:
 
 
 def run(command: str, folder: Path, environment: dict[str, str] | None = None) -> str:
-    """What a shell prints for a command; paths, times and the kind of link are placeholders."""
-    done = subprocess.run(
-        ["sh", "-c", command],
-        cwd=folder,
-        env={
-            **os.environ,
-            "COLUMNS": "100",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            **(environment or {}),
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=_SECONDS,
-    )
-    text = done.stdout.replace(str(folder), "/checkpoints")
+    """Return what a command prints; paths, times and the kind of link are placeholders.
+
+    Args:
+        command: a line for a shell.
+        folder: its working directory.
+        environment: variables besides those of this process; with any, even none, it runs in a
+            shell.
+    """
+    env = {
+        **os.environ,
+        "COLUMNS": "100",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        **(environment or {}),
+    }
+    with open(os.devnull) as nothing, tempfile.TemporaryFile() as shown:
+        if environment is None and "CKPTMIGRATE_TEST_RUN" in env and _PLAIN.fullmatch(command):
+            from conftest import CLI, MAIN
+
+            fds = [nothing.fileno(), shown.fileno(), shown.fileno()]
+            CLI.call(shlex.split(command)[1:], fds, main=MAIN, cwd=folder, env=env)
+        else:
+            subprocess.run(
+                ["sh", "-c", command],
+                cwd=folder,
+                env=env,
+                stdin=nothing,
+                stdout=shown,
+                stderr=subprocess.STDOUT,
+                check=False,
+                timeout=_SECONDS,
+            )
+        shown.seek(0)
+        text = shown.read().decode().replace(str(folder), "/checkpoints")
     # Whether payload is hard-linked or cloned depends on the file system of the folder.
     text = re.sub(r"payload by \w+:", "payload by hardlink:", text)
     text = re.sub(r"(?m)(?<=, in )\d+\.\d s(?=\.?$)", "0.1 s", text)
@@ -110,10 +131,10 @@ def run(command: str, folder: Path, environment: dict[str, str] | None = None) -
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 
 
-def refreshed(text: str, folder: Path, *, copy: bool = False) -> str:
+def refreshed(text: str, folder: Path, *, copy: bool = False, shell: bool = False) -> str:
     """A scenario with what its commands print now; what they leave is in the folder."""
     copy_samples(text, folder)
-    environment = copied(folder) if copy else {}
+    environment = copied(folder) if copy else {} if shell else None
 
     def again(block: re.Match[str]) -> str:
         body = block["body"]

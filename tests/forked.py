@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -25,7 +26,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -59,6 +60,7 @@ class ForkServer:
         cwd: str | Path | None = None,
         env: Mapping[str, str] | None = None,
         timeout: float = 120,
+        started: Callable[[int], object] = lambda pid: None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a function or a text of Python as `subprocess.run` runs a command.
 
@@ -69,6 +71,7 @@ class ForkServer:
             input: the child's standard input.
             env: its whole environment, by default that of this process.
             timeout: seconds.
+            started: called with the child's process ID once it runs.
 
         Raises:
             subprocess.TimeoutExpired: it was killed at its time limit.
@@ -82,8 +85,9 @@ class ForkServer:
             stdin.seek(0)
             fds = [stdin.fileno(), stdout.fileno(), stderr.fileno()]
             status = self.call(
-                arguments, fds, main=main, code=code, cwd=cwd, env=env, timeout=timeout
-            )
+                arguments, fds, main=main, code=code, cwd=cwd, env=env, timeout=timeout,
+                started=started,
+            )  # fmt: skip
             texts = []
             for file in (stdout, stderr):
                 file.seek(0)
@@ -100,6 +104,7 @@ class ForkServer:
         cwd: str | Path | None = None,
         env: Mapping[str, str] | None = None,
         timeout: float = 120,
+        started: Callable[[int], object] = lambda pid: None,
     ) -> int:
         """Run with descriptors 0, 1 and 2; return the exit status as `subprocess` has it."""
         global spent
@@ -116,6 +121,7 @@ class ForkServer:
             link.settimeout(timeout)
             with link.makefile() as told:
                 pid = int(told.readline())
+                started(pid)
                 try:
                     status, seconds = json.loads(told.readline())
                 except TimeoutError:
@@ -166,6 +172,7 @@ def _serve(address: str, controller: int, preload: Sequence[str]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the handlers
     for module in preload:
         importlib.import_module(module)
+    gc.freeze()  # a collection in a child copies no page of what is imported
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen()
@@ -179,7 +186,7 @@ def _serve(address: str, controller: int, preload: Sequence[str]) -> None:
                     listening.close()
                     _handle(link)
                 link.close()
-    os.unlink(address)
+    Path(address).unlink(missing_ok=True)  # the test run removes the folder, too
     os._exit(0)
 
 

@@ -8,21 +8,23 @@ where they would in `/checkpoints`.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
 import re
 import secrets
+import shlex
 import shutil
 import struct
 import subprocess
-import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from conftest import SAMPLES
+from conftest import CLI, MAIN, SAMPLES
 
 from ckptmigrate import __version__
 
@@ -113,31 +115,21 @@ CASES: dict[str, tuple[str, ...]] = {
 }
 
 
-# Runs one command line after another; a fork each, as importing takes longer than most verbs.
-_RUNS = """
-import os, shlex, subprocess, sys
-from ckptmigrate.cli import main
-for line in sys.argv[1:]:
-    print("$ " + line.lstrip("!") if line[:1] == "!" else f"$ ckptmigrate {line}", flush=True)
-    if line[:1] == "!":
-        subprocess.run(line[1:], shell=True, check=True)
-    elif not os.fork():
-        if "--json" in line:  # what a script reads is no page to look at
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.argv = ["ckptmigrate", *shlex.split(line)]
-        main()
-    else:
-        os.wait()
-    print(flush=True)
-"""
-
-
 def printed(case: str, width: int | None) -> str:
-    """What the command lines of a case print, one after another, in a fresh place."""
+    """Return what the command lines of a case print, one after another, in a fresh place."""
     with _place() as place:
-        text = run(["-c", _RUNS, *CASES[case]], place, width)
+        text = "".join(f"{_one(line, place, width)}\n" for line in CASES[case])
         text = _TIME.sub("2026-01-01T00:00:00+00:00", text.replace(str(place), _PLACE))
         return text.replace(__version__, "VERSION")
+
+
+def _one(line: str, place: Path, width: int | None) -> str:
+    if line.startswith("!"):
+        subprocess.run(line[1:], shell=True, check=True, cwd=place)
+        return f"$ {line[1:]}\n"
+    # What a script reads is not a page to look at.
+    shown = run(shlex.split(line), place, width, stdout="--json" not in line)
+    return f"$ ckptmigrate {line}\n{shown}"
 
 
 @contextmanager
@@ -153,34 +145,44 @@ def _place() -> Iterator[Path]:
         shutil.rmtree(place)
 
 
-def run(arguments: list[str], place: Path, width: int | None, **environment: str) -> str:
-    """What Python prints on a terminal of a width, or into a pipe."""
-    command = [sys.executable, *arguments]
+def run(
+    arguments: Sequence[str],
+    place: Path,
+    width: int | None,
+    *,
+    stdout: bool = True,
+    **environment: str,
+) -> str:
+    """Return what a command prints on a terminal of a width, or into a pipe.
+
+    Args:
+        arguments: what follows `ckptmigrate`.
+        place: the working directory.
+        width: columns of the terminal; None for a pipe.
+        stdout: False to return what it prints on stderr alone.
+        environment: variables besides those of this process.
+    """
     env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
     env |= {"TERM": "xterm", "NO_COLOR": "1", **environment}
-    if width is None:
-        out, err = subprocess.PIPE, subprocess.STDOUT
-        told = subprocess.run(
-            command, cwd=place, env=env, stdout=out, stderr=err, text=True, check=False
-        )
-        return told.stdout
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
-    with subprocess.Popen(
-        command, cwd=place, env=env, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs
-    ):
-        os.close(theirs)
-        shown = b"".join(_read(ours))
-    os.close(ours)
-    return shown.decode().replace("\r\n", "\n")
-
-
-def _read(terminal: int) -> Iterator[bytes]:
-    while True:
+    ours, theirs = os.pipe() if width is None else pty.openpty()
+    if width is not None:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+    nothing = os.open(os.devnull, os.O_RDWR)
+    with ThreadPoolExecutor(1) as reading:
+        shown = reading.submit(_read, ours)
         try:
-            part = os.read(terminal, 65536)
-        except OSError:  # EIO: the other side is gone
-            return
-        if not part:
-            return
-        yield part
+            fds = [nothing, theirs if stdout else nothing, theirs]
+            CLI.call(arguments, fds, main=MAIN, cwd=place, env=env)
+        finally:
+            os.close(theirs)
+            os.close(nothing)
+    os.close(ours)
+    return shown.result().decode().replace("\r\n", "\n")
+
+
+def _read(fd: int) -> bytes:
+    parts = []
+    with contextlib.suppress(OSError):  # EIO: nobody has the other side of the terminal open
+        while part := os.read(fd, 65536):
+            parts.append(part)
+    return b"".join(parts)

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import json
 
+import conftest
+from forked import ForkServer
 from s3_server import BUCKET
+
+# The command line in processes that have the libraries of stores imported, too.
+CLI = ForkServer(
+    "stores",
+    [
+        *conftest.CLI.preload,
+        *("s3fs.core", "botocore_data", "gcsfs.core"),
+        *("multistorageclient.contrib.async_fs", "multistorageclient.providers.s3"),
+    ],
+)
 
 KEPT = ".ckptmigrate/"
 NAME = "0.18.2-fault-dp2"

@@ -27,7 +27,8 @@ def server(release: str) -> ForkServer:
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    return ForkServer(f"release-{release}", ["training_job.__main__", "parts"], environment)
+    modules = ["training_job.__main__", "parts", "forked_queue"]
+    return ForkServer(f"release-{release}", modules, environment)
 
 
 def run_jobs(release: str, jobs: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -44,6 +45,13 @@ def run_jobs(release: str, jobs: Sequence[Mapping[str, Any]]) -> list[Any]:
 def run_parts(release: str, *jobs: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Ask a release for parts of checkpoints (readers/parts.py)."""
     return _lines(release, "parts:main", jobs)
+
+
+def run_code(release: str, code: str, input: Any) -> Any:
+    """Run a text of Python where the release can be imported; JSON on its stdin and stdout."""
+    done = server(release).run([], code=code, input=json.dumps(input))
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
 
 
 def _lines(release: str, main: str, jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,15 +1,19 @@
-"""A real S3 server in a process of its own (moto), and a proxy before it that counts, and kills."""
+"""An S3 server (moto) that a whole test run shares, and a proxy in front of one."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import http.client
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,28 +21,58 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import forked
 
-BUCKET = "checkpoints"
+# Each worker of a test run has a bucket of its own.
+BUCKET = f"checkpoints-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
 WRITING = ("PUT", "POST", "DELETE")
+Headers = list[tuple[str, str]]
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+# -- the server
 
 
-def answering(port: int) -> None:
-    """Wait until a server answers."""
-    for _ in range(600):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"nothing answers on port {port}")
+def shared() -> int:
+    """Return the port of the server of this test run; whoever needs it first starts it."""
+    folder = forked.folder()
+    folder.mkdir(mode=0o700, exist_ok=True)
+    noted = folder / "s3.port"
+    with open(folder / "s3.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not noted.exists():
+            server, port = _start(os.environ["CKPTMIGRATE_TEST_RUN"])
+            server.returncode = 0  # it lives on: nobody waits for it
+            noted.write_text(str(port))
+    return int(noted.read_text())
+
+
+@contextlib.contextmanager
+def served(**environment: str) -> Iterator[int]:
+    """Start a server with more environment variables; yield its port."""
+    server, port = _start(str(os.getpid()), **environment)
+    with server:
+        try:
+            yield port
+        finally:
+            server.kill()
+
+
+def _start(parent: str, **environment: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a server that no parent process outlives; return it and its port."""
+    server = subprocess.Popen(
+        [sys.executable, __file__, parent],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert server.stdout is not None
+    with server.stdout:
+        port = int(server.stdout.readline())
+    return server, port
 
 
 def environment(port: int) -> dict[str, str]:
-    """What a user sets to reach the server; nothing of it is given to ckptmigrate itself."""
+    """Return what a user sets to reach a server; ckptmigrate itself is given nothing of it."""
     return {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": "a",
@@ -48,32 +82,61 @@ def environment(port: int) -> dict[str, str]:
     }
 
 
-@contextlib.contextmanager
-def served(**more: str) -> Iterator[int]:
-    """The server, by its port; it ends with the block. `more` is for its environment."""
-    port = free_port()
-    with subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, **more},
-    ) as process:
-        try:
-            answering(port)
-            client(port).create_bucket(Bucket=BUCKET)
-            yield port
-        finally:
-            process.kill()
+def seconds(port: int, bucket: str = BUCKET) -> float:
+    """Return the CPU seconds that a server took for a bucket."""
+    link = http.client.HTTPConnection("127.0.0.1", port)
+    link.request("GET", f"/{_SECONDS}/{bucket}")
+    with link.getresponse() as answer:
+        return float(answer.read())
 
 
+_SECONDS = "-seconds-"
+
+
+def _serve(parent: int) -> None:
+    """Serve S3 at a free port, which is printed, as long as a process exists."""
+    from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
+
+    app, spent = create_backend_app("s3"), Counter[str]()
+
+    class Handler(MotoRequestHandler):  # type: ignore[misc]
+        def handle(self) -> None:
+            """Handle one connection, which has one request, in a thread of its own."""
+            super().handle()
+            spent[self.path.partition("?")[0].split("/")[1]] += time.thread_time()
+
+        def log(self, *_: object) -> None:
+            """Write no log."""
+
+    def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Any:
+        _, first, *rest = environ["PATH_INFO"].split("/", 2)
+        if first != _SECONDS:
+            return app(environ, start)
+        start("200 OK", [])
+        return [str(spent[rest[0]]).encode()]
+
+    listening = make_server("127.0.0.1", 0, answer, threaded=True, request_handler=Handler)
+    threading.Thread(target=listening.serve_forever, daemon=True).start()
+    os.write(1, b"%d\n" % listening.server_port)
+    while Path(f"/proc/{parent}").exists():
+        time.sleep(0.5)
+    os._exit(0)
+
+
+# -- what is in it
+
+
+@functools.cache
 def client(port: int) -> Any:
-    told = environment(port)
+    """Return boto3's client of a server."""
+    known = environment(port)
     return boto3.client(
         "s3",
-        endpoint_url=told["AWS_ENDPOINT_URL"],
-        aws_access_key_id=told["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=told["AWS_SECRET_ACCESS_KEY"],
-        region_name=told["AWS_DEFAULT_REGION"],
+        endpoint_url=known["AWS_ENDPOINT_URL"],
+        aws_access_key_id=known["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=known["AWS_SECRET_ACCESS_KEY"],
+        region_name=known["AWS_DEFAULT_REGION"],
     )
 
 
@@ -82,16 +145,19 @@ class Bucket:
 
     def __init__(self, port: int) -> None:
         self.client = client(port)
+        self.client.create_bucket(Bucket=BUCKET)
 
     def put(self, root: Path, prefix: str) -> None:
-        """A directory as objects."""
-        for item in sorted(root.rglob("*")):
-            if item.is_file():
-                key = f"{prefix}/{item.relative_to(root)}"
-                self.client.put_object(Bucket=BUCKET, Key=key, Body=item.read_bytes())
+        """Put a directory as objects."""
+        self.put_tree(files_of(root), prefix)
+
+    def put_tree(self, tree: dict[str, bytes], prefix: str) -> None:
+        """Put objects, name -> content, below a prefix."""
+        for name, content in tree.items():
+            self.client.put_object(Bucket=BUCKET, Key=f"{prefix}/{name}", Body=content)
 
     def tree(self, prefix: str) -> dict[str, bytes]:
-        """Every object below, name -> bytes."""
+        """Return every object below a prefix, name -> content."""
         return {name: self.get(f"{prefix}/{name}".lstrip("/")) for name in self.names(prefix)}
 
     def names(self, prefix: str) -> list[str]:
@@ -105,12 +171,14 @@ class Bucket:
         return bytes(self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
 
     def clear(self, prefix: str) -> None:
-        for name in self.names(prefix):
-            self.client.delete_object(Bucket=BUCKET, Key=f"{prefix}/{name}".lstrip("/"))
+        names = [f"{prefix}/{name}".lstrip("/") for name in self.names(prefix)]
+        for start in range(0, len(names), 1000):
+            keys = [{"Key": name} for name in names[start : start + 1000]]
+            self.client.delete_objects(Bucket=BUCKET, Delete={"Objects": keys})
 
 
 def files_of(root: Path) -> dict[str, bytes]:
-    """A local directory in the form of `Bucket.tree`."""
+    """Return a local directory in the form of `Bucket.tree`."""
     return {
         str(item.relative_to(root)): item.read_bytes()
         for item in sorted(root.rglob("*"))
@@ -118,97 +186,200 @@ def files_of(root: Path) -> dict[str, bytes]:
     }
 
 
+# -- the proxy
+
+
 @dataclass
-class Proxy:
-    """Between a client and the server: it counts, and may do something at one request.
+class Answer:
+    """An answer of the server."""
+
+    status: int
+    headers: Headers
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request that came to a proxy.
 
     Attributes:
-        port: its own.
-        requests: method and path of every request, in order.
-        received: bytes of answers that went to the client.
-        act: called with the number of a writing request, from 1, and whether it was passed on;
-            where it says so, nothing more is done about that request.
-        under_way: requests that are with the server now.
+        number: its number among all requests, from 1.
+        write: its number among those that change something, from 1; 0 if it changes nothing.
+        copies: whether the server copies another object for it.
     """
 
-    port: int
-    requests: list[tuple[str, str]] = field(default_factory=list)
-    received: int = 0
-    act: Callable[[int, bool], bool] | None = None
-    under_way: int = 0
+    number: int
+    write: int
+    method: str
+    path: str
+    copies: bool
 
-    def settled(self) -> None:
-        """Wait until the server is done with what it was sent."""
-        while self.under_way:
-            time.sleep(0.005)
+
+class Request(BaseHTTPRequestHandler):
+    """A connection of a client, and its request at hand."""
+
+    protocol_version = "HTTP/1.1"
+    proxy: Proxy
+    seen: Seen
+    body: bytes
+
+    def _arrived(self) -> None:
+        length = self.headers.get("Content-Length")
+        self.body = self.rfile.read(int(length)) if length else b""
+        self.seen = self.proxy.note(self)
+        try:
+            with contextlib.suppress(OSError):  # the client is gone
+                self.proxy.handle(self)
+        finally:
+            self.proxy.done()
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _arrived
+
+    def forward(self) -> Answer:
+        """Pass the request on to the server."""
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in _HOP}
+        return self._ask(self.command, self.path, self.body, headers)
+
+    def current(self) -> Answer:
+        """Return what the server has of the object now."""
+        return self._ask("GET", self.path.partition("?")[0])
+
+    def _ask(self, *request: Any) -> Answer:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.proxy.server)) as link:
+            link.request(*request)
+            answer = link.getresponse()
+            kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in _HOP]
+            return Answer(answer.status, kept, answer.read())
+
+    def begin(self, answer: Answer, length: int | None = None) -> None:
+        """Send the head of an answer.
+
+        Args:
+            length: what it says about the length of its content, if that is not true.
+        """
+        self.send_response_only(answer.status)
+        told = self.command == "HEAD"  # of content that is not sent
+        for name, value in answer.headers:
+            if told or name.lower() != "content-length":
+                self.send_header(name, value)
+        if not told:
+            length = len(answer.content) if length is None else length
+            self.send_header("Content-Length", str(length))
+        self.end_headers()
+
+    def send(self, answer: Answer) -> None:
+        """Send an answer."""
+        self.begin(answer)
+        if self.command != "HEAD":
+            self.wfile.write(answer.content)
+            self.proxy.received += len(answer.content)
+
+    def drop(self, *, reset: bool = False) -> None:
+        """Close the connection without another word."""
+        self.close_connection = True
+        if reset:
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.rfile.close()
+            self.connection.close()
+
+    def log_message(self, *_: object) -> None:
+        """Write no log."""
+
+
+def pass_on(request: Request) -> None:
+    """Handle a request as if there were no proxy."""
+    request.send(request.forward())
+
+
+@dataclass
+class Proxy:
+    """Between a client and the server: it notes every request, and may disturb it.
+
+    Attributes:
+        server: the port of the server.
+        handle: what becomes of a request.
+        port: its own.
+        requests: every request, in order.
+        received: bytes of content that clients were sent.
+        stop: stops listening.
+    """
+
+    server: int
+    handle: Callable[[Request], None] = pass_on
+    port: int = 0
+    requests: list[Seen] = field(default_factory=list)
+    received: int = 0
+    stop: Callable[[], None] = lambda: None
+    _open: int = 0
+    _turn: threading.Condition = field(default_factory=threading.Condition)
 
     @property
     def writes(self) -> int:
-        return sum(method in WRITING for method, _ in self.requests)
+        return sum(request.write > 0 for request in self.requests)
+
+    def note(self, request: Request) -> Seen:
+        with self._turn:
+            self._open += 1
+            method, copies = request.command, "x-amz-copy-source" in request.headers
+            write = self.writes + 1 if method in WRITING else 0
+            seen = Seen(len(self.requests) + 1, write, method, request.path, copies)
+            self.requests.append(seen)
+            return seen
+
+    def done(self) -> None:
+        with self._turn:
+            self._open -= 1
+            self._turn.notify_all()
+
+    def settle(self) -> None:
+        """Wait until the server has answered all that it was sent."""
+        with self._turn:
+            assert self._turn.wait_for(lambda: not self._open, 60)
 
 
 @contextlib.contextmanager
-def proxied(server: int) -> Iterator[Proxy]:
-    """A proxy in this process, before the server of that port."""
-    turn = threading.Lock()
+def proxied(server: int, handle: Callable[[Request], None] = pass_on) -> Iterator[Proxy]:
+    """A proxy in this process, in front of the server of a port."""
+    proxy = Proxy(server, handle)
+    with listening(proxy):
+        yield proxy
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
 
-        def passed_on(self) -> None:
-            body = self._body()
-            with turn:
-                proxy.requests.append((self.command, self.path))
-                number = proxy.writes if self.command in WRITING else 0
-                proxy.under_way += 1
-            try:
-                self._served(body, (number and proxy.act) or (lambda *_: False), number)
-            finally:
-                with turn:
-                    proxy.under_way -= 1
+@contextlib.contextmanager
+def listening(proxy: Proxy) -> Iterator[None]:
+    """Have a proxy listen at a free port."""
 
-        def _served(self, body: bytes, act: Callable[[int, bool], bool], number: int) -> None:
-            self.close_connection = act(number, False)
-            if self.close_connection:
-                return
-            link = http.client.HTTPConnection("127.0.0.1", server)
-            headers = {k: v for k, v in self.headers.items() if k.lower() not in _HOP}
-            link.request(self.command, self.path, body, headers)
-            answer = link.getresponse()
-            content = answer.read()
-            link.close()
-            self.close_connection = act(number, True)
-            if self.close_connection:
-                return
-            with contextlib.suppress(OSError):  # the client was killed
-                self.send_response_only(answer.status)
-                for name, value in answer.getheaders():
-                    if name.lower() not in (*_HOP, "content-length") or self.command == "HEAD":
-                        self.send_header(name, value)
-                if self.command != "HEAD":
-                    self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-                with turn:
-                    proxy.received += len(content)
+    class Handler(Request):
+        pass
 
-        def _body(self) -> bytes:
-            length = self.headers.get("Content-Length")
-            return self.rfile.read(int(length)) if length else b""
+    Handler.proxy = proxy
+    with _Listener(("127.0.0.1", 0), Handler) as listener:
+        proxy.port = listener.server_port
+        threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True).start()
 
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = passed_on
+        def stop() -> None:
+            listener.shutdown()
+            listener.server_close()
 
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        proxy = Proxy(listening.server_port)
-        thread = threading.Thread(target=listening.serve_forever, daemon=True)
-        thread.start()
+        proxy.stop = stop
         try:
-            yield proxy
+            yield
         finally:
-            listening.shutdown()
+            stop()
+
+
+class _Listener(ThreadingHTTPServer):
+    """Its connections, which may wait for ever, keep no test from ending."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, *_: object) -> None:
+        """Clients may vanish."""
 
 
 _HOP = ("connection", "transfer-encoding", "keep-alive", "expect")
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

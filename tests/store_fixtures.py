@@ -1,12 +1,17 @@
-"""Fixtures of object stores: a server, its bucket, and the command line before it."""
+"""Fixtures of object stores: the server, its bucket, and the command line in front of it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
+import forked
 import pytest
-from conftest import Run
-from s3_server import Bucket, environment, served
+import s3_server
+from conftest import MAIN, Run
+from object_stores import CLI
+from s3_server import Bucket, environment
 from s3fs import S3FileSystem
 
 from ckptmigrate.access import store
@@ -14,8 +19,9 @@ from ckptmigrate.access import store
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """A server of this module's own, and the environment that leads to it."""
-    with served() as found, pytest.MonkeyPatch.context() as patch:
+    """The server of the test run, and for a module the environment that leads to it."""
+    found = s3_server.shared()
+    with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(found).items():
             patch.setenv(name, value)
         _forget()
@@ -24,20 +30,30 @@ def port() -> Iterator[int]:
 
 
 def _forget() -> None:
-    """Neither we nor fsspec keep a client of a server that is gone."""
+    """Let neither us nor fsspec keep a client of another server."""
     store._of.cache_clear()
     S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture
 def bucket(port: int) -> Iterator[Bucket]:
+    before = s3_server.seconds(port)
     found = Bucket(port)
     found.clear("")
     yield found
     found.clear("")
+    forked.spent += s3_server.seconds(port) - before
 
 
 @pytest.fixture
-def s3(run: Run, port: int) -> Run:
-    """The command line, with the server as its endpoint."""
-    return lambda *arguments, **more: run(*arguments, **{**environment(port), **more})
+def stores(tmp_path: Path) -> Run:
+    """The command line with the libraries of stores."""
+    return lambda *arguments, **more: CLI.run(
+        [*map(str, arguments)], main=MAIN, cwd=tmp_path, env={**os.environ, **more}
+    )
+
+
+@pytest.fixture
+def s3(port: int, stores: Run) -> Run:
+    """The same with the server as its endpoint."""
+    return lambda *arguments, **more: stores(*arguments, **{**environment(port), **more})

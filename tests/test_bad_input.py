@@ -9,16 +9,14 @@ import os
 import pickle
 import re
 import shutil
-import stat
-import subprocess
-import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import SAMPLES, Run, checkpoint_of, refused, tree_hash
+from conftest import CLI, SAMPLES, Run, checkpoint_of, refused, tree_hash
 
 from ckptmigrate import DestinationError, migrate
 
@@ -415,20 +413,20 @@ def test_hardlink_across_devices(run: Run, copy: Copy, other_device: Path) -> No
     assert tree_hash(root) == before
 
 
-def let_through(place: Path) -> None:
-    """Others come to a place: pytest's own folders above it, more of them in parallel runs."""
-    for path in (place, *place.parents):
-        if path.stat().st_uid == os.geteuid() and not path.stat().st_mode & stat.S_IXOTH:
-            path.chmod(0o755)
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that other users can reach, which those of pytest are not."""
+    with tempfile.TemporaryDirectory(prefix="ckptmigrate-test-") as place:
+        Path(place).chmod(0o755)
+        yield Path(place).resolve()
 
 
-def test_no_permission(copy: Copy, tmp_path: Path) -> None:
-    """A directory that the user may not write to; root becomes somebody else for it."""
-    root = copy(SENTINEL)
-    let_through(tmp_path)
-    for path in (tmp_path, root, checkpoint_of(root)):
+def test_no_permission(public: Path) -> None:
+    """A directory that the user may not write to; root becomes another user for it."""
+    root = shutil.copytree(SAMPLES / SENTINEL, public / SENTINEL)
+    for path in (public, root, checkpoint_of(root)):
         path.chmod(0o755 if os.geteuid() == 0 else 0o555)
-    before = tree_hash(tmp_path)
+    before = tree_hash(public)
     # The dry run first: afterwards root's own Python may be out of reach for imports.
     code = """
 import os, sys
@@ -444,34 +442,27 @@ if os.geteuid() == 0:
     os.setuid(65534)
 main()
 """
-    for arguments in (["-o", str(tmp_path / "out")], ["--in-place"]):
-        result = subprocess.run(
-            [sys.executable, "-c", code, "upgrade", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        refused(result, "permission")
-    for path in (tmp_path, root, checkpoint_of(root)):
+    for arguments in (["-o", str(public / "out")], ["--in-place"]):
+        refused(CLI.run(["upgrade", str(root), *arguments], code=code), "permission")
+    for path in (public, root, checkpoint_of(root)):
         path.chmod(0o755)
-    assert tree_hash(tmp_path) == before
+    assert tree_hash(public) == before
 
 
 @pytest.mark.parametrize("readable", [True, False])
-def test_a_source_of_somebody_else(readable: bool, copy: Copy, tmp_path: Path) -> None:
-    """Read-only, and, for root, another's: payload may not be linked then, and is copied."""
-    root = copy("0.16.1-idle-tp2")
+def test_a_source_of_another_user(readable: bool, public: Path) -> None:
+    """A read-only source that, for root, belongs to another user; payload is copied."""
+    root = shutil.copytree(SAMPLES / "0.16.1-idle-tp2", public / "run")
     user = 65534 if os.geteuid() == 0 else os.geteuid()
-    out = tmp_path / "mine"
+    out = public / "mine"
     out.mkdir()
     os.chown(out, user, -1)
-    let_through(tmp_path)
+    before = tree_hash(root)
     payload = checkpoint_of(root) / "__1_0.distcp"
     payload.chmod(0o444 if readable else 0o000)
     os.utime(payload, ns=(10**18, 10**18))
     for path in (root, checkpoint_of(root)):
         path.chmod(0o555)
-    before = tree_hash(root)
     code = """
 import os, sys
 import ckptmigrate
@@ -482,16 +473,14 @@ if os.geteuid() == 0:
     os.setgid(65534)
     os.setuid(65534)
 try:
-    ckptmigrate.migrate(words[0], to="common-state", output=words[1] + "/out")
+    link = ckptmigrate.Link(words[2])
+    ckptmigrate.migrate(words[0], to="common-state", output=words[1] + "/out", link=link)
 except ckptmigrate.CkptMigrateError as error:
     sys.exit(str(error))
 """
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(root), str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # The owner of a file may link it even where he may not read it.
+    result = CLI.run([str(root), str(out), "auto" if os.geteuid() == 0 else "copy"], code=code)
+    payload.chmod(0o444)
     assert tree_hash(root) == before
     if readable:
         assert result.returncode == 0, result.stderr
@@ -539,11 +528,6 @@ def test_write_fails_half_way(copy: Copy, tmp_path: Path) -> None:
         "from ckptmigrate.cli import main; main()"
     )
     for arguments in (["-o", str(tmp_path / "out")], ["--in-place"]):
-        result = subprocess.run(
-            [sys.executable, "-c", code, "downgrade", str(root), "--to", "pre-rerun", *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        result = CLI.run(["downgrade", str(root), "--to", "pre-rerun", *arguments], code=code)
         refused(result, "cannot be written")
         assert tree_hash(tmp_path) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from typing import Any
 
 import golden
 import pytest
-from conftest import SAMPLES, Run, checkpoint_of, refused, tree_hash
+from conftest import CLI, MAIN, SAMPLES, Run, checkpoint_of, refused, tree_hash
 
 from ckptmigrate import RefusedError
 from ckptmigrate.batch import shard
@@ -59,8 +60,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | None
     """What the plain verb makes of one copy, in a process of its own."""
     place = tmp_path_factory.mktemp("alone") / "run"
     shutil.copytree(SAMPLES / SAMPLE, place)
-    words = [sys.executable, "-m", "ckptmigrate", *DOWN, str(place), "--in-place"]
-    subprocess.run(words, check=True, capture_output=True)
+    done = CLI.run([*DOWN, str(place), "--in-place"], main=MAIN)
+    assert done.returncode == 0, done.stderr
     return small(checkpoint_of(place))
 
 
@@ -374,9 +375,15 @@ def test_a_shard_that_is_none(text: str, run: Run) -> None:
 # -- cut short
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize("where", [["--in-place"], ["-o", "out"]])
+IN_PLACE, OUT = ["--in-place"], ["-o", "out"]
+IN_BOTH_TIERS = [(IN_PLACE, 1, signal.SIGINT), (OUT, 2, signal.SIGTERM)]
+STOPS = [
+    pytest.param(*each, marks=() if each in IN_BOTH_TIERS else pytest.mark.full)
+    for each in itertools.product((IN_PLACE, OUT), (1, 2), (signal.SIGINT, signal.SIGTERM))
+]
+
+
+@pytest.mark.parametrize(("where", "jobs", "number"), STOPS)
 def test_stopped_and_gone_on_with(
     where: list[str],
     jobs: int,
@@ -401,7 +408,7 @@ def test_stopped_and_gone_on_with(
     # A process that the signal met before it listened is a failure, and has begun nothing.
     ended = done + sum(row["status"] == "failed" for row in rows(ledger))
     assert f"interrupted after {ended} of {count} checkpoints" in errors
-    made = root if where == ["--in-place"] else tmp_path / "out"
+    made = root if where == IN_PLACE else tmp_path / "out"
     source = small(checkpoint_of(SAMPLES / SAMPLE))
     there = [each for each in made.iterdir() if each.name != TRACKER]
     assert [small(each) for each in there].count(expected) == done
@@ -448,7 +455,7 @@ def workers_of(pid: int) -> list[int]:
     return [child for child, parent in parents.items() if parent in servers]
 
 
-@pytest.mark.parametrize("where", [["--in-place"], ["-o", "out"]])
+@pytest.mark.parametrize("where", [IN_PLACE, pytest.param(OUT, marks=pytest.mark.full)])
 def test_a_killed_process_takes_one_checkpoint_with_it(
     where: list[str],
     make: Make,
@@ -472,7 +479,7 @@ def test_a_killed_process_takes_one_checkpoint_with_it(
     assert run(*recover.split()).returncode == 0
     result = run(*words)
     assert result.returncode == 0, result.stderr
-    made = root if where == ["--in-place"] else tmp_path / "out"
+    made = root if where == IN_PLACE else tmp_path / "out"
     assert all(small(made / name(n)) == expected for n in range(1, count + 1))
     steps = [json.loads((made / name(n) / "ckptmigrate.json").read_text())["steps"]
              for n in range(1, count + 1)]  # fmt: skip
@@ -509,7 +516,7 @@ def test_a_dry_run_writes_nothing(make: Make, run: Run, tmp_path: Path) -> None:
 
 def test_a_bar_counts_checkpoints(make: Make, tmp_path: Path) -> None:
     words = [*DOWN, str(make("run", 3)), "--all", "--in-place"]
-    shown = golden.run(["-m", "ckptmigrate", *words], tmp_path, 100)
+    shown = golden.run([*words], tmp_path, 100)
     assert "checkpoints" in shown
     assert "3/3" in shown
     assert re.search(r"\d\.\d/s", shown)

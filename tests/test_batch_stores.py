@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import conftest
 import pytest
-from conftest import SAMPLES, Run, checkpoint_of, refused
-from object_stores import TRACKER, url, without_time
+from conftest import MAIN, SAMPLES, Run, checkpoint_of, refused
+from object_stores import CLI, TRACKER, url, without_time
 from s3_server import BUCKET, Bucket, environment, files_of
 
 pytest_plugins = ["store_fixtures"]
+JOBS = pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.full)])
 
 SAMPLE = "0.19.0-idle-tp2"
 DOWN = ("downgrade", "--to", "pre-rerun")
@@ -27,18 +30,20 @@ def name(number: int) -> str:
 
 def fill(bucket: Bucket, root: str, count: int) -> dict[str, bytes]:
     """A root of so many copies of a sample; its files."""
-    for number in range(1, count + 1):
-        bucket.put(checkpoint_of(SAMPLES / SAMPLE), f"{root}/{name(number)}")
-    bucket.client.put_object(Bucket=BUCKET, Key=f"{root}/{TRACKER}", Body=str(count).encode())
-    return bucket.tree(root)
+    one = files_of(checkpoint_of(SAMPLES / SAMPLE))
+    numbers = range(1, count + 1)
+    files = {f"{name(n)}/{file}": content for n in numbers for file, content in one.items()}
+    files[TRACKER] = str(count).encode()
+    bucket.put_tree(files, root)
+    return files
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What the plain verb makes of one copy, locally."""
     out = tmp_path_factory.mktemp("alone") / "out"
-    words = [sys.executable, "-m", "ckptmigrate", *DOWN, str(SAMPLES / SAMPLE), "-o", str(out)]
-    subprocess.run(words, check=True, capture_output=True)
+    done = conftest.CLI.run([*DOWN, str(SAMPLES / SAMPLE), "-o", str(out)], main=MAIN)
+    assert done.returncode == 0, done.stderr
     return without_time(files_of(checkpoint_of(out)))
 
 
@@ -46,7 +51,7 @@ def made(bucket: Bucket, root: str, number: int) -> dict[str, bytes]:
     return without_time(bucket.tree(f"{root}/{name(number)}"))
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@JOBS
 def test_out_of_place_with_a_ledger_and_again(
     jobs: int, bucket: Bucket, s3: Run, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
@@ -84,7 +89,7 @@ def test_the_undo_of_a_new_root_works(bucket: Bucket, s3: Run, port: int) -> Non
     assert bucket.tree("run") == source
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@JOBS
 def test_in_place_and_back(jobs: int, bucket: Bucket, s3: Run, expected: dict[str, bytes]) -> None:
     source = fill(bucket, "run", 3)
     told = s3(*DOWN, url("run"), "--all", "--in-place", "--jobs", jobs)
@@ -138,26 +143,23 @@ def test_killed_between_checkpoints_and_gone_on_with(
     count = 6
     source = fill(bucket, "run", count)
     ledger = tmp_path / "ledger"
-    words = (*DOWN, url("run"), "--all", "-o", url("out"), "--ledger", ledger)
+    words = (*DOWN, url("run"), "--all", "-o", url("out"), "--ledger", str(ledger))
     for wanted in (1, 3):
-        running = subprocess.Popen(
-            [sys.executable, "-m", "ckptmigrate", *map(str, words)],
-            env={**os.environ, **environment(port)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 60
-        while not ledger.exists() or ledger.read_text().count("\n") < wanted:
-            assert time.monotonic() < deadline and running.poll() is None
-            time.sleep(0.005)
-        running.send_signal(signal.SIGKILL)
-        running.wait()
+        with ThreadPoolExecutor() as pool:
+            child: list[int] = []
+            there = {**os.environ, **environment(port)}
+            running = pool.submit(CLI.run, words, main=MAIN, env=there, started=child.append)
+            while not ledger.exists() or ledger.read_text().count("\n") < wanted:
+                assert not running.done()
+                time.sleep(0.005)
+            os.kill(child[0], signal.SIGKILL)
+            assert running.result().returncode == -signal.SIGKILL
         marked = [
-            n for n in range(1, count + 1) if f"{name(n)}/metadata.json" in bucket.tree("out")
+            n for n in range(1, count + 1) if f"{name(n)}/metadata.json" in bucket.names("out")
         ]
         assert wanted <= len(marked) < count
         assert all(made(bucket, "out", n) == expected for n in marked)
-        assert TRACKER not in bucket.tree("out")
+        assert TRACKER not in bucket.names("out")
     time.sleep(1)  # a request that was on its way when the client died
     told = s3(*words)
     assert told.returncode == 0, told.stdout + told.stderr

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
-import os
 import pickle
+import shutil
 import signal
-import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -19,34 +19,53 @@ import numpy as np
 import pytest
 import torch
 import torch_side
-from conftest import HEALTHY, SAMPLES, Run, checkpoint_of, refused, tree_hash
+from conftest import HEALTHY, INDEX, SAMPLES, Run, checkpoint_of, refused, tree_hash
 from real_releases import READERS as READERS_FOLDER
-from real_releases import run_jobs
+from real_releases import run_code, run_jobs
 
+import ckptmigrate
 from ckptmigrate import migrate
 from ckptmigrate.access.storage import LocalDirectory
 from ckptmigrate.inert import torchfile
 from ckptmigrate.matrix import compiling
 from ckptmigrate.measuring import jobs
 from ckptmigrate.planning import advice
+from ckptmigrate.planning.planner import Plan
 from ckptmigrate.releases import checking, facts
 from ckptmigrate.releases.checking import Job, Verdict
 from ckptmigrate.releases.dtypes import unnamed_class
 from ckptmigrate.releases.readers import reader, readers
 from ckptmigrate.versions import reading
+from ckptmigrate.versions.reading import Reading
 
 CELLS: list[dict[str, Any]] = json.loads((SAMPLES / "raw_matrix.json").read_text())
 READERS = [row.release for row in facts.compat().readers]
 Copy = Callable[[str], Path]
 
 
-def ask(root: Path, release: str, job: Job | None = None, torch: str | None = None) -> Verdict:
-    found = reading.read(LocalDirectory(checkpoint_of(root)))
+def ask(
+    root: Path | Reading, release: str, job: Job | None = None, torch: str | None = None
+) -> Verdict:
+    found = read(root) if isinstance(root, Path) else root
     return checking.check(found, reader(release, facts.compat(), torch), job)
 
 
-def the_matrix() -> list[tuple[str, str]]:
-    return [(cell["reader"], cell["sample"]) for cell in CELLS]
+def resuming(root: Path) -> list[str]:
+    """The releases that resume from a checkpoint."""
+    found = read(root)
+    return [release for release in READERS if ask(found, release).resumes]
+
+
+def read(root: Path) -> Reading:
+    """What `ask` reads of a checkpoint; of a sample, which nothing changes, once."""
+    return _sample(root) if root.parent == SAMPLES else _read(root)
+
+
+def _read(root: Path) -> Reading:
+    return reading.read(LocalDirectory(checkpoint_of(root)))
+
+
+_sample = functools.cache(_read)
 
 
 def test_every_measured_cell_is_there() -> None:
@@ -106,15 +125,7 @@ def test_the_symbols_are_those_of_the_release(release: str) -> None:
     """Held against the release itself: which symbols it has, allows, and what their values mean."""
     compat = facts.compat()
     paths = {row.symbol for row in compat.symbols if row.symbol.startswith("megatron.")}
-    process = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _TOLD_BY_A_RELEASE],
-        input=json.dumps(sorted(paths)),
-        env={**os.environ, "PYTHONPATH": str(READERS_FOLDER.absolute() / release)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    allowed, there = json.loads(process.stdout)
+    allowed, there = run_code(release, _TOLD_BY_A_RELEASE, sorted(paths))
     found = reader(release, compat)
     assert sorted(there) == sorted(path for path in paths if found.resolves(path))
     assert [path for path in allowed if not found.allows(path)] == []
@@ -135,16 +146,16 @@ def test_the_model_type_of_every_training_run(copy: Copy, run: Run, tmp_path: Pa
     """`get_model` of megatron/training/training.py puts it into args, in every release; the
     samples were saved without it."""
     root = copy("0.14.0-idle-w1")
-    before = {release: ask(root, release).resumes for release in READERS}
+    before = resuming(root)
     model_type = torch_side.ModelType.encoder_or_decoder
     torch_side.edit_common(root, lambda state: setattr(state["args"], "model_type", model_type))
-    assert {release: ask(root, release).resumes for release in READERS} == before
+    assert resuming(root) == before
     verified = run("verify", root)
     assert (verified.returncode, "unknown-symbol" in verified.stdout) == (0, False)
     # It goes down without a loss, and a release that allows by list takes it as it is.
     done = run("downgrade", root, "--to", "0.10.0", "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    args = torch_side.read(checkpoint_of(tmp_path / "out")).common["args"]
+    args = torch_side.read_common(checkpoint_of(tmp_path / "out"))["args"]
     assert args.model_type is model_type
     [ranks] = run_jobs("0.14.0", [{"checkpoint": str(checkpoint_of(root))}])
     assert (ranks[0]["stage"], ranks[0]["error"]) == ("done", None)
@@ -225,18 +236,18 @@ def test_a_member_that_a_release_does_not_have(
     [plan] = migrate(root, to=release, output=tmp_path / "out")
     assert plan.losses == ()
     resumes_in(release, tmp_path / "out")
-    args = vars(torch_side.read(checkpoint_of(tmp_path / "out")).common["args"])
+    args = vars(torch_side.read_common(checkpoint_of(tmp_path / "out"))["args"])
     assert {name: args[name] for name in text} == text
 
 
 def test_a_model_type_that_became_another(copy: Copy) -> None:
     """0.14 and 0.15 take 2 for a member of another name, and go on; later releases do not."""
     root = copy("0.13.1-idle-w1")
-    before = {release: ask(root, release).resumes for release in READERS}
+    before = resuming(root)
     model_type = torch_side.ModelType.encoder_and_decoder
     torch_side.edit_common(root, lambda state: setattr(state["args"], "model_type", model_type))
-    changed = [release for release in READERS if ask(root, release).resumes != before[release]]
-    assert changed == ["0.16.1", "0.17.1", "0.18.2", "0.19.0", "0.20.dev0"]
+    changed = {*before} ^ {*resuming(root)}
+    assert changed == {"0.16.1", "0.17.1", "0.18.2", "0.19.0", "0.20.dev0"}
     for release in ("0.14.0", "0.15.3"):
         resumes_in(release, root)
 
@@ -258,7 +269,7 @@ def test_a_signal_as_python_3_10_pickles_it(
     [plan] = migrate(root, to="0.16.1", output=tmp_path / "out")
     assert plan.losses == ()
     resumes_in("0.16.1", tmp_path / "out")
-    assert torch_side.read(checkpoint_of(tmp_path / "out")).common["args"].exit_signal == "SIGTERM"
+    assert torch_side.read_common(checkpoint_of(tmp_path / "out"))["args"].exit_signal == "SIGTERM"
 
 
 @pytest.mark.parametrize(
@@ -283,7 +294,7 @@ def test_numpy_data_whose_class_no_pickle_names(
     refused(result, f"numpy.dtypes.{name}", "--allow-loss foreign-symbols")
     migrate(root, to="0.16.1", output=tmp_path / "out", allow_loss=["foreign-symbols"])
     resumes_in("0.16.1", tmp_path / "out")
-    args = torch_side.read(checkpoint_of(tmp_path / "out")).common["args"]
+    args = torch_side.read_common(checkpoint_of(tmp_path / "out"))["args"]
     assert args.data == f"numpy.dtypes.{name}"
 
 
@@ -355,7 +366,7 @@ def test_a_foreign_class_is_named_and_refused(copy: Copy, run: Run, tmp_path: Pa
         "--allow-loss", "foreign-symbols",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    args = torch_side.read(checkpoint_of(tmp_path / "out")).common["args"]
+    args = torch_side.read_common(checkpoint_of(tmp_path / "out"))["args"]
     assert args.extra == "nemo_like.Foreign"
     # And back again on the way up, byte for byte.
     migrate(tmp_path / "out", to="none-emitting", output=tmp_path / "back")
@@ -506,38 +517,87 @@ def test_optimizer_state_is_a_named_loss(run: Run, tmp_path: Path) -> None:
 # -- release targets
 
 
-@pytest.mark.parametrize("release", READERS)
+LOSSES = ("fault-context", "optimizer-state")
+
+
 @pytest.mark.parametrize("sample", HEALTHY)
-def test_every_release_resumes_after_one_command(sample: str, release: str, tmp_path: Path) -> None:
-    losses = ("fault-context", "optimizer-state")
+def test_every_release_resumes_after_one_command(sample: str, tmp_path: Path) -> None:
+    """Planned for every release, and judged with the files of the plan among those of the sample.
+
+    The first plan that changes anything is carried out; the rest of them where all tests run.
+    """
+    outcomes = plans_for_every_release(sample)
+    for number, (plan, releases) in enumerate(outcomes):
+        assert plan.satisfied == (not plan.files)
+        root = shutil.copytree(SAMPLES / sample, tmp_path / str(number))
+        for name, content in plan.files.items():
+            (checkpoint_of(root) / name).unlink(missing_ok=True)
+            if content is not None:
+                (checkpoint_of(root) / name).write_bytes(content)
+        check_every_release(root, releases)
+        check_args(SAMPLES / sample, root)
+    for release in [next(iter(each)) for plan, each in outcomes if not plan.satisfied][:1]:
+        carry_out_and_back(sample, release, tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sample", HEALTHY)
+def test_every_release_resumes_from_what_is_written(sample: str, tmp_path: Path) -> None:
     source = SAMPLES / sample
-    [plan] = migrate(source, to=release, output=tmp_path / "out", allow_loss=losses)
-    result = source if plan.satisfied else tmp_path / "out"
-    assert plan.satisfied == (not (tmp_path / "out").exists())
-    job = Job(no_load_optim="optimizer-state" in plan.losses)
-    assert ask(result, release, job).resumes
-    if not plan.satisfied:
-        # args keeps every attribute; those that changed became the names of enum members.
-        before, after = (
-            vars(torch_side.read(checkpoint_of(root)).common["args"])
-            for root in (source, tmp_path / "out")
-        )
-        assert before.keys() == after.keys()
-        for name, value in after.items():
-            if torch_side.plain(value) != torch_side.plain(before[name]):
-                assert value == before[name].name
-        # The way back is the original, whatever the release changed.
-        index = json.loads((SAMPLES / "index.json").read_text())
-        migrate(result, to=index[sample]["layout"], output=tmp_path / "back")
-        assert tree_hash(tmp_path / "back") == tree_hash(source)
+    for number, (plan, releases) in enumerate(plans_for_every_release(sample)):
+        place = tmp_path / str(number)
+        place.mkdir()
+        if plan.satisfied:
+            check_every_release(source, releases)
+        else:
+            check_every_release(carry_out_and_back(sample, next(iter(releases)), place), releases)
+
+
+def plans_for_every_release(sample: str) -> list[tuple[Plan, dict[str, Job]]]:
+    """Plans that differ in what they write, and the releases that each is for, with their job."""
+    found: dict[object, tuple[Plan, dict[str, Job]]] = {}
+    for release in READERS:
+        plan = ckptmigrate.plan(SAMPLES / sample, to=release, allow_loss=LOSSES)
+        _, releases = found.setdefault(tuple(plan.files.items()), (plan, {}))
+        releases[release] = Job(no_load_optim="optimizer-state" in plan.losses)
+    return [*found.values()]
+
+
+def check_every_release(root: Path, releases: dict[str, Job]) -> None:
+    found = read(root)
+    for release, job in releases.items():
+        assert ask(found, release, job).resumes, release
+
+
+def check_args(source: Path, root: Path) -> None:
+    """args keeps every attribute; those that changed became the names of enum members."""
+    before, after = (
+        vars(torch_side.read_common(checkpoint_of(each))["args"]) for each in (source, root)
+    )
+    assert before.keys() == after.keys()
+    for name, value in after.items():
+        if torch_side.plain(value) != torch_side.plain(before[name]):
+            assert value == before[name].name
+
+
+def carry_out_and_back(sample: str, release: str, place: Path) -> Path:
+    """Migrate a sample, check the result and its way back, and return the result."""
+    source, result = SAMPLES / sample, place / "out"
+    [plan] = migrate(source, to=release, output=result, allow_loss=LOSSES)
+    assert not plan.satisfied
+    check_args(source, result)
+    # The way back is the original, whatever the release changed.
+    migrate(result, to=INDEX[sample]["layout"], output=place / "back")
+    assert tree_hash(place / "back") == tree_hash(source)
+    return result
 
 
 def test_native_and_strict(tmp_path: Path) -> None:
     source = SAMPLES / "0.17.1-idle-w1"
-    [plan] = migrate(source, to="0.12.3", output=tmp_path / "a")
-    assert plan.satisfied
-    [plan] = migrate(source, to="0.18.2", output=tmp_path / "b")
-    assert plan.satisfied
+    for release in ("0.12.3", "0.18.2"):
+        [plan] = migrate(source, to=release, output=tmp_path / release)
+        assert plan.satisfied
+        assert not (tmp_path / release).exists()
     strict = SAMPLES / "0.18.2-idle-w1"
     from ckptmigrate import migration
 

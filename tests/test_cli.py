@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 from typing import Any
 
 import golden
 import pytest
-from conftest import HEALTHY, INDEX, LAYOUTS, SAMPLES, Run, checkpoint_of, refused, tree_hash
+from cli_reference import commands
+from conftest import CLI, INDEX, LAYOUTS, SAMPLES, Run, checkpoint_of, refused, tree_hash
 
 from ckptmigrate import migrate
 
-VERBS = ("inspect", "upgrade", "downgrade", "check", "diff", "undo", "recover", "layouts")
 SENTINEL = "0.18.2-idle-tp2"
 
 
@@ -226,10 +225,10 @@ def test_a_directory_that_no_tracker_leads_to(run: Run, copy: Any, tmp_path: Pat
     assert run("inspect", made).stdout.splitlines()[0].startswith(f"{made}/iter_0000005: ")
 
 
-def test_diff_tells_the_same_in_the_same_order(run: Run) -> None:
-    """Whatever the hashes of texts are, which Python draws anew in every run."""
+def test_diff_tells_the_same_in_the_same_order(start: Run) -> None:
+    """Whatever the hashes of texts are, which Python draws anew when it starts."""
     roots = SAMPLES / "0.17.1-idle-w1", SAMPLES / "0.19.0-idle-tp2"
-    told = [run("diff", *roots, "--json", PYTHONHASHSEED=str(seed)).stdout for seed in (1, 2, 3)]
+    told = [start("diff", *roots, "--json", PYTHONHASHSEED=str(seed)).stdout for seed in (1, 2, 3)]
     rows = json.loads(told[0])["differences"]
     assert sum((row["sign"], row["part"]) == ("+", "payload") for row in rows) > 3
     assert told[1:] == told[:1] * 2
@@ -264,26 +263,26 @@ def test_layouts(run: Run) -> None:
     assert all(row["source"] and row["releases"] for row in rows)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["frobnicate"],
-        ["inspect"],
-        ["inspect", "x", "--frobnicate"],
-        ["downgrade", "x"],
-        ["upgrade", "x", "--link", "teleport"],
-        ["upgrade", "x", "--allow-loss", "everything"],
-        ["upgrade", "x", "--in-place", "-o", "y"],
-        ["upgrade", "x", "--all", "--iteration", "3"],
-        ["upgrade", "x", "--world-size", "0"],
-        ["diff", "x"],
-    ],
+MISTAKES = (
+    [],
+    ["frobnicate"],
+    ["inspect"],
+    ["inspect", "x", "--frobnicate"],
+    ["downgrade", "x"],
+    ["upgrade", "x", "--link", "teleport"],
+    ["upgrade", "x", "--allow-loss", "everything"],
+    ["upgrade", "x", "--in-place", "-o", "y"],
+    ["upgrade", "x", "--all", "--iteration", "3"],
+    ["upgrade", "x", "--world-size", "0"],
+    ["diff", "x"],
 )
-def test_usage_is_status_2(run: Run, arguments: list[str]) -> None:
-    result = run(*arguments)
-    assert result.returncode == 2
-    assert "Traceback" not in result.stderr
+
+
+def test_usage_is_status_2(run: Run) -> None:
+    for arguments in MISTAKES:
+        result = run(*arguments)
+        assert result.returncode == 2, arguments
+        assert "Traceback" not in result.stderr
 
 
 def test_errors_as_json(run: Run) -> None:
@@ -298,18 +297,13 @@ def test_errors_as_json(run: Run) -> None:
     assert json.loads(loss.stdout)["error"]["losses"] == ["fault-context"]
 
 
-def test_an_unforeseen_error_is_one_sentence_too(run: Run) -> None:
+def test_an_unforeseen_error_is_one_sentence_too() -> None:
     """Simulated: something inside breaks in a way that nobody thought of."""
     code = (
         "import ckptmigrate.inspection as i, ckptmigrate.cli as c; "
         "i.inspect = lambda path: 1 / 0; c.main()"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code, "inspect", str(SAMPLES / SENTINEL)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = CLI.run(["inspect", str(SAMPLES / SENTINEL)], code=code)
     refused(result, "ZeroDivisionError", "-v")
 
 
@@ -318,12 +312,12 @@ def test_traceback_only_when_asked(run: Run) -> None:
     assert "Traceback" in run("inspect", "nowhere", "-v").stderr
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_an_example(run: Run, verb: str) -> None:
-    text = run(verb, "--help").stdout
-    assert f"Examples:\n    ckptmigrate {verb}" in text
-    for option in ("--json", "--no-color", "--verbose"):
-        assert option in text
+def test_every_verb_has_help_with_an_example(run: Run) -> None:
+    for verb in commands():
+        text = run(*verb.split(), "--help").stdout
+        assert f"Examples:\n    ckptmigrate {verb}" in text, verb
+        for option in ("--json", "--no-color", "--verbose"):
+            assert option in text, verb
 
 
 def test_universal_help_tells_strict_readers(run: Run) -> None:
@@ -333,7 +327,7 @@ def test_universal_help_tells_strict_readers(run: Run) -> None:
 
 
 def test_colour_only_on_terminals(run: Run, tmp_path: Path) -> None:
-    words = ["-m", "ckptmigrate", "inspect", str(SAMPLES / SENTINEL)]
+    words = ["inspect", str(SAMPLES / SENTINEL)]
     assert "\x1b[" in golden.run(words, tmp_path, 100, NO_COLOR="")
     assert "\x1b[" not in golden.run([*words, "--no-color"], tmp_path, 100, NO_COLOR="")
     assert "\x1b[" not in golden.run(words, tmp_path, 100, NO_COLOR="1")
@@ -351,7 +345,7 @@ def test_a_bar_shows_while_payload_is_copied(tmp_path: Path) -> None:
         "-o",
         "out",
     ]
-    shown = golden.run(["-m", "ckptmigrate", *words], tmp_path, 100)
+    shown = golden.run([*words], tmp_path, 100)
     assert "copying payload" in shown
     # Both payload files, to the last byte, in the bar's own units.
     total = sum(p.stat().st_size for p in checkpoint_of(SAMPLES / SENTINEL).glob("*.distcp"))
@@ -362,7 +356,6 @@ _ISOLATED = """
 import sys
 from ckptmigrate.cli import main
 try:
-    sys.argv = ["ckptmigrate", *sys.argv[1:]]
     main()
 except SystemExit as stop:
     assert not stop.code or sys.argv[1] in ("diff", "check"), stop.code
@@ -372,31 +365,32 @@ print("isolated", file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("sample", ["0.12.3-fault-w1", "0.15.3-idle-w1", "0.19.0-idle-tp2"])
-@pytest.mark.parametrize("verb", VERBS)
-def test_no_verb_imports_torch_or_megatron(tmp_path: Path, verb: str, sample: str) -> None:
-    root = str(SAMPLES / sample)
-    assert sample in HEALTHY
-    if verb == "undo":
-        lost = ["fault-context"]
-        migrate(root, to="universal", output=tmp_path / "migrated", allow_loss=lost)
-    arguments = {
-        "inspect": [root],
-        "upgrade": [root, "-o", str(tmp_path / "x"), "--allow-loss", "fault-context"],
-        "downgrade": [
-            *(root, "--to", "universal", "-o", str(tmp_path / "y")),
-            *("--allow-loss", "fault-context"),
-        ],
-        "check": [root],
-        "recover": [str(tmp_path)],
-        "undo": [str(tmp_path / "migrated"), "--dry-run"],
-        "diff": [root, str(SAMPLES / "0.18.2-idle-w1")],
-        "layouts": [],
-    }[verb]
-    result = subprocess.run(
-        [sys.executable, "-c", _ISOLATED, verb, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.stderr == "isolated\n"
+def test_no_verb_imports_torch_or_megatron(tmp_path: Path, copy: Any) -> None:
+    """The process that runs them has imported every module of the package, for each of them."""
+    root = copy("0.12.3-fault-w1")
+    lost = ("--allow-loss", "fault-context")
+    migrate(root, to="universal", output=tmp_path / "migrated", allow_loss=["fault-context"])
+    facts = tmp_path / "compat_matrix.yaml"
+    shutil.copy(SAMPLES.parent.parent / "compat_matrix.yaml", facts)
+    arguments: dict[str, tuple[object, ...]] = {
+        "inspect": (root,),
+        "check": (root,),
+        "verify": (root,),
+        "diff": (root, SAMPLES / "0.18.2-idle-w1"),
+        "upgrade": (root, "-o", tmp_path / "x", *lost),
+        "downgrade": (root, "--to", "universal", "-o", tmp_path / "y", *lost),
+        "undo": (tmp_path / "migrated", "--dry-run"),
+        "repair": (root,),
+        "recover": (tmp_path,),
+        "explain": ("0.13",),
+        "layouts": (),
+        "matrix": (),
+        "matrix add": ("9.9.0", "--facts", facts),
+        "schema": ("upgrade",),
+        "completion": ("bash",),
+    }
+    # `matrix run` starts processes of real releases, which import both.
+    assert arguments.keys() == commands().keys() - {"", "matrix run"}
+    for verb, words in arguments.items():
+        result = CLI.run([*verb.split(), *map(str, words)], code=_ISOLATED, cwd=tmp_path)
+        assert result.stderr == "isolated\n", verb

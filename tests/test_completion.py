@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import LAYOUTS, SAMPLES, Run
+from conftest import CLI, LAYOUTS, MAIN, SAMPLES, Run
 
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.verifying.findings import CODES
@@ -51,69 +51,71 @@ def words(line: str) -> list[str]:
     return ["ckptmigrate", *line.split(" ")]
 
 
-@pytest.mark.parametrize("line", CASES)
-def test_bash(line: str, run: Run, on_path: dict[str, str], tmp_path: Path) -> None:
+def in_shell(shell: str, code: str, environment: dict[str, str]) -> list[str]:
+    """Return the lines that a shell without start-up files prints for a script."""
+    plain = {"bash": "--norc", "zsh": "-f", "fish": "--no-config"}[shell]
+    program = shutil.which(shell)
+    assert program, f"{shell} is missing: run `make shells`"
+    done = subprocess.run(
+        [program, plain, "-c", code], env=environment, cwd=SAMPLES, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    return done.stdout.splitlines()
+
+
+def test_bash(run: Run, on_path: dict[str, str], tmp_path: Path) -> None:
     """The function that the script installs, called as bash calls it at TAB."""
     script = tmp_path / "script"
     script.write_text(run("completion", "bash").stdout)
-    typed = words(line)
-    array = " ".join(f"'{word}'" for word in typed)
-    code = (
-        f"source {script}; complete -p ckptmigrate >/dev/null || exit 9; "
-        f"COMP_WORDS=({array}); COMP_CWORD={len(typed) - 1}; _ckptmigrate_completion ckptmigrate; "
-        'printf "%s\\n" "${COMPREPLY[@]}"'
-    )
-    shown = subprocess.run(
-        ["bash", "--norc", "-c", code], env=on_path, cwd=SAMPLES, capture_output=True, text=True,
-        check=True,
-    )  # fmt: skip
-    assert set(shown.stdout.split()) == CASES[line], shown.stderr
-
-
-@pytest.mark.parametrize("line", CASES)
-def test_zsh_and_fish_protocols(line: str, on_path: dict[str, str]) -> None:
-    """What the scripts ask for: a triple of lines per word in zsh, `kind,word\\thelp` in fish."""
-    typed = words(line)
-    zsh = _asked(on_path, "zsh", COMP_WORDS=" ".join(typed), COMP_CWORD=str(len(typed) - 1))
-    lines = zsh.splitlines()
-    assert set(lines[::3]) == {"plain"}
-    assert set(lines[1::3]) == CASES[line]
-    fish = _asked(on_path, "fish", COMP_WORDS=" ".join(typed), COMP_CWORD=typed[-1])
-    assert {row.partition(",")[2].split("\t")[0] for row in _rows(fish)} == CASES[line]
-
-
-def _rows(fish: str) -> list[str]:
-    return [row for row in fish.splitlines() if row.startswith("plain,")]
-
-
-def _asked(environment: dict[str, str], shell: str, **variables: str) -> str:
-    asked = {**environment, **variables, "_CKPTMIGRATE_COMPLETE": f"{shell}_complete"}
-    return subprocess.run(
-        ["ckptmigrate"], env=asked, cwd=SAMPLES, capture_output=True, text=True, check=True
-    ).stdout
-
-
-def test_a_path_is_completed_by_the_shell(on_path: dict[str, str]) -> None:
-    for line in ("inspect ", "upgrade x -o ", "diff a "):
+    code = f"source {script}; complete -p ckptmigrate >/dev/null || exit 9; "
+    for line in CASES:
         typed = words(line)
-        shown = _asked(on_path, "bash", COMP_WORDS=" ".join(typed), COMP_CWORD=str(len(typed) - 1))
-        assert shown == "dir,\n"
-    typed = words("matrix --into ")
-    assert _asked(on_path, "bash", COMP_WORDS=" ".join(typed), COMP_CWORD="3") == "file,\n"
+        array = " ".join(f"'{word}'" for word in typed)
+        code += (
+            f"COMP_WORDS=({array}); COMP_CWORD={len(typed) - 1}; COMPREPLY=(); "
+            '_ckptmigrate_completion ckptmigrate; echo "${COMPREPLY[*]}"; '
+        )
+    found = in_shell("bash", code, on_path)
+    assert {line: set(row.split()) for line, row in zip(CASES, found, strict=True)} == CASES
 
 
-@pytest.mark.parametrize("line", [f"inspect {ROOT} --iteration ", "downgrade x --to sp"])
-def test_fish(line: str, run: Run, on_path: dict[str, str], tmp_path: Path) -> None:
+def asked(shell: str, line: str) -> list[str]:
+    """Return the lines that the program prints for the script of a shell."""
+    typed = words(line)
+    variables = {
+        "_CKPTMIGRATE_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": " ".join(typed),
+        "COMP_CWORD": typed[-1] if shell == "fish" else str(len(typed) - 1),
+    }
+    done = CLI.run([], main=MAIN, cwd=SAMPLES, env={**os.environ, **variables})
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+def test_protocols() -> None:
+    """`kind,word` in bash, three lines per word in zsh, `kind,word\\thelp` in fish."""
+    for line, expected in CASES.items():
+        assert set(asked("bash", line)) == {f"plain,{word}" for word in expected}, line
+        rows = asked("zsh", line)
+        assert set(rows[::3]) == {"plain"}, line
+        assert set(rows[1::3]) == expected, line
+        rows = [row for row in asked("fish", line) if row.startswith("plain,")]
+        assert {row.partition(",")[2].split("\t")[0] for row in rows} == expected, line
+
+
+def test_a_path_is_completed_by_the_shell() -> None:
+    for line in ("inspect ", "upgrade x -o ", "diff a "):
+        assert asked("bash", line) == ["dir,"], line
+    assert asked("bash", "matrix --into ") == ["file,"]
+
+
+def test_fish(run: Run, on_path: dict[str, str], tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text(run("completion", "fish").stdout)
-    code = f"source {script}; complete -C 'ckptmigrate {line}'"
-    shown = subprocess.run(
-        [_shell("fish"), "--no-config", "-c", code], env=on_path, cwd=SAMPLES,
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert {row.split("\t")[0] for row in shown.stdout.splitlines()} == CASES.get(
-        line, {"split-rerun"}
-    )
+    line, other = f"inspect {ROOT} --iteration ", "downgrade x --to sp"
+    code = f"source {script}; complete -C 'ckptmigrate {line}'; complete -C 'ckptmigrate {other}'"
+    rows = [row.split("\t")[0] for row in in_shell("fish", code, on_path)]
+    assert sorted(rows) == sorted([*CASES[line], "split-rerun"])
 
 
 def test_zsh_takes_the_script(run: Run, on_path: dict[str, str], tmp_path: Path) -> None:
@@ -128,28 +130,17 @@ def test_zsh_takes_the_script(run: Run, on_path: dict[str, str], tmp_path: Path)
         "_describe() { print -l -- ${(P)3} }; compadd() { print -l -- $@ }; "
         f"words=(ckptmigrate downgrade x --to sp); CURRENT=5; _ckptmigrate"
     )
-    shown = subprocess.run(
-        [_shell("zsh"), "-f", "-c", code], env=on_path, cwd=SAMPLES, capture_output=True,
-        text=True, check=True,
-    )  # fmt: skip
-    lines = shown.stdout.splitlines()
+    lines = in_shell("zsh", code, on_path)
     assert lines[0] == "_ckptmigrate"
-    assert any(line.startswith("split-rerun") for line in lines[1:]), shown
+    assert any(line.startswith("split-rerun") for line in lines[1:]), lines
 
 
-def _shell(name: str) -> str:
-    found = shutil.which(name)
-    assert found, f"{name} is missing: run `make shells`"
-    return found
+def test_the_script_says_how_to_install_it(run: Run) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        text = run("completion", shell).stdout
+        assert f"# To install: ckptmigrate completion {shell} > ~/." in text.splitlines()[-2]
+        assert (shell != "zsh") or text.startswith("#compdef ckptmigrate\n")
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_script_says_how_to_install_it(shell: str, run: Run) -> None:
-    text = run("completion", shell).stdout
-    assert f"# To install: ckptmigrate completion {shell} > ~/." in text.splitlines()[-2]
-    assert (shell != "zsh") or text.startswith("#compdef ckptmigrate\n")
-
-
-def test_layouts_are_all_there(on_path: dict[str, str]) -> None:
-    shown = _asked(on_path, "bash", COMP_WORDS="ckptmigrate upgrade x --to ", COMP_CWORD="4")
-    assert {f"plain,{layout}" for layout in LAYOUTS} <= set(shown.splitlines())
+def test_layouts_are_all_there() -> None:
+    assert {f"plain,{layout}" for layout in LAYOUTS} <= set(asked("bash", "upgrade x --to "))

@@ -1,16 +1,17 @@
-"""Every sample to every layout, checked with real torch and tables written by hand."""
+"""Every sample to every layout and back, checked with real torch and tables written by hand."""
 
 from __future__ import annotations
 
 import functools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import expected
 import pytest
 import torch_side
-from conftest import CORRUPT, HEALTHY, INDEX, LAYOUTS, SAMPLES, checkpoint_of
+from conftest import CORRUPT, HEALTHY, INDEX, LAYOUTS, SAMPLES, checkpoint_of, tree_hash
 
 import ckptmigrate
 from ckptmigrate import RefusedError
@@ -37,32 +38,46 @@ def moves_exactly(sample: str, target: str) -> bool:
 
 @pytest.mark.parametrize("target", [*LAYOUTS, "universal"])
 @pytest.mark.parametrize("sample", HEALTHY)
-def test_conversion(sample: str, target: str, tmp_path: Path) -> None:
-    layout = "sharded-rerun" if target == "universal" else target
-    scenario = INDEX[sample]["scenario"]
-    keeps = scenario == "fault" and moves_exactly(sample, target)
-    loses = scenario == "fault" and not keeps
-    if loses:
+def test_a_conversion_and_the_ways_back(sample: str, target: str, tmp_path: Path) -> None:
+    """One migration; back with its sidecar, without it, and in place with `undo`."""
+    there, layout = tmp_path / "there", INDEX[sample]["layout"]
+    loss = INDEX[sample]["scenario"] == "fault" and not moves_exactly(sample, target)
+    if loss:
         with pytest.raises(RefusedError) as refusal:
-            ckptmigrate.migrate(SAMPLES / sample, to=target, output=tmp_path / "out")
+            ckptmigrate.migrate(SAMPLES / sample, to=target, output=there)
         assert refusal.value.losses == ("fault-context",)
         assert "--allow-loss fault-context" in str(refusal.value)
-        assert not (tmp_path / "out").exists()
-    ckptmigrate.migrate(
-        SAMPLES / sample,
-        to=target,
-        output=tmp_path / "out",
-        allow_loss=["fault-context"] if loses else [],
-    )
-    result = torch_side.read(checkpoint_of(tmp_path / "out"))
+        assert not there.exists()
+    allowed = ["fault-context"] if loss else []
+    ckptmigrate.migrate(SAMPLES / sample, to=target, output=there, allow_loss=allowed)
+    check_conversion(sample, target, checkpoint_of(there))
 
-    before = source(sample)
+    ckptmigrate.migrate(there, to=layout, output=tmp_path / "back")
+    # Not only the small files: the whole root, name by name, with no sidecar left over.
+    assert tree_hash(tmp_path / "back") == tree_hash(SAMPLES / sample)
+
+    shutil.copytree(SAMPLES / sample, tmp_path / "run")
+    check_in_place(sample, target, tmp_path / "run", checkpoint_of(there))
+
+    # The migration is complete without what is kept for the way back.
+    (checkpoint_of(there) / "ckptmigrate.json").unlink(missing_ok=True)
+    shutil.rmtree(checkpoint_of(there) / ".ckptmigrate", ignore_errors=True)
+    ckptmigrate.migrate(there, to=layout, output=tmp_path / "fresh")
+    check_the_same_content(sample, checkpoint_of(tmp_path / "fresh"), fault_lost=loss)
+
+
+def check_conversion(sample: str, target: str, checkpoint: Path) -> None:
+    """What a migration of a sample to a target wrote."""
+    before, result = source(sample), torch_side.read(checkpoint)
+    layout = "sharded-rerun" if target == "universal" else target
+    scenario = INDEX[sample]["scenario"]
     check_tensors(before, result)
     check_common(before, result)
     has_plans = INDEX[sample]["release"] not in expected.NO_PLANS
     torch_side.consistent(result, has_plans=has_plans)
-    check_marker(checkpoint_of(tmp_path / "out"), layout)
+    check_marker(checkpoint, layout)
     state = "disabled" if scenario == "disabled" else "idle"
+    keeps = scenario == "fault" and moves_exactly(sample, target)
     if keeps and layout in expected.KEEPS_FAULTS:
         entry, grid = expected.FAULT
         check_entry(result, entry)
@@ -76,6 +91,61 @@ def test_conversion(sample: str, target: str, tmp_path: Path) -> None:
         check_entry(result, entry)
         check_grid(sample, result, grid, layout)
         check_idle(sample, result, layout, disabled=state == "disabled")
+
+
+def check_in_place(sample: str, target: str, root: Path, other: Path) -> None:
+    """In place a migration writes the same small files, and `undo` takes back every byte.
+
+    Args:
+        root: a copy of the sample, to be migrated.
+        other: the checkpoint that the same migration wrote elsewhere.
+    """
+    checkpoint = checkpoint_of(root)
+    [plan] = ckptmigrate.migrate(root, to=target, in_place=True, allow_loss=["fault-context"])
+    for name in (".metadata", "common.pt", "metadata.json"):
+        assert (checkpoint / name).exists() == (other / name).exists()
+        if (other / name).exists():
+            assert (checkpoint / name).read_bytes() == (other / name).read_bytes()
+    # The very command that the migration names as its undo.
+    assert plan.undo == f"ckptmigrate undo {checkpoint}"
+    if not plan.changes_nothing:
+        ckptmigrate.undo(checkpoint)
+    assert tree_hash(root) == tree_hash(SAMPLES / sample)
+
+
+def check_the_same_content(sample: str, checkpoint: Path, *, fault_lost: bool) -> None:
+    """A conversion back that started from the converted files alone has all that was kept."""
+    before, after = source(sample), torch_side.read(checkpoint)
+    assert before.tensors.keys() == after.tensors.keys()
+    if fault_lost and INDEX[sample]["layout"] == "none-emitting":
+        # Idle now, and idle is written as nothing.
+        assert after.rerun_keys == set()
+        return
+    assert before.blobs.keys() == after.blobs.keys()
+    assert key_sets(before) == key_sets(after)
+    common = [torch_side.plain(c.common) for c in (before, after)]
+    if fault_lost:
+        for each in common:
+            each.get("rerun_state_machine", {}).pop("state", None)
+    assert common[0] == common[1]
+    for key in before.rerun_keys if not fault_lost else ():
+        [old], [new] = before.object(key), after.object(key)
+        assert old.keys() == new.keys()
+        dropped = {"data_iterator_checkpoints"}  # (PP, TP) layouts only, idle: no content
+        for field in old.keys() - dropped:
+            assert torch_side.plain(old[field]) == torch_side.plain(new[field]), field
+
+
+def key_sets(contents: torch_side.Contents) -> object:
+    """Every table's keys; plan items with their rank and how often."""
+    metadata, plans = contents.metadata, contents.plan_keys()
+    return (
+        set(metadata.state_dict_metadata),
+        {index.fqn for index in metadata.storage_data},
+        None if plans is None else [sorted(keys) for keys in plans],
+        set(metadata.planner_data or ()),
+        type(metadata).__name__,
+    )
 
 
 def check_tensors(before: torch_side.Contents, after: torch_side.Contents) -> None:

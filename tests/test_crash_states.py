@@ -1,4 +1,4 @@
-"""The checks of tests/faults can fail: each is given something wrong to find."""
+"""The checks of tests/faults can fail: each finds a sync that is left out."""
 
 from __future__ import annotations
 
@@ -8,28 +8,44 @@ from pathlib import Path
 
 import pytest
 
-FAULTS = Path(__file__).parent / "faults"
-
-
-def crash(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, FAULTS / "crash.py", *words], capture_output=True, text=True, check=False
-    )
+CRASH = Path(__file__).parent / "faults" / "crash.py"
 
 
 @pytest.mark.parametrize(
-    ("scenario", "nth", "word"),
+    ("scenario", "every", "syncs"),
     [
-        ("in place", "2", "a reader sees"),  # the bytes of a staged file
-        ("in place", "9", "is no journal"),  # the bytes of the journal
-        ("in place", "12", "after recover"),  # the names in the checkpoint, before it is swapped
-        ("in place", "13", "a reader sees"),  # that metadata.json is gone
-        ("out of place", "2", "a reader sees"),  # the bytes of a staged file
-        ("out of place", "8", "after recover"),  # the names in .ckptmigrate
-        ("out of place", "13", "after recover"),  # the name of the destination
+        ("in place", 10, {2: "a reader sees"}),  # the bytes of a staged file
+        (
+            "in place",
+            1,
+            {
+                9: "is no journal",  # the bytes of the journal
+                12: "after recover",  # the names in the checkpoint, before it is swapped
+                13: "a reader sees",  # that metadata.json is gone
+            },
+        ),
+        ("out of place", 10, {2: "a reader sees"}),  # the bytes of a staged file
+        (
+            "out of place",
+            1,
+            {
+                8: "after recover",  # the names in .ckptmigrate
+                13: "after recover",  # the name of the destination
+            },
+        ),
     ],
 )
-def test_a_forgotten_sync_is_found(scenario: str, nth: str, word: str) -> None:
-    result = crash("--scenario", scenario, "--without-sync", nth)
+def test_an_omitted_sync_is_found(scenario: str, every: int, syncs: dict[int, str]) -> None:
+    omitted = [word for sync in syncs for word in ("--without-sync", str(sync))]
+    result = subprocess.run(
+        [sys.executable, CRASH, "--scenario", scenario, "--every", str(every), *omitted],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 1, result.stdout
-    assert word in result.stderr, result.stderr[:1000]
+    violations = result.stderr.splitlines()
+    assert len(violations) == len(syncs), result.stderr[:3000]
+    for violation, (sync, text) in zip(violations, syncs.items(), strict=True):
+        assert violation.startswith(f"{scenario} without sync {sync}: ")
+        assert text in violation

@@ -14,12 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import conftest
 import pytest
-from conftest import SAMPLES, checkpoint_of, refused
+from conftest import MAIN, SAMPLES, Run, checkpoint_of, refused
 from distributed import Client, LocalCluster
+from forked import ForkServer
 
 SAMPLE = "0.19.0-idle-tp2"
 COUNT = 24
+# The command line in processes that have imported Dask, too.
+CLI = ForkServer("dask", [*conftest.CLI.preload, "ckptmigrate.batch.cluster", "distributed"])
 SMALL = (".metadata", "common.pt", "metadata.json")
 
 
@@ -32,13 +36,22 @@ def client() -> Iterator[Client]:
         yield client
 
 
+def fill(made: Path, count: int) -> Path:
+    """Make a root of so many copies of a sample."""
+    for number in range(1, count + 1):
+        shutil.copytree(checkpoint_of(SAMPLES / SAMPLE), made / f"iter_{number:07d}")
+    (made / "latest_checkpointed_iteration.txt").write_text(str(count))
+    return made
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    made = tmp_path / "run"
-    for number in range(1, COUNT + 1):
-        shutil.copytree(checkpoint_of(SAMPLES / SAMPLE), made / f"iter_{number:07d}")
-    (made / "latest_checkpointed_iteration.txt").write_text(str(COUNT))
-    return made
+    return fill(tmp_path / "run", COUNT)
+
+
+@pytest.fixture
+def dask(tmp_path: Path) -> Run:
+    return lambda *words: CLI.run([*map(str, words)], main=MAIN, cwd=tmp_path)
 
 
 def start(client: Client, root: Path, *words: str) -> subprocess.Popen[str]:
@@ -75,11 +88,13 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | None
     """What the plain verb makes of the sample, in a process of its own and without a cluster."""
     place = tmp_path_factory.mktemp("alone") / "run"
     shutil.copytree(SAMPLES / SAMPLE, place)
-    words = [sys.executable, "-m", "ckptmigrate", "downgrade", str(place), "--to", "pre-rerun"]
-    subprocess.run([*words, "--in-place"], check=True, capture_output=True)
+    words = ["downgrade", str(place), "--to", "pre-rerun", "--in-place"]
+    done = conftest.CLI.run(words, main=MAIN)
+    assert done.returncode == 0, done.stderr
     return small(checkpoint_of(place))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("where", ["in place", "out of place"])
 def test_a_worker_is_killed(
     where: str, client: Client, root: Path, expected: dict[str, bytes | None]
@@ -108,6 +123,7 @@ def test_a_worker_is_killed(
     ]
 
 
+@pytest.mark.full
 def test_interrupted_and_gone_on_with(
     client: Client, root: Path, expected: dict[str, bytes | None]
 ) -> None:
@@ -127,48 +143,47 @@ def test_interrupted_and_gone_on_with(
         assert small(root / f"iter_{number:07d}") == expected
 
 
-def test_one_that_cannot_be_migrated_stops_no_other(client: Client, root: Path) -> None:
+def test_one_that_cannot_be_migrated_stops_no_other(
+    client: Client, dask: Run, tmp_path: Path, expected: dict[str, bytes | None]
+) -> None:
+    root = fill(tmp_path / "run", 6)
     (root / "iter_0000002" / ".metadata").write_bytes(b"no pickle")
-    running = start(client, root, "--json")
-    told, errors = running.communicate(timeout=120)
-    assert running.returncode == 1, errors
-    shown = json.loads(told)
+    words = ("downgrade", root, "--to", "pre-rerun", "--all", "-o", "out", "--ledger", "ledger")
+    result = dask(*words, "--scheduler", client.scheduler.address, "--json")
+    assert result.returncode == 1, result.stderr
+    shown = json.loads(result.stdout)
     assert shown["summary"]["failed"] == 1
-    assert shown["summary"]["done"] == COUNT - 1
+    assert shown["summary"]["done"] == 5
     [failed] = [each for each in shown["checkpoints"] if each["status"] == "failed"]
     assert failed["error"]["kind"] == "DamagedError"
     assert failed["path"] == str(root / "iter_0000002")
-
-
-def test_no_scheduler_there(root: Path) -> None:
-    words = ["-m", "ckptmigrate", "inspect", str(root), "--scheduler", "nowhere.json"]
-    found = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
-    refused(found, "no Dask scheduler at nowhere.json", "dask scheduler")
+    done = [name for name in os.listdir(root) if (tmp_path / "out" / name).is_dir()]
+    assert len(done) == 5
+    assert all(small(tmp_path / "out" / name) == expected for name in done)
+    assert Counter(row["path"] for row in rows(root)) == {
+        str(root / f"iter_{n:07d}"): 1 for n in range(1, 7)
+    }
 
 
 @pytest.mark.parametrize(
     "address",
-    [":", "::::", "tcp://", "tls://127.0.0.1:1", "ucx://x:1", "inproc://x", "http://x:1", "fifo"],
-)
-def test_an_address_that_is_none(root: Path, tmp_path: Path, address: str) -> None:
+    ["nowhere.json", ":", "::::", "tcp://", "tls://127.0.0.1:1", "ucx://x:1", "inproc://x",
+     "http://x:1", "fifo"],
+)  # fmt: skip
+def test_an_address_that_is_none(address: str, dask: Run, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    found = subprocess.run(
-        [sys.executable, "-m", "ckptmigrate", "inspect", str(root), "--scheduler", address],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    refused(found, f"no Dask scheduler at {address} (", "dask scheduler")
+    result = dask("inspect", SAMPLES / SAMPLE, "--scheduler", address)
+    refused(result, f"no Dask scheduler at {address} (", "dask scheduler")
 
 
 @pytest.mark.parametrize("text", ["{}", "[", '{"address": 5}', '{"address": ":"}'])
-def test_a_scheduler_file_that_is_none(root: Path, tmp_path: Path, text: str) -> None:
+def test_a_scheduler_file_that_is_none(text: str, dask: Run, tmp_path: Path) -> None:
     (tmp_path / "file.json").write_text(text)
-    found = subprocess.run(
-        [sys.executable, "-m", "ckptmigrate", "inspect", str(root), "--scheduler", "file.json"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    refused(found, "no Dask scheduler at file.json (", "dask scheduler")
+    result = dask("inspect", SAMPLES / SAMPLE, "--scheduler", "file.json")
+    refused(result, "no Dask scheduler at file.json (", "dask scheduler")
 
 
+@pytest.mark.full
 def test_the_scheduler_is_lost(root: Path, expected: dict[str, bytes | None]) -> None:
     """What is done is written down, and the rest is done by a run without a cluster."""
     file, ledger = root.parent / "scheduler.json", root.parent / "ledger"

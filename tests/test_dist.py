@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import SAMPLES, checkpoint_of
+from conftest import CLI, SAMPLES, checkpoint_of
 
 import ckptmigrate
 
@@ -51,6 +51,7 @@ def empty(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
+@pytest.mark.full
 def test_there_are_three_files_of_one_version(dist: Path) -> None:
     version = ckptmigrate.__version__
     assert {file.name for file in dist.iterdir()} == {
@@ -58,6 +59,10 @@ def test_there_are_three_files_of_one_version(dist: Path) -> None:
         f"ckptmigrate-{version}.tar.gz",
         "ckptmigrate.pyz",
     }
+
+
+def test_the_version_is_stated_in_one_place() -> None:
+    version = ckptmigrate.__version__
     places = [
         file
         for file in (*REPOSITORY.glob("*.toml"), *REPOSITORY.glob("ckptmigrate/**/*.py"))
@@ -68,6 +73,7 @@ def test_there_are_three_files_of_one_version(dist: Path) -> None:
     assert places == [REPOSITORY / "ckptmigrate" / "version.py"]
 
 
+@pytest.mark.full
 def test_the_wheel_has_all_files_of_the_package(dist: Path) -> None:
     tracked = done("git", "ls-files", "ckptmigrate", cwd=REPOSITORY).split()
     assert {"ckptmigrate/py.typed", "ckptmigrate/data/schemas.json"} <= set(tracked)
@@ -76,6 +82,7 @@ def test_the_wheel_has_all_files_of_the_package(dist: Path) -> None:
     assert sorted(names) == sorted(tracked)
 
 
+@pytest.mark.full
 def test_the_sdist_has_the_tests_and_no_checkpoint(dist: Path) -> None:
     [sdist] = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
@@ -100,6 +107,7 @@ def smoke(place: Path, *command: object) -> None:
     done(*command, "matrix", "--html", "matrix.html", cwd=place)
 
 
+@pytest.mark.full
 def test_the_wheel_works_without_torch(empty: Path, tmp_path: Path) -> None:
     smoke(tmp_path, empty.with_name("ckptmigrate"))
     installed = done(empty, "-m", "pip", "--disable-pip-version-check", "list", cwd=tmp_path)
@@ -112,6 +120,7 @@ def test_the_wheel_works_without_torch(empty: Path, tmp_path: Path) -> None:
     assert " -m pip install torch`" in result.stderr
 
 
+@pytest.mark.full
 def test_the_one_file_works_where_nothing_is_installed(
     dist: Path, empty: Path, tmp_path: Path
 ) -> None:
@@ -122,17 +131,33 @@ def test_the_one_file_works_where_nothing_is_installed(
     smoke(tmp_path, bare / "bin" / "python", "-I", file)
 
 
-def test_the_example_of_the_library_runs_and_is_typed(empty: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def example(tmp_path: Path) -> str:
+    """The example of the library's docstring, beside the checkpoint that it is about."""
     shutil.copytree(SAMPLES / SAMPLE, tmp_path / "run")
     paragraphs = inspect.cleandoc(ckptmigrate.__doc__ or "").split("\n\n")
-    example = textwrap.dedent("\n\n".join(p for p in paragraphs if p.startswith("    ")))
-    (tmp_path / "example.py").write_text(example + "\n")
-    lines = done(empty, "example.py", cwd=tmp_path).splitlines()
+    return textwrap.dedent("\n\n".join(p for p in paragraphs if p.startswith("    "))) + "\n"
+
+
+def test_the_example_of_the_library_runs(example: str, tmp_path: Path) -> None:
+    result = CLI.run([], code=example, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    is_printed_by_the_example(result.stdout, tmp_path)
+
+
+def is_printed_by_the_example(text: str, place: Path) -> None:
+    lines = text.splitlines()
     assert lines[0] == "('none-emitting',)"
     assert lines[1].startswith("RuntimeError: Missing key in checkpoint state_dict: rerun_state")
-    assert lines[1].endswith(f"ckptmigrate downgrade {tmp_path / 'run'} --to 0.11.0")
+    assert lines[1].endswith(f"ckptmigrate downgrade {place / 'run'} --to 0.11.0")
     assert lines[-1] == "True"
     assert len([line for line in lines if line.startswith("+ ")]) == 2
+
+
+@pytest.mark.full
+def test_the_example_of_the_library_is_typed(empty: Path, example: str, tmp_path: Path) -> None:
+    (tmp_path / "example.py").write_text(example)
+    is_printed_by_the_example(done(empty, "example.py", cwd=tmp_path), tmp_path)
     (tmp_path / "consumer.py").write_text(CONSUMER)
     mypy = (sys.executable, "-m", "mypy", "--config-file=", "--strict", "--python-executable")
     assert "no issues found" in done(*mypy, empty, "example.py", "consumer.py", cwd=tmp_path)

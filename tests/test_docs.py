@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import subprocess
@@ -10,22 +11,22 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
+from pathlib import Path
 
 import cli_reference
 import click
 import pytest
-from browser import started
+from browser import DESKTOP, PHONE, SCHEMES, in_context, started, watched
 from cli_reference import commands
 from examples import ROOT
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 import ckptmigrate
 from ckptmigrate import versions
 from ckptmigrate.cli import cli
 
 DOCS = ROOT / "docs"
-PHONE = {"width": 360, "height": 740}
-DESKTOP = {"width": 1280, "height": 900}
 
 
 def page(name: str) -> str:
@@ -35,22 +36,21 @@ def page(name: str) -> str:
 # -- what is on them
 
 
-@pytest.mark.parametrize(
-    ("words", "command"),
-    [pytest.param(words, command, id=words or "-") for words, command in commands().items()],
-)
-def test_every_verb_and_option_is_in_the_reference(words: str, command: click.Command) -> None:
-    heading = words or "ckptmigrate"
-    found = re.search(rf"^##+ {heading}\n(.*?)(?=^##|\Z)", page("cli.md"), re.DOTALL | re.M)
-    assert found, f"{heading} is not in docs/cli.md: run `make examples`"
-    assert command.help
-    for parameter in command.params:
-        if not isinstance(parameter, click.Option):
-            assert (parameter.make_metavar(click.Context(command))) in found[1]
-            continue
-        assert parameter.help
-        for flag in parameter.opts:
-            assert re.search(rf"^- .*`{flag}[` ]", found[1], re.M), f"{flag}: run `make examples`"
+def test_every_verb_and_option_is_in_the_reference() -> None:
+    for words, command in commands().items():
+        heading = words or "ckptmigrate"
+        found = re.search(rf"^##+ {heading}\n(.*?)(?=^##|\Z)", page("cli.md"), re.DOTALL | re.M)
+        assert found, f"{heading} is not in docs/cli.md: run `make examples`"
+        assert command.help
+        for parameter in command.params:
+            if not isinstance(parameter, click.Option):
+                assert (parameter.make_metavar(click.Context(command))) in found[1]
+                continue
+            assert parameter.help
+            for flag in parameter.opts:
+                assert re.search(rf"^- .*`{flag}[` ]", found[1], re.M), (
+                    f"{flag}: run `make examples`"
+                )
 
 
 def test_the_reference_is_fresh() -> None:
@@ -101,8 +101,8 @@ def test_statements_of_the_format_have_sources_that_exist() -> None:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the built pages."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built pages."""
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(folder)],
@@ -114,12 +114,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(built: Path) -> Iterator[str]:
+    """Their address."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(built)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -134,27 +140,27 @@ def browser() -> Iterator[Browser]:
 NAMES = sorted(path.stem for path in DOCS.glob("*.md"))
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.costly("it builds all pages, for the other tests, too")
+@pytest.mark.parametrize(
+    ("names", "sizes"),
+    [
+        pytest.param(["concepts"], [PHONE], id="one"),
+        pytest.param(NAMES, [DESKTOP, PHONE], id="all", marks=pytest.mark.full),
+    ],
+)
 def test_pages_need_no_network_and_fit(
-    size: dict[str, int], scheme: str, site: str, browser: Browser
+    names: list[str], sizes: list[ViewportSize], site: str, browser: Browser
 ) -> None:
-    asked: list[str] = []
-    complaints: list[str] = []
-    context = browser.new_context(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
-    at = context.new_page()
-    at.on("request", lambda request: asked.append(request.url))
-    at.on("console", lambda message: complaints.append(message.text))
-    at.on("pageerror", lambda error: complaints.append(str(error)))
-    at.on("response", lambda reply: complaints.append(reply.url) if reply.status >= 400 else None)
-    for name in NAMES:
-        at.goto(f"{site}/{name}.html")
-        wide = at.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        assert wide <= 0, (name, wide)
-        assert contrast(at) >= 4.5, name
-    context.close()
-    assert [url for url in asked if not url.startswith(site)] == []
-    assert complaints == []
+    for scheme in SCHEMES:
+        with in_context(browser, color_scheme=scheme) as at:  # a page keeps its first scheme
+            for name, size in product(names, sizes):
+                at.set_viewport_size(size)
+                with watched(at, f"{site}/{name}.html", within=site):
+                    wide = at.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+                    assert wide <= 0, (name, size, wide)
+                    assert contrast(at) >= 4.5, (name, scheme)
+                    applied = at.locator("body").get_attribute("data-md-color-scheme")
+                    assert applied == {"light": "default", "dark": "slate"}[scheme], name
 
 
 def contrast(at: Page) -> float:
@@ -176,61 +182,57 @@ def luminance(colour: list[float]) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "iterdir",
-        "AttributeError: 'str' object has no attribute 'iterdir'",
-        "Missing key in checkpoint state_dict: rerun_state_machine_state/shard_0.0_1.1.",
-        "Missing keys (for all ranks): {'rerun_state_machine_state'}",
-        "Can't get attribute 'MCoreMetadata'",
-        "Unknown sharding_type: dp_reshardable",
-    ],
-)
-def test_search_finds_a_recipe_by_its_error(words: str, site: str, browser: Browser) -> None:
-    at = browser.new_page(viewport=DESKTOP)  # type: ignore[arg-type]
-    at.goto(f"{site}/index.html")
-    box = at.get_by_role("textbox", name="Search")
-    box.click()
-    expect(at.locator(".md-search-result__meta")).to_have_text("Type to start searching")
-    box.press_sequentially(words)
-    first = at.locator(".md-search-result__link").first
-    expect(first).to_have_attribute("href", re.compile(r"recipes\.html"), timeout=15_000)
-    at.close()
+@pytest.mark.full
+def test_search_finds_a_recipe_by_its_error(site: str, browser: Browser) -> None:
+    with in_context(browser, viewport=DESKTOP) as at:
+        for words in (
+            "iterdir",
+            "AttributeError: 'str' object has no attribute 'iterdir'",
+            "Missing key in checkpoint state_dict: rerun_state_machine_state/shard_0.0_1.1.",
+            "Missing keys (for all ranks): {'rerun_state_machine_state'}",
+            "Can't get attribute 'MCoreMetadata'",
+            "Unknown sharding_type: dp_reshardable",
+        ):
+            at.goto(f"{site}/index.html")
+            box = at.get_by_role("textbox", name="Search")
+            box.click()
+            expect(at.locator(".md-search-result__meta")).to_have_text("Type to start searching")
+            box.fill(words[:-1])
+            box.press_sequentially(words[-1])
+            first = at.locator(".md-search-result__link").first
+            expect(first).to_have_attribute("href", re.compile(r"recipes\.html"), timeout=15_000)
 
 
-@pytest.mark.parametrize("name", ["concepts", "architecture"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pictures_are_in_the_colours_of_the_page(
-    name: str, scheme: str, site: str, browser: Browser
-) -> None:
-    context = browser.new_context(viewport=DESKTOP, color_scheme=scheme)  # type: ignore[arg-type]
-    at = context.new_page()
-    at.goto(f"{site}/{name}.html")
-    pictures = at.locator("svg.picture")
-    assert pictures.count() >= 1
-    for picture in pictures.all():
-        same = picture.evaluate(
-            "svg => getComputedStyle(svg).color ==="
-            " getComputedStyle(document.querySelector('article')).color"
-        )
-        assert same
-        # No text leaves the picture.
-        out = picture.evaluate(
-            "svg => [...svg.querySelectorAll('text')].filter(text => {"
-            " const t = text.getBoundingClientRect(), s = svg.getBoundingClientRect();"
-            " return t.left < s.left || t.right > s.right || t.bottom > s.bottom; })"
-            ".map(text => text.textContent)"
-        )
-        assert out == []
-    context.close()
+@pytest.mark.full
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_pictures_are_in_the_colours_of_the_page(scheme: str, site: str, browser: Browser) -> None:
+    with in_context(browser, viewport=DESKTOP, color_scheme=scheme) as at:
+        for name in ("concepts", "architecture"):
+            at.goto(f"{site}/{name}.html")
+            pictures = at.locator("svg.picture")
+            assert pictures.count() >= 1
+            for picture in pictures.all():
+                same = picture.evaluate(
+                    "svg => getComputedStyle(svg).color ==="
+                    " getComputedStyle(document.querySelector('article')).color"
+                )
+                assert same
+                # No text leaves the picture.
+                out = picture.evaluate(
+                    "svg => [...svg.querySelectorAll('text')].filter(text => {"
+                    " const t = text.getBoundingClientRect(), s = svg.getBoundingClientRect();"
+                    " return t.left < s.left || t.right > s.right || t.bottom > s.bottom; })"
+                    ".map(text => text.textContent)"
+                )
+                assert out == []
 
 
-def test_each_text_that_stands_elsewhere_is_there(site: str, browser: Browser) -> None:
-    at = browser.new_page()
-    at.goto(f"{site}/safety.html")
-    expect(at.locator("article")).to_contain_text("Nothing is executed or imported.")
-    expect(at.locator("article")).to_contain_text("published by one rename")
-    at.goto(f"{site}/limits.html")
-    expect(at.locator("article")).to_contain_text("are on no package index")
-    at.close()
+def test_each_text_that_is_included_from_elsewhere_is_there(built: Path) -> None:
+    for name, text in (
+        ("safety", "Nothing is executed or imported."),
+        ("safety", "published by one rename"),
+        ("limits", "are on no package index"),
+    ):
+        page = (built / f"{name}.html").read_text(encoding="utf-8")
+        [article] = re.findall(r"<article.*?</article>", page, re.DOTALL)
+        assert text in " ".join(html.unescape(re.sub(r"<[^>]*>", "", article)).split())

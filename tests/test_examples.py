@@ -18,16 +18,16 @@ from examples import (
 )
 
 SCENARIOS = [
-    pytest.param(text, page.copy, id=f"{page.path}-{number}")
+    pytest.param(text, page, id=f"{page.path}-{number}")
     for page in PAGES
     for number, text in enumerate(page.scenarios())
     if commands(text)
 ]
 
 
-@pytest.mark.parametrize(("text", "copy"), SCENARIOS)
-def test_the_page_says_what_the_commands_print(text: str, copy: bool, tmp_path: Path) -> None:
-    found = commands(refreshed(text, tmp_path, copy=copy))
+@pytest.mark.parametrize(("text", "page"), SCENARIOS)
+def test_the_page_says_what_the_commands_print(text: str, page: Page, tmp_path: Path) -> None:
+    found = commands(refreshed(text, tmp_path, copy=page.copy, shell=page.shell))
     stated = commands(text)
     assert [command for command, _ in found] == [command for command, _ in stated]
     for (command, printed), (_, output) in zip(found, stated, strict=True):

@@ -28,18 +28,19 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize(("kind", "word"), [(k, w) for k, words in WORDS.items() for w in words])
-def test_every_word_has_every_part(kind: str, word: str) -> None:
-    [found] = [each for each in explaining.explain(word) if each.kind == kind]
-    assert found.word == word
-    shown = found.as_json()
-    assert set(shown) == KEYS | (OF_ERRORS if kind == "failure" else set())
-    assert found.what
-    assert found.since
-    assert found.source
-    assert all(found.source)
-    assert found.remedy
-    assert found.why or kind == "finding"  # its meaning says what follows
+@pytest.mark.parametrize("kind", WORDS)
+def test_every_word_has_every_part(kind: str) -> None:
+    for word in WORDS[kind]:
+        [found] = [each for each in explaining.explain(word) if each.kind == kind]
+        assert found.word == word
+        keys = KEYS | (OF_ERRORS if kind == "failure" else set())
+        assert set(found.as_json()) == keys, word
+        assert found.what, word
+        assert found.since, word
+        assert found.source, word
+        assert all(found.source), word
+        assert found.remedy, word
+        assert found.why or kind == "finding", word  # its meaning says what follows
 
 
 def test_alone_it_lists_them_all(run: Run) -> None:
@@ -171,11 +172,12 @@ TITLES = [
 ]
 
 
-@pytest.mark.parametrize("error", TITLES)
-def test_the_error_of_every_recipe_as_it_stands_in_a_log(error: str) -> None:
-    [found] = explaining.explain(f"2026-01-01 12:00:01 [rank0]: {error}\nand so on")
-    assert found.kind == "failure"
-    assert found.why
+def test_the_error_of_every_recipe_as_it_stands_in_a_log() -> None:
+    assert len(TITLES) > 10
+    for error in TITLES:
+        [found] = explaining.explain(f"2026-01-01 12:00:01 [rank0]: {error}\nand so on")
+        assert found.kind == "failure", error
+        assert found.why, error
 
 
 def test_a_line_of_a_log_is_no_release(run: Run) -> None:

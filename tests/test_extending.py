@@ -6,13 +6,16 @@ The page's own blocks are what is done; `test_examples.py` holds what its comman
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import INDEX, LAYOUTS, SAMPLES, checkpoint_of
-from examples import Page, copied, refreshed, run
+from conftest import CLI, INDEX, LAYOUTS, MAIN, SAMPLES, checkpoint_of, tree_hash
+from examples import Page, refreshed
+from forked import ForkServer
 
 LAYOUT = "grid-state"
 # Each layout, idle, disabled and at a fault, and every topology.
@@ -32,61 +35,57 @@ CHOSEN = (
 )
 
 
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The copy of the package after the page was followed."""
-    folder = tmp_path_factory.mktemp("copy")
-    refreshed(Page("docs/extending.md").text, folder, copy=True)
-    return folder
+@pytest.mark.costly("follows a page whose commands are processes")
+def test_the_layout_of_the_page_works(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    refreshed(Page("docs/extending.md").text, copy, copy=True)
+    modules = [*CLI.preload, f"ckptmigrate.versions.{LAYOUT.replace('-', '_')}"]
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    program = ForkServer(f"extended{worker}", modules, {"PYTHONPATH": str(copy), "COLUMNS": "100"})
 
+    def shown(*arguments: str) -> str:
+        """What a verb of the copy prints."""
+        return program.run(arguments, main=MAIN, cwd=tmp_path).stdout
 
-def shown(command: str, folder: Path, copy: Path) -> str:
-    """What a command of the copy prints."""
-    return run(command, folder, copied(copy))
-
-
-def test_the_layout_is_the_newest(copy: Path, tmp_path: Path) -> None:
-    rows = json.loads(shown("ckptmigrate layouts --json", tmp_path, copy))
+    rows = json.loads(shown("layouts", "--json"))
     assert [row["layout"] for row in rows] == [*LAYOUTS, LAYOUT]
     assert [row["releases"] for row in rows[-2:]] == [">=0.19,<0.21", ">=0.21"]
+    for sample in CHOSEN:
+        check_there_and_back(sample, shown, tmp_path / sample)
+    for sample in ("0.18.2-fault-dp2", "0.19.0-idle-tp2", "0.18.2-idle-tp2"):
+        check_without_the_sidecar(sample, shown, tmp_path / f"{sample}-fresh")
+    # `detect`, `read` and `take` of a checkpoint of another topology.
+    verdict = shown("check", str(SAMPLES / "0.18.2-fault-dp2"), "--reader", "0.21")
+    assert "error  KeyError: 'state'" in verdict
+    assert "--to 0.21.0" in verdict
 
 
-@pytest.mark.parametrize("sample", CHOSEN)
-def test_every_sample_goes_there_and_back(sample: str, copy: Path, tmp_path: Path) -> None:
-    shutil.copytree(SAMPLES / sample, tmp_path / "run")
-    source = INDEX[sample]["layout"]
-    up = f"ckptmigrate upgrade run --to {LAYOUT} --allow-loss fault-context -o up"
-    assert "\nwrote " in shown(up, tmp_path, copy)
-    found = json.loads(shown("ckptmigrate inspect up --json", tmp_path, copy))
+def check_there_and_back(sample: str, shown: Callable[..., str], folder: Path) -> None:
+    """Migrate a sample to the new layout and back."""
+    up, back = f"{folder}.up", f"{folder}.back"
+    upgrade = ("upgrade", str(SAMPLES / sample), "--to", LAYOUT, "-o", up)
+    assert "\nwrote " in shown(*upgrade, "--allow-loss", "fault-context")
+    found = json.loads(shown("inspect", up, "--json"))
     assert found["layout"]["candidates"] == [LAYOUT]
     # Signs of the old release are still there, and nothing else is odd.
     assert set(found["anomalies"]) <= {"the signs of the writing release contradict each other"}
-    assert ": clean" in shown("ckptmigrate verify up", tmp_path, copy)
+    assert ": clean" in shown("verify", up)
     # A job of 0.21 resumes from it, but for an optimizer, which no layout changes.
-    verdict = shown("ckptmigrate check up --reader 0.21 --no-load-optim", tmp_path, copy)
+    verdict = shown("check", up, "--reader", "0.21", "--no-load-optim")
     assert verdict.startswith("yes: "), verdict
-    shown(f"ckptmigrate downgrade up --to {source} -o back", tmp_path, copy)
-    assert shown("diff -r run back", tmp_path, copy) == ""
+    shown("downgrade", up, "--to", INDEX[sample]["layout"], "-o", back)
+    assert tree_hash(Path(back)) == tree_hash(SAMPLES / sample)
 
 
-@pytest.mark.parametrize("sample", ["0.18.2-fault-dp2", "0.19.0-idle-tp2", "0.18.2-idle-tp2"])
-def test_without_what_is_kept_for_the_way_back(sample: str, copy: Path, tmp_path: Path) -> None:
+def check_without_the_sidecar(sample: str, shown: Callable[..., str], folder: Path) -> None:
     """Then the new `read` and the old `write` meet, and all that differs are places."""
-    shutil.copytree(SAMPLES / sample, tmp_path / "run")
-    shown(f"ckptmigrate upgrade run --to {LAYOUT} -o up", tmp_path, copy)
-    checkpoint = checkpoint_of(tmp_path / "up")
+    up, back = f"{folder}.up", f"{folder}.back"
+    shown("upgrade", str(SAMPLES / sample), "--to", LAYOUT, "-o", up)
+    checkpoint = checkpoint_of(Path(up))
     (checkpoint / "ckptmigrate.json").unlink()
     shutil.rmtree(checkpoint / ".ckptmigrate")
-    source = INDEX[sample]["layout"]
-    shown(f"ckptmigrate downgrade up --to {source} -o back", tmp_path, copy)
-    lines = shown("ckptmigrate diff run back", tmp_path, copy).splitlines()
+    shown("downgrade", up, "--to", INDEX[sample]["layout"], "-o", back)
+    lines = shown("diff", str(SAMPLES / sample), back).splitlines()
+    assert lines
     assert not [line for line in lines[1:] if not re.match("~ payload ", line)], lines
-
-
-def test_a_missing_shard_is_told(copy: Path, tmp_path: Path) -> None:
-    """`detect`, `read` and `take` of a checkpoint of another topology."""
-    shutil.copytree(SAMPLES / "0.18.2-fault-dp2", tmp_path / "run")
-    shown(f"ckptmigrate upgrade run --to {LAYOUT} -o up", tmp_path, copy)
-    verdict = shown("ckptmigrate check run --reader 0.21", tmp_path, copy)
-    assert "error  KeyError: 'state'" in verdict
-    assert "--to 0.21.0" in verdict

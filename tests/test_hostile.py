@@ -1,7 +1,7 @@
 """Checkpoints from a stranger: nothing is executed, imported, opened outside, or sent.
 
-Each batch runs in a process of its own (tests/hostile/runner.py), under an audit hook that goes by
-an allow-list, one gibibyte of address space and a limit of processor time.
+Each batch runs in a process of its own (tests/hostile/runner.py), with an audit hook that allows
+what a list names, one gibibyte of address space and a CPU limit.
 """
 
 from __future__ import annotations
@@ -15,13 +15,9 @@ from pathlib import Path
 
 import pytest
 from conftest import SAMPLES
-
-HOSTILE = Path(__file__).parent / "hostile"
-sys.path.insert(0, str(HOSTILE))
-
-from batch import MEMORY, SAMPLE, VERBS, job, judge, root_of, run  # noqa: E402
-from pickles import GADGETS, called, text, whole  # noqa: E402
-from planting import (  # noqa: E402
+from hostile.batch import HOSTILE, MEMORY, SAMPLE, VERBS, job, judge, root_of, run
+from hostile.pickles import GADGETS, called, text, whole
+from hostile.planting import (
     FILES,
     plant_alone,
     plant_in_blob,
@@ -30,45 +26,60 @@ from planting import (  # noqa: E402
 )
 
 Record = Callable[[str, object], None]
+Plant = Callable[[Path, bytes], None]
 
-PLANTS = {
-    "alone": (plant_alone, ("inspect",)),
-    "metadata": (plant_in_metadata, VERBS),
-    "common": (plant_in_common, VERBS),
-    "blob": (plant_in_blob, VERBS),
-}
-# Those that do no harm to who reads them once, and name no symbol but known ones.
+# Refused by no verb, as they do no harm when they are read once and name known globals only.
 HARMLESS = {"billion laughs in lists", "deep lists", "a number too long to print", "BUILD of slots"}
 
 
-@pytest.mark.parametrize("place", PLANTS)
-def test_hostile_pickles(tmp_path: Path, place: str, record_property: Record) -> None:
-    plant, verbs = PLANTS[place]
+def some_verbs(number: int) -> tuple[str, ...]:
+    """Return inspect and one of the other verbs in turn."""
+    return "inspect", VERBS[1 + number % (len(VERBS) - 1)]
+
+
+@pytest.mark.costly("81 pickles, each read by several verbs")
+@pytest.mark.parametrize(
+    ("plants", "every_verb"),
+    [
+        ((plant_alone,), False),
+        ((plant_in_metadata,), False),
+        ((plant_in_common, plant_in_blob), False),  # in turn: both are torch zips
+        pytest.param((plant_in_metadata,), True, marks=pytest.mark.full),
+        pytest.param((plant_in_common,), False, marks=pytest.mark.full),
+        pytest.param((plant_in_blob,), False, marks=pytest.mark.full),
+    ],
+    ids=["alone", "metadata", "zip", "metadata, every verb", "common", "blob"],
+)
+def test_hostile_pickles(
+    tmp_path: Path, plants: tuple[Plant, ...], every_verb: bool, record_property: Record
+) -> None:
+    alone = plants == (plant_alone,)
     jobs = []
     for number, (name, body) in enumerate(GADGETS.items()):
+        turn, which = divmod(number, len(plants))
         root = root_of(tmp_path, name)
-        plant(root, body)
-        # All read the same way: in the zips each gadget meets inspect and one of the others.
-        some = ("inspect", VERBS[1 + number % 4]) if place in ("common", "blob") else verbs
-        jobs.append(job(name, root, some))
+        plants[which](root, body)
+        verbs = ("inspect",) if alone else VERBS if every_verb else some_verbs(turn)
+        jobs.append(job(name, root, verbs))
     found = run(tmp_path, jobs)
     judge(found)
-    assert len(found["runs"]) >= len(GADGETS) * min(2, len(verbs))
+    assert len(found["runs"]) == sum(len(job["verbs"]) for job in jobs)
     inspected = [r for r in found["runs"] if r["verb"] == "inspect"]
-    taken = {r["name"] for r in inspected if r["status"] == 0}
-    told = {r["name"] for r in inspected if "of no known writer" in r["out"]}
-    # Either refused, or told by the name of the symbol.
-    assert taken - told <= HARMLESS
-    if place == "alone":
-        assert not taken
+    accepted = {r["name"] for r in inspected if r["status"] == 0}
+    named = {r["name"] for r in inspected if "of no known writer" in r["out"]}
+    # Either refused, or the unknown global is named.
+    assert accepted - named <= HARMLESS
+    if alone:
+        assert not accepted
     else:
-        assert {"os.system", "torch.load", "REDUCE chain", "a dotted name"} & taken
+        assert {"os.system", "torch.load", "REDUCE chain", "a dotted name"} & accepted
         assert all("posix.system" in r["out"] for r in inspected if r["name"] == "posix.system")
-    record_property("safety", f"{len(GADGETS)} hostile pickles, planted by way of {place!r}")
+    ways = " or ".join(plant.__name__ for plant in plants)
+    record_property("safety", f"{len(GADGETS)} hostile pickles by {ways}")
 
 
 def test_the_hook_sees_what_a_job_would_do(tmp_path: Path) -> None:
-    """The control: the same hook, and the gadgets unpickled by Python itself."""
+    """The control: the hook reports what Python's own unpickler does with the gadgets."""
     harmless = {
         "builtins.eval": whole(GADGETS["builtins.eval"]),
         "builtins.exec": whole(GADGETS["builtins.exec"]),
@@ -99,25 +110,30 @@ def test_the_hook_sees_what_a_job_would_do(tmp_path: Path) -> None:
     assert len(runs) == len(harmless)
 
 
-def test_hostile_files(tmp_path: Path, record_property: Record) -> None:
+@pytest.mark.costly("60 roots, each read by several verbs")
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")  # one of the files
+@pytest.mark.parametrize(
+    "every_verb", [False, pytest.param(True, marks=pytest.mark.full)], ids=["some", "every verb"]
+)
+def test_hostile_files(tmp_path: Path, every_verb: bool, record_property: Record) -> None:
     (tmp_path / "secret").write_text("nobody may read this")
     jobs = []
-    for name, (plant, _) in FILES.items():
+    for number, (name, (plant, _)) in enumerate(FILES.items()):
         root = root_of(tmp_path, name)
         plant(root)
-        jobs.append(job(name, root))
+        jobs.append(job(name, root, VERBS if every_verb else some_verbs(number)))
     found = run(tmp_path, jobs)
     judge(found)
     status = {(r["name"], r["verb"]): r["status"] for r in found["runs"]}
-    for name, (_, refused) in FILES.items():
-        outcomes = {verb: status[name, verb] for verb in VERBS}
-        if refused:
-            assert outcomes == dict.fromkeys(VERBS, 1), name
+    for each in jobs:
+        outcomes = {verb: status[each["name"], verb] for verb in each["verbs"]}
+        if FILES[each["name"]][1]:
+            assert outcomes == dict.fromkeys(each["verbs"], 1), each
         else:
-            assert outcomes["inspect"] == 0, name
-    told = "".join(r["out"] + r["err"] for r in found["runs"])
-    assert "root:" not in told  # of /etc/passwd
-    assert "nobody may read" not in told
+            assert outcomes["inspect"] == 0, each
+    printed = "".join(r["out"] + r["err"] for r in found["runs"])
+    assert "root:" not in printed  # of /etc/passwd
+    assert "nobody may read" not in printed
     record_property("safety", f"{len(FILES)} hostile files")
 
 

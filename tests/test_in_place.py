@@ -1,4 +1,4 @@
-"""In place, cut short, as a user meets it. Every system call is hit in tests/faults."""
+"""Interrupted in-place migrations as a user meets them; tests/faults has every system call."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import errno
 import os
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import SAMPLES, Run, checkpoint_of, refused, tree_hash
+from conftest import CLI, SAMPLES, Run, checkpoint_of, refused, tree_hash
 
 from ckptmigrate import DestinationError, migrate
 from ckptmigrate.writing import swapping
@@ -83,9 +81,8 @@ ckptmigrate.migrate(sys.argv[1], to="pre-rerun", in_place=True)
 
 
 def killed_at(nth: int, root: Path) -> int:
-    """The exit status of a migration that is killed at a rename, if there are that many."""
-    command = [sys.executable, "-c", _KILLED, str(root), str(nth)]
-    return subprocess.run(command, check=False).returncode
+    """Return the exit status of a migration that is killed at its n-th rename, if there is one."""
+    return CLI.run([str(root), str(nth)], code=_KILLED).returncode
 
 
 def test_there_are_no_more_renames(root: Path, tmp_path: Path) -> None:
@@ -116,7 +113,7 @@ from ckptmigrate.writing import swapping
 swapping.settle = lambda path: os.kill(os.getpid(), 9)
 migrate(sys.argv[1], to="pre-rerun", in_place=True)
 """
-    assert subprocess.run([sys.executable, "-c", code, str(root)], check=False).returncode == -9
+    assert CLI.run([str(root)], code=code).returncode == -9
     result = run("recover", root)
     assert "was complete" in result.stdout
     assert small_files(root) == done
@@ -147,13 +144,12 @@ def test_terminated_while_swapping(root: Path) -> None:
         )
         .replace("int(sys.argv[2])", "4")
     )
-    result = subprocess.run([sys.executable, "-c", code, str(root)], check=False)
-    assert result.returncode == 128 + 15
+    assert CLI.run([str(root)], code=code).returncode == 128 + 15
     assert tree_hash(root) == before
 
 
-def test_several_in_place_and_one_fails(root: Path) -> None:
-    """It stops no other, and what was rewritten can be taken back as the last line says."""
+def test_several_in_place_and_one_fails(root: Path, run: Run) -> None:
+    """The others are rewritten, and the last line printed undoes that."""
     second = root / "iter_0000006"
     shutil.copytree(checkpoint_of(root), second)
     before, untouched = tree_hash(root), tree_hash(checkpoint_of(root))
@@ -171,12 +167,10 @@ transaction.rewrite = failing
 main()
 """
     words = ["downgrade", str(root), "--to", "pre-rerun", "--in-place", "--all"]
-    result = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
-    )
+    result = CLI.run(words, code=code)
     refused(result, "1 of 2 checkpoints failed", "iter_0000005")
     assert tree_hash(checkpoint_of(root)) == untouched
     assert (second / "ckptmigrate.json").exists()
     undo = result.stdout.splitlines()[-1].removeprefix("undo: ckptmigrate ").split()
-    subprocess.run([sys.executable, "-m", "ckptmigrate", *undo], check=True)
+    assert run(*undo).returncode == 0
     assert tree_hash(root) == before

@@ -7,13 +7,12 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from conftest import SAMPLES, Run, checkpoint_of, refused, tree_hash
+from conftest import CLI, SAMPLES, Run, checkpoint_of, refused, tree_hash
 
 from ckptmigrate import DamagedError, DestinationError, migrate, recover, undo
 from ckptmigrate.access.storage import Directory
@@ -26,8 +25,8 @@ Copy = Callable[[str], Path]
 
 
 def dead() -> lock.Owner:
-    """A process that was, as its lock names it."""
-    child = subprocess.Popen([sys.executable, "-c", ""])
+    """Return the owner that a process which no longer exists was."""
+    child = subprocess.Popen(["true"])
     child.wait()
     return replace(this_process(), pid=child.pid, ticks=1)
 
@@ -52,7 +51,7 @@ def test_who_is_alive() -> None:
 
 
 def test_a_zombie_is_dead() -> None:
-    child = subprocess.Popen([sys.executable, "-c", ""])
+    child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     ticks = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19])
     assert lock.holder(replace(this_process(), pid=child.pid, ticks=ticks)) is Holder.DEAD
@@ -143,7 +142,7 @@ def test_recover_of_the_source_finds_its_default_destination(copy: Copy, run: Ru
 
 
 def cut(root: Path) -> None:
-    """A migration in place, killed in the middle of its swap."""
+    """Kill an in-place migration in the middle of its swap."""
     code = (
         "import os, sys; from ckptmigrate import migrate; "
         "from ckptmigrate.writing import journal, swapping; "
@@ -153,8 +152,7 @@ def cut(root: Path) -> None:
         "from pathlib import Path; path = Path(sys.argv[2]); "
         "migrate(sys.argv[1], to='pre-rerun', in_place=True)"
     )
-    words = [sys.executable, "-c", code, str(root), str(checkpoint_of(root))]
-    assert subprocess.run(words, check=False).returncode == -9
+    assert CLI.run([str(root), str(checkpoint_of(root))], code=code).returncode == -9
     assert not (checkpoint_of(root) / "metadata.json").exists()
 
 

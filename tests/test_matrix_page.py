@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import chromium, opened, started
+from browser import CONTRASTS, PHONE, SCHEMES, chromium, in_context, opened, started, watched
 from conftest import Run
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -23,7 +23,6 @@ from ckptmigrate.matrix.cells import (
 from ckptmigrate.matrix.page import page
 
 SYMBOLS = {"ok": "✓", "partial": "~", "fails": "✗"}
-PHONE = {"width": 360, "height": 740}
 CELL = "#idle/raw/0.17.1/0.11.0"
 ERROR = (
     "RuntimeError: Missing key in checkpoint state_dict: rerun_state_machine_state/shard_0.0_1.1."
@@ -50,9 +49,16 @@ def url(found: Matrix, tmp_path_factory: pytest.TempPathFactory) -> str:
     return file.as_uri()
 
 
+@pytest.fixture(scope="module")
+def shared(browser: Browser) -> Iterator[Page]:
+    """A page for what needs no context of its own."""
+    with in_context(browser) as shared:
+        yield shared
+
+
 @pytest.fixture
-def at(browser: Browser, url: str) -> Iterator[Page]:
-    with opened(browser, url) as at:
+def at(shared: Page, url: str) -> Iterator[Page]:
+    with watched(shared, url) as at:
         yield at
 
 
@@ -80,9 +86,9 @@ def focused(at: Page) -> tuple[str, str]:
 
 @pytest.mark.parametrize("mode", ["raw", "migrated"])
 def test_every_cell_is_there_with_its_symbol(
-    browser: Browser, url: str, found: Matrix, mode: str
+    shared: Page, url: str, found: Matrix, mode: str
 ) -> None:
-    with opened(browser, f"{url}#idle/{mode}") as at:
+    with watched(shared, f"{url}#idle/{mode}") as at:
         shown = at.evaluate(
             """() => [...document.querySelectorAll('[role=tab]')].flatMap((tab) =>
                 [...document.getElementById(tab.getAttribute('aria-controls'))
@@ -185,6 +191,7 @@ def test_the_link_of_a_cell_shows_what_the_matrix_has_of_it(at: Page, found: Mat
             assert ("There is nothing to run." in details["all"]) == (not of.command)
 
 
+@pytest.mark.full
 def test_the_command_is_copied_or_selected(browser: Browser, url: str) -> None:
     with opened(browser, url + CELL, permissions=["clipboard-read", "clipboard-write"]) as at:
         at.get_by_role("button", name="Copy").click()
@@ -196,7 +203,7 @@ def test_the_command_is_copied_or_selected(browser: Browser, url: str) -> None:
         assert at.evaluate("getSelection().toString()") == COMMAND
 
 
-def test_hostile_text_is_shown_literally(browser: Browser, tmp_path: Path) -> None:
+def test_hostile_text_is_shown_literally(shared: Page, tmp_path: Path) -> None:
     hostile = """</script><b>"it's" & <!-- <script>document.title = 'taken'</script> {{data}}"""
     row = CellRow("0.11.0", "broken", "known", "broken", "known", hostile + "\x1b[1m")
     written = Matrix(
@@ -208,7 +215,7 @@ def test_hostile_text_is_shown_literally(browser: Browser, tmp_path: Path) -> No
     )
     file = tmp_path / "page.html"
     file.write_text(page(written), encoding="utf-8")
-    with opened(browser, file.as_uri()) as at:
+    with watched(shared, file.as_uri()) as at:
         at.locator("td button").click()
         expect(at.locator("pre.error code")).to_have_text(hostile + r"\x1b[1m")
         expect(at.locator("#details .reason").first).to_have_text(f"Reason: {hostile}.")
@@ -227,6 +234,7 @@ def test_hostile_text_is_shown_literally(browser: Browser, tmp_path: Path) -> No
 # -- the switch, the tabs, the keys, the links
 
 
+@pytest.mark.full
 def test_the_switch_shows_what_fails_in_each_view(at: Page, found: Matrix) -> None:
     failing = at.locator("section:not([hidden]) td .fails")
     for scenario in [row.scenario for row in found.scenarios]:
@@ -273,6 +281,7 @@ def test_what_is_done_before_the_page_has_changed_is_not_lost(at: Page) -> None:
     assert at.url.endswith("#fault/raw")
 
 
+@pytest.mark.full
 def test_tabs_by_key(at: Page, found: Matrix) -> None:
     names = [row.scenario for row in found.scenarios]
     tab(at, names[0]).focus()
@@ -292,6 +301,7 @@ def test_tabs_by_key(at: Page, found: Matrix) -> None:
         )
 
 
+@pytest.mark.full
 def test_cells_by_key(at: Page, found: Matrix) -> None:
     writers, readers = found.writers("idle"), found.readers
     tab(at, "idle").focus()
@@ -331,8 +341,8 @@ def test_cells_by_key(at: Page, found: Matrix) -> None:
     assert outline == "solid"
 
 
-def test_a_link_opens_its_cell_and_back_goes_back(browser: Browser, url: str) -> None:
-    with opened(browser, f"{url}#fault/migrated/0.17.1/0.11.0") as at:
+def test_a_link_opens_its_cell_and_back_goes_back(shared: Page, url: str) -> None:
+    with watched(shared, f"{url}#fault/migrated/0.17.1/0.11.0") as at:
         title = at.locator("#details h2")
         expect(title).to_have_text("0.17.1 → 0.11.0")
         expect(tab(at, "fault")).to_have_attribute("aria-selected", "true")
@@ -350,45 +360,26 @@ def test_a_link_opens_its_cell_and_back_goes_back(browser: Browser, url: str) ->
         expect(at.locator("[aria-pressed=true]")).to_have_count(1)
 
 
-@pytest.mark.parametrize("link", ["", "#", "#idle/raw/9.9/0.11.0", "#nothing/0/1/2", "#%zz/%"])
-def test_a_link_to_nothing_opens_the_start(browser: Browser, url: str, link: str) -> None:
-    with opened(browser, url + link) as at:
-        expect(tab(at, "idle")).to_have_attribute("aria-selected", "true")
-        expect(view(at, "as it lies")).to_be_checked()
-        expect(at.locator("#details")).to_contain_text("Choose a cell")
-        expect(at.locator("[aria-pressed=true]")).to_have_count(0)
+@pytest.mark.full
+def test_a_link_to_nothing_opens_the_start(shared: Page, url: str) -> None:
+    for link in ("", "#", "#idle/raw/9.9/0.11.0", "#nothing/0/1/2", "#%zz/%"):
+        with watched(shared, url + link) as at:
+            expect(tab(at, "idle")).to_have_attribute("aria-selected", "true")
+            expect(view(at, "as it lies")).to_be_checked()
+            expect(at.locator("#details")).to_contain_text("Choose a cell")
+            expect(at.locator("[aria-pressed=true]")).to_have_count(0)
 
 
 # -- light and dark, small, slow, and without JavaScript
 
-# The contrast of WCAG 2.2 of every text that is seen, the smallest first.
-CONTRASTS = """() => {
-    const channels = (color) => color.match(/[\\d.]+/g).map(Number);
-    const luminance = (color) => channels(color).slice(0, 3).map((value) => value / 255)
-        .map((value) => value <= .04045 ? value / 12.92 : ((value + .055) / 1.055) ** 2.4)
-        .reduce((sum, value, at) => sum + value * [.2126, .7152, .0722][at], 0);
-    const behind = (element) => {
-        const color = getComputedStyle(element).backgroundColor;
-        return channels(color)[3] === 0 ? behind(element.parentElement) : color;
-    };
-    const found = new Map();
-    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-    while (walker.nextNode()) {
-        const element = walker.currentNode.parentElement;
-        if (!walker.currentNode.data.trim() || !element.checkVisibility()) continue;
-        const [text, ground] = [getComputedStyle(element).color, behind(element)];
-        const [low, high] = [luminance(text), luminance(ground)].sort((a, b) => a - b);
-        found.set(`${element.className || element.localName}: ${text} on ${ground}`,
-            (high + .05) / (low + .05));
-    }
-    return [...found].sort((a, b) => a[1] - b[1]);
-}"""
 
-
+@pytest.mark.full
 def test_every_text_can_be_read_in_light_and_in_dark(browser: Browser, url: str) -> None:
     grounds = {}
-    for scheme in ("light", "dark"):
-        with opened(browser, url + CELL, color_scheme=scheme) as at:
+    with opened(browser, url + CELL) as at:
+        for scheme in SCHEMES:
+            at.emulate_media(color_scheme=scheme)
+            at.reload()  # or colours are still on their way
             contrasts = at.evaluate(CONTRASTS)
             for kind in ("cell ok", "cell partial", "cell fails act", "cell ok act", "known"):
                 assert any(name.startswith(f"{kind}:") for name, _ in contrasts), kind
@@ -403,6 +394,7 @@ def test_every_text_can_be_read_in_light_and_in_dark(browser: Browser, url: str)
         assert len(set(colors[2:])) == 5, "each kind of cell has a colour of its own"
 
 
+@pytest.mark.full
 def test_a_phone_shows_it_without_overflow(browser: Browser, url: str, found: Matrix) -> None:
     with opened(browser, url, viewport=PHONE, has_touch=True, is_mobile=True) as at:
         for scenario in [row.scenario for row in found.scenarios]:
@@ -434,15 +426,18 @@ def test_a_phone_shows_it_without_overflow(browser: Browser, url: str, found: Ma
         assert smallest >= 12.5  # CSS pixels
 
 
+@pytest.mark.full
 def test_motion_is_reduced_where_wanted(browser: Browser, url: str) -> None:
     moves = """() => [getComputedStyle(document.documentElement).scrollBehavior,
         getComputedStyle(document.querySelector('td button')).transitionDuration]"""
-    with opened(browser, url, reduced_motion="reduce") as at:
+    with opened(browser, url) as at:
+        at.emulate_media(reduced_motion="reduce")
         assert at.evaluate(moves) == ["auto", "0s"]
-    with opened(browser, url, reduced_motion="no-preference") as at:
+        at.emulate_media(reduced_motion="no-preference")
         assert at.evaluate(moves) == ["smooth", "0.15s, 0.15s"]
 
 
+@pytest.mark.full
 def test_without_javascript_there_are_tables(browser: Browser, url: str, found: Matrix) -> None:
     with opened(browser, url, java_script_enabled=False) as at:
         expect(at.locator("td button")).to_have_count(len(found.cells))
@@ -457,20 +452,19 @@ def test_without_javascript_there_are_tables(browser: Browser, url: str, found: 
 
 
 def test_the_command_writes_the_same_page_each_time(
-    run: Run, tmp_path: Path, found: Matrix
+    start: Run, tmp_path: Path, found: Matrix
 ) -> None:
-    for seed in ("1", "2"):
-        result = run("matrix", "--html", f"{seed}.html", PYTHONHASHSEED=seed)
+    for seed in ("1", "2"):  # of hashes, which Python draws when it starts
+        result = start("matrix", "--html", f"{seed}.html", PYTHONHASHSEED=seed)
         assert (result.returncode, result.stderr) == (0, "")
         assert (tmp_path / f"{seed}.html").read_text(encoding="utf-8") == page(found)
 
 
-def test_the_page_is_allowed_to_load_nothing(browser: Browser, url: str) -> None:
-    with opened(browser, url) as at:
-        policy = at.locator("meta[http-equiv=Content-Security-Policy]").get_attribute("content")
-        assert policy is not None and policy.startswith("default-src 'none'; ")
-        assert "unsafe" not in policy and "http" not in policy
-        assert at.locator("[src], [href], link, iframe, img").count() == 0
+def test_the_page_is_allowed_to_load_nothing(at: Page) -> None:
+    policy = at.locator("meta[http-equiv=Content-Security-Policy]").get_attribute("content")
+    assert policy is not None and policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy and "http" not in policy
+    assert at.locator("[src], [href], link, iframe, img").count() == 0
 
 
 def test_a_missing_browser_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,13 @@ import torch
 import torch_side
 from conftest import HEALTHY, SAMPLES, Run, checkpoint_of, refused, tree_hash
 from real_releases import run_parts
-from test_check import ask
+from test_check import ask, read
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 
 from ckptmigrate import migrate
 from ckptmigrate.releases.checking import Job
 from ckptmigrate.versions import LAYOUTS
+from ckptmigrate.versions.reading import Reading
 
 Copy = Callable[[str], Path]
 BIAS = "optimizer.state.exp_avg.decoder.final_layernorm.bias"
@@ -28,8 +29,9 @@ WEIGHT = "optimizer.state.exp_avg.output_layer.weight"
 SHAPES = {BIAS: [16], WEIGHT: [32, 16]}
 
 
-def obstacles(root: Path, release: str) -> list[str]:
+def obstacles(root: Path | Reading, release: str) -> list[str]:
     """What `check` says of the optimizer alone, by its flag."""
+    root = read(root) if isinstance(root, Path) else root
     found = ask(root, release)
     assert all(not o.metadata_only for o in found.obstacles if o.flag == "--no-load-optim")
     without = ask(root, release, Job(no_load_optim=True))
@@ -76,17 +78,19 @@ def as_0_10_wrote_it(root: Path, *sizes: int) -> None:
 def test_whole_states_of_0_10_are_read_by_all(copy: Copy) -> None:
     root = copy("0.13.1-idle-dopt")
     as_0_10_wrote_it(root, 16)
+    found = read(root)
     for release in ("0.9.0", "0.10.0", "0.11.0", "0.15.3"):
-        assert obstacles(root, release) == []
+        assert obstacles(found, release) == []
 
 
 def test_cut_states_of_0_10_are_read_by_0_10_alone(copy: Copy) -> None:
     root = copy("0.13.1-idle-dopt")
     as_0_10_wrote_it(root, 4, 12)
+    found = read(root)
     for release in ("0.9.0", "0.10.0"):
-        assert obstacles(root, release) == []
+        assert obstacles(found, release) == []
     for release in ("0.11.0", "0.15.3"):
-        [error] = obstacles(root, release)
+        [error] = obstacles(found, release)
         assert error == "RuntimeError: shape '[16]' is invalid for input of size 4"
 
 
@@ -148,13 +152,14 @@ def test_keys_without_the_prefix(
     chain(root, **content)
     asked = {"parameters": SHAPES, "flattened": flattened}
     job = {"checkpoint": str(checkpoint_of(root)), "chained": asked}
+    found = read(root)
     for release in ("0.12.3", "0.13.1"):
-        [predicted] = obstacles(root, release)
+        [predicted] = obstacles(found, release)
         assert predicted.startswith(error)
         [told] = run_parts(release, job)
         assert told["error"].startswith(error)
     for release in ("0.14.0", "0.15.3"):
-        assert obstacles(root, release) == []
+        assert obstacles(found, release) == []
         [told] = run_parts(release, job)
         assert told == {"keys": [BIAS, WEIGHT]}
 
@@ -169,8 +174,9 @@ def test_keys_with_the_prefix_are_asked_for_by_all(copy: Copy) -> None:
         for number, key in enumerate(key for key in keys if key.startswith("optimizer."))
     }
     torch_side.edit_metadata(root, lambda metadata: torch_side.rename(metadata, names))
+    found = read(root)
     for release in ("0.9.0", "0.12.3", "0.13.1", "0.14.0", "0.16.1", "0.19.0"):
-        assert obstacles(root, release) == []
+        assert obstacles(found, release) == []
 
 
 @pytest.mark.parametrize("sample", HEALTHY)

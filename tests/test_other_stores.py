@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -15,15 +13,9 @@ from pathlib import Path
 
 import pytest
 from conftest import SAMPLES, Run, refused
-from object_stores import NAME, visible
-from s3_server import (
-    BUCKET,
-    Bucket,
-    answering,
-    environment,
-    files_of,
-    free_port,
-)
+from gcp_storage_emulator.server import create_server
+from object_stores import CLI, NAME, visible
+from s3_server import BUCKET, Bucket, environment, files_of
 
 from ckptmigrate.access.places import Url, place
 
@@ -63,19 +55,19 @@ def web_server(handler: type[SimpleHTTPRequestHandler]) -> Iterator[str]:
             server.shutdown()
 
 
-def test_a_checkpoint_behind_a_web_server_is_read(run: Run) -> None:
+def test_a_checkpoint_behind_a_web_server_is_read(stores: Run) -> None:
     with web_server(Handler) as samples:
-        told = run("verify", f"{samples}/{NAME}")
+        told = stores("verify", f"{samples}/{NAME}")
         assert (told.returncode, told.stderr) == (0, "")
-        here = run("inspect", SAMPLES / NAME).stdout
-        assert run("inspect", f"{samples}/{NAME}").stdout == here.replace(str(SAMPLES), samples)
-        refused(run("downgrade", f"{samples}/{NAME}", "--to", "0.17", "--in-place"), "cannot be")
+        here = stores("inspect", SAMPLES / NAME).stdout
+        assert stores("inspect", f"{samples}/{NAME}").stdout == here.replace(str(SAMPLES), samples)
+        refused(stores("downgrade", f"{samples}/{NAME}", "--to", "0.17", "--in-place"), "cannot be")
 
 
-def test_a_web_server_without_ranges_is_not_believed(run: Run) -> None:
+def test_a_web_server_without_ranges_is_not_believed(stores: Run) -> None:
     with web_server(SimpleHTTPRequestHandler) as samples:
         for verb in ("inspect", "verify"):
-            refused(run(verb, f"{samples}/{NAME}"), "were asked for; copy the checkpoint")
+            refused(stores(verb, f"{samples}/{NAME}"), "were asked for; copy the checkpoint")
 
 
 # -- Megatron's own multi-storage-client
@@ -148,22 +140,16 @@ def test_multi_storage_client(
 @pytest.fixture
 def emulator() -> Iterator[dict[str, str]]:
     """A server of Google Cloud Storage's API that is not Google's, by the way to it."""
-    listening = free_port()
-    command = [Path(sys.executable).with_name("gcp-storage-emulator"), "start", "--in-memory",
-               "--host=127.0.0.1", f"--port={listening}", f"--default-bucket={BUCKET}"]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            answering(listening)
-            yield {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{listening}"}
-        finally:
-            process.kill()
+    with create_server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET) as server:
+        port = server._api._httpd.server_port
+        yield {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}"}
 
 
 def test_gs_out_of_place_in_place_and_back(
-    emulator: dict[str, str], run: Run, tmp_path: Path
+    emulator: dict[str, str], stores: Run, tmp_path: Path
 ) -> None:
     def ok(*arguments: object) -> None:
-        told = run(*arguments, **emulator)
+        told = stores(*arguments, **emulator)
         assert told.returncode == 0, told.stderr
         assert told.stderr == ""
 
@@ -172,7 +158,7 @@ def test_gs_out_of_place_in_place_and_back(
     ok("upgrade", SAMPLES / NAME, "--to", "always-sentinel", "-o", f"{there}/run")
     ok("downgrade", f"{there}/run", *to, "-o", f"{there}/out")
     ok("downgrade", f"{there}/run", *to, "--in-place")
-    refused(run("upgrade", SAMPLES / NAME, "-o", f"{there}/out", **emulator), "exists")
+    refused(stores("upgrade", SAMPLES / NAME, "-o", f"{there}/out", **emulator), "exists")
     for name in ("run", "out"):
         ok("undo", f"{there}/{name}")
         ok("downgrade", f"{there}/{name}", *to, "-o", tmp_path / name)
@@ -184,12 +170,9 @@ def test_gs_is_handed_to_gcsfs_and_says_what_it_lacks() -> None:
     found = place("gs://bucket/run")
     assert found == Url("gs", "bucket/run")
     code = (
-        "import os, sys; os.environ['GOOGLE_APPLICATION_CREDENTIALS'] = '/nowhere.json'; "
+        "import os; os.environ['GOOGLE_APPLICATION_CREDENTIALS'] = '/nowhere.json'; "
         "import fsspec; fsspec.config.conf['gs'] = {'token': 'google_default'}; "
         "from ckptmigrate.cli import main; main()"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code, "inspect", "gs://bucket/run"],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+    result = CLI.run(["inspect", "gs://bucket/run"], code=code)
     refused(result, "without credentials", "/nowhere.json", "GOOGLE_APPLICATION_CREDENTIALS")

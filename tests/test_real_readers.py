@@ -1,27 +1,21 @@
-"""Real Megatron-Core releases take migrated checkpoints, and hold what they should.
+"""Real Megatron-Core releases load migrated checkpoints and end up with the state they should.
 
-`make readers` puts the releases into .readers/ (or into $CKPTMIGRATE_READERS), one folder each.
-ckptmigrate/measuring/training_job runs in a process of its own per reader and does what a
-training job of that release does on load. What a job must hold is written here by hand, or read
-from the source checkpoint with real torch (torch_side.py).
+`make readers` installs the releases into .readers/ (or $CKPTMIGRATE_READERS), one folder each.
+ckptmigrate/measuring/training_job does what a training job of that release does on load. What a
+job must hold is written here by hand, or read from the source checkpoint with real torch
+(torch_side.py).
 """
 
 from __future__ import annotations
 
-import fcntl
 import functools
-import hashlib
-import json
-import os
 import shutil
-import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import torch_side
 from conftest import INDEX, SAMPLES, checkpoint_of
 from real_releases import PROGRAM, run_jobs
@@ -30,7 +24,7 @@ import ckptmigrate
 
 RERUN = "rerun_state_machine_state/shard_"
 
-# Target -> the reader that stands for the layout's releases.
+# Target -> the reader that represents the layout's releases.
 READER_OF = {"sharded-rerun": "0.10.0", "split-rerun": "0.12.3", "none-emitting": "0.14.0"}
 
 # Reader -> releases whose checkpoints name no symbol that the reader cannot resolve or does not
@@ -69,15 +63,15 @@ PP_TP = {
 
 @dataclass(frozen=True)
 class Case:
-    """A sample, migrated, and the reader whose job takes it.
+    """A sample, what to migrate it to, and the release whose job loads it.
 
     Attributes:
         sample: its name.
-        target: the layout to migrate it to; None to take the sample as it is.
+        target: the layout or release to migrate it to; None to load the sample as is.
         reader: the release.
-        via: a layout to migrate it to before; what ckptmigrate keeps for the way back goes then.
+        via: a layout to migrate it to before; what ckptmigrate keeps for the way back is removed.
         lose_fault: whether to allow that.
-        foreign_symbols: whether the job resolves them; by default where they are in the way.
+        foreign_symbols: whether the job resolves them; by default where it cannot load otherwise.
         stored_shapes: whether flattened optimizer states are read as ordinary tensors.
         strictness: the job's --dist-ckpt-strictness.
         repaired: whether to repair the sample instead of migrating it.
@@ -97,14 +91,19 @@ class Case:
     def id(self) -> str:
         """A name for people."""
         via = f"-via-{self.via}" if self.via else ""
-        how = f"{via}-to-{self.target}" if self.target else "-as-it-is"
+        how = f"{via}-to-{self.target}" if self.target else "-as-is"
         how = "-repaired" if self.repaired else how
         return f"{self.sample}{how}-in-{self.reader}"
 
     @property
-    def name(self) -> str:
-        """A name for folders."""
-        return "-".join(str(v) for v in asdict(self).values())
+    def layout(self) -> str:
+        """The layout of the sample."""
+        return str(INDEX[self.sample]["layout"])
+
+    @property
+    def era(self) -> str:
+        """The layout that the reader writes itself."""
+        return str(INDEX[f"{self.reader}-idle-w1"]["layout"])
 
     def job(self, checkpoint: Path) -> dict[str, Any]:
         """The job for the program."""
@@ -127,7 +126,7 @@ def samples(*scenarios: str) -> list[str]:
 
 
 # From 0.11 to 0.15 flattened optimizer states of one dimension are stored in another shape than
-# through 0.10, which so cannot take them (FAILURES has how): there they are read as they lie.
+# through 0.10, which cannot load them (FAILURES has how): there they are read as stored.
 RESHAPED = [("0.13.1-idle-dopt", "0.10.0")]
 
 IDLE_CASES = [
@@ -179,7 +178,7 @@ UNIVERSAL_CASES = [
         "0.19.0-idle-tp2",  # common-state
     )
 ]
-# Releases as targets: nothing helps the reader here, symbols are what the migration made of them.
+# Releases as targets: the job resolves no foreign symbols, the migration replaced them.
 RELEASE_CASES = [
     Case(sample, reader, reader, foreign_symbols=False)
     for reader in ("0.9.0", "0.10.0", "0.11.0", "0.12.3", "0.13.1", "0.14.0", "0.15.3", "0.16.1")
@@ -200,15 +199,14 @@ STRICT_RELEASE_CASES = [
     for reader in ("0.9.0", "0.10.0", "0.11.0", "0.12.3", "0.13.1", "0.14.0", "0.15.3", "0.16.1")
     for sample in ("0.10.0-idle-w1", "0.12.3-idle-w1", "0.18.2-idle-w1", "0.19.0-idle-w1")
 ]
-# Samples as they are, each with how its own release's generation takes it: the program does see
-# a fault context where there is one.
+# Samples as is, in a release that writes their layout: the program does see a fault context.
 UNMIGRATED_FAULTS = [
     Case("0.10.0-fault-w1", None, "0.10.0"),
     Case("0.12.3-fault-w1", None, "0.12.3"),
     Case("0.12.3-fault-dp2", None, "0.12.3"),
     Case("0.14.0-fault-w1", None, "0.14.0"),
 ]
-# And that it does fail: (stage, words of the error) of samples as they are.
+# And it does fail: (stage, part of the error message) of samples as is.
 FAILURES = {
     Case("0.17.1-idle-w1", None, "0.11.0"): (
         "load",
@@ -253,96 +251,48 @@ FAILURES = {
 REPAIRED_CASES = [
     Case("0.17.1-corrupt-tp2", None, "0.16.1", foreign_symbols=False, repaired=True),
 ]
-CASES = [
-    *REPAIRED_CASES,
-    *IDLE_CASES,
-    *KEPT_CASES,
-    *DROPPED_CASES,
-    *UNIVERSAL_CASES,
-    *RELEASE_CASES,
-    *STRICT_CASES,
-    *STRICT_RELEASE_CASES,
-    *UNMIGRATED_FAULTS,
-    *FAILURES,
-]
 
 
-# -- running the readers: one process each, all of its cases at once
+# -- running a case
 
 Ranks = list[dict[str, Any]]
-Take = Callable[[Case], Ranks]
+Load = Callable[[Case], Ranks]
 
 
-@pytest.fixture(scope="session")
-def take(tmp_path_factory: pytest.TempPathFactory) -> Take:
-    """What each rank of a case's job came to hold; the first case of a reader runs them all."""
-    base = tmp_path_factory.getbasetemp()
-    # The workers of a parallel run share what their folders lie in, and so the results.
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-
-    @functools.cache
-    def results(reader: str) -> dict[str, Any]:
-        file = shared / f"reader-{reader}.json"
-        with open(shared / f"reader-{reader}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not file.exists():
-                file.write_text(json.dumps(run_reader(reader, shared / f"reader-{reader}")))
-        found: dict[str, Any] = json.loads(file.read_text())
-        return found
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Migrate the checkpoint of a case, load it, and return what each rank reports."""
 
     def ranks_of(case: Case) -> Ranks:
-        result = results(case.reader)[case.name]
-        assert isinstance(result, list), f"no reader came to it: {result}"
-        assert len(result) == INDEX[case.sample]["world_size"]
-        return result
+        checkpoint = checkpoint_of(migrated(case, tmp_path))
+        [ranks] = run_jobs(case.reader, [case.job(checkpoint)])
+        assert len(ranks) == INDEX[case.sample]["world_size"]
+        return ranks
 
     return ranks_of
 
 
-def run_reader(reader: str, folder: Path) -> dict[str, Any]:
-    """Migrate all checkpoints of a reader's cases, and let it take them.
-
-    Returns:
-        Name of the case -> what its ranks tell, or why they do not: a text.
-    """
-    results: dict[str, Any] = {}
-    jobs: dict[str, dict[str, Any]] = {}
-    folder.mkdir()
-    for case in CASES:
-        if case.reader != reader:
-            continue
-        try:
-            jobs[case.name] = case.job(checkpoint_of(migrated(case, folder)))
-        except Exception:  # told by the tests of this case alone
-            results[case.name] = traceback.format_exc()
-    try:
-        told = run_jobs(reader, list(jobs.values()))
-    except AssertionError as error:
-        return {**results, **dict.fromkeys(jobs, str(error))}
-    return {**results, **dict(zip(jobs, told, strict=True))}
-
-
 def migrated(case: Case, folder: Path) -> Path:
     """The root of a case's checkpoint: the sample, or what the migration makes of it."""
-    root = SAMPLES / case.sample
+    root, output = SAMPLES / case.sample, folder / "migrated"
     if case.repaired:
-        ckptmigrate.repair(root, output=folder / case.name)
-        return folder / case.name
+        ckptmigrate.repair(root, output=output)
+        return output
     if case.target is None:
         return root
     if case.via is not None:
-        middle = folder / f"{case.name}-middle"
+        middle = folder / "middle"
         ckptmigrate.migrate(root, to=case.via, output=middle)
         forget_the_original(checkpoint_of(middle))
         root = middle
     [plan] = ckptmigrate.migrate(
         root,
         to=case.target,
-        output=folder / case.name,
+        output=output,
         allow_loss=["fault-context"] if case.lose_fault else [],
         strict=case.strictness == "raise_all" and case.target == case.reader,
     )
-    return root if plan.satisfied else folder / case.name
+    return root if plan.satisfied else output
 
 
 def forget_the_original(checkpoint: Path) -> None:
@@ -359,31 +309,20 @@ def source(sample: str) -> torch_side.Contents:
     return torch_side.read(checkpoint_of(SAMPLES / sample))
 
 
-def digest(tensor: torch.Tensor) -> list[str]:
-    """As the program tells a tensor: its dtype, and a digest of its bits."""
-    bits = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    return [str(tensor.dtype), hashlib.sha256(bits).hexdigest()]
-
-
-def as_told(value: Any) -> Any:
-    """A value as it looks after the program's JSON."""
-    return json.loads(json.dumps(torch_side.plain(value)))
-
-
 def fault_context(sample: str, key: str) -> Any:
     """What a machine must hold after a fault, as the source has it for one rerun shard."""
     contents = source(sample)
     [payload] = contents.object(key)
-    return as_told({**contents.common.get("rerun_state_machine", {}), **payload})
+    return torch_side.reported({**contents.common.get("rerun_state_machine", {}), **payload})
 
 
 # -- checks
 
 
 def check_loaded(case: Case, ranks: Ranks) -> None:
-    """Every rank got through, at the same iteration, with every bit of every tensor."""
+    """Every rank finished, at the same iteration, with every bit of every tensor."""
     contents = source(case.sample)
-    tensors = {key: digest(tensor) for key, tensor in contents.tensors.items()}
+    tensors = torch_side.reported_tensors(contents)
     objects = contents.blobs.keys() - contents.rerun_keys - {"common_state/shard_0_1"}
     assert tensors
     assert objects
@@ -395,7 +334,7 @@ def check_loaded(case: Case, ranks: Ranks) -> None:
 
 
 def check_idle(machine: dict[str, Any], mode: str, iteration: int) -> None:
-    """A machine that starts the next iteration as if nothing had happened."""
+    """The machine starts the next iteration with no fault recorded."""
     assert machine["state"] == ["RerunState", 0]  # NOT_RUNNING_YET
     assert machine["mode"] == ["RerunMode", mode]
     assert machine["current_iteration"] == iteration
@@ -416,20 +355,34 @@ def check_requested(case: Case, ranks: Ranks, *, grid: bool) -> None:
     assert [rank["requested"] for rank in ranks] == wanted
 
 
-def named(cases: list[Case]) -> pytest.MarkDecorator:
-    """Parameters: `sample` apart, so that the fixture that guards the samples sees it."""
+def named(
+    cases: list[Case], alike: Callable[[Case], object] = lambda case: case
+) -> pytest.MarkDecorator:
+    """Parameters: `sample` apart, so that the fixture that guards the samples sees it.
+
+    Args:
+        alike: equal for cases of which `make test` runs the first; `make test-full` runs all.
+    """
+    first = {alike(case): case for case in reversed(cases)}
+    marks = {False: [pytest.mark.full], True: []}
     return pytest.mark.parametrize(
         ("sample", "case"),
-        [pytest.param(c.sample, c, id=c.id) for c in cases],
+        [
+            pytest.param(case.sample, case, id=case.id, marks=marks[first[alike(case)] is case])
+            for case in cases
+        ],
     )
 
 
 # -- tests
 
 
-@named(IDLE_CASES)
-def test_idle_and_disabled_checkpoints_are_taken(sample: str, case: Case, take: Take) -> None:
-    ranks = take(case)
+@named(
+    IDLE_CASES,
+    lambda c: (c.layout, INDEX[c.sample]["scenario"], c.target, c.reader, c.via, c.stored_shapes),
+)
+def test_idle_and_disabled_checkpoints_are_loaded(sample: str, case: Case, load: Load) -> None:
+    ranks = load(case)
     check_loaded(case, ranks)
     check_requested(case, ranks, grid=case.target != "none-emitting")
     mode, iteration = IDLE[case.target or "", INDEX[sample]["scenario"]]
@@ -437,9 +390,9 @@ def test_idle_and_disabled_checkpoints_are_taken(sample: str, case: Case, take: 
         check_idle(rank["machine"], mode, iteration)
 
 
-@named(KEPT_CASES)
-def test_a_fault_context_arrives_rank_by_rank(sample: str, case: Case, take: Take) -> None:
-    ranks = take(case)
+@named(KEPT_CASES, lambda c: (c.layout, c.via))
+def test_a_fault_context_arrives_rank_by_rank(sample: str, case: Case, load: Load) -> None:
+    ranks = load(case)
     check_loaded(case, ranks)
     world = len(ranks)
     for number, rank in enumerate(ranks):
@@ -464,9 +417,9 @@ def check_fault_by_hand(machine: dict[str, Any], rank: int, *, failing: bool) ->
     assert found == ([call, "nan", "node-017", 3] if failing else [None] * 4)
 
 
-@named(DROPPED_CASES)
-def test_a_dropped_fault_context_leaves_an_idle_job(sample: str, case: Case, take: Take) -> None:
-    ranks = take(case)
+@named(DROPPED_CASES, lambda c: (c.layout, c.target))
+def test_a_dropped_fault_context_leaves_an_idle_job(sample: str, case: Case, load: Load) -> None:
+    ranks = load(case)
     check_loaded(case, ranks)
     check_requested(case, ranks, grid=case.target != "none-emitting")
     mode, iteration = IDLE[case.target or "", "idle"]
@@ -474,9 +427,9 @@ def test_a_dropped_fault_context_leaves_an_idle_job(sample: str, case: Case, tak
         check_idle(rank["machine"], mode, iteration)
 
 
-@named(UNIVERSAL_CASES)
-def test_every_reader_takes_the_universal_layout(sample: str, case: Case, take: Take) -> None:
-    ranks = take(case)
+@named(UNIVERSAL_CASES, lambda c: c.layout if c.reader == "0.10.0" else c.reader)
+def test_every_reader_loads_the_universal_layout(sample: str, case: Case, load: Load) -> None:
+    ranks = load(case)
     check_loaded(case, ranks)
     asks = case.reader in ("0.10.0", "0.11.0")  # and so takes the iteration over
     check_requested(case, ranks, grid=asks)
@@ -487,9 +440,9 @@ def test_every_reader_takes_the_universal_layout(sample: str, case: Case, take: 
             check_idle(rank["machine"], "validate_results", 5 if asks else -1)
 
 
-@named(RELEASE_CASES)
-def test_every_release_resumes_after_one_command(sample: str, case: Case, take: Take) -> None:
-    ranks = take(case)
+@named(RELEASE_CASES, lambda c: (c.era, c.layout, INDEX[c.sample]["scenario"]))
+def test_every_release_resumes_after_one_command(sample: str, case: Case, load: Load) -> None:
+    ranks = load(case)
     check_loaded(case, ranks)
     for rank in ranks:
         if case.reader == "0.9.0":
@@ -502,25 +455,25 @@ def test_every_release_resumes_after_one_command(sample: str, case: Case, take: 
 
 
 @named(STRICT_CASES)
-def test_none_emitting_idle_loads_with_raise_all(sample: str, case: Case, take: Take) -> None:
-    ranks = take(case)
+def test_none_emitting_idle_loads_with_raise_all(sample: str, case: Case, load: Load) -> None:
+    ranks = load(case)
     check_loaded(case, ranks)
     for rank in ranks:
         check_idle(rank["machine"], "validate_results", -1)
 
 
-@named(STRICT_RELEASE_CASES)
-def test_every_release_resumes_under_raise_all(sample: str, case: Case, take: Take) -> None:
-    ranks = take(case)
+@named(STRICT_RELEASE_CASES, lambda c: (c.era, c.sample))
+def test_every_release_resumes_under_raise_all(sample: str, case: Case, load: Load) -> None:
+    ranks = load(case)
     check_loaded(case, ranks)
     for rank in ranks:
         assert case.reader == "0.9.0" or rank["machine"]["state"] == ["RerunState", 0]
 
 
 @named(REPAIRED_CASES)
-def test_a_repaired_checkpoint_resumes_as_idle(sample: str, case: Case, take: Take) -> None:
-    """The control is in FAILURES: without the repair the same job dies on every rank."""
-    ranks = take(case)
+def test_a_repaired_checkpoint_resumes_as_idle(sample: str, case: Case, load: Load) -> None:
+    """The control is in FAILURES: without the repair the same job fails on every rank."""
+    ranks = load(case)
     check_loaded(case, ranks)
     for rank in ranks:
         assert rank["requested"] == []
@@ -528,9 +481,9 @@ def test_a_repaired_checkpoint_resumes_as_idle(sample: str, case: Case, take: Ta
 
 
 @named(UNMIGRATED_FAULTS)
-def test_the_program_sees_fault_contexts(sample: str, case: Case, take: Take) -> None:
-    """A control: what the release itself wrote, it takes back, fault context and all."""
-    ranks = take(case)
+def test_the_program_sees_fault_contexts(sample: str, case: Case, load: Load) -> None:
+    """A control: what the release itself wrote it restores, with the fault context."""
+    ranks = load(case)
     check_loaded(case, ranks)
     for rank in ranks:
         [key] = rank["requested"]
@@ -539,10 +492,10 @@ def test_the_program_sees_fault_contexts(sample: str, case: Case, take: Take) ->
 
 
 @named(list(FAILURES))
-def test_the_program_fails_where_a_job_does(sample: str, case: Case, take: Take) -> None:
-    """A control: samples that the release cannot take as they are, and how a job dies of them."""
+def test_the_program_fails_where_a_job_does(sample: str, case: Case, load: Load) -> None:
+    """A control: samples that the release cannot load as is, and how a job fails."""
     stage, words = FAILURES[case]
-    for rank in take(case):
+    for rank in load(case):
         assert rank["stage"] == stage
         assert words in rank["error"]
 

@@ -1,4 +1,4 @@
-"""Real releases save, a migration follows, and real releases load: all in one run.
+"""Real releases save, a migration follows, and real releases load.
 
 No shipped sample is involved. The jobs are those of ckptmigrate/measuring/training_job; what must
 arrive is written here by hand, or read from what was saved with real torch.
@@ -6,11 +6,7 @@ arrive is written here by hand, or read from what was saved with real torch.
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import pickle
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,6 @@ import torch
 import torch_side
 from conftest import tree_hash
 from real_releases import run_jobs
-from test_real_readers import as_told, digest
 
 import ckptmigrate
 
@@ -34,110 +29,118 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 @dataclass(frozen=True)
-class Case:
-    """A save of one release that another one loads."""
+class Save:
+    """What a job of a release saves.
+
+    Attributes:
+        writer: the release.
+        scenario: `idle`, `disabled` or `fault`.
+        sizes: a name in SIZES.
+    """
 
     writer: str
-    reader: str
     scenario: str
     sizes: str
 
-    @property
-    def saved(self) -> str:
-        """The name of the root that the writer saves."""
-        return f"{self.writer}-{self.scenario}-{self.sizes}"
-
-    @property
-    def id(self) -> str:
-        """A name for people and folders."""
-        return f"{self.saved}-in-{self.reader}"
+    def keeps_fault(self, reader: str) -> bool:
+        """Whether there is a fault context that means something to a reader, too."""
+        return self.scenario == "fault" and {self.writer, reader} <= {*LASTING}
 
 
 CASES = [
-    *(Case(a, b, "idle", "tp2pp2" if a == "0.13.1" else "w1") for a in RELEASES for b in RELEASES),
     *(
-        Case(a, b, "disabled", "w1")
-        for a, b in (("0.10.0", "0.16.1"), ("0.13.1", "0.11.0"), ("0.16.1", "0.10.0"))
+        (Save(writer, "idle", "tp2pp2" if writer == "0.13.1" else "w1"), reader)
+        for writer in RELEASES
+        for reader in RELEASES
     ),
-    *(Case(a, b, "fault", s) for a in LASTING for b in LASTING for s in ("tp2pp2", "cp2")),
+    (Save("0.10.0", "disabled", "w1"), "0.16.1"),
+    (Save("0.13.1", "disabled", "w1"), "0.11.0"),
+    (Save("0.16.1", "disabled", "w1"), "0.10.0"),
+    *(
+        (Save(writer, "fault", sizes), reader)
+        for writer in LASTING
+        for reader in LASTING
+        for sizes in ("tp2pp2", "cp2")
+    ),
     # Up to 0.13 a context that moves means nothing: the declared loss.
-    *(Case(a, b, "fault", "tp2pp2") for a, b in (("0.12.3", "0.16.1"), ("0.16.1", "0.11.0"))),
+    (Save("0.12.3", "fault", "tp2pp2"), "0.16.1"),
+    (Save("0.16.1", "fault", "tp2pp2"), "0.11.0"),
+]
+FAR = [
+    (Save("0.9.0", "idle", "w1"), "0.16.1"),
+    (Save("0.10.0", "disabled", "w1"), "0.16.1"),
+    (Save("0.14.0", "fault", "tp2pp2"), "0.16.1"),
+    (Save("0.16.1", "fault", "tp2pp2"), "0.11.0"),
 ]
 
 
-@pytest.fixture(scope="session")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Where the saves lie, and what the ranks of each case tell; the first test runs them all."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder, file = shared / "saves", shared / "saves.json"
-    with open(shared / "saves.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not file.exists():
-            folder.mkdir()
-            file.write_text(json.dumps(run_all(folder)))
-    yield folder, json.loads(file.read_text())
+def grouped() -> list[Any]:
+    """Each save with its readers; those that only `make test-full` asks are apart.
+
+    `make test` has the releases beside the writer and FAR, but for faults of four ranks FAR alone.
+    """
+    groups: dict[tuple[Save, bool], list[str]] = {}
+    for save, reader in CASES:
+        near = abs(RELEASES.index(save.writer) - RELEASES.index(reader)) < 2
+        near = near and (save.scenario, save.sizes) != ("fault", "tp2pp2")
+        groups.setdefault((save, near or (save, reader) in FAR), []).append(reader)
+    return [
+        pytest.param(
+            save,
+            readers,
+            id=f"{save.writer}-{save.scenario}-{save.sizes}" + ("" if quick else "-rest"),
+            marks=[] if quick else [pytest.mark.full],
+        )
+        for (save, quick), readers in groups.items()
+    ]
 
 
-def run_all(folder: Path) -> dict[str, Any]:
-    """Save, migrate and load; the ranks of each case by id."""
-    for writer in RELEASES:
-        cases = {case.saved: case for case in CASES if case.writer == writer}
-        wanted = [
-            {
-                "checkpoint": str(folder / saved / "iter_0000005"),
-                "save": case.scenario,
-                **SIZES[case.sizes],
-            }
-            for saved, case in cases.items()
-        ]
-        for saved, ranks in zip(cases, run_jobs(writer, wanted), strict=True):
-            assert [rank["error"] for rank in ranks] == [None] * len(ranks), saved
-    hashes = {root.name: tree_hash(root) for root in folder.iterdir()}
-    results = {}
-    for reader in RELEASES:
-        cases = {case.id: case for case in CASES if case.reader == reader}
-        wanted = [
-            {
-                "checkpoint": str(migrated(case, folder) / "iter_0000005"),
-                "step": case.scenario == "fault" and reader in LASTING,
-                **SIZES[case.sizes],
-            }
-            for case in cases.values()
-        ]
-        results |= dict(zip(cases, run_jobs(reader, wanted), strict=True))
-    assert {name: tree_hash(folder / name) for name in hashes} == hashes
-    return results
+@pytest.mark.parametrize(("save", "readers"), grouped())
+def test_what_one_release_saves_others_load(save: Save, readers: list[str], tmp_path: Path) -> None:
+    root = saved(save, tmp_path)
+    before = tree_hash(root)
+    source = torch_side.read(root / "iter_0000005")
+    assert len(source.tensors) == (6 if save.sizes == "tp2pp2" else 4)
+    for reader in readers:
+        checkpoint = migrated(save, root, reader) / "iter_0000005"
+        step = save.scenario == "fault" and reader in LASTING
+        job = {"checkpoint": str(checkpoint), "step": step, **SIZES[save.sizes]}
+        [ranks] = run_jobs(reader, [job])
+        check_ranks(save, reader, ranks, source)
+    assert tree_hash(root) == before
 
 
-def migrated(case: Case, folder: Path) -> Path:
-    lost = case.scenario == "fault" and not {case.writer, case.reader} <= set(LASTING)
-    [plan] = ckptmigrate.migrate(
-        folder / case.saved,
-        to=case.reader,
-        output=folder / case.id,
-        allow_loss=["fault-context"] if lost else [],
-    )
-    return folder / (case.saved if plan.satisfied else case.id)
+def saved(save: Save, folder: Path) -> Path:
+    """The root that a job of the release saves."""
+    root = folder / "saved"
+    job = {"checkpoint": str(root / "iter_0000005"), "save": save.scenario, **SIZES[save.sizes]}
+    [ranks] = run_jobs(save.writer, [job])
+    assert [rank["error"] for rank in ranks] == [None] * len(ranks)
+    return root
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_what_one_release_saves_another_one_loads(
-    case: Case, told: tuple[Path, dict[str, Any]]
+def migrated(save: Save, root: Path, reader: str) -> Path:
+    """The root that the reader loads."""
+    output = root.with_name(f"for-{reader}")
+    loss = save.scenario == "fault" and not save.keeps_fault(reader)
+    allowed = ["fault-context"] if loss else []
+    [plan] = ckptmigrate.migrate(root, to=reader, output=output, allow_loss=allowed)
+    return root if plan.satisfied else output
+
+
+def check_ranks(
+    save: Save, reader: str, ranks: list[dict[str, Any]], source: torch_side.Contents
 ) -> None:
-    folder, results = told
-    source = torch_side.read(folder / case.saved / "iter_0000005")
-    tensors = {key: digest(tensor) for key, tensor in source.tensors.items()}
-    assert len(tensors) == (6 if case.sizes == "tp2pp2" else 4)
-    ranks = results[case.id]
-    assert len(ranks) == {"w1": 1, "tp2pp2": 4, "cp2": 2}[case.sizes]
+    """Every rank has all tensors, and the rerun state that it should."""
+    tensors = torch_side.reported_tensors(source)
+    assert len(ranks) == {"w1": 1, "tp2pp2": 4, "cp2": 2}[save.sizes]
     for number, rank in enumerate(ranks):
         assert (rank["stage"], rank["error"], rank["iteration"]) == ("done", None, 5)
         assert rank["tensors"] == tensors
         assert [key for key in rank["objects"] if key.startswith("rng_state/")]
-        if case.scenario == "fault" and {case.writer, case.reader} <= set(LASTING):
+        if save.keeps_fault(reader):
             check_fault(rank, number, len(ranks), source)
-        elif case.reader != "0.9.0":
+        elif reader != "0.9.0":
             assert rank["machine"]["state"] == ["RerunState", 0]
             assert rank["machine"]["failed_validation_call"] is None
 
@@ -150,7 +153,7 @@ def check_fault(rank: dict[str, Any], number: int, world: int, source: torch_sid
     key = f"rerun_state_machine_state/shard_{number}_{world}"
     assert rank["requested"] == [key]
     [payload] = source.object(key)
-    assert machine == as_told({**source.common["rerun_state_machine"], **payload})
+    assert machine == torch_side.reported({**source.common["rerun_state_machine"], **payload})
     tokens = ["tensor", "torch.int64", list(range(number, number + 8))]
     [iterator] = machine["data_iterator_checkpoints"]
     assert iterator["saved_microbatches"] == [{"tokens": tokens}]
@@ -162,11 +165,11 @@ def check_fault(rank: dict[str, Any], number: int, world: int, source: torch_sid
     assert rank["resumed"] == [0, False]
 
 
-def test_a_context_that_is_not_found_again_shows(told: tuple[Path, dict[str, Any]]) -> None:
+def test_a_context_that_is_not_found_again_shows(tmp_path: Path) -> None:
     """A control: with the payloads of two ranks exchanged, the same step ends the job."""
-    folder, _ = told
-    root = folder / "control"
-    ckptmigrate.migrate(folder / "0.14.0-fault-cp2", to="none-emitting", output=root)
+    root = tmp_path / "control"
+    source = saved(Save("0.14.0", "fault", "cp2"), tmp_path)
+    ckptmigrate.migrate(source, to="none-emitting", output=root)
     checkpoint = root / "iter_0000005"
     metadata = torch_side.read(checkpoint).metadata
     keys = [f"rerun_state_machine_state/shard_{number}_2" for number in range(2)]

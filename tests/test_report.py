@@ -13,16 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch_side
-from browser import opened, started
+from browser import CONTRASTS, PHONE, SCHEMES, in_context, opened, started, watched
 from conftest import SAMPLES, Run, checkpoint_of, refused, tree_hash
 from markdown_it import MarkdownIt
-from playwright.sync_api import Browser, expect
-from test_matrix_page import CONTRASTS, PHONE
+from playwright.sync_api import Browser, ViewportSize, expect
 
 import ckptmigrate
 from ckptmigrate import migration
@@ -407,12 +407,13 @@ def commands(root: Path) -> list[list[object]]:
     ]
 
 
-@pytest.mark.parametrize("at", range(5))
-def test_markdown_takes_nothing_for_markup(
-    run: Run, tmp_path: Path, hostile: Path, at: int
-) -> None:
-    run(*commands(hostile)[at], "--report", "r.md")
-    text = (tmp_path / "r.md").read_text()
+def test_markdown_takes_nothing_for_markup(run: Run, tmp_path: Path, hostile: Path) -> None:
+    for number, words in enumerate(commands(hostile)):
+        run(*words, "--report", f"{number}.md")
+        has_no_markup((tmp_path / f"{number}.md").read_text())
+
+
+def has_no_markup(text: str) -> None:
     assert all(line.isprintable() for line in text.split("\n"))
     # HTML on: what a renderer would let through must not be there as such.
     rendered = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
@@ -438,20 +439,22 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-@pytest.mark.parametrize("at", range(5))
 def test_html_shows_hostile_text_literally(
-    run: Run, tmp_path: Path, hostile: Path, browser: Browser, at: int
+    run: Run, tmp_path: Path, hostile: Path, browser: Browser
 ) -> None:
-    run(*commands(hostile)[at], "--report", "r.html")
-    with opened(browser, (tmp_path / "r.html").as_uri()) as page:
-        assert page.title().startswith(f"ckptmigrate {commands(hostile)[at][0]}: ")
-        assert page.locator("script, img, b, a, link, iframe, [onerror]").count() == 0
-        text = page.locator("body").inner_text()
-        assert "{{" not in text.replace("{{path}}", "")
-        assert "\x1b" not in text and "\u202e" not in text
-        assert "<script>document.title = 'taken'<\u2215script>" in text
-        if at == 1:  # an error of a job names a key of metadata.json
-            assert "keyword argument '</code><script>document.title = 'taken'</script>" in text
+    with in_context(browser) as page:
+        for number, words in enumerate(commands(hostile)):
+            file = tmp_path / f"{number}.html"
+            run(*words, "--report", file)
+            with watched(page, file.as_uri()):
+                assert page.title().startswith(f"ckptmigrate {words[0]}: ")
+                assert page.locator("script, img, b, a, link, iframe, [onerror]").count() == 0
+                text = page.locator("body").inner_text()
+            assert "{{" not in text.replace("{{path}}", "")
+            assert "\x1b" not in text and "\u202e" not in text
+            assert "<script>document.title = 'taken'<\u2215script>" in text
+            if number == 1:  # an error of a job names a key of metadata.json
+                assert "keyword argument '</code><script>document.title = 'taken'</script>" in text
 
 
 # -- the page
@@ -476,26 +479,34 @@ def pages(run: Run, tmp_path: Path, copy: Copy) -> list[str]:
     return made
 
 
+@pytest.mark.full
 def test_every_text_can_be_read_everywhere(browser: Browser, pages: list[str]) -> None:
     grounds = set()
-    for url in pages:
-        for scheme in ("light", "dark"):
-            for viewport in (PHONE, {"width": 700, "height": 800}, {"width": 1400, "height": 900}):
-                with opened(browser, url, color_scheme=scheme, viewport=viewport) as page:
-                    contrasts = page.evaluate(CONTRASTS)
-                    assert contrasts[0][1] >= 4.5, (url, scheme, contrasts[0])
-                    width = page.evaluate("document.documentElement.scrollWidth")
-                    assert width == viewport["width"]
-                    beyond = page.evaluate(
-                        """(width) => [...document.querySelectorAll('main *')].filter((each) =>
-                            each.getBoundingClientRect().right > width).length""",
-                        width,
-                    )
-                    assert beyond == 0
-                    grounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    sizes: tuple[ViewportSize, ...] = (
+        PHONE,
+        {"width": 700, "height": 800},
+        {"width": 1400, "height": 900},
+    )
+    with in_context(browser) as page:
+        for url, scheme, size in product(pages, SCHEMES, sizes):
+            page.emulate_media(color_scheme=scheme)
+            page.set_viewport_size(size)
+            with watched(page, url):
+                contrasts = page.evaluate(CONTRASTS)
+                assert contrasts[0][1] >= 4.5, (url, scheme, contrasts[0])
+                width = page.evaluate("document.documentElement.scrollWidth")
+                assert width == size["width"], url
+                beyond = page.evaluate(
+                    """(width) => [...document.querySelectorAll('main *')].filter((each) =>
+                        each.getBoundingClientRect().right > width).length""",
+                    width,
+                )
+                assert beyond == 0, (url, size)
+                grounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert len(grounds) == 2
 
 
+@pytest.mark.full
 def test_it_is_a_page_with_headings_tables_and_nothing_to_run(
     browser: Browser, pages: list[str]
 ) -> None:
@@ -518,6 +529,7 @@ def test_it_is_a_page_with_headings_tables_and_nothing_to_run(
         expect(page.get_by_role("rowheader", name=".metadata")).to_be_visible()
 
 
+@pytest.mark.full
 def test_it_prints_dark_on_white(browser: Browser, pages: list[str]) -> None:
     with opened(browser, pages[1], color_scheme="dark") as page:
         page.emulate_media(media="print", color_scheme="dark")

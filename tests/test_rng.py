@@ -20,13 +20,14 @@ import torch
 import torch_side
 from conftest import Run, checkpoint_of, refused, tree_hash
 from real_releases import run_parts
-from test_check import ask
+from test_check import ask, read
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 
 from ckptmigrate import migrate
 from ckptmigrate.releases.checking import Job
+from ckptmigrate.versions.reading import Reading
 
 Copy = Callable[[str], Path]
 Place = tuple[int, ...]
@@ -140,7 +141,7 @@ def source(copy: Copy) -> Path:
 # -- check
 
 
-def of_rng(root: Path, release: str, job: Job | None = None) -> list[str]:
+def of_rng(root: Path | Reading, release: str, job: Job | None = None) -> list[str]:
     found = ask(root, release, job)
     shown = [o for o in found.obstacles if "rng_state" in o.error]
     assert all((o.flag, o.metadata_only) == ("--no-load-rng", True) for o in shown)
@@ -150,31 +151,34 @@ def of_rng(root: Path, release: str, job: Job | None = None) -> list[str]:
 MISSING = "RuntimeError: Missing key in checkpoint state_dict: rng_state/shard_"
 
 
-@pytest.mark.parametrize("release", ["0.9.0", "0.13.1", "0.15.3", "0.17.1", "0.19.0", "0.20.dev0"])
-def test_every_other_release_asks_for_pp_tp(source: Path, release: str) -> None:
-    assert of_rng(source, release) == [f"{MISSING}0.0_2.2."]
-    # Who does not ask, resumes: by its own wish, or because TP or PP is another one.
-    for job in (Job(no_load_rng=True), Job(finetune=True), Job(tensor=1), Job(pipeline=1)):
-        assert of_rng(source, release, job) == []
+def test_every_other_release_asks_for_pp_tp(source: Path) -> None:
+    found = read(source)
+    for release in ("0.9.0", "0.13.1", "0.15.3", "0.17.1", "0.19.0", "0.20.dev0"):
+        assert of_rng(found, release) == [f"{MISSING}0.0_2.2."]
+        # Who does not ask, resumes: by its own wish, or because TP or PP is another one.
+        for job in (Job(no_load_rng=True), Job(finetune=True), Job(tensor=1), Job(pipeline=1)):
+            assert of_rng(found, release, job) == []
 
 
 def test_0_16_asks_for_its_own_grid(source: Path) -> None:
-    assert ask(source, "0.16.1").resumes
-    assert ask(source, "0.16.0", Job(strictness="raise_all")).resumes
+    found = read(source)
+    assert ask(found, "0.16.1").resumes
+    assert ask(found, "0.16.0", Job(strictness="raise_all")).resumes
     # A strictness that drops missing keys looks at `rng_state` alone, which is there.
-    assert of_rng(source, "0.17.1", Job(strictness="log_all")) == [f"{MISSING}0.0_2.2."]
+    assert of_rng(found, "0.17.1", Job(strictness="log_all")) == [f"{MISSING}0.0_2.2."]
     # Twice the ranks: DP x CP is 4.
-    assert of_rng(source, "0.16.1", Job(world=16)) == [f"{MISSING}0.0.0_2.2.4."]
-    assert of_rng(source, "0.16.1", Job(world=16, no_load_rng=True)) == []
+    assert of_rng(found, "0.16.1", Job(world=16)) == [f"{MISSING}0.0.0_2.2.4."]
+    assert of_rng(found, "0.16.1", Job(world=16, no_load_rng=True)) == []
 
 
 def test_0_16_asks_by_rank_with_expert_parallelism_alone(copy: Copy, tmp_path: Path) -> None:
     root = copy("0.16.1-idle-tp2")
     synthesize(root, by_rank=False)
+    found = read(root)
     for release in ("0.15.3", "0.17.1", "0.19.0"):
-        assert of_rng(root, release) == []
-    assert of_rng(root, "0.16.1") == [f"{MISSING}0.0.0_2.2.2."]
-    assert of_rng(root, "0.16.1", Job(no_load_rng=True)) == []
+        assert of_rng(found, release) == []
+    assert of_rng(found, "0.16.1") == [f"{MISSING}0.0.0_2.2.2."]
+    assert of_rng(found, "0.16.1", Job(no_load_rng=True)) == []
     torch_side.edit_common(root, lambda s: setattr(s["args"], "expert_model_parallel_size", 1))
     assert of_rng(root, "0.16.1") == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -14,9 +15,11 @@ from click.testing import CliRunner
 from conftest import HEALTHY, SAMPLES, Run
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+from real_releases import READERS, run_jobs
 
 from ckptmigrate import schemas
 from ckptmigrate.cli import cli, console
+from ckptmigrate.measuring import jobs
 
 RUN, FAULT, BROKEN = "0.17.1-idle-w1", "0.17.1-fault-tp2pp2", "0.17.1-corrupt-tp2"
 OLD = "0.12.3-idle-w1"
@@ -24,6 +27,7 @@ WRITES_NO_JSON = {"schema"}  # it prints a schema, which is no value of a verb
 Copy = Callable[[str], Path]
 
 
+@functools.cache
 def validator(name: str) -> Draft202012Validator:
     schema = schemas.schema(name)
     Draft202012Validator.check_schema(schema)
@@ -37,6 +41,15 @@ def printed(run: Run, name: str, *arguments: object, status: int = 0, **environm
     value = json.loads(result.stdout)
     validator(name).validate(value)
     assert ("error" in value) == bool(result.stderr)
+    return value
+
+
+def invoked(name: str, *arguments: object) -> Any:
+    """What a verb prints in this process, after it was held against its schema."""
+    console.output.reset(color=None)
+    words = [*name.split("-"), *map(str, arguments), "--json"]
+    value = json.loads(CliRunner().invoke(cli, words).stdout)
+    validator(name).validate(value)
     return value
 
 
@@ -71,11 +84,7 @@ def test_a_schema_is_closed_and_whole(name: str) -> None:
 @pytest.mark.parametrize("name", HEALTHY)
 def test_what_is_printed_of_every_sample(name: str) -> None:
     for verb in ("inspect", "check", "verify"):
-        console.output.reset(color=None)
-        result = CliRunner().invoke(cli, [verb, str(SAMPLES / name), "--json"])
-        value = json.loads(result.stdout)
-        validator(verb).validate(value)
-        assert "error" not in value
+        assert "error" not in invoked(verb, SAMPLES / name)
 
 
 def test_inspect(run: Run, tmp_path: Path) -> None:
@@ -142,14 +151,18 @@ def test_diff_layouts_and_matrix(run: Run, tmp_path: Path) -> None:
     printed(run, "matrix", "--scenario", "none", status=1)
 
 
-def test_the_matrix_opened_and_measured(run: Run, tmp_path: Path) -> None:
+@pytest.mark.costly("a real release loads a checkpoint, as it is and migrated")
+def test_the_matrix_opened_and_measured(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     facts = tmp_path / "compat_matrix.yaml"
     shutil.copy(SAMPLES.parent.parent / "compat_matrix.yaml", facts)
     found = printed(run, "matrix-add", "9.9.0", "--facts", facts)
     assert found["release"] == "9.9.0"
-    readers = SAMPLES.parent.parent / ".readers"
-    found = printed(
-        run, "matrix-run", "--readers", readers, "--samples", SAMPLES, "--facts", facts,
+    # The release that loads the checkpoints is the one that the other tests share.
+    monkeypatch.setattr(jobs, "run", lambda release, _, given: run_jobs(release, given))
+    found = invoked(
+        "matrix-run", "--readers", READERS, "--samples", SAMPLES, "--facts", facts,
         "--reader", "0.16.1", "--writer", "0.18.2", "--scenario", "disabled",
     )  # fmt: skip
     assert found["groups"][0]["cells"]

@@ -6,12 +6,12 @@ is of megatron/training, or of a release without a wheel here, is held to its fo
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import pytest
 import torch
 from packaging.version import Version
 from real_releases import READERS
@@ -92,23 +92,22 @@ def looks(of: str, source: str) -> Iterator[Look]:
 LOOKS = [look for of, source in every_source() for look in looks(of, source)]
 
 
-@pytest.mark.parametrize(
-    "look", LOOKS, ids=lambda look: f"{look.of}-{look.release}-{Path(look.path).name}"
-)
-def test_a_source_shows_what_it_is_named_for(look: Look) -> None:
-    if look.release is None:
-        file = Path(torch.__file__).parent.parent / look.path
-    else:
-        file = READERS / look.release / look.path
-    if look.without and not look.names:
-        assert not file.exists()
-        return
-    text = file.read_text()
-    for name in look.names:
-        for part in name.split("."):
+def test_a_source_shows_what_it_is_named_for() -> None:
+    for look in LOOKS:
+        folder = Path(torch.__file__).parents[1] if look.release is None else READERS / look.release
+        if look.without and not look.names:
+            assert not (folder / look.path).exists(), look
+            continue
+        text = _text(folder / look.path)
+        for part in (part for name in look.names for part in name.split(".")):
             # Defined there, be it as a function, a class, a field, a parameter or a constant.
             defined = re.search(rf"(?:def|class) {part}\b|^ *{part} ?[:=]", text, re.MULTILINE)
-            assert (defined is None) == look.without, f"{part} in {file}"
+            assert (defined is None) == look.without, (part, look)
+
+
+@functools.cache
+def _text(file: Path) -> str:
+    return file.read_text()
 
 
 def test_each_kind_of_source_is_looked_up() -> None:
@@ -118,13 +117,12 @@ def test_each_kind_of_source_is_looked_up() -> None:
     assert any(look.without and not look.names for look in LOOKS)
 
 
-@pytest.mark.parametrize(("of", "source"), list(every_source()), ids=lambda text: text[:40])
-def test_the_form_of_a_source(of: str, source: str) -> None:
+def test_the_form_of_a_source() -> None:
     """A tag comes with a whole path, and a path with a release; torch is the one installed."""
-    for part in source.split("; "):
-        paths = PATH.findall(part)
-        assert len(re.findall(r"[\w/]+\.py\b", part)) == len(paths) <= 1
-        if TAG.search(part):
-            assert paths
-        if part.startswith("torch "):
-            assert part.split()[1] == torch.__version__.partition("+")[0]
+    for row in every_source():
+        for part in row[1].split("; "):
+            paths = PATH.findall(part)
+            assert len(re.findall(r"[\w/]+\.py\b", part)) == len(paths) <= 1, row
+            assert paths or not TAG.search(part), row
+            if part.startswith("torch "):
+                assert part.split()[1] == torch.__version__.partition("+")[0], row

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import CORRUPT, Run, checkpoint_of, refused, tree_hash
+from conftest import CLI, CORRUPT, MAIN, Run, checkpoint_of, refused, tree_hash
 
 from ckptmigrate.access import places
 from ckptmigrate.access.places import Url, place
@@ -20,6 +20,7 @@ from ckptmigrate.errors import StoreError
 
 Copy = Callable[[str], Path]
 PROGRAM = str(Path(sys.executable).with_name("ckptmigrate"))
+BARE = f"{shlex.quote(sys.executable)} -m ckptmigrate"
 SAMPLE = "0.17.1-idle-w1"
 ODD = (
     "a b",
@@ -33,10 +34,26 @@ ODD = (
 
 
 def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A command line as a user pastes it; `ckptmigrate` is the one of this interpreter."""
-    words = f'ckptmigrate() {{ {shlex.quote(sys.executable)} -m ckptmigrate "$@"; }}; {command}'
+    """Run a command as a user pastes it: bash splits its words, and `ckptmigrate` is a fork."""
+    done = _bash(f"ckptmigrate() {{ printf '%s\\0' ckptmigrate \"$@\"; }}; {command}", cwd)
+    program, *words = done.stdout.split("\0")
+    return CLI.run(words[:-1], main=MAIN, cwd=cwd) if program == "ckptmigrate" else done
+
+
+def start_in_shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command whose `ckptmigrate` is a process that bash starts."""
+    return _bash(f'ckptmigrate() {{ {BARE} "$@"; }}; {command}', cwd)
+
+
+def _bash(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", "-c", words], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+        ["bash", "-c", command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        timeout=120,
+        check=False,
     )
 
 
@@ -313,7 +330,7 @@ def test_urls_of_files_name_what_they_say() -> None:
 def test_the_reader_of_a_pipe_goes_away(copy: Copy, words: str, status: int) -> None:
     root = copy(SAMPLE)
     words = words.replace("RUN", str(root))
-    found = shell(f"ckptmigrate {words} | true; exit ${{PIPESTATUS[0]}}", root)
+    found = start_in_shell(f"ckptmigrate {words} | true; exit ${{PIPESTATUS[0]}}", root)
     assert found.returncode == status
     assert "Traceback" not in found.stderr and "rror: " not in found.stderr
 
@@ -321,7 +338,7 @@ def test_the_reader_of_a_pipe_goes_away(copy: Copy, words: str, status: int) -> 
 @pytest.mark.parametrize("words", ["layouts", "inspect RUN --json", "verify RUN --json", "--help"])
 def test_there_is_no_room_for_the_output(copy: Copy, words: str) -> None:
     root = copy(SAMPLE)
-    found = shell(f"ckptmigrate {words} > /dev/full".replace("RUN", str(root)), root)
+    found = start_in_shell(f"ckptmigrate {words} > /dev/full".replace("RUN", str(root)), root)
     refused(found, "the output cannot be written (No space left on device)", "ckptmigrate inspect")
 
 
@@ -405,11 +422,10 @@ def test_signals_to_all_do_not_reach_what_forks_the_processes(copy: Copy) -> Non
 
 
 def unprivileged() -> str:
-    """The command, for root without the capabilities that open every file."""
-    bare = f"{sys.executable} -m ckptmigrate"
+    """Return the command, for root without the capabilities that open every file."""
     if os.geteuid() != 0:
-        return bare
-    return f"setpriv --bounding-set=-dac_override,-dac_read_search {bare}"
+        return BARE
+    return f"setpriv --bounding-set=-dac_override,-dac_read_search {BARE}"
 
 
 def test_a_wrong_name_in_a_directory_that_may_not_be_listed(copy: Copy, tmp_path: Path) -> None:

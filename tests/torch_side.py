@@ -7,11 +7,13 @@ from the releases' sources; everything else is the real torch.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
+import json
 import pickle
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -181,10 +183,38 @@ class _Reader(dcp.FileSystemReader):
 
 def read(checkpoint: Path) -> Contents:
     """Every tensor, blob and the common state of a checkpoint directory."""
+    metadata, tensors, blobs = _load(checkpoint)
+    return Contents(metadata, tensors, blobs, _common(checkpoint, blobs))
+
+
+def read_common(checkpoint: Path) -> dict[str, Any]:
+    """The common state alone."""
+    in_entry = not (checkpoint / "common.pt").exists()
+    return _common(checkpoint, _load(checkpoint, [_COMMON])[2] if in_entry else {})
+
+
+_COMMON = "common_state/shard_0_1"
+
+
+def _common(checkpoint: Path, blobs: dict[str, bytes]) -> dict[str, Any]:
+    with megatron_names():
+        if (checkpoint / "common.pt").exists():
+            common: dict[str, Any] = torch.load(checkpoint / "common.pt", weights_only=False)
+        else:
+            [common] = torch.load(io.BytesIO(blobs[_COMMON]), weights_only=False)
+    return common
+
+
+def _load(
+    checkpoint: Path, keys: Collection[str] | None = None
+) -> tuple[Metadata, dict[str, torch.Tensor], dict[str, bytes]]:
+    """`.metadata`, and the tensors and blobs with these keys, or all of them."""
     reader = _Reader(checkpoint)
     metadata = reader.read_metadata()
     wanted: dict[str, Any] = {}
     for key, entry in metadata.state_dict_metadata.items():
+        if keys is not None and key not in keys:
+            continue
         if isinstance(entry, TensorStorageMetadata):
             wanted[key] = torch.empty(entry.size, dtype=entry.properties.dtype)
         else:
@@ -193,25 +223,16 @@ def read(checkpoint: Path) -> Contents:
     planner = _Planner()
     dcp.load(wanted, storage_reader=reader, planner=planner, no_dist=True)
     tensors = {k: v for k, v in wanted.items() if isinstance(v, torch.Tensor)}
-    with megatron_names():
-        if (checkpoint / "common.pt").exists():
-            common = torch.load(checkpoint / "common.pt", weights_only=False)
-        else:
-            [common] = torch.load(
-                io.BytesIO(planner.blobs["common_state/shard_0_1"]), weights_only=False
-            )
-    return Contents(metadata, tensors, planner.blobs, common)
+    return metadata, tensors, planner.blobs
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors agree in every bit, NaN payloads included."""
-    return (
-        a.dtype == b.dtype
-        and a.shape == b.shape
-        and a.contiguous().view(torch.uint8).equal(b.contiguous().view(torch.uint8))
-        if a.dim()
-        else a.dtype == b.dtype and a.numpy().tobytes() == b.numpy().tobytes()
-    )
+    return a.dtype == b.dtype and a.shape == b.shape and _bits(a) == _bits(b)
+
+
+def _bits(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def plain(value: Any) -> Any:
@@ -229,6 +250,19 @@ def plain(value: Any) -> Any:
     if type(value).__module__ in ("argparse", "types"):
         return {k: plain(v) for k, v in vars(value).items()}
     return value
+
+
+def reported(value: Any) -> Any:
+    """A value as a training job of a real release reports it, in JSON."""
+    return json.loads(json.dumps(plain(value)))
+
+
+def reported_tensors(contents: Contents) -> dict[str, list[str]]:
+    """The same of all tensors: their dtype, and a digest of their bits, by key."""
+    return {
+        key: [str(tensor.dtype), hashlib.sha256(_bits(tensor)).hexdigest()]
+        for key, tensor in contents.tensors.items()
+    }
 
 
 def consistent(contents: Contents, *, has_plans: bool) -> None:

@@ -1,12 +1,12 @@
 """Cut the power at every moment of every scenario, on a disk that loses what was not synced.
 
-    python tests/faults/crash.py [--every N] [--scenario NAME] [--without-sync N]
+    python tests/faults/crash.py [--every N] [--scenario NAME] [--without-sync N ...]
 
-A run is recorded below Python; after each call, every state that the disk may then be found in
-(disk.py) is laid out as a real tree, looked at as a reader would, and given to `recover`; a command
-that goes on with what is left is then run again, and has to come to its end. Prints how many states
-were checked; exit status 1 and each violation where there is one. --without-sync leaves the N-th
-sync out of the record, as if the program had forgotten it.
+A run is recorded below Python. After each call, every state that the disk may then have (disk.py)
+is written as a real tree, checked as a reader sees it, and given to `recover`; a command that
+resumes is then run again, and has to finish. Prints the number of states that were checked; on
+violations prints each and exits with status 1. --without-sync omits the N-th sync from the record,
+as if the program did not do it, and stops at its first violation; it may be given several times.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ import argparse
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from disk import Disk, State, parse
-from preload import KILL_BEFORE, build, command_line, environment, forked
+from preload import (
+    KILL_BEFORE,
+    command_line,
+    forked,
+    in_processes,
+    restart_under_shim,
+    work_folder,
+)
 from scenarios import LONG_AGO, SCENARIOS, Scenario, Snapshot, differences, make, snapshot
 
 from ckptmigrate import recovery
@@ -170,13 +174,17 @@ def _shown(tree: Snapshot, checkpoint: Path) -> Snapshot:
 
 
 def check(scenario: Scenario, every: int, without: int | None) -> tuple[int, int, int, list[str]]:
-    """Every n-th state: calls, states checked, moments that were sampled, and what is wrong."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="ckptmigrate-crash-", dir=memory) as work:
-        recorded = Recorded(scenario, Path(work).resolve())
+    """Check every n-th state.
+
+    Returns:
+        The number of calls, of states checked and of moments that were sampled, and violations.
+    """
+    with work_folder("crash") as work:
+        recorded = Recorded(scenario, work)
         skip = None if without is None else recorded.syncs[without]
         states, sampled, wrong = 0, set(), []
-        for number, (moment, state, is_sample) in enumerate(recorded.states(skip)):
+        found = (each for each in recorded.states(skip) if skip is None or each[0] > skip)
+        for number, (moment, state, is_sample) in enumerate(found):
             sampled |= {moment} if is_sample else set()
             if number % every:
                 continue
@@ -184,7 +192,8 @@ def check(scenario: Scenario, every: int, without: int | None) -> tuple[int, int
             if what := recorded.wrong(moment, state):
                 last = recorded.calls[moment - 1] if moment else None
                 place = f"after call {moment} ({last.name} {last.path})" if last else "at first"
-                wrong.append(f"{scenario.name}: {place}: {what}")
+                name = scenario.name + (f" without sync {without}" if without is not None else "")
+                wrong.append(f"{name}: {place}: {what}")
                 if without is not None:
                     break
         return len(recorded.calls), states, len(sampled), wrong
@@ -194,33 +203,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="only every N-th of the states")
     parser.add_argument("--scenario", help="only the one of this name")
-    parser.add_argument("--without-sync", type=int, help="leave the N-th sync, from 0, out")
+    parser.add_argument(
+        "--without-sync", type=int, action="append", help="omit the N-th sync, from 0"
+    )
     given = parser.parse_args()
-    if "LD_PRELOAD" not in os.environ:
-        with tempfile.TemporaryDirectory() as folder:
-            under = environment(build(Path(folder)))
-            names = [s.name for s in SCENARIOS if given.scenario in (None, s.name)]
-            words = [sys.executable, __file__, *sys.argv[1:], "--scenario"]
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                done = list(pool.map(lambda name: _capture([*words, name], under), names))
-        calls, states, sampled = (sum(each[n] for each in done) for n in (1, 2, 3))
-        print(
-            f"checked {states} crash states after {calls} calls in {len(names)} scenarios"
-            f" ({sampled} moments have more than {_MOST} combinations and are sampled)"
-        )
-        sys.exit(any(each[0] for each in done))
-    [scenario] = [s for s in SCENARIOS if s.name == given.scenario]
-    calls, states, sampled, wrong = check(scenario, given.every, given.without_sync)
-    print("\n".join(wrong), file=sys.stderr, end="\n" if wrong else "")
-    print(calls, states, sampled)
-    sys.exit(bool(wrong))
-
-
-def _capture(words: list[str], under: dict[str, str]) -> tuple[int, int, int, int]:
-    result = subprocess.run(words, env=under, stdout=subprocess.PIPE, text=True, check=False)
-    calls, states, sampled = map(int, (result.stdout or "0 0 0").split())
-    print(f"  {words[-1]}: {calls} calls, {states} states, status {result.returncode}", flush=True)
-    return result.returncode, calls, states, sampled
+    restart_under_shim()
+    scenarios = [s for s in SCENARIOS if given.scenario in (None, s.name)]
+    jobs = [(s, given.every, sync) for s in scenarios for sync in given.without_sync or [None]]
+    calls, states, sampled, failed = 0, 0, 0, False
+    for (scenario, *_), found in zip(jobs, in_processes(check, jobs), strict=True):
+        calls, states, sampled = calls + found[0], states + found[1], sampled + found[2]
+        failed |= bool(found[3])
+        print(f"  {scenario.name}: {found[0]} calls, {found[1]} states", flush=True)
+        print("\n".join(found[3]), file=sys.stderr, end="\n" if found[3] else "")
+    print(
+        f"checked {states} crash states after {calls} calls in {len(scenarios)} scenarios"
+        f" ({sampled} moments have more than {_MOST} combinations and are sampled)"
+    )
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

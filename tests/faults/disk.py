@@ -13,6 +13,7 @@ What is assumed of a file system, and no more:
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 import stat
@@ -193,6 +194,7 @@ class Disk:
         """
         sampled = 2 ** len(self.pending) > most
         subsets = list(self._subsets(most))
+        known: dict[int, list[_Choice]] = {}
         for number, chosen in enumerate(subsets):
             names: dict[int, dict[str, Node]] = {}
             for change in chosen:
@@ -201,7 +203,7 @@ class Disk:
                     _put(copy, name, child)
             found: list[tuple[str, Node]] = []
             _walk(self.root, "", names, found)
-            for state, one_of_many in _with_contents(found, most, seed=number):
+            for state, one_of_many in _with_contents(found, most, number, known):
                 yield state, sampled or one_of_many
 
     def _subsets(self, most: int) -> Iterator[list[Change]]:
@@ -212,20 +214,15 @@ class Disk:
             chance = random.Random(count)
             sample = [tuple(chance.random() < 0.5 for _ in range(count)) for _ in range(most)]
             masks = iter([(False,) * count, (True,) * count, *sample])
+        # Changes of one name happen in order.
+        ordered = [
+            (earlier, later)
+            for earlier, later in itertools.combinations(range(count), 2)
+            if self.pending[later].touches(self.pending[earlier])
+        ]
         for mask in masks:
-            chosen = [change for change, taken in zip(self.pending, mask, strict=True) if taken]
-            dropped = [c for c, taken in zip(self.pending, mask, strict=True) if not taken]
-            in_order = all(
-                not change.touches(other)
-                for change in chosen
-                for other in dropped
-                if self._index(other) < self._index(change)
-            )
-            if in_order:
-                yield chosen
-
-    def _index(self, change: Change) -> int:
-        return next(n for n, other in enumerate(self.pending) if other is change)
+            if all(mask[earlier] or not mask[later] for earlier, later in ordered):
+                yield list(itertools.compress(self.pending, mask))
 
 
 def _write_back(node: Node) -> None:
@@ -255,17 +252,20 @@ def _walk(
             _walk(child, f"{path}{name}/", names, found)
 
 
+_Choice = tuple[tuple[int, bool], bytes]  # (mode, whether its time is an old one), bytes
+
+
 def _with_contents(
-    found: list[tuple[str, Node]], most: int, seed: int
+    found: list[tuple[str, Node]], most: int, seed: int, known: dict[int, list[_Choice]]
 ) -> Iterator[tuple[State, bool]]:
     choices = []
     for _, node in found:
-        about = dict.fromkeys([(node.synced_mode, node.synced_dated), (node.mode, node.dated)])
-        choices.append([(a, content) for a in about for content in node.contents()])
-    count = 1
-    for each in choices:
-        count *= len(each)
-    picks: Iterator[tuple[tuple[tuple[int, bool], bytes], ...]] = itertools.product(*choices)
+        if id(node) not in known:
+            about = dict.fromkeys([(node.synced_mode, node.synced_dated), (node.mode, node.dated)])
+            known[id(node)] = [(a, content) for a in about for content in node.contents()]
+        choices.append(known[id(node)])
+    count = math.prod(map(len, choices))
+    picks: Iterator[tuple[_Choice, ...]] = itertools.product(*choices)
     if count > most:
         chance = random.Random(seed)
         picks = iter([tuple(chance.choice(each) for each in choices) for _ in range(most)])

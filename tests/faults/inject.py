@@ -1,4 +1,4 @@
-"""Hit every writing system call of every scenario with every fault, and look at what is left.
+"""Hit every writing system call of every scenario with every fault, and check the result.
 
     python tests/faults/inject.py [--every N] [--scenario NAME]
 
@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import argparse
 import errno
-import os
 import shutil
 import sys
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +21,11 @@ from preload import (
     KILL_AFTER,
     KILL_BEFORE,
     RECORD,
-    build,
     command_line,
-    environment,
     forked,
+    in_processes,
+    restart_under_shim,
+    work_folder,
 )
 from scenarios import SCENARIOS, Scenario, Snapshot, differences, make, snapshot
 
@@ -143,9 +141,8 @@ def cover(scenario: Scenario, every: int) -> tuple[int, int, list[str]]:
     """Every n-th pair of a point and a fault: points, runs, and what is wrong."""
     wrong: list[str] = []
     runs = 0
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="ckptmigrate-faults-", dir=memory) as work:
-        bench = Bench(scenario, Path(work).resolve())
+    with work_folder("faults") as work:
+        bench = Bench(scenario, work)
         pairs = [(at, fault) for at in range(1, bench.points + 1) for fault in FAULTS]
         for at, fault in pairs[::every]:
             runs += 1
@@ -159,37 +156,21 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="only every N-th of the runs")
     parser.add_argument("--scenario", help="only the one of this name")
     given = parser.parse_args()
-    if "LD_PRELOAD" not in os.environ:
-        with tempfile.TemporaryDirectory() as folder:
-            under = environment(build(Path(folder)))
-            # A process per scenario, as many at a time as there are cores.
-            names = [s.name for s in SCENARIOS if given.scenario in (None, s.name)]
-            words = [sys.executable, __file__, "--every", str(given.every), "--scenario"]
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                done = list(pool.map(lambda name: _capture([*words, name], under), names))
-        points = sum(each[1] for each in done)
-        runs = sum(each[2] for each in done)
-        print(
-            f"covered {points} points x {len(FAULTS)} faults in {len(names)} scenarios"
-            + (f" (every {given.every}th: {runs} runs)" if given.every > 1 else f": {runs} runs")
-        )
-        sys.exit(any(each[0] for each in done))
-    import ckptmigrate.cli  # noqa: F401  (before the forks)
-
-    [scenario] = [s for s in SCENARIOS if s.name == given.scenario]
-    points, runs, wrong = cover(scenario, given.every)
-    print("\n".join(wrong), file=sys.stderr, end="\n" if wrong else "")
-    print(f"{points} {runs} {scenario.name}")
-    sys.exit(bool(wrong))
-
-
-def _capture(words: list[str], under: dict[str, str]) -> tuple[int, int, int]:
-    import subprocess
-
-    result = subprocess.run(words, env=under, stdout=subprocess.PIPE, text=True, check=False)
-    points, runs, name = [*result.stdout.split(maxsplit=2), "0", "0", words[-1]][:3]
-    print(f"  {name.strip()}: {points} points, {runs} runs, status {result.returncode}", flush=True)
-    return result.returncode, int(points), int(runs)
+    restart_under_shim()
+    scenarios = [s for s in SCENARIOS if given.scenario in (None, s.name)]
+    points, runs, failed = 0, 0, False
+    jobs = [(scenario, given.every) for scenario in scenarios]
+    for scenario, (its_points, its_runs, wrong) in zip(
+        scenarios, in_processes(cover, jobs), strict=True
+    ):
+        points, runs, failed = points + its_points, runs + its_runs, failed or bool(wrong)
+        print(f"  {scenario.name}: {its_points} points, {its_runs} runs", flush=True)
+        print("\n".join(wrong), file=sys.stderr, end="\n" if wrong else "")
+    print(
+        f"covered {points} points x {len(FAULTS)} faults in {len(scenarios)} scenarios"
+        + (f" (every {given.every}th: {runs} runs)" if given.every > 1 else f": {runs} runs")
+    )
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,68 @@
-"""Build the shim, run Python under it, and command it from within."""
+"""Build the shim, run Python with it preloaded, and control it from within."""
 
 from __future__ import annotations
 
 import ctypes
+import importlib
+import multiprocessing
 import os
+import pkgutil
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
+
+import ckptmigrate
 
 RECORD, KILL_BEFORE, KILL_AFTER, FAIL_ONCE, FAIL_FROM_THEN_ON = range(5)
 _SOURCE = Path(__file__).with_name("shim.c")
+# What needs an extra; importing the rest once is cheaper than in each child.
+_NOT_IMPORTED = ("ckptmigrate.measuring.", "ckptmigrate.batch.cluster", "ckptmigrate.__main__")
 
 
-def build(folder: Path) -> Path:
-    """The shim, compiled into a folder."""
+def restart_under_shim() -> None:
+    """Unless this process has the shim, build it, run this program with it, and exit."""
+    if "LD_PRELOAD" in os.environ:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "LD_PRELOAD": str(_build(Path(folder)))}
+        status = subprocess.run([sys.executable, *sys.argv], env=environment, check=False)
+    sys.exit(status.returncode)
+
+
+def in_processes(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+    """Call a function in forks of this process, as many at a time as there are cores.
+
+    Yields:
+        The results, in order.
+    """
+    for module in pkgutil.walk_packages(ckptmigrate.__path__, "ckptmigrate."):
+        if not module.name.startswith(_NOT_IMPORTED):
+            importlib.import_module(module.name)
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(jobs)), fork) as pool:
+        yield from pool.map(function, *zip(*jobs, strict=True))
+
+
+@contextmanager
+def work_folder(name: str) -> Iterator[Path]:
+    """A temporary folder, in memory where that is possible."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix=f"ckptmigrate-{name}-", dir=memory) as folder:
+        yield Path(folder).resolve()
+
+
+def _build(folder: Path) -> Path:
+    """Compile the shim into a folder."""
     library = folder / "shim.so"
     compiler = os.environ.get("CC", "cc")
     flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
     subprocess.run([compiler, *flags, "-o", library, _SOURCE, "-ldl"], check=True)
     return library
-
-
-def environment(library: Path) -> dict[str, str]:
-    """The environment of a process that runs under the shim."""
-    return {**os.environ, "LD_PRELOAD": str(library), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def command_line(arguments: list[str]) -> None:

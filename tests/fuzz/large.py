@@ -18,8 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import mutations
-import oracle
+from fuzz import mutations, oracle
 
 from ckptmigrate.checkpoint import bulk, metadata
 from ckptmigrate.checkpoint.metadata import Metadata
@@ -28,16 +27,15 @@ from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.inert import limits
 from ckptmigrate.inert.equality import equal
 
-_BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+_REPOSITORY = Path(__file__).parents[2]
 # Python's own pickler with batches of 70 items instead of 1,000: a kind of row is learned from the
 # first one, and met in the next ones.
 _MAKE = """
-import io, pickle, sys
-sys.path.insert(0, sys.argv[1])
-import synthetic
+import pickle, sys
+from benchmarks import synthetic
 content = next(synthetic.SAMPLE.glob("iter_*/.metadata")).read_bytes()
 pickle._Pickler._BATCHSIZE = 70
-for path, plans in zip(sys.argv[2:], (False, True)):
+for path, plans in zip(sys.argv[1:], (False, True)):
     with open(path, "wb") as file:
         made = synthetic._metadata(content, 300, plans, 8192)
         pickle._Pickler(file, 4).dump(pickle.loads(made))
@@ -62,7 +60,7 @@ def originals() -> list[bytes]:
     """Files with several hundred rows, with plans and without."""
     with tempfile.TemporaryDirectory() as place:
         made = [Path(place) / name for name in ("bare", "plans")]
-        subprocess.run([sys.executable, "-c", _MAKE, *map(str, (_BENCHMARKS, *made))], check=True)
+        subprocess.run([sys.executable, "-c", _MAKE, *map(str, made)], cwd=_REPOSITORY, check=True)
         return [path.read_bytes() for path in made]
 
 

@@ -22,10 +22,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import large
-import mutations
-import oracle
-from guard import Guard
+from fuzz import large, mutations, oracle
+from hostile.guard import Guard
 
 from ckptmigrate import inspection, migration
 from ckptmigrate.access.storage import LocalDirectory
@@ -41,7 +39,6 @@ from ckptmigrate.versions.reading import read
 KINDS = ("metadata", "common", "blob", "large")
 SECONDS = 5
 MEMORY = 1024**3  # bytes of address space
-_VERBS = 48  # one accepted mutant in so many goes through a verb as well
 _STALLED = 60  # seconds of the wall clock
 _TOLD_EVERY = 60  # seconds between lines of progress
 
@@ -173,9 +170,17 @@ class Worker:
     """Judges every `stride`-th case, in a process of its own."""
 
     def __init__(
-        self, kind: str, files: list[Original], seed: int, count: int, share: Any, guard: Guard
+        self,
+        kind: str,
+        files: list[Original],
+        seed: int,
+        count: int,
+        share: Any,
+        guard: Guard,
+        verbs_every: int,
     ) -> None:
         self.kind, self.files, self.seed, self.count = kind, files, seed, count
+        self.verbs_every = verbs_every
         self.share = share  # [case under way, judged, accepted, through a verb, kB of memory]
         self.guard = guard
 
@@ -215,9 +220,9 @@ class Worker:
                 self.guard.armed = False
             self.share[2] += accepted
             # What the lexer refuses every verb refuses with the same words.
-            if verbs is not None and accepted and number % _VERBS == 0:
+            if verbs is not None and accepted and number % self.verbs_every == 0:
                 self.share[3] += 1
-                verbs.run(self.kind, original, data, number // _VERBS)
+                verbs.run(self.kind, original, data, number // self.verbs_every)
             if self.guard.violations:
                 raise oracle.Wrong("; ".join(self.guard.violations))
         except Exception:
@@ -240,7 +245,14 @@ class Outcome:
 
 
 def fuzz(
-    kind: str, samples: Path, *, seed: int, count: int, processes: int, until: float | None
+    kind: str,
+    samples: Path,
+    *,
+    seed: int,
+    count: int,
+    processes: int,
+    until: float | None,
+    verbs_every: int,
 ) -> Outcome:
     """Judge `count` mutants of one kind; fewer where the clock reaches `until` before."""
     context = multiprocessing.get_context("fork")
@@ -255,7 +267,7 @@ def fuzz(
 
     def launch(lane: int, first: int) -> None:
         share = context.RawArray("q", 5)
-        worker = Worker(kind, files, seed, count, share, guard)
+        worker = Worker(kind, files, seed, count, share, guard, verbs_every)
         process = context.Process(target=worker.run, args=(first, processes, failures))
         process.start()
         running[lane] = (process, share)
@@ -303,9 +315,10 @@ def _why(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else "it left"
 
 
-def replay(kind: str, samples: Path, *, seed: int, number: int) -> Failure | None:
-    """One case again, in this process."""
-    worker = Worker(kind, originals(samples, kind), seed, number + 1, [0] * 5, Guard())
+def replay(kind: str, samples: Path, *, seed: int, number: int, verbs_every: int) -> Failure | None:
+    """Run one case again, in this process."""
+    files = originals(samples, kind)
+    worker = Worker(kind, files, seed, number + 1, [0] * 5, Guard(), verbs_every)
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     try:
         return worker.case(number, Verbs(folder))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import SAMPLES
-from pickles import CANARY
+from hostile.pickles import CANARY
 
 HOSTILE = Path(__file__).parent
 SAMPLE = "0.18.2-idle-w1"

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch_side
-from batch import RERUN, SAMPLE
 from conftest import SAMPLES, checkpoint_of
-from pickles import slipped_into, whole
+from hostile.batch import RERUN, SAMPLE
+from hostile.pickles import slipped_into, whole
 
 
 def plant_in_metadata(root: Path, body: bytes) -> None:

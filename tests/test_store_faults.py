@@ -1,0 +1,276 @@
+"""Every kind of fault between a command and an S3 server, at every request of the command.
+
+After each the command succeeded and its result is that of an undisturbed run, or it failed with
+an error message that is true, and `recover` and the same command again lead to that result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from subprocess import CompletedProcess, TimeoutExpired
+
+import pytest
+from conftest import CORRUPT, MAIN, SAMPLES
+from fault_proxy import KINDS, Kind, faulty
+from object_stores import CLI, without_time
+from s3_server import BUCKET, Bucket, Seen, environment, files_of
+
+pytest_plugins = ["store_fixtures"]
+SAMPLE = "0.18.2-idle-w1"
+DOWN = ("downgrade", "--to", "pre-rerun")
+# What a user may set: a hanging server is given up after seconds, and few requests are repeated.
+IMPATIENT = {
+    "AWS_MAX_ATTEMPTS": "2",
+    "FSSPEC_S3": json.dumps({"config_kwargs": {"read_timeout": 2, "connect_timeout": 2}}),
+}
+LIMIT = 60  # seconds for one command
+COMMANDS = {
+    "inspect": ("inspect", "S3/run"),
+    "check": ("check", "S3/run"),
+    "verify": ("verify", "--hash", "S3/run"),
+    "out of place": (*DOWN, "S3/run", "-o", "S3/out"),
+    "into the store": (*DOWN, str(SAMPLES / SAMPLE), "-o", "S3/out"),
+    "out of the store": (*DOWN, "S3/run", "-o", "HERE/out"),
+    "in place": (*DOWN, "S3/run", "--in-place"),
+    "undo": ("undo", "S3/run"),
+    "recover": ("recover", "S3/run"),
+    "repair": ("repair", "S3/run", "--in-place"),
+}
+Tree = dict[str, bytes]
+Numbers = Iterator[int]
+
+
+@dataclass
+class Place:
+    """What one run works on: a prefix of the bucket, and a local directory.
+
+    Attributes:
+        start: the objects that are there before.
+    """
+
+    bucket: Bucket
+    port: int
+    prefix: str
+    local: Path
+    start: Tree
+
+    def fill(self) -> None:
+        self.bucket.put_tree(self.start, self.prefix)
+        self.local.mkdir()
+
+    def tree(self) -> Tree:
+        here = {f"HERE/{name}": content for name, content in files_of(self.local).items()}
+        return self.bucket.tree(self.prefix) | here
+
+    def run(self, words: tuple[str, ...], port: int) -> CompletedProcess[str]:
+        there = f"s3://{BUCKET}/{self.prefix}"
+        told = CLI.run(
+            [word.replace("S3", there).replace("HERE", str(self.local)) for word in words],
+            main=MAIN,
+            cwd=self.local,
+            env={**os.environ, **environment(port), **IMPATIENT},
+            timeout=LIMIT,
+        )
+        told.stdout = told.stdout.replace(there, "S3").replace(str(self.local), "HERE")
+        told.stderr = told.stderr.replace(there, "S3").replace(str(self.local), "HERE")
+        return told
+
+
+@dataclass
+class Case:
+    """A command, and what an undisturbed run of it makes of a start.
+
+    Attributes:
+        make: makes a place with the start.
+        requests: what the undisturbed run sent.
+    """
+
+    words: tuple[str, ...]
+    make: Callable[[], Place]
+    told: CompletedProcess[str]
+    whole: Tree
+    requests: list[Seen]
+
+    @property
+    def writes(self) -> bool:
+        return any(request.write for request in self.requests)
+
+    def points(self, kind: Kind) -> list[int]:
+        """The numbers of the requests that a kind of fault is done to.
+
+        Of a read that is repeated these are the first one and the last one.
+        """
+        repeated: dict[tuple[str, str], list[int]] = {}
+        for seen in self.requests:
+            repeated.setdefault((seen.method, seen.path), []).append(seen.number)
+        ends = {number for numbers in repeated.values() for number in (numbers[0], numbers[-1])}
+        return [
+            seen.number
+            for seen in self.requests
+            if (seen.write or seen.number in ends)
+            and kind.applies(seen, self.requests[: seen.number - 1])
+        ]
+
+
+@pytest.fixture
+def case(name: str, bucket: Bucket, port: int, tmp_path: Path) -> Case:
+    numbers = count(1)
+
+    def place(start: Tree) -> Place:
+        number = next(numbers)
+        made = Place(bucket, port, f"r{number:05}", tmp_path / f"r{number:05}", start)
+        made.fill()
+        return made
+
+    start = _start(name, place)
+    words = COMMANDS[name]
+    undisturbed = place(start)
+    with faulty(port) as proxy:
+        told = undisturbed.run(words, proxy.port)
+    assert told.returncode == (1 if name == "check" else 0) or told.returncode == 0, told.stderr
+    return Case(words, lambda: place(start), told, undisturbed.tree(), proxy.requests)
+
+
+def _start(name: str, place: Callable[[Tree], Place]) -> Tree:
+    """The objects that a command starts with."""
+    if name == "into the store":
+        return {}
+    sample = CORRUPT if name == "repair" else SAMPLE
+    start = {f"run/{key}": content for key, content in files_of(SAMPLES / sample).items()}
+    if name == "undo":
+        migrated = place(start)
+        assert migrated.run(COMMANDS["in place"], migrated.port).returncode == 0
+        return migrated.tree()
+    if name == "recover":
+        interrupted = place(start)
+        with faulty(interrupted.port) as proxy:
+            interrupted.run(COMMANDS["in place"], proxy.port)
+        commit = next(
+            request.number
+            for request in proxy.requests
+            if request.method == "PUT" and request.path.endswith("5/metadata.json")
+        )
+        interrupted = place(start)
+        with faulty(interrupted.port, KINDS["connections are refused"], commit) as proxy:
+            assert interrupted.run(COMMANDS["in place"], proxy.port).returncode == 1
+        return interrupted.tree()
+    return start
+
+
+def problem(case: Case, kind: Kind, at: int) -> str:
+    """Run the command with a fault; return what is wrong with how it ends, or nothing."""
+    place = case.make()
+    with faulty(place.port, kind, at) as proxy:
+        try:
+            told = place.run(case.words, proxy.port)
+        except TimeoutExpired:
+            return f"no end within {LIMIT} s"
+        proxy.settle()
+    about = f"{told.stdout[-300:]!r} {told.stderr!r}"
+    if told.returncode == 0:
+        found = _after_success(case, place, told)
+    elif told.returncode == 1:
+        found = _after_failure(case, place, told)
+    else:
+        found = f"ends with {told.returncode}"
+    return found and f"{found}: {about}"
+
+
+def _after_success(case: Case, place: Place, told: CompletedProcess[str]) -> str:
+    if not case.writes:
+        return "" if told.stdout == case.told.stdout else "says something else than undisturbed"
+    found = without_time(place.tree())
+    if found == without_time(case.whole):
+        return ""
+    place.run(("recover", _target(case)), place.port)
+    if without_time(place.tree()) == without_time(case.whole):
+        return f"is reported as done, and left {_difference(found, without_time(case.whole))}"
+    return f"is reported as done, and is not: {_difference(found, without_time(case.whole))}"
+
+
+def _target(case: Case) -> str:
+    return case.words[-1] if "-o" in case.words else "S3/run"
+
+
+def _difference(found: dict[str, object], wanted: dict[str, object]) -> str:
+    names = {"+": found.keys() - wanted.keys(), "-": wanted.keys() - found.keys()}
+    names["!"] = {name for name in found.keys() & wanted.keys() if found[name] != wanted[name]}
+    return " ".join(f"{sign}{name}" for sign, each in names.items() for name in sorted(each))
+
+
+def _after_failure(case: Case, place: Place, told: CompletedProcess[str]) -> str:
+    if len(told.stderr.splitlines()) != 1 or "Traceback" in told.stderr:
+        return "" if not case.writes and told.stdout else "has no error message of one line"
+    if "internal error" in told.stderr:
+        return "ends in an internal error"
+    after, whole = without_time(place.tree()), without_time(case.whole)
+    start = without_time(place.start)
+    if not case.writes:
+        return ""
+    if any(after.get(name) != start[name] for name in start) and "-o" in case.words:
+        return f"changed its source: {_difference(after, start)}"
+    untouched = re.search(
+        "nothing was changed|nothing is left|what was written here is rem", told.stderr
+    )
+    if untouched and after != start:
+        return f"is not as it says: {_difference(after, start)}"
+    if after not in (start, whole) and "recover" not in told.stderr:
+        return f"does not name recover: {_difference(after, start)}"
+    recovered = place.run(("recover", _target(case)), place.port)
+    after = without_time(place.tree())
+    if after not in (start, whole):
+        lacks = f"{_difference(after, start)} {recovered.stdout!r} {recovered.stderr!r}"
+        return f"is not made whole by recover: {lacks}"
+    if after == start and after != whole:
+        again = place.run(case.words, place.port)
+        after = without_time(place.tree())
+        if again.returncode != 0 or after != whole:
+            return f"cannot be run again: {_difference(after, whole)} {again.stderr!r}"
+    return ""
+
+
+def _problems(case: Case, runs: list[tuple[Kind, int]]) -> list[str]:
+    """Run them, several at once, since most wait for something."""
+    with ThreadPoolExecutor(6) as pool:
+        found = pool.map(lambda run: problem(case, *run), runs)
+        return [
+            f"{kind.name}, at {at} ({case.requests[at - 1].method} "
+            f"{case.requests[at - 1].path.split('/', 3)[-1]}): {each}"
+            for (kind, at), each in zip(runs, found, strict=True)
+            if each
+        ]
+
+
+EACH = pytest.mark.parametrize("name", COMMANDS)
+
+
+@EACH
+def test_some_faults(name: str, case: Case) -> None:
+    """Every kind is done to two or three of the commands."""
+    own = list(COMMANDS).index(name)
+    runs = [
+        (kind, random.Random(f"{name} {kind.name}").choice(points))
+        for number, kind in enumerate(KINDS.values())
+        if (number + own) % 4 == 0 and (points := case.points(kind))
+    ]
+    assert len(runs) > 2
+    assert _problems(case, runs) == []
+
+
+@pytest.mark.full
+@EACH
+def test_every_fault_at_every_request(
+    name: str, case: Case, record_property: Callable[[str, str], None]
+) -> None:
+    runs = [(kind, at) for kind in KINDS.values() for at in case.points(kind)]
+    assert _problems(case, runs) == []
+    what = f"{len(runs)} runs of `{name}` under {len(KINDS)} kinds of faults"
+    record_property("safety", f"object stores: {what}, 0 bad")
