@@ -845,8 +845,8 @@ def test_the_texts_of_real_releases(copy: Callable[[str], Path]) -> None:
         "vocabulary-shape": {"tensors": {words: [vocabulary + 128, hidden]}},
         "tensor-shape": {"tensors": {words: [vocabulary, 2 * hidden]}},
         "layer-count": {"tensors": {layers: [7, hidden]}},
-        "strict-rerun-shards": {"tensors": {words: [vocabulary, hidden]}, "strict": "raise_all"},
-        "strict-keys": {"tensors": {"new": [1]}, "strict": "raise_unexpected"},
+        "strict-rerun-shards": {"strict": ["raise_all", {words: [vocabulary, hidden]}]},
+        "strict-keys": {"strict": ["raise_unexpected", {"new": [1]}]},
     }  # fmt: skip
     jobs = [{"checkpoint": str(root), **job} for job in asked.values()]
     for release in ("0.13.1", "0.16.1"):

@@ -9,8 +9,8 @@ Runs in a process of its own with a release on PYTHONPATH, and reads jobs from s
         ChainedOptimizer makes the template out of what each of the two would ask for;
     {"checkpoint": DIR, "flattened": {"key": KEY, "shape": shape, "range": [start, stop]}}
         asks for a flattened range of one optimizer state;
-    {"checkpoint": DIR, "tensors": {key: shape}, "strict": POLICY}
-        asks for whole tensors, by default with the policy of training.
+    {"checkpoint": DIR, "tensors": {key: shape}}
+        asks for whole tensors.
 
 Tells one line of JSON per job: {"digests": [...]}, {"keys": [...]} or {"error": text}.
 """
@@ -53,6 +53,19 @@ def digest(value: Any) -> str:
     saved = io.BytesIO()
     torch.save([value], saved)
     return hashlib.sha256(saved.getvalue()).hexdigest()
+
+
+def strict(job: dict[str, Any]) -> dict[str, Any]:
+    """Load whole tensors with a policy: {"checkpoint": DIR, "strict": [POLICY, {key: shape}]}."""
+    policy, shapes = job["strict"]
+    template = {
+        key: ShardedTensor.from_rank_offsets(key, torch.empty(shape))
+        for key, shape in shapes.items()
+    }
+    dist_checkpointing.load(
+        template, job["checkpoint"], validate_access_integrity=False, strict=policy
+    )
+    return {"keys": [*template]}
 
 
 class Part:
@@ -108,16 +121,13 @@ def flattened(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def tensors(job: dict[str, Any]) -> dict[str, Any]:
-    """Load whole tensors."""
+    """Load whole tensors by their keys."""
     template = {
         key: ShardedTensor.from_rank_offsets(key, torch.empty(shape))
         for key, shape in job["tensors"].items()
     }
-    strict = job.get("strict", "assume_ok_unexpected")
-    dist_checkpointing.load(
-        template, job["checkpoint"], validate_access_integrity=False, strict=strict
-    )
-    return {"keys": list(job["tensors"])}
+    dist_checkpointing.load(template, job["checkpoint"], validate_access_integrity=False)
+    return {"keys": [*template]}
 
 
 KINDS = {"objects": objects, "chained": chained, "flattened": flattened, "tensors": tensors}
@@ -144,6 +154,8 @@ def main() -> None:
             print(json.dumps(outcome), file=told, flush=True)
     os._exit(0)  # all is told; at an orderly end threads of torch's sometimes abort the process
 
+
+KINDS["strict"] = strict
 
 if __name__ == "__main__":
     main()
