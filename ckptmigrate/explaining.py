@@ -1,22 +1,31 @@
-"""What a word of this field means: a finding, a layout, a release, a loss, a failed load.
+"""What a word of this field means: a finding, a layout, a release, a loss, a load error.
 
-Every sentence comes from the table that `verify`, `check`, the matrix or a migration goes by.
+Every sentence comes from the table that `verify`, `check`, the matrix or a migration uses, and
+those of load errors from the table in logs/.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Final
 
+from ckptmigrate import versions
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.matrix.cells import IDLE, Cell, FailureRow, Matrix, grade
+from ckptmigrate.logs import answering
+from ckptmigrate.logs.answering import Answer, LogAnswer
+from ckptmigrate.logs.kinds import ErrorKind, kinds
+from ckptmigrate.logs.seen import Seen
+from ckptmigrate.matrix.cells import IDLE, Cell, Matrix, grade
 from ckptmigrate.planning.losses import LOSSES, Loss
 from ckptmigrate.releases.facts import Compat, LayoutRow, compat, matches, minor
 from ckptmigrate.releases.readers import Reader, reader
-from ckptmigrate.text.commands import command
+from ckptmigrate.text.commands import command, shell
 from ckptmigrate.verifying.findings import CODES, Code
 
 
@@ -26,12 +35,13 @@ class Explanation:
 
     Attributes:
         word: as the tables have it.
-        kind: `finding`, `layout`, `release`, `loss` or `failure`.
+        kind: `finding`, `layout`, `target`, `release`, `loss` or `failure` (a load error).
         what: what it is, in a sentence.
         since: since when, or of which releases.
         why: what stands behind it, or follows from it.
         source: the tags, files or samples that it is known from.
         remedy: what to do; commands stand between backticks.
+        answer: of a load error, its causes and the lines of the log; else None.
     """
 
     word: str
@@ -41,10 +51,13 @@ class Explanation:
     why: tuple[str, ...]
     source: tuple[str, ...]
     remedy: tuple[str, ...]
+    answer: Answer | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The documented JSON form (`explain --json`)."""
-        return asdict(self)
+        shown = {each.name: getattr(self, each.name) for each in fields(self)}
+        del shown["answer"]
+        return shown if self.answer is None else shown | self.answer.as_json()
 
 
 def words() -> dict[str, tuple[str, ...]]:
@@ -52,17 +65,24 @@ def words() -> dict[str, tuple[str, ...]]:
     facts = compat()
     return {
         "layout": tuple(row.layout for row in facts.layouts),
+        "target": (versions.UNIVERSAL,),
         "release": tuple(row.release for row in facts.readers),
         "loss": tuple(LOSSES),
         "finding": tuple(CODES),
-        "failure": tuple(row.failure for row in _matrix().failures),
+        "failure": tuple(kind.error for kind in kinds()),
     }
 
 
-def explain(word: str) -> tuple[Explanation, ...]:
-    """What a word means: a name of any table, a release, or the text of an error of a reader.
+def explain(word: str, seen: Seen | None = None) -> tuple[Explanation, ...]:
+    """What a word means: a name of any table, a release, or an error line of a log.
 
-    One explanation, but for a name that two tables have, and for a part of several errors.
+    Args:
+        word: the name, or the text of an error.
+        seen: of an error, the checkpoint that the job loads, to decide between causes.
+
+    Returns:
+        One explanation; several for a text with several errors, and for a part of several errors
+        that somebody remembers.
 
     Raises:
         RefusedError: nothing is known of it; names what is nearest.
@@ -70,22 +90,27 @@ def explain(word: str) -> tuple[Explanation, ...]:
     facts, matrix = compat(), _matrix()
     found = [
         *(_layout(row, facts) for row in facts.layouts if row.layout == word),
+        *([_universal()] if word == versions.UNIVERSAL else []),
         *(_loss(row) for row in LOSSES.values() if row.loss == word),
         *(_finding(row) for row in CODES.values() if row.code == word),
-        *(_failure(row, matrix) for row in matrix.failures if row.failure == word),
+        *(_named(kind, matrix, seen) for kind in kinds() if kind.error == word),
     ]
+    # A line of a log may begin with its time, and so with a digit.
+    found = found or [_error(each, matrix) for each in answering.of_text(word, seen).answers]
     if found:
         return tuple(found)
-    # A line of a log may begin with its time, and so with a digit.
-    failure = matrix.failure(word)
-    if failure is not None:
-        return (_failure(failure, matrix),)
     if word[:1].isdigit() and len(word.split()) == 1:
         return (_release(reader(word, facts), facts, matrix),)
-    partly = tuple(_failure(row, matrix) for row in matrix.failures if _has(row, word, matrix))
+    partly = tuple(_named(kind, matrix, seen) for kind in kinds() if _has(kind, word))
     if partly:
         return partly
     raise _unknown(word)
+
+
+def explain_log(answer: LogAnswer) -> tuple[Explanation, ...]:
+    """What the known errors in a log mean; empty where there is none."""
+    matrix = _matrix()
+    return tuple(_error(each, matrix) for each in answer.answers)
 
 
 def _matrix() -> Matrix:
@@ -95,24 +120,60 @@ def _matrix() -> Matrix:
 
 
 _SHORTEST_PART: Final = 8  # characters; shorter ones are in too many errors
+_LONGEST_PART: Final = 60  # a longer text is an error that is not known
+_CLASS: Final = re.compile(r"^[\w.]*(?:Error|Exception)\b")
 
 
-def _has(row: FailureRow, word: str, matrix: Matrix) -> bool:
-    """Whether words that somebody remembers, dots for the rest, are in one of its errors."""
+def _has(kind: ErrorKind, word: str) -> bool:
+    """Whether an error contains a text that somebody remembers, dots for the rest.
+
+    What begins with the class of an exception is an error line, and not a part of one.
+    """
     part = word.strip(" .\u2026").casefold()
-    errors = {cell.error for cell in matrix.cells.values() if cell.raw == row.failure}
-    texts = (row.why, row.error.replace("\\", ""), *errors)
-    return len(part) >= _SHORTEST_PART and any(part in text.casefold() for text in texts)
+    if not _SHORTEST_PART <= len(part) <= _LONGEST_PART or _CLASS.match(word):
+        return False
+    return part in kind.example.casefold() or part in kind.what.casefold()
 
 
 def _unknown(word: str) -> RefusedError:
     known = [each for of_kind in words().values() for each in of_kind]
     near = difflib.get_close_matches(word, known, 1)
-    return RefusedError(
-        f"there is nothing to explain of {word!r}",
-        fix=f"{near[0]} is nearest, see `{command('explain', near[0])}`"
-        if near
-        else f"for all that there is see `{command('explain')}`",
+    if near:
+        fix = f"{near[0]} is nearest, see `{command('explain', near[0])}`"
+    elif _is_file(word):
+        fix = f"to read a log run `{command('explain', '-')} < {shell(word)}`"
+    else:
+        fix = f"for all that can be explained see `{command('explain')}`"
+    text = ": it is not a known load error" if " " in word.strip() else ""
+    return RefusedError(f"there is nothing to explain of {word!r}{text}", fix=fix)
+
+
+def _is_file(word: str) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return Path(word).is_file()
+    return False
+
+
+def _universal() -> Explanation:
+    layout = versions.UNIVERSAL
+    return Explanation(
+        layout,
+        "target",
+        "a target of --to: an idle rerun state in the layout sharded-rerun, from which every "
+        "release from 0.9 on resumes",
+        ">=0.9",
+        (
+            "0.10 and 0.11 ask for the rerun shards of that layout, and all other releases ignore "
+            "them",
+            "a job with --dist-ckpt-strictness raise_all refuses keys that it does not ask for, "
+            "and so does not load it, unless it is of 0.10 or 0.11",
+            "a fault context is dropped, with --allow-loss fault-context",
+        ),
+        ("samples/raw_matrix.json",),
+        (
+            f"run `{command('downgrade', 'PATH', '--to', layout)}`, or upgrade for an older "
+            "checkpoint",
+        ),
     )
 
 
@@ -160,20 +221,32 @@ def _layout(row: LayoutRow, facts: Compat) -> Explanation:
     )
 
 
-def _failure(row: FailureRow, matrix: Matrix) -> Explanation:
-    cells = [cell for cell in matrix.cells.values() if cell.raw == row.failure]
-    fix = f"run what `{command('check', 'PATH', '--reader', 'RELEASE')}` prints as its fix"
-    if not cells:
-        since = "in no cell of the matrix"
-        why = ["it takes a flag of the job, a model of another kind or an edited file"]
-        fix += "; tell it of the job with --strict, --finetune, --job-tp and the like"
-    else:
+def _named(kind: ErrorKind, matrix: Matrix, seen: Seen | None) -> Explanation:
+    """An error by its name: with what the matrix has measured of it."""
+    found = _error(answering.of_kind(kind, seen), matrix)
+    cells = _cells(kind, matrix)
+    errors = dict.fromkeys(cell.error for cell in cells if cell.error)
+    said = [f"the reader says: {error}" for error in list(errors)[:2]]
+    return replace(
+        found, why=(*found.why, *said), remedy=(*found.remedy, *_afterwards(cells, matrix))
+    )
+
+
+def _error(answer: Answer, matrix: Matrix) -> Explanation:
+    kind, cells = answer.kind, _cells(answer.kind, matrix)
+    since = kind.since
+    if cells:
         failing = sorted({cell.reader for cell in cells}, key=matrix.readers.index)
-        since = f"readers {', '.join(failing)} ({len(cells)} cells of the matrix)"
-        errors = dict.fromkeys(cell.error for cell in cells if cell.error)
-        why = [f"the reader says: {error}" for error in list(errors)[:2] or [row.error]]
-    remedy = (fix, *_afterwards(cells, matrix))
-    return Explanation(row.failure, "failure", row.why, since, tuple(why), (row.source,), remedy)
+        since += f"; measured with {', '.join(failing)} ({len(cells)} cells of the matrix)"
+    elif any(row.failure == kind.error for row in matrix.failures):
+        since += "; in no cell of the matrix"
+    why = tuple(each.cause.why for each in answer.open)
+    source = tuple(kind.source.split("; "))
+    return Explanation(kind.error, "failure", answer.what, since, why, source, answer.fixes, answer)
+
+
+def _cells(kind: ErrorKind, matrix: Matrix) -> list[Cell]:
+    return [cell for cell in matrix.cells.values() if cell.raw == kind.error]
 
 
 def _afterwards(cells: list[Cell], matrix: Matrix) -> Iterator[str]:

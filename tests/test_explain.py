@@ -10,18 +10,21 @@ import pytest
 from conftest import INDEX, LAYOUTS, Run, refused
 
 from ckptmigrate import explaining
-from ckptmigrate.matrix.cells import matrix
+from ckptmigrate.logs.kinds import kinds
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.verifying.findings import CODES
+from ckptmigrate.versions import UNIVERSAL
 
 KEYS = {"word", "kind", "what", "since", "why", "source", "remedy"}
+OF_ERRORS = {"sure", "causes", "releases", "notes", "log"}
 RELEASES = sorted({row["release"] for row in INDEX.values()})
 WORDS = {
     "finding": list(CODES),
     "layout": list(LAYOUTS),
     "release": RELEASES,
     "loss": list(LOSSES),
-    "failure": [row.failure for row in matrix().failures],
+    "target": [UNIVERSAL],
+    "failure": [kind.error for kind in kinds()],
 }
 
 
@@ -30,7 +33,8 @@ def test_every_word_has_every_part(kind: str) -> None:
     for word in WORDS[kind]:
         [found] = [each for each in explaining.explain(word) if each.kind == kind]
         assert found.word == word
-        assert set(found.as_json()) == KEYS, word
+        keys = KEYS | (OF_ERRORS if kind == "failure" else set())
+        assert set(found.as_json()) == keys, word
         assert found.what, word
         assert found.since, word
         assert found.source, word
@@ -82,7 +86,7 @@ def test_no_error_is_told_with_a_place_left_open() -> None:
 
 def test_a_failure_of_no_cell_says_so() -> None:
     [found] = explaining.explain("other-optimizer-shape")
-    assert found.since == "in no cell of the matrix"
+    assert found.since == "<0.11; in no cell of the matrix"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +97,7 @@ def test_a_failure_of_no_cell_says_so() -> None:
             "no-rerun-shards",
         ),
         ("AttributeError: 'str' object has no attribute 'iterdir'", "no-common-state"),
-        ("Weights only load failed. This file can still be loaded", "not-allowed-symbol"),
+        ("Unsupported global: GLOBAL signal.Signals was not an allowed", "not-allowed-symbol"),
         ("NotImplementedError: Unknown sharding_type: dp_reshardable", "unknown-sharding-type"),
     ],
 )
@@ -101,21 +105,53 @@ def test_the_text_of_an_error(run: Run, error: str, failure: str) -> None:
     result = run("explain", error)
     assert result.returncode == 0
     assert result.stdout.startswith(f"{failure}: ")
-    assert "ckptmigrate check PATH --reader RELEASE" in result.stdout
+    assert "run `ckptmigrate check PATH`; with --reader RELEASE it prints the fix" in result.stdout
 
 
 @pytest.mark.parametrize(
     ("words", "failures"),
     [
-        ("Missing key ...", ["no-rerun-shards", "strict-rerun-shards", "no-rng-shards"]),
-        ("missing keys", ["strict-rerun-shards"]),
-        ("common.pt does not", ["no-common-state"]),
+        ("Missing keys ...", ["strict-rerun-shards"]),
+        ("common.pt does not ex", ["no-common-state"]),
         ("raise_all", ["strict-rerun-shards"]),
-        ("AttnBackend", ["unknown-symbol"]),
+        ("AttnBackend", ["missing-global"]),
+        ("ShardedObject", ["job-shards-incomplete"]),
     ],
 )
 def test_what_somebody_remembers_of_an_error(words: str, failures: list[str]) -> None:
     assert [each.word for each in explaining.explain(words)] == failures
+
+
+def test_a_part_of_many_errors_lists_them(run: Run) -> None:
+    text = run("explain", "Missing key ...").stdout
+    first, *rows = text.splitlines()
+    assert (
+        first
+        == f"{len(rows)} known errors contain this text: name one of them, or pass the whole line"
+    )
+    assert {"no-rerun-shards", "no-extra-state"} <= {row.split()[0] for row in rows}
+
+
+def test_an_error_line_is_no_part_of_an_error(run: Run) -> None:
+    """What is not known is not explained by what it looks like."""
+    for line in (
+        "RuntimeError: Missing key",
+        "KeyError: 'rec",
+        "ValueError: Key",
+        "AttributeError",
+    ):
+        refused(run("explain", line), "nothing to explain")
+
+
+def test_a_file_is_read_from_standard_input(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "job.log").write_text("KeyError: 'recipe'")
+    refused(run("explain", tmp_path / "job.log"), f"`ckptmigrate explain - < {tmp_path}/job.log`")
+
+
+def test_the_universal_target(run: Run) -> None:
+    text = run("explain", "universal").stdout
+    assert text.startswith("universal: a target of --to")
+    assert "`ckptmigrate downgrade PATH --to universal`" in text
 
 
 def test_what_the_program_suggests_is_explained(run: Run) -> None:

@@ -72,7 +72,7 @@ def test_an_ordinary_verb_pays_for_neither_yaml_nor_matrix() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "word"),
     [
-        ("raw: unknown-symbol", "raw: unheard-of", "'unheard-of' is no name of this file"),
+        ("raw: missing-global", "raw: unheard-of", "'unheard-of' is no name of this file"),
         ("migrated_known: wheel", "migrated_known: rumour", "'rumour' is no name of this file"),
         ("    scenario: idle\n", "    scenario: idel\n", "'idel' is no name of this file"),
         ('    like: "0.19.0"', '    like: "0.8.0"', "no group of 0.8.0"),
@@ -187,7 +187,7 @@ def test_an_update_keeps_every_other_line() -> None:
         group.writer,
         group.scenario,
         group.checkpoints,
-        (type(one)(**{**vars(one), "raw": "unknown-symbol", "error": 'said "no": \\ #'}), *others),
+        (type(one)(**{**vars(one), "raw": "missing-global", "error": 'said "no": \\ #'}), *others),
     )
     # Comments below the last group of a scenario are of the next one.
     last = [g for g in found.matrix if g.scenario == group.scenario][-1]

@@ -2,7 +2,8 @@
 
 `test_examples.py` holds the commands and their output. Here they are run again, and real releases
 (.readers/) load the checkpoint as it was before the first command that migrates it, and the one
-that the recipe says they resume from.
+that the recipe says they resume from. Recipes that need no migration end with what `explain`
+answers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import pytest
 from conftest import INDEX, SAMPLES, checkpoint_of
 from examples import Page, commands, copy_samples, run
 from real_releases import READERS, run_jobs
+
+from ckptmigrate.logs.kinds import recognise
 
 PAGE = Page("docs/recipes.md", split=True)
 CLAIM = re.compile(
@@ -74,7 +77,11 @@ def recipe(text: str) -> Recipe:
     return Recipe(text, title[1], sample, *(claim.groups() if claim else ()))
 
 
-RECIPES = [recipe(text) for text in PAGE.scenarios() if TITLE.match(text)]
+ALL = [recipe(text) for text in PAGE.scenarios() if TITLE.match(text)]
+# What needs no migration but an answer: test_explain_logs.py holds these texts against torch, the
+# releases and reported logs.
+ANSWERED = [each for each in ALL if "$ ckptmigrate explain -" in each.text]
+RECIPES = [each for each in ALL if each not in ANSWERED]
 WITH_A_WHEEL = [each for each in RECIPES if each.release]
 
 
@@ -127,6 +134,28 @@ def test_the_code_of_the_release_has_the_words(recipe: Recipe) -> None:
 @named([each for each in RECIPES if not each.release])
 def test_the_training_of_the_release_said_the_words(recipe: Recipe) -> None:
     assert any(recipe.error in error for error in filter(None, RAW))
+
+
+@named(ANSWERED)
+def test_the_answer_is_of_the_error_in_the_title(recipe: Recipe) -> None:
+    kind = recognise(recipe.error)
+    answers = [
+        output for command, output in commands(recipe.text) if " explain -" in command and output
+    ]
+    assert kind is not None
+    assert answers
+    assert all(answer.startswith(f"{kind.kind.error}: ") for answer in answers)
+    assert any(recipe.error in answer for answer in answers)
+
+
+def test_there_is_a_recipe_for_each_error_that_people_report() -> None:
+    kinds = {found.kind.error for each in ANSWERED if (found := recognise(each.error))}
+    assert kinds >= {
+        "no-extra-state", "no-optimizer-state", "no-common-object", "job-shards-incomplete",
+        "extra-state-bytes", "extra-state-recipe", "empty-pickle", "param-group-keys",
+        "numpy-2-pickle", "no-run-config", "not-distributed", "no-save-plan-class",
+        "vocabulary-shape", "position-shape", "tensor-shape",
+    }  # fmt: skip
 
 
 @named(RECIPES)

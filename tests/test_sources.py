@@ -16,6 +16,7 @@ import torch
 from packaging.version import Version
 from real_releases import READERS
 
+from ckptmigrate.logs.kinds import kinds
 from ckptmigrate.matrix.cells import matrix
 from ckptmigrate.measuring import jobs
 from ckptmigrate.planning.losses import LOSSES
@@ -56,6 +57,7 @@ def every_source() -> Iterator[tuple[str, str]]:
         yield row.failure, row.source
     yield from ((row.loss, row.source) for row in LOSSES.values())
     yield from ((row.code, row.source) for row in CODES.values())
+    yield from ((kind.error, kind.source) for kind in kinds())
 
 
 def releases(text: str) -> list[str]:

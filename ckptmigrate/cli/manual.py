@@ -10,7 +10,7 @@ import click
 
 # Every option, by what it is about; in the order of the page.
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
-    "Which checkpoint": ("iteration", "every"),
+    "Which checkpoint": ("iteration", "every", "checkpoint"),
     "What it leads to": ("to", "native", "rebuild", "drop", "allow_loss"),
     "Where it goes": ("output", "destination", "in_place", "dry_run", "link", "print_path"),
     "Many at once": ("jobs", "ledger", "shard", "scheduler", "retries"),

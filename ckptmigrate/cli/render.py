@@ -221,6 +221,10 @@ def verification(found: Verification, *, full: bool) -> list[Line]:
 
 def explanation(found: Explanation) -> list[Line]:
     """`explain WORD` in lines."""
+    if found.answer is not None:
+        from ckptmigrate.cli import error_text
+
+        return error_text.error(found, found.answer)
     rows: dict[str, Sequence[str]] = {
         "since": [found.since],
         "why": found.why,
@@ -236,5 +240,6 @@ def explanation(found: Explanation) -> list[Line]:
 def explainable(words: Mapping[str, Sequence[str]]) -> list[Line]:
     """`explain` alone: everything that can be explained."""
     many = sum(map(len, words.values()))
-    lines = [_answer(f"{many} words can be explained, and the error of a reader as it stands")]
+    told = f"{many} topics. You can also pass an error line of a job, or `-` to read a whole log."
+    lines = [_answer(told)]
     return lines + [Line(", ".join(of), f"{kind:{_COLUMN}}", 2) for kind, of in words.items()]

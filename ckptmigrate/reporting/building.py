@@ -134,7 +134,7 @@ def of_check(
             answer += f" Release {told}."
     return replace(
         report,
-        outcome=Outcome.PASSED if good == len(verdicts) else Outcome.FAILED,
+        outcome=Outcome.PASSED if advice is None or good else Outcome.FAILED,
         answer=answer,
         found=(_facts(inspect(path)),),
         predictions=tuple(

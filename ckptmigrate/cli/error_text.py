@@ -1,0 +1,149 @@
+"""An explained load error, or a whole log, as lines for people: the answer in the first line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from ckptmigrate.logs.answering import Answer, LogAnswer, predicted_fixes
+from ckptmigrate.logs.deciding import Decision
+from ckptmigrate.logs.kinds import Sure
+from ckptmigrate.logs.reading_log import Found
+from ckptmigrate.text.lines import Line
+from ckptmigrate.text.printable import few
+from ckptmigrate.verifying.findings import counted
+
+if TYPE_CHECKING:
+    from ckptmigrate.explaining import Explanation
+
+_COLUMN: Final = 11  # width of the label column
+_LONGEST: Final = 300  # characters shown of a line of a log
+_SURE: Final = {
+    Sure.CERTAIN: "this text has no other meaning",
+    Sure.LIKELY: "other programs raise this text too, and the log does not show which one did",
+    Sure.POSSIBLE: "this text has several meanings",
+}
+_BY_TRACEBACK: Final = "the traceback shows it"
+_BY_CHECKPOINT: Final = "the text has several meanings, and the checkpoint shows this cause"
+
+
+def error(found: Explanation, answer: Answer, *, of_log: bool = False) -> list[Line]:
+    """An explained error: what it means, the causes with their fixes, then how that is known.
+
+    Args:
+        of_log: whether to show the line of the log: somebody who passed it knows it.
+    """
+    lines = [Line(f"{found.word}: {found.what}", hang=2, style="bold")]
+    lines += _causes(answer)
+    # Of an error that was asked for by name: what was measured of it.
+    lines += _rows("then", (each for each in found.remedy if each not in answer.fixes))
+    causes = [each.cause.why for each in answer.open]
+    lines += _rows("said", (each for each in found.why if each not in causes))
+    lines += _rows("ruled out", _ruled_out(answer))
+    if answer.found is not None and (of_log or answer.found.count > 1 or answer.found.ranks):
+        lines += _rows("line", _where(answer.found))
+    lines += _rows("sure", [_sure(answer)])
+    lines += _rows("note", answer.notes)
+    lines += _rows("since", [found.since])
+    return lines + _rows("source", found.source)
+
+
+def parts(found: Sequence[Explanation]) -> list[Line]:
+    """The errors that contain what somebody remembers: a line each."""
+    many = counted(len(found), "known error contains", "known errors contain")
+    lines = [Line(f"{many} this text: name one of them, or pass the whole line", style="bold")]
+    width = max(len(each.word) for each in found) + 2
+    return lines + [Line(each.what, f"{each.word:{width}}", 2) for each in found]
+
+
+def log(answer: LogAnswer, explained: Sequence[Explanation]) -> list[Line]:
+    """An explained log: each error, then what was read and what is not explained."""
+    lines = [
+        line
+        for each in explained
+        if each.answer is not None
+        for line in error(each, each.answer, of_log=True)
+    ]
+    read = counted(answer.log.lines, "line")
+    read += "" if answer.log.whole else " (the rest of the log is not read)"
+    if answer.log.ranks:
+        read += f" of {counted(len(answer.log.ranks), 'rank')}"
+    if not explained:
+        lines = [Line(f"not explained: no known load error in {read}", hang=2, style="bold")]
+    else:
+        lines.append(Line(f"read {read}", hang=2))
+    for number, text in answer.log.others:
+        lines.append(Line(_short(text), f"line {number}: not explained: ", 2, hang=4))
+    if not explained:
+        hint = "pass the log from the first traceback on; a log without errors has no answer"
+        lines.append(Line(hint, "hint: ", 2))
+    return lines
+
+
+def _causes(answer: Answer) -> list[Line]:
+    considered = answer.open
+    if len(considered) <= 1:
+        lines = [line for each in considered for line in _cause("cause", each, answer.what)]
+        return lines + _rows("fix", answer.fixes)
+    same = len({answer.fix(each) for each in considered}) == 1
+    lines = []
+    for number, each in enumerate(considered, 1):
+        lines += _cause(f"cause {number}", each)
+        if each.cause.tell:
+            lines.append(Line(each.cause.tell, "how to tell: ", 2 + _COLUMN))
+        if not same:
+            lines.append(Line(answer.fix(each), "fix: ", 2 + _COLUMN))
+    first = () if answer.prediction is None else predicted_fixes(answer.prediction)
+    return lines + _rows("fix", answer.fixes if same else first)
+
+
+def _cause(label: str, decision: Decision, told: str = "") -> list[Line]:
+    """A cause and what the checkpoint shows of it; the cause is left out where it is told."""
+    why, look = decision.cause.why, decision.look
+    if why == told:
+        return [] if look is None else _rows("found", [look.evidence])
+    lines = _rows(label, [why])
+    if look is not None:
+        lines.append(Line(look.evidence, "found: ", 2 + _COLUMN))
+    return lines
+
+
+def _ruled_out(answer: Answer) -> Iterator[str]:
+    shown = {each.look.evidence for each in answer.open if each.look}
+    for each in answer.ruled_out:
+        evidence = each.look.evidence if each.look else ""
+        yield each.cause.why + (f" ({evidence})" if evidence not in shown else "")
+
+
+def _where(found: Found) -> list[str]:
+    said = [f"line {found.line}"]
+    if found.count > 1:
+        said.append(f"{found.count} lines of this kind")
+    if found.ranks:
+        said.append(f"by {counted(len(found.ranks), 'rank')}: {few(_sorted(found.ranks), 8)}")
+    return [_short(found.text), f"({', '.join(said)})"]
+
+
+def _sorted(ranks: Iterable[str]) -> list[str]:
+    return sorted(ranks, key=lambda rank: (int(rank) if rank.isdigit() else -1, rank))
+
+
+def _sure(answer: Answer) -> str:
+    recognised, sure = answer.recognised, answer.sure
+    why = _SURE[sure]
+    if sure is not recognised.sure:
+        why = _BY_CHECKPOINT
+    elif sure is not answer.kind.sure:
+        why = _BY_TRACEBACK
+    return f"{sure.value}: {why}"
+
+
+def _rows(label: str, values: Iterable[str]) -> list[Line]:
+    return [
+        Line(value, f"{'' if number else label:{_COLUMN}}", margin=2, hang=_COLUMN + 2)
+        for number, value in enumerate(values)
+    ]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

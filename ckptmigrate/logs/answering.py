@@ -1,0 +1,185 @@
+"""Put together the answer to an error line or a log, with what a checkpoint shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from ckptmigrate.access.places import Place
+from ckptmigrate.logs.deciding import Decision, Prediction, decide, predict
+from ckptmigrate.logs.kinds import ErrorKind, Recognised, Sure
+from ckptmigrate.logs.reading_log import Found, Log, read_log, read_text
+from ckptmigrate.logs.seen import Seen
+from ckptmigrate.text.commands import shell
+
+_PATH = "PATH"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an error means.
+
+    Attributes:
+        recognised: its kind, how sure, and the causes that the log leaves.
+        decisions: the causes, with what the checkpoint says; those that hold first.
+        found: the lines of the log; None where the error was asked for by name.
+        prediction: the releases that fail with it on the checkpoint; None without a checkpoint.
+        notes: what else the checkpoint shows.
+        path: the checkpoint as commands name it.
+    """
+
+    recognised: Recognised
+    decisions: tuple[Decision, ...]
+    found: Found | None = None
+    prediction: Prediction | None = None
+    notes: tuple[str, ...] = ()
+    path: str = _PATH
+
+    @property
+    def kind(self) -> ErrorKind:
+        """The kind of the error."""
+        return self.recognised.kind
+
+    @property
+    def open(self) -> tuple[Decision, ...]:
+        """The causes to consider: those that hold; where none does, those not ruled out."""
+        holding = tuple(each for each in self.decisions if each.look and each.look.holds)
+        return holding or tuple(
+            each for each in self.decisions if not each.look or each.look.holds is not False
+        )
+
+    @property
+    def what(self) -> str:
+        """What it means: where the text has several meanings, the one that is left."""
+        if self.kind.sure is Sure.POSSIBLE and len(self.open) == 1:
+            return self.open[0].cause.why
+        return self.kind.what
+
+    @property
+    def sure(self) -> Sure:
+        """How sure it is: what has several meanings is likely where a checkpoint shows a cause."""
+        shown = [each for each in self.open if each.look and each.look.holds]
+        if len(shown) == 1 and self.recognised.sure is Sure.POSSIBLE:
+            return Sure.LIKELY
+        return self.recognised.sure
+
+    @property
+    def ruled_out(self) -> tuple[Decision, ...]:
+        """The causes that the checkpoint does not have."""
+        return tuple(each for each in self.decisions if each.look and each.look.holds is False)
+
+    def fix(self, decision: Decision) -> str:
+        """What to do about a cause."""
+        return decision.cause.fix.format(path=self.path)
+
+    @property
+    def fixes(self) -> tuple[str, ...]:
+        """What to do: what `check` advises for this checkpoint, then the fix of each open cause."""
+        first = [] if self.prediction is None else predicted_fixes(self.prediction)
+        then = [self.fix(each) for each in self.open]
+        if first:  # what `check` prints is there already
+            then = [each for each in then if "ckptmigrate check " not in each]
+        return tuple(dict.fromkeys([*first, *then]))
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented JSON form, beside the keys that every explanation has."""
+        return {
+            "sure": self.sure.value,
+            "causes": [
+                {
+                    "cause": each.cause.why,
+                    "tell": each.cause.tell,
+                    "fix": self.fix(each),
+                    "holds": each.look.holds if each.look else None,
+                    "evidence": each.look.evidence if each.look else "",
+                }
+                for each in self.decisions
+            ],
+            "releases": list(self.prediction.releases) if self.prediction else [],
+            "notes": list(self.notes),
+            "log": None
+            if self.found is None
+            else {
+                "text": self.found.text,
+                "line": self.found.line,
+                "count": self.found.count,
+                "ranks": sorted(self.found.ranks, key=_by_number),
+            },
+        }
+
+
+@dataclass(frozen=True)
+class LogAnswer:
+    """What the known errors in a log mean.
+
+    Attributes:
+        answers: one per kind of error: those that end a job first, then in order.
+        log: what was read.
+        checkpoint: the checkpoint that was looked at; None for none.
+    """
+
+    answers: tuple[Answer, ...]
+    log: Log
+    checkpoint: Place | None = None
+
+
+def predicted_fixes(prediction: Prediction) -> list[str]:
+    """What `check` advises to a job of the newest release that fails so."""
+    fix, release = prediction.fix, prediction.releases[-1]
+    flags = f"run the job with {' '.join(fix.flags)}" if fix.flags else ""
+    if fix.command:
+        then = f", then {flags}" if flags else ""
+        return [f"for {release}: run `{fix.command}`{then}"]
+    return [f"for {release}: {flags}"] if flags else []
+
+
+def of_kind(kind: ErrorKind, seen: Seen | None = None) -> Answer:
+    """The answer to the name of an error."""
+    return _answer(Recognised(kind, {}, kind.sure, kind.causes), None, seen)
+
+
+def of_text(text: str, seen: Seen | None = None) -> LogAnswer:
+    """The answer to a text, such as one line of a log."""
+    return _of(read_text(text), seen)
+
+
+def of_log(file: BinaryIO, checkpoint: Place | None = None) -> LogAnswer:
+    """The answer to a log.
+
+    Args:
+        file: its bytes.
+        checkpoint: the checkpoint or root that the job loaded; None to look at none.
+
+    Raises:
+        NotACheckpointError: the checkpoint is not a directory.
+    """
+    seen = None if checkpoint is None else Seen(checkpoint)
+    return _of(read_log(file), seen)
+
+
+def _of(log: Log, seen: Seen | None) -> LogAnswer:
+    answers = tuple(_answer(each.recognised, each, seen) for each in log.found)
+    return LogAnswer(answers, log, None if seen is None else seen.path)
+
+
+def _answer(recognised: Recognised, found: Found | None, seen: Seen | None) -> Answer:
+    if seen is None:
+        return Answer(recognised, tuple(map(Decision, recognised.causes)), found)
+    key = recognised.values.get("key", "")
+    notes = []
+    if key in seen.keys and "Missing key" in recognised.kind.example:
+        notes.append(f"the checkpoint has the key {key}: the log may be about another one")
+    if seen.refusal is not None:
+        notes.append(f"verify: {seen.refusal}")
+    return Answer(
+        recognised,
+        decide(recognised, seen),
+        found,
+        predict(recognised.kind, seen, "" if found is None else found.text),
+        tuple(notes),
+        shell(seen.path),
+    )
+
+
+def _by_number(rank: str) -> tuple[int, str]:
+    return (int(rank) if rank.isdigit() else -1, rank)

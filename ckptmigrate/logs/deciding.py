@@ -1,0 +1,89 @@
+"""Look at a checkpoint to decide which cause an error has, and which releases fail with it.
+
+Nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from ckptmigrate.logs.kinds import Cause, ErrorKind, Recognised, recognise
+from ckptmigrate.logs.looks import LOOKS, Look
+from ckptmigrate.logs.seen import Seen
+from ckptmigrate.planning import advice
+from ckptmigrate.planning.advice import Advice
+from ckptmigrate.releases.checking import RAISE_ALL, Job, Verdict
+
+# What a job has to be like for `check` to predict the error.
+_JOBS: Final = {
+    "strict-rerun-shards": Job(strictness=RAISE_ALL),
+    "strict-keys": Job(strictness=RAISE_ALL),
+    "lone-rerun-mode": Job(finetune=True),
+}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A cause and what the checkpoint says about it.
+
+    Attributes:
+        cause: the cause.
+        look: what was found; None where nothing in a checkpoint can tell.
+    """
+
+    cause: Cause
+    look: Look | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Releases that fail with an error on a checkpoint, as `check` predicts.
+
+    Attributes:
+        releases: the releases, oldest first.
+        fix: what makes a job of the newest one resume.
+    """
+
+    releases: tuple[str, ...]
+    fix: Advice
+
+
+def decide(found: Recognised, seen: Seen) -> tuple[Decision, ...]:
+    """Say of each cause of an error what a checkpoint shows, those that hold first."""
+    decisions = [Decision(cause, _look(cause, found.values, seen)) for cause in found.causes]
+    order: dict[bool | None, int] = {True: 0, None: 1, False: 2}
+    return tuple(sorted(decisions, key=lambda each: order[each.look.holds if each.look else None]))
+
+
+def predict(kind: ErrorKind, seen: Seen, text: str = "") -> Prediction | None:
+    """The releases that `check` expects to fail with this error on a checkpoint, and the fix.
+
+    Args:
+        kind: the error.
+        seen: the checkpoint.
+        text: the line of the log, which narrows the releases down where they print other texts.
+    """
+    if seen.reading is None:
+        return None
+    job = _JOBS.get(kind.error, Job())
+    verdicts = seen.verdicts(job)
+
+    def failing(test: Callable[[str], bool]) -> list[Verdict]:
+        return [each for each in verdicts if any(test(found.error) for found in each.obstacles)]
+
+    def is_kind(error: str) -> bool:
+        recognised = recognise(error)
+        return recognised is not None and recognised.kind is kind
+
+    found = failing(lambda error: is_kind(error) and kind.same(error, text)) or failing(is_kind)
+    if not found:
+        return None
+    releases = tuple(each.reader.release for each in found)
+    return Prediction(releases, advice.advise(seen.reading, found[-1], job, (seen.path,)))
+
+
+def _look(cause: Cause, values: Mapping[str, str], seen: Seen) -> Look | None:
+    test = LOOKS.get(cause.look)
+    return None if test is None else test(seen, values)

@@ -1,0 +1,343 @@
+"""The table of load errors, part 1: the root, its tracker file, and the files of an iteration."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ckptmigrate.logs.kinds import CHECK, VERIFY, Cause, ErrorKind, missing
+
+_CORE: Final = "megatron/core/dist_checkpointing"
+_TRAINING: Final = "core_v0.9.0 to core_v0.19.0 megatron/training/checkpointing.py"
+_LOADED: Final = f"{_TRAINING} _load_base_checkpoint"
+_PLANNER: Final = "torch 2.13.0 torch/distributed/checkpoint/default_planner.py"
+_BRIDGE: Final = "NVIDIA-NeMo/Megatron-Bridge v0.6.0 src/megatron/bridge"
+
+ROWS: Final = (
+    # -- the root and its tracker file
+    ErrorKind(
+        "no-load-directory",
+        (r"could not find the metadata file because load directory is not defined",),
+        "WARNING: could not find the metadata file because load directory is not defined",
+        "the job runs without --load, so it loads no checkpoint and starts from random weights",
+        (Cause("--load is not set", "run the job with --load {path}"),),
+        _LOADED,
+    ),
+    ErrorKind(
+        "no-tracker-file",
+        (
+            r"could not find the metadata file (?P<file>\S+)",
+            r">> '--exit-on-missing-checkpoint' (?:set|is set)",
+        ),
+        "WARNING: could not find the metadata file /ckpt/latest_checkpointed_iteration.txt",
+        "the directory given with --load has no tracker file (latest_checkpointed_iteration.txt), "
+        "so the job finds no checkpoint in it",
+        (
+            Cause(
+                "--load names another directory, such as an iteration or the parent of a root",
+                "run the job with the root as --load",
+                tell="the directory that you mean has a tracker file",
+                look="has-tracker",
+            ),
+            Cause(
+                "the root lost its tracker file, or its first save did not finish",
+                "run `ckptmigrate repair {path}`",
+                tell="the directory has iter_* directories and no tracker file",
+                look="no-tracker",
+            ),
+        ),
+        _LOADED,
+    ),
+    ErrorKind(
+        "invalid-tracker-file",
+        (r"ERROR: Invalid metadata file (?P<file>\S+?)\. Exiting", r"error parsing metadata file "),
+        "ERROR: Invalid metadata file /ckpt/latest_checkpointed_iteration.txt. Exiting",
+        "the tracker file (latest_checkpointed_iteration.txt) contains neither an iteration nor "
+        "`release`",
+        (Cause("the tracker file is damaged", "run `ckptmigrate repair {path}`"),),
+        f"{_TRAINING} read_metadata",
+    ),
+    ErrorKind(
+        "no-pretrained-checkpoint",
+        (r"No checkpoint found in load directory or pretrained directory",),
+        "FileNotFoundError: No checkpoint found in load directory or pretrained directory",
+        "neither --load nor --pretrained-checkpoint names a directory with a tracker file",
+        (Cause("both paths are wrong, or both roots have no tracker file", VERIFY),),
+        f"{_TRAINING} load_checkpoint",
+    ),
+    ErrorKind(
+        "no-checkpoint-directory",
+        (r"Checkpoint directory (?P<file>\S+) does not exist",),
+        "CheckpointingException: Checkpoint directory /ckpt/iter_0000100 does not exist",
+        "the directory of the iteration does not exist, or not on this node",
+        (
+            Cause(
+                "the tracker file names an iteration that was deleted or never saved",
+                "run `ckptmigrate repair {path}`",
+                tell="`ckptmigrate verify` of the root reports tracker-dangling",
+                look="tracker-dangling",
+            ),
+            Cause(
+                "the path is wrong, or the file system is not mounted on every node",
+                "make the same path available on every node",
+                tell="the directory exists where you look and only some ranks print the error",
+            ),
+        ),
+        f"core_v0.9.0 to core_v0.19.0 {_CORE}/validation.py",
+    ),
+    ErrorKind(
+        "no-dist-flags",
+        (r"Detected load from a distributed checkpoint, but neither --use-dist-ckpt",),
+        "RuntimeError: Detected load from a distributed checkpoint, but neither --use-dist-ckpt "
+        "nor --auto-detect-ckpt-format is set.",
+        "the job is not told to load a distributed checkpoint",
+        (Cause("a flag is missing", "run the job with --auto-detect-ckpt-format"),),
+        f"{_TRAINING} _load_global_dist_base_checkpoint",
+    ),
+    ErrorKind(
+        "not-distributed",
+        (
+            r"(?:^|\s)(?P<file>\S+) is not a distributed checkpoint",
+            r"unknown checkpoint format in (?P<file>\S+)",
+        ),
+        "CheckpointingException: /ckpt/iter_0000100 is not a distributed checkpoint",
+        "metadata.json is missing there: without it no release recognises a torch_dist checkpoint",
+        (
+            Cause(
+                "the save did not finish: metadata.json is one of the last files written",
+                VERIFY,
+                tell="the directory is an iteration without metadata.json",
+                look="no-marker",
+            ),
+            Cause(
+                "the path is not an iteration directory, or its checkpoint has another format",
+                "name the root as --load: the directory that has the tracker file",
+                tell="the directory has no .metadata and no *.distcp files",
+                look="other-format",
+            ),
+            Cause(
+                "every node has its own disk, and only the node of rank 0 has metadata.json",
+                "use a shared file system, or copy metadata.json, .metadata and common.pt to "
+                "every node",
+                tell="metadata.json exists, and the ranks of the first node do not print the error",
+                look="has-marker",
+            ),
+        ),
+        f"core_v0.9.0 to core_v0.19.0 {_CORE}/validation.py; "
+        f"{_TRAINING} _get_checkpoint_format; NVIDIA/Megatron-LM issue 1530",
+    ),
+    ErrorKind(
+        "taken-for-torch-dcp",
+        missing(r"(?:args|iteration|checkpoint_version)"),
+        "RuntimeError: Missing key in checkpoint state_dict: args.",
+        "Megatron takes the directory for a torch_dcp or fsdp_dtensor checkpoint, because it has "
+        ".metadata and no metadata.json",
+        (
+            Cause(
+                "it is a torch_dist checkpoint whose metadata.json is missing",
+                VERIFY,
+                tell="the directory has common.pt, or .metadata names common_state/shard_0_1",
+                look="no-marker",
+            ),
+            Cause(
+                "it is a checkpoint of another program in the format of torch",
+                "load it with the program that wrote it",
+                tell="it has neither of them",
+            ),
+        ),
+        f"core_v0.12.0 to core_v0.19.0 megatron/training/checkpointing.py _load_base_checkpoint; "
+        f"{_PLANNER} create_default_local_load_plan",
+        since=">=0.12",
+    ),
+    # -- Megatron-Bridge
+    ErrorKind(
+        "no-run-config",
+        (r"Could not find run_config\.yaml in (?P<file>\S+)",),
+        "FileNotFoundError: Could not find run_config.yaml in /ckpt. Ensure this is a valid "
+        "Megatron checkpoint.",
+        "Megatron-Bridge looks for run_config.yaml in the iteration and does not find it",
+        (
+            Cause(
+                "Megatron-LM wrote the checkpoint: it stores its arguments in the common state "
+                "and writes no run_config.yaml",
+                "pass the model configuration to Megatron-Bridge instead of inferring it",
+                tell="the common state has `args`",
+                look="has-args",
+            ),
+            Cause(
+                "Megatron-Bridge wrote it and the save did not finish, or the file was not copied",
+                "restore run_config.yaml from a copy, or from an earlier iteration of the same run",
+                tell="the common state has no `args`",
+                look="no-args",
+            ),
+        ),
+        f"{_BRIDGE}/models/conversion (AutoBridge); NVIDIA-NeMo/Megatron-Bridge pull request 286",
+        since="Megatron-Bridge",
+    ),
+    ErrorKind(
+        "no-bridge-config",
+        (
+            r"Legacy checkpoint missing 'args' field in state_dict",
+            r"Unable to load (?:config|train state) file (?P<file>\S+)",
+            r"Checkpoint at (?P<file>\S+) is not in a supported format",
+        ),
+        "RuntimeError: Legacy checkpoint missing 'args' field in state_dict",
+        "the iteration has neither a readable run_config.yaml, as Megatron-Bridge writes it, nor "
+        "`args` in the common state, as Megatron-LM writes them",
+        (
+            Cause(
+                "the save of Megatron-Bridge did not finish, or its files were not copied",
+                "restore run_config.yaml and train_state.pt from a copy, or load an earlier "
+                "iteration",
+                look="no-args",
+            ),
+        ),
+        f"{_BRIDGE}/training (checkpointing, model_load_save, checkpoint_utils)",
+        since="Megatron-Bridge",
+    ),
+    # -- files of an iteration
+    ErrorKind(
+        "no-metadata-file",
+        (r"No such file or directory: '(?P<file>[^']*/\.metadata)'(?! ->)",),
+        "FileNotFoundError: [Errno 2] No such file or directory: '/ckpt/iter_0000100/.metadata'",
+        ".metadata is missing: without it no release finds a tensor in the data files",
+        (
+            Cause(
+                "the save did not finish: an asynchronous save writes .metadata at its end",
+                "load an earlier iteration; `ckptmigrate verify {path}` names the state of each",
+                tell="the last save in the log of the run that wrote it has no end",
+                look="save-unfinished",
+            ),
+            Cause(
+                "a copy or download left out files whose name begins with a dot",
+                "copy it again with dot files, for example with rsync -a or cp -r DIR/.",
+                tell="the original has the file",
+                look="no-dot-files",
+            ),
+        ),
+        "torch 2.13.0 torch/distributed/checkpoint/filesystem.py FileSystemReader.read_metadata",
+    ),
+    ErrorKind(
+        "no-data-file",
+        (r"No such file or directory: '(?P<file>[^']*/__\d+_\d+\.distcp)'(?! ->)",),
+        "FileNotFoundError: [Errno 2] No such file or directory: '/ckpt/iter_0000100/__3_0.distcp'",
+        "a data file (__RANK_N.distcp) that .metadata refers to is missing",
+        (
+            Cause(
+                "the copy is not complete, or every node has its own disk",
+                f"{VERIFY}, and restore the files that it names from a copy",
+            ),
+        ),
+        "torch 2.13.0 torch/distributed/checkpoint/filesystem.py FileSystemReader.read_data",
+    ),
+    ErrorKind(
+        "no-common-state",
+        (
+            r"'str' object has no attribute 'iterdir'",
+            r"Common file (?P<file>\S+) does not exist",
+            r"CheckpointingException: Common file\b",
+            r"No such file or directory: '(?P<file>[^']*/common\.pt)'",
+            r"(?:^|\s)(?P<file>\S*common\.pt) does not exist",
+        ),
+        "CheckpointingException: Common file /ckpt/iter_0000100/common.pt does not exist",
+        "the release looks for the common state in common.pt, and the file is not there",
+        (
+            Cause(
+                "0.19 or later wrote the checkpoint, which stores the common state in a sharded "
+                "object (common_state/shard_0_1); releases up to 0.18 do not read that",
+                CHECK,
+                tell=".metadata has the key common_state/shard_0_1",
+                look="common-in-object",
+            ),
+            Cause(
+                "common.pt was lost or not copied",
+                "restore common.pt from a copy; it cannot be rebuilt",
+                tell=".metadata does not have that key",
+                look="common-lost",
+            ),
+        ),
+        "samples/raw_matrix.json; core_v0.9.0 to core_v0.16.1 megatron/core/dist_checkpointing/"
+        "strategies/common.py load_common",
+        since="<0.19",
+    ),
+    ErrorKind(
+        "no-common-object",
+        missing(r"common_state(?:/shard_0_1)?"),
+        "RuntimeError: Missing key in checkpoint state_dict: common_state/shard_0_1.",
+        "the release (0.19 or later) looks for the common state in the sharded object "
+        "common_state/shard_0_1, and the checkpoint does not have that key",
+        (
+            Cause(
+                "a release up to 0.18 wrote the checkpoint, and its common.pt is lost or the job "
+                "cannot see it: 0.19 reads common.pt where it exists",
+                "restore common.pt from a copy",
+                tell="there is no common.pt in the directory that the job sees",
+                look="common-lost",
+            ),
+            Cause(
+                "a release up to 0.18 wrote the checkpoint with common.pt, and the job loads it "
+                "with code that does not look for the file",
+                CHECK,
+                tell="common.pt is in the directory",
+                look="common-in-file",
+            ),
+        ),
+        "core_v0.19.0 megatron/core/dist_checkpointing/serialization.py load_common_state_dict",
+        since=">=0.19",
+    ),
+    ErrorKind(
+        "no-object-file",
+        (r"Object shard (?P<file>\S+) not found",),
+        "CheckpointingException: Object shard /ckpt/iter_0000100/rng_state/shard_0_1.pt not found",
+        "a sharded object that is stored in a file of its own, as in zarr checkpoints, is missing",
+        (Cause("the copy is not complete, or the save did not finish", VERIFY),),
+        "core_v0.9.0 to core_v0.16.1 megatron/core/dist_checkpointing/strategies/common.py "
+        "load_sharded_objects",
+        since="<0.17",
+    ),
+    # -- zarr
+    ErrorKind(
+        "zarr-unsupported",
+        (
+            r"Cannot (?:find|import) a default strategy for: \([^)]*'zarr'",
+            r"(?:zarr|tensorstore) is required, please install it",
+        ),
+        "CheckpointingException: Cannot find a default strategy for: ('load_sharded', 'zarr', 1)",
+        "the checkpoint is in the zarr format, and the job cannot read that",
+        (
+            Cause(
+                "Megatron-Core 0.16 and later do not read zarr; older releases need the packages "
+                "zarr and tensorstore",
+                "load it with a release up to 0.15 and save it with --ckpt-format torch_dist",
+            ),
+        ),
+        "core_v0.9.0 to core_v0.15.3 megatron/core/dist_checkpointing/strategies/zarr.py; "
+        "core_v0.9.0 to core_v0.15.3 megatron/core/dist_checkpointing/strategies/base.py "
+        "get_default_strategy",
+    ),
+    ErrorKind(
+        "zarr-array",
+        (
+            r"Error opening \"zarr\" driver: [^\"]{0,400}\"(?P<file>[^\"]+)/\.zarray\"",
+            r"Error opening \"zarr\" driver",
+            r"CheckpointingException: Array (?P<file>\S+) (?:could not be loaded|not found)",
+        ),
+        'ValueError: Error opening "zarr" driver: Error reading local file '
+        '"model.embedding.word_embeddings.weight/.zarray": Invalid key',
+        "an array of a zarr checkpoint cannot be opened",
+        (
+            Cause(
+                "the checkpoint is not complete: a directory NAME/.zarray is missing",
+                "copy or unpack it again",
+                tell="the original has the directory",
+            ),
+            Cause(
+                "the job asks for a key that the checkpoint does not have, or the path is wrong",
+                "compare the names of the directories with the keys of the model",
+                tell="no directory has that name, or it has another prefix such as `model.`",
+            ),
+        ),
+        "core_v0.9.0 to core_v0.15.3 megatron/core/dist_checkpointing/strategies/tensorstore.py "
+        "open_ts_array; NVIDIA-NeMo/Speech issues 10386, 10884",
+        since="<0.16",
+    ),
+)

@@ -1,0 +1,310 @@
+"""Read the log of a job: prefixes of launchers, tracebacks of many ranks, known error lines.
+
+A log is read once, line by line, in memory that does not grow with it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO, Final, cast
+
+from ckptmigrate.logs.kinds import Recognised, Sure, recognise
+
+_LONGEST_LINE: Final = 64 * 1024  # characters; the rest of a longer line is not looked at
+_LONGEST_LOG: Final = 2**30  # characters
+_MOST_STREAMS: Final = 20_000
+_MOST_FRAMES: Final = 100  # of one traceback
+_MOST_OTHERS: Final = 5  # error lines that are not explained
+# The message of an exception can have several lines; how far the traceback above them counts.
+_MESSAGE_LINES: Final = 20
+
+_ESCAPE: Final = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])"
+)
+_QUOTES: Final = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
+# What launchers, schedulers and loggers put before a line; each can follow another.
+_PREFIX: Final = re.compile(
+    r"""
+      \[(?:rank|Rank\s|RANK\s)(?P<rank>\d+)\]:?\s?             # torchrun since 2.2: [rank3]:
+    | \[(?P<local>[A-Za-z_]+\d+)\]:\s?                         # torchrun --tee: [default3]:
+    | \[\d+,(?P<mpi>\d+)\](?:<std(?:err|out)>)?:?\s?           # mpirun --tag-output
+    | \[(?P<tag>\d+)\]:?\s                                     # mpiexec -prepend-rank
+    | \s{0,6}(?P<task>\d{1,6}):\s                              # srun --label
+    | \((?P<actor>[\w.]{1,80}(?:\([^)]{0,80}\))?\spid=\d+(?:,\sip=[\w.:]+)?)\)\s?  # Ray
+    | (?P<host>\d+(?:\.\d+){3}|[a-z][\w.-]{0,60}\d[\w.-]{0,60}):\s  # pdsh, DeepSpeed
+    | (?P<role>[\w.-]{1,80}/\d+)\s(?=\[)                            # NeMo-Run
+    | \[NeMo\s[IWED]\s[^\]]*\]\s?
+    | \[?\d{4}-\d\d-\d\d[ T]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?(?:\s?[,:|-])?\s?
+    | \[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?(?:\s?[:|-])?\s?
+    | [A-Z][a-z]{2}\s[\s\d]\d\s\d\d:\d\d:\d\d\s\S+\s\S+\[\d+\]:\s   # syslog
+    """,
+    re.VERBOSE,
+)
+_FRAME: Final = re.compile(r"\s*File \"(?P<file>[^\"]+)\", line \d+(?:, in (?P<function>\S+))?")
+# The tracebacks of rich stand in a box.
+_BOXED: Final = re.compile(r"\s*│\s*(?P<file>\S+\.py):\d+ in (?P<function>[\w<>]+)")
+_BOX: Final = ("│", "╭", "╰")
+_HEADER: Final = re.compile(r"Traceback \(most recent call last\)")
+_OF_RANK: Final = re.compile(r"\(RANK (\d+)\)")  # torch.distributed.checkpoint
+_ERROR: Final = re.compile(r"[A-Za-z_][\w.]{0,200}(?:Error|Exception)(?:: |$)")
+# Errors that only say that a rank failed with another one.
+_WRAPPER: Final = re.compile(r"CheckpointException ranks:|ChildFailedError|RayTaskError")
+# Every line that matters has one of these, and few other lines have: most lines are not looked at.
+_WORDS: Final = (
+    "Error", "Exception", "Traceback", 'File "', ".py:", "heckpoint", "metadata", "issing ",
+    "nexpected ", "nsupported ", "nable to ", "nvalid ", "mismatch", "has no ", " not ",
+    "attribute '", "sharding_type",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Found:
+    """A known error in a log.
+
+    Attributes:
+        recognised: its kind.
+        text: its first line, without the prefixes of launchers.
+        line: the number of that line, from 1.
+        count: how many lines of the log are of this kind.
+        ranks: the ranks that printed them; empty where the log names none.
+    """
+
+    recognised: Recognised
+    text: str
+    line: int
+    count: int = 1
+    ranks: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Log:
+    """What a log contains.
+
+    Attributes:
+        lines: number of lines read.
+        ranks: the ranks, or processes, that its prefixes name.
+        found: the known errors, those that end a job first, then in order.
+        others: the first error lines that are not explained: (number of the line, text).
+        whole: whether all of it was read.
+    """
+
+    lines: int
+    ranks: frozenset[str]
+    found: tuple[Found, ...]
+    others: tuple[tuple[int, str], ...]
+    whole: bool = True
+
+
+@dataclass
+class _Stream:
+    """The lines of one rank, or of all where they have no prefix."""
+
+    frames: deque[str] = field(default_factory=lambda: deque(maxlen=_MOST_FRAMES))
+    is_open: bool = False  # the exception line of the traceback is still to come
+    mixed: bool = False  # several tracebacks are interleaved
+    since: int = _MESSAGE_LINES + 1  # lines after the exception line
+    of_rank: str | None = None
+    pending: str | None = None  # an exception line that can go on in the next line
+
+
+def read_log(file: BinaryIO) -> Log:
+    """Read a log and find the known errors in it.
+
+    Args:
+        file: its bytes, in UTF-8, UTF-16 or UTF-32; what is not text is replaced.
+    """
+    decoded = _decoded(file)
+    try:
+        return _Reader().read(decoded)
+    finally:
+        decoded.detach()  # the caller closes the file
+
+
+def read_text(text: str) -> Log:
+    """Find the known errors in a text, such as one line of a log."""
+    return _Reader(every_line=True).read(io.StringIO(text))
+
+
+def _decoded(file: BinaryIO) -> io.TextIOWrapper:
+    if not isinstance(file, io.BufferedReader):
+        file = io.BufferedReader(cast(io.RawIOBase, file))
+    start = file.peek(4)[:4]
+    encoding = "utf-8-sig"
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        encoding = "utf-32" if start[2:] == b"\0\0" else "utf-16"
+    elif start == b"\0\0\xfe\xff":
+        encoding = "utf-32"
+    elif start[1:2] == b"\0":
+        encoding = "utf-16-le"
+    elif start[:1] == b"\0":
+        encoding = "utf-16-be"
+    return io.TextIOWrapper(file, encoding=encoding, errors="replace", newline=None)
+
+
+class _Reader:
+    """The state of reading one log.
+
+    Args:
+        every_line: whether to look at lines without a word of `_WORDS`, too.
+    """
+
+    def __init__(self, *, every_line: bool = False) -> None:
+        self.every_line = every_line
+        self.streams: dict[str, _Stream] = {}
+        self.ranks: set[str] = set()
+        self.found: dict[str, Found] = {}
+        self.others: dict[str, int] = {}
+        self.number = 0
+        self.waiting: set[str] = set()  # whose last line can go on in the next one
+
+    def read(self, file: io.TextIOBase) -> Log:
+        read = 0
+        while chunk := file.readline(_LONGEST_LINE):
+            self.number += 1
+            read += len(chunk)
+            if self.every_line or self.waiting or _can_matter(chunk):
+                for text in _texts(chunk.rstrip("\r\n")):
+                    self._line(text)
+            while chunk and not chunk.endswith("\n") and read <= _LONGEST_LOG:
+                chunk = file.readline(_LONGEST_LINE)  # the rest of a long line
+                read += len(chunk)
+            if read > _LONGEST_LOG:
+                return self._log(whole=False)
+        return self._log(whole=True)
+
+    def _log(self, *, whole: bool) -> Log:
+        named = [each for each in self.found.values() if not each.recognised.kind.announces]
+        found = sorted(named or self.found.values(), key=_is_warning)
+        others = tuple((line, text) for text, line in self.others.items())
+        return Log(self.number, frozenset(self.ranks), tuple(found), others, whole)
+
+    def _line(self, line: str) -> None:
+        identity, text = self._stripped(line)
+        stream = self._stream(identity)
+        if stream.pending is None:
+            self.waiting.discard(identity)
+        frame = _FRAME.match(text) or _BOXED.match(text)
+        if frame is not None:
+            if not stream.is_open and stream.since > _MESSAGE_LINES:
+                stream.frames.clear()
+                stream.mixed = False
+            stream.is_open = True
+            stream.frames.append(sys.intern(f"{frame['file']}:{frame['function'] or ''}"))
+            stream.pending = None
+            return
+        if _HEADER.search(text):
+            stream.mixed = stream.is_open  # the one before has no exception line yet
+            if not stream.mixed:
+                stream.frames.clear()
+            stream.is_open, stream.pending = True, None
+            of_rank = _OF_RANK.search(text)
+            stream.of_rank = of_rank[1] if of_rank else None
+            return
+        if not text.strip() or text.startswith(_BOX) or (stream.is_open and text[0].isspace()):
+            return  # a source line of the traceback
+        stream.since = 0 if stream.is_open else stream.since + 1
+        stream.is_open = False
+        self._candidate(identity, stream, text.strip())
+
+    def _candidate(self, identity: str, stream: _Stream, text: str) -> None:
+        pending, stream.pending = stream.pending, None
+        self.waiting.discard(identity)
+        in_message = stream.since <= _MESSAGE_LINES
+        frames = tuple(stream.frames) if in_message else None
+        recognised = recognise(text, frames)
+        if recognised is None and pending is not None:
+            whole = f"{pending} {text}"
+            recognised = recognise(whole, frames)
+            text = text if recognised is None else whole
+        if recognised is not None:
+            if frames and stream.mixed:
+                recognised = replace(recognised, sure=recognised.kind.sure)
+            rank = stream.of_rank if in_message and stream.of_rank else identity
+            self._add(recognised, text, rank)
+            self.others.pop(pending or "", None)
+            return
+        self._withdraw(text)
+        if _ERROR.match(text) and not _WRAPPER.search(text):
+            stream.pending = text
+            self.waiting.add(identity)
+            if len(self.others) < _MOST_OTHERS:
+                self.others.setdefault(text, self.number)
+
+    def _withdraw(self, text: str) -> None:
+        """Drop what is not certain and what an unexplained line shows to be of another kind."""
+        for name, each in list(self.found.items()):
+            other = each.recognised.kind.unless
+            unsure = each.recognised.sure is not Sure.CERTAIN
+            if unsure and other and re.search(other, text):
+                del self.found[name]
+
+    def _add(self, recognised: Recognised, text: str, rank: str) -> None:
+        ranks = frozenset((rank,)) if rank else frozenset[str]()
+        before = self.found.get(recognised.kind.error)
+        if before is None:
+            self.found[recognised.kind.error] = Found(recognised, text, self.number, 1, ranks)
+            return
+        surer = _ORDER.index(recognised.sure) < _ORDER.index(before.recognised.sure)
+        kept = (recognised, text, self.number) if surer else _first(before)
+        self.found[recognised.kind.error] = Found(*kept, before.count + 1, before.ranks | ranks)
+
+    def _stream(self, identity: str) -> _Stream:
+        if identity not in self.streams and len(self.streams) >= _MOST_STREAMS:
+            identity = ""
+        return self.streams.setdefault(identity, _Stream())
+
+    def _stripped(self, line: str) -> tuple[str, str]:
+        """Who printed a line, empty where no prefix says so, and the line without prefixes."""
+        if "\x1b" in line:
+            line = _ESCAPE.sub("", line)
+        if not line.isascii():
+            line = line.translate(_QUOTES)
+        seen: dict[str, str] = {}
+        while match := _PREFIX.match(line):
+            seen |= {name: value for name, value in match.groupdict().items() if value is not None}
+            line = line[match.end() :]
+        identity = next((seen[name] for name in _IDENTITIES if name in seen), "")
+        if identity and len(self.ranks) < _MOST_STREAMS:
+            self.ranks.add(identity)
+        return identity, line
+
+
+_ORDER: Final = tuple(Sure)
+# What tells a process from the others, the most telling first.
+_IDENTITIES: Final = ("rank", "mpi", "task", "tag", "actor", "local", "host", "role")
+
+
+def _first(found: Found) -> tuple[Recognised, str, int]:
+    return found.recognised, found.text, found.line
+
+
+def _can_matter(line: str) -> bool:
+    for word in _WORDS:  # noqa: SIM110 (any() takes three times as long)
+        if word in line:
+            return True
+    return False
+
+
+def _is_warning(found: Found) -> bool:
+    """Whether a job goes on after the line: such a line is not what ended it."""
+    return found.text.startswith("WARNING")
+
+
+def _texts(line: str) -> Iterator[str]:
+    """The lines of text in a line of a log: itself, or what a container logged as JSON."""
+    if line.startswith('{"'):
+        try:
+            content = json.loads(line)
+        except ValueError:
+            content = None
+        for key in ("log", "message", "msg", "textPayload"):
+            if isinstance(content, dict) and isinstance(content.get(key), str):
+                yield from content[key].splitlines()
+                return
+    yield line
