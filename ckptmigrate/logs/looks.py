@@ -14,7 +14,7 @@ from ckptmigrate import locate
 from ckptmigrate.access import storage
 from ckptmigrate.checkpoint import common, metadata
 from ckptmigrate.checkpoint.manifest import MARKER_FILE, PAYLOAD
-from ckptmigrate.checkpoint.rerun import IN_PLACE
+from ckptmigrate.checkpoint.rerun import STATES
 from ckptmigrate.errors import UnsupportedFormatError
 from ckptmigrate.logs.kinds import numbers
 from ckptmigrate.logs.seen import Seen
@@ -286,7 +286,7 @@ def _group_rows(value: Any, depth: int = 5) -> Iterator[dict[Any, Any]]:
 def _in_place(seen: Seen, _: Mapping[str, str]) -> Look | None:
     if seen.reading is None:
         return None
-    holds = seen.reading.record.state == IN_PLACE
+    holds = STATES[seen.reading.record.state or 0] == "RERUNNING_IN_PLACE"
     what = "is" if holds else "is not"
     return Look(holds, f"its rerun state {what} RERUNNING_IN_PLACE")
 

@@ -130,7 +130,13 @@ def tensors(job: dict[str, Any]) -> dict[str, Any]:
     return {"keys": [*template]}
 
 
-KINDS = {"objects": objects, "chained": chained, "flattened": flattened, "tensors": tensors}
+KINDS = {
+    "objects": objects,
+    "chained": chained,
+    "flattened": flattened,
+    "tensors": tensors,
+    "strict": strict,
+}
 
 
 def main() -> None:
@@ -154,8 +160,6 @@ def main() -> None:
             print(json.dumps(outcome), file=told, flush=True)
     os._exit(0)  # all is told; at an orderly end threads of torch's sometimes abort the process
 
-
-KINDS["strict"] = strict
 
 if __name__ == "__main__":
     main()
