@@ -31,6 +31,7 @@ _UNREADABLE: Final = (
 _OPTIMIZER: Final = re.compile(r"(?:chained_\d+\.)?optimizer\.", re.ASCII)
 _STATE: Final = re.compile(r"(?:chained_\d+\.)?optimizer\.(?:state\.)?[^.]+\.(?P<key>.+)")
 _ADAPTER: Final = re.compile(r"\.(?:adapter|lora_[\w]+)\.")
+_IN_PLACE: Final = "RERUNNING_IN_PLACE"
 _NUMBER: Final = re.compile(r"\.\d+(?=\.)")
 
 
@@ -286,9 +287,10 @@ def _group_rows(value: Any, depth: int = 5) -> Iterator[dict[Any, Any]]:
 def _in_place(seen: Seen, _: Mapping[str, str]) -> Look | None:
     if seen.reading is None:
         return None
-    holds = STATES[seen.reading.record.state or 0] == "RERUNNING_IN_PLACE"
+    state = seen.reading.record.state
+    holds = state is not None and STATES[state] == _IN_PLACE
     what = "is" if holds else "is not"
-    return Look(holds, f"its rerun state {what} RERUNNING_IN_PLACE")
+    return Look(holds, f"its rerun state {what} {_IN_PLACE}")
 
 
 _ANY_OPTIMIZER: Final = "key of an optimizer"
