@@ -203,7 +203,7 @@ def same_object(a: bytes, b: bytes) -> bool:
         trees = [torchfile.load(data) for data in (a, b)]
     except DamagedError:
         return False
-    storages = [[m for m in t.members if m[0].startswith("data/")] for t in trees]
+    storages = [tree.storages for tree in trees]
     return storages[0] == storages[1] and equal(trees[0].tree, trees[1].tree)
 
 
