@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import pickle
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch_zips
 from conftest import CLI, SAMPLES, Run, checkpoint_of, refused, tree_hash
 
 from ckptmigrate import DestinationError, migrate
@@ -329,11 +329,7 @@ def test_running_in_place_resumes_nowhere(run: Run, copy: Copy, tmp_path: Path) 
     at = pickled.index(b"RerunState\n")
     state = pickled.index(b"K\x03", at)
     members["common/data.pkl"] = pickled[:state] + b"K\x02" + pickled[state + 2 :]
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as zipped:
-        for name, content in members.items():
-            zipped.writestr(name, content)
-    path.write_bytes(buffer.getvalue())
+    path.write_bytes(torch_zips.zipped([*members.items()]))
     for target in ("none-emitting", "always-sentinel", "common-state"):
         result = run("upgrade", root, "--to", target, "-o", tmp_path / target)
         refused(result, "RERUNNING_IN_PLACE", "no release resumes", "--allow-loss fault-context")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch_side
+import torch_zips
 from conftest import NAMES, SAMPLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -278,12 +279,8 @@ def test_a_heavy_tuple_as_many_keys_is_refused() -> None:
         reader.load(data)
 
 
-def zip_of(*members: tuple[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as zipped:
-        for name, content in members:
-            zipped.writestr(name, content)
-    return buffer.getvalue()
+def zip_of(*members: tuple[str, bytes]) -> bytes:
+    return torch_zips.zipped([*members, ("archive/version", b"3\n")])
 
 
 GOOD = pickle.dumps([1], 2)
@@ -294,9 +291,8 @@ GOOD = pickle.dumps([1], 2)
     [
         (b"", "not a torch zip"),
         (b"PK\3\4 nonsense", "not a torch zip"),
-        (zip_of(("archive/other", b"")), "no data.pkl"),
-        (zip_of(("archive/data.pkl", GOOD), ("../../etc/passwd", b"")), "no data.pkl"),
-        (zip_of(("a/data.pkl", b"\0" * 10**6), method=zipfile.ZIP_DEFLATED), "compressed"),
+        (zip_of(("archive/data/0", b"")), "no data.pkl"),
+        (zip_of(("archive/data.pkl", GOOD), ("../../etc/passwd", b"")), "holds '../../etc/passwd'"),
         (zip_of(("archive/data.pkl", GOOD))[:-5], "not a torch zip"),
         (zip_of(("archive/data.pkl", b"junk")), "not a pickle"),
     ],
@@ -306,7 +302,6 @@ def test_refused_zip(data: bytes, word: str) -> None:
         torchfile.load(data)
 
 
-@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
 def test_refused_duplicate_member() -> None:
     with pytest.raises(PickleError, match="one name"):
         torchfile.load(zip_of(("archive/data.pkl", GOOD), ("archive/data.pkl", GOOD)))

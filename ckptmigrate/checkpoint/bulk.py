@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from ckptmigrate.checkpoint import metadata, splicing
 from ckptmigrate.checkpoint.metadata import Metadata
-from ckptmigrate.checkpoint.rows import Blob, Chunk, Piece
+from ckptmigrate.checkpoint.rows import Blob, Chunk, Piece, piece_of
 from ckptmigrate.checkpoint.tables import Row, Tables, shape, sizes_of
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import skeleton
@@ -185,7 +185,7 @@ class BulkMetadata(Metadata):
 
     def chunks_of(self, keys: Collection[str]) -> Mapping[Piece, Blob]:
         return {
-            (key, sizes_of(offsets)): Blob(file, offset, length)
+            piece_of(key, sizes_of(offsets)): Blob(file, offset, length)
             for key, offsets, file, offset, length in self.rows()
             if key in keys
         }

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ckptmigrate.checkpoint import common, metadata
 from ckptmigrate.checkpoint.manifest import Manifest
-from ckptmigrate.checkpoint.rows import Blob, item_key
+from ckptmigrate.checkpoint.rows import Blob, Piece, item_key
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import torchfile
 from ckptmigrate.inert.equality import equal
@@ -153,23 +153,22 @@ def _payload(
     entries_a, entries_b = _entries(a, b, changed)
     both = (entries_a.keys() & entries_b.keys()) - {common.KEY}
     chunks_a, chunks_b = (m.metadata.chunks_of(both) for m in (a, b))
-    for (key, offsets), blob in chunks_a.items():
-        name = _piece(key, offsets)
-        other = chunks_b.get((key, offsets))
+    for piece, blob in chunks_a.items():
+        name, other = _named(piece), chunks_b.get(piece)
         if other is None:
             yield Difference("-", "payload", name)
         elif not read:
             if blob != other:
                 yield Difference("~", "payload", name, f"{blob.file} -> {other.file}")
-        elif not _same_bytes(a, blob, b, other) and not _same_object(a, b, key):
+        elif not _same_bytes(a, blob, b, other) and not _same_object(a, b, piece[0]):
             yield Difference("~", "payload", name)
-    for key, offsets in chunks_b:
-        if (key, offsets) not in chunks_a:
-            yield Difference("+", "payload", _piece(key, offsets))
+    for piece in chunks_b:
+        if piece not in chunks_a:
+            yield Difference("+", "payload", _named(piece))
 
 
-def _piece(key: str, offsets: tuple[int, ...] | None) -> str:
-    return key if offsets is None else f"{key} at {list(offsets)}"
+def _named(piece: Piece) -> str:
+    return " at ".join(filter(None, piece))
 
 
 def _same_bytes(a: Manifest, blob_a: Blob, b: Manifest, blob_b: Blob) -> bool:
@@ -203,7 +202,7 @@ def same_object(a: bytes, b: bytes) -> bool:
         trees = [torchfile.load(data) for data in (a, b)]
     except DamagedError:
         return False
-    storages = [[m for m in t.members if m[0].startswith("data/")] for t in trees]
+    storages = [tree.storages for tree in trees]
     return storages[0] == storages[1] and equal(trees[0].tree, trees[1].tree)
 
 

@@ -17,7 +17,15 @@ from functools import cached_property
 from typing import Any, Final
 
 from ckptmigrate.checkpoint.modelling import Models
-from ckptmigrate.checkpoint.rows import Blob, Chunk, Piece, chunk_of, is_object_entry, item_key
+from ckptmigrate.checkpoint.rows import (
+    Blob,
+    Chunk,
+    Piece,
+    chunk_of,
+    is_object_entry,
+    item_key,
+    piece_of,
+)
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import reader, writer
 from ckptmigrate.inert.tree import (
@@ -129,8 +137,8 @@ class Metadata:
         return None
 
     def chunks_of(self, keys: Collection[str]) -> Mapping[Piece, Blob]:
-        """The rows of `storage_data` of some entries: (key, offsets) -> where the bytes are."""
-        return {(c.key, c.offsets): c.blob for c in self.chunks if c.key in keys}
+        """The rows of `storage_data` of some entries, and where the bytes of each are."""
+        return {piece_of(c.key, c.offsets): c.blob for c in self.chunks if c.key in keys}
 
     def dump(self) -> bytes:
         """The bytes of the file."""
@@ -285,13 +293,14 @@ def _check(metadata: Metadata) -> None:
     check_tables(metadata)
     for rank in range(len(metadata.plans or ())):
         metadata.plan_keys(rank)
-    seen: set[tuple[str, tuple[int, ...] | None]] = set()
+    seen: set[Piece] = set()
     for chunk in metadata.chunks:
         if chunk.key not in metadata.entries:
             raise DamagedError(f"stores {chunk.key!r}, which is no entry")
-        if (chunk.key, chunk.offsets) in seen:
+        piece = piece_of(chunk.key, chunk.offsets)
+        if piece in seen:
             raise DamagedError(f"stores a piece of {chunk.key!r} twice")
-        seen.add((chunk.key, chunk.offsets))
+        seen.add(piece)
 
 
 def _without(table: Any, keys: Collection[str]) -> Any:

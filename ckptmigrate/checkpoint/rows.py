@@ -39,7 +39,14 @@ class Chunk:
     blob: Blob
 
 
-Piece = tuple[str, tuple[int, ...] | None]  # a key and the offsets of a row of storage_data
+# The key and the offsets of a row of storage_data. The offsets are text because the hash of text is
+# salted; a file can choose numbers that all have one hash.
+Piece = tuple[str, str]
+
+
+def piece_of(key: str, offsets: tuple[int, ...] | None) -> Piece:
+    """What tells a row of `storage_data` from the others."""
+    return key, "" if offsets is None else str(list(offsets))
 
 
 def is_entry(entry: Any) -> bool:
@@ -88,7 +95,7 @@ def size_value(value: Any) -> tuple[int, ...] | None:
     """
     if isinstance(value, Object) and len(value.args) == 1:
         sizes = value.args[0]
-        if isinstance(sizes, tuple) and all(type(size) is int for size in sizes):
+        if isinstance(sizes, tuple) and all(type(n) is int and n.bit_length() < 64 for n in sizes):
             return sizes
     if value is not None:
         raise DamagedError("has a storage_data offset that is no torch.Size")

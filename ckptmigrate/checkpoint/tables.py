@@ -15,12 +15,14 @@ from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.modelling import Models
 from ckptmigrate.checkpoint.rows import (
     Blob,
+    Piece,
     chunk_of,
     is_entry,
     is_object_entry,
     is_stored,
     is_tensor_entry,
     item_key,
+    piece_of,
 )
 from ckptmigrate.errors import DamagedError, PickleError
 from ckptmigrate.inert import patterns
@@ -228,10 +230,10 @@ class Tables:
             if offsets is None:
                 self.objects[key] = Blob(file, offset, length)
         if again:
-            pieces: set[tuple[str, Any]] = set()
+            pieces: set[Piece] = set()
             for key, offsets, *_ in self.rows():
                 if key in again:
-                    piece = key, sizes_of(offsets)
+                    piece = piece_of(key, sizes_of(offsets))
                     if piece in pieces:
                         raise DamagedError(f"stores a piece of {key!r} twice")
                     pieces.add(piece)

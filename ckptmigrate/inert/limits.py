@@ -3,7 +3,8 @@
 A lexer over the opcodes, which refuses what no pickler of protocol 2 to 5 writes (EXT codes,
 INST, OBJ, the text opcodes of protocol 0), memo indexes that run ahead of the memo (on
 CPython up to 3.11 five bytes of LONG_BINPUT allocate hundreds of megabytes), oversized
-integers, bytes after STOP, and tuples that cannot be hashed in a lifetime, or not at all.
+integers, bytes after STOP, tuples that cannot be hashed in a lifetime, or not at all, and keys
+that have one hash.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ LARGEST_INTEGER_BYTES: Final = 4096
 # So a tuple has a weight: its items, those of the tuples in it included, each time it is met.
 HEAVIEST_TUPLE: Final = 20_000
 HEAVIEST_REFERENCES: Final = 10_000_000  # of all references to tuples together
+# A dict of n keys of one hash takes n**2 comparisons. Hashes of text and bytes are salted; those
+# of tuples, frozensets and integers from 2**61 - 1 on can be chosen. Checkpoints have no such keys,
+# so these items have a weight above 1, and keys of such weights have this much together.
+HEAVIEST_KEYS: Final = 1_000
+_UNCHOSEN_BYTES: Final = 7  # of an integer
 
 # What costs a thousand bytes of memory for a few of the file. Writers name a symbol once, and no
 # metadata of any release has a set.
@@ -111,6 +117,9 @@ _TUPLES: Final = frozenset(b"t\x85\x86\x87")
 _INTEGERS: Final = frozenset(b"\x8a\x8b")
 _COSTLY: Final = frozenset(b"c\x93\x8f\x91")  # symbols and sets
 _BATCHES: Final = frozenset(b"uesa")
+# Where the first key is among what they take, and how far it is to the next.
+_KEYS: Final = {ord("u"): (1, 2), ord("s"): (1, 2), 0x90: (1, 1), 0x91: (0, 1)}
+_FROZENSET: Final = 0x91
 _CHANGES: Final = frozenset(b"uesab\x90")  # the first of what they take, and leave it there
 ENDS_A_ROW: Final = frozenset(b"(0b\x94")  # or comes before the first
 # After these there is nothing new to memoize; no pickler does.
@@ -138,7 +147,8 @@ class State:
 
     Attributes:
         position: of the next opcode.
-        stack: the weight of each item: 1, or that of a tuple; negative for what the memo gave.
+        stack: the weight of each item: 1, or that of a tuple, 2 for another one whose hash can be
+            chosen; negative for what the memo gave.
         starts: where the opcode stands that pushed each item; `~start` for an item of a row that
             was stepped over.
         marks: the height of the stack at each open mark.
@@ -185,7 +195,7 @@ def lex(data: bytes, repeats: Repeats | None = None) -> State:
         raise PickleError("is not a pickle of protocol 2 to 5" if size else "is empty")
     state = State()
     stack, starts, marks, memo = state.stack, state.starts, state.marks, state.memo
-    position, opcode, referred, costly = state.position, _PROTO, 0, 0
+    position, opcode, referred, costly, chosen = state.position, _PROTO, 0, 0, 0
     while position < size:
         if opcode != _FRAME:
             before = opcode
@@ -247,11 +257,21 @@ def lex(data: bytes, repeats: Repeats | None = None) -> State:
             if bottom < 0:
                 raise PickleError(f"cannot be unpickled (nothing to take at byte {start})")
             weight = 1
+            if opcode in _KEYS:
+                first, step = _KEYS[opcode]
+                keys = stack[bottom + first :: step]
+                if keys and (max(keys) > 1 or min(keys) < -1):
+                    chosen += sum(abs(key) for key in keys if abs(key) > 1)
+                    if chosen > HEAVIEST_KEYS:
+                        raise PickleError("has too many tuples or large integers as keys")
             if opcode in _TUPLES:
                 weight += sum(map(abs, stack[bottom:]))
                 if weight > HEAVIEST_TUPLE:
                     raise PickleError(f"has a tuple of more than {HEAVIEST_TUPLE} items")
+            elif opcode in _INTEGERS:
+                weight += length > _UNCHOSEN_BYTES
             elif opcode in _COSTLY:
+                weight += opcode == _FROZENSET
                 costly += 1
                 if costly > MOST_COSTLY:
                     raise PickleError(f"has more than {MOST_COSTLY} symbols and sets")

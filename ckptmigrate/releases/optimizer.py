@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -212,12 +213,11 @@ def _cut(key: str, entries: Mapping[str, Any]) -> tuple[int, int] | None:
     parameter = entries.get(match["parameter"]) if match else None
     if parameter is None or len(_size(entries[key])) != 1:
         return None
-    whole = set(_pieces(parameter))
+    whole = sorted(_pieces(parameter))
     for piece in _pieces(entries[key]):
-        if piece not in whole:
-            shard = next(
-                (size for offset, size in sorted(whole, reverse=True) if offset <= piece[0]), None
-            )
+        after = bisect_right(whole, piece)
+        if not after or whole[after - 1] != piece:
+            shard = next((size for offset, size in reversed(whole) if offset <= piece[0]), None)
             return None if shard is None else (shard, piece[1])
     return None
 

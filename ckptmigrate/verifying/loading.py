@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ckptmigrate.access.storage import LARGEST_PART, Progress
-from ckptmigrate.checkpoint.rows import Chunk, is_tensor_entry
+from ckptmigrate.checkpoint.rows import Chunk, Piece, is_tensor_entry, piece_of
 from ckptmigrate.errors import DamagedError, RefusedError
 from ckptmigrate.text.commands import install
 from ckptmigrate.verifying.findings import Finding, counted
@@ -85,15 +85,17 @@ def check(material: Material, progress: Progress | None = None) -> Iterator[Find
 
 def _wanted(material: Material) -> Iterator[tuple[Chunk, str | None, tuple[int, ...]]]:
     """Every chunk of a tensor, with the dtype and the shape it should have, file by file."""
-    described: dict[str, tuple[str | None, dict[tuple[int, ...], tuple[int, ...]]]] = {}
+    described: dict[str, tuple[str | None, dict[Piece, tuple[int, ...]]]] = {}
     for key, entry in material.entries.items():
         if is_tensor_entry(entry):
             try:
                 shape = shape_of(entry)
             except DamagedError:
                 continue  # told elsewhere
-            described[key] = (shape.dtype, dict(shape.chunks))
+            sizes = {piece_of(key, offsets): size for offsets, size in shape.chunks}
+            described[key] = (shape.dtype, sizes)
     for chunk in sorted(material.chunks, key=lambda c: (c.blob.file, c.blob.offset)):
         dtype, sizes = described.get(chunk.key, (None, {}))
-        if chunk.offsets is not None and chunk.offsets in sizes:
-            yield chunk, dtype, sizes[chunk.offsets]
+        size = sizes.get(piece_of(chunk.key, chunk.offsets))
+        if size is not None:
+            yield chunk, dtype, size

@@ -12,7 +12,7 @@ from ckptmigrate.checkpoint import common, manifest, metadata
 from ckptmigrate.checkpoint.common import CommonState
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.metadata import Metadata
-from ckptmigrate.checkpoint.rows import Chunk, chunk_of, is_entry, item_key
+from ckptmigrate.checkpoint.rows import Chunk, Piece, chunk_of, is_entry, item_key, piece_of
 from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.inert.tree import Object
 from ckptmigrate.verifying.findings import Finding, counted, shown
@@ -135,13 +135,13 @@ def _chunks(read: Metadata, note: _Note) -> tuple[Chunk, ...]:
     if bad:
         many = counted(len(bad), "row of storage_data is", "rows of storage_data are")
         note("entry-malformed", f"{many} no byte range", *dict.fromkeys(bad))
-    seen: set[tuple[str, tuple[int, ...] | None]] = set()
+    seen: set[Piece] = set()
     twice: dict[str, None] = {}
     for chunk in chunks:
-        place = (chunk.key, chunk.offsets)
-        if place in seen:
+        piece = piece_of(chunk.key, chunk.offsets)
+        if piece in seen:
             twice[chunk.key] = None
-        seen.add(place)
+        seen.add(piece)
     if twice:
         note("entry-malformed", "a piece of an entry is stored twice", *twice)
     return tuple(chunks)

@@ -31,6 +31,10 @@ def ranges(material: Material) -> Iterator[Finding]:
         yield from _overlapping(material, name, chunks)
 
 
+def _span(chunk: Chunk) -> Span:
+    return chunk.blob.offset, chunk.blob.offset + chunk.blob.length
+
+
 def _keys(chunks: Iterable[Chunk]) -> list[str]:
     return list(dict.fromkeys(chunk.key for chunk in chunks))
 
@@ -50,18 +54,18 @@ def _outside(material: Material, name: str, chunks: list[Chunk]) -> Iterator[Fin
 
 def _overlapping(material: Material, name: str, chunks: list[Chunk]) -> Iterator[Finding]:
     """Ranges may be the same (equal sentinels share theirs), but not overlap in part."""
-    keys: dict[Span, str] = {}
-    for chunk in chunks:
-        if chunk.blob.length:
-            span = (chunk.blob.offset, chunk.blob.offset + chunk.blob.length)
-            keys.setdefault(span, chunk.key)
+    chunks = sorted((c for c in chunks if c.blob.length), key=lambda chunk: _span(chunk))
     pairs: list[tuple[str, str]] = []
-    furthest: Span | None = None
-    for span in sorted(keys):
-        if furthest is not None and span[0] < furthest[1]:
-            pairs.append((keys[furthest], keys[span]))
-        if furthest is None or span[1] > furthest[1]:
-            furthest = span
+    furthest = before = None
+    for chunk in chunks:
+        first, end = _span(chunk)
+        if before is not None and _span(before) == (first, end):
+            continue
+        before = chunk
+        if furthest is not None and first < _span(furthest)[1]:
+            pairs.append((furthest.key, chunk.key))
+        if furthest is None or end > _span(furthest)[1]:
+            furthest = chunk
     if pairs:
         many = counted(len(pairs), "byte range overlaps", "byte ranges overlap")
         what = f"{many} with one before it in {shown(name)}"
@@ -72,9 +76,9 @@ def orphans(material: Material) -> Iterator[Finding]:
     """Payload files and bytes that belong to no entry."""
     if material.metadata is None:
         return
-    spans: dict[str, set[Span]] = defaultdict(set)
+    spans: dict[str, list[Span]] = defaultdict(list)
     for chunk in material.chunks:
-        spans[chunk.blob.file].add((chunk.blob.offset, chunk.blob.offset + chunk.blob.length))
+        spans[chunk.blob.file].append(_span(chunk))
     files = {n: size for n, size in material.directory.files().items() if PAYLOAD.fullmatch(n)}
     lone = [name for name in files if name not in spans]
     if lone:

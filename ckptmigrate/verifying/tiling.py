@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -106,7 +106,7 @@ def check(material: Material) -> Iterator[Finding]:
             loose.append(f"{key}: {wrong}")
         elif too_many_corners(shape):
             skipped.append(key)
-        if key in stored and Counter(stored[key]) != Counter(at for at, _ in shape.chunks):
+        if key in stored and _in_order(stored[key]) != _in_order(at for at, _ in shape.chunks):
             unmatched.append(f"{key}: {len(stored[key])} stored, {len(shape.chunks)} described")
     for code, found, one, many, rest in (
         ("entry-malformed", malformed, "tensor is", "tensors are", "not described as torch does"),
@@ -118,6 +118,10 @@ def check(material: Material) -> Iterator[Finding]:
     ):  # fmt: skip
         if found:
             yield material.finding(code, f"{counted(len(found), one, many)} {rest}", *found)
+
+
+def _in_order(offsets: Iterable[Numbers | None]) -> list[Numbers | None]:
+    return sorted(offsets, key=lambda at: (at is not None, at or ()))
 
 
 def _inside(box: Box, size: Numbers) -> bool:
@@ -143,7 +147,7 @@ def _not_tiled(shape: Shape) -> str | None:
 def _corners_cancel(boxes: Sequence[Box], size: Numbers) -> bool:
     """Whether the signed corners of the boxes are those of the whole; see above."""
     cut = _cut_dimensions(boxes, size)
-    left: Counter[Numbers] = Counter()
+    left: Counter[bytes] = Counter()
     for offsets, sizes in boxes:
         left.update(_corners([(offsets[d], offsets[d] + sizes[d]) for d in cut], 1))
     left.update(_corners([(0, size[d]) for d in cut], -1))
@@ -160,11 +164,12 @@ def too_many_corners(shape: Shape) -> bool:
     return len(shape.chunks) << len(_cut_dimensions(shape.chunks, shape.size)) > _MOST_CORNERS
 
 
-def _corners(sides: Sequence[tuple[int, int]], sign: int) -> dict[Numbers, int]:
-    corners: dict[Numbers, int] = {(): sign}
+def _corners(sides: Sequence[tuple[int, int]], sign: int) -> dict[bytes, int]:
+    """The corners of a box as bytes: their hash is salted, and that of numbers can be chosen."""
+    corners: dict[bytes, int] = {b"": sign}
     for low, high in sides:
         corners = {
-            (*corner, at): value * turn
+            corner + at.to_bytes(8, "big"): value * turn
             for corner, value in corners.items()
             for at, turn in ((low, 1), (high, -1))
         }

@@ -9,11 +9,12 @@ import io
 import pickletools
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
+
+from ckptmigrate.inert import torchzip
 
 _OPCODES = [ord(op.code) for op in pickletools.opcodes]
 _BYTES = (0, 1, 2, 0x7F, 0x80, 0xFF)
@@ -281,23 +282,10 @@ class Archive:
 
 
 def zipped(members: list[tuple[str, bytes]]) -> bytes:
-    """A whole zip of stored members with true checksums; names may repeat."""
-    out, central = bytearray(), bytearray()
-    for name, body in members:
-        path, at = name.encode(), len(out)
-        numbers = struct.pack(
-            "<5H3I2H", 20, 0, 0, 0, 0, zlib.crc32(body), len(body), len(body), len(path), 0
-        )
-        out += b"PK\3\4" + numbers + path + body
-        central += (
-            b"PK\1\2"
-            + struct.pack("<H", 20)
-            + numbers
-            + struct.pack("<3H2I", 0, 0, 0, 0, at)
-            + path
-        )
-    end = struct.pack("<4H2IH", 0, 0, len(members), len(members), len(central), len(out), 0)
-    return bytes(out + central + b"PK\5\6" + end)
+    """A whole zip as torch writes it, all in the folder of the first; names may repeat."""
+    folder = members[0][0].partition("/")[0]
+    inside = ((name.removeprefix(f"{folder}/"), body) for name, body in members)
+    return torchzip.write(torchzip.TorchZip(folder, tuple(inside)))
 
 
 def archive(original: Archive, other: Archive, random: Random) -> bytes:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch_side
+import torch_zips
 from conftest import SAMPLES, checkpoint_of
 from hostile.batch import RERUN, SAMPLE
-from hostile.pickles import slipped_into, whole
+from hostile.pickles import GADGETS, slipped_into, whole
 
 
 def plant_in_metadata(root: Path, body: bytes) -> None:
@@ -30,14 +31,14 @@ def plant_alone(root: Path, body: bytes) -> None:
 
 def with_gadget(archive: bytes, body: bytes) -> bytes:
     """A torch zip whose pickle also runs the gadget."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(buffer, "w") as new:
-        for info in old.infolist():
-            content = old.read(info)
-            if info.filename.endswith("/data.pkl"):
-                content = slipped_into(content, body)
-            new.writestr(info.filename, content)
-    return buffer.getvalue()
+    (name, pickled), *others = members_of(archive)
+    return torch_zips.zipped([(name, slipped_into(pickled, body)), *others])
+
+
+def members_of(archive: bytes) -> list[tuple[str, bytes]]:
+    """The members of a torch zip by their whole names, data.pkl first."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as zipped:
+        return [(info.filename, zipped.read(info)) for info in zipped.infolist()]
 
 
 def plant_in_common(root: Path, body: bytes) -> None:
@@ -75,9 +76,20 @@ def zip_with(*names: str) -> Callable[[Path], None]:
 
     def plant(root: Path) -> None:
         path = checkpoint_of(root) / "common.pt"
-        with zipfile.ZipFile(path, "a") as zipped:
-            for name in names:
-                zipped.writestr(name, b"x")
+        members = members_of(path.read_bytes())
+        path.write_bytes(torch_zips.zipped([*members, *((name, b"x") for name in names)]))
+
+    return plant
+
+
+def zip_read_in_two_ways(kind: str) -> Callable[[Path], None]:
+    """common.pt with a second pickle, which torch or another reader finds first."""
+
+    def plant(root: Path) -> None:
+        path = checkpoint_of(root) / "common.pt"
+        members = members_of(path.read_bytes())
+        body = slipped_into(members[0][1], GADGETS["posix.system"])
+        path.write_bytes(torch_zips.differentials(members, body)[kind])
 
     return plant
 
@@ -199,10 +211,17 @@ DEEP = "[" * 100_000 + "]" * 100_000
 FILES: dict[str, tuple[Callable[[Path], object], bool]] = {
     "zip bomb": (zip_bomb, True),
     "zip entry with ..": (zip_with("../../../etc/cron.d/x"), True),
-    "zip entry with .. inside its folder": (zip_with("common/../../x"), False),
+    "zip entry with .. inside its folder": (zip_with("common/../../x"), True),
     "zip entry, absolute": (zip_with("/etc/cron.d/x"), True),
     "zip entry twice": (zip_with("common/data.pkl"), True),
-    "zip entry of NUL": (zip_with("common/a\0b"), False),
+    "zip entry of NUL": (zip_with("common/a\0b"), True),
+    "zip entry twice, but for case": (zip_read_in_two_ways("twin by case, Data.pkl"), True),
+    "two zips in one file": (zip_read_in_two_ways("two files, the other way round"), True),
+    "zip with a ZIP64 locator to elsewhere": (
+        zip_read_in_two_ways("ZIP64 locator into a member"), True,
+    ),
+    "zip with a Unicode path": (zip_read_in_two_ways("Unicode path of a twin"), True),
+    "zip with a hidden member": (zip_read_in_two_ways("a hidden member between"), True),
     "zip that quotes itself": (zip_quoting_itself, True),
     "payload is a link to /etc/passwd": (linked("__0_0.distcp", "/etc/passwd"), True),
     "payload is a link out of the root": (linked("__0_0.distcp", "../../../secret"), True),
