@@ -10,7 +10,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
@@ -31,10 +31,10 @@ IMPATIENT = {
     "AWS_MAX_ATTEMPTS": "2",
     "FSSPEC_S3": json.dumps({"config_kwargs": {"read_timeout": 2, "connect_timeout": 2}}),
 }
-LIMIT = 60  # seconds for one command
+LIMIT = 120  # seconds for one command
 COMMANDS = {
     "inspect": ("inspect", "S3/run"),
-    "check": ("check", "S3/run"),
+    "check": ("check", "S3/run", "--reader", "0.18"),
     "verify": ("verify", "--hash", "S3/run"),
     "out of place": (*DOWN, "S3/run", "-o", "S3/out"),
     "into the store": (*DOWN, str(SAMPLES / SAMPLE), "-o", "S3/out"),
@@ -44,8 +44,9 @@ COMMANDS = {
     "recover": ("recover", "S3/run"),
     "repair": ("repair", "S3/run", "--in-place"),
 }
+# What an error message says where nothing is left of a run.
+UNCHANGED = re.compile("nothing was changed|nothing is left|what was written here is removed")
 Tree = dict[str, bytes]
-Numbers = Iterator[int]
 
 
 @dataclass
@@ -90,6 +91,7 @@ class Case:
 
     Attributes:
         make: makes a place with the start.
+        changes: whether the command changes anything.
         requests: what the undisturbed run sent.
     """
 
@@ -97,11 +99,8 @@ class Case:
     make: Callable[[], Place]
     told: CompletedProcess[str]
     whole: Tree
+    changes: bool
     requests: list[Seen]
-
-    @property
-    def writes(self) -> bool:
-        return any(request.write for request in self.requests)
 
     def points(self, kind: Kind) -> list[int]:
         """The numbers of the requests that a kind of fault is done to.
@@ -135,8 +134,9 @@ def case(name: str, bucket: Bucket, port: int, tmp_path: Path) -> Case:
     undisturbed = place(start)
     with faulty(port) as proxy:
         told = undisturbed.run(words, proxy.port)
-    assert told.returncode == (1 if name == "check" else 0) or told.returncode == 0, told.stderr
-    return Case(words, lambda: place(start), told, undisturbed.tree(), proxy.requests)
+    assert told.returncode == 0, told.stderr
+    whole = undisturbed.tree()
+    return Case(words, lambda: place(start), told, whole, whole != start, proxy.requests)
 
 
 def _start(name: str, place: Callable[[Tree], Place]) -> Tree:
@@ -172,28 +172,28 @@ def problem(case: Case, kind: Kind, at: int) -> str:
         try:
             told = place.run(case.words, proxy.port)
         except TimeoutExpired:
-            return f"no end within {LIMIT} s"
+            return f"does not end within {LIMIT} s"
         proxy.settle()
-    about = f"{told.stdout[-300:]!r} {told.stderr!r}"
     if told.returncode == 0:
         found = _after_success(case, place, told)
     elif told.returncode == 1:
         found = _after_failure(case, place, told)
     else:
         found = f"ends with {told.returncode}"
-    return found and f"{found}: {about}"
+    return found and f"{found}: {told.stdout[-300:]!r} {told.stderr!r}"
 
 
 def _after_success(case: Case, place: Place, told: CompletedProcess[str]) -> str:
-    if not case.writes:
-        return "" if told.stdout == case.told.stdout else "says something else than undisturbed"
-    found = without_time(place.tree())
-    if found == without_time(case.whole):
-        return ""
-    place.run(("recover", _target(case)), place.port)
-    if without_time(place.tree()) == without_time(case.whole):
-        return f"is reported as done, and left {_difference(found, without_time(case.whole))}"
-    return f"is reported as done, and is not: {_difference(found, without_time(case.whole))}"
+    if not case.changes:
+        return "" if told.stdout == case.told.stdout else "prints something else than undisturbed"
+    found, whole = without_time(place.tree()), without_time(case.whole)
+    if found != whole and found.items() >= whole.items():
+        # A lock or a journal whose removal is only answered is left to `recover`.
+        place.run(("recover", _target(case)), place.port)
+        found = without_time(place.tree())
+    if found != whole:
+        return f"is reported as done, and is not: {_difference(found, whole)}"
+    return ""
 
 
 def _target(case: Case) -> str:
@@ -208,28 +208,25 @@ def _difference(found: dict[str, object], wanted: dict[str, object]) -> str:
 
 def _after_failure(case: Case, place: Place, told: CompletedProcess[str]) -> str:
     if len(told.stderr.splitlines()) != 1 or "Traceback" in told.stderr:
-        return "" if not case.writes and told.stdout else "has no error message of one line"
+        return "" if not case.changes and told.stdout else "has no error message of one line"
     if "internal error" in told.stderr:
         return "ends in an internal error"
-    after, whole = without_time(place.tree()), without_time(case.whole)
-    start = without_time(place.start)
-    if not case.writes:
-        return ""
-    if any(after.get(name) != start[name] for name in start) and "-o" in case.words:
+    start, whole = without_time(place.start), without_time(case.whole)
+    after = without_time(place.tree())
+    if "-o" in case.words and not after.items() >= start.items():
         return f"changed its source: {_difference(after, start)}"
-    untouched = re.search(
-        "nothing was changed|nothing is left|what was written here is rem", told.stderr
-    )
-    if untouched and after != start:
+    if UNCHANGED.search(told.stderr) and after != start:
         return f"is not as it says: {_difference(after, start)}"
-    if after not in (start, whole) and "recover" not in told.stderr:
+    if case.words[0] != "recover" and after not in (start, whole) and "recover" not in told.stderr:
         return f"does not name recover: {_difference(after, start)}"
+    if not case.changes:
+        return ""
     recovered = place.run(("recover", _target(case)), place.port)
     after = without_time(place.tree())
     if after not in (start, whole):
-        lacks = f"{_difference(after, start)} {recovered.stdout!r} {recovered.stderr!r}"
-        return f"is not made whole by recover: {lacks}"
-    if after == start and after != whole:
+        message = f"{recovered.stdout!r} {recovered.stderr!r}"
+        return f"is not made whole by recover: {_difference(after, start)} {message}"
+    if after != whole:
         again = place.run(case.words, place.port)
         after = without_time(place.tree())
         if again.returncode != 0 or after != whole:
@@ -254,14 +251,14 @@ EACH = pytest.mark.parametrize("name", COMMANDS)
 
 @EACH
 def test_some_faults(name: str, case: Case) -> None:
-    """Every kind is done to two or three of the commands."""
+    """Every kind is done to one or two of the commands."""
     own = list(COMMANDS).index(name)
     runs = [
         (kind, random.Random(f"{name} {kind.name}").choice(points))
         for number, kind in enumerate(KINDS.values())
-        if (number + own) % 4 == 0 and (points := case.points(kind))
+        if (number + own) % 6 == 0 and (points := case.points(kind))
     ]
-    assert len(runs) > 2
+    assert runs
     assert _problems(case, runs) == []
 
 
