@@ -43,6 +43,9 @@ def error(found: Explanation, answer: Answer, *, of_log: bool = False) -> list[L
     if answer.found is not None and (of_log or answer.found.count > 1 or answer.found.ranks):
         lines += _rows("line", _where(answer.found))
     lines += _rows("sure", [_sure(answer)])
+    if answer.prediction is not None:
+        releases = few(answer.prediction.releases, 12)
+        lines += _rows("fails in", [f"{releases}, on this checkpoint (as check predicts)"])
     lines += _rows("note", answer.notes)
     lines += _rows("since", [found.since])
     return lines + _rows("source", found.source)

@@ -74,12 +74,15 @@ class Answer:
 
     @property
     def fixes(self) -> tuple[str, ...]:
-        """What to do: what `check` advises for this checkpoint, then the fix of each open cause."""
-        first = [] if self.prediction is None else predicted_fixes(self.prediction)
-        then = [self.fix(each) for each in self.open]
-        if first:  # what `check` prints is there already
-            then = [each for each in then if "ckptmigrate check " not in each]
-        return tuple(dict.fromkeys([*first, *then]))
+        """What to do: repairs of a cause that holds, what `check` advises, then the rest."""
+        of_causes = [self.fix(each) for each in self.open]
+        repairs = [each for each in of_causes if "`ckptmigrate repair " in each]
+        advised = [] if self.prediction is None else predicted_fixes(self.prediction)
+        if advised:  # what `check` prints is there already
+            of_causes = [each for each in of_causes if "`ckptmigrate check " not in each]
+        holding = any(each.look and each.look.holds for each in self.open)
+        first = [*repairs, *advised] if holding else advised
+        return tuple(dict.fromkeys([*first, *of_causes]))
 
     def as_json(self) -> dict[str, Any]:
         """The documented JSON form, beside the keys that every explanation has."""
@@ -124,8 +127,8 @@ class LogAnswer:
 
 
 def predicted_fixes(prediction: Prediction) -> list[str]:
-    """What `check` advises to a job of the newest release that fails so."""
-    fix, release = prediction.fix, prediction.releases[-1]
+    """What `check` advises for a job of the newest release that fails so."""
+    fix, release = prediction.fix, prediction.release
     flags = f"run the job with {' '.join(fix.flags)}" if fix.flags else ""
     if fix.command:
         then = f", then {flags}" if flags else ""

@@ -43,10 +43,12 @@ class Prediction:
 
     Attributes:
         releases: the releases, oldest first.
-        fix: what makes a job of the newest one resume.
+        release: the newest of them that is not a development version.
+        fix: what makes a job of that release resume.
     """
 
     releases: tuple[str, ...]
+    release: str
     fix: Advice
 
 
@@ -80,8 +82,11 @@ def predict(kind: ErrorKind, seen: Seen, text: str = "") -> Prediction | None:
     found = failing(lambda error: is_kind(error) and kind.same(error, text)) or failing(is_kind)
     if not found:
         return None
+    # A development version comes last, and is what few jobs run.
+    released = [each for each in found if ".dev" not in each.reader.release] or found
+    fix = advice.advise(seen.reading, released[-1], job, (seen.path,))
     releases = tuple(each.reader.release for each in found)
-    return Prediction(releases, advice.advise(seen.reading, found[-1], job, (seen.path,)))
+    return Prediction(releases, released[-1].reader.release, fix)
 
 
 def _look(cause: Cause, values: Mapping[str, str], seen: Seen) -> Look | None:
