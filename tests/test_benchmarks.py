@@ -53,7 +53,7 @@ def test_every_row_has_numbers(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == page.read_text(encoding="utf-8")

@@ -227,7 +227,7 @@ def test_damaged_files_read_by_rows_are_read_as_a_whole(grown: bytes) -> None:
         read += 1
         limits.check(damaged)
         agree(found, metadata.load(damaged))
-    assert read > 2
+    assert read > 1
     assert refused > 10
 
 

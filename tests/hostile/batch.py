@@ -38,7 +38,7 @@ def state_of(folder: Path) -> list[tuple[object, ...]]:
     return found
 
 
-def run(place: Path, jobs: list[dict[str, Any]], seconds: int = 300) -> dict[str, Any]:
+def run(place: Path, jobs: list[dict[str, Any]], seconds: int = 1200) -> dict[str, Any]:
     """A batch in the runner, away from the network where the system lets us."""
     (place / "out").mkdir()
     (place / "clean").mkdir()
