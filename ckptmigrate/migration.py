@@ -20,7 +20,6 @@ from ckptmigrate.planning import planner, undoing
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.planning.targets import target
 from ckptmigrate.text.commands import removal
-from ckptmigrate.verification import verify_one
 from ckptmigrate.version import __version__
 from ckptmigrate.writing.linking import Link
 from ckptmigrate.writing.staging import Leftover
@@ -189,6 +188,8 @@ def _is_done(found: Migration) -> bool:
     results = [root / name for name in found.names]
     if not all(has(*each) for each in zip(found.plans, results, strict=True)):
         return False
+    from ckptmigrate.verification import verify_one  # the other verbs do not need it
+
     for result in results:
         errors = verify_one(result).errors
         if errors:

@@ -274,7 +274,10 @@ def test_one_cell(run: Run) -> None:
     none = run("matrix", "--writer", "0.9", "--reader", "0.11", "--scenario", "fault")
     refused(none, "no checkpoint of the scenario 'fault'", "matrix --writer 0.9 --reader 0.11`")
     refused(run("matrix", "--scenario", "zarr"), "no scenario 'zarr'")
-    assert run("matrix", "--writer", "0.17").returncode == 2
+    read = run("matrix", "--reader", "0.11", "--scenario", "idle").stdout.splitlines()
+    assert [line.split()[2] for line in read[:-1]] == ["0.11.0"] * 12
+    written = json.loads(run("matrix", "--writer", "0.17", "--json").stdout)
+    assert {cell["writer"] for cell in written} == {"0.17.1"}
 
 
 def test_no_colour_when_piped(run: Run) -> None:

@@ -80,7 +80,7 @@ CASES = {
         IDLE, tracker("9"), "upgrade run -o out", "ckptmigrate upgrade run -o out --iteration 5"
     ),
     "a tracker to nowhere, --all": Refusal(
-        IDLE, tracker("9"), "upgrade run --all", "ckptmigrate repair", then=True
+        IDLE, tracker("9"), "upgrade run --all", "ckptmigrate verify", status=1
     ),
     "an unreadable tracker": Refusal(IDLE, tracker("five"), "inspect run", "ckptmigrate inspect"),
     "--iteration of a checkpoint": Refusal(
@@ -138,7 +138,7 @@ CASES = {
         then=True,
     ),
     "missing shards": Refusal(
-        CORRUPT, nothing, "downgrade run --to 0.16", "ckptmigrate repair", then=True
+        CORRUPT, nothing, "downgrade run --to 0.16", "ckptmigrate repair"
     ),
     "a fault to rebuild": Refusal(
         FAULT, nothing, "repair run --rebuild-sentinel", "ckptmigrate repair"

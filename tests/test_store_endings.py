@@ -252,6 +252,8 @@ def test_a_terminal_is_told_that_a_store_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = Url("s3", "bucket/run")
+    monkeypatch.setattr(console.output, "json", False)
+    monkeypatch.setattr(console, "_waited", 0.0)
     console.waiting(place, 5)
     assert capsys.readouterr() == ("", "")  # no terminal
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

@@ -323,7 +323,7 @@ def test_urls_of_files_name_what_they_say() -> None:
         ("layouts", 0),
         ("downgrade RUN --to 0.11 --dry-run", 0),
         ("verify RUN --json", 0),
-        ("check RUN", 1),
+        ("check RUN", 0),
         ("inspect nowhere --json", 1),
     ],
 )
