@@ -31,7 +31,8 @@ _BLOCK: Final = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _NAMED: Final = re.compile(r"`([\w.-]+)`\s+is\s+`([\w.-]+)`")
-_PLAIN: Final = re.compile(r"ckptmigrate [^|<>;&$`*?~\\#]*")  # what shlex splits as a shell does
+# A command that shlex splits as a shell does.
+_PLAIN: Final = re.compile(r"ckptmigrate [^|<>;&$`*?~\\#(){}\[\]!]*")
 _CONSOLE: Final = "```console\n"
 _SECONDS: Final = 120
 
