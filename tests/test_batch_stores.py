@@ -105,10 +105,10 @@ def test_several_urls_and_a_directory(bucket: Bucket, s3: Run, tmp_path: Path) -
     fill(bucket, "a", 1)
     fill(bucket, "b", 2)
     paths = (url("a"), url("b"), SAMPLES / SAMPLE)
-    for verb, count in ((("inspect",), 3), (("verify",), 6), (("check", "--reader", "0.19"), 3)):
+    for verb in (("inspect",), ("verify",), ("check", "--reader", "0.19")):
         told = s3(*verb, *paths)
         assert told.returncode == 0, (told.stdout, told.stderr)
-        assert f"{count} checkpoints: {count} done" in told.stdout
+        assert "3 checkpoints: 3 done" in told.stdout
         assert url(f"b/{name(2)}") in told.stdout
     told = s3(*DOWN, *paths, "-o", url("new"))
     assert told.returncode == 0, told.stderr
