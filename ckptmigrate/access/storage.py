@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
+from ckptmigrate.access import opener
 from ckptmigrate.access.places import Place
 from ckptmigrate.errors import DamagedError
 
@@ -117,7 +117,7 @@ class LocalDirectory:
         if length > LARGEST_PART:
             raise too_large(path, LARGEST_PART)
         with _opened(path) as file:
-            size = os.fstat(file.fileno()).st_size
+            size = opener.size_of(file)
             file.seek(offset)
             return file.read(max(0, min(length, size - offset)))
 
@@ -137,7 +137,7 @@ def _size(file: BinaryIO, path: Path) -> int:
     Raises:
         DamagedError: more than are read of a file of this name.
     """
-    size, most = os.fstat(file.fileno()).st_size, largest(path.name)
+    size, most = opener.size_of(file), largest(path.name)
     if size > most:
         raise too_large(path, most)
     return size
@@ -152,18 +152,14 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     """
     check_link(path)
     try:
-        regular = stat.S_ISREG(os.stat(path).st_mode)
-        if regular:
-            # It may be another one by now; NONBLOCK keeps the open of a FIFO from waiting.
-            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-            with open(handle, "rb") as file:
-                regular = stat.S_ISREG(os.fstat(handle).st_mode)
-                if regular:
-                    yield file
+        with opener.opened(path) as file:
+            yield file
+    except opener.NotRegularError as error:
+        raise DamagedError(
+            "is not a regular file", path=path, fix="restore it from a copy"
+        ) from error
     except OSError as error:
         raise unreadable(path, error) from error
-    if not regular:
-        raise DamagedError("is no regular file", path=path, fix="restore it from a copy")
 
 
 def leads_out(path: Path) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate import migration
+from ckptmigrate.access import opener
 from ckptmigrate.access.storage import LocalDirectory
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.matrix.cells import (
@@ -122,7 +123,7 @@ class Measurement:
         self.matrix, self.compat, self.say = matrix, compat, say
         self.readers, self.samples, self.work = readers, samples, work
         self.wheels = jobs.installed(readers)
-        rows = json.loads((samples / "raw_matrix.json").read_text())
+        rows = json.loads(opener.read_text(samples / "raw_matrix.json"))
         self.training = {(row["reader"], row["sample"]): row for row in rows}
 
     def run(self, groups: Sequence[GroupRow], asked: Collection[str] = ()) -> Measured:

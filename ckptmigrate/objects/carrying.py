@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from ckptmigrate.access import opener
 from ckptmigrate.access.places import Place, Url
 from ckptmigrate.access.storage import Progress, leads_out
 from ckptmigrate.errors import DestinationError
@@ -106,7 +107,7 @@ def from_store(source: Url, target: Path, except_for: Collection[str], progress:
     def bring(file: File, told: Progress) -> None:
         name, size = file
         source.store.download(source / name, target / name, size, told)
-        with open(target / name, "rb+") as written:
+        with opener.opened(target / name) as written:
             os.fsync(written.fileno())
 
     at_once(found, bring, progress)

@@ -8,6 +8,8 @@ import os
 import stat
 from pathlib import Path
 
+from ckptmigrate.access import opener
+
 
 def write(path: Path, content: bytes, like: Path | None = None) -> None:
     """A new file, never through a link, on disk when this returns; its name is not yet.
@@ -17,7 +19,7 @@ def write(path: Path, content: bytes, like: Path | None = None) -> None:
         content: its bytes.
         like: a file whose permissions it gets, and owner where that is allowed.
     """
-    with open(path, "xb") as file:
+    with opener.create(path) as file:
         if like is not None:
             _adopt(file.fileno(), like)
         file.write(content)
@@ -50,7 +52,7 @@ def _adopt(handle: int, like: Path) -> None:
 def sync_directory(path: Path) -> None:
     """Put the names in a directory on disk."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        handle = opener.directory(path)
     except PermissionError:
         # It may be written and not read. What a crash could then lose is a name, never a file.
         return

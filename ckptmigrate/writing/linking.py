@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from ckptmigrate.access import opener
 from ckptmigrate.access.places import Url
 from ckptmigrate.access.storage import Progress, leads_out, unreadable
 from ckptmigrate.checkpoint.manifest import METADATA_FILES
@@ -151,15 +153,18 @@ def _symlink(source: Path, target: Path, progress: Progress) -> None:
     os.symlink(source.resolve(), target)
 
 
-def _open(source: Path) -> BinaryIO:
-    try:
-        return open(source, "rb")
-    except OSError as error:
-        raise unreadable(source, error) from error
+@contextlib.contextmanager
+def _opened(source: Path) -> Iterator[BinaryIO]:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(opener.opened(source))
+        except OSError as error:
+            raise unreadable(source, error) from error
+        yield file
 
 
 def _reflink(source: Path, target: Path, progress: Progress) -> None:
-    with _open(source) as old, open(target, "xb") as new:
+    with _opened(source) as old, opener.create(target) as new:
         try:
             fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
         except OSError:
@@ -170,8 +175,10 @@ def _reflink(source: Path, target: Path, progress: Progress) -> None:
 
 
 def _copy(source: Path, target: Path, progress: Progress) -> None:
-    with _open(source) as old, open(target, "xb") as new:
-        while piece := old.read(_PIECE):
+    with _opened(source) as old, opener.create(target) as new:
+        left = opener.size_of(old)
+        while piece := old.read(min(left, _PIECE)):
+            left -= len(piece)
             new.write(piece)
             progress(len(piece))
         new.flush()

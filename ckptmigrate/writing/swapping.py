@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate.access.storage import LocalDirectory, unreadable
+from ckptmigrate.access import opener
+from ckptmigrate.access.storage import LARGEST_JSON, LARGEST_PART, LocalDirectory
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.sidecar import FileState
 from ckptmigrate.errors import DamagedError, DestinationError, Retry
@@ -82,7 +83,7 @@ def check_whole(path: Path) -> None:
     if not os.path.lexists(stage_of(path)):
         return
     if os.path.lexists(lock_of(path)):
-        raise lock.refusal(lock.owner_of(lock_of(path)), path)
+        raise lock.refusal(lock.owner_of(lock_of(path)), path, lock_of(path))
     raise DestinationError(
         "a migration in place did not finish on it",
         path=path,
@@ -207,7 +208,8 @@ def perform(swap: Swap) -> None:
             if swap.hidden:
                 os.rename(swap.path / name, old / name)
             else:
-                write(old / name, (swap.path / name).read_bytes(), like=swap.path / name)
+                content = opener.read(swap.path / name, LARGEST_PART)
+                write(old / name, content, like=swap.path / name)
         _sync(swap.path, old)
     for names in journal.groups(swap.new):
         for name in names:
@@ -304,7 +306,9 @@ def _remove_originals(path: Path) -> None:
 
 def _read_journal(file: Path) -> dict[str, FileState]:
     try:
-        content = file.read_bytes()
+        if file.is_symlink():
+            raise opener.NotRegularError(file)
+        content = opener.read(file, LARGEST_JSON)
     except OSError as error:
-        raise unreadable(file, error) from error
+        raise journal.broken(file, error.strerror) from error
     return journal.parse(content, file)

@@ -16,8 +16,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ckptmigrate.access import opener
 from ckptmigrate.access.places import TRACKER_FILE, Place, lies_in
-from ckptmigrate.access.storage import Directory, LocalDirectory, Overlay, Progress
+from ckptmigrate.access.storage import LARGEST_PART, Directory, LocalDirectory, Overlay, Progress
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.errors import DamagedError, DestinationError, Retry
 from ckptmigrate.planning.change import Change
@@ -231,7 +232,7 @@ def _swap(change: Change, look: Callable[[Directory], None]) -> None:
 
 def _staged(change: Change, swap: Swap) -> Directory:
     """The directory as it is to be, new files as they read back from the stage."""
-    staged = {name: (swap.stage / name).read_bytes() for name in swap.new}
+    staged = {name: opener.read(swap.stage / name, LARGEST_PART) for name in swap.new}
     return Overlay(LocalDirectory(swap.path), {**dict.fromkeys(change.files), **staged})
 
 
