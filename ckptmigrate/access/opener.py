@@ -81,13 +81,16 @@ def shipped(name: str) -> str:
     return (resources.files("ckptmigrate") / name).read_text(encoding="utf-8")
 
 
-def create(path: Path) -> BinaryIO:
+def create(path: Path, mode: int) -> BinaryIO:
     """Create a file and open it for writing; never through a link.
+
+    Args:
+        mode: its permissions, of which the umask takes some away.
 
     Raises:
         OSError: it exists, or cannot be created.
     """
-    return open(path, "xb")
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb")
 
 
 def write_text(path: Path, text: str) -> None:

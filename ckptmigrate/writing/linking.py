@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Collection, Iterator
 from enum import Enum
 from pathlib import Path
@@ -18,7 +17,7 @@ from ckptmigrate.access.storage import Progress, leads_out, unreadable
 from ckptmigrate.checkpoint.manifest import METADATA_FILES
 from ckptmigrate.errors import DestinationError, Retry
 from ckptmigrate.text.commands import shell
-from ckptmigrate.writing.durable import sync_directory
+from ckptmigrate.writing.durable import adopt, adopt_directory, make_directory, sync_directory
 
 
 class Link(str, Enum):
@@ -70,7 +69,8 @@ class Carrier:
         Payload and large files go by the means asked for; small ones are copied.
 
         Raises:
-            DestinationError: the means asked for does not work here.
+            DestinationError: the means asked for does not work here, or something cannot be carried
+                over by any.
             OSError: the target cannot be written.
         """
         for item in sorted(os.scandir(source), key=lambda entry: entry.name):
@@ -88,9 +88,9 @@ class Carrier:
                     fix=f"remove it from the checkpoint with `{shell('rm', here)}`",
                 )
             elif item.is_dir():
-                os.mkdir(there)
+                make_directory(there, here)
                 self.carry_directory(here, there)
-                shutil.copystat(here, there)
+                adopt_directory(there, here)
             elif item.name in METADATA_FILES or not _is_large(item):
                 _copy(here, there, lambda _: None)
             else:
@@ -164,26 +164,35 @@ def _opened(source: Path) -> Iterator[BinaryIO]:
 
 
 def _reflink(source: Path, target: Path, progress: Progress) -> None:
-    with _opened(source) as old, opener.create(target) as new:
+    with _opened(source) as old, opener.create(target, 0o600) as new:
         try:
             fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
         except OSError:
             os.unlink(target)
             raise
-        shutil.copystat(source, target)
-        os.fsync(new.fileno())
+        _finish(old, new)
+
+
+def _finish(old: BinaryIO, new: BinaryIO) -> None:
+    """Owner, permissions and times, and all of it on disk; no other attributes.
+
+    An extended one may be a capability, which is worth as much as a setuid bit.
+    """
+    model = os.fstat(old.fileno())
+    adopt(new.fileno(), model)
+    os.utime(new.fileno(), ns=(model.st_atime_ns, model.st_mtime_ns))
+    os.fsync(new.fileno())
 
 
 def _copy(source: Path, target: Path, progress: Progress) -> None:
-    with _opened(source) as old, opener.create(target) as new:
+    with _opened(source) as old, opener.create(target, 0o600) as new:
         left = opener.size_of(old)
         while piece := old.read(min(left, _PIECE)):
             left -= len(piece)
             new.write(piece)
             progress(len(piece))
         new.flush()
-        shutil.copystat(source, target)
-        os.fsync(new.fileno())
+        _finish(old, new)
 
 
 _AUTO: Final = (Link.REFLINK, Link.HARDLINK, Link.COPY)

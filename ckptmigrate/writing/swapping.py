@@ -31,7 +31,13 @@ from ckptmigrate.errors import DamagedError, DestinationError, Retry
 from ckptmigrate.planning.change import Change
 from ckptmigrate.text.commands import command, shell
 from ckptmigrate.writing import journal, lock
-from ckptmigrate.writing.durable import remove, sync_directory, write
+from ckptmigrate.writing.durable import (
+    adopt_directory,
+    make_directory,
+    remove,
+    sync_directory,
+    write,
+)
 from ckptmigrate.writing.journal import Outcome
 
 _UNFINISHED_JOURNAL: Final = f"{journal.NAME}.new"
@@ -100,7 +106,8 @@ def take(path: Path) -> None:
         OSError: it cannot be written.
     """
     folder = path / sidecar.FOLDER
-    folder.mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        make_own(folder, path)
     _check_own(path)
     try:
         lock.take(lock_of(path), path)
@@ -108,6 +115,12 @@ def take(path: Path) -> None:
         with contextlib.suppress(OSError):
             _remove_if_empty(folder)
         raise
+
+
+def make_own(folder: Path, path: Path) -> None:
+    """Make a folder in a checkpoint, for the owner of the checkpoint, who may want to undo."""
+    make_directory(folder, path)
+    adopt_directory(folder, path)
 
 
 def release(path: Path) -> None:
@@ -146,7 +159,7 @@ def prepare(change: Change) -> Swap:
     _check_originals(path)
     stage = stage_of(path)
     try:
-        stage.mkdir()
+        make_own(stage, path)
     except FileExistsError:
         check_whole(path)
         raise
@@ -187,7 +200,7 @@ def _originals(path: Path) -> list[Path]:
 
 def begin(swap: Swap) -> None:
     """Write the journal: from here on `recover` knows what to do."""
-    (swap.stage / journal.OLD).mkdir()
+    make_own(swap.stage / journal.OLD, swap.path)
     write(swap.stage / _UNFINISHED_JOURNAL, journal.dump(swap.files))
     os.rename(swap.stage / _UNFINISHED_JOURNAL, swap.stage / journal.NAME)
     sync_directory(swap.stage)
