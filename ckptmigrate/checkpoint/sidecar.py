@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from ckptmigrate.access.storage import LARGEST_JSON, Directory, Overlay
+from ckptmigrate.access.storage import LARGEST_JSON, NAMES, Directory, Overlay
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert.short import short
 from ckptmigrate.text.commands import shell
@@ -29,11 +29,6 @@ FOLDER: Final = ".ckptmigrate"
 REPAIR: Final = "repair"  # the verb of a step that is no migration, see `original`
 _FORMAT: Final = 1
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-_NAME: Final = re.compile(
-    r"\.metadata|common\.pt|metadata\.json|integrity\.json|__\d+_\d+\.distcp"
-    r"|latest_checkpointed_iteration\.txt",  # of a root, whose tracker `repair` points elsewhere
-    re.ASCII,
-)
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ class Step:
 
 def is_small_file(name: str) -> bool:
     """Whether a name is of a file that a migration may have written."""
-    return _NAME.fullmatch(name) is not None
+    return name != FILE and NAMES.fullmatch(name) is not None
 
 
 def digest(content: bytes | None) -> str | None:
@@ -132,7 +127,7 @@ def load(directory: Directory) -> tuple[Step, ...]:
 def _step(row: Mapping[str, Any]) -> Step:
     files = {}
     for name, state in row["files"].items():
-        if not _NAME.fullmatch(name):
+        if not is_small_file(name):
             raise ValueError(f"it names the file {name!r}")
         files[name] = file_state(state)
     return Step(

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from ckptmigrate.access import opener
+from ckptmigrate.access.storage import DEEPEST
 
 
 def write(path: Path, content: bytes, like: Path | None = None) -> None:
@@ -119,8 +120,25 @@ def remove(path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
-    with os.scandir(path) as found:
-        inside = [Path(item.path) for item in found]
-    for item in inside:
-        remove(item)
+    raised: list[str] = []
+    _empty(path, path, raised)
+    while raised:
+        folder = Path(raised.pop())
+        _empty(folder, path, raised)
+        folder.rmdir()
     path.rmdir()
+
+
+def _empty(folder: Path, top: Path, raised: list[str], depth: int = 0) -> None:
+    """Remove what is in a directory; what is too deep for that is raised to the top, to be next."""
+    with os.scandir(folder) as found:
+        inside = [*found]
+    for item in inside:
+        if not item.is_dir(follow_symlinks=False):
+            os.unlink(item.path)
+        elif depth < DEEPEST:
+            _empty(Path(item.path), top, raised, depth + 1)
+            os.rmdir(item.path)
+        else:
+            raised.append(str(top / f".{item.inode()}"))
+            os.rename(item.path, raised[-1])
