@@ -89,12 +89,13 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When a process started, in ticks since the boot; None where none of this pid runs."""
-    try:
-        # The name, in parentheses, may hold anything; after it: state, ..., start (proc(5)).
-        content = opener.read(Path(f"/proc/{pid}/stat"), opener.LARGEST_TEXT)
-    except OSError:
-        return None
+    """When a process started, in ticks since the boot; None where it has ended.
+
+    Raises:
+        OSError: that is not told.
+    """
+    # The name, in parentheses, may hold anything; after it: state, ..., start (proc(5)).
+    content = opener.read(Path(f"/proc/{pid}/stat"), opener.LARGEST_TEXT)
     fields = content.rpartition(b")")[2].split()
     return None if fields[0] in b"ZX" else int(fields[19])
 
@@ -109,7 +110,17 @@ def holder(owner: Owner | None) -> Holder:
         return Holder.DEAD if same else Holder.UNKNOWN
     if owner.namespace != _namespace():
         return Holder.UNKNOWN
-    return Holder.ALIVE if _started(owner.pid) == owner.ticks else Holder.DEAD
+    try:
+        return Holder.ALIVE if _started(owner.pid) == owner.ticks else Holder.DEAD
+    except OSError:
+        # It may be there all the same: /proc can hide the processes of other users (hidepid).
+        try:
+            os.kill(owner.pid, 0)
+        except ProcessLookupError:
+            return Holder.DEAD
+        except PermissionError:
+            pass
+        return Holder.UNKNOWN
 
 
 def take(lock: Path, about: Path) -> None:
@@ -191,7 +202,8 @@ def refusal(owner: Owner | None, about: Place, lock: Place | None = None) -> Des
     return DestinationError(
         f"is being migrated by {who}, or was: that process cannot be seen from here",
         path=about,
-        fix=f"if it is over, run `{command('recover', about, '--break-lock')}`",
+        fix=f"if it is over, which root sees there with `{shell('ps', '-p', str(owner.pid))}`, run "
+        f"`{command('recover', about, '--break-lock')}`",
     )
 
 
