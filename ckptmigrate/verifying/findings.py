@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any, Final
 
 from ckptmigrate.access.places import Place
+from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.text.commands import REPAIR, shell
 from ckptmigrate.text.printable import printable
 
@@ -344,12 +345,14 @@ class Finding:
         path: the checkpoint or root it is about.
         what: what was found, in a sentence with names and numbers.
         items: the keys, files or symbols concerned, all of them.
+        fix: what to do, where that is not what the code says.
     """
 
     code: str
     path: Place
     what: str
     items: tuple[str, ...] = ()
+    fix: str | None = None
 
     @property
     def severity(self) -> Severity:
@@ -359,7 +362,7 @@ class Finding:
     @property
     def remedy(self) -> str:
         """What to do, with the command where there is one."""
-        return CODES[self.code].remedy.format(path=shell(self.path))
+        return self.fix or CODES[self.code].remedy.format(path=shell(self.path))
 
     def as_json(self) -> dict[str, Any]:
         """The documented JSON form (docs/json.md, `verify --json`)."""
@@ -372,6 +375,11 @@ class Finding:
             "meaning": CODES[self.code].meaning,
             "remedy": self.remedy,
         }
+
+
+def fix_of(error: CkptMigrateError) -> str | None:
+    """What to do about a file that cannot be read, where it may be whole; None for all else."""
+    return error.fix if isinstance(error.__cause__, OSError) else None
 
 
 def shown(text: str) -> str:
