@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 from functools import cache
-from importlib import resources
 from typing import Any, Final
 
+from ckptmigrate.access import opener
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.text.commands import command
 
@@ -16,8 +16,7 @@ _FILE: Final = "data/schemas.json"
 
 @cache
 def _all() -> dict[str, Any]:
-    text = (resources.files("ckptmigrate") / _FILE).read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
+    found: dict[str, Any] = json.loads(opener.shipped(_FILE))
     return found
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
+from ckptmigrate.access import opener
 from ckptmigrate.access.places import Place
 from ckptmigrate.errors import DamagedError
 
@@ -33,6 +33,13 @@ on_wait: Callable[[Place | str, float], None] = _say_nothing
 LARGEST_PART: Final = 4 * 1024**3
 _PIECE: Final = 1024**2
 LARGEST_JSON: Final = 32 * 1024**2  # a digest in integrity.json takes some 100 bytes
+DEEPEST: Final = 100  # levels of directories that are followed; releases write one
+# The files of a checkpoint that releases and this package read; a link is followed for these alone.
+NAMES: Final = re.compile(
+    r"\.metadata|common\.pt|metadata\.json|integrity\.json|__\d+_\d+\.distcp|ckptmigrate\.json"
+    r"|latest_checkpointed_iteration\.txt",  # of a root
+    re.ASCII,
+)
 # A file named by its content, as caches keep it: `blobs/DIGEST` (huggingface_hub), `md5/ab/CDEF`
 # (DVC), `SHA256E-s1024--DIGEST.distcp` (git-annex). Nothing that is worth stealing is called so.
 _CONTENT_ADDRESS: Final = re.compile(
@@ -125,7 +132,7 @@ class LocalDirectory:
         if length > LARGEST_PART:
             raise too_large(path, LARGEST_PART)
         with _opened(path) as file:
-            size = os.fstat(file.fileno()).st_size
+            size = opener.size_of(file)
             file.seek(offset)
             return file.read(max(0, min(length, size - offset)))
 
@@ -145,7 +152,7 @@ def _size(file: BinaryIO, path: Path) -> int:
     Raises:
         DamagedError: more than are read of a file of this name.
     """
-    size, most = os.fstat(file.fileno()).st_size, largest(path.name)
+    size, most = opener.size_of(file), largest(path.name)
     if size > most:
         raise too_large(path, most)
     return size
@@ -160,30 +167,54 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     """
     check_link(path)
     try:
-        regular = stat.S_ISREG(os.stat(path).st_mode)
-        if regular:
-            # It may be another one by now; NONBLOCK keeps the open of a FIFO from waiting.
-            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-            with open(handle, "rb") as file:
-                regular = stat.S_ISREG(os.fstat(handle).st_mode)
-                if regular:
-                    yield file
+        with opener.opened(path) as file:
+            yield file
+    except opener.NotRegularError as error:
+        raise DamagedError(
+            "is not a regular file", path=path, fix="restore it from a copy"
+        ) from error
     except OSError as error:
         raise unreadable(path, error) from error
-    if not regular:
-        raise DamagedError("is no regular file", path=path, fix="restore it from a copy")
 
 
 def leads_out(path: Path) -> bool:
     """Whether a path is a link that leads out of its directory to what is no part of a checkpoint.
 
-    A file of the same name is one, and so may be a file that a cache named by its content.
+    A file of the same name is one, and so may be a file that a cache named by its content, where
+    the name is one that a checkpoint has.
     """
     if not path.is_symlink():
         return False
     there, name = os.path.split(os.path.realpath(path))
     known = name == path.name or _CONTENT_ADDRESS.fullmatch(name)
-    return not known and there != os.path.realpath(path.parent)
+    followed = known and NAMES.fullmatch(path.name)
+    return not followed and there != os.path.realpath(path.parent)
+
+
+def stays_link(path: Path) -> bool:
+    """Whether a path is a link that is carried over as it is: to a directory, to nowhere, or to
+    what is no part of a checkpoint."""
+    return path.is_symlink() and (not path.is_file() or leads_out(path))
+
+
+def links(folder: Path, except_for: Collection[str] = (), depth: int = 0) -> Iterator[str]:
+    """The names of the links in a directory and below that are carried over as they are.
+
+    Args:
+        except_for: names that are left out.
+        depth: how many directories of the checkpoint are around this one.
+    """
+    with os.scandir(folder) as found:
+        items = sorted(found, key=lambda item: item.name)
+    for item in items:
+        if item.name in except_for:
+            continue
+        if item.is_symlink():
+            if stays_link(Path(item.path)):
+                yield item.name
+        elif item.is_dir() and depth < DEEPEST:
+            inside = links(Path(item.path), depth=depth + 1)
+            yield from (f"{item.name}/{name}" for name in inside)
 
 
 def check_link(path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
-from ckptmigrate.access import storage
+from ckptmigrate.access import opener, storage
 from ckptmigrate.batch.running import Outcomes, Stop
 from ckptmigrate.batch.work import Outcome, Task, checked, died, failed, in_words, perform
 from ckptmigrate.errors import CkptMigrateError, RefusedError
@@ -207,8 +207,7 @@ def _address(file: Path) -> str:
     """The address that a scheduler file tells."""
     if not file.is_file():
         raise FileNotFoundError("there is no such file")
-    with file.open("rb") as opened:
-        return str(json.loads(opened.read(_LARGEST))["address"])
+    return str(json.loads(opener.read(file, _LARGEST))["address"])
 
 
 async def _ask(address: str) -> None:

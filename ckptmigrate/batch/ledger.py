@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from ckptmigrate.access import opener
 from ckptmigrate.access.places import Place, lies_in
 from ckptmigrate.batch.work import Done, Outcome, Status, Task
 from ckptmigrate.errors import DestinationError
@@ -51,8 +52,7 @@ class Ledger:
         """
         self.path = path
         try:
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
-            self._handle = os.open(path, flags, 0o666)
+            self._handle = opener.append(path)
         except OSError as error:
             raise self._unwritable(error) from error
         try:
@@ -63,16 +63,14 @@ class Ledger:
             raise self._unwritable(error) from error
 
     def _read(self) -> dict[str, Done]:
-        found = os.fstat(self._handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError("it is no regular file")
-        if not found.st_size:
+        size = os.fstat(self._handle).st_size
+        if not size:
             return {}
         if not _is_one(os.pread(self._handle, _LONGEST_LINE, 0)):
             raise OSError("it is another file, and no ledger")
-        with open(self._handle, "rb", closefd=False) as file:
-            done = _done(file)
-        if os.pread(self._handle, 1, found.st_size - 1) != b"\n":
+        with opener.over(self._handle) as file:
+            done = _done(iter(partial(file.readline, _LONGEST_LINE), b""))
+        if os.pread(self._handle, 1, size - 1) != b"\n":
             os.write(self._handle, b"\n")  # the torn line stays one of its own
         return done
 

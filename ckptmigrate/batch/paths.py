@@ -11,6 +11,7 @@ from pathlib import Path
 from ckptmigrate import locate
 from ckptmigrate.access import places
 from ckptmigrate.access.places import Place
+from ckptmigrate.access.storage import DEEPEST
 from ckptmigrate.errors import CkptMigrateError, NotACheckpointError, of_system
 from ckptmigrate.verifying import roots
 
@@ -59,7 +60,10 @@ def expand(paths: Iterable[str]) -> list[str | CkptMigrateError]:
 
 
 def _matches(pattern: str) -> Iterator[str]:
-    """What a pattern matches; `**` follows no links, of which two can lead anywhere for ever."""
+    """What a pattern matches.
+
+    `**` follows no links, of which two can lead anywhere forever, and only DEEPEST directories.
+    """
     parts = pattern.split(os.sep)
     if "**" not in parts:
         yield from glob.iglob(pattern)
@@ -67,7 +71,8 @@ def _matches(pattern: str) -> Iterator[str]:
     at = parts.index("**")
     for top in glob.iglob(os.sep.join(parts[:at]) + os.sep) if at else [os.curdir]:
         for folder, below, _ in os.walk(top):
-            below[:] = [name for name in below if not name.startswith(".")]
+            deep = folder.count(os.sep) - top.count(os.sep) >= DEEPEST
+            below[:] = [name for name in below if not (deep or name.startswith("."))]
             rest = parts[at + 1 :]
             yield from _matches(os.path.join(glob.escape(folder), *rest)) if rest else [folder]
 

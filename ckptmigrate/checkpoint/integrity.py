@@ -17,6 +17,7 @@ from ckptmigrate.access.storage import Directory, Progress
 from ckptmigrate.checkpoint.manifest import METADATA_FILES
 from ckptmigrate.checkpoint.sidecar import digest
 from ckptmigrate.errors import DamagedError
+from ckptmigrate.inert.short import short
 from ckptmigrate.text.commands import shell
 
 FILE: Final = "integrity.json"
@@ -129,9 +130,11 @@ def _load(directory: Directory) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         content = json.loads(directory.read(FILE))
         # Where it names no algorithm, readers take sha256 (validation.py, core_v0.19.0).
-        algorithm, files = content.get("algorithm", "sha256"), dict(content["files"])
+        algorithm, files = content.get("algorithm", "sha256"), dict(content["files"].items())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"holds no digests ({error})", path=path, fix=_fix(path)) from error
     if algorithm != "sha256":
-        raise DamagedError(f"holds digests of {algorithm!r}, not sha256", path=path, fix=_fix(path))
+        raise DamagedError(
+            f"holds digests of {short(algorithm)}, not sha256", path=path, fix=_fix(path)
+        )
     return content, files

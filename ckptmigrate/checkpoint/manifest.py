@@ -105,7 +105,9 @@ class Manifest:
         try:
             return torchfile.load(self.read_blob_bytes(key))
         except DamagedError as error:
-            raise DamagedError(f"sharded object {key!r} {error.reason}", path=self.path) from error
+            raise DamagedError(
+                f"sharded object {key!r} {error.reason}", path=self.path, fix=error.fix
+            ) from error
 
     def read_blob_bytes(self, key: str) -> bytes:
         """The bytes of the sharded object behind a key.
@@ -307,7 +309,8 @@ def _load_common(directory: Directory, edited: Metadata) -> CommonState:
         try:
             return common.load(directory.read(common.FILE), in_file=True)
         except DamagedError as error:
-            raise DamagedError(error.reason, path=directory.path / common.FILE) from error
+            path = directory.path / common.FILE
+            raise DamagedError(error.reason, path=path, fix=error.fix) from error
     blob = edited.blobs.get(common.KEY)
     if blob is None:
         raise DamagedError(
@@ -320,5 +323,5 @@ def _load_common(directory: Directory, edited: Metadata) -> CommonState:
         return common.load(content, in_file=False)
     except DamagedError as error:
         raise DamagedError(
-            f"sharded object {common.KEY!r} {error.reason}", path=directory.path
+            f"sharded object {common.KEY!r} {error.reason}", path=directory.path, fix=error.fix
         ) from error

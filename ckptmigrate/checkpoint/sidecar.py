@@ -19,19 +19,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from ckptmigrate.access.storage import LARGEST_JSON, Directory, Overlay
+from ckptmigrate.access.storage import LARGEST_JSON, NAMES, Directory, Overlay
 from ckptmigrate.errors import DamagedError
+from ckptmigrate.inert.short import short
 from ckptmigrate.text.commands import shell
 
 FILE: Final = "ckptmigrate.json"
 FOLDER: Final = ".ckptmigrate"
 REPAIR: Final = "repair"  # the verb of a step that is no migration, see `original`
 _FORMAT: Final = 1
-_NAME: Final = re.compile(
-    r"\.metadata|common\.pt|metadata\.json|integrity\.json|__\d+_\d+\.distcp"
-    r"|latest_checkpointed_iteration\.txt",  # of a root, whose tracker `repair` points elsewhere
-    re.ASCII,
-)
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class Step:
 
 def is_small_file(name: str) -> bool:
     """Whether a name is of a file that a migration may have written."""
-    return _NAME.fullmatch(name) is not None
+    return name != FILE and NAMES.fullmatch(name) is not None
 
 
 def digest(content: bytes | None) -> str | None:
@@ -118,8 +115,10 @@ def load(directory: Directory) -> tuple[Step, ...]:
         raise DamagedError("is too large to be a sidecar", path=path, fix=fix)
     try:
         content = json.loads(directory.read(FILE))
-        if content["format"] != _FORMAT:
-            raise ValueError(f"format {content['format']!r}")
+        if type(content["format"]) is not int or content["format"] != _FORMAT:
+            raise ValueError(f"format {short(content['format'])}")
+        if not isinstance(content["steps"], list):
+            raise TypeError("its steps are no list")
         return tuple(_step(row) for row in content["steps"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"is no sidecar ({error})", path=path, fix=fix) from error
@@ -128,29 +127,44 @@ def load(directory: Directory) -> tuple[Step, ...]:
 def _step(row: Mapping[str, Any]) -> Step:
     files = {}
     for name, state in row["files"].items():
-        if not _NAME.fullmatch(name):
+        if not is_small_file(name):
             raise ValueError(f"it names the file {name!r}")
-        files[name] = FileState(_optional_text(state["before"]), _optional_text(state["after"]))
+        files[name] = file_state(state)
     return Step(
         verb=_text(row["verb"]),
-        source=tuple(_text(s) for s in row["source"]),
+        source=_texts(row["source"]),
         target=_text(row["target"]),
         version=_text(row["version"]),
         time=_text(row["time"]),
-        losses=tuple(_text(s) for s in row["losses"]),
-        changes=tuple(_text(s) for s in row["changes"]),
+        losses=_texts(row["losses"]),
+        changes=_texts(row["changes"]),
         files=files,
     )
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{short(value)} is no text")
     return value
 
 
-def _optional_text(value: Any) -> str | None:
-    return None if value is None else _text(value)
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{short(value)} is no list")
+    return tuple(_text(each) for each in value)
+
+
+def file_state(row: Mapping[str, Any]) -> FileState:
+    """The digests of a file in JSON.
+
+    Raises:
+        ValueError, KeyError, TypeError: they are none.
+    """
+    before, after = row["before"], row["after"]
+    for value in (before, after):
+        if value is not None and not _DIGEST.fullmatch(_text(value)):
+            raise ValueError(f"{short(value)} is no SHA-256")
+    return FileState(before, after)
 
 
 @dataclass(frozen=True)

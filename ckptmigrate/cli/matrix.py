@@ -12,6 +12,7 @@ from typing import Final
 
 import click
 
+from ckptmigrate.access import opener
 from ckptmigrate.cli import completing, options
 from ckptmigrate.cli.console import output, terminal_width
 from ckptmigrate.cli.manual import Manual, ManualGroup
@@ -91,10 +92,10 @@ def matrix(
 
         text = page.page(found)
         _check_page(html, begins=text[:_DOCTYPE])
-        html.write_text(text, encoding="utf-8")
+        opener.write_text(html, text)
         output.lines([f"wrote {html}"])
     elif into is not None:
-        into.write_text(tables.into(_markdown(into), found), encoding="utf-8")
+        opener.write_text(into, tables.into(_markdown(into), found))
         output.lines([f"refreshed {into}"])
     elif writer is not None or reader is not None:
         cells = _cells(found, writer, reader, scenarios)
@@ -120,7 +121,7 @@ def _check_page(file: Path, *, begins: str) -> None:
     """Of the files that are there, a page alone is written over."""
     if not file.is_file():
         return
-    with file.open("rb") as opened:
+    with opener.opened(file) as opened:
         there = opened.read(len(begins))
     if there and there != begins.encode():
         raise DestinationError(
@@ -132,7 +133,7 @@ def _check_page(file: Path, *, begins: str) -> None:
 
 def _markdown(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return opener.read_text(file)
     except UnicodeDecodeError as error:
         raise RefusedError(
             "is no text in UTF-8", path=file, fix="name a Markdown file with --into FILE"
@@ -198,10 +199,10 @@ def add(release: str, torch: str, source: str, facts: Path) -> None:
     from ckptmigrate.matrix import compiling
     from ckptmigrate.measuring import editing
 
-    text = facts.read_text(encoding="utf-8")
+    text = opener.read_text(facts)
     new = editing.with_release(text, release, torch=torch, source=source)
     compiling.compiled(new, path=facts)
-    facts.write_text(new, encoding="utf-8")
+    opener.write_text(facts, new)
     changed = [str(facts), *compiling.write(facts)]
     if output.json:
         output.object({"release": release, "written": changed})
@@ -286,7 +287,7 @@ def run(
     from ckptmigrate.measuring import editing
     from ckptmigrate.measuring.measure import Measurement, groups_of
 
-    compat, found = compiling.parse(facts.read_text(encoding="utf-8"), path=facts)
+    compat, found = compiling.parse(opener.read_text(facts), path=facts)
     groups = list(groups_of(found, writers=writers, scenarios=scenarios))
     if not groups:
         raise RefusedError(

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import Any, Final
 
+from ckptmigrate.access import opener
 from ckptmigrate.errors import CkptMigrateError
 
 
@@ -42,7 +43,7 @@ class Stream:
 
     def _drop(self, error: OSError) -> None:
         """Have all the rest, and what is still in a buffer, go nowhere."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
+        nowhere = opener.nowhere()
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
         if self._is_answer and not isinstance(error, BrokenPipeError):

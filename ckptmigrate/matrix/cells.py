@@ -11,8 +11,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import resources
 from typing import Any, Final
+
+from ckptmigrate.access import opener
 
 COMPILED: Final = "data/matrix.json"
 IDLE: Final = "idle"
@@ -308,5 +309,4 @@ def from_sections(sections: Mapping[str, Any]) -> Matrix:
 
 def matrix() -> Matrix:
     """The matrix that is shipped."""
-    shipped = resources.files("ckptmigrate") / COMPILED
-    return from_sections(json.loads(shipped.read_text(encoding="utf-8")))
+    return from_sections(json.loads(opener.shipped(COMPILED)))

@@ -15,6 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
+from ckptmigrate.access import opener
 from ckptmigrate.errors import CompatError
 from ckptmigrate.matrix import cells
 from ckptmigrate.matrix.cells import CellRow, Matrix
@@ -192,12 +193,12 @@ def write(source: Path) -> list[str]:
         OSError: the package cannot be written.
     """
     changed = []
-    for name, text in package_data(source.read_text(encoding="utf-8"), path=source).items():
+    for name, text in package_data(opener.read_text(source), path=source).items():
         target = source.absolute().parent / "ckptmigrate" / name
         if not target.parent.is_dir():
             continue
-        if not target.exists() or target.read_text(encoding="utf-8") != text:
-            target.write_text(text, encoding="utf-8")
+        if not target.exists() or opener.read_text(target) != text:
+            opener.write_text(target, text)
             changed.append(str(target))
     return changed
 

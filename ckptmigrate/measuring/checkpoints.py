@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate import locate
+from ckptmigrate.access import opener
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.errors import RefusedError
 
@@ -78,7 +79,7 @@ def checkpoint(writer: str, scenario: str, name: str, samples: Path, saves: Path
         found = dict(re.findall(r"(tp|pp|cp|dp)(\d+)", told))
         sizes = {_SIZES[part]: int(size) for part, size in found.items()}
         return Checkpoint(writer, scenario, name, root, tuple(sizes.items()))
-    index = json.loads((samples / "index.json").read_text())
+    index = json.loads(opener.read_text(samples / "index.json"))
     if name not in index:
         raise RefusedError(f"there is no sample {name!r} in {samples}", fix="see its index.json")
     of_job = ((size, int(index[name][size])) for size in _SIZES.values())

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from ckptmigrate.access import opener
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.matrix.cells import CellRow, GroupRow
 
@@ -47,10 +48,10 @@ def update(path: Path, groups: Sequence[GroupRow]) -> bool:
     Raises:
         OSError: it cannot be read or written.
     """
-    text = path.read_text(encoding="utf-8")
+    text = opener.read_text(path)
     new = updated(text, groups)
     if new != text:
-        path.write_text(new, encoding="utf-8")
+        opener.write_text(path, new)
     return new != text
 
 

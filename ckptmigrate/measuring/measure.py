@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate import migration
+from ckptmigrate.access import opener
 from ckptmigrate.access.storage import LocalDirectory
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.matrix.cells import (
@@ -366,7 +367,7 @@ class Measurement:
 
 def _trained_cells(file: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """What Megatron-LM training did: (reader, sample) -> row."""
-    return {(row["reader"], row["sample"]): row for row in json.loads(file.read_text())}
+    return {(row["reader"], row["sample"]): row for row in json.loads(opener.read_text(file))}
 
 
 def _rerun_result(each: Checkpoint, release: str, ranks: Sequence[dict[str, Any]]) -> str:

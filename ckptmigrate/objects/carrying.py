@@ -14,11 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from ckptmigrate.access import opener
 from ckptmigrate.access.places import Place, Url
-from ckptmigrate.access.storage import Progress, leads_out
+from ckptmigrate.access.storage import DEEPEST, Progress, stays_link
 from ckptmigrate.errors import DestinationError, StoreError
 from ckptmigrate.writing.durable import sync_directory
-from ckptmigrate.writing.linking import Link
+from ckptmigrate.writing.linking import Link, too_deep
 
 _AT_ONCE: Final = 8  # objects
 
@@ -52,13 +53,15 @@ def files(source: Place, except_for: Collection[str] = ()) -> list[File]:
     return [(name, size) for name, size in found if name.partition("/")[0] not in except_for]
 
 
-def _walk(folder: Path) -> Iterator[File]:
+def _walk(folder: Path, depth: int = 0) -> Iterator[File]:
+    if depth > DEEPEST:
+        raise too_deep(folder)
     for item in sorted(os.scandir(folder), key=lambda entry: entry.name):
         here = Path(item.path)
-        if item.is_symlink() and (not here.is_file() or leads_out(here)):
+        if stays_link(here):
             what = "is a link, and a store has none"
         elif item.is_dir():
-            for name, size in _walk(here):
+            for name, size in _walk(here, depth + 1):
                 yield f"{item.name}/{name}", size
             continue
         elif item.is_file():
@@ -130,7 +133,7 @@ def from_store(source: Url, target: Path, except_for: Collection[str], progress:
         name, size = file
         with _found(source / name):
             source.store.download(source / name, target / name, size, told)
-        with open(target / name, "rb+") as written:
+        with opener.opened(target / name) as written:
             os.fsync(written.fileno())
 
     at_once(found, bring, progress)

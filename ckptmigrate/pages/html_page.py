@@ -7,9 +7,9 @@ import hashlib
 import re
 from collections.abc import Mapping
 from html import escape
-from importlib import resources
 from typing import Final
 
+from ckptmigrate.access import opener
 from ckptmigrate.text.printable import printable
 from ckptmigrate.version import __version__
 
@@ -50,4 +50,4 @@ def _hash(text: str) -> str:
 
 
 def _file(name: str) -> str:
-    return (resources.files("ckptmigrate") / "pages" / name).read_text(encoding="utf-8")
+    return opener.shipped(f"pages/{name}")

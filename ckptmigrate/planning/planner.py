@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ckptmigrate import versions
 from ckptmigrate.access import storage
@@ -27,6 +28,7 @@ from ckptmigrate.planning.targets import Target, reach
 from ckptmigrate.releases.evidence import writer
 from ckptmigrate.releases.facts import minor
 from ckptmigrate.text.commands import command
+from ckptmigrate.text.printable import few
 from ckptmigrate.versions.reading import Reading, read
 
 
@@ -238,10 +240,15 @@ def assemble(
             after=after,
         ),
         losses=request.losses,
-        notes=request.notes,
+        notes=request.notes + _links(current.manifest.path),
         payload=untouched(current.manifest, files),
         written=result.metadata.written(),
     )
+
+
+def _links(path: Place) -> tuple[str, ...]:
+    found = list(storage.links(path, (sidecar.FOLDER,))) if isinstance(path, Path) else []
+    return (f"not followed, and kept as a link: {few(found)}",) if found else ()
 
 
 def change_of(

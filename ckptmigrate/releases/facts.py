@@ -9,8 +9,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
 from typing import Any, Final
+
+from ckptmigrate.access import opener
 
 COMPILED: Final = "data/releases.json"
 
@@ -230,8 +231,7 @@ TEXTS: Final = ("known_releases", "torch_allows")
 @lru_cache(maxsize=1)
 def compat() -> Compat:
     """The facts that are shipped."""
-    shipped = resources.files("ckptmigrate") / COMPILED
-    return from_sections(json.loads(shipped.read_text(encoding="utf-8")))
+    return from_sections(json.loads(opener.shipped(COMPILED)))
 
 
 def from_sections(sections: Mapping[str, Any]) -> Compat:

@@ -22,6 +22,7 @@ from ckptmigrate.reporting.report import Report
 from ckptmigrate.text.printable import printable
 
 _SPECIAL: Final = re.compile(r"([\\`*_\[\]<>#|~&$])")
+_MENTION: Final = re.compile(r"([@#]|\bGH-)(?=\w)")  # of a user or an issue; a backslash is no help
 _LINK: Final = re.compile(r"(://|\bwww\.)", re.IGNORECASE)  # GitHub makes links of these
 
 
@@ -75,7 +76,7 @@ def _sentence(text: str) -> str:
 
 def _text(text: str) -> str:
     """A text in a line of its own words: nothing in it is markup."""
-    escaped = _SPECIAL.sub(r"\\\1", printable(text))
+    escaped = _MENTION.sub(r"\1<!-- -->", _SPECIAL.sub(r"\\\1", printable(text)))
     return _LINK.sub(lambda found: found[0].replace(":", "\\:").replace(".", "\\."), escaped)
 
 

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any, Final
 
 from ckptmigrate.access.places import Place
+from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.text.commands import shell
 from ckptmigrate.text.printable import printable
 
@@ -379,6 +380,7 @@ class Finding:
         items: the keys, files or symbols concerned, all of them.
         options: what `repair` needs besides what the code says.
         repair: the command that repairs it; None where none does.
+        fix: what to do, where that is not what the code says.
     """
 
     code: str
@@ -387,6 +389,7 @@ class Finding:
     items: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     repair: str | None = None
+    fix: str | None = None
 
     @property
     def severity(self) -> Severity:
@@ -396,7 +399,7 @@ class Finding:
     @property
     def remedy(self) -> str:
         """What to do, with the command where there is one."""
-        return CODES[self.code].told(shell(self.path), self.repair)
+        return self.fix or CODES[self.code].told(shell(self.path), self.repair)
 
     def as_json(self) -> dict[str, Any]:
         """The documented JSON form (docs/json.md, `verify --json`)."""
@@ -409,6 +412,11 @@ class Finding:
             "meaning": CODES[self.code].meaning,
             "remedy": self.remedy,
         }
+
+
+def fix_of(error: CkptMigrateError) -> str | None:
+    """What to do about a file that cannot be read, where it may be whole; None for all else."""
+    return error.fix if isinstance(error.__cause__, OSError) else None
 
 
 def shown(text: str) -> str:

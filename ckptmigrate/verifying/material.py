@@ -15,7 +15,7 @@ from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.rows import Chunk, Piece, chunk_of, is_entry, item_key, piece_of
 from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.inert.tree import Object
-from ckptmigrate.verifying.findings import Finding, counted, shown
+from ckptmigrate.verifying.findings import Finding, counted, fix_of, shown
 
 _Note = Callable[..., None]  # takes a code, a sentence and items
 
@@ -58,17 +58,17 @@ class Material:
             return None
         return Manifest(self.directory, self.marker or {}, self.metadata, self.common)
 
-    def finding(self, code: str, what: str, *items: str) -> Finding:
+    def finding(self, code: str, what: str, *items: str, fix: str | None = None) -> Finding:
         """A finding about this checkpoint."""
-        return Finding(code, self.path, what, tuple(map(shown, items)))
+        return Finding(code, self.path, what, tuple(map(shown, items)), fix=fix)
 
 
 def gather(directory: Directory) -> Material:
     """Read a checkpoint directory as far as it can be read. Raises nothing."""
     found: list[Finding] = []
 
-    def note(code: str, what: str, *items: str) -> None:
-        found.append(Finding(code, directory.path, what, tuple(map(shown, items))))
+    def note(code: str, what: str, *items: str, fix: str | None = None) -> None:
+        found.append(Finding(code, directory.path, what, tuple(map(shown, items)), fix=fix))
 
     marker = _marker(directory, note)
     read = _metadata(directory, note)
@@ -90,7 +90,7 @@ def _marker(directory: Directory, note: _Note) -> Mapping[str, Any] | None:
     try:
         return manifest.read_marker(directory)
     except DamagedError as error:
-        note("marker-unreadable", f"metadata.json {error.reason}")
+        note("marker-unreadable", f"metadata.json {error.reason}", fix=fix_of(error))
         return None
 
 
@@ -101,7 +101,7 @@ def _metadata(directory: Directory, note: _Note) -> Metadata | None:
     try:
         return metadata.parse(directory.read(metadata.FILE))
     except CkptMigrateError as error:
-        note("metadata-unreadable", f".metadata {error.reason}")
+        note("metadata-unreadable", f".metadata {error.reason}", fix=fix_of(error))
         return None
 
 
@@ -184,5 +184,5 @@ def _common(directory: Directory, chunks: tuple[Chunk, ...], note: _Note) -> Com
             raise DamagedError(f"lies behind the end of {blob.file}")
         return common.load(directory.read_range(blob.file, blob.offset, blob.length), in_file=False)
     except CkptMigrateError as error:
-        note("common-unreadable", f"{place} {error.reason}")
+        note("common-unreadable", f"{place} {error.reason}", fix=fix_of(error))
         return None

@@ -11,7 +11,7 @@ from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.inert import torchfile
 from ckptmigrate.releases.symbols import unknown
 from ckptmigrate.text.printable import few
-from ckptmigrate.verifying.findings import Finding, counted
+from ckptmigrate.verifying.findings import Finding, counted, fix_of
 from ckptmigrate.verifying.material import Material
 
 LARGEST: Final = 64 * 1024 * 1024  # bytes of a sharded object that is read whole
@@ -33,7 +33,7 @@ def check(material: Material, also_known: Collection[str] = ()) -> Iterator[Find
             place = common.FILE if material.common.in_file else common.KEY
             yield _unknown(material, place, names)
     sizes = material.directory.files()
-    unreadable, large = [], []
+    unreadable, large, fixes = [], [], set[str | None]()
     strange: dict[tuple[str, ...], list[str]] = {}
     for chunk in material.chunks:
         blob, entry = chunk.blob, material.entries.get(chunk.key)
@@ -49,12 +49,15 @@ def check(material: Material, also_known: Collection[str] = ()) -> Iterator[Find
             names = unknown(torchfile.load(content).named, also_known)
         except CkptMigrateError as error:
             unreadable.append(f"{chunk.key}: {error.reason}")
+            fixes.add(fix_of(error))
             continue
         if names:
             strange.setdefault(tuple(names), []).append(chunk.key)
     if unreadable:
         many = counted(len(unreadable), "sharded object is", "sharded objects are")
-        yield material.finding("blob-unreadable", f"{many} no torch zip to be read", *unreadable)
+        fix = fixes.pop() if len(fixes) == 1 else None
+        what = f"{many} no torch zip to be read"
+        yield material.finding("blob-unreadable", what, *unreadable, fix=fix)
     if large:
         many = counted(len(large), "sharded object has", "sharded objects have")
         yield material.finding("blob-not-read", f"{many} more than {LARGEST} bytes", *large)

@@ -50,7 +50,7 @@ def read(manifest: Manifest, mode_of: Callable[[dict[str, Any]], Any]) -> RerunR
             states.append(state_value(payload.get("state")))
             iterations.append(iteration_value(payload.get("current_iteration")))
         except DamagedError as error:
-            raise DamagedError(f"rerun shard {key!r} {error.reason}") from error
+            raise DamagedError(f"rerun shard {key!r} {error.reason}", fix=error.fix) from error
         fields = {k: v for k, v in payload.items() if k not in COMMON_FIELDS}
         assert position is not None  # gather() refuses other keys
         shards[position[0]] = Shard(fields, payload, file)

@@ -19,6 +19,7 @@ from ckptmigrate.checkpoint import manifest, metadata, sidecar
 from ckptmigrate.checkpoint.sidecar import FileState, digest, digest_of
 from ckptmigrate.errors import DamagedError, DestinationError, Retry
 from ckptmigrate.planning.change import Change
+from ckptmigrate.text.commands import removal
 
 NAME: Final = "journal.json"  # in the stage
 OLD: Final = "old"  # beside it: what was moved out of the way
@@ -122,14 +123,21 @@ def parse(content: bytes, file: Place) -> dict[str, FileState]:
     """
     try:
         rows = json.loads(content)["files"]
-        files = {str(n): FileState(row["before"], row["after"]) for n, row in rows.items()}
+        files = {name: sidecar.file_state(row) for name, row in rows.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedError(
-            f"is no journal ({error})",
-            path=file,
-            fix=f"put the files of {file.parent / OLD} back by hand, metadata.json last",
-        ) from error
+        raise broken(file, str(error)) from error
     for name in files:
         if not (sidecar.is_small_file(name) or name == sidecar.FILE):
-            raise DamagedError(f"is no journal (it names {name!r})", path=file)
+            raise broken(file, f"it names {name!r}")
     return files
+
+
+def broken(file: Place, reason: str | None) -> DamagedError:
+    """The error of a journal from which a swap cannot be finished."""
+    stage = file.parent
+    return DamagedError(
+        f"is no journal ({reason})",
+        path=file,
+        fix=f"put the files of {stage / OLD} back by hand, metadata.json last, then run "
+        f"`{removal(stage, '-r')}`",
+    )

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
-import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from ckptmigrate.access import opener
 from ckptmigrate.access.places import Url
-from ckptmigrate.access.storage import Progress, leads_out, unreadable
+from ckptmigrate.access.storage import DEEPEST, Progress, stays_link, unreadable
 from ckptmigrate.checkpoint.manifest import METADATA_FILES
 from ckptmigrate.errors import DestinationError, Retry
 from ckptmigrate.text.commands import shell
-from ckptmigrate.writing.durable import sync_directory
+from ckptmigrate.writing.durable import adopt, adopt_directory, make_directory, sync_directory
 
 
 class Link(str, Enum):
@@ -62,22 +63,29 @@ class Carrier:
         self._progress = progress or (lambda _: None)
         self.used = link
 
-    def carry_directory(self, source: Path, target: Path, except_for: Collection[str] = ()) -> None:
+    def carry_directory(
+        self, source: Path, target: Path, except_for: Collection[str] = (), depth: int = 0
+    ) -> None:
         """Everything in a directory, and below it, into one that is there.
 
         Payload and large files go by the means asked for; small ones are copied.
 
+        Args:
+            except_for: names that are left out.
+            depth: how many directories of the checkpoint are around this one.
+
         Raises:
-            DestinationError: the means asked for does not work here.
+            DestinationError: the means asked for does not work here, or something cannot be carried
+                over by any.
             OSError: the target cannot be written.
         """
+        if depth > DEEPEST:
+            raise too_deep(source)
         for item in sorted(os.scandir(source), key=lambda entry: entry.name):
             if item.name in except_for:
                 continue
             here, there = Path(item.path), target / item.name
-            if item.is_symlink() and (not here.is_file() or leads_out(here)):
-                # A link to a directory, to nowhere, to itself or to a file that is none of the
-                # checkpoint's; a relative one must still lead where it did.
+            if stays_link(here):  # a relative one must still lead where it did
                 os.symlink(os.path.join(source.absolute(), os.readlink(here)), there)
             elif not (item.is_dir() or item.is_file()):
                 raise DestinationError(
@@ -86,9 +94,9 @@ class Carrier:
                     fix=f"remove it from the checkpoint with `{shell('rm', here)}`",
                 )
             elif item.is_dir():
-                os.mkdir(there)
-                self.carry_directory(here, there)
-                shutil.copystat(here, there)
+                make_directory(there, here)
+                self.carry_directory(here, there, depth=depth + 1)
+                adopt_directory(there, here)
             elif item.name in METADATA_FILES or not _is_large(item):
                 _copy(here, there, lambda _: None)
             else:
@@ -133,6 +141,16 @@ class Carrier:
         ) from refusal
 
 
+def too_deep(folder: Path) -> DestinationError:
+    """The error of a checkpoint that nests more directories than are carried over."""
+    top = folder.parents[DEEPEST - 1]
+    return DestinationError(
+        f"nests more than {DEEPEST} directories, and cannot be carried over",
+        path=top,
+        fix=f"move it out of the checkpoint with `{shell('mv', top, top.parents[1])}`",
+    )
+
+
 def _is_large(item: os.DirEntry[str]) -> bool:
     return item.name.endswith(_PAYLOAD_SUFFIX) or item.stat().st_size >= _SMALL
 
@@ -151,32 +169,46 @@ def _symlink(source: Path, target: Path, progress: Progress) -> None:
     os.symlink(source.resolve(), target)
 
 
-def _open(source: Path) -> BinaryIO:
-    try:
-        return open(source, "rb")
-    except OSError as error:
-        raise unreadable(source, error) from error
+@contextlib.contextmanager
+def _opened(source: Path) -> Iterator[BinaryIO]:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(opener.opened(source))
+        except OSError as error:
+            raise unreadable(source, error) from error
+        yield file
 
 
 def _reflink(source: Path, target: Path, progress: Progress) -> None:
-    with _open(source) as old, open(target, "xb") as new:
+    with _opened(source) as old, opener.create(target, 0o600) as new:
         try:
             fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
         except OSError:
             os.unlink(target)
             raise
-        shutil.copystat(source, target)
-        os.fsync(new.fileno())
+        _finish(old, new)
 
 
 def _copy(source: Path, target: Path, progress: Progress) -> None:
-    with _open(source) as old, open(target, "xb") as new:
-        while piece := old.read(_PIECE):
+    with _opened(source) as old, opener.create(target, 0o600) as new:
+        left = opener.size_of(old)
+        while piece := old.read(min(left, _PIECE)):
+            left -= len(piece)
             new.write(piece)
             progress(len(piece))
         new.flush()
-        shutil.copystat(source, target)
-        os.fsync(new.fileno())
+        _finish(old, new)
+
+
+def _finish(old: BinaryIO, new: BinaryIO) -> None:
+    """Owner, permissions and times, and all of it on disk; no other attributes.
+
+    An extended one may be a capability, which is worth as much as a setuid bit.
+    """
+    model = os.fstat(old.fileno())
+    adopt(new.fileno(), model)
+    os.utime(new.fileno(), ns=(model.st_atime_ns, model.st_mtime_ns))
+    os.fsync(new.fileno())
 
 
 _AUTO: Final = (Link.REFLINK, Link.HARDLINK, Link.COPY)

@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Final
 
 from ckptmigrate import clock
+from ckptmigrate.access import opener
 from ckptmigrate.access.places import Place
 from ckptmigrate.errors import DamagedError, DestinationError
 from ckptmigrate.text.commands import command, shell
 from ckptmigrate.writing.durable import sync_directory
 
 _TEXTS: Final = ("user", "host", "since", "boot", "namespace")
+_LONGEST: Final = 256  # characters of each
 
 
 class Holder(Enum):
@@ -79,7 +81,7 @@ def this_process() -> Owner:
 
 
 def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return opener.read_text(Path("/proc/sys/kernel/random/boot_id")).strip()
 
 
 def _namespace() -> str:
@@ -87,13 +89,15 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When a process started, in ticks since the boot; None where none of this pid runs."""
-    try:
-        # The name, in parentheses, may hold anything; after it: state, ..., start (proc(5)).
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    """When a process started, in ticks since the boot; None where it has ended.
+
+    Raises:
+        OSError: that is not told.
+    """
+    # The name, in parentheses, may hold anything; after it: state, ..., start (proc(5)).
+    content = opener.read(Path(f"/proc/{pid}/stat"), opener.LARGEST_TEXT)
+    fields = content.rpartition(b")")[2].split()
+    return None if fields[0] in b"ZX" else int(fields[19])
 
 
 def holder(owner: Owner | None) -> Holder:
@@ -106,7 +110,17 @@ def holder(owner: Owner | None) -> Holder:
         return Holder.DEAD if same else Holder.UNKNOWN
     if owner.namespace != _namespace():
         return Holder.UNKNOWN
-    return Holder.ALIVE if _started(owner.pid) == owner.ticks else Holder.DEAD
+    try:
+        return Holder.ALIVE if _started(owner.pid) == owner.ticks else Holder.DEAD
+    except OSError:
+        # It may be there all the same: /proc can hide the processes of other users (hidepid).
+        try:
+            os.kill(owner.pid, 0)
+        except ProcessLookupError:
+            return Holder.DEAD
+        except PermissionError:
+            pass
+        return Holder.UNKNOWN
 
 
 def take(lock: Path, about: Path) -> None:
@@ -123,7 +137,7 @@ def take(lock: Path, about: Path) -> None:
     try:
         os.symlink(json.dumps(asdict(this_process())), lock)
     except FileExistsError as error:
-        raise refusal(owner_of(lock), about) from error
+        raise refusal(owner_of(lock), about, lock) from error
     try:
         sync_directory(lock.parent)
     except OSError:
@@ -133,36 +147,48 @@ def take(lock: Path, about: Path) -> None:
 
 
 def owner_of(lock: Path) -> Owner | None:
-    """Who holds a lock that exists; None where that cannot be read.
+    """Who holds a lock that exists; None where its text does not say so.
 
     Raises:
-        DamagedError: it is no lock.
+        DamagedError: it is not a link, as every lock is.
     """
     try:
         text = os.readlink(lock)
     except OSError as error:
         if error.errno == errno.EINVAL:
             raise DamagedError(
-                "is no lock of ckptmigrate", path=lock, fix=f"remove it with `{shell('rm', lock)}`"
+                "is not a lock of ckptmigrate",
+                path=lock,
+                fix=f"if nothing else needs it, run `{shell('rm', '-r', lock)}`",
             ) from error
         return None
     return parse(text)
 
 
 def parse(text: str | bytes) -> Owner | None:
-    """The owner that the text of a lock names; None where it names none."""
+    """The owner that the text of a lock names; None where it is not one that `take` writes."""
     try:
         found = json.loads(text)
-        texts = {name: str(found[name]) for name in _TEXTS}
-        return Owner(pid=int(found["pid"]), ticks=int(found["ticks"]), **texts)
+        texts = {name: found[name] for name in _TEXTS}
+        pid, ticks = found["pid"], found["ticks"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    if not all(isinstance(each, str) and len(each) <= _LONGEST for each in texts.values()):
+        return None
+    if not (type(pid) is type(ticks) is int and 0 < pid < 2**31 and 0 <= ticks < 2**63):
+        return None
+    return Owner(pid=pid, ticks=ticks, **texts)
 
 
-def refusal(owner: Owner | None, about: Place) -> DestinationError:
+def refusal(owner: Owner | None, about: Place, lock: Place | None = None) -> DestinationError:
     """Why a lock that somebody holds cannot be had, and what to do."""
-    who = owner or "somebody unknown"
-    found = holder(owner)
+    if owner is None:
+        return DestinationError(
+            f"is locked, and {lock or 'its lock'} does not say by whom",
+            path=about,
+            fix=f"if no migration of it runs, run `{command('recover', about, '--break-lock')}`",
+        )
+    who, found = owner, holder(owner)
     if found is Holder.ALIVE:
         return DestinationError(
             f"is being migrated by {who}", path=about, fix="wait until that is done"
@@ -176,7 +202,8 @@ def refusal(owner: Owner | None, about: Place) -> DestinationError:
     return DestinationError(
         f"is being migrated by {who}, or was: that process cannot be seen from here",
         path=about,
-        fix=f"if it is over, run `{command('recover', about, '--break-lock')}`",
+        fix=f"if it is over, which root sees there with `{shell('ps', '-p', str(owner.pid))}`, run "
+        f"`{command('recover', about, '--break-lock')}`",
     )
 
 
@@ -195,7 +222,7 @@ def of_the_dead(lock: Path, about: Path, *, break_lock: bool = False) -> Iterato
     Raises:
         DestinationError: the process lives, or cannot be seen; or another one is at this, too.
     """
-    handle = os.open(lock.parent, os.O_RDONLY | os.O_DIRECTORY)
+    handle = opener.directory(lock.parent)
     try:
         # Only the dead of this machine are known to be dead, so a lock of this machine is enough
         # to keep two that bury them apart; where there is no flock, nothing does.
@@ -214,7 +241,7 @@ def of_the_dead(lock: Path, about: Path, *, break_lock: bool = False) -> Iterato
             owner = owner_of(lock)
             found = holder(owner)
             if found is Holder.ALIVE or (found is Holder.UNKNOWN and not break_lock):
-                raise refusal(owner, about)
+                raise refusal(owner, about, lock)
         try:
             yield
         except BaseException:

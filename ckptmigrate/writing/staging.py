@@ -17,7 +17,7 @@ from ckptmigrate.access.places import Place
 from ckptmigrate.errors import DestinationError
 from ckptmigrate.text.commands import command, shell
 from ckptmigrate.writing import lock
-from ckptmigrate.writing.durable import remove, sync_directory
+from ckptmigrate.writing.durable import make_directory, remove, sync_directory
 from ckptmigrate.writing.lock import Holder
 
 _STAGE: Final = ".ckptmigrate-stage"
@@ -57,8 +57,12 @@ def lock_of(destination: Path) -> Path:
     return destination.with_name(f".{destination.name}{_LOCK}")
 
 
-def take(destination: Path) -> Path:
+def take(destination: Path, *like: Path) -> Path:
     """Make the stage of a destination, and a lock beside it.
+
+    Args:
+        destination: what is to be created.
+        like: directories; the stage is for no more people than any of them.
 
     Raises:
         DestinationError: another migration to it runs, or did not finish.
@@ -73,7 +77,7 @@ def take(destination: Path) -> Path:
         )
     lock.take(lock_of(destination), destination)
     try:
-        os.mkdir(stage)
+        make_directory(stage, *like)
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(lock_of(destination))

@@ -23,14 +23,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate.access.storage import LocalDirectory, unreadable
+from ckptmigrate.access import opener
+from ckptmigrate.access.storage import LARGEST_JSON, LARGEST_PART, LocalDirectory
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.sidecar import FileState
 from ckptmigrate.errors import DamagedError, DestinationError, Retry
 from ckptmigrate.planning.change import Change
 from ckptmigrate.text.commands import command, shell
 from ckptmigrate.writing import journal, lock
-from ckptmigrate.writing.durable import remove, sync_directory, write
+from ckptmigrate.writing.durable import (
+    adopt_directory,
+    make_directory,
+    remove,
+    sync_directory,
+    write,
+)
 from ckptmigrate.writing.journal import Outcome
 
 _UNFINISHED_JOURNAL: Final = f"{journal.NAME}.new"
@@ -82,7 +89,7 @@ def check_whole(path: Path) -> None:
     if not os.path.lexists(stage_of(path)):
         return
     if os.path.lexists(lock_of(path)):
-        raise lock.refusal(lock.owner_of(lock_of(path)), path)
+        raise lock.refusal(lock.owner_of(lock_of(path)), path, lock_of(path))
     raise DestinationError(
         "a migration in place did not finish on it",
         path=path,
@@ -99,7 +106,8 @@ def take(path: Path) -> None:
         OSError: it cannot be written.
     """
     folder = path / sidecar.FOLDER
-    folder.mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        make_own(folder, path)
     _check_own(path)
     try:
         lock.take(lock_of(path), path)
@@ -107,6 +115,12 @@ def take(path: Path) -> None:
         with contextlib.suppress(OSError):
             _remove_if_empty(folder)
         raise
+
+
+def make_own(folder: Path, path: Path) -> None:
+    """Make a folder in a checkpoint, for the owner of the checkpoint, who may want to undo."""
+    make_directory(folder, path)
+    adopt_directory(folder, path)
 
 
 def release(path: Path) -> None:
@@ -145,7 +159,7 @@ def prepare(change: Change) -> Swap:
     _check_originals(path)
     stage = stage_of(path)
     try:
-        stage.mkdir()
+        make_own(stage, path)
     except FileExistsError:
         check_whole(path)
         raise
@@ -186,7 +200,7 @@ def _originals(path: Path) -> list[Path]:
 
 def begin(swap: Swap) -> None:
     """Write the journal: from here on `recover` knows what to do."""
-    (swap.stage / journal.OLD).mkdir()
+    make_own(swap.stage / journal.OLD, swap.path)
     write(swap.stage / _UNFINISHED_JOURNAL, journal.dump(swap.files))
     os.rename(swap.stage / _UNFINISHED_JOURNAL, swap.stage / journal.NAME)
     sync_directory(swap.stage)
@@ -211,7 +225,8 @@ def perform(swap: Swap) -> None:
             if swap.hidden:
                 os.rename(swap.path / name, old / name)
             else:
-                write(old / name, (swap.path / name).read_bytes(), like=swap.path / name)
+                content = opener.read(swap.path / name, LARGEST_PART)
+                write(old / name, content, like=swap.path / name)
         _sync(swap.path, old)
     for names in journal.groups(swap.new):
         for name in names:
@@ -320,7 +335,9 @@ def _remove_originals(path: Path) -> None:
 
 def _read_journal(file: Path) -> dict[str, FileState]:
     try:
-        content = file.read_bytes()
+        if file.is_symlink():
+            raise opener.NotRegularError(file)
+        content = opener.read(file, LARGEST_JSON)
     except OSError as error:
-        raise unreadable(file, error) from error
+        raise journal.broken(file, error.strerror) from error
     return journal.parse(content, file)

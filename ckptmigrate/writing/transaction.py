@@ -16,8 +16,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from ckptmigrate.access import opener
 from ckptmigrate.access.places import TRACKER_FILE, Place, lies_in
-from ckptmigrate.access.storage import Directory, LocalDirectory, Overlay, Progress
+from ckptmigrate.access.storage import LARGEST_PART, Directory, LocalDirectory, Overlay, Progress
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.errors import (
     CkptMigrateError,
@@ -30,7 +31,13 @@ from ckptmigrate.planning.change import Change
 from ckptmigrate.text.commands import command, shell
 from ckptmigrate.versions.reading import read, read_unmarked
 from ckptmigrate.writing import linking, staging, swapping
-from ckptmigrate.writing.durable import overwrite, sync_directory, write
+from ckptmigrate.writing.durable import (
+    adopt_directory,
+    make_directory,
+    overwrite,
+    sync_directory,
+    write,
+)
 from ckptmigrate.writing.journal import Outcome
 from ckptmigrate.writing.linking import Link
 from ckptmigrate.writing.swapping import Swap
@@ -109,15 +116,19 @@ def create(
     for plan in plans.values():
         check_destination(destination, plan.path)
     carrier = linking.Carrier(link, progress)
+    sources = [each for plan in plans.values() for each in _local(plan.path)]
     with _told(destination, lambda: os.path.lexists(staging.lock_of(destination))):
-        stage = staging.take(destination)
+        stage = staging.take(destination, *sources, *(each.parent for each in sources))
         try:
             for name, plan in plans.items():
-                os.mkdir(stage / name)
+                make_directory(stage / name, *_local(plan.path))
                 _fill(plan, stage / name, carrier)
                 verify(plan, LocalDirectory(stage / name))
+                _adopt(stage / name, plan.path)
             write(stage / TRACKER_FILE, tracker.encode())
             sync_directory(stage)
+            if sources:
+                adopt_directory(stage, sources[0])
             staging.publish(destination)
         except BaseException:
             _discard(destination)
@@ -144,18 +155,20 @@ def add(
     Raises:
         DestinationError: the destination cannot be written; nothing is left of it.
     """
-    root = destination.parent
+    root, sources = destination.parent, _local(plan.path)
     carrier = linking.Carrier(link, progress)
     with _told(destination, lambda: os.path.lexists(staging.lock_of(destination))):
         for folder in (root.parent, root):
             if not folder.is_dir():
-                folder.mkdir(exist_ok=True)  # another run may be faster
+                with contextlib.suppress(FileExistsError):  # another run may be faster
+                    make_directory(folder, *sources, *(each.parent for each in sources))
                 sync_directory(folder.parent)
         check_destination(destination, plan.path)
-        stage = staging.take(destination)
+        stage = staging.take(destination, *sources)
         try:
             _fill(plan, stage, carrier)
             verify(plan, LocalDirectory(stage))
+            _adopt(stage, plan.path)
             staging.publish(destination)
         except BaseException:
             _discard(destination)
@@ -237,7 +250,7 @@ def _swap(change: Change, look: Callable[[Directory], None]) -> None:
 
 def _staged(change: Change, swap: Swap) -> Directory:
     """The directory as it is to be, new files as they read back from the stage."""
-    staged = {name: (swap.stage / name).read_bytes() for name in swap.new}
+    staged = {name: opener.read(swap.stage / name, LARGEST_PART) for name in swap.new}
     return Overlay(LocalDirectory(swap.path), {**dict.fromkeys(change.files), **staged})
 
 
@@ -301,8 +314,9 @@ def _fill(plan: Plan, target: Path, carrier: linking.Carrier) -> None:
     for step in range(plan.change.kept_steps):
         kept = sidecar.folder(step)
         if (plan.path / kept).is_dir():
-            (target / kept).mkdir(parents=True)
+            _make_folder(target / kept)
             _carry(plan.path / kept, target / kept, carrier)
+            _adopt(target / kept, plan.path)
     for name, content in plan.files.items():
         if content is not None:
             write(target / name, content, like=_like(plan.change, name))
@@ -310,8 +324,26 @@ def _fill(plan: Plan, target: Path, carrier: linking.Carrier) -> None:
     if plan.change.sidecar is not None:
         write(target / sidecar.FILE, plan.change.sidecar, like=_like(plan.change, sidecar.FILE))
     if (target / sidecar.FOLDER).is_dir():
+        _adopt(target / sidecar.FOLDER, plan.path)
         sync_directory(target / sidecar.FOLDER)
     sync_directory(target)
+
+
+def _local(place: Place) -> tuple[Path, ...]:
+    """A place, if it is a directory of this machine, that others may be made like."""
+    return (place,) if isinstance(place, Path) else ()
+
+
+def _adopt(folder: Path, like: Place) -> None:
+    for each in _local(like):
+        adopt_directory(folder, each)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder of originals in a checkpoint, for no more people than the checkpoint."""
+    if not folder.parent.is_dir():
+        make_directory(folder.parent, folder.parent.parent)
+    make_directory(folder, folder.parent.parent)
 
 
 def _carry(
@@ -327,9 +359,10 @@ def _write_originals(change: Change, target: Path) -> None:
     if not change.originals:
         return
     folder = target / change.originals_folder
-    folder.mkdir(parents=True)
+    _make_folder(folder)
     for name, content in change.originals.items():
         write(folder / name, content, like=_like(change, name))
+    _adopt(folder, change.path)
     sync_directory(folder)
 
 

@@ -1,0 +1,84 @@
+"""A process that /proc does not show is not assumed to have ended (hidepid)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from conftest import checkpoint_of
+
+import ckptmigrate
+from ckptmigrate.access import opener
+from ckptmigrate.errors import DestinationError
+from ckptmigrate.writing import lock, staging, swapping
+from ckptmigrate.writing.lock import Holder, this_process
+
+Copy = Callable[[str], Path]
+REAL = opener.read
+
+
+@pytest.fixture(params=[FileNotFoundError, PermissionError])
+def hidden(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/proc as hidepid=2 or hidepid=1 shows it to another user."""
+
+    def read(path: Path, most: int) -> bytes:
+        if path.parts[:2] == ("/", "proc") and path.name == "stat":
+            raise request.param
+        return REAL(path, most)
+
+    monkeypatch.setattr(opener, "read", read)
+
+
+def ended() -> int:
+    """The number of a process that has ended."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def of(pid: int) -> lock.Owner:
+    return replace(this_process(), pid=pid, ticks=7)
+
+
+@pytest.fixture
+def owners() -> dict[str, lock.Owner]:
+    return {"ended": of(ended()), "another user's": of(1), "ours": of(os.getpid())}
+
+
+def test_who_cannot_be_seen(
+    owners: dict[str, lock.Owner], hidden: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lock.holder(owners["ended"]) is Holder.DEAD
+    assert lock.holder(owners["ours"]) is Holder.UNKNOWN
+    assert lock.holder(owners["another user's"]) is Holder.UNKNOWN
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)  # as root is not refused
+    assert lock.holder(owners["another user's"]) is Holder.UNKNOWN
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_recover_leaves_it_alone_and_says_how_to_be_sure(
+    copy: Copy, tmp_path: Path, owners: dict[str, lock.Owner], hidden: None, in_place: bool
+) -> None:
+    root, owner = copy("0.17.1-idle-w1"), owners["another user's"]
+    out = checkpoint_of(root) if in_place else tmp_path / "out"
+    stage = swapping.stage_of(out) if in_place else staging.stage_of(out)
+    (stage / "work").mkdir(parents=True)
+    place = swapping.lock_of(out) if in_place else staging.lock_of(out)
+    place.symlink_to(json.dumps(asdict(owner)))
+    with pytest.raises(DestinationError, match="cannot be seen from here") as refused:
+        ckptmigrate.recover(out)
+    assert f"ps -p {owner.pid}" in str(refused.value)
+    assert "--break-lock" in str(refused.value)
+    assert (stage / "work").is_dir()
+    ckptmigrate.recover(out, break_lock=True)
+    assert not stage.exists()
