@@ -12,6 +12,8 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -345,6 +347,10 @@ SEVERAL = [
         "another version",
     ),
     ("ModuleNotFoundError: No module named 'my_project'", ELSEWHERE, None, ""),
+    ("ModuleNotFoundError: No module named 'numpy._core'", COMMON, "numpy-2-pickle", "NumPy 2"),
+    ("ModuleNotFoundError: No module named 'numpy._core'", ELSEWHERE, None, ""),
+    ("AttributeError: Can't get attribute 'f' on <module 'swift.x'>", COMMON, "foreign-class", ""),
+    ("AttributeError: Can't get attribute 'f' on <module 'swift.x'>", ELSEWHERE, None, ""),
     ("AttributeError: Can't get attribute 'C' on <module 'm' from", COMMON, "foreign-class-unknown",
      "other code wrote"),
     ("_pickle.UnpicklingError: pickle data was truncated", ELSEWHERE, None, ""),
@@ -563,6 +569,15 @@ def test_a_line_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_empty_log(tmp_path: Path) -> None:
     status, text = explain_log(b"", tmp_path)
     assert (status, text.splitlines()[0]) == (1, "not explained: no known load error in 0 lines")
+
+
+def test_a_closed_standard_input(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -m ckptmigrate explain - <&-', sys.executable],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "standard input is closed" in done.stderr
 
 
 def test_what_a_log_holds_is_fit_to_print(tmp_path: Path) -> None:

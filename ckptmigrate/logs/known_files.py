@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ckptmigrate.logs.kinds import CHECK, VERIFY, Cause, ErrorKind, missing
+from ckptmigrate.logs.kinds import CHECK, VERIFY, Cause, ErrorKind, Sure, missing
 
 _CORE: Final = "megatron/core/dist_checkpointing"
 _TRAINING: Final = "core_v0.9.0 to core_v0.19.0 megatron/training/checkpointing.py"
@@ -50,7 +50,10 @@ ROWS: Final = (
     ),
     ErrorKind(
         "invalid-tracker-file",
-        (r"ERROR: Invalid metadata file (?P<file>\S+?)\. Exiting", r"error parsing metadata file "),
+        (
+            r"ERROR: Invalid metadata file (?P<file>\S+?)\. Exiting",
+            r"error parsing metadata file \S*latest_checkpointed_iteration",
+        ),
         "ERROR: Invalid metadata file /ckpt/latest_checkpointed_iteration.txt. Exiting",
         "the tracker file (latest_checkpointed_iteration.txt) contains neither an iteration nor "
         "`release`",
@@ -68,7 +71,7 @@ ROWS: Final = (
     ErrorKind(
         "no-checkpoint-directory",
         (
-            r"Checkpoint directory (?P<file>\S+) does not exist",
+            r"(?:^|CheckpointingException: )Checkpoint directory (?P<file>\S+) does not exist",
             r"No such file or directory: '(?P<file>[^']*/iter_\d{7,})/?'",
         ),
         "CheckpointingException: Checkpoint directory /ckpt/iter_0000100 does not exist",
@@ -191,6 +194,8 @@ ROWS: Final = (
         f"core_v0.12.0 to core_v0.19.0 megatron/training/checkpointing.py _load_base_checkpoint; "
         f"{_PLANNER} create_default_local_load_plan",
         since=">=0.12",
+        sure=Sure.LIKELY,
+        frames=r"megatron|checkpointing\.py:",
     ),
     # -- Megatron-Bridge
     ErrorKind(

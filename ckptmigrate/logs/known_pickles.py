@@ -18,11 +18,13 @@ from ckptmigrate.logs.kinds import (
 
 _TORCH_LOAD: Final = "torch 2.13.0 torch/serialization.py load"
 _READ_FRAMES: Final = rf"{METADATA_FRAMES}|{DATA_FRAMES}|{COMMON_FRAMES}"
+# A tool can call torch.load on a file of a checkpoint without Megatron.
+_UNPICKLE_FRAMES: Final = rf"{LOAD_FRAMES}|torch/serialization\.py:"
 
 # Names that checkpoints of Megatron pickle: other programs do not load them.
 _MEGATRON_GLOBAL: Final = (
-    r"megatron\.[\w.]+|signal\.Signals|types\.SimpleNamespace|"
-    r"pathlib\.\w+|transformer_engine\.[\w.]+|nemo\.[\w.]+|modelopt\.[\w.]+|swift\.megatron[\w.]*"
+    r"megatron\.[\w.]+|signal\.Signals|"
+    r"transformer_engine\.[\w.]+|nemo\.[\w.]+|modelopt\.[\w.]+|swift\.megatron[\w.]*"
 )
 _FRAMEWORK: Final = (
     r"swift|nemo|nemo_rl|verl|slime|miles|mbridge|mindspeed|modelopt|megatron_patch|megatron_bridge"
@@ -86,6 +88,8 @@ ROWS: Final = (
             ),
         ),
         "modelscope/ms-swift issue 6553",
+        sure=Sure.LIKELY,
+        frames=_UNPICKLE_FRAMES,
     ),
     ErrorKind(
         "foreign-class-unknown",
@@ -118,6 +122,8 @@ ROWS: Final = (
             ),
         ),
         "numpy 2.0.0 release notes (numpy.core became numpy._core)",
+        sure=Sure.LIKELY,
+        frames=_UNPICKLE_FRAMES,
     ),
     ErrorKind(
         "python-3.13-path",
@@ -133,6 +139,8 @@ ROWS: Final = (
             ),
         ),
         "CPython 3.13 (the package Lib/pathlib); case python313-0.12.3",
+        sure=Sure.LIKELY,
+        frames=_UNPICKLE_FRAMES,
     ),
     ErrorKind(
         "foreign-module",
@@ -169,6 +177,8 @@ ROWS: Final = (
         "core_v0.14.0 to core_v0.19.0 megatron/core/safe_globals.py SAFE_GLOBALS; core_v0.10.0 "
         "megatron/core/dist_checkpointing/strategies/common.py load_common",
         since="<0.14",
+        sure=Sure.LIKELY,
+        frames=rf"{_READ_FRAMES}|megatron",
     ),
     ErrorKind(
         "not-allowed-symbol",
