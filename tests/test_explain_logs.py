@@ -12,6 +12,8 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -114,6 +116,7 @@ def explain_log(log: str | bytes, tmp_path: Path, *words: object) -> tuple[int, 
 def test_an_example_is_of_its_own_kind(kind: ErrorKind) -> None:
     frames = ["x/torch/distributed/checkpoint/filesystem.py:read_metadata", "a:set_extra_state"]
     frames.append("megatron/core/dist_checkpointing/strategies/torch.py:load")
+    frames += ["megatron/core/optimizer/optimizer.py:load_state_dict", "core.py:maybe_load_config"]
     recognised = recognise(kind.example, frames if kind.needs_frames else None)
     assert recognised is not None
     assert recognised.kind is kind
@@ -183,6 +186,85 @@ def test_the_command_says_it(line: str, cause: str, run: Run) -> None:
         return
     assert result.returncode == 0
     assert result.stdout.startswith(f"{kind}: {KINDS[kind].what}")
+
+
+CORE = "megatron.core.dist_checkpointing.core.CheckpointingException: "
+# Other forms of the same kinds, as reports, other releases and other keys have them.
+FORMS = {
+    f"{CORE}Global shape mismatch for loaded (torch.Size([128256, 4096])) and expected "
+    "((128512, 4096)) tensor for key embedding.word_embeddings.weight": "vocabulary-shape",
+    f"{CORE}Global shape mismatch for loaded ((1024, 768)) and expected ((512, 768)) tensor for "
+    "key model.embedding.position_embeddings.weight": "position-shape",
+    f"{CORE}Global shape mismatch for loaded ((4096, 68)) and expected ((4096, 72)) tensor for key "
+    "module.x_embedder.proj.1.weight": "tensor-shape",
+    f"{CORE}Global shape mismatch for loaded (torch.Size([24, 64])) and expected ((24, 32)) tensor "
+    "for key decoder.layers.self_attention.core_attention.softmax_offset": "tensor-shape",
+    f"{CORE}Global shape mismatch for loaded (torch.Size([36, 4096])) and expected ((32, 4096)) "
+    "tensor for key decoder.layers.mlp.linear_fc2.bias": "layer-count",
+    f"{CORE}Global shape mismatch for loaded (torch.Size([50304, 8])) and expected ((50432, 8)) "
+    "tensor for key optimizer.state.exp_avg.embedding.word_embeddings.weight": "vocabulary-shape",
+    f"{CORE}Global shape mismatch for loaded (torch.Size([1, 1, 16])) and expected ((16,)) tensor "
+    "for key optimizer.state.exp_avg.decoder.final_layernorm.bias": "other-optimizer-shape",
+    f"{CORE}Global shape mismatch for loaded (torch.Size([4096])) and expected ((2048,)) tensor "
+    "for key optimizer.distributed.dp_group_idx_0.gbuf_idx_0.exp_avg": "bucket-shape",
+    "\tsize mismatch for embedding.word_embeddings.weight: copying a param with shape "
+    "torch.Size([32000, 4096]) from checkpoint, the shape in current model is "
+    "torch.Size([32064, 4096]).": "vocabulary-shape",
+    "\tsize mismatch for module.decoder.layers.0.self_attention.linear_qkv.weight: copying a param "
+    "with shape torch.Size([6144, 4096]) from checkpoint, the shape in current model is "
+    "torch.Size([3072, 4096]).": "tensor-shape",
+    "ValueError: Size mismatch between saved torch.Size([8]) and current: torch.Size([4]) for "
+    "decoder.final_layernorm.weight": "tensor-shape",
+    "ERROR:megatron.core.dist_checkpointing.validation:Invalid access pattern: 24 ShardedObject "
+    "are missing. Existing shards: ['a/shard_0_80']": "job-shards-incomplete",
+    "TypeError: object of type 'BytesIO' has no len()": "extra-state-bytes",
+    "'BytesIO' has no len()": "extra-state-bytes",
+    "KeyError: \"decoder.layers.mlp.router.weight from model not in state dict: ['a', 'b']\"":
+        "no-model-key",
+    "KeyError: \"optimizer.state.exp_avg.x from model not in state dict: ['a']\"":
+        "no-optimizer-state",
+    "RuntimeError: Missing key in checkpoint state_dict: "
+    "language_model.decoder.layers.self_attention.core_attention._extra_state/shard_0_48.":
+        "no-extra-state",
+    "RuntimeError: Missing key in checkpoint state_dict: "
+    "decoder.layers.linear_qkv.adapter.linear_in.weight.": "no-adapter-weights",
+    "RuntimeError: Missing key in checkpoint state_dict: iteration.": "taken-for-torch-dcp",
+    'Unexpected key(s) in state_dict: "decoder.layers.0.self_attention._extra_state"':
+        "no-extra-state",
+    "ValueError: Key wd_mult (or pre_wd_mult) not found in param_group {'lr': 1}.":
+        "param-group-keys",
+    "KeyError: (1.0, 1.0, False, True)": "param-group-mismatch",
+    "AssertionError: hidden_size value from checkpoint (4096) is not equal to the input argument "
+    "value (2048).": "argument-mismatch",
+    "RuntimeError: PytorchStreamReader failed locating file data.pkl: file not found":
+        "truncated-torch-file",
+    "_pickle.UnpicklingError: invalid load key, '<'.": "not-a-torch-file",
+    "FileNotFoundError: [Errno 2] No such file or directory: '/c/iter_0000100/common.pt'":
+        "no-common-state",
+    "FileNotFoundError: [Errno 2] No such file or directory: '/c/iter_0000100/metadata.json'":
+        "not-distributed",
+    "FileNotFoundError: [Errno 2] No such file or directory: '/c/iter_0000100/run_config.yaml'":
+        "no-run-config",
+    "FileNotFoundError: [Errno 2] No such file or directory: '/c/iter_0000100'":
+        "no-checkpoint-directory",
+    "FileNotFoundError: [Errno 2] No such file or directory: '/latest_checkpointed_iteration.txt'":
+        "no-tracker-file",
+    "ModuleNotFoundError: No module named 'numpy._core.multiarray'": "numpy-2-pickle",
+    "AttributeError: Can't get attribute '_StoragePrefix' on <module "
+    "'torch.distributed.checkpoint.filesystem' from '/usr/lib'>": "newer-torch",
+    'ValueError: NOT_FOUND: Error opening "zarr" driver: Metadata at local file "/x/.zarray" does '
+    "not exist": "zarr-array",
+    "Unable to restore RerunMachine from checkpoint: 'NoneType' object is not subscriptable. "
+    "Skipping.": "rerun-not-restored",
+    ">> '--exit-on-missing-checkpoint' is set but no checkpoint was found under load directory":
+        "no-tracker-file",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "kind"), FORMS.items(), ids=lambda text: text[-50:])
+def test_another_form_of_a_kind(line: str, kind: str) -> None:
+    assert found(line) == [kind]
+    assert found(f"105: [rank105]: {line}") == [kind]
 
 
 @pytest.mark.parametrize("line", UNRELATED)
@@ -265,6 +347,10 @@ SEVERAL = [
         "another version",
     ),
     ("ModuleNotFoundError: No module named 'my_project'", ELSEWHERE, None, ""),
+    ("ModuleNotFoundError: No module named 'numpy._core'", COMMON, "numpy-2-pickle", "NumPy 2"),
+    ("ModuleNotFoundError: No module named 'numpy._core'", ELSEWHERE, None, ""),
+    ("AttributeError: Can't get attribute 'f' on <module 'swift.x'>", COMMON, "foreign-class", ""),
+    ("AttributeError: Can't get attribute 'f' on <module 'swift.x'>", ELSEWHERE, None, ""),
     ("AttributeError: Can't get attribute 'C' on <module 'm' from", COMMON, "foreign-class-unknown",
      "other code wrote"),
     ("_pickle.UnpicklingError: pickle data was truncated", ELSEWHERE, None, ""),
@@ -483,6 +569,15 @@ def test_a_line_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_empty_log(tmp_path: Path) -> None:
     status, text = explain_log(b"", tmp_path)
     assert (status, text.splitlines()[0]) == (1, "not explained: no known load error in 0 lines")
+
+
+def test_a_closed_standard_input(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -m ckptmigrate explain - <&-', sys.executable],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "standard input is closed" in done.stderr
 
 
 def test_what_a_log_holds_is_fit_to_print(tmp_path: Path) -> None:

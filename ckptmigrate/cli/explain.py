@@ -75,6 +75,8 @@ def _explain_log(checkpoint: Place | None) -> None:
     from ckptmigrate.cli import error_text
     from ckptmigrate.logs import answering
 
+    if sys.stdin is None:
+        raise click.UsageError("standard input is closed, and `-` reads a log from it.")
     answer = answering.of_log(sys.stdin.buffer, checkpoint)
     found = explaining.explain_log(answer)
     if output.json:

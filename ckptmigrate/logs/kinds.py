@@ -202,9 +202,16 @@ LOAD_FRAMES: Final = (
 @lru_cache(maxsize=1)
 def kinds() -> tuple[ErrorKind, ...]:
     """Every kind; of several that fit a line, the first one counts."""
-    from ckptmigrate.logs import known_files, known_jobs, known_keys, known_pickles, known_states
+    from ckptmigrate.logs import (
+        known_damage,
+        known_files,
+        known_jobs,
+        known_keys,
+        known_pickles,
+        known_states,
+    )
 
-    parts = (known_files, known_pickles, known_keys, known_jobs, known_states)
+    parts = (known_files, known_damage, known_pickles, known_keys, known_jobs, known_states)
     return tuple(kind for part in parts for kind in part.ROWS)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ckptmigrate.logs.kinds import CHECK, VERIFY, Cause, ErrorKind, missing
+from ckptmigrate.logs.kinds import CHECK, VERIFY, Cause, ErrorKind, Sure, missing
 
 _CORE: Final = "megatron/core/dist_checkpointing"
 _TRAINING: Final = "core_v0.9.0 to core_v0.19.0 megatron/training/checkpointing.py"
@@ -27,6 +27,7 @@ ROWS: Final = (
         (
             r"could not find the metadata file (?P<file>\S+)",
             r">> '--exit-on-missing-checkpoint' (?:set|is set)",
+            r"No such file or directory: '(?P<file>[^']*/latest_checkpointed_iteration\.txt)'",
         ),
         "WARNING: could not find the metadata file /ckpt/latest_checkpointed_iteration.txt",
         "the directory given with --load has no tracker file (latest_checkpointed_iteration.txt), "
@@ -49,7 +50,10 @@ ROWS: Final = (
     ),
     ErrorKind(
         "invalid-tracker-file",
-        (r"ERROR: Invalid metadata file (?P<file>\S+?)\. Exiting", r"error parsing metadata file "),
+        (
+            r"ERROR: Invalid metadata file (?P<file>\S+?)\. Exiting",
+            r"error parsing metadata file \S*latest_checkpointed_iteration",
+        ),
         "ERROR: Invalid metadata file /ckpt/latest_checkpointed_iteration.txt. Exiting",
         "the tracker file (latest_checkpointed_iteration.txt) contains neither an iteration nor "
         "`release`",
@@ -66,7 +70,10 @@ ROWS: Final = (
     ),
     ErrorKind(
         "no-checkpoint-directory",
-        (r"Checkpoint directory (?P<file>\S+) does not exist",),
+        (
+            r"(?:^|CheckpointingException: )Checkpoint directory (?P<file>\S+) does not exist",
+            r"No such file or directory: '(?P<file>[^']*/iter_\d{7,})/?'",
+        ),
         "CheckpointingException: Checkpoint directory /ckpt/iter_0000100 does not exist",
         "the directory of the iteration does not exist, or not on this node",
         (
@@ -85,6 +92,45 @@ ROWS: Final = (
         f"core_v0.9.0 to core_v0.19.0 {_CORE}/validation.py",
     ),
     ErrorKind(
+        "trackers-differ",
+        (r"found iteration \d+ in the metadata while max iteration across the ranks",),
+        "WARNING: on rank 3 found iteration 100 in the metadata while max iteration across the "
+        "ranks is 200, replacing it with max iteration.",
+        "the ranks read different tracker files, and the job loads the newest iteration that any "
+        "of them names",
+        (
+            Cause(
+                "every node has its own disk, or one of them shows an older state of the file",
+                "use a file system that is the same on every node",
+            ),
+        ),
+        f"{_TRAINING} read_metadata",
+    ),
+    ErrorKind(
+        "no-legacy-file",
+        (r"No such file or directory: '(?P<file>[^']*/mp_rank_\d+[^']*)'",),
+        "FileNotFoundError: [Errno 2] No such file or directory: "
+        "'/ckpt/iter_0000100/mp_rank_01/model_optim_rng.pt'",
+        "the job loads a checkpoint of the legacy format (mp_rank_*), which has a file for each "
+        "TP and PP rank, and this one is missing",
+        (
+            Cause(
+                "the job has another TP or PP than the checkpoint, which this format does not "
+                "support",
+                "run the job with the TP and PP of the checkpoint, and save it with --ckpt-format "
+                "torch_dist",
+                tell="the directory has other mp_rank_* directories",
+            ),
+            Cause(
+                "the checkpoint is distributed, and the job is told to load the legacy format",
+                "run the job with --ckpt-format torch_dist",
+                tell="the directory has metadata.json and *.distcp files",
+                look="has-marker",
+            ),
+        ),
+        f"{_LOADED}",
+    ),
+    ErrorKind(
         "no-dist-flags",
         (r"Detected load from a distributed checkpoint, but neither --use-dist-ckpt",),
         "RuntimeError: Detected load from a distributed checkpoint, but neither --use-dist-ckpt "
@@ -98,6 +144,7 @@ ROWS: Final = (
         (
             r"(?:^|\s)(?P<file>\S+) is not a distributed checkpoint",
             r"unknown checkpoint format in (?P<file>\S+)",
+            r"No such file or directory: '(?P<file>[^']*/iter_\d+/metadata\.json)'",
         ),
         "CheckpointingException: /ckpt/iter_0000100 is not a distributed checkpoint",
         "metadata.json is missing there: without it no release recognises a torch_dist checkpoint",
@@ -147,11 +194,16 @@ ROWS: Final = (
         f"core_v0.12.0 to core_v0.19.0 megatron/training/checkpointing.py _load_base_checkpoint; "
         f"{_PLANNER} create_default_local_load_plan",
         since=">=0.12",
+        sure=Sure.LIKELY,
+        frames=r"megatron|checkpointing\.py:",
     ),
     # -- Megatron-Bridge
     ErrorKind(
         "no-run-config",
-        (r"Could not find run_config\.yaml in (?P<file>\S+)",),
+        (
+            r"Could not find run_config\.yaml in (?P<file>\S+)",
+            r"No such file or directory: '(?P<file>[^']*/run_config\.yaml)'",
+        ),
         "FileNotFoundError: Could not find run_config.yaml in /ckpt. Ensure this is a valid "
         "Megatron checkpoint.",
         "Megatron-Bridge looks for run_config.yaml in the iteration and does not find it",
@@ -179,6 +231,7 @@ ROWS: Final = (
             r"Legacy checkpoint missing 'args' field in state_dict",
             r"Unable to load (?:config|train state) file (?P<file>\S+)",
             r"Checkpoint at (?P<file>\S+) is not in a supported format",
+            r"No such file or directory: '(?P<file>[^']*/train_state\.pt)'",
         ),
         "RuntimeError: Legacy checkpoint missing 'args' field in state_dict",
         "the iteration has neither a readable run_config.yaml, as Megatron-Bridge writes it, nor "

@@ -1,4 +1,4 @@
-"""The table of load errors, part 4: the optimizer, the arguments and the shards of the job."""
+"""The table of load errors, part 5: the optimizer, the arguments and the shards of the job."""
 
 from __future__ import annotations
 
@@ -203,6 +203,26 @@ ROWS: Final = (
         ),
         f"core_v0.12.3 to core_v0.16.1 {_OPTIMIZER}/optimizer.py ChainedOptimizer.load_state_dict; "
         "core_v0.9.0 to core_v0.16.1 megatron/core/dist_checkpointing/dict_utils.py merge",
+    ),
+    ErrorKind(
+        "optimizer-group-size",
+        (
+            r"contains a parameter group that doesn't match the size of optimizer's group",
+            r"loaded state dict has a different number of parameter groups",
+        ),
+        "ValueError: loaded state dict contains a parameter group that doesn't match the size of "
+        "optimizer's group",
+        "the optimizer of the job has other parameter groups than the checkpoint",
+        (
+            Cause(
+                "the model of the job has other parameters, or groups them in another way",
+                f"run the job with the model and optimizer arguments of the checkpoint; or "
+                f"{_NO_OPTIMIZER}",
+            ),
+        ),
+        "torch 2.13.0 torch/optim/optimizer.py load_state_dict",
+        frames=r"megatron/core/optimizer/|checkpointing\.py:load_checkpoint$",
+        needs_frames=True,
     ),
     ErrorKind(
         "tp-pp-change",

@@ -1,4 +1,4 @@
-"""The table of load errors, part 3: keys and shapes that differ between checkpoint and model."""
+"""The table of load errors, part 4: keys and shapes that differ between checkpoint and model."""
 
 from __future__ import annotations
 
@@ -215,6 +215,19 @@ ROWS: Final = (
             ),
         ),
         "torch 2.13.0 torch/distributed/checkpoint/planner_helpers.py _create_read_items",
+    ),
+    ErrorKind(
+        "object-for-tensor",
+        (r"'BytesStorageMetadata' object has no attribute 'size'",),
+        "AttributeError: 'BytesStorageMetadata' object has no attribute 'size'",
+        "the checkpoint stores an object under a key for which the job asks for a tensor",
+        (
+            Cause(
+                "another version of the framework or of Transformer Engine wrote the checkpoint",
+                "load it with the versions that wrote it",
+            ),
+        ),
+        f"core_v0.10.0 to core_v0.19.0 {_CORE}/strategies/torch.py _validate_global_shapes",
     ),
     ErrorKind(
         "strict-rerun-shards",
