@@ -33,7 +33,7 @@ from ckptmigrate import explaining
 from ckptmigrate.logs import reading_log
 from ckptmigrate.logs.kinds import ErrorKind, Sure, kinds, recognise
 from ckptmigrate.logs.looks import LOOKS
-from ckptmigrate.logs.reading_log import read_log, read_text
+from ckptmigrate.logs.reading_log import parse_log, read_log
 from ckptmigrate.logs.seen import Seen
 from ckptmigrate.matrix.cells import matrix
 from ckptmigrate.releases.facts import compat
@@ -95,7 +95,7 @@ def kind_of(cause: str) -> str | None:
 
 
 def found(text: str) -> list[str]:
-    return [each.recognised.kind.error for each in read_text(text).found]
+    return [each.recognised.kind.error for each in parse_log(text).found]
 
 
 def explain_log(log: str | bytes, tmp_path: Path, *words: object) -> tuple[int, str]:
@@ -371,7 +371,7 @@ def test_a_traceback_decides(
     file, function = frame
     log = TRACEBACK.format(file=file, function=function, error=error)
     for text in (log, re.sub("^", "[rank3]: ", log, flags=re.MULTILINE)):
-        answers = read_text(text).found
+        answers = parse_log(text).found
         assert [each.recognised.kind.error for each in answers] == ([kind] if kind else [])
         for each in answers:
             assert each.recognised.sure is Sure.CERTAIN
@@ -438,7 +438,7 @@ def test_a_log_of_many_ranks(prefix: str, tmp_path: Path) -> None:
 
 def test_ranks_without_prefixes_are_not_certain() -> None:
     """Interleaved tracebacks of several errors can lend each other their frames."""
-    [only] = read_text(many_ranks(8, "", EOF)).found
+    [only] = parse_log(many_ranks(8, "", EOF)).found
     assert (only.recognised.kind.error, only.count, only.ranks) == ("empty-pickle", 8, frozenset())
     assert only.recognised.sure is Sure.POSSIBLE
 
@@ -460,7 +460,7 @@ def test_the_failures_that_torch_gathers_from_the_ranks() -> None:
     log = "torch.distributed.checkpoint.api.CheckpointException: CheckpointException "
     log += "ranks:dict_keys([0, 1])\n" + nested.format(0) + nested.format(1)
     log = re.sub("^", "[rank5]: ", log, flags=re.MULTILINE)
-    answer = read_text(log)
+    answer = parse_log(log)
     [only] = answer.found
     assert only.recognised.kind.error == "no-rng-shards"
     assert only.recognised.values["key"] == "rng_state/shard_0_1"
@@ -477,7 +477,7 @@ def test_a_traceback_of_rich() -> None:
 ╰───────────────────────────────────────────────────────────────╯
 EOFError: Ran out of input
 """
-    [only] = read_text(log).found
+    [only] = parse_log(log).found
     assert "a file of the checkpoint is empty" in only.recognised.causes[0].why
     assert only.recognised.sure is Sure.CERTAIN
 
@@ -489,7 +489,7 @@ def test_a_message_that_a_terminal_broke() -> None:
 
 def test_a_log_of_containers() -> None:
     line = "[rank2]: RuntimeError: Missing key in checkpoint state_dict: rng_state/shard_0_1.\n"
-    answer = read_text(json.dumps({"log": line, "stream": "stderr"}) + "\n")
+    answer = parse_log(json.dumps({"log": line, "stream": "stderr"}) + "\n")
     [only] = answer.found
     assert (only.recognised.kind.error, only.ranks) == ("no-rng-shards", frozenset({"2"}))
 
@@ -540,7 +540,7 @@ AGAINST = [
 def test_no_line_takes_long(text: str) -> None:
     """Every pattern is at most linear in a line, but for a factor."""
     begun = time.process_time()
-    read_text(text)
+    parse_log(text)
     assert time.process_time() - begun < 5
 
 

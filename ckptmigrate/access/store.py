@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ckptmigrate.access import opener
 from ckptmigrate.access.calls import Calls
 from ckptmigrate.access.moving import counted, pieces, sent_twice
 from ckptmigrate.access.places import Url
@@ -262,7 +263,7 @@ class Store:
         size = source.stat().st_size
 
         def read(start: int, end: int) -> bytes:
-            with source.open("rb") as file:
+            with opener.opened(source) as file:
                 file.seek(start)
                 return file.read(end - start)
 

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 from ckptmigrate.access.places import Place
 from ckptmigrate.logs.deciding import Decision, Prediction, decide, predict
 from ckptmigrate.logs.kinds import ErrorKind, Recognised, Sure
-from ckptmigrate.logs.reading_log import Found, Log, read_log, read_text
+from ckptmigrate.logs.reading_log import Found, Log, parse_log, read_log
 from ckptmigrate.logs.seen import Seen
 from ckptmigrate.text.commands import shell
 
@@ -143,7 +143,7 @@ def of_kind(kind: ErrorKind, seen: Seen | None = None) -> Answer:
 
 def of_text(text: str, seen: Seen | None = None) -> LogAnswer:
     """The answer to a text, such as one line of a log."""
-    return _of(read_text(text), seen)
+    return _of(parse_log(text), seen)
 
 
 def of_log(file: BinaryIO, checkpoint: Place | None = None) -> LogAnswer:

@@ -126,7 +126,7 @@ def read_log(file: BinaryIO) -> Log:
         decoded.detach()  # the caller closes the file
 
 
-def read_text(text: str) -> Log:
+def parse_log(text: str) -> Log:
     """Find the known errors in a text, such as one line of a log."""
     return _Reader(every_line=True).read(io.StringIO(text))
 
