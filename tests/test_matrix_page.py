@@ -150,7 +150,7 @@ def test_a_click_shows_error_reason_and_command(at: Page) -> None:
         "measured with 0.11.0 under torch 2.5.1"
     )
     expect(details.locator(".known").last).to_contain_text(
-        "measured with 0.11.0 under torch 2.13.0"
+        "measured with 0.11.0 under torch 2.5.1"
     )
     expect(button).to_have_attribute("aria-pressed", "true")
     assert at.url.endswith(CELL)
