@@ -149,9 +149,7 @@ def test_a_click_shows_error_reason_and_command(at: Page) -> None:
     expect(details.locator(".known").first).to_contain_text(
         "measured with 0.11.0 under torch 2.5.1"
     )
-    expect(details.locator(".known").last).to_contain_text(
-        "measured with 0.11.0 under torch 2.5.1"
-    )
+    expect(details.locator(".known").last).to_contain_text("measured with 0.11.0 under torch 2.5.1")
     expect(button).to_have_attribute("aria-pressed", "true")
     assert at.url.endswith(CELL)
 
