@@ -24,7 +24,7 @@ CASES = {
     "matrix --writer 0.9": {"0.9.0"},
     "matrix --scenario d": {"disabled"},
     "upgrade x --allow-loss ": set(LOSSES),
-    "explain tracker": {code for code in CODES if code.startswith("tracker")},
+    "explain tracker-": {code for code in CODES if code.startswith("tracker")},
     "explain fault": {"fault-context"},
     f"inspect {ROOT} --iteration ": {"4", "5"},
     f"verify {ROOT} --iteration 5": {"5"},
