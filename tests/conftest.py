@@ -163,12 +163,12 @@ def _seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in (ours, others)) + forked.spent
 
 
-_START = pytest.StashKey[float]()
+_START = pytest.StashKey[tuple[float, float]]()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    item.stash[_START] = _seconds()
+    item.stash[_START] = _seconds(), forked.shared
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -176,7 +176,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """Note what CPU a test took, fixtures included, and why it may."""
     if call.when == "teardown":
         reasons = [marker.args[0] for marker in item.iter_markers("costly")]
-        item.user_properties.append(("cpu", (_seconds() - item.stash[_START], reasons)))
+        seconds, shared = item.stash[_START]
+        cpu = _seconds() - seconds, forked.shared - shared, reasons
+        item.user_properties.append(("cpu", cpu))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -201,8 +203,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, value in report.user_properties
         if name == "cpu"
     ]
-    write(f"{sum(seconds for seconds, *_ in found):.0f} s of CPU in tests")
+    write(
+        f"{sum(seconds for seconds, *_ in found):.0f} s of CPU in tests, "
+        f"{sum(shared for _, shared, *_ in found):.0f} s to start the processes that they share"
+    )
     limit = terminalreporter.config.getoption("--costly")
-    for seconds, reasons, name in sorted(found, reverse=True):
+    for seconds, _, reasons, name in sorted(found, reverse=True):
         if seconds > limit and not reasons:
             write(f"{seconds:.1f} s of CPU and no reason: {name}")

@@ -32,8 +32,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-# CPU seconds of all children that this process has waited for; see conftest.
+# CPU seconds of all children that this process has waited for, and of the servers that it started
+# for itself and others; see conftest.
 spent = 0.0
+shared = 0.0
 
 
 @dataclass
@@ -132,7 +134,7 @@ class ForkServer:
 
     def _connected(self) -> socket.socket:
         """A connection to the server, started by whoever needs it first."""
-        global spent
+        global shared
         place = folder()
         place.mkdir(mode=0o700, exist_ok=True)
         address = place / self.name
@@ -149,7 +151,7 @@ class ForkServer:
                     ready = server.stdout.readline()
                     server.returncode = 0  # it lives on: nobody waits for it
                 assert ready, f"{self.name} cannot be imported: {list(self.preload)}"
-                spent += float(ready)
+                shared += float(ready)
         link.connect(str(address))
         return link
 

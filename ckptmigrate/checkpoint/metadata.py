@@ -29,10 +29,12 @@ from ckptmigrate.checkpoint.rows import (
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import reader, writer
 from ckptmigrate.inert.tree import (
+    Global,
     Object,
     is_object,
     new_object,
     symbol,
+    symbols,
     with_state,
 )
 
@@ -99,6 +101,11 @@ class Metadata:
     def blobs(self) -> Mapping[str, Blob]:
         """Where each sharded object's bytes are, by key."""
         return {c.key: c.blob for c in self.chunks if c.offsets is None}
+
+    @cached_property
+    def symbols(self) -> tuple[Global, ...]:
+        """Every symbol that the tree names, once each, in the order of the pickle."""
+        return tuple(symbols(self.tree))
 
     @cached_property
     def ends(self) -> Mapping[str, int]:

@@ -16,7 +16,7 @@ from ckptmigrate.checkpoint.rerun import MODE_OF_ARGUMENT, SHARDED_KEY
 from ckptmigrate.checkpoint.topology import Topology, derive, told
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.inert.short import short
-from ckptmigrate.inert.tree import Object, enum_value, symbol_of, symbols, symbols_and_objects
+from ckptmigrate.inert.tree import Object, enum_value, symbol_of, symbols_and_objects
 from ckptmigrate.releases import optimizer, rng
 from ckptmigrate.releases.constraints import ARGS_CLASS
 from ckptmigrate.releases.evidence import writer
@@ -223,7 +223,7 @@ def _forbidden(name: str) -> Obstacle:
 
 
 def _metadata(manifest: Manifest, reader: Reader) -> list[Obstacle]:
-    for found in symbols(manifest.metadata.tree):
+    for found in manifest.metadata.symbols:
         if not reader.resolves(found.path):
             return [_unresolved(found.module, found.symbol, metadata.FILE)]
     return []

@@ -247,6 +247,7 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+@lru_cache(maxsize=4096)
 def matches(release: str, specifier: str) -> bool:
     """Whether a release is in a specifier (PEP 440), or in one of several between `|`.
 
