@@ -61,7 +61,9 @@ class Recorder:
                     for test in {each or owner for each in tests}:
                         found[test][file].append(line)
             path = Path(self._folder, f"lines-{os.getpid()}-{time.time_ns()}.json")
-            path.write_text(json.dumps(found))
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps(found))
+            part.replace(path)
 
     def _write_and_exit(self, status: int) -> NoReturn:
         self.write()
