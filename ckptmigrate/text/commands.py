@@ -11,6 +11,9 @@ from typing import Final
 from ckptmigrate.access.places import Place
 
 PROGRAM: Final = "ckptmigrate"
+# Python that imports nothing from the current directory, which may be a checkpoint; 3.10 can do so
+# only without what PYTHONPATH and the user's own packages add.
+_PYTHON: Final = (sys.executable, "-P" if sys.version_info >= (3, 11) else "-I")
 
 
 def command(*words: str | Place) -> str:
@@ -42,13 +45,13 @@ def copy(source: Place, target: Place) -> str:
 
 def install(*packages: str) -> str:
     """A command that installs packages where this program would find them."""
-    return shell(sys.executable, "-m", "pip", "install", *packages)
+    return shell(*_PYTHON, "-m", "pip", "install", *packages)
 
 
 def _fsspec(does: str, *urls: Place) -> str:
     """What works wherever ckptmigrate reaches the store, with the same endpoint and profile."""
     code = f"import fsspec,sys; fs,_,p=fsspec.core.get_fs_token_paths(sys.argv[1:]); {does}"
-    return shell(sys.executable, "-c", code, *urls)
+    return shell(*_PYTHON, "-c", code, *urls)
 
 
 def shell(*words: str | Place) -> str:
