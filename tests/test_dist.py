@@ -135,7 +135,8 @@ def test_the_one_file_works_where_nothing_is_installed(
     assert file.read_bytes().startswith(b"#!/usr/bin/env python3\n")
     bare = tmp_path / "bare"
     done(sys.executable, "-m", "venv", "--without-pip", bare, cwd=tmp_path)
-    smoke(tmp_path, bare / "bin" / "python", file)
+    nothing = ("env", "-i", "HOME=/nonexistent")  # nothing is kept in a home directory
+    smoke(tmp_path, *nothing, bare / "bin" / "python", file)
 
 
 @pytest.fixture
