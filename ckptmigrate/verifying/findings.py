@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ckptmigrate.access.places import Place
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.text.commands import shell
+from ckptmigrate.text.commands import filled
 from ckptmigrate.text.printable import printable
 
 _LONGEST: Final = 200  # characters shown of a text from a checkpoint
@@ -33,7 +33,7 @@ class Code:
         code: its stable name.
         severity: how bad it is.
         meaning: what it means for a job, a sentence.
-        remedy: what to do; `{path}` stands for the checkpoint or root, quoted for a shell, and
+        remedy: what to do; `{path}` stands for the checkpoint or root (see `commands.filled`), and
             `{repair}` for the command that repairs it, or what to do where none does.
         source: the files of releases, or of torch, that it is known from.
         since: the releases that it is about.
@@ -48,10 +48,10 @@ class Code:
     since: str = "every release"
     repair: tuple[str, ...] | None = None
 
-    def told(self, path: str, repair: str | None) -> str:
-        """The remedy for a path, quoted for a shell, with the command that repairs it, if any."""
+    def told(self, path: Place | str, repair: str | None) -> str:
+        """The remedy for a path, with the command that repairs it, if any."""
         command = f"run `{repair}`" if repair else _NO_REPAIR
-        return self.remedy.format(path=path, repair=command)
+        return command.join(filled(part, path) for part in self.remedy.split("{repair}"))
 
 
 _COPY: Final = "restore the file from a copy, or go back to an earlier iteration"
@@ -399,7 +399,7 @@ class Finding:
     @property
     def remedy(self) -> str:
         """What to do, with the command where there is one."""
-        return self.fix or CODES[self.code].told(shell(self.path), self.repair)
+        return self.fix or CODES[self.code].told(self.path, self.repair)
 
     def as_json(self) -> dict[str, Any]:
         """The documented JSON form (docs/json.md, `verify --json`)."""

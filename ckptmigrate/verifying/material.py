@@ -15,6 +15,7 @@ from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.rows import Chunk, Piece, chunk_of, is_entry, item_key, piece_of
 from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.inert.tree import Object
+from ckptmigrate.text.commands import command, removal
 from ckptmigrate.verifying.findings import Finding, counted, fix_of, shown
 
 _Note = Callable[..., None]  # takes a code, a sentence and items
@@ -88,9 +89,17 @@ def _marker(directory: Directory, note: _Note) -> Mapping[str, Any] | None:
         note("marker-missing", "there is no metadata.json")
         return None
     try:
+        directory.read(manifest.MARKER_FILE)
+    except DamagedError as error:  # nor can a repair, which keeps the original, read it
+        path = directory.path
+        first = removal(path / manifest.MARKER_FILE)
+        fix = fix_of(error) or f"run `{first}`, then `{command('repair', path)}`"
+        note("marker-unreadable", f"metadata.json {error.reason}", fix=fix)
+        return None
+    try:
         return manifest.read_marker(directory)
     except DamagedError as error:
-        note("marker-unreadable", f"metadata.json {error.reason}", fix=fix_of(error))
+        note("marker-unreadable", f"metadata.json {error.reason}")
         return None
 
 

@@ -192,12 +192,24 @@ def _reflink(source: Path, target: Path, progress: Progress) -> None:
 def _copy(source: Path, target: Path, progress: Progress) -> None:
     with _opened(source) as old, opener.create(target, 0o600) as new:
         left = opener.size_of(old)
+        _require_space(left, target)
         while piece := old.read(min(left, _PIECE)):
             left -= len(piece)
             new.write(piece)
             progress(len(piece))
         new.flush()
         _finish(old, new)
+
+
+def _require_space(size: int, target: Path) -> None:
+    """Refuse a file that has no room before a byte is written: a sparse one may be of any size.
+
+    Raises:
+        OSError: there is less space than that.
+    """
+    there = os.statvfs(target.parent)
+    if size > there.f_bavail * there.f_frsize and there.f_blocks:  # some file systems do not say
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
 
 
 def _finish(old: BinaryIO, new: BinaryIO) -> None:
