@@ -8,6 +8,7 @@ from typing import Any
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.checkpoint import common, metadata, sidecar
+from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import STATES, Kind, RerunRecord
 from ckptmigrate.checkpoint.sidecar import Step
 from ckptmigrate.checkpoint.topology import Topology, derive
@@ -39,6 +40,38 @@ class FaultyRank:
 
 
 @dataclass(frozen=True)
+class Nested:
+    """A checkpoint in a folder of another one.
+
+    Attributes:
+        folder: its path in the other one.
+        tensors, objects: number of entries of either kind.
+        payload_files, payload_bytes: size of what a migration does not touch.
+        common_place: `common.pt` or the key of the sharded object.
+    """
+
+    folder: str
+    tensors: int
+    objects: int
+    payload_files: int
+    payload_bytes: int
+    common_place: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented JSON form (docs/json.md, `inspect --json`)."""
+        return {
+            "folder": self.folder,
+            "entries": _entries_json(self.tensors, self.objects),
+            "payload": {"files": self.payload_files, "bytes": self.payload_bytes},
+            "common_state": self.common_place,
+        }
+
+
+def _entries_json(tensors: int, objects: int) -> dict[str, int]:
+    return {"total": tensors + objects, "tensors": tensors, "objects": objects}
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What a checkpoint is.
 
@@ -55,6 +88,7 @@ class Inspection:
         tensors, objects: number of entries of either kind.
         payload_files, payload_bytes: size of what a migration does not touch.
         common_place: `common.pt` or the key of the sharded object.
+        nested: the checkpoints in its folders.
         steps: what earlier migrations did.
         anomalies: what a healthy checkpoint would not have.
     """
@@ -73,6 +107,7 @@ class Inspection:
     payload_files: int
     payload_bytes: int
     common_place: str
+    nested: tuple[Nested, ...]
     steps: tuple[Step, ...]
     anomalies: tuple[str, ...]
 
@@ -123,13 +158,10 @@ class Inspection:
                 "data": topology.data if topology else None,
                 "context": topology.context if topology else None,
             },
-            "entries": {
-                "total": self.tensors + self.objects,
-                "tensors": self.tensors,
-                "objects": self.objects,
-            },
+            "entries": _entries_json(self.tensors, self.objects),
             "payload": {"files": self.payload_files, "bytes": self.payload_bytes},
             "common_state": self.common_place,
+            "nested": [each.as_json() for each in self.nested],
             "migrations": [
                 {
                     "verb": step.verb,
@@ -185,10 +217,27 @@ def inspect(path: Place) -> Inspection:
         objects=objects,
         payload_files=len(manifest.payload_files),
         payload_bytes=sum(size for _, size in manifest.payload_files.values()),
-        common_place=common.FILE if manifest.common.in_file else common.KEY,
+        common_place=_common_place(manifest),
+        nested=tuple(_nested(*each) for each in manifest.nested.items()),
         steps=steps,
         anomalies=(*anomalies, *_anomalies(reading, writer, likely, migrated=bool(undone))),
     )
+
+
+def _nested(folder: str, found: Manifest) -> Nested:
+    objects = found.metadata.count_objects()
+    return Nested(
+        folder,
+        len(found.metadata.entries) - objects,
+        objects,
+        len(found.payload_files),
+        sum(found.all_payload.values()),
+        _common_place(found),
+    )
+
+
+def _common_place(found: Manifest) -> str:
+    return common.FILE if found.common.in_file else common.KEY
 
 
 def _narrowed(

@@ -17,7 +17,7 @@ from ckptmigrate import locate
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.access.storage import Directory, Progress
-from ckptmigrate.checkpoint import recognise
+from ckptmigrate.checkpoint import nesting, recognise
 from ckptmigrate.checkpoint.manifest import METADATA_FILES, PAYLOAD
 from ckptmigrate.errors import (
     CkptMigrateError,
@@ -53,6 +53,16 @@ CHECKS: Final[tuple[Check, ...]] = (
     states.sizes,
     states.reruns,
     states.shapes,
+    payload.orphans,
+)
+
+
+# Of a checkpoint nested in another one: it has no rerun states, no args and no sidecar.
+NESTED_CHECKS: Final[tuple[Check, ...]] = (
+    payload.ranges,
+    tables.check,
+    tiling.check,
+    payload.ranks,
     payload.orphans,
 )
 
@@ -172,21 +182,47 @@ def verify_one(
     known: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Verified:
-    """Verify one checkpoint directory; arguments and errors are those of `verify`."""
+    """Verify one checkpoint directory with those in it; arguments and errors as of `verify`."""
     directory = storage.directory(path)
     _require_ours(directory)
+    look = partial(_look, load=load, hashed=hashed, known=known, progress=progress)
+    parts = [look(directory, CHECKS)]
+    linked: list[Finding] = []
+    try:
+        parts += [look(inside, NESTED_CHECKS) for _, inside in nesting.nested(directory)]
+    except DamagedError as error:
+        linked = [Finding("nested-linked", path, f"{error.path} {error.reason}")]
+    verified = Verified(
+        path,
+        sum(part.entries for part in parts),
+        sum(part.payload_files for part in parts),
+        sum(part.payload_bytes for part in parts),
+        _ordered([*(finding for part in parts for finding in part.findings), *linked]),
+    )
+    return _with_repairs(verified, known)
+
+
+def _look(
+    directory: Directory,
+    checks: Collection[Check],
+    *,
+    load: bool,
+    hashed: bool,
+    known: Collection[str],
+    progress: Progress | None,
+) -> Verified:
+    """Verify one checkpoint without those in it."""
     with uncollected():
         material = gather(directory)
         found = list(material.findings)
-        for check in CHECKS:
+        for check in checks:
             found += check(material)
         found += objects.check(material, known)
     found += digests.check(material, payload=hashed, progress=progress)
     if load:
         found += loading.check(material, progress)
     held = [size for name, size in directory.files().items() if PAYLOAD.fullmatch(name)]
-    verified = Verified(path, len(material.entries), len(held), sum(held), _ordered(found))
-    return _with_repairs(verified, known)
+    return Verified(directory.path, len(material.entries), len(held), sum(held), tuple(found))
 
 
 def _with_repairs(verified: Verified, known: Collection[str]) -> Verified:
@@ -251,6 +287,5 @@ def _require_ours(directory: Directory) -> None:
         recognise.require_torch_dist(directory)
     except DamagedError:
         return
-    except NotACheckpointError:  # nested in another, or (of a root, or staged) with nothing in it
-        if recognise.is_checkpoint(directory):
-            raise
+    except NotACheckpointError:  # of a root, or staged, with nothing in it
+        return

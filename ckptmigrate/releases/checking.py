@@ -7,7 +7,7 @@ which the reader meets them, and never from a measured outcome.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ckptmigrate.checkpoint import metadata
@@ -159,8 +159,19 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
                 "--dist-ckpt-strictness assume_ok_unexpected",
             )
         )
+    obstacles += _nested(manifest, reader)
     warnings = (taking.warning,) if taking.warning else ()
     return Verdict(reader, tuple(obstacles), taking.without, warnings)
+
+
+def _nested(manifest: Manifest, reader: Reader) -> list[Obstacle]:
+    """What keeps the release from the checkpoints inside it, which are loaded after it."""
+    return [
+        replace(each, why=f"in the nested checkpoint {name} {each.why}")
+        for name, inside in manifest.nested.items()
+        for found in (_marker, _common, _metadata)
+        for each in found(inside, reader)
+    ]
 
 
 def _marker(manifest: Manifest, reader: Reader) -> list[Obstacle]:

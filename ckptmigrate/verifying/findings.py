@@ -294,6 +294,12 @@ _ROWS: Final = (
         _OWN,
     ),
     Code(
+        "nested-linked", Severity.ERROR,
+        "A folder is a link to a checkpoint, which no verb follows.",
+        "put the folder itself there",
+        _OWN,
+    ),
+    Code(
         "tracker-missing", Severity.ERROR,
         "A root without a tracker file: a job finds no checkpoint and starts from nothing.",
         _REPAIR,

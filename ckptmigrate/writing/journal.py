@@ -72,9 +72,13 @@ def changes(change: Change, now: Directory) -> tuple[dict[str, bytes], dict[str,
 
 
 def groups(names: Collection[str]) -> list[list[str]]:
-    """Names in the order of coming: the first group is on disk before the marker moves."""
+    """Names in the order of coming: the first group is on disk before the marker moves.
+
+    Of a nested checkpoint, too, metadata.json is the last and `.metadata` the one before it.
+    """
     marker = manifest.MARKER_FILE
-    rest = sorted(set(names) - {marker}, key=lambda name: (name == metadata.FILE, name))
+    order = {metadata.FILE: 1, marker: 2}
+    rest = sorted(set(names) - {marker}, key=lambda n: (order.get(n.rpartition("/")[2], 0), n))
     return [rest, [marker]] if marker in names else [rest]
 
 
