@@ -11,7 +11,7 @@ from ckptmigrate import clock, locate
 from ckptmigrate.access import places, storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.access.storage import Directory, Overlay, Progress
-from ckptmigrate.checkpoint import nesting, sidecar
+from ckptmigrate.checkpoint import nesting, sidecar, trackers
 from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.checkpoint.sidecar import Step, digest, digest_of
 from ckptmigrate.checkpoint.topology import Given
@@ -291,9 +291,11 @@ def carry_out(
     if migration.existing:
         return None
     if migration.destination is not None:
+        plans = dict(zip(migration.names, migration.plans, strict=True))
+        named = plans.get(locate.directory_of(migration.tracker))
         return writer(migration.destination).create(
-            dict(zip(migration.names, migration.plans, strict=True)),
-            migration.tracker,
+            plans,
+            trackers.files(migration.tracker, storage.directory(named.path) if named else None),
             link=link,
             progress=progress,
         )

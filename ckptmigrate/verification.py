@@ -248,7 +248,7 @@ def _with_repairs(verified: Verified, known: Collection[str]) -> Verified:
 def _of_root(chosen: roots.Chosen, verify: Callable[[Place], Verified]) -> Iterator[Finding]:
     """The findings about a root, with the command that repairs its tracker where one does."""
     for finding in chosen.findings:
-        if CODES[finding.code].repair is None:
+        if CODES[finding.code].repair is None or finding.fix is not None:
             yield finding
         else:
             yield replace(finding, repair=_tracker_repair(chosen, verify))
@@ -259,7 +259,8 @@ def _tracker_repair(chosen: roots.Chosen, verify: Callable[[Place], Verified]) -
     if chosen.named is not None:
         there = verify(chosen.named)
         if not there.lost:
-            return next((error.repair for error in there.errors), None)
+            again = command("repair", chosen.path, "--in-place")
+            return next((error.repair for error in there.errors), again)
     for each in reversed(locate.all_of(chosen.path)):
         with contextlib.suppress(CkptMigrateError):
             if each != chosen.named and not verify(each).errors:

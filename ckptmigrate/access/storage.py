@@ -38,6 +38,7 @@ DEEPEST: Final = 100  # levels of directories that are followed; releases write 
 # The files of a checkpoint that releases and this package read; a link is followed for these alone.
 NAMES: Final = re.compile(
     r"\.metadata|common\.pt|metadata\.json|integrity\.json|__\d+_\d+\.distcp|ckptmigrate\.json"
+    r"|train_state\.pt|latest_train_state\.pt"  # of Megatron-Bridge
     r"|latest_checkpointed_iteration\.txt",  # of a root
     re.ASCII,
 )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ckptmigrate.access import opener
-from ckptmigrate.access.places import TRACKER_FILE, Place, lies_in
+from ckptmigrate.access.places import Place, lies_in
 from ckptmigrate.access.storage import (
     LARGEST_PART,
     Directory,
@@ -101,17 +101,17 @@ def _free(destination: Path) -> Path:
 def create(
     plans: Mapping[str, Plan],
     destination: Path,
-    tracker: str,
+    trackers: Mapping[str, bytes],
     *,
     link: Link = Link.AUTO,
     progress: Progress | None = None,
 ) -> Link:
-    """Create a root with the migrated checkpoints and a tracker file.
+    """Create a root with the migrated checkpoints and its tracker files.
 
     Args:
         plans: one per checkpoint, by the name of its directory in the root.
         destination: the root; must not exist.
-        tracker: the text of its tracker file.
+        trackers: its tracker files, name -> bytes.
         link: how payload files get there.
         progress: called with the number of payload bytes that were copied.
 
@@ -133,7 +133,8 @@ def create(
                 _fill(plan, stage / name, carrier)
                 verify(plan, LocalDirectory(stage / name))
                 _adopt(stage / name, plan.path)
-            write(stage / TRACKER_FILE, tracker.encode())
+            for name, content in trackers.items():
+                write(stage / name, content)
             sync_directory(stage)
             if sources:
                 adopt_directory(stage, sources[0])
@@ -185,14 +186,15 @@ def add(
     return carrier.used
 
 
-def name_latest(root: Path, tracker: str) -> None:
-    """Give a root that was filled with `add` its tracker file, or another one.
+def name_latest(root: Path, trackers: Mapping[str, bytes]) -> None:
+    """Give a root that was filled with `add` its tracker files, or others.
 
     Raises:
         DestinationError: it cannot be written.
     """
     with _told(root, lambda: False):
-        overwrite(root / TRACKER_FILE, tracker.encode())
+        for name, content in trackers.items():
+            overwrite(root / name, content)
 
 
 def rewrite(plan: Plan) -> None:
@@ -207,29 +209,29 @@ def rewrite(plan: Plan) -> None:
     _swap(plan.change, lambda written: verify(plan, written))
 
 
-def repoint(root: Path, text: str, step: sidecar.Step) -> None:
-    """Point the tracker file of a root elsewhere; the old one is kept in the root's sidecar.
+def repoint(root: Path, trackers: Mapping[str, bytes], step: sidecar.Step) -> None:
+    """Point the tracker files of a root elsewhere; its sidecar keeps the old ones.
 
     Args:
-        text: the new text of the tracker file.
+        trackers: name -> new bytes.
         step: what the sidecar of the root is to say of it.
 
     Raises:
         DamagedError: the sidecar of the root cannot be read.
         DestinationError: as `rewrite`.
     """
-    directory, name = LocalDirectory(root), TRACKER_FILE
+    directory = LocalDirectory(root)
     steps = sidecar.load(directory)
-    before = directory.read(name) if name in directory.files() else None
+    before = {name: read_if_there(directory, name) for name in trackers}
     change = Change(
         path=root,
-        files={name: text.encode()},
+        files=trackers,
         sidecar=sidecar.dump((*steps, step)),
-        originals={} if before is None else {name: before},
+        originals={name: content for name, content in before.items() if content is not None},
         originals_folder=sidecar.folder(len(steps)),
         kept_steps=len(steps),
-        before={name: sidecar.digest(before)},
-        after={name: sidecar.digest(text.encode())},
+        before={name: sidecar.digest(content) for name, content in before.items()},
+        after={name: sidecar.digest(content) for name, content in trackers.items()},
         marks=(),
     )
     _swap(change, lambda written: _check_files(change, written))
