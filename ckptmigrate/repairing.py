@@ -28,7 +28,7 @@ from ckptmigrate.planning.mending import Wanted
 from ckptmigrate.text.commands import command, copy, removal
 from ckptmigrate.verification import verify_one
 from ckptmigrate.verifying import roots
-from ckptmigrate.verifying.findings import PAIR
+from ckptmigrate.verifying.findings import PAIR, Finding
 from ckptmigrate.version import __version__
 from ckptmigrate.writing.linking import Link
 from ckptmigrate.writing.writer import writer
@@ -201,7 +201,12 @@ def _astray(chosen: roots.Chosen, wanted: Wanted) -> str | None:
     if wanted.drop or wanted.rebuild:
         return None  # asked of that very iteration
     lost = verify_one(chosen.named, known=wanted.known, hashed=wanted.hashed).lost
-    return f"{chosen.named.name} is not whole: {lost[0].what}" if lost else None
+    return f"{_name(lost[0], chosen)} is not whole: {lost[0].what}" if lost else None
+
+
+def _name(finding: Finding, chosen: roots.Chosen) -> str:
+    """The checkpoint that a finding is about, from the root on: it may be a nested one."""
+    return str(finding.path).removeprefix(f"{chosen.path}/")
 
 
 def _newest_good(chosen: roots.Chosen, wanted: Wanted, why: str) -> Place:
@@ -219,7 +224,7 @@ def _newest_good(chosen: roots.Chosen, wanted: Wanted, why: str) -> Place:
             continue
         if not errors:
             return each
-        bad.append(f"{each.name}: {errors[0].what}")
+        bad.append(f"{_name(errors[0], chosen)}: {errors[0].what}")
     more = f" (nor does another one: {'; '.join(bad[:5])})" if bad else ""
     raise RefusedError(
         f"cannot be repaired: {why}, and there is no good iteration to lead to{more}",

@@ -23,6 +23,7 @@ from ckptmigrate.errors import (
     CkptMigrateError,
     DamagedError,
     NotACheckpointError,
+    UnsupportedFormatError,
     of_system,
 )
 from ckptmigrate.inert.reader import uncollected
@@ -187,17 +188,24 @@ def verify_one(
     _require_ours(directory)
     look = partial(_look, load=load, hashed=hashed, known=known, progress=progress)
     parts = [look(directory, CHECKS)]
-    linked: list[Finding] = []
+    inside: list[Directory] = []
+    others: list[Finding] = []
     try:
-        parts += [look(inside, NESTED_CHECKS) for _, inside in nesting.nested(directory)]
+        inside = [each for _, each in nesting.nested(directory)]
     except DamagedError as error:
-        linked = [Finding("nested-linked", path, f"{error.path} {error.reason}")]
+        others.append(Finding("nested-linked", path, f"{error.path} {error.reason}"))
+    for each in inside:
+        try:
+            _require_ours(each)
+            parts.append(look(each, NESTED_CHECKS))
+        except UnsupportedFormatError as error:
+            others.append(Finding("not-verified", each.path, error.reason, fix=error.fix))
     verified = Verified(
         path,
         sum(part.entries for part in parts),
         sum(part.payload_files for part in parts),
         sum(part.payload_bytes for part in parts),
-        _ordered([*(finding for part in parts for finding in part.findings), *linked]),
+        _ordered([*(finding for part in parts for finding in part.findings), *others]),
     )
     return _with_repairs(verified, known)
 

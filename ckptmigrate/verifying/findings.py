@@ -107,7 +107,7 @@ _SINCE_ENTRY: Final = ">=0.19"
 _ROWS: Final = (
     Code(
         "not-verified", Severity.ERROR,
-        "One iteration of several is of another format, or cannot be read at all.",
+        "One checkpoint of several is of another format, or cannot be read at all.",
         "see what `ckptmigrate verify {path}` says of it alone",
         _OWN,
     ),
