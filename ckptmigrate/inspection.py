@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -334,14 +335,13 @@ def _anomalies(
 
 def _unknown(reading: Reading) -> list[str]:
     """Symbols of no known writer, which a job would import and call, by the file they are in."""
-    manifest = reading.manifest
-    place = common.FILE if manifest.common.in_file else common.KEY
     shards = reading.record.shards.values()
-    named = {
-        metadata.FILE: manifest.metadata.named,
-        place: manifest.common.torch_file.named,
-        "the rerun shards": [path for shard in shards for path in shard.file.named],
-    }
+    named: dict[str, Iterable[str]] = {}
+    for folder, found in {"": reading.manifest, **reading.manifest.nested}.items():
+        start = f"{folder}/" if folder else ""
+        named[f"{start}{metadata.FILE}"] = found.metadata.named
+        named[f"{start}{_common_place(found)}"] = found.common.torch_file.named
+    named["the rerun shards"] = [path for shard in shards for path in shard.file.named]
     return [
         f"{where} names a symbol of no known writer, which a job would load: {path}"
         for where, paths in named.items()

@@ -263,6 +263,17 @@ def test_print_path_and_all_with_jobs(source: Path, tmp_path: Path, run: Run) ->
     refused(run("migrate", "run", "--to", "0.16", "--print-path"), "exists")
 
 
+def test_an_unknown_symbol_in_a_nested_one_is_named(source: Path) -> None:
+    file = inside(source) / ".metadata"
+    content = file.read_bytes()
+    assert content.count(b"WriteItemType") > 0
+    file.write_bytes(content.replace(b"WriteItemType", b"WriteItemTypo"))
+    [anomaly] = [a for a in ckptmigrate.inspect(source).anomalies if "WriteItemTypo" in a]
+    assert anomaly.startswith(f"{NAME}/.metadata names a symbol of no known writer")
+    found = [f for f in ckptmigrate.verify(source).findings if f.code == "unknown-symbol"]
+    assert [each.path for each in found] == [inside(source)]
+
+
 # -- what a stranger's sidecar and journal may name
 
 
