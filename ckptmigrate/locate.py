@@ -72,6 +72,7 @@ def find(path: Place, *, iteration: int | None = None, every: bool = False) -> L
     path = places.absolute(path)
     require_directory(path)
     if is_one(path):
+        recognise.require_outermost(path)
         named = RELEASE if path.name == RELEASE else tracker_of(path.name)
         if iteration is not None:
             raise NotACheckpointError(

@@ -10,8 +10,8 @@ from typing import Any
 from ckptmigrate import clock, locate
 from ckptmigrate.access import places, storage
 from ckptmigrate.access.places import Place
-from ckptmigrate.access.storage import Overlay, Progress
-from ckptmigrate.checkpoint import sidecar
+from ckptmigrate.access.storage import Directory, Overlay, Progress
+from ckptmigrate.checkpoint import nesting, sidecar, trackers
 from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.checkpoint.sidecar import Step, digest, digest_of
 from ckptmigrate.checkpoint.topology import Given
@@ -206,19 +206,30 @@ def has(plan: Plan, destination: Place) -> bool:
     if not destination.is_dir() or (isinstance(destination, Path) and destination.is_symlink()):
         return False
     there = storage.directory(destination)
-    found = there.files()
+    found = _payload(there)
     for name, wanted in plan.change.after.items():
         if digest_of(there, name) != wanted:
             return False
     payload = {
         name: size
-        for name, size in storage.directory(plan.path).files().items()
-        if PAYLOAD.fullmatch(name) and name not in plan.change.after
+        for name, size in _payload(storage.directory(plan.path)).items()
+        if name not in plan.change.after
     }
     if any(found.get(name) != size for name, size in payload.items()):
         return False
     steps = sidecar.load(Overlay(there, {sidecar.FILE: plan.change.sidecar}))
     return _timeless(steps) == _timeless(sidecar.load(there))
+
+
+def _payload(directory: Directory) -> dict[str, int]:
+    """Payload file -> size in bytes, of a checkpoint and of those in it."""
+    parts = [("", directory), *((f"{name}/", inside) for name, inside in nesting.nested(directory))]
+    return {
+        f"{start}{name}": size
+        for start, part in parts
+        for name, size in part.files().items()
+        if PAYLOAD.fullmatch(name)
+    }
 
 
 def _timeless(steps: tuple[Step, ...]) -> list[Step]:
@@ -280,9 +291,11 @@ def carry_out(
     if migration.existing:
         return None
     if migration.destination is not None:
+        plans = dict(zip(migration.names, migration.plans, strict=True))
+        named = plans.get(locate.directory_of(migration.tracker))
         return writer(migration.destination).create(
-            dict(zip(migration.names, migration.plans, strict=True)),
-            migration.tracker,
+            plans,
+            trackers.files(migration.tracker, storage.directory(named.path) if named else None),
             link=link,
             progress=progress,
         )

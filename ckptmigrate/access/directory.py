@@ -29,6 +29,13 @@ class StoreDirectory:
     def folders(self) -> tuple[str, ...]:
         return self._listing.folders
 
+    @cached_property
+    def _below(self) -> Mapping[str, StoreDirectory]:
+        return {folder: StoreDirectory(self.path / folder) for folder in self.folders()}
+
+    def below(self, folder: str) -> StoreDirectory | None:
+        return self._below.get(folder)
+
     def read(self, name: str) -> bytes:
         place = self.path / name
         try:

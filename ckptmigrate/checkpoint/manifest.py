@@ -27,6 +27,7 @@ from ckptmigrate.inert.torchfile import TorchFile
 MARKER_FILE: Final = "metadata.json"
 # The small files a migration may rewrite.
 METADATA_FILES: Final = (metadata.FILE, common.FILE, MARKER_FILE)
+MARKS: Final = (MARKER_FILE, metadata.FILE)  # without them a directory is no checkpoint
 
 RELEASE: Final = "release"  # a directory, and what the tracker then says
 PAYLOAD: Final = re.compile(r"__(\d+)_(\d+)\.distcp", re.ASCII)
@@ -46,6 +47,7 @@ class Manifest:
         metadata: the content of `.metadata`.
         common: the common state, from wherever it lies.
         new_payload: the bytes of a payload file that does not exist yet, `new_payload_file`.
+        nested: the checkpoints in folders of this one, by the path of the folder (nesting.py).
     """
 
     directory: Directory
@@ -53,6 +55,7 @@ class Manifest:
     metadata: Metadata
     common: CommonState
     new_payload: bytes = field(default=b"", repr=False)
+    nested: Mapping[str, Manifest] = field(default_factory=dict)
 
     @property
     def path(self) -> Place:
@@ -68,6 +71,20 @@ class Manifest:
             if match:
                 found[name] = (int(match[1]), size)
         return found
+
+    @property
+    def all_payload(self) -> Mapping[str, int]:
+        """Payload file -> size in bytes, those of nested checkpoints as `folder/file`."""
+        found = {name: size for name, (_, size) in self.payload_files.items()}
+        for folder, inside in self.nested.items():
+            found |= {f"{folder}/{name}": size for name, size in inside.all_payload.items()}
+        return found
+
+    @property
+    def small_files(self) -> tuple[str, ...]:
+        """The names of METADATA_FILES, in nested checkpoints as `folder/file`."""
+        inside = (f"{folder}/{name}" for folder in self.nested for name in METADATA_FILES)
+        return (*METADATA_FILES, *inside)
 
     @cached_property
     def new_payload_file(self) -> str:
@@ -212,7 +229,10 @@ class Manifest:
         return tree[0] if isinstance(tree, list) else tree
 
     def contents(self, before: Manifest) -> dict[str, bytes | None]:
-        """What differs from `before` on disk: file name -> bytes, or None for a removed file."""
+        """What differs from `before` on disk: file name -> bytes, or None for a removed file.
+
+        Files of a nested checkpoint are named `folder/file`.
+        """
         changed: dict[str, bytes | None] = {}
         if self.metadata is not before.metadata:
             changed[metadata.FILE] = self.metadata.dump()
@@ -226,6 +246,9 @@ class Manifest:
             changed[MARKER_FILE] = json.dumps(dict(self.marker)).encode()
         if self.new_payload:
             changed[self.new_payload_file] = self.new_payload
+        for folder, found in self.nested.items():
+            inside = found.contents(before.nested[folder])
+            changed |= {f"{folder}/{name}": content for name, content in inside.items()}
         return changed
 
 

@@ -44,13 +44,17 @@ def files(source: Place, except_for: Collection[str] = ()) -> list[File]:
     """Every file of a directory and below it.
 
     Args:
-        except_for: names directly in it that are left out, with all below them.
+        except_for: names that are left out; of names directly in it, all below them, too.
 
     Raises:
         DestinationError: something there cannot lie in a store.
     """
     found = _walk(source) if isinstance(source, Path) else source.store.walk(source)
-    return [(name, size) for name, size in found if name.partition("/")[0] not in except_for]
+    return [
+        (name, size)
+        for name, size in found
+        if name not in except_for and name.partition("/")[0] not in except_for
+    ]
 
 
 def _walk(folder: Path, depth: int = 0) -> Iterator[File]:

@@ -16,7 +16,7 @@ from ckptmigrate.checkpoint.topology import Given, derive
 from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.planning.losses import FAULT_CONTEXT, FOREIGN_SYMBOLS, RNG_STATE
 from ckptmigrate.releases import rng
-from ckptmigrate.releases.constraints import constrain
+from ckptmigrate.releases.constraints import Constrained, constrain
 from ckptmigrate.releases.readers import Reader
 from ckptmigrate.versions import Layout, facts
 from ckptmigrate.versions.reading import Reading
@@ -79,6 +79,12 @@ def convert(
         losses += (RNG_STATE,) if states.lossy else ()
         notes += (states.note,) if states.note else ()
     result = result.with_common_in_file() if in_file else result.with_common_in_entry()
+    inside = {name: _nested(each, layout, reader) for name, each in result.nested.items()}
+    result = replace(result, nested={name: each.manifest for name, each in inside.items()})
+    strange = tuple(dict.fromkeys(path for each in inside.values() for path in each.foreign))
+    if strange:
+        losses += () if foreign else (FOREIGN_SYMBOLS,)
+        foreign = tuple(dict.fromkeys((*foreign, *strange)))
     # The writer did what the detector of its own layout looks for.
     if not wanted.detect(facts.gather(result)):
         raise CkptMigrateError(
@@ -88,6 +94,23 @@ def convert(
             fix="please report this with the output of `ckptmigrate inspect --json`",
         )
     return Converted(result, wanted, losses, foreign, notes)
+
+
+def _nested(found: Manifest, layout: Layout | None, reader: Reader | None) -> Constrained:
+    """A nested checkpoint with its common state where the layout, or else the reader, needs it.
+
+    It has neither rerun nor RNG states, and no args.
+    """
+    if layout is not None:
+        in_file = layout.COMMON_IN_FILE
+    else:
+        in_file = found.common.in_file or (reader is not None and reader.needs_common_file)
+    result = Constrained(found, ())
+    if reader is not None:
+        result = constrain(found, reader, in_file=in_file)
+    made = result.manifest
+    made = made.with_common_in_file() if in_file else made.with_common_in_entry()
+    return replace(result, manifest=made)
 
 
 def _fault_loss(begin: Reading, layout: Layout, *, idle_only: bool) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from ckptmigrate.checkpoint.sidecar import REPAIR, Step
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.planning.planner import Plan, change_of, untouched
 from ckptmigrate.text.commands import command
-from ckptmigrate.versions.reading import read, read_unmarked
+from ckptmigrate.versions.reading import read
 
 
 def plan(path: Place) -> Plan:
@@ -37,7 +37,7 @@ def plan(path: Place) -> Plan:
             f"`{command('upgrade', path, '--to', last.source[-1], '--in-place')}`",
         )
     current = read(directory)
-    previous = read_unmarked(Overlay(directory, before))
+    previous = read(Overlay(directory, before), unmarked=True)
     return Plan(
         iteration=current.manifest.iteration,
         verb="undo",

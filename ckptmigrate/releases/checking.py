@@ -7,7 +7,7 @@ which the reader meets them, and never from a measured outcome.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ckptmigrate.checkpoint import metadata
@@ -35,6 +35,10 @@ _SINGLETON: Final = "singleton_local_shards"
 _LAYER: Final = re.compile(
     r"((?!optimizer\.|chained_)(?:\w+\.)*layers\.)\d+\.((?:\w+\.)*\w+)", re.ASCII
 )
+# What dist_checkpointing.load raises, with which a nested checkpoint is loaded; the training first
+# loads the common state alone (core_v0.9.0 to core_v0.18.2
+# megatron/core/dist_checkpointing/strategies/common.py load_common).
+_NO_COMMON_FILE: Final = "CheckpointingException: Common file {path}/common.pt does not exist"
 UNSAFE_LOAD: Final = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
 
 
@@ -159,8 +163,19 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
                 "--dist-ckpt-strictness assume_ok_unexpected",
             )
         )
+    obstacles += _nested(manifest, reader)
     warnings = (taking.warning,) if taking.warning else ()
     return Verdict(reader, tuple(obstacles), taking.without, warnings)
+
+
+def _nested(manifest: Manifest, reader: Reader) -> list[Obstacle]:
+    """What keeps the release from the checkpoints inside it, which are loaded after it."""
+    found = []
+    for name, inside in manifest.nested.items():
+        common = _common(inside, reader, _NO_COMMON_FILE)
+        for each in (*_marker(inside, reader), *common, *_metadata(inside, reader)):
+            found.append(replace(each, why=f"in the nested checkpoint {name} {each.why}"))
+    return found
 
 
 def _marker(manifest: Manifest, reader: Reader) -> list[Obstacle]:
@@ -176,10 +191,15 @@ def _marker(manifest: Manifest, reader: Reader) -> list[Obstacle]:
     ]
 
 
-def _common(manifest: Manifest, reader: Reader) -> list[Obstacle]:
-    missing = reader.missing_common_error
-    if not manifest.common.in_file and missing is not None:
-        error = missing.format(path=manifest.path)
+def _common(manifest: Manifest, reader: Reader, missing: str | None = None) -> list[Obstacle]:
+    """What keeps the release from the common state.
+
+    Args:
+        missing: the error where it looks for common.pt and there is none, if it is not that of
+            the training's load.
+    """
+    if not manifest.common.in_file and reader.missing_common_error is not None:
+        error = (missing or reader.missing_common_error).format(path=manifest.path)
         return [Obstacle(error, "the common state is in common_state, and it looks for common.pt")]
     weights_only = manifest.common.in_file and reader.weights_only
     for found in symbols_and_objects(manifest.common.values):

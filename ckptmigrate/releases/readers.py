@@ -115,6 +115,11 @@ class Reader:
         return self._error(self.compat.missing_common)
 
     @property
+    def needs_common_file(self) -> bool:
+        """Whether it looks for the common state in common.pt alone."""
+        return self.missing_common_error is not None
+
+    @property
     def missing_rng_error(self) -> str | None:
         """How a job ends that loaded no RNG states unasked; None for one that goes on."""
         return self._error(self.compat.missing_rng)

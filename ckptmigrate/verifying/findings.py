@@ -54,6 +54,7 @@ class Code:
         return command.join(filled(part, path) for part in self.remedy.split("{repair}"))
 
 
+PAIR: Final = "tracker-pair"
 _COPY: Final = "restore the file from a copy, or go back to an earlier iteration"
 _REPORT: Final = "look with `ckptmigrate inspect {path}`; go back to an earlier iteration"
 _REPAIR: Final = "{repair}"
@@ -90,6 +91,9 @@ _SYMBOLS: Final = (
 _RERUN: Final = f"core_v0.10.0 to core_v0.19.0 {_RERUN_FILE} RerunStateMachine.state_dict"
 _ASKED: Final = f"core_v0.14.0 to core_v0.19.0 {_RERUN_FILE} RerunStateMachine.validate_state_dict"
 _TRACKER: Final = f"{_TRAINING} _load_base_checkpoint"
+_BRIDGE: Final = (
+    "Megatron-Bridge src/megatron/bridge/training/checkpointing.py _resolve_checkpoint_iteration"
+)
 _VALIDATION: Final = f"core_v0.17.1 to core_v0.19.0 {_CORE}/validation.py"
 _VERIFIED: Final = f"{_VALIDATION} verify_integrity_manifest"
 _OWN: Final = "ckptmigrate itself"
@@ -103,7 +107,7 @@ _SINCE_ENTRY: Final = ">=0.19"
 _ROWS: Final = (
     Code(
         "not-verified", Severity.ERROR,
-        "One iteration of several is of another format, or cannot be read at all.",
+        "One checkpoint of several is of another format, or cannot be read at all.",
         "see what `ckptmigrate verify {path}` says of it alone",
         _OWN,
     ),
@@ -294,6 +298,12 @@ _ROWS: Final = (
         _OWN,
     ),
     Code(
+        "nested-linked", Severity.ERROR,
+        "A folder is a link to a checkpoint, which no verb follows.",
+        "put the folder itself there",
+        _OWN,
+    ),
+    Code(
         "tracker-missing", Severity.ERROR,
         "A root without a tracker file: a job finds no checkpoint and starts from nothing.",
         _REPAIR,
@@ -316,6 +326,14 @@ _ROWS: Final = (
         "tracker-half-written", Severity.ERROR,
         "The tracker file names an iteration whose save did not finish.", _REPAIR,
         _TRACKER,
+        repair=("--in-place",),
+    ),
+    Code(
+        PAIR, Severity.ERROR,
+        "latest_train_state.pt, which Megatron-Bridge reads first, does not name the iteration of "
+        "the tracker file.",
+        _REPAIR,
+        _BRIDGE,
         repair=("--in-place",),
     ),
     Code(
