@@ -12,6 +12,7 @@ from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.migration import Migration
 from ckptmigrate.planning.mending import Wanted
 from ckptmigrate.planning.planner import Plan
+from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.writing.linking import Link
 from ckptmigrate.writing.writer import writer
 
@@ -33,6 +34,7 @@ class Migrate:
     allowed: tuple[str, ...] = ()
     given: Given = field(default_factory=Given)
     torch: str | None = None
+    environment: Environment = USUAL
     native: bool = False
     strict: bool = False
     hash_payload: bool = False
@@ -46,6 +48,7 @@ class Migrate:
             "allow_loss": sorted(self.allowed),
             **asdict(self.given),
             "torch": self.torch,
+            **asdict(self.environment),
             "native": self.native,
             "strict": self.strict,
         }
@@ -63,6 +66,7 @@ class Migrate:
             allowed=self.allowed,
             given=self.given,
             torch=self.torch,
+            environment=self.environment,
             native=self.native,
             strict=self.strict,
             hash_payload=self.hash_payload,
