@@ -161,6 +161,8 @@ def prepare(
     usable = root is not None or not loadable
     if output is None and usable and all(plan.satisfied for plan in plans):
         destination = None
+    if destination is not None:
+        plans = tuple(plan.out_of_place() for plan in plans)
     found = leading(plans, destination, located.tracker, root)
     if loadable and found.destination is not None and _is_done(found):
         return replace(found, existing=True)

@@ -74,7 +74,7 @@ class Migrate:
         [plan] = prepared.plans
         if task.root is None:
             return _rewritten(task, prepared, plan, dry_run=self.dry_run)
-        destination = place(task.root) / prepared.names[0]
+        plan, destination = plan.out_of_place(), place(task.root) / prepared.names[0]
         if plan.satisfied and not (task.carry or self.always):
             text = f"release {plan.target} resumes from it as it is"
             told = _told(task, plan, path)

@@ -113,15 +113,20 @@ def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None)
     )
     candidates: list[Converted] = []
     refusals: list[Verdict] = []
+    unknown: list[RefusedError] = []
     for layout, idle_only in layouts:
-        found = convert(
-            begin,
-            layout,
-            reader=release,
-            environment=wanted.environment,
-            idle_only=idle_only,
-            given=given,
-        )
+        try:
+            found = convert(
+                begin,
+                layout,
+                reader=release,
+                environment=wanted.environment,
+                idle_only=idle_only,
+                given=given,
+            )
+        except RefusedError as error:  # sizes that another of them may not need
+            unknown.append(error)
+            continue
         verdict = check(reading_of(found.manifest), release, job)
         if any(map(_in_the_way, verdict.obstacles)) or verdict.warnings:
             refusals.append(verdict)
@@ -131,6 +136,8 @@ def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None)
         notes += tuple(f"release {release.release} resumes without {w}" for w in verdict.without)
         candidates.append(replace(found, losses=losses, notes=notes))
     if not candidates:
+        if unknown:
+            raise unknown[0]
         # What no layout removes is the reason, where there is such a thing.
         obstacle = min(
             (o for v in refusals for o in v.obstacles if _in_the_way(o)),

@@ -21,7 +21,7 @@ from ckptmigrate.checkpoint.manifest import RNG_KEY as KEY
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import grid_size, parse_unique_key, positions, unique_key
 from ckptmigrate.checkpoint.rows import Blob
-from ckptmigrate.checkpoint.topology import Given, derive
+from ckptmigrate.checkpoint.topology import Given, derive, has_encoder
 from ckptmigrate.releases.readers import Reader
 from ckptmigrate.versions.taking import MISSING
 
@@ -58,6 +58,8 @@ def missing(
         world: WORLD of the job, in ranks.
     """
     if found.common.arguments is None or not saved(found):
+        return None
+    if has_encoder(found):  # of several grids
         return None
     if found.is_release or any(_PREFIXED.match(key) for key in found.metadata.blobs):
         return None
