@@ -19,6 +19,7 @@ from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.planning import planner, undoing
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.planning.targets import target
+from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.text.commands import removal
 from ckptmigrate.version import __version__
 from ckptmigrate.writing.linking import Link
@@ -116,6 +117,7 @@ def prepare(
     allowed: Collection[str] = (),
     given: Given | None = None,
     torch: str | None = None,
+    environment: Environment = USUAL,
     native: bool = False,
     strict: bool = False,
     hash_payload: bool = False,
@@ -135,7 +137,7 @@ def prepare(
         CkptMigrateError: as `locate.locate`, `planner.plan`, `Writer.check_free`.
     """
     located = locate.locate(path, iteration=iteration, every=every)
-    wanted = target(to, torch=torch, native=native, strict=strict)
+    wanted = target(to, torch=torch, environment=environment, native=native, strict=strict)
     destination = None
     if not in_place:
         # Absolute, but not resolved: a user who names a link means the place of the link.
@@ -159,6 +161,8 @@ def prepare(
     usable = root is not None or not loadable
     if output is None and usable and all(plan.satisfied for plan in plans):
         destination = None
+    if destination is not None:
+        plans = tuple(plan.out_of_place() for plan in plans)
     found = leading(plans, destination, located.tracker, root)
     if loadable and found.destination is not None and _is_done(found):
         return replace(found, existing=True)

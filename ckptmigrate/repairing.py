@@ -168,6 +168,7 @@ def prepare(
         destination = output or migration.default_output(chosen.path, "repaired")
         destination = places.absolute(destination)
         writer(destination).check_free(chosen.path)
+        plans = tuple(each.out_of_place() for each in plans)
         tracker = None  # the new root has one of its own
     root = chosen.path if chosen.is_root and iteration is None else None
     return Repair(migration.leading(plans, destination, text, root), tracker, why)

@@ -29,6 +29,7 @@ MARKER_FILE: Final = "metadata.json"
 METADATA_FILES: Final = (metadata.FILE, common.FILE, MARKER_FILE)
 MARKS: Final = (MARKER_FILE, metadata.FILE)  # without them a directory is no checkpoint
 
+RNG_KEY: Final = "rng_state"
 RELEASE: Final = "release"  # a directory, and what the tracker then says
 PAYLOAD: Final = re.compile(r"__(\d+)_(\d+)\.distcp", re.ASCII)
 # Releases >= 0.19 write only the sharded_* keys (core_v0.19.0
@@ -113,6 +114,22 @@ class Manifest:
         """The keys of the rerun shards, in file order."""
         return [k for k in self.metadata.entries if k.startswith(f"{SHARDED_KEY}/")]
 
+    @cached_property
+    def rng_keys(self) -> list[str]:
+        """The keys of the RNG states, in file order."""
+        return [k for k in self.metadata.blobs if k.startswith(f"{RNG_KEY}/")]
+
+    @cached_property
+    def rng_symbols(self) -> tuple[str, ...]:
+        """The symbols that the first RNG state names: one save has the same NumPy everywhere.
+
+        None where it cannot be read, which `verify` reports.
+        """
+        try:
+            return self.read_blob(self.rng_keys[0]).named if self.rng_keys else ()
+        except DamagedError:
+            return ()
+
     def read_blob(self, key: str) -> TorchFile:
         """The sharded object behind a key, inert.
 
@@ -154,6 +171,14 @@ class Manifest:
     def with_metadata(self, edited: Metadata) -> Manifest:
         """The same checkpoint with another `.metadata`."""
         return replace(self, metadata=edited)
+
+    def with_objects(self, contents: Mapping[str, bytes]) -> Manifest:
+        """The same checkpoint with other bytes behind some sharded objects."""
+        payload, moved = self.new_payload, {}
+        for key, content in contents.items():
+            moved[key] = Blob(self.new_payload_file, len(payload), len(content))
+            payload += content
+        return replace(self, metadata=self.metadata.relocated(moved), new_payload=payload)
 
     def with_rerun(self, wanted: StoredRerun, unchanged: Mapping[str, Any]) -> Manifest:
         """The same checkpoint with the rerun state that a layout wants.

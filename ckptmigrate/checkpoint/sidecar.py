@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from ckptmigrate.access.storage import LARGEST_JSON, NAMES, Directory, Overlay, size_of
@@ -53,6 +53,7 @@ class Step:
         losses: the losses that the user allowed.
         changes: what changed, a line each.
         files: name -> digests, for every small file, changed or not.
+        in_place: whether this very checkpoint was changed, and not written as the result.
     """
 
     verb: str
@@ -63,6 +64,7 @@ class Step:
     losses: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     files: Mapping[str, FileState] = field(default_factory=dict)
+    in_place: bool = True
 
 
 def is_small_file(name: str) -> bool:
@@ -109,6 +111,12 @@ def dump(steps: tuple[Step, ...]) -> bytes:
     return (json.dumps({"format": _FORMAT, "steps": rows}, indent=1) + "\n").encode()
 
 
+def out_of_place(content: bytes) -> bytes:
+    """The bytes of a sidecar for a result out of place: of its steps none was done there."""
+    steps = tuple(_step(row) for row in json.loads(content)["steps"])
+    return dump(tuple(replace(step, in_place=False) for step in steps))
+
+
 def load(directory: Directory) -> tuple[Step, ...]:
     """The steps of a checkpoint's sidecar, oldest first; none where there is no sidecar.
 
@@ -148,6 +156,7 @@ def _step(row: Mapping[str, Any]) -> Step:
         losses=_texts(row["losses"]),
         changes=_texts(row["changes"]),
         files=files,
+        in_place=row.get("in_place") is not False,
     )
 
 

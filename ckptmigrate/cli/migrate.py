@@ -20,6 +20,7 @@ from ckptmigrate.cli.many import Many, several
 from ckptmigrate.cli.reports import reported
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.targets import target
+from ckptmigrate.releases.environment import environment
 from ckptmigrate.writing.linking import Link
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def _migration_options(command: options.Command) -> options.Command:
             "--torch", metavar="V",
             help="The reader's torch, for a release. Default: the one the release usually has.",
         ),
+        options.python,
+        options.numpy,
         click.option(
             "--native", is_flag=True,
             help="Give a release its own layout, even where it needs less.",
@@ -207,6 +210,8 @@ def _migrate(
     tensor_parallel: int | None,
     pipeline_parallel: int | None,
     torch: str | None,
+    python: str,
+    numpy: str | None,
     native: bool,
     strict: bool,
     full: bool,
@@ -217,6 +222,7 @@ def _migrate(
     if in_place and output is not None:
         raise click.UsageError("--in-place and -o exclude each other.")
     options.check_choice(iteration, every=every)
+    where = environment(python, numpy)
     given = Given(world_size, tensor_parallel, pipeline_parallel)
     if many.batch or every:
         from ckptmigrate.batch.changing import Migrate
@@ -228,6 +234,7 @@ def _migrate(
             allow_loss,
             given,
             torch,
+            where,
             native,
             strict,
             hash_payload,
@@ -235,7 +242,8 @@ def _migrate(
             dry_run,
             always=output is not None,
         )
-        target(to, torch=torch, native=native, strict=strict)  # a wrong one is refused at once
+        # A wrong one is refused at once.
+        target(to, torch=torch, environment=where, native=native, strict=strict)
         choose = partial(paths.located, iteration=iteration, every=every)
         groups = many.groups(choose, in_place=in_place)
         found = _jobs(many, groups, work, output=output, in_place=in_place)
@@ -255,6 +263,7 @@ def _migrate(
             allowed=allow_loss,
             given=given,
             torch=torch,
+            environment=where,
             native=native,
             strict=strict,
             hash_payload=hash_payload,

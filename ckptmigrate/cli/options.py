@@ -11,6 +11,7 @@ import click
 from ckptmigrate.access.places import Place, place
 from ckptmigrate.cli import completing
 from ckptmigrate.cli.console import output
+from ckptmigrate.releases.environment import DEFAULT_PYTHON
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -77,6 +78,14 @@ every = click.option(
     help="Of a root, every iteration, not only the one that its tracker file names; a checkpoint "
     "means itself. One that fails stops no other.",
 )
+python = click.option(
+    "--python", metavar="V", default=DEFAULT_PYTHON, show_default=True,
+    help="The job's Python: 3.13 moved the classes of paths.",
+)  # fmt: skip
+numpy = click.option(
+    "--numpy", metavar="V",
+    help="The job's NumPy: 2.0 moved what pickles name. Default: not known.",
+)  # fmt: skip
 full = click.option("--full", is_flag=True, help="Show long lists whole.")
 
 

@@ -158,8 +158,7 @@ def verdict(path: Place, found: Verdict, advice: Advice) -> list[Line]:
         if obstacle.flag:
             lines.append(Line(f"run the job with {obstacle.flag}", "flag   ", 4))
     lines += [Line(text, "warning: ", 2, hang=4, style="yellow") for text in found.warnings]
-    if told := found.reader.caveat:
-        lines.append(Line(told, "note: ", 2))
+    lines += [Line(text, "note: ", 2, hang=4) for text in found.notes]
     return lines + _advice(found, advice)
 
 
@@ -184,6 +183,8 @@ def verdicts(path: Place, found: Sequence[Verdict]) -> list[Line]:
         style = "red" if not each.resumes else "yellow" if each.without or reason else "green"
         text = f"{_resumes(each)}{': ' if reason else ''}{reason}"
         lines.append(Line(text, f"{each.reader.release:{_COLUMN}}", 2, style=style))
+    depends = dict.fromkeys(text for each in found for text in each.depends)
+    lines += [Line(text, "note: ", 2, hang=4) for text in depends]
     if good < len(found):
         lines.append(Line("with --reader RELEASE it says why, and which command helps", margin=2))
     return lines

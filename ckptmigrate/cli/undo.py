@@ -27,8 +27,8 @@ from ckptmigrate.cli.reports import reported
 def undo(many: Many, dry_run: bool, full: bool, every: bool, iteration: int | None) -> None:
     """Take back the last migration in place, byte for byte.
 
-    Again and again, as far as the sidecar tells. Refused where a file was changed since. What was
-    written out of place is undone by removing it: the source is unchanged.
+    Again and again, as far as the sidecar tells. Refused where a file was changed since, and of a
+    result that was written out of place: its source is unchanged, so it can just be removed.
 
     \b
     Examples:

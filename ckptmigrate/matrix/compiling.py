@@ -26,6 +26,7 @@ FILE: Final = "compat_matrix.yaml"
 _SCHEMA: Final = 1
 _ROWS: Final = {**facts.ROWS, **cells.ROWS}
 _MAY_BE_EMPTY: Final = ("error", "torch")
+_SPECIFIERS: Final = ("releases", "present", "absent", "importable", "pickled")
 
 
 def compiled(text: str, *, path: Path | str = FILE) -> dict[str, Any]:
@@ -119,7 +120,7 @@ def _value(row: Any, key: str, kind: str) -> Any:
         return {str(name): number for name, number in value.items()}
     if not isinstance(value, str) or not (value or key in _MAY_BE_EMPTY):
         raise _Mistake(_line(row, key), f"{key!r} is no text")
-    if key in ("releases", "present", "absent"):
+    if key in _SPECIFIERS:
         _check_specifier(value, _line(row, key))
     if key in ("release", "writer", "reader"):
         _check_version(value, _line(row, key))

@@ -33,7 +33,9 @@ from ckptmigrate.planning.converting import Converted
 from ckptmigrate.planning.losses import FAULT_CONTEXT
 from ckptmigrate.planning.planner import Plan, Request
 from ckptmigrate.planning.refusals import rebuild_options
-from ckptmigrate.releases.constraints import with_shapes
+from ckptmigrate.releases.constraints import respelled, with_shapes
+from ckptmigrate.releases.environment import USUAL
+from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.optimizer import SHAPES
 from ckptmigrate.text.commands import command
 from ckptmigrate.verification import verify_one
@@ -90,8 +92,11 @@ def plan(path: Place, wanted: Wanted, *, now: str) -> Plan:
     if whole is not result:
         notes += (f"{SHAPES} is computed from the shapes of the parameters",)
     result = whole
-    # What changed in the common state goes where the common state is.
     in_file = current.manifest.common.in_file
+    spelled = respelled(result, compat(), USUAL, None, in_file=in_file)
+    notes += () if spelled is result else (USUAL.note,)
+    result = spelled
+    # What changed in the common state goes where the common state is.
     result = result if in_file else result.with_common_in_entry()
     start = {path: "", **{path / folder: f"{folder}/" for folder in result.nested}}
     other = [

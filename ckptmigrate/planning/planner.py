@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ckptmigrate import versions
@@ -78,6 +78,13 @@ class Plan:
     def files(self) -> Mapping[str, bytes | None]:
         """Small file -> its new bytes, or None where it goes."""
         return self.change.files
+
+    def out_of_place(self) -> Plan:
+        """The same for a result beside the source: none of its steps was done in place there."""
+        told = self.change.sidecar
+        if told is None:
+            return self
+        return replace(self, change=replace(self.change, sidecar=sidecar.out_of_place(told)))
 
     @property
     def changes_nothing(self) -> bool:

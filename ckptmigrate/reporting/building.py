@@ -144,6 +144,7 @@ def of_check(
                 each.resumes,
                 tuple(each.without),
                 tuple(each.warnings),
+                tuple(each.depends),
                 tuple(Reason(o.error, o.why, o.flag) for o in each.obstacles),
             )
             for each in verdicts

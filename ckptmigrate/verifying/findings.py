@@ -233,6 +233,14 @@ _ROWS: Final = (
         _SYMBOLS,
     ),
     Code(
+        "moved-module", Severity.WARNING,
+        "A pickle names a module by the name that Python 3.13 alone gives it; a job on an older "
+        "Python cannot load it.",
+        _REPAIR,
+        "compat_matrix.yaml moved_modules",
+        repair=(),
+    ),
+    Code(
         "rerun-shards-missing", Severity.ERROR,
         "Rerun shards are not there, and a job that asks for them cannot load. What they held of a "
         "fault is gone; weights, optimizer and RNG are intact.",
