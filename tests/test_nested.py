@@ -128,14 +128,14 @@ def test_undo_is_refused_where_a_nested_file_was_changed(source: Path, run: Run)
 
 
 def test_two_folders_and_one_that_is_deeper(source: Path, tmp_path: Path) -> None:
-    for name in ("other state", "weights/inner"):
+    for name in ("old", "weights/inner"):
         shutil.copytree(inside(source), checkpoint_of(source) / name)
     before = tree_hash(source)
     migrate(source, to="0.16", output=tmp_path / "out")
-    for name in (NAME, "other state", "weights/inner"):
+    for name in (NAME, "old", "weights/inner"):
         assert (checkpoint_of(tmp_path / "out") / name / "common.pt").is_file()
     found = ckptmigrate.inspect(tmp_path / "out")
-    assert [each.folder for each in found.nested] == [NAME, "other state", "weights/inner"]
+    assert [each.folder for each in found.nested] == [NAME, "old", "weights/inner"]
     assert {each.common_place for each in found.nested} == {"common.pt"}
     migrate(source, to="0.16", in_place=True)
     ckptmigrate.undo(source)
@@ -295,7 +295,7 @@ def test_recover_goes_through_no_link(source: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     shutil.copytree(inside(source), victim)
     stage = checkpoint_of(source) / ".ckptmigrate" / "stage"
-    (stage / "old").mkdir(parents=True)
+    (stage / ".old").mkdir(parents=True)
     (checkpoint_of(source) / "x").symlink_to(victim)
     row = {"before": None, "after": "0" * 64}
     (stage / "journal.json").write_text(json.dumps({"files": {"x/.metadata": row}}))
@@ -310,6 +310,7 @@ def test_recover_goes_through_no_link(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.costly("starts an S3 server")
 def test_in_a_store_as_locally_and_back(source: Path, bucket: Bucket, tmp_path: Path) -> None:
+    shutil.copytree(inside(source), checkpoint_of(source) / "old")
     before = files_of(source)
     bucket.put(source, "run")
     migrate(url("run"), to="0.16", output=url("out"))

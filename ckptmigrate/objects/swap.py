@@ -4,7 +4,7 @@ In the checkpoint, under `.ckptmigrate/`, lies what swapping.py keeps there, too
 
     lock                  who is at it
     stage/NAME            new files, verified before any of them is in its place
-    stage/old/NAME        copies of the old files
+    stage/.old/NAME       copies of the old files
     stage/journal.json    digests of every file before and after
     NNNN/NAME             originals, for `undo` (sidecar.py)
 

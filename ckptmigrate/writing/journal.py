@@ -22,7 +22,7 @@ from ckptmigrate.planning.change import Change
 from ckptmigrate.text.commands import removal
 
 NAME: Final = "journal.json"  # in the stage
-OLD: Final = "old"  # beside it: what was moved out of the way
+OLD: Final = ".old"  # beside it, where no nested checkpoint can be: what was moved out of the way
 
 
 class Outcome(Enum):

@@ -4,7 +4,7 @@ In the checkpoint, under `.ckptmigrate/`:
 
     lock                  who is at it (lock.py)
     stage/NAME            new files
-    stage/old/NAME        old files, moved out of the way
+    stage/.old/NAME       old files, moved out of the way
     stage/journal.json    digests of every file before and after (journal.py); while it is there,
                           files may be out of place
     NNNN/NAME             originals, for `undo` (sidecar.py)
