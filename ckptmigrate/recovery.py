@@ -101,7 +101,7 @@ def _in_place(path: Place, found: _Found, *, break_lock: bool) -> None:
 
 def _destinations(path: Place) -> list[Place]:
     """The destinations with a stage that PATH means; those that live are meant by name alone."""
-    found = []
+    found: list[Place] = []
     for folder in (path.parent, path):
         for left in writer(folder).locked():
             name = left.destination.name
@@ -109,4 +109,5 @@ def _destinations(path: Place) -> list[Place]:
             alive = lock.holder(left.owner) is Holder.ALIVE
             if meant and (not alive or left.destination == path):
                 found.append(left.destination)
-    return found
+    # What is around it may be closed to who may list it.
+    return found if path in found or not writer(path).is_locked() else [*found, path]

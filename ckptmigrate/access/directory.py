@@ -34,7 +34,7 @@ class StoreDirectory:
         try:
             # What lies deeper is not listed.
             size = self.files()[name] if name in self.files() else place.store.size(place)
-            if size > largest(name):
+            if size > largest(place.name):
                 raise too_large(place, largest(name))
             return place.store.read(place, size)
         except FileNotFoundError as error:

@@ -310,7 +310,8 @@ def _finish(path: Path, what: str, finish: Callable[[], object]) -> None:
 def _fill(plan: Plan, target: Path, carrier: linking.Carrier) -> None:
     """Everything of a migrated checkpoint, into a directory that is there."""
     written = {*plan.files, sidecar.FILE, sidecar.FOLDER}
-    _carry(plan.path, target, carrier, written)
+    with _unchanged(plan):
+        _carry(plan.path, target, carrier, written)
     for step in range(plan.change.kept_steps):
         kept = sidecar.folder(step)
         if (plan.path / kept).is_dir():
@@ -344,6 +345,15 @@ def _make_folder(folder: Path) -> None:
     if not folder.parent.is_dir():
         make_directory(folder.parent, folder.parent.parent)
     make_directory(folder, folder.parent.parent)
+
+
+def _unchanged(plan: Plan) -> contextlib.AbstractContextManager[None]:
+    """Make sure that a checkpoint in a store is the same before and after a block."""
+    if isinstance(plan.path, Path):
+        return contextlib.nullcontext()
+    from ckptmigrate.objects import carrying
+
+    return carrying.unchanged(plan.path, plan.change.before)
 
 
 def _carry(
