@@ -86,8 +86,9 @@ class _Found:
 
 
 def _in_place(path: Place, found: _Found, *, break_lock: bool) -> None:
-    inside = storage.directory(path).folders() if path.is_dir() else ()
-    for checkpoint in (path, *(path / name for name in inside)):
+    there = storage.directory(path).folders() if path.is_dir() else ()
+    inside = [path / name for name in there if locate.is_iteration(name)]
+    for checkpoint in (path, *inside):
         if isinstance(checkpoint, Path) and checkpoint.is_symlink() and checkpoint != path:
             continue
         with found.kept(checkpoint):

@@ -16,6 +16,7 @@ from flaky_store import FlakyFileSystem, ServerError, below
 
 import ckptmigrate
 from ckptmigrate import CkptMigrateError, migrate
+from ckptmigrate.errors import StoreError
 
 SAMPLE = "0.18.2-idle-w1"
 TARGET = "pre-rerun"
@@ -150,3 +151,25 @@ def test_one_wrong_answer_loses_nothing(name: str, wrong: str, step: int) -> Non
             said,
         )
     assert runs > 1
+
+
+@pytest.mark.parametrize("name", [".metadata", "common.pt", "metadata.json"])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_cannot_be_read_now_is_not_reported_as_damaged(wrong: str, name: str) -> None:
+    """Else `repair` gives up a good checkpoint for an older one."""
+    flaky_store.put(SAMPLES / "0.17.1-corrupt-tp2", "run")
+    before = below("run")
+
+    def answer(operation: str, key: str) -> None:
+        if operation == "GET" and key == f"bucket/run/iter_0000005/{name}":
+            raise WRONG[wrong][0](key)
+
+    for verb in (
+        lambda: ckptmigrate.verify(RUN),
+        lambda: ckptmigrate.repair(RUN, in_place=True),
+        lambda: ckptmigrate.repair(RUN, output=OUT),
+    ):
+        with FlakyFileSystem.disturbed(before=answer), pytest.raises(StoreError):
+            verb()
+        assert below("run") == before
+        assert below("out") == {}

@@ -218,15 +218,9 @@ class Store:
         """
         if size == 0:
             return b""
-        # One byte more, to find an object that is longer.
         most = LARGEST_JSON if size is None else size
-        with translated(place, "read"):
-            try:
-                found = bytes(self._call("cat_file", place, start=0, end=most + 1, size=size or 0))
-            except Exception as error:
-                if code_of(error) not in ("InvalidRange", "416"):
-                    raise
-                found = b""  # of an empty object there is no range
+        # One byte more, to find an object that is longer.
+        found = self.read_start(place, most + 1, size or 0)
         if size is None and len(found) > most:
             raise too_large(place, most)
         if size is not None and len(found) != size:
@@ -237,6 +231,21 @@ class Store:
                 fix="make sure that nothing writes to it, then run this again",
             )
         return found
+
+    def read_start(self, place: Url, most: int, size: int = 0) -> bytes:
+        """The first bytes of an object, whatever its size.
+
+        Args:
+            most: how many, if there are so many.
+            size: as far as it is known, in bytes.
+        """
+        with translated(place, "read"):
+            try:
+                return bytes(self._call("cat_file", place, start=0, end=most, size=size))
+            except Exception as error:
+                if code_of(error) not in ("InvalidRange", "416"):
+                    raise
+                return b""  # of an empty object there is no range
 
     def read_range(self, place: Url, start: int, end: int) -> bytes:
         """Some bytes of an object, of which there has to be at least one.
