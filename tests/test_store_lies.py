@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import flaky_store
 import pytest
 from conftest import SAMPLES
 from object_stores import TRACKER, url
@@ -214,6 +216,30 @@ def test_an_object_that_is_wrong(
     with through(handle), pytest.raises(CkptMigrateError, match=said) as caught:
         ckptmigrate.inspect(url("run"))
     assert caught.value.fix
+
+
+def test_a_library_without_coroutines_is_given_up_while_it_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = flaky_store.put(SAMPLES / SAMPLE, "run")
+    monkeypatch.setattr(calls, "_LIMIT", 1.0)
+    ended = threading.Event()
+
+    def hang(operation: str, key: str) -> None:
+        if operation == "GET" and key.endswith("/.metadata"):
+            ended.wait(60)
+
+    store._of.cache_clear()
+    try:
+        with (
+            flaky_store.FlakyFileSystem.disturbed(before=hang),
+            pytest.raises(CkptMigrateError, match=ENDLESS) as caught,
+        ):
+            ckptmigrate.inspect(url)
+    finally:
+        ended.set()
+        store._of.cache_clear()
+    assert "/.metadata" in str(caught.value)
 
 
 # -- what credentials may not do

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -127,7 +127,7 @@ class Store:
                 versions[name] = repr([item[key] for key in _VERSION if key in item])
         return Listing(dict(sorted(files.items())), versions, tuple(sorted(folders)))
 
-    def _items(self, place: Url, prefix: str) -> list[dict[str, Any]]:
+    def _items(self, place: Url, prefix: str) -> Iterable[Mapping[str, Any]]:
         """What the library lists directly below a place."""
         # The `ls` of s3fs lists all that is beside a place, too, where nothing is below it.
         name, method = (
@@ -138,7 +138,8 @@ class Store:
             options["prefix"] = prefix
         with translated(place, "list"):
             try:
-                return list(self._call(name, place, **options))
+                found: Iterable[Mapping[str, Any]] = self._call(name, place, **options)
+                return found
             except NotADirectoryError:
                 return []
             except FileNotFoundError as error:
