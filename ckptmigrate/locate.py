@@ -211,7 +211,7 @@ def tracker_text(root: Place) -> str | None:
 
 def _text(root: Place) -> str:
     """The text of the tracker file; of a long one, a part that leads nowhere."""
-    content = storage.directory(root).read_range(TRACKER_FILE, 0, _LONGEST_TRACKER + 1)
+    content = storage.start_of(root / TRACKER_FILE, _LONGEST_TRACKER + 1)
     text = content.decode("ascii", "replace")
     return text.strip() if len(content) <= _LONGEST_TRACKER else text
 

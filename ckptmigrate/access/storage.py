@@ -94,6 +94,25 @@ def directory(place: Place) -> Directory:
     return StoreDirectory(place)
 
 
+def start_of(file: Place, most: int) -> bytes:
+    """The first bytes of a file; what is beside it is not listed.
+
+    Args:
+        most: how many, if there are so many.
+
+    Raises:
+        DamagedError: it cannot be read.
+    """
+    if isinstance(file, Path):
+        return LocalDirectory(file.parent).read_range(file.name, 0, most)
+    from ckptmigrate.access.directory import missing
+
+    try:
+        return file.store.read_start(file, most)
+    except FileNotFoundError as error:
+        raise missing(file) from error
+
+
 class LocalDirectory:
     """A directory of the local file system."""
 

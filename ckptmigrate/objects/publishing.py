@@ -182,7 +182,8 @@ def _create_checkpoint(
         name, size = file
         carrying.into_store(plan.path / name, target / name, size, told)
 
-    carrying.at_once(carried, bring, progress or (lambda _: None))
+    with carrying.unchanged(plan.path, plan.change.before):
+        carrying.at_once(carried, bring, progress or (lambda _: None))
     files = _written(plan)
     marker = files.pop(manifest.MARKER_FILE)
     for name, content in files.items():
@@ -245,7 +246,13 @@ def _settle(destination: Url, theirs: str | None = None) -> str:
     store = destination.store
     try:
         last, content, names = _parse(store.read(journal), journal)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if journal.is_file():  # one answer that is wrong is not enough
+            raise StoreError(
+                "is there and cannot be read",
+                path=journal,
+                fix=f"when it can, run `{command('recover', destination)}`",
+            ) from error
         return NOTHING
     whole = destination / last
     if whole.is_file() and store.read(whole) == content.encode():
@@ -286,9 +293,11 @@ def _parse(content: bytes, journal: Url) -> tuple[str, str, list[str]]:
 def locked(place: Url) -> list[Leftover]:
     """Every destination directly in a place that is being written, or was."""
     try:
-        names = place.store.list(place).files
-    except StoreError:  # of a bucket, one may be allowed to read a part alone
-        return []
+        names = place.store.list(place, prefix=".").files
+    except StoreError as error:
+        if isinstance(error.__cause__, PermissionError):  # of a bucket, one may list a part alone
+            return []
+        raise
     return [
         Leftover(place / name.removeprefix(".").removesuffix(_LOCK), lock.owner_of(place / name))
         for name in names

@@ -53,6 +53,9 @@ class StoreWriter:
     def locked(self) -> list[Leftover]:
         return publishing.locked(self.url)
 
+    def is_locked(self) -> bool:
+        return publishing.lock_of(self.url).is_file()
+
     def discard(self, *, break_lock: bool) -> tuple[Place, str]:
         return self.url, publishing.discard(self.url, break_lock=break_lock)
 

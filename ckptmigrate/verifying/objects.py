@@ -7,7 +7,7 @@ from typing import Final
 
 from ckptmigrate.checkpoint import common, metadata
 from ckptmigrate.checkpoint.rows import is_tensor_entry
-from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.errors import CkptMigrateError, StoreError
 from ckptmigrate.inert import torchfile
 from ckptmigrate.releases.environment import USUAL
 from ckptmigrate.releases.facts import compat
@@ -54,6 +54,8 @@ def check(material: Material, also_known: Collection[str] = ()) -> Iterator[Find
         try:
             content = material.directory.read_range(blob.file, blob.offset, blob.length)
             names = unknown(torchfile.load(content).named, also_known)
+        except StoreError:  # says nothing of the checkpoint
+            raise
         except CkptMigrateError as error:
             unreadable.append(f"{chunk.key}: {error.reason}")
             fixes.add(fix_of(error))

@@ -321,7 +321,8 @@ def _fill(plan: Plan, target: Path, carrier: linking.Carrier) -> None:
     """Everything of a migrated checkpoint, into a directory that is there."""
     written = {*plan.files, sidecar.FILE, sidecar.FOLDER}
     new = {name: _writing(plan.change, name) for name, b in plan.files.items() if b is not None}
-    _carry(plan.path, target, carrier, written, new)
+    with _unchanged(plan):
+        _carry(plan.path, target, carrier, written, new)
     for step in range(plan.change.kept_steps):
         kept = sidecar.folder(step)
         if (plan.path / kept).is_dir():
@@ -359,6 +360,15 @@ def _make_folder(folder: Path) -> None:
     if not folder.parent.is_dir():
         make_directory(folder.parent, folder.parent.parent)
     make_directory(folder, folder.parent.parent)
+
+
+def _unchanged(plan: Plan) -> contextlib.AbstractContextManager[None]:
+    """Make sure that a checkpoint in a store is the same before and after a block."""
+    if isinstance(plan.path, Path):
+        return contextlib.nullcontext()
+    from ckptmigrate.objects import carrying
+
+    return carrying.unchanged(plan.path, plan.change.before)
 
 
 def _carry(

@@ -57,6 +57,9 @@ class Writer(Protocol):
     def locked(self) -> list[Leftover]:
         """The destinations directly in the place that are being created, or were."""
 
+    def is_locked(self) -> bool:
+        """Whether the place is a destination that is being created, or was."""
+
     def discard(self, *, break_lock: bool) -> tuple[Place, str]:
         """Remove what a run that did not finish left of the place as a destination.
 
@@ -133,6 +136,9 @@ class LocalWriter:
 
     def locked(self) -> list[Leftover]:
         return staging.locked(self.path)
+
+    def is_locked(self) -> bool:
+        return os.path.lexists(staging.lock_of(self.path))
 
     def discard(self, *, break_lock: bool) -> tuple[Place, str]:
         what = staging.recover(self.path, break_lock=break_lock)
