@@ -29,7 +29,7 @@ def _known_ending(_: click.Context, _parameter: click.Parameter, file: Path | No
         from ckptmigrate.reporting.files import RENDERERS
 
         if file.suffix not in RENDERERS:
-            raise click.BadParameter(f"{str(file)!r} does not end in {', '.join(RENDERERS)}.")
+            raise click.BadParameter(f"{str(file)!r} must end in {' or '.join(RENDERERS)}.")
     return file
 
 
@@ -39,8 +39,8 @@ def reported(command: Command) -> Command:
     @click.option(
         "--report", "file", type=click.Path(path_type=Path, readable=False), metavar="FILE",
         callback=_known_ending,
-        help="Write a report of what was found and done, also of a refusal; FILE ends in .html, "
-        ".md or .json.",
+        help="Also write a report to FILE, which ends in .html, .md or .json. A command that fails "
+        "writes one, too.",
     )  # fmt: skip
     @functools.wraps(command)
     def with_report(*, file: Path | None, many: Many, **options: Any) -> None:
