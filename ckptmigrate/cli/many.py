@@ -118,11 +118,10 @@ _RETRY = click.option(
 
 
 def several(*, ledger: bool) -> Callable[[Command], Command]:
-    """The argument PATH... and the options of a batch; the verb gets them as `many`.
+    """Add the argument PATH... and the options of a batch, passed as `many`.
 
     Args:
-        ledger: whether what is done can be told from what is not, so that a run can be gone on
-            with, in parts or elsewhere.
+        ledger: whether to add --ledger, --shard, --scheduler and --retries.
     """
     options = (_JOBS, _LEDGER, _SHARD, _SCHEDULER, _RETRY) if ledger else (_JOBS,)
 

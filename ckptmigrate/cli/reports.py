@@ -1,4 +1,4 @@
-"""The option --report: what a verb recorded is written last, also where the verb is refused."""
+"""The option --report: write a report after a command, also if the command fails."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _known_ending(_: click.Context, _parameter: click.Parameter, file: Path | No
 
 
 def reported(command: Command) -> Command:
-    """A verb with --report; its checkpoints are `many`."""
+    """Add --report to a command; its checkpoints are `many`."""
 
     @click.option(
         "--report", "file", type=click.Path(path_type=Path, readable=False), metavar="FILE",
