@@ -1,16 +1,18 @@
-"""docs/cli.md, made from the click commands themselves: every verb, argument and option."""
+"""docs/cli.md, made from the click commands: every command, argument and option."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import click
 
 from ckptmigrate.cli import cli
-from ckptmigrate.cli.manual import ManualGroup
+from ckptmigrate.cli.manual import ARGUMENTS, EXITS, MIGRATED, SECTIONS, Manual, ManualGroup
 
 PAGE: Final = Path(__file__).parent.parent / "docs" / "cli.md"
 _HEAD: Final = """\
@@ -18,9 +20,12 @@ _HEAD: Final = """\
 
 <!-- Made by `make examples` from the commands themselves: do not edit. -->
 
-What `ckptmigrate VERB --help` says. [The verbs](verbs.md) shows each at work,
-[JSON](json.md) lists the keys behind `--json`.
+The output of `ckptmigrate COMMAND --help-all`; `--help` leaves out rare options. [The commands
+with examples](verbs.md), [the keys of --json](json.md).
 """
+# Options in these groups that at least so many commands have are described once.
+_SHARED_GROUPS: Final = ("Selection", "Batch", "General")
+_SHARED_BY: Final = 3
 
 
 def verbs(context: click.Context | None = None) -> Iterator[click.Context]:
@@ -37,50 +42,97 @@ def commands() -> dict[str, click.Command]:
     return {context.command_path.partition(" ")[2]: context.command for context in verbs()}
 
 
+def shared() -> list[tuple[str, str]]:
+    """Return the rows of options that are described once: flags, text."""
+    grouped = [_grouped(context) for context in verbs()]
+    rows = Counter(row for group in _SHARED_GROUPS for each in grouped for row in each[group])
+    return [row for row, count in rows.items() if count >= _SHARED_BY]
+
+
 def reference() -> str:
-    """The whole page."""
-    return "\n".join([_HEAD, *(line for context in verbs() for line in _section(context))])
+    """Return the whole page."""
+    once = shared()
+    lines = [_HEAD]
+    for context in verbs():
+        lines += _section(context, once)
+    lines += ["## Shared options\n", *_table("Option", once)]
+    exits = {f"`{status}`": text for status, text in EXITS.items()}
+    lines += ["## Exit status\n", *_table("Status", exits.items())]
+    files = {f"`{name}`": _plain(text) for name, text in MIGRATED.items()}
+    lines += ["## Files\n", *_table("File", files.items())]
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _section(context: click.Context) -> Iterator[str]:
+def _section(context: click.Context, once: list[tuple[str, str]]) -> Iterator[str]:
     command, words = context.command, context.command_path.split()
+    assert isinstance(command, Manual)
     yield f"{'###' if len(words) > 2 else '##'} {' '.join(words[1:]) or words[0]}\n"
-    usage = " ".join([*words, *command.collect_usage_pieces(context)])
+    usage = " ".join([*words, *filter(None, command.collect_usage_pieces(context))])
     yield f"```text\n{usage}\n```\n"
     yield from _help(command.help or "")
-    for parameter in command.get_params(context):
-        if isinstance(parameter, click.Option) and not parameter.hidden:
-            yield _option(parameter, context)
+    rows = [row for grouped in _grouped(context).values() for row in grouped]
+    own = [row for row in rows if row not in once]
+    if own:
+        yield from _table("Option", own)
+    names = (re.findall(r"`([^ `]+)", flags)[-1] for flags, text in rows if (flags, text) in once)
+    yield f"[Shared options](#shared-options): {', '.join(f'`{name}`' for name in names)}.\n"
+    for title, terms in command.terms.items():
+        yield from _table(title, ((f"`{term}`", text) for term, text in terms.items()))
+    if command.found:
+        yield f"Exit status 1: {_plain(command.found)}.\n"
+
+
+def _grouped(context: click.Context) -> Mapping[str, list[tuple[str, str]]]:
+    """Return flags and text of the arguments and options of a command, by group."""
+    assert isinstance(context.command, Manual)
+    parameters = context.command.named(context)
+    return {
+        group: [
+            _row(name, parameters[name], context)
+            for name in names
+            if name in parameters
+            and (name in ARGUMENTS or isinstance(parameters[name], click.Option))
+        ]
+        for group, names in SECTIONS.items()
+    }
+
+
+def _row(name: str, parameter: click.Parameter, context: click.Context) -> tuple[str, str]:
+    if not isinstance(parameter, click.Option):
+        flags, text = ARGUMENTS[name]
+        return f"`{flags}`", _plain(text)
+    names = [f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts)]
+    if not (parameter.is_flag or parameter.count):
+        names[-1] = f"{names[-1][:-1]} {parameter.make_metavar(context)}`"
+    # The default and the range, too, as --help prints them.
+    record = parameter.get_help_record(context)
+    return ", ".join(names), _plain(" ".join((record[1] if record else "").split()))
+
+
+def _table(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
+    yield f"| {title} | |\n|---|---|"
+    for name, text in rows:
+        yield f"| {name} | {text} |"
     yield ""
 
 
 def _help(text: str) -> Iterator[str]:
-    """The help in paragraphs; those that click keeps as they are, and commands, as text blocks."""
+    """The help in paragraphs; those that click does not wrap as text blocks."""
     for paragraph in inspect.cleandoc(text).split("\n\n"):
         if paragraph.startswith("\b"):
             kept = paragraph.removeprefix("\b").strip("\n")
             yield f"```text\n{kept}\n```\n"
-        elif paragraph.startswith("Example"):
-            what, _, command = paragraph.partition(": ")
-            yield f"{what}:\n\n```sh\n{' '.join(command.split())}\n```\n"
         else:
             yield f"{_plain(' '.join(paragraph.split()))}\n"
 
 
-def _option(option: click.Option, context: click.Context) -> str:
-    flags = [f"`{flag}`" for flag in (*option.opts, *option.secondary_opts)]
-    if not (option.is_flag or option.count):
-        flags[-1] = f"{flags[-1][:-1]} {option.make_metavar(context)}`"
-    # The default and the range, too, in the words of --help.
-    record = option.get_help_record(context)
-    text = " ".join((record[1] if record else "").split())
-    more = " May be repeated." if option.multiple else ""
-    return f"- {', '.join(flags)}: {_plain(text)}{more}"
-
-
 def _plain(text: str) -> str:
-    """Text in which Markdown sees no markup."""
-    return text.replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
+    """Return text in which Markdown sees no markup but code between backticks."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(
+        part if part.startswith("`") else re.sub(r"([*_|])", r"\\\1", part.replace("<", "&lt;"))
+        for part in parts
+    )
 
 
 def rewrite() -> bool:

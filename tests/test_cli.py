@@ -312,7 +312,7 @@ def test_traceback_only_when_asked(run: Run) -> None:
 
 def test_every_verb_has_help_with_an_example(run: Run) -> None:
     for verb in commands():
-        text = run(*verb.split(), "--help").stdout
+        text = run(*verb.split(), "--help-all").stdout
         assert f"Examples:\n    ckptmigrate {verb}" in text, verb
         for option in ("--json", "--no-color", "--verbose"):
             assert option in text, verb

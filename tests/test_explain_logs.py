@@ -835,7 +835,7 @@ def test_a_checkpoint_that_is_not_there(tmp_path: Path, run: Run) -> None:
 def test_a_checkpoint_needs_an_error(run: Run) -> None:
     result = run("explain", "--checkpoint", SAMPLES / IDLE)
     assert result.returncode == 2
-    assert "--checkpoint goes with an error" in result.stderr
+    assert "--checkpoint requires an error message" in result.stderr
 
 
 def test_looking_writes_nothing(copy: Callable[[str], Path]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from cli_reference import commands
 from conftest import SAMPLES, Run
 
-from ckptmigrate.cli.manual import SECTIONS
+from ckptmigrate.cli.manual import EVERYTHING, RARE, SECTIONS
 
 ALL = commands()
 
@@ -42,6 +42,8 @@ def test_every_option_says_what_it_does_in_its_section() -> None:
     sectioned = {each for names in SECTIONS.values() for each in names}
     for name, command in ALL.items():
         context = click.Context(command, help_option_names=["-h", "--help"])
+        short = command.get_help(context)
+        context.meta[EVERYTHING] = True
         page = command.get_help(context)
         for parameter in command.params:
             if not isinstance(parameter, click.Option):
@@ -53,12 +55,52 @@ def test_every_option_says_what_it_does_in_its_section() -> None:
                 assert re.search(rf"^ +(-\w, )?{re.escape(flag)}\b", page, re.MULTILINE) or (
                     len(flag) == 2 and f"{flag}, " in page
                 ), flag
+                in_short = re.search(rf"^ .*{re.escape(flag)}\b.*  ", short, re.MULTILINE)
+                assert bool(in_short) == (parameter.name not in RARE), flag
         names = {getattr(parameter, "metavar", None) for parameter in command.params}
         assert "DEST" not in page or "DEST" in names, name
         assert "\nOptions:\n" not in page, name
-        assert "--help" in page, name
+        assert short.rstrip().splitlines()[-1].split()[0] == "--help-all", name
         for status in ("0", "1", "2", "130"):
             assert re.search(rf"^  {status} +\S", page, re.MULTILINE), name
+            assert not re.search(rf"^  {status} +\S", short, re.MULTILINE), name
+
+
+def test_help_fits_two_screens_of_80_columns() -> None:
+    for name, command in ALL.items():
+        with command.make_context(
+            name, ["x"], resilient_parsing=True, terminal_width=80
+        ) as context:
+            lines = context.get_help().splitlines()
+        assert len(lines) <= 75, name
+        assert all(len(line) <= 80 for line in lines), name
+
+
+def test_option_groups_are_in_one_order() -> None:
+    order = [
+        "Selection", "Target", "Output", "Target job", "Batch", "Parallelism", "Validation",
+        "General",
+    ]  # fmt: skip
+    assert [section for section in SECTIONS if section != "Measurement"] == order
+
+
+def test_help_all_shows_what_help_leaves_out(run: Run) -> None:
+    short, whole = (run("downgrade", flag).stdout for flag in ("--help", "--help-all"))
+    for text in ("--scheduler", "--retries", "Exit status:", "Files:"):
+        assert text not in short
+        assert text in whole
+    assert set(short.split()) < set(whole.split())
+
+
+def test_contributor_commands_are_hidden(run: Run) -> None:
+    assert "Measure the compatibility matrix" not in run("matrix", "--help").stdout
+    assert "Measure the compatibility matrix" in run("matrix", "--help-all").stdout
+
+
+def test_a_missing_target_lists_the_releases(run: Run) -> None:
+    result = run("downgrade", "run")
+    assert result.returncode == 2
+    assert "0.9.0, 0.10.0, 0.11.0" in result.stderr
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if n not in ("matrix add", "matrix run")])
@@ -77,7 +119,7 @@ def test_examples_work(name: str, run: Run, tmp_path: Path) -> None:
         if name == "undo":
             run("downgrade", place / "run", "--to", "0.11.0", "--in-place")
         line = re.split(" [<>] ", line)[0]
-        words = shlex.split(line)[1:]
+        words = shlex.split(line, comments=True)[1:]
         # Of this place, from wherever the fixture runs.
         words = [str(place / w) if w.split("/")[0] in ("run", "run.pre-rerun", "other", "fault",
                  "broken", "run-for-0.19", "run-for-0.13", "whole", "matrix.html") else w
@@ -96,6 +138,7 @@ def test_no_name_is_broken_at_a_hyphen() -> None:
         with ALL[name].make_context(
             name, ["x"], resilient_parsing=True, terminal_width=width
         ) as context:
+            context.meta[EVERYTHING] = True
             page = context.get_help()
         assert not re.search(r"\w-$", page, re.MULTILINE), (name, width)
         assert "--dist-ckpt-strictness" in page, (name, width)

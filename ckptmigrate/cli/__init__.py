@@ -1,4 +1,4 @@
-"""The command line. It parses, calls the library, and turns values and errors into words."""
+"""The command line: parses arguments, calls the library and formats values and errors."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.text.commands import PROGRAM
 from ckptmigrate.text.lines import Line
 
-# The verbs in the order of --help, and the module of each; see ManualGroup.
+# The commands in the order of --help, and the module of each; see ManualGroup.
 _VERBS: Final = {
-    "Look": {
+    "Inspect": {
         "inspect": "ckptmigrate.cli.inspect",
         "check": "ckptmigrate.cli.check",
         "verify": "ckptmigrate.cli.verify",
@@ -36,11 +36,11 @@ _VERBS: Final = {
         "migrate": "ckptmigrate.cli.migrate",
         "undo": "ckptmigrate.cli.undo",
     },
-    "Mend": {
+    "Repair": {
         "repair": "ckptmigrate.cli.repair",
         "recover": "ckptmigrate.cli.recover",
     },
-    "Know": {
+    "Reference": {
         "explain": "ckptmigrate.cli.explain",
         "layouts": "ckptmigrate.cli.layouts",
         "matrix": "ckptmigrate.cli.matrix",
@@ -64,18 +64,23 @@ _VERBS: Final = {
 @options.output_options
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Inspect and migrate Megatron-Core torch_dist checkpoints, metadata only.
+    """Inspect and migrate Megatron-Core torch_dist checkpoints by rewriting their metadata.
 
-    PATH is a checkpoint directory or a root; a root means the iteration that its tracker file
-    names. Most verbs take several, and globs. Tensors are never rewritten, pickles never executed,
-    the source never changed unless --in-place asks for it. `ckptmigrate VERB --help` tells all
-    about a verb.
+    PATH is an iteration directory (iter_NNNNNNN) or a root, the directory you pass to --load. For a
+    root, ckptmigrate uses the iteration in latest_checkpointed_iteration.txt. Most commands accept
+    several PATHs and glob patterns.
+
+    Tensor data is never rewritten and pickles are never executed. PATH is not modified unless you
+    pass --in-place or run `undo` or `recover`. Run `ckptmigrate COMMAND --help` for details.
+
+    For example, a job of release 0.11 cannot load the root `run`, which release 0.17 wrote:
+    "Missing key in checkpoint state_dict: rerun_state_machine_state/shard_0.0_1.1."
 
     \b
     Examples:
-      ckptmigrate inspect run
-      ckptmigrate check run --reader 0.13
-      ckptmigrate downgrade run --to 0.13
+      ckptmigrate inspect run                # which release wrote it?
+      ckptmigrate check run --reader 0.11    # why does release 0.11 fail?
+      ckptmigrate downgrade run --to 0.11    # write run.0.11 for release 0.11
     """
     if context.invoked_subcommand is None:
         output.lines(_START)
@@ -83,13 +88,13 @@ def cli(context: click.Context) -> None:
 
 
 _START = (
-    Line(f"ckptmigrate {ckptmigrate.__version__}: a checkpoint of one Megatron-Core release, made "
-         "readable by another; only metadata is rewritten", hang=2, style="bold"),
-    Line("what is it?", "ckptmigrate inspect PATH                ", 2),
-    Line("does release 0.13 resume from it?", "ckptmigrate check PATH --reader 0.13    ", 2),
-    Line("have it resume, from PATH.0.13", "ckptmigrate downgrade PATH --to 0.13    ", 2),
-    Line("what does that error mean?", "ckptmigrate explain 'Missing key ...'   ", 2),
-    Line("every verb: ckptmigrate --help; all about one: ckptmigrate VERB --help", hang=2),
+    Line(f"ckptmigrate {ckptmigrate.__version__}: migrate checkpoints between Megatron-Core "
+         "releases by rewriting their metadata", hang=2, style="bold"),
+    Line("show which release wrote it", "ckptmigrate inspect PATH                ", 2),
+    Line("predict whether 0.13 can resume from it", "ckptmigrate check PATH --reader 0.13    ", 2),
+    Line("write PATH.0.13 for release 0.13", "ckptmigrate downgrade PATH --to 0.13    ", 2),
+    Line("explain a load error", "ckptmigrate explain 'Missing key ...'   ", 2),
+    Line("All commands: ckptmigrate --help. Details: ckptmigrate COMMAND --help", hang=2),
 )  # fmt: skip
 
 

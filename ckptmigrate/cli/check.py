@@ -1,4 +1,4 @@
-"""The verb `check`: predict whether a job of a release resumes."""
+"""The command `check`: predict whether a release can resume from a checkpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ckptmigrate.versions.reading import read
 @click.command(
     cls=Manual,
     files=CHECKPOINT,
-    found="refused, or the release of --reader does not resume",
+    found="error, or the release of --reader cannot resume",
 )
 @click.option(
     "--reader",
@@ -33,30 +33,37 @@ from ckptmigrate.versions.reading import read
     type=options.RELEASE,
     metavar="RELEASE",
     shell_complete=completing.releases,
-    help="Ask this release alone, such as 0.13.1; 0.13 is its last patch.",
+    help="Check this release only, for example 0.13.1. 0.13 means its latest patch release.",
 )
-@click.option("--torch", metavar="V", help="The reader's torch. Default: the release's usual one.")
+@options.torch
 @options.python
 @options.numpy
-@click.option("--strict", is_flag=True, help="Short for --strictness raise_all.")
+@options.strict
 @click.option(
     "--strictness",
     type=click.Choice(checking.STRICTNESS),
     metavar="POLICY",
     default=checking.DEFAULT_STRICTNESS,
     show_default=True,
-    help=f"The job's --dist-ckpt-strictness: {', '.join(checking.STRICTNESS)}.",
+    help=f"--dist-ckpt-strictness of the job: {', '.join(checking.STRICTNESS)}.",
 )
-@click.option("--job-tp", type=click.IntRange(min=1), metavar="N", help="The job's TP.")
-@click.option("--job-pp", type=click.IntRange(min=1), metavar="N", help="The job's PP.")
-@click.option("--job-cp", type=click.IntRange(min=1), metavar="N", help="The job's CP.")
-@click.option("--job-world", type=click.IntRange(min=1), metavar="N", help="The job's world size.")
+@click.option(
+    "--job-tp", type=click.IntRange(min=1), metavar="N", help="Tensor parallel size of the job."
+)
+@click.option(
+    "--job-pp", type=click.IntRange(min=1), metavar="N", help="Pipeline parallel size of the job."
+)
+@click.option(
+    "--job-cp", type=click.IntRange(min=1), metavar="N", help="Context parallel size of the job."
+)
+@click.option("--job-world", type=click.IntRange(min=1), metavar="N", help="World size of the job.")
 @click.option(
     "--rerun-mode",
     type=click.Choice(sorted(MODE_OF_ARGUMENT)),
+    metavar="MODE",
     default="validate_results",
     show_default=True,
-    help="The job's --rerun-mode.",
+    help=f"--rerun-mode of the job: {', '.join(sorted(MODE_OF_ARGUMENT))}.",
 )
 @click.option("--finetune", is_flag=True, help="The job runs with --finetune.")
 @click.option("--no-load-optim", is_flag=True, help="The job runs with --no-load-optim.")
@@ -85,11 +92,14 @@ def check(
     iteration: int | None,
     every: bool,
 ) -> None:
-    """Predict, without the release at hand, whether a job of it resumes.
+    """Predict whether a Megatron release can resume from a checkpoint.
 
-    By default the job has the topology of the checkpoint, reruns enabled and Megatron's default
-    strictness. Without --reader, one line per release. With it, each reason with the error that
-    the job would die with, and the command that helps: it was planned and its result checked.
+    Without --reader, print one line for each release. With --reader, print each reason, the error
+    that the job would raise, and a command that fixes it. ckptmigrate plans the command and
+    validates its result before printing it.
+
+    The release does not need to be installed. By default, the job is assumed to have the
+    parallelism of the checkpoint, --rerun-mode validate_results and Megatron's default strictness.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""What the shell offers at TAB: layouts, releases, words to explain, iterations of the root."""
+"""Values for shell completion: layouts, releases, topics of `explain`, iterations of a root."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def targets(_: click.Context, __: click.Parameter, incomplete: str) -> list[Comp
     from ckptmigrate.releases.facts import compat
 
     layouts = {row.layout: row.summary for row in compat().layouts}
-    every = {versions.UNIVERSAL: "every release from 0.9 on reads it"}
+    every = {versions.UNIVERSAL: "every release from 0.9 on can load it"}
     return _items(layouts | every | _releases(), incomplete)
 
 

@@ -1,4 +1,4 @@
-"""The verb `completion`: print what a shell needs to complete verbs, options and their values."""
+"""The command `completion`: print the completion script for a shell."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ FILES: Final = {
     "fish": "~/.config/fish/completions/ckptmigrate.fish",
 }
 _NOTES: Final = {
-    "bash": "bash-completion loads it from there; without that, source it in ~/.bashrc",
-    "zsh": "with `fpath+=(~/.zsh/completions)` before compinit in ~/.zshrc",
-    "fish": "fish loads it from there",
+    "bash": "loaded by bash-completion; without that, source the file in ~/.bashrc",
+    "zsh": "requires `fpath+=(~/.zsh/completions)` before compinit in ~/.zshrc",
+    "fish": "loaded by fish",
 }
 
 
@@ -31,10 +31,10 @@ _NOTES: Final = {
 @options.output_options
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script that has a shell complete verbs, options and their values.
+    """Print the completion script for a shell.
 
-    Layouts, releases, losses, codes, and the iterations of the root on the line are completed, too.
-    The last lines of the script say how to install it.
+    The script completes commands, options, layouts, releases, data losses, problem codes and the
+    iterations of a root. Its last lines show how to install it.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The verb `diff`: say what differs in meaning."""
+"""The command `diff`: list the differences between two checkpoints."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import Manual
 
 
-@click.command(cls=Manual, found="refused, or something differs")
+@click.command(cls=Manual, found="error, or the checkpoints differ")
 @click.argument("a", type=options.PLACE, shell_complete=completing.directories)
 @click.argument("b", type=options.PLACE, shell_complete=completing.directories)
 @options.iteration
 @options.full
 @options.output_options
 def diff(a: Place, b: Place, iteration: int | None, full: bool) -> None:
-    """Say what differs in meaning from checkpoint A to checkpoint B.
+    """List the differences from checkpoint A to checkpoint B.
 
-    Compared are the common state, entries, plans, attributes, backend marker and payload bytes.
+    Compares the common state, the keys and attributes of .metadata, the save plans, metadata.json
+    and the bytes of tensors and objects.
 
     \b
     Examples:

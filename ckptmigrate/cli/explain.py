@@ -1,4 +1,4 @@
-"""The verb `explain`: say what a word or an error means, or find the errors of a log."""
+"""The command `explain`: explain a topic, a load error or the errors in a job log."""
 
 from __future__ import annotations
 
@@ -14,25 +14,36 @@ from ckptmigrate.cli.manual import Manual
 _STDIN = "-"
 
 
-@click.command(cls=Manual, found="nothing is known of WORD, or the log has no known error")
-@click.argument("word", type=options.RELEASE, required=False, shell_complete=completing.explainable)
+@click.command(cls=Manual, found="unknown TOPIC, or no known error in the log")
+@click.argument(
+    "word",
+    type=options.RELEASE,
+    required=False,
+    metavar="[TOPIC]",
+    shell_complete=completing.explainable,
+)
 @click.option(
     "--checkpoint",
     type=options.PLACE,
     metavar="PATH",
     shell_complete=completing.directories,
-    help="The checkpoint or root that the job loads: look at it to decide between causes.",
+    help="The checkpoint or root that the job loads. Examined to decide between possible causes.",
 )
 @options.output_options
 def explain(word: str | None, checkpoint: Place | None) -> None:
-    """Explain a load error, a log, or a word such as a problem code or a layout.
+    """Explain a load error, a job log, a problem code, a layout or another topic.
 
-    WORD is the text of an error as the log of a job has it, `-` to read a whole log from standard
-    input, a problem code of verify, a layout, a release, a name of --allow-loss, or the name of a
-    load error. Without it, list everything that can be explained.
+    \b
+    TOPIC is one of:
+      an error message from a job log, in quotes
+      - (reads a job log from standard input)
+      a problem code of `verify`, or the name of a load error
+      a layout or a release
+      a data loss of --allow-loss
+    Without TOPIC, list all topics.
 
-    A log may be of many ranks: prefixes of launchers, colours and tracebacks are understood. An
-    error that is not known is not explained.
+    A log can contain output of many ranks, launcher prefixes, colors and tracebacks. Unknown errors
+    are listed as unknown.
 
     \b
     Examples:
@@ -46,7 +57,7 @@ def explain(word: str | None, checkpoint: Place | None) -> None:
 
     if word is None:
         if checkpoint is not None:
-            raise click.UsageError("--checkpoint goes with an error or with a log (-).")
+            raise click.UsageError("--checkpoint requires an error message or a log (-).")
         words = explaining.words()
         if output.json:
             output.object({kind: list(of) for kind, of in words.items()})
@@ -76,7 +87,7 @@ def _explain_log(checkpoint: Place | None) -> None:
     from ckptmigrate.logs import answering
 
     if sys.stdin is None:
-        raise click.UsageError("standard input is closed, and `-` reads a log from it.")
+        raise click.UsageError("Cannot read a log (-): standard input is closed.")
     answer = answering.of_log(sys.stdin.buffer, checkpoint)
     found = explaining.explain_log(answer)
     if output.json:

@@ -1,4 +1,4 @@
-"""The verb `inspect`: say what a checkpoint is."""
+"""The command `inspect`: show what a checkpoint contains and which release wrote it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.writing.writer import writer
 
 
-@click.command(cls=Manual, files=MIGRATED, found="refused, or the checkpoint is corrupt")
+@click.command(cls=Manual, files=MIGRATED, found="error, or the rerun state is corrupt")
 @options.iteration
 @options.every
 @options.full
 @several(ledger=True)
 @options.output_options
 def inspect(many: Many, iteration: int | None, every: bool, full: bool) -> None:
-    """Say what a checkpoint is: layout, writer, rerun state, sizes, history, anomalies.
+    """Show which release wrote a checkpoint, its layout, rerun state, size and problems.
 
-    No release writes its version into a checkpoint: the writer is told by the traces it left.
+    Megatron does not store its version in a checkpoint. `inspect` infers the release from the
+    arguments and keys that the checkpoint contains.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The verb `layouts`: list the layouts of the rerun state."""
+"""The command `layouts`: list the layouts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from ckptmigrate.text.lines import Line
 @click.command(cls=Manual)
 @options.output_options
 def layouts() -> None:
-    """List the layouts of the rerun state and the releases that write them.
+    """List the layouts and the releases that write them.
 
-    `ckptmigrate explain LAYOUT` tells more of one.
+    A layout is how a range of releases stores the common state (common.pt) and the rerun state (of
+    the RerunStateMachine). Loading can fail if a release finds a layout that it does not expect.
+
+    Run `ckptmigrate inspect PATH` for the layout of a checkpoint, and `ckptmigrate explain LAYOUT`
+    for details on a layout.
 
     \b
     Examples:

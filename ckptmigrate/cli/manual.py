@@ -1,4 +1,4 @@
-"""`--help` as a manual page: options by what they are about, exit status, files."""
+"""The help of commands: options in groups, exit statuses and files."""
 
 from __future__ import annotations
 
@@ -8,46 +8,66 @@ from typing import Any, Final
 
 import click
 
-# Every option, by what it is about; in the order of the page.
+# Every option and the arguments in ARGUMENTS, in the order of --help.
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
-    "Which checkpoint": ("iteration", "every", "checkpoint"),
-    "What it leads to": ("to", "native", "rebuild", "drop", "allow_loss"),
-    "Where it goes": ("output", "destination", "in_place", "dry_run", "link", "print_path"),
-    "Many at once": ("jobs", "ledger", "shard", "scheduler", "retries"),
-    "The job that reads it": (
+    "Selection": (
+        "given", "a", "iteration", "every", "checkpoint", "scenario", "scenarios", "writer",
+        "writers", "reader", "only",
+    ),
+    "Target": ("to", "native", "rebuild", "drop", "allow_loss"),
+    "Output": (
+        "output", "destination", "in_place", "dry_run", "link", "print_path", "full", "file",
+        "markdown", "into", "html",
+    ),
+    "Target job": (
         "release", "torch", "strict", "strictness", "job_tp", "job_pp", "job_cp", "job_world",
         "rerun_mode", "finetune", "no_load_optim", "no_load_rng",
     ),
-    "What the checkpoint does not tell": ("world_size", "tensor_parallel", "pipeline_parallel"),
-    "How closely to look": ("load", "hash_payload", "hashed", "known", "break_lock"),
-    "Which part of the matrix": ("scenario", "scenarios", "writer", "writers", "reader", "only"),
-    "What to measure with": ("readers", "samples", "facts", "update", "source"),
-    "Output": (
-        "full", "markdown", "into", "html", "file", "as_json", "no_color", "verbose", "version",
-        "help",
+    "Batch": ("jobs", "ledger", "shard", "scheduler", "retries"),
+    "Parallelism": ("world_size", "tensor_parallel", "pipeline_parallel"),
+    "Validation": ("load", "hash_payload", "hashed", "known"),
+    "Measurement": ("readers", "samples", "facts", "update", "source"),
+    "General": (
+        "break_lock", "as_json", "no_color", "verbose", "version", "help", "help_all",
     ),
 }  # fmt: skip
+# Options that only --help-all shows.
+RARE: Final = frozenset({
+    "native", "rebuild", "link", "into", "torch", "strictness", "job_cp", "rerun_mode",
+    "no_load_rng", "shard", "scheduler", "retries", "world_size", "tensor_parallel",
+    "pipeline_parallel", "no_color", "verbose",
+})  # fmt: skip
+# Arguments that several commands have, as rows of --help.
+ARGUMENTS: Final = {
+    "given": (
+        "PATH...",
+        "An iteration directory (iter_NNNNNNN) or a root, the directory you pass to --load. Also "
+        "accepts URLs and glob patterns.",
+    ),
+    "a": ("A, B", "Iteration directories (iter_NNNNNNN) or roots, as for --load."),
+}
+EVERYTHING: Final = "ckptmigrate.help-all"  # a key of click.Context.meta: show rare options, too
 EXITS: Final[dict[int, str]] = {
-    0: "done",
-    1: "refused, or found wanting; stderr says why in one sentence, and what to do",
-    2: "the command line is not understood",
-    130: "interrupted; what was incomplete was undone",
+    0: "success",
+    1: "error, or problems found (see stderr)",
+    2: "invalid command line",
+    130: "interrupted; unfinished work was rolled back",
 }
 CHECKPOINT: Final = {
-    "PATH/latest_checkpointed_iteration.txt": "makes PATH a root, and names its iteration",
-    "PATH/iter_NNNNNNN/": "a checkpoint: .metadata, metadata.json, common.pt, *.distcp",
+    "PATH/latest_checkpointed_iteration.txt": "tracker file: makes PATH a root, names an iteration",
+    "PATH/iter_NNNNNNN/": "checkpoint: .metadata, metadata.json, common.pt, *.distcp",
 }
 MIGRATED: Final = CHECKPOINT | {
-    "iter_NNNNNNN/ckptmigrate.json": "what was done to it, for the way back",
-    "iter_NNNNNNN/.ckptmigrate/": "the small files as they were",
+    "iter_NNNNNNN/ckptmigrate.json": "migration history, used by undo",
+    "iter_NNNNNNN/.ckptmigrate/": "original copies of the changed files",
 }
 
 
-_HYPHEN: Final = "\ue000"  # stands for one while lines are broken
+_HYPHEN: Final = "\ue000"  # replaces a hyphen while lines are broken
 
 
 class Formatter(click.HelpFormatter):
-    """Breaks no line at a hyphen: names of layouts and of flags have some."""
+    """A formatter that does not break lines at hyphens, which layouts and flags contain."""
 
     def write_text(self, text: str) -> None:
         super().write_text(text.replace("-", _HYPHEN))
@@ -63,18 +83,18 @@ class Formatter(click.HelpFormatter):
 
 
 class ManualContext(click.Context):
-    """A context whose help is written so."""
+    """A context that formats help with Formatter."""
 
     formatter_class = Formatter
 
 
 class Manual(click.Command):
-    """A verb whose help has every section of a manual page.
+    """A command whose help groups its options.
 
     Args:
-        found: what exit status 1 means, where that is another than usual.
-        files: the files it is about, and what each is.
-        terms: sections of words that its options take, and what each means.
+        found: the meaning of exit status 1, if it differs from EXITS.
+        files: files that the command reads or writes, with a description of each.
+        terms: heading -> value of an option -> its meaning.
     """
 
     context_class = ManualContext
@@ -91,25 +111,45 @@ class Manual(click.Command):
         self.found, self.files, self.terms = found, dict(files or {}), dict(terms or {})
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Every option in its section."""
-        help_option = self.get_help_option(ctx)
-        shown = {
-            "help" if parameter is help_option else parameter.name: record
-            for parameter in self.get_params(ctx)
-            if isinstance(parameter, click.Option)
-            and (record := parameter.get_help_record(ctx)) is not None
+        """Write every option in its group; rare ones only for --help-all."""
+        rows = self._rows(ctx)
+        groups = {
+            section: [
+                rows[name]
+                for name in names
+                if name in rows and (name not in RARE or ctx.meta.get(EVERYTHING))
+            ]
+            for section, names in SECTIONS.items()
         }
-        for section, names in SECTIONS.items():
-            rows = [shown[name] for name in names if name in shown]
-            if rows:
+        general = groups.pop("General")
+        terms = {title: list(words.items()) for title, words in self.terms.items()}
+        for section, listed in {**groups, **terms, "General": general}.items():
+            if listed:
                 with formatter.section(section):
-                    formatter.write_dl(rows)
-        for title, words in self.terms.items():
-            with formatter.section(title):
-                formatter.write_dl(list(words.items()))
+                    formatter.write_dl(listed)
+
+    def _rows(self, ctx: click.Context) -> dict[str, tuple[str, str]]:
+        """Return the row of --help for each argument in ARGUMENTS and each option, by name."""
+        rows = {
+            name: ARGUMENTS.get(name)
+            if isinstance(parameter, click.Argument)
+            else parameter.get_help_record(ctx)
+            for name, parameter in self.named(ctx).items()
+        }
+        return {name: row for name, row in rows.items() if row is not None}
+
+    def named(self, ctx: click.Context) -> dict[str, click.Parameter]:
+        """Return the arguments and options by the names that SECTIONS uses."""
+        help_option = self.get_help_option(ctx)
+        return {
+            "help" if parameter is help_option else str(parameter.name): parameter
+            for parameter in self.get_params(ctx)
+        }
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Exit status and files."""
+        """Write exit statuses and files, for --help-all."""
+        if not ctx.meta.get(EVERYTHING):
+            return
         exits = EXITS | ({1: self.found} if self.found else {})
         with formatter.section("Exit status"):
             formatter.write_dl([(str(number), text) for number, text in exits.items()])
@@ -119,11 +159,11 @@ class Manual(click.Command):
 
 
 class ManualGroup(Manual, click.Group):
-    """A verb that has verbs of its own.
+    """A command with subcommands.
 
     Args:
-        sections: heading -> verb -> the module that it is in, under its own name. Only the module
-            of a verb that is used is imported; for --help, those of all of them.
+        sections: heading -> subcommand -> the module that defines it, under its own name. Only the
+            module of the subcommand in use is imported; for --help, all are.
     """
 
     def __init__(
@@ -134,27 +174,33 @@ class ManualGroup(Manual, click.Group):
         self.modules = {verb: of for verbs in self.sections.values() for verb, of in verbs.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the page."""
+        """Return the names of the subcommands, in the order of --help."""
         return [*self.modules, *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The verb of a name; None where there is none."""
+        """Return the subcommand with a name, or None."""
         if cmd_name not in self.modules:
             return super().get_command(ctx, cmd_name)
         verb: click.Command = getattr(import_module(self.modules[cmd_name]), cmd_name)
         return verb
 
     def verbs(self, ctx: click.Context) -> Iterator[tuple[str, click.Command]]:
-        """All of them by name, in the order of the page."""
+        """Iterate over the subcommands and their names, in the order of --help."""
         for name in self.list_commands(ctx):
             verb = self.get_command(ctx, name)
             assert verb is not None  # it is listed
             yield name, verb
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The verbs first: they are what one looks for."""
-        texts = {name: verb.get_short_help_str(limit=200) for name, verb in self.verbs(ctx)}
-        for section, names in (self.sections or {"Verbs": texts}).items():
-            with formatter.section(section):
-                formatter.write_dl([(name, texts[name]) for name in names])
+        """Write the subcommands, then the options; hidden subcommands only for --help-all."""
+        texts = {
+            name: verb.get_short_help_str(limit=200)
+            for name, verb in self.verbs(ctx)
+            if not verb.hidden or ctx.meta.get(EVERYTHING)
+        }
+        sections: Mapping[str, Iterable[str]] = self.sections or {"Commands": texts}
+        for section, names in sections.items():
+            if texts:
+                with formatter.section(section):
+                    formatter.write_dl([(name, texts[name]) for name in names])
         super().format_options(ctx, formatter)

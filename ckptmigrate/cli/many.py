@@ -1,4 +1,4 @@
-"""Many checkpoints at once: the options that the verbs share."""
+"""Options of commands that accept several checkpoints."""
 
 from __future__ import annotations
 
@@ -95,34 +95,33 @@ _GIVEN = click.argument(
 )
 _JOBS = click.option(
     "-j", "--jobs", type=click.IntRange(min=1), metavar="N",
-    help="Work on N checkpoints at a time, each in a process of its own. Default: 1.",
+    help="Process N checkpoints at a time, each in its own process. Default: 1.",
 )  # fmt: skip
 _LEDGER = click.option(
     "--ledger", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="Write down what is done, in lines of JSON. The same run again skips that, and does what "
-    "failed or was not begun.",
+    help="Record finished checkpoints in FILE (JSON Lines). Run the same command again to skip "
+    "them and process the rest.",
 )  # fmt: skip
 _SHARD = click.option(
     "--shard", callback=_shard, metavar="I/N",
-    help="Take the I-th of N parts of the checkpoints, I from 0 to N-1; `slurm` takes both from "
-    "the Slurm array that runs this.",
+    help="Process only part I of N of the checkpoints, I from 0 to N-1. The value slurm takes I "
+    "and N from the Slurm array task.",
 )  # fmt: skip
 _SCHEDULER = click.option(
     "--scheduler", metavar="ADDRESS",
-    help="Work on the Dask cluster of this scheduler (or scheduler file) instead of here.",
+    help="Run on the Dask cluster with this scheduler address or scheduler file.",
 )  # fmt: skip
 _RETRY = click.option(
     "--retries", type=click.IntRange(min=0), metavar="N",
-    help=f"With --scheduler: try N times more what failed for lack of luck. Default: {RETRIES}.",
+    help=f"With --scheduler, retry transient failures up to N times. Default: {RETRIES}.",
 )  # fmt: skip
 
 
 def several(*, ledger: bool) -> Callable[[Command], Command]:
-    """The argument PATH... and the options of a batch; the verb gets them as `many`.
+    """Add the argument PATH... and the options of a batch, passed as `many`.
 
     Args:
-        ledger: whether what is done can be told from what is not, so that a run can be gone on
-            with, in parts or elsewhere.
+        ledger: whether to add --ledger, --shard, --scheduler and --retries.
     """
     options = (_JOBS, _LEDGER, _SHARD, _SCHEDULER, _RETRY) if ledger else (_JOBS,)
 
@@ -134,9 +133,9 @@ def several(*, ledger: bool) -> Callable[[Command], Command]:
             mine = {name: values.pop(name) for name in names if name in values}
             many = Many(**mine, ledgered=ledger)
             if many.scheduler is not None and many.jobs is not None:
-                raise click.UsageError("--scheduler and --jobs exclude each other.")
+                raise click.UsageError("--scheduler and --jobs cannot be combined.")
             if many.scheduler is None and many.retries is not None:
-                raise click.UsageError("--retries needs --scheduler.")
+                raise click.UsageError("--retries requires --scheduler.")
             return verb(many=many, **values)
 
         found: Any = packed

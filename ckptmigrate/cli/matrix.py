@@ -1,4 +1,4 @@
-"""The verb `matrix`: show the compatibility matrix, or measure it again."""
+"""The command `matrix`: show the compatibility matrix, or measure it."""
 
 from __future__ import annotations
 
@@ -22,42 +22,43 @@ from ckptmigrate.matrix.cells import Cell, Matrix
 from ckptmigrate.text.commands import install
 
 _DOCTYPE: Final = len("<!DOCTYPE html>")
+_FACTS: Final = {"compat_matrix.yaml": "facts about releases, edited by hand"}
 _facts = click.option(
     "--facts",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     default=Path("compat_matrix.yaml"),
     show_default=True,
-    help="The file that has the cells.",
+    help="The file with the results.",
 )
 
 
-@click.group(cls=ManualGroup, invoke_without_command=True)
+@click.group(cls=ManualGroup, invoke_without_command=True, subcommand_metavar="")
 @click.option(
     "--scenario",
     metavar="NAME",
     shell_complete=completing.scenarios,
-    help="This scenario alone: idle, disabled, fault, ...",
+    help="Show this scenario only: idle, disabled, fault or optimizer.",
 )
 @click.option(
     "--writer", type=options.RELEASE, metavar="RELEASE", shell_complete=completing.releases,
-    help="With --reader: all about one cell.",
+    help="Show only checkpoints that this release wrote.",
 )  # fmt: skip
 @click.option(
     "--reader", type=options.RELEASE, metavar="RELEASE", shell_complete=completing.releases,
-    help="With --writer: all about one cell.",
+    help="Show only whether this release can resume. With --writer, show details.",
 )  # fmt: skip
-@click.option("--markdown", is_flag=True, help="Print it as Markdown.")
+@click.option("--markdown", is_flag=True, help="Print Markdown tables.")
 @click.option(
     "--into",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
-    help="Refresh a Markdown file between <!-- matrix: idle --> and <!-- /matrix -->.",
+    help="Update the tables in a Markdown file, after <!-- matrix: SCENARIO ... -->.",
 )
 @click.option(
     "--html",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write it as one page that needs no network.",
+    help="Write the matrix as one HTML page that works offline.",
 )
 @options.output_options
 @click.pass_context
@@ -70,9 +71,18 @@ def matrix(
     into: Path | None,
     html: Path | None,
 ) -> None:
-    """Show which release resumes from whose checkpoint, as it lies and after one command.
+    """Show which releases can resume from the checkpoints of each release.
 
-    Each outcome says how it is known: measured with the real release, or derived from which rule.
+    Each combination of releases has two results: one for the unmigrated checkpoint, one after
+    `upgrade` or `downgrade`. With --writer and --reader, also shows whether a result is measured
+    with the real release or derived from a rule.
+
+    \b
+    Scenarios:
+      idle        reruns enabled, no fault
+      disabled    saved with --rerun-mode disabled
+      fault       saved after a fault, such as a NaN loss
+      optimizer   idle, with the distributed optimizer
 
     \b
     Examples:
@@ -179,17 +189,28 @@ def _tell(found: Matrix, cells: list[Cell], *, one_pair: bool) -> None:
         output.lines([tables.LEGEND])
 
 
-@matrix.command("add", cls=Manual, files={"compat_matrix.yaml": "the facts that people edit"})
+@matrix.command("add", cls=Manual, hidden=True, files=_FACTS)
 @click.argument("release")
-@click.option("--torch", default="2.13.0", show_default=True, metavar="V", help="The torch of it.")
-@click.option("--source", default="the package index", show_default=True, help="How it is known.")
+@click.option(
+    "--torch",
+    default="2.13.0",
+    show_default=True,
+    metavar="V",
+    help="PyTorch version to measure the release with.",
+)
+@click.option(
+    "--source",
+    default="the package index",
+    show_default=True,
+    help="Where the release is published.",
+)
 @_facts
 @options.output_options
 def add(release: str, torch: str, source: str, facts: Path) -> None:
-    """Open the matrix for a release: a reader, and a writer whose cells `run --update` measures.
+    """Add a release to the compatibility matrix.
 
-    Its layout and constraints are those of the newest rows of the file; edit them by hand where
-    the release changes them.
+    Adds rows with the layout and constraints of the newest release in the file. Edit them if the
+    new release differs. Then measure the new combinations with `ckptmigrate matrix run --update`.
 
     \b
     Examples:
@@ -220,32 +241,35 @@ def add(release: str, torch: str, source: str, facts: Path) -> None:
 @matrix.command(
     "run",
     cls=Manual,
-    found="refused, or an outcome is another one than the file has (unless --update writes it)",
-    files={"compat_matrix.yaml": "the facts that people edit"},
+    hidden=True,
+    found="error, or a result differs from the file (unless --update writes it)",
+    files=_FACTS,
 )
 @click.option(
     "--readers",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     default=Path(".readers"),
     show_default=True,
-    help="A folder per release with its real megatron-core, see `make readers`.",
+    help="Directory with one megatron-core installation for each release (see `make readers`).",
 )
 @click.option(
     "--samples",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     default=Path("tests/samples"),
     show_default=True,
-    help="The checkpoints to load, with index.json and raw_matrix.json.",
+    help="Directory with the checkpoints to load, index.json and raw_matrix.json.",
 )
 @_facts
-@click.option("--update", is_flag=True, help="Rewrite the cells of that file, comments kept.")
+@click.option(
+    "--update", is_flag=True, help="Write the results to the file of --facts. Comments are kept."
+)
 @click.option(
     "--reader",
     "only",
     multiple=True,
     metavar="RELEASE",
     shell_complete=completing.releases,
-    help="This reader alone.",
+    help="Measure only whether this release can resume. Repeat for more.",
 )
 @click.option(
     "--writer",
@@ -253,7 +277,7 @@ def add(release: str, torch: str, source: str, facts: Path) -> None:
     multiple=True,
     metavar="RELEASE",
     shell_complete=completing.releases,
-    help="This writer alone.",
+    help="Measure only checkpoints that this release wrote. Repeat for more.",
 )
 @click.option(
     "--scenario",
@@ -261,7 +285,7 @@ def add(release: str, torch: str, source: str, facts: Path) -> None:
     multiple=True,
     metavar="NAME",
     shell_complete=completing.scenarios,
-    help="This scenario alone.",
+    help="Measure this scenario only. Repeat for more.",
 )
 @options.output_options
 def run(
@@ -273,10 +297,11 @@ def run(
     writers: tuple[str, ...],
     scenarios: tuple[str, ...],
 ) -> None:
-    """Measure the cells with real releases: some minutes, and torch.
+    """Measure the compatibility matrix with real releases.
 
-    For each reader one process with its real megatron-core loads every checkpoint, raw and
-    migrated, as a training job does; tensors are compared bit by bit with the source.
+    Takes some minutes and requires torch. For each release, one process with its real
+    megatron-core loads every checkpoint, unmigrated and migrated, as a training job does. Tensors
+    are compared with the source bit by bit.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The verbs that migrate: upgrade, downgrade, and migrate for either direction."""
+"""The commands `upgrade`, `downgrade` and `migrate`."""
 
 from __future__ import annotations
 
@@ -35,49 +35,46 @@ def _migration_options(command: options.Command) -> options.Command:
         click.option(
             "-o", "--output", type=options.PLACE, metavar="DEST",
             shell_complete=completing.directories,
-            help="The root to create, where nothing is yet. Default: PATH.<target> beside PATH.",
+            help="Create the new root DEST, or one root for each PATH in directory DEST. Default: "
+            "PATH.TARGET, next to PATH.",
         ),
         click.option(
-            "--in-place", is_flag=True, help="Change PATH itself; `undo` takes it back."
+            "--in-place", is_flag=True,
+            help="Modify PATH instead of creating a new root. Use `undo` to revert.",
         ),
-        click.option("--dry-run", is_flag=True, help="Print the plan and write nothing."),
+        click.option("--dry-run", is_flag=True, help="Print the plan without writing anything."),
         click.option(
-            "--link", type=links, default=Link.AUTO.value, show_default=True,
-            help="How payload files get into DEST. auto: reflink, else hardlink, else copy.",
+            "--link", type=links, metavar="METHOD", default=Link.AUTO.value, show_default=True,
+            help=options.LINK_HELP,
         ),
         click.option(
             "--hash", "hash_payload", is_flag=True,
-            help="Read all payload, and refuse where it is not as integrity.json says.",
+            help="Hash all data files and stop if a hash differs from integrity.json.",
         ),
         click.option(
-            "--allow-loss", multiple=True, type=click.Choice(sorted(LOSSES)), metavar="LOSS",
-            help="Accept a loss, one of those below; again for another one.",
+            "--allow-loss", multiple=True, type=click.Choice(sorted(LOSSES)), metavar="NAME",
+            help="Allow this data loss, one of those under Data loss. Repeat for more.",
         ),
-        click.option(
-            "--torch", metavar="V",
-            help="The reader's torch, for a release. Default: the one the release usually has.",
-        ),
+        options.torch,
         options.python,
         options.numpy,
         click.option(
             "--native", is_flag=True,
-            help="Give a release its own layout, even where it needs less.",
+            help="Write the layout that the target release itself writes. Default: the smallest "
+            "change that lets the release resume.",
         ),
-        click.option(
-            "--strict", is_flag=True,
-            help="Make a release resume under --dist-ckpt-strictness raise_all, too.",
-        ),
+        options.strict,
         click.option(
             "--world-size", type=click.IntRange(min=1), metavar="N",
-            help="Ranks of the job, where args do not tell.",
+            help=options.GIVEN_HELP.format("World size"),
         ),
         click.option(
             "--tensor-parallel", type=click.IntRange(min=1), metavar="N",
-            help="Tensor parallel size, where args do not tell.",
+            help=options.GIVEN_HELP.format("Tensor parallel size"),
         ),
         click.option(
             "--pipeline-parallel", type=click.IntRange(min=1), metavar="N",
-            help="Pipeline parallel size, where args do not tell.",
+            help=options.GIVEN_HELP.format("Pipeline parallel size"),
         ),
         options.full,
         options.every,
@@ -87,20 +84,30 @@ def _migration_options(command: options.Command) -> options.Command:
     return command
 
 
-_TERMS: Final = {"Losses": {name: loss.meaning for name, loss in LOSSES.items()}}
+class _TargetType(options.ReleaseType):
+    """What --to accepts."""
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        from ckptmigrate.releases.facts import compat
+        from ckptmigrate.releases.readers import readers
+
+        known = ", ".join(each.release for each in readers(compat()))
+        return f"Pass the release that will load the checkpoint: {known}."
+
+
+_TARGET: Final = _TargetType()
+_TERMS: Final = {"Data loss": {name: loss.meaning for name, loss in LOSSES.items()}}
 _TO_HELP: Final = (
-    f"A layout ({', '.join(layout.ID for layout in versions.LAYOUTS)}), a release such as 0.13.1 "
-    "or 0.16, which gets the least that it needs to resume, or "
-    f"{versions.UNIVERSAL}: sharded-rerun, idle, which every release from 0.9 on reads. Readers "
-    "that run with --dist-ckpt-strictness raise_all want no rerun entry at all, but for 0.10 "
-    "and 0.11: give those pre-rerun or none-emitting."
+    "The release that will load the checkpoint, for example 0.13 or 0.16.1. Also accepts a layout "
+    f"(see `ckptmigrate layouts`) or {versions.UNIVERSAL}, which every release from 0.9 on can "
+    "load. If the job uses --dist-ckpt-strictness raise_all, pass its release and --strict."
 )
 
 
 @click.command(cls=Manual, files=MIGRATED, terms=_TERMS)
 @click.option(
     "--to",
-    type=options.RELEASE,
+    type=_TARGET,
     default=versions.NEWEST.ID,
     show_default=True,
     metavar="TARGET",
@@ -112,10 +119,10 @@ _TO_HELP: Final = (
 @reported
 @options.output_options
 def upgrade(many: Many, to: str, **options: Any) -> None:
-    """Make a checkpoint readable by a newer release.
+    """Migrate a checkpoint to a newer release.
 
-    The result is a root of its own beside PATH, ready for --load. Payload files are linked where
-    that works; only small metadata is written. Without --to, the newest layout.
+    The result is a new root next to PATH, ready for --load. Data files are linked or copied, and
+    only metadata files are rewritten. Without --to, the target is the newest layout.
 
     \b
     Examples:
@@ -129,7 +136,7 @@ def upgrade(many: Many, to: str, **options: Any) -> None:
 @click.command(cls=Manual, files=MIGRATED, terms=_TERMS)
 @click.option(
     "--to",
-    type=options.RELEASE,
+    type=_TARGET,
     required=True,
     metavar="TARGET",
     help=_TO_HELP,
@@ -140,11 +147,11 @@ def upgrade(many: Many, to: str, **options: Any) -> None:
 @reported
 @options.output_options
 def downgrade(many: Many, to: str, **options: Any) -> None:
-    """Make a checkpoint readable by an older release.
+    """Migrate a checkpoint to an older release.
 
-    The result is a root of its own beside PATH, ready for --load. Payload files are linked where
-    that works; only small metadata is written. Nothing is lost unless --allow-loss names it, and
-    what goes is kept for the way back.
+    The result is a new root next to PATH, ready for --load. Data files are linked or copied, and
+    only metadata files are rewritten. Data is dropped only if you allow it with --allow-loss.
+    The original metadata files are kept in .ckptmigrate/ and restored when you upgrade again.
 
     \b
     Examples:
@@ -159,7 +166,7 @@ def downgrade(many: Many, to: str, **options: Any) -> None:
 @click.command(cls=Manual, files=MIGRATED, terms=_TERMS)
 @click.option(
     "--to",
-    type=options.RELEASE,
+    type=_TARGET,
     required=True,
     metavar="TARGET",
     help=_TO_HELP,
@@ -168,19 +175,19 @@ def downgrade(many: Many, to: str, **options: Any) -> None:
 @click.option(
     "--print-path",
     is_flag=True,
-    help="Print nothing but the root to load; errors go to standard error.",
+    help="Print only the path to load. Errors go to standard error.",
 )
 @_migration_options
 @several(ledger=True)
 @reported
 @options.output_options
 def migrate(many: Many, to: str, print_path: bool, **options: Any) -> None:
-    """Make a checkpoint readable by a release, newer or older.
+    """Upgrade or downgrade a checkpoint, depending on the target release.
 
-    Runs `upgrade` or `downgrade`, whichever leads to TARGET. Run again, it finds the result of the
-    first run, verifies it and changes nothing. --print-path is for scripts: with --print-path,
-    LOAD=$(ckptmigrate migrate ...) is the root to load, and that is PATH itself where the release
-    resumes from it as it is.
+    If the result of an earlier run exists, `migrate` validates it and changes nothing.
+
+    In a script, LOAD=$(ckptmigrate migrate PATH --to TARGET --print-path) sets LOAD to the path to
+    pass to --load: the new root, or PATH itself if TARGET can already load it.
 
     \b
     Examples:
@@ -190,7 +197,8 @@ def migrate(many: Many, to: str, print_path: bool, **options: Any) -> None:
     """
     if print_path and (many.batch or options["every"] or options["dry_run"] or output.json):
         raise click.UsageError(
-            "--print-path takes one PATH, without --all, --dry-run, --json or options of a batch."
+            "--print-path requires one PATH and cannot be combined with --all, --dry-run, --json, "
+            "--jobs, --ledger, --shard or --scheduler."
         )
     _migrate(None, many, to, print_path=print_path, **options)
 
@@ -220,7 +228,7 @@ def _migrate(
     print_path: bool = False,
 ) -> None:
     if in_place and output is not None:
-        raise click.UsageError("--in-place and -o exclude each other.")
+        raise click.UsageError("--in-place and -o cannot be combined.")
     options.check_choice(iteration, every=every)
     where = environment(python, numpy)
     given = Given(world_size, tensor_parallel, pipeline_parallel)

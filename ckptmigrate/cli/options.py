@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs have."""
+"""Arguments and options of several commands."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 from ckptmigrate.access.places import Place, place
 from ckptmigrate.cli import completing
 from ckptmigrate.cli.console import output
+from ckptmigrate.cli.manual import EVERYTHING
 from ckptmigrate.releases.environment import DEFAULT_PYTHON
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -25,15 +26,26 @@ def _set_output(context: click.Context, parameter: click.Parameter, value: bool)
         output.color = False
 
 
+def _show_all(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        context.meta[EVERYTHING] = True
+        click.echo(context.get_help(), color=context.color)
+        context.exit()
+
+
 def output_options(command: Command) -> Command:
-    """--json, -v and --no-color, which every verb has."""
+    """Add --json, -v, --no-color and --help-all, which every command has."""
+    command = click.option(
+        "--help-all", is_flag=True, is_eager=True, expose_value=False, callback=_show_all,
+        help="Show all options, exit statuses and files.",
+    )(command)  # fmt: skip
     for flags, text in (
         (
             ("--no-color", "no_color"),
-            "Never colour the output; neither where NO_COLOR is set, nor in a pipe.",
+            "Print without color. Color is also off in a pipe and if NO_COLOR is set.",
         ),
-        (("-v", "--verbose", "verbose"), "Show a traceback with an error, to report it."),
-        (("--json", "as_json"), "Print JSON with documented keys instead; errors, too."),
+        (("-v", "--verbose", "verbose"), "Print a Python traceback with an error."),
+        (("--json", "as_json"), "Print the result, or the error, as JSON."),
     ):
         command = click.option(
             *flags, is_flag=True, expose_value=False, callback=_set_output, help=text
@@ -69,35 +81,52 @@ RELEASE: Final = ReleaseType()
 path = click.argument("path", type=PLACE, shell_complete=completing.directories)
 iteration = click.option(
     "--iteration", type=int, metavar="N", shell_complete=completing.iterations,
-    help="Of a root, this iteration instead of the one that its tracker file names.",
+    help="Use iteration N of a root, not the one in latest_checkpointed_iteration.txt.",
 )  # fmt: skip
 every = click.option(
     "--all",
     "every",
     is_flag=True,
-    help="Of a root, every iteration, not only the one that its tracker file names; a checkpoint "
-    "means itself. One that fails stops no other.",
+    help="Process every iteration of a root. A failure does not stop the other iterations.",
 )
 python = click.option(
     "--python", metavar="V", default=DEFAULT_PYTHON, show_default=True,
-    help="The job's Python: 3.13 moved the classes of paths.",
+    help="Python version of the job. Python 3.13 moved the classes of pathlib.",
 )  # fmt: skip
 numpy = click.option(
     "--numpy", metavar="V",
-    help="The job's NumPy: 2.0 moved what pickles name. Default: not known.",
+    help="NumPy version of the job. NumPy 2 renamed a module that pickles contain. Default: not "
+    "known.",
 )  # fmt: skip
-full = click.option("--full", is_flag=True, help="Show long lists whole.")
+torch = click.option(
+    "--torch", metavar="V",
+    help="PyTorch version of the job. Default: the usual one for the release.",
+)  # fmt: skip
+LINK_HELP: Final = (
+    "How to create data files in DEST: reflink, hardlink, symlink, copy, or auto, the first of "
+    "reflink, hardlink and copy that works."
+)
+GIVEN_HELP: Final = (
+    "{} of the job that wrote the checkpoint, if the checkpoint does not contain it."
+)
+strict = click.option(
+    "--strict", is_flag=True, help="The job uses --dist-ckpt-strictness raise_all."
+)
+full = click.option("--full", is_flag=True, help="Print long lists in full.")
 
 
 def check_choice(iteration: int | None, *, every: bool) -> None:
     if every and iteration is not None:
-        raise click.UsageError("--all and --iteration exclude each other.")
+        raise click.UsageError("--all and --iteration cannot be combined.")
 
 
 known = click.option(
-    "--known", multiple=True, metavar="SYMBOL",
-    help="A symbol in its pickles that you vouch for, such as nemo.core.Config.",
+    "--known", multiple=True, metavar="GLOBAL",
+    help="Trust this class or function in pickles, for example nemo.core.Config. Repeat for more.",
 )  # fmt: skip
 hashed = click.option(
-    "--hash", "hashed", is_flag=True, help="Hash payload files against integrity.json, too."
+    "--hash",
+    "hashed",
+    is_flag=True,
+    help="Also hash all data files and compare the hashes with integrity.json.",
 )

@@ -1,4 +1,4 @@
-"""The verb `recover`: clean up after a migration that did not finish."""
+"""The command `recover`: complete or roll back an interrupted migration."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from ckptmigrate.cli.manual import Manual
 
 @click.command(
     cls=Manual,
-    files={
-        "PATH/../.NAME.ckptmigrate*": "the stage and lock of a migration under way, beside PATH"
-    },
+    files={"PATH/../.NAME.ckptmigrate*": "staging directory and lock of a migration, next to PATH"},
 )
 @options.path
 @click.option(
-    "--break-lock", is_flag=True, help="State that a run which cannot be seen from here is over."
+    "--break-lock",
+    is_flag=True,
+    help="Remove a lock held by a process on another host. Use it only if that process has ended.",
 )
 @options.output_options
 def recover(path: Place, break_lock: bool) -> None:
-    """Clean up after a migration that did not finish.
+    """Complete or roll back an interrupted migration.
 
-    In place, it is rolled back, or forward once it was committed. Out of place, what it had staged
-    beside PATH is removed. PATH is a checkpoint directory, a root, whose checkpoints are all looked
-    at, or a destination.
+    An interrupted in-place migration is completed if it was committed, and rolled back otherwise.
+    The staging directory of any other interrupted migration is deleted.
+
+    PATH is a checkpoint, a root (all its checkpoints are examined), or the new root that the
+    migration was to create.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The verb `repair`: make a checkpoint resume again where only metadata is wrong."""
+"""The command `repair`: repair a checkpoint whose metadata is damaged."""
 
 from __future__ import annotations
 
@@ -35,34 +35,36 @@ if TYPE_CHECKING:
     type=options.PLACE,
     metavar="DEST",
     shell_complete=completing.directories,
-    help="The root to create. Default: PATH.repaired beside PATH.",
+    help="Create the new root DEST, or one root for each PATH in directory DEST. Default: "
+    "PATH.repaired, next to PATH.",
 )
-@click.option("--in-place", is_flag=True, help="Change PATH itself.")
+@click.option("--in-place", is_flag=True, help="Modify PATH instead of creating a new root.")
 @click.option(
     "--rebuild-sentinel",
     "rebuild",
     is_flag=True,
-    help="Write an idle rerun state with all of its shards, instead of none at all.",
+    help="Write a complete idle rerun state instead of removing the rerun state.",
 )
 @click.option(
     "--drop-rerun",
     "drop",
     is_flag=True,
-    help="Drop a fault context that is whole, too: the job resumes as idle.",
+    help="Also drop a recorded fault that is complete. The job resumes without it.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan without writing anything.")
 @click.option(
     "--link",
     type=click.Choice([link.value for link in Link]),
+    metavar="METHOD",
     default=Link.AUTO.value,
     show_default=True,
-    help="How payload files get into DEST.",
+    help=options.LINK_HELP,
 )
 @click.option(
     "--world-size",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Ranks of the job, where args do not tell.",
+    help=options.GIVEN_HELP.format("World size"),
 )
 @options.hashed
 @options.known
@@ -87,11 +89,18 @@ def repair(
     every: bool,
     iteration: int | None,
 ) -> None:
-    """Make a checkpoint resume again where nothing but its metadata is wrong.
+    """Repair a checkpoint whose metadata is damaged.
 
-    A rerun that the common state announces without its shards goes, digests of small files are
-    renewed, and a tracker file that leads to no good iteration is pointed to the newest that is.
-    What is lost is not invented: everything else is refused.
+    \b
+    Damage                                       Repair
+      recorded fault without its rerun shards    remove the fault
+      metadata.json missing or unreadable        write it again
+      .metadata without optimizer shapes         compute the shapes
+      outdated hash of a valid metadata file     update integrity.json
+      tracker file names no complete iteration   name the newest complete one
+
+    Fails if there is other damage, because lost data cannot be restored. Run `ckptmigrate verify`
+    to list all damage. The result is a new root next to PATH, ready for --load.
 
     \b
     Examples:
@@ -100,9 +109,9 @@ def repair(
       ckptmigrate repair broken --in-place
     """
     if in_place and destination is not None:
-        raise click.UsageError("--in-place and -o exclude each other.")
+        raise click.UsageError("--in-place and -o cannot be combined.")
     if rebuild and drop:
-        raise click.UsageError("--rebuild-sentinel and --drop-rerun exclude each other.")
+        raise click.UsageError("--rebuild-sentinel and --drop-rerun cannot be combined.")
     options.check_choice(iteration, every=every)
     wanted = Wanted(rebuild, drop, Given(world_size), known, hashed)
     if many.batch or every:

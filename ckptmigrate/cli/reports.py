@@ -1,4 +1,4 @@
-"""The option --report: what a verb recorded is written last, also where the verb is refused."""
+"""The option --report: write a report after a command, also if the command fails."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def _known_ending(_: click.Context, _parameter: click.Parameter, file: Path | No
         from ckptmigrate.reporting.files import RENDERERS
 
         if file.suffix not in RENDERERS:
-            raise click.BadParameter(f"{str(file)!r} does not end in {', '.join(RENDERERS)}.")
+            raise click.BadParameter(f"{str(file)!r} must end in {' or '.join(RENDERERS)}.")
     return file
 
 
 def reported(command: Command) -> Command:
-    """A verb with --report; its checkpoints are `many`."""
+    """Add --report to a command; its checkpoints are `many`."""
 
     @click.option(
         "--report", "file", type=click.Path(path_type=Path, readable=False), metavar="FILE",
         callback=_known_ending,
-        help="Write a report of what was found and done, also of a refusal; FILE ends in .html, "
-        ".md or .json.",
+        help="Also write a report to FILE, which ends in .html, .md or .json. A command that fails "
+        "writes one, too.",
     )  # fmt: skip
     @functools.wraps(command)
     def with_report(*, file: Path | None, many: Many, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""The verb `schema`: print the JSON Schema of what a verb prints with --json."""
+"""The command `schema`: print the JSON Schema of the --json output of a command."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import Manual
 
 
-@click.command(cls=Manual, found="there is no schema of that name")
-@click.argument("verb", nargs=-1, required=True)
+@click.command(cls=Manual, found="no schema with that name")
+@click.argument("verb", nargs=-1, required=True, metavar="COMMAND...")
 @options.output_options
 def schema(verb: tuple[str, ...]) -> None:
-    """Print the JSON Schema of what VERB prints with --json.
+    """Print the JSON Schema of the --json output of a command.
 
-    `report` is that of --report FILE.json. The keys are a contract: they stay from release to
-    release.
+    The COMMAND `report` prints the schema of --report FILE.json. New versions of ckptmigrate add
+    keys, but do not rename or remove them.
 
     \b
     Examples:
-      ckptmigrate schema upgrade
+      ckptmigrate schema check
       ckptmigrate schema report
     """
     output.object(schemas.schema("-".join(verb)))

@@ -1,4 +1,4 @@
-"""The verb `undo`: take the last migration in place back."""
+"""The command `undo`: undo the last in-place migration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ckptmigrate.cli.reports import reported
 
 
 @click.command(cls=Manual, files=MIGRATED)
-@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan without writing anything.")
 @options.full
 @options.every
 @options.iteration
@@ -25,10 +25,11 @@ from ckptmigrate.cli.reports import reported
 @reported
 @options.output_options
 def undo(many: Many, dry_run: bool, full: bool, every: bool, iteration: int | None) -> None:
-    """Take back the last migration in place, byte for byte.
+    """Undo the last in-place migration, byte for byte.
 
-    Again and again, as far as the sidecar tells. Refused where a file was changed since, and of a
-    result that was written out of place: its source is unchanged, so it can just be removed.
+    Run it again to undo earlier migrations. `undo` fails if a file changed after the migration, and
+    for the new root of a migration without --in-place: its source is unchanged, so delete the new
+    root to discard it.
 
     \b
     Examples:

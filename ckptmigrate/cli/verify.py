@@ -1,4 +1,4 @@
-"""The verb `verify`: say everything that is wrong with a checkpoint."""
+"""The command `verify`: validate a checkpoint and list every problem with its fix."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 @click.command(
     cls=Manual,
     files=CHECKPOINT,
-    found="refused, or there is an error; warnings and notes are allowed",
+    found="error, or problems of severity error found; warnings and notes do not count",
 )
 @options.iteration
 @options.every
-@click.option("--load", is_flag=True, help="Read every tensor with torch, too.")
+@click.option("--load", is_flag=True, help="Also read every tensor. Requires torch.")
 @options.hashed
 @options.known
 @options.full
@@ -50,11 +50,12 @@ def verify(
     known: tuple[str, ...],
     full: bool,
 ) -> None:
-    """Say everything that is wrong with a checkpoint, and what to do.
+    """Validate a checkpoint and list every problem with its fix.
 
-    Checked are byte ranges, chunks, the tables of .metadata, plans, the rerun state, sharded
-    objects and the symbols they name, integrity.json, and, given a root, its tracker file.
-    Nothing is written. `ckptmigrate explain CODE` tells more of a finding.
+    Checks the tables, chunks and byte ranges of .metadata, the save plans, the common state, the
+    rerun state, the classes and functions named in pickles, and integrity.json. For a root, also
+    checks the tracker file. Writes nothing to the checkpoint. Run `ckptmigrate explain CODE` for
+    details on a problem code.
 
     \b
     Examples:

@@ -34,7 +34,7 @@ class Loss:
 _LOSSES: Final = (
     Loss(
         FAULT_CONTEXT,
-        "the fault being investigated is forgotten; the job resumes as if idle",
+        "the recorded fault, such as a NaN loss, is dropped; the job resumes without it",
         "up to 0.13 a fault context names the failing call by line number, which moves with every "
         "release: carried into another one it never matches, and every later resume exits",
         "0.10 to 0.13, to or from any other layout; to universal from any; RERUNNING_IN_PLACE in "
@@ -43,14 +43,14 @@ _LOSSES: Final = (
     ),
     Loss(
         FOREIGN_SYMBOLS,
-        "objects of other frameworks in the common state become their names as text",
+        "objects of other frameworks in the common state are replaced by their names",
         "a release that cannot import or does not allow-list a symbol cannot read the common state",
         "every release",
         "core_v0.14.0 to core_v0.19.0 megatron/core/safe_globals.py SAFE_GLOBALS",
     ),
     Loss(
         OPTIMIZER_STATE,
-        "the job resumes with --no-load-optim, as it cannot read the optimizer",
+        "the job cannot load the optimizer and must run with --no-load-optim",
         "the release does not know how the optimizer is sharded, and no metadata edit can re-lay "
         "the bytes",
         "across 0.10 and 0.11, 0.13 and 0.14, 0.14 and 0.15, 0.15 and 0.16",
@@ -59,7 +59,7 @@ _LOSSES: Final = (
     ),
     Loss(
         RNG_STATE,
-        "data and context parallel ranks resume with the RNG states of the first of them",
+        "all data and context parallel ranks resume with the RNG state of the first one",
         "0.16 alone has one for every rank, with expert parallelism; others ask for one per "
         "(PP, TP)",
         ">=0.16,<0.17",
@@ -67,7 +67,7 @@ _LOSSES: Final = (
     ),
     Loss(
         INTEGRITY,
-        "files without the digest that integrity.json has are used as they are",
+        "files whose hash differs from integrity.json are used as they are",
         "they were damaged or changed since the save, and the result gets digests of what is there",
         ">=0.17.1",
         "core_v0.17.1 to core_v0.19.0 megatron/core/dist_checkpointing/validation.py "
