@@ -20,7 +20,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
         "markdown", "into", "html",
     ),
     "Target job": (
-        "release", "torch", "strict", "strictness", "job_tp", "job_pp", "job_cp", "job_world",
+        "release", "torch", "python", "numpy", "strict", "strictness", "job_tp", "job_pp", "job_cp", "job_world",
         "rerun_mode", "finetune", "no_load_optim", "no_load_rng",
     ),
     "Batch": ("jobs", "ledger", "shard", "scheduler", "retries"),
