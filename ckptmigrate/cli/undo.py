@@ -27,8 +27,9 @@ from ckptmigrate.cli.reports import reported
 def undo(many: Many, dry_run: bool, full: bool, every: bool, iteration: int | None) -> None:
     """Undo the last in-place migration, byte for byte.
 
-    Run it again to undo earlier migrations. `undo` fails if a file changed after the migration. To
-    discard the new root of a migration without --in-place, delete its directory.
+    Run it again to undo earlier migrations. `undo` fails if a file changed after the migration.
+
+    A migration without --in-place does not modify PATH. To discard its result, delete the new root.
 
     \b
     Examples:
