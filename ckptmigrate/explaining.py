@@ -25,7 +25,7 @@ from ckptmigrate.matrix.cells import IDLE, Cell, Matrix, grade
 from ckptmigrate.planning.losses import LOSSES, Loss
 from ckptmigrate.releases.facts import Compat, LayoutRow, compat, matches, minor
 from ckptmigrate.releases.readers import Reader, reader
-from ckptmigrate.text.commands import command, shell
+from ckptmigrate.text.commands import command
 from ckptmigrate.verifying.findings import CODES, Code
 
 
@@ -141,7 +141,7 @@ def _unknown(word: str) -> RefusedError:
     if near:
         fix = f"{near[0]} is nearest, see `{command('explain', near[0])}`"
     elif _is_file(word):
-        fix = f"to read a log run `{command('explain', '-')} < {shell(word)}`"
+        fix = f"to read a log run `{command('explain', '-', stdin=word)}`"
     else:
         fix = f"for all that can be explained see `{command('explain')}`"
     text = ": it is not a known load error" if " " in word.strip() else ""

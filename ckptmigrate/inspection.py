@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.checkpoint import common, metadata, sidecar
+from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import STATES, Kind, RerunRecord
 from ckptmigrate.checkpoint.sidecar import Step
 from ckptmigrate.checkpoint.topology import Topology, derive
@@ -39,6 +41,38 @@ class FaultyRank:
 
 
 @dataclass(frozen=True)
+class Nested:
+    """A checkpoint in a folder of another one.
+
+    Attributes:
+        folder: its path in the other one.
+        tensors, objects: number of entries of either kind.
+        payload_files, payload_bytes: size of what a migration does not touch.
+        common_place: `common.pt` or the key of the sharded object.
+    """
+
+    folder: str
+    tensors: int
+    objects: int
+    payload_files: int
+    payload_bytes: int
+    common_place: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented JSON form (docs/json.md, `inspect --json`)."""
+        return {
+            "folder": self.folder,
+            "entries": _entries_json(self.tensors, self.objects),
+            "payload": {"files": self.payload_files, "bytes": self.payload_bytes},
+            "common_state": self.common_place,
+        }
+
+
+def _entries_json(tensors: int, objects: int) -> dict[str, int]:
+    return {"total": tensors + objects, "tensors": tensors, "objects": objects}
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What a checkpoint is.
 
@@ -55,6 +89,7 @@ class Inspection:
         tensors, objects: number of entries of either kind.
         payload_files, payload_bytes: size of what a migration does not touch.
         common_place: `common.pt` or the key of the sharded object.
+        nested: the checkpoints in its folders.
         steps: what earlier migrations did.
         anomalies: what a healthy checkpoint would not have.
     """
@@ -73,6 +108,7 @@ class Inspection:
     payload_files: int
     payload_bytes: int
     common_place: str
+    nested: tuple[Nested, ...]
     steps: tuple[Step, ...]
     anomalies: tuple[str, ...]
 
@@ -123,13 +159,10 @@ class Inspection:
                 "data": topology.data if topology else None,
                 "context": topology.context if topology else None,
             },
-            "entries": {
-                "total": self.tensors + self.objects,
-                "tensors": self.tensors,
-                "objects": self.objects,
-            },
+            "entries": _entries_json(self.tensors, self.objects),
             "payload": {"files": self.payload_files, "bytes": self.payload_bytes},
             "common_state": self.common_place,
+            "nested": [each.as_json() for each in self.nested],
             "migrations": [
                 {
                     "verb": step.verb,
@@ -185,10 +218,27 @@ def inspect(path: Place) -> Inspection:
         objects=objects,
         payload_files=len(manifest.payload_files),
         payload_bytes=sum(size for _, size in manifest.payload_files.values()),
-        common_place=common.FILE if manifest.common.in_file else common.KEY,
+        common_place=_common_place(manifest),
+        nested=tuple(_nested(*each) for each in manifest.nested.items()),
         steps=steps,
         anomalies=(*anomalies, *_anomalies(reading, writer, likely, migrated=bool(undone))),
     )
+
+
+def _nested(folder: str, found: Manifest) -> Nested:
+    objects = found.metadata.count_objects()
+    return Nested(
+        folder,
+        len(found.metadata.entries) - objects,
+        objects,
+        len(found.payload_files),
+        sum(found.all_payload.values()),
+        _common_place(found),
+    )
+
+
+def _common_place(found: Manifest) -> str:
+    return common.FILE if found.common.in_file else common.KEY
 
 
 def _narrowed(
@@ -285,14 +335,13 @@ def _anomalies(
 
 def _unknown(reading: Reading) -> list[str]:
     """Symbols of no known writer, which a job would import and call, by the file they are in."""
-    manifest = reading.manifest
-    place = common.FILE if manifest.common.in_file else common.KEY
     shards = reading.record.shards.values()
-    named = {
-        metadata.FILE: manifest.metadata.named,
-        place: manifest.common.torch_file.named,
-        "the rerun shards": [path for shard in shards for path in shard.file.named],
-    }
+    named: dict[str, Iterable[str]] = {}
+    for folder, found in {"": reading.manifest, **reading.manifest.nested}.items():
+        start = f"{folder}/" if folder else ""
+        named[f"{start}{metadata.FILE}"] = found.metadata.named
+        named[f"{start}{_common_place(found)}"] = found.common.torch_file.named
+    named["the rerun shards"] = [path for shard in shards for path in shard.file.named]
     return [
         f"{where} names a symbol of no known writer, which a job would load: {path}"
         for where, paths in named.items()

@@ -17,6 +17,7 @@ from ckptmigrate.planning.advice import Checked
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.releases import checking
 from ckptmigrate.releases.checking import Job
+from ckptmigrate.releases.environment import environment
 from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.readers import reader, readers
 from ckptmigrate.repairing import Repair
@@ -44,6 +45,8 @@ def check(
     release: str | None = None,
     job: Job | None = None,
     torch: str | None = None,
+    python: str | None = None,
+    numpy: str | None = None,
     iteration: int | None = None,
 ) -> tuple[Checked, ...]:
     """Predict whether a job resumes from a checkpoint, and what to do where it does not.
@@ -53,20 +56,25 @@ def check(
         release: of the job, such as `0.13.1` or `0.13`; None asks every release that is known.
         job: its parallel sizes and flags; by default those of the checkpoint, reruns enabled.
         torch: of the job; by default the one that its release usually has.
+        python: of the job; 3.12 by default.
+        numpy: of the job; by default unknown, and `Verdict.depends` tells what depends on it.
         iteration: of a root, this one instead.
 
     Returns:
         A verdict and its fix per release, oldest first; the fix is empty where the job resumes.
 
     Raises:
-        RefusedError: there is no such release.
+        RefusedError: there is no such release, or another version is not one.
         CkptMigrateError: there is no readable torch_dist checkpoint.
     """
     located = locate.locate(place(path), iteration=iteration)
     found = read(storage.directory(located.checkpoints[0]))
     named = located.words(iteration)
     job = job or Job()
-    asked = [reader(release, compat(), torch)] if release else readers(compat(), torch)
+    where = environment(python, numpy)
+    asked = (
+        [reader(release, compat(), torch, where)] if release else readers(compat(), torch, where)
+    )
     verdicts = [checking.check(found, each, job) for each in asked]
     return tuple(Checked(each, advice.advise(found, each, job, named)) for each in verdicts)
 
@@ -80,6 +88,8 @@ def plan(
     allow_loss: Collection[str] = (),
     given: Given | None = None,
     torch: str | None = None,
+    python: str | None = None,
+    numpy: str | None = None,
     native: bool = False,
     strict: bool = False,
 ) -> Plan:
@@ -94,6 +104,8 @@ def plan(
         given: parallel sizes, in ranks, that the checkpoint does not tell.
         torch, native, strict: for a release: its torch; whether it gets its own layout even
             where it needs less; whether it is to resume under `raise_all`, too.
+        python, numpy: of the job; modules that moved are named as they have them. By default
+            Python 3.12, and names of NumPy stay as they are.
 
     Raises:
         CorruptError: the checkpoint lacks rerun shards that it announces.
@@ -109,6 +121,7 @@ def plan(
         allowed=allow_loss,
         given=given,
         torch=torch,
+        environment=environment(python, numpy),
         native=native,
         strict=strict,
     )
@@ -127,6 +140,8 @@ def migrate(
     allow_loss: Collection[str] = (),
     given: Given | None = None,
     torch: str | None = None,
+    python: str | None = None,
+    numpy: str | None = None,
     native: bool = False,
     strict: bool = False,
     link: Link = Link.AUTO,
@@ -144,7 +159,7 @@ def migrate(
         in_place: change the checkpoint itself instead.
         iteration: of a root, this one instead of the tracker's.
         every: of a root, every iteration.
-        verb, allow_loss, given, torch, native, strict: as in `plan`.
+        verb, allow_loss, given, torch, python, numpy, native, strict: as in `plan`.
         link: how payload files get into `output`.
         hash_payload: whether payload, too, must have the digests of integrity.json.
         progress: called with a number of payload bytes whenever that many were copied.
@@ -172,6 +187,7 @@ def migrate(
         allowed=allow_loss,
         given=given,
         torch=torch,
+        environment=environment(python, numpy),
         native=native,
         strict=strict,
         hash_payload=hash_payload,

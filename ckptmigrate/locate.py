@@ -72,6 +72,7 @@ def find(path: Place, *, iteration: int | None = None, every: bool = False) -> L
     path = places.absolute(path)
     require_directory(path)
     if is_one(path):
+        recognise.require_outermost(path)
         named = RELEASE if path.name == RELEASE else tracker_of(path.name)
         if iteration is not None:
             raise NotACheckpointError(
@@ -210,7 +211,7 @@ def tracker_text(root: Place) -> str | None:
 
 def _text(root: Place) -> str:
     """The text of the tracker file; of a long one, a part that leads nowhere."""
-    content = storage.directory(root).read_range(TRACKER_FILE, 0, _LONGEST_TRACKER + 1)
+    content = storage.start_of(root / TRACKER_FILE, _LONGEST_TRACKER + 1)
     text = content.decode("ascii", "replace")
     return text.strip() if len(content) <= _LONGEST_TRACKER else text
 

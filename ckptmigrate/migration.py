@@ -10,8 +10,8 @@ from typing import Any
 from ckptmigrate import clock, locate
 from ckptmigrate.access import places, storage
 from ckptmigrate.access.places import Place
-from ckptmigrate.access.storage import Overlay, Progress
-from ckptmigrate.checkpoint import sidecar
+from ckptmigrate.access.storage import Directory, Overlay, Progress
+from ckptmigrate.checkpoint import nesting, sidecar, trackers
 from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.checkpoint.sidecar import Step, digest, digest_of
 from ckptmigrate.checkpoint.topology import Given
@@ -19,6 +19,7 @@ from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.planning import planner, undoing
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.planning.targets import target
+from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.text.commands import removal
 from ckptmigrate.version import __version__
 from ckptmigrate.writing.linking import Link
@@ -116,6 +117,7 @@ def prepare(
     allowed: Collection[str] = (),
     given: Given | None = None,
     torch: str | None = None,
+    environment: Environment = USUAL,
     native: bool = False,
     strict: bool = False,
     hash_payload: bool = False,
@@ -135,7 +137,7 @@ def prepare(
         CkptMigrateError: as `locate.locate`, `planner.plan`, `Writer.check_free`.
     """
     located = locate.locate(path, iteration=iteration, every=every)
-    wanted = target(to, torch=torch, native=native, strict=strict)
+    wanted = target(to, torch=torch, environment=environment, native=native, strict=strict)
     destination = None
     if not in_place:
         # Absolute, but not resolved: a user who names a link means the place of the link.
@@ -159,6 +161,8 @@ def prepare(
     usable = root is not None or not loadable
     if output is None and usable and all(plan.satisfied for plan in plans):
         destination = None
+    if destination is not None:
+        plans = tuple(plan.out_of_place() for plan in plans)
     found = leading(plans, destination, located.tracker, root)
     if loadable and found.destination is not None and _is_done(found):
         return replace(found, existing=True)
@@ -206,19 +210,30 @@ def has(plan: Plan, destination: Place) -> bool:
     if not destination.is_dir() or (isinstance(destination, Path) and destination.is_symlink()):
         return False
     there = storage.directory(destination)
-    found = there.files()
+    found = _payload(there)
     for name, wanted in plan.change.after.items():
         if digest_of(there, name) != wanted:
             return False
     payload = {
         name: size
-        for name, size in storage.directory(plan.path).files().items()
-        if PAYLOAD.fullmatch(name) and name not in plan.change.after
+        for name, size in _payload(storage.directory(plan.path)).items()
+        if name not in plan.change.after
     }
     if any(found.get(name) != size for name, size in payload.items()):
         return False
     steps = sidecar.load(Overlay(there, {sidecar.FILE: plan.change.sidecar}))
     return _timeless(steps) == _timeless(sidecar.load(there))
+
+
+def _payload(directory: Directory) -> dict[str, int]:
+    """Payload file -> size in bytes, of a checkpoint and of those in it."""
+    parts = [("", directory), *((f"{name}/", inside) for name, inside in nesting.nested(directory))]
+    return {
+        f"{start}{name}": size
+        for start, part in parts
+        for name, size in part.files().items()
+        if PAYLOAD.fullmatch(name)
+    }
 
 
 def _timeless(steps: tuple[Step, ...]) -> list[Step]:
@@ -280,9 +295,11 @@ def carry_out(
     if migration.existing:
         return None
     if migration.destination is not None:
+        plans = dict(zip(migration.names, migration.plans, strict=True))
+        named = plans.get(locate.directory_of(migration.tracker))
         return writer(migration.destination).create(
-            dict(zip(migration.names, migration.plans, strict=True)),
-            migration.tracker,
+            plans,
+            trackers.files(migration.tracker, storage.directory(named.path) if named else None),
             link=link,
             progress=progress,
         )

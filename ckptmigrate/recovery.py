@@ -86,8 +86,9 @@ class _Found:
 
 
 def _in_place(path: Place, found: _Found, *, break_lock: bool) -> None:
-    inside = storage.directory(path).folders() if path.is_dir() else ()
-    for checkpoint in (path, *(path / name for name in inside)):
+    there = storage.directory(path).folders() if path.is_dir() else ()
+    inside = [path / name for name in there if locate.is_iteration(name)]
+    for checkpoint in (path, *inside):
         if isinstance(checkpoint, Path) and checkpoint.is_symlink() and checkpoint != path:
             continue
         with found.kept(checkpoint):
@@ -101,7 +102,7 @@ def _in_place(path: Place, found: _Found, *, break_lock: bool) -> None:
 
 def _destinations(path: Place) -> list[Place]:
     """The destinations with a stage that PATH means; those that live are meant by name alone."""
-    found = []
+    found: list[Place] = []
     for folder in (path.parent, path):
         for left in writer(folder).locked():
             name = left.destination.name
@@ -109,4 +110,5 @@ def _destinations(path: Place) -> list[Place]:
             alive = lock.holder(left.owner) is Holder.ALIVE
             if meant and (not alive or left.destination == path):
                 found.append(left.destination)
-    return found
+    # What is around it may be closed to who may list it.
+    return found if path in found or not writer(path).is_locked() else [*found, path]

@@ -11,14 +11,15 @@ that of one checkpoint; here it is what a PATH means, and the tracker file of a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ckptmigrate import clock, locate, migration
 from ckptmigrate.access import places, storage
-from ckptmigrate.access.places import Place
+from ckptmigrate.access.places import LATEST_TRAIN_STATE, TRACKERS, Place
 from ckptmigrate.access.storage import Progress
-from ckptmigrate.checkpoint import sidecar
+from ckptmigrate.checkpoint import sidecar, trackers
 from ckptmigrate.checkpoint.sidecar import REPAIR, FileState, Step, digest
 from ckptmigrate.errors import RefusedError, UnsupportedFormatError
 from ckptmigrate.migration import Migration
@@ -27,6 +28,7 @@ from ckptmigrate.planning.mending import Wanted
 from ckptmigrate.text.commands import command, copy, removal
 from ckptmigrate.verification import verify_one
 from ckptmigrate.verifying import roots
+from ckptmigrate.verifying.findings import PAIR, Finding
 from ckptmigrate.version import __version__
 from ckptmigrate.writing.linking import Link
 from ckptmigrate.writing.writer import writer
@@ -34,36 +36,48 @@ from ckptmigrate.writing.writer import writer
 
 @dataclass(frozen=True)
 class Tracker:
-    """A tracker file to be pointed elsewhere, in place.
+    """The tracker files of a root, to be pointed elsewhere in place.
 
     Attributes:
-        root: whose tracker file it is.
-        before: its bytes, or None where there is none.
-        text: its new text.
-        why: what is wrong with the old one, a sentence.
-        kept: where the old one will be kept.
+        root: whose tracker files they are.
+        text: the new text of latest_checkpointed_iteration.txt.
+        files: name -> new bytes of those that change.
+        before: name -> their bytes now, or None where there is no such file.
+        why: what is wrong with them, a sentence.
+        kept: the folder where the old ones will be kept.
+        left: what cannot be repaired and what to do, or None.
     """
 
     root: Place
-    before: bytes | None
     text: str
+    files: Mapping[str, bytes]
+    before: Mapping[str, bytes | None]
     why: str
     kept: Place
+    left: str | None = None
 
     @property
-    def undo(self) -> str:
-        """The command that takes it back."""
-        file = self.root / locate.TRACKER_FILE
-        return removal(file) if self.before is None else copy(self.kept, file)
+    def undo(self) -> list[str]:
+        """The commands that take it back."""
+        return [
+            removal(self.root / name)
+            if self.before[name] is None
+            else copy(self.kept / name, self.root / name)
+            for name in self.files
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """The documented JSON form (docs/json.md, `repair --json`)."""
-        before = None if self.before is None else self.before.decode("utf-8", "replace")
+        before = storage.read_if_there(storage.directory(self.root), locate.TRACKER_FILE)
+        if locate.TRACKER_FILE in self.before:
+            before = self.before[locate.TRACKER_FILE]
         return {
             "path": str(self.root / locate.TRACKER_FILE),
-            "before": before,
+            "before": None if before is None else before.decode("utf-8", "replace"),
             "after": self.text,
             "why": self.why,
+            "files": list(self.files),
+            "left": self.left,
         }
 
 
@@ -89,7 +103,7 @@ class Repair:
 
     def undo(self) -> list[str]:
         """The commands that take it back."""
-        return self.migration.undo() + ([self.tracker.undo] if self.tracker else [])
+        return self.migration.undo() + (self.tracker.undo if self.tracker else [])
 
     def as_json(self, *, done: bool, link: Link | None) -> dict[str, Any]:
         """The documented JSON form (docs/json.md, `repair --json`)."""
@@ -124,7 +138,7 @@ def prepare(
     chosen = roots.choose(path, iteration=iteration, every=every)
     for each in chosen.checkpoints:
         writer(each).check_whole()
-    tracker = why = None
+    tracker = why = beyond = None
     if not chosen.is_root:
         text = locate.locate(chosen.path).tracker
     elif iteration is not None:
@@ -135,16 +149,26 @@ def prepare(
         if why is not None:
             good = _newest_good(chosen, wanted, why)
             text = locate.tracker_of(good.name) or locate.RELEASE
-            tracker = _tracker(chosen.path, text, why)
+            tracker = _tracker(good, text, why)
             if not every:
                 chosen = replace(chosen, checkpoints=(good,))
+        elif pair := next((each for each in chosen.findings if each.code == PAIR), None):
+            assert chosen.named is not None and text is not None
+            if pair.fix is None:
+                why = pair.what
+                tracker = _tracker(chosen.named, text, why)
+            else:
+                beyond = pair
     now = clock.now()
     plans = tuple(mending.plan(each, wanted, now=now) for each in chosen.checkpoints)
+    if beyond is not None and all(each.changes_nothing for each in plans):
+        raise RefusedError(f"cannot be repaired: {beyond.what}", path=chosen.path, fix=beyond.fix)
     destination = None
     if not in_place and (tracker is not None or not all(each.changes_nothing for each in plans)):
         destination = output or migration.default_output(chosen.path, "repaired")
         destination = places.absolute(destination)
         writer(destination).check_free(chosen.path)
+        plans = tuple(each.out_of_place() for each in plans)
         tracker = None  # the new root has one of its own
     root = chosen.path if chosen.is_root and iteration is None else None
     return Repair(migration.leading(plans, destination, text, root), tracker, why)
@@ -161,10 +185,13 @@ def carry_out(
     used = migration.carry_out(repair.migration, link=link, progress=progress)
     found = repair.tracker
     if found is not None:
-        files = {locate.TRACKER_FILE: FileState(digest(found.before), digest(found.text.encode()))}
+        files = {
+            name: FileState(digest(found.before[name]), digest(content))
+            for name, content in found.files.items()
+        }
         what = (f"~ tracker -> {found.text}: {found.why}",)
         step = Step(REPAIR, (), found.text, __version__, clock.now(), changes=what, files=files)
-        writer(found.root).repoint(found.text, step)
+        writer(found.root).repoint(found.files, step)
     return used
 
 
@@ -175,12 +202,20 @@ def _astray(chosen: roots.Chosen, wanted: Wanted) -> str | None:
     if wanted.drop or wanted.rebuild:
         return None  # asked of that very iteration
     lost = verify_one(chosen.named, known=wanted.known, hashed=wanted.hashed).lost
-    return f"{chosen.named.name} is not whole: {lost[0].what}" if lost else None
+    return f"{_name(lost[0], chosen)} is not whole: {lost[0].what}" if lost else None
+
+
+def _name(finding: Finding, chosen: roots.Chosen) -> str:
+    """The checkpoint that a finding is about, from the root on: it may be a nested one."""
+    return str(finding.path).removeprefix(f"{chosen.path}/")
 
 
 def _newest_good(chosen: roots.Chosen, wanted: Wanted, why: str) -> Place:
     bad = []
-    for each in reversed(locate.all_of(chosen.path)):
+    # Without Megatron-LM's tracker file, that of Megatron-Bridge says which one was the latest.
+    latest = None if chosen.named else roots.latest_of_bridge(chosen.path)
+    there = reversed(locate.all_of(chosen.path))
+    for each in sorted(there, key=lambda each: each != latest):
         if each == chosen.named:
             continue
         try:
@@ -190,7 +225,7 @@ def _newest_good(chosen: roots.Chosen, wanted: Wanted, why: str) -> Place:
             continue
         if not errors:
             return each
-        bad.append(f"{each.name}: {errors[0].what}")
+        bad.append(f"{_name(errors[0], chosen)}: {errors[0].what}")
     more = f" (nor does another one: {'; '.join(bad[:5])})" if bad else ""
     raise RefusedError(
         f"cannot be repaired: {why}, and there is no good iteration to lead to{more}",
@@ -200,8 +235,24 @@ def _newest_good(chosen: roots.Chosen, wanted: Wanted, why: str) -> Place:
     )
 
 
-def _tracker(root: Place, text: str, why: str) -> Tracker:
-    file = root / locate.TRACKER_FILE
-    before = storage.directory(root).read(file.name) if file.is_file() else None
-    kept = root / sidecar.folder(len(sidecar.load(storage.directory(root)))) / file.name
-    return Tracker(root, before, text, why, kept)
+def _tracker(named: Place, text: str, why: str) -> Tracker:
+    """Point the tracker files that there are to an iteration, and the one that there has to be."""
+    root, iteration = named.parent, storage.directory(named)
+    there = storage.directory(root)
+    has_bridge = LATEST_TRAIN_STATE in there.files()
+    before = {name: storage.read_if_there(there, name) for name in TRACKERS}
+    files = {
+        name: content
+        for name, content in trackers.files(text, iteration).items()
+        if content != before[name] and (has_bridge or name == locate.TRACKER_FILE)
+    }
+    left = None
+    if has_bridge and trackers.train_state(text, iteration) is None:
+        file = root / LATEST_TRAIN_STATE
+        left = (
+            f"{LATEST_TRAIN_STATE} is not changed: {named.name} has no {trackers.TRAIN_STATE} of "
+            f"that iteration to copy; to have Megatron-Bridge read {locate.TRACKER_FILE} run "
+            f"`{removal(file)}`"
+        )
+    kept = root / sidecar.folder(len(sidecar.load(there)))
+    return Tracker(root, text, files, {name: before[name] for name in files}, why, kept, left)

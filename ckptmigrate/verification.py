@@ -17,12 +17,13 @@ from ckptmigrate import locate
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.access.storage import Directory, Progress
-from ckptmigrate.checkpoint import recognise
+from ckptmigrate.checkpoint import nesting, recognise
 from ckptmigrate.checkpoint.manifest import METADATA_FILES, PAYLOAD
 from ckptmigrate.errors import (
     CkptMigrateError,
     DamagedError,
     NotACheckpointError,
+    UnsupportedFormatError,
     of_system,
 )
 from ckptmigrate.inert.reader import uncollected
@@ -53,6 +54,16 @@ CHECKS: Final[tuple[Check, ...]] = (
     states.sizes,
     states.reruns,
     states.shapes,
+    payload.orphans,
+)
+
+
+# Of a checkpoint nested in another one: it has no rerun states, no args and no sidecar.
+NESTED_CHECKS: Final[tuple[Check, ...]] = (
+    payload.ranges,
+    tables.check,
+    tiling.check,
+    payload.ranks,
     payload.orphans,
 )
 
@@ -172,21 +183,54 @@ def verify_one(
     known: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Verified:
-    """Verify one checkpoint directory; arguments and errors are those of `verify`."""
+    """Verify one checkpoint directory with those in it; arguments and errors as of `verify`."""
     directory = storage.directory(path)
     _require_ours(directory)
+    look = partial(_look, load=load, hashed=hashed, known=known, progress=progress)
+    parts = [look(directory, CHECKS)]
+    inside: list[Directory] = []
+    others: list[Finding] = []
+    try:
+        inside = [each for _, each in nesting.nested(directory)]
+    except DamagedError as error:
+        others.append(Finding("nested-linked", path, f"{error.path} {error.reason}"))
+    for each in inside:
+        try:
+            _require_ours(each)
+            parts.append(look(each, NESTED_CHECKS))
+        except UnsupportedFormatError as error:
+            others.append(Finding("not-verified", each.path, error.reason, fix=error.fix))
+    verified = Verified(
+        path,
+        sum(part.entries for part in parts),
+        sum(part.payload_files for part in parts),
+        sum(part.payload_bytes for part in parts),
+        _ordered([*(finding for part in parts for finding in part.findings), *others]),
+    )
+    return _with_repairs(verified, known)
+
+
+def _look(
+    directory: Directory,
+    checks: Collection[Check],
+    *,
+    load: bool,
+    hashed: bool,
+    known: Collection[str],
+    progress: Progress | None,
+) -> Verified:
+    """Verify one checkpoint without those in it."""
     with uncollected():
         material = gather(directory)
         found = list(material.findings)
-        for check in CHECKS:
+        for check in checks:
             found += check(material)
         found += objects.check(material, known)
     found += digests.check(material, payload=hashed, progress=progress)
     if load:
         found += loading.check(material, progress)
     held = [size for name, size in directory.files().items() if PAYLOAD.fullmatch(name)]
-    verified = Verified(path, len(material.entries), len(held), sum(held), _ordered(found))
-    return _with_repairs(verified, known)
+    return Verified(directory.path, len(material.entries), len(held), sum(held), tuple(found))
 
 
 def _with_repairs(verified: Verified, known: Collection[str]) -> Verified:
@@ -212,7 +256,7 @@ def _with_repairs(verified: Verified, known: Collection[str]) -> Verified:
 def _of_root(chosen: roots.Chosen, verify: Callable[[Place], Verified]) -> Iterator[Finding]:
     """The findings about a root, with the command that repairs its tracker where one does."""
     for finding in chosen.findings:
-        if CODES[finding.code].repair is None:
+        if CODES[finding.code].repair is None or finding.fix is not None:
             yield finding
         else:
             yield replace(finding, repair=_tracker_repair(chosen, verify))
@@ -223,7 +267,8 @@ def _tracker_repair(chosen: roots.Chosen, verify: Callable[[Place], Verified]) -
     if chosen.named is not None:
         there = verify(chosen.named)
         if not there.lost:
-            return next((error.repair for error in there.errors), None)
+            again = command("repair", chosen.path, "--in-place")
+            return next((error.repair for error in there.errors), again)
     for each in reversed(locate.all_of(chosen.path)):
         with contextlib.suppress(CkptMigrateError):
             if each != chosen.named and not verify(each).errors:
@@ -251,6 +296,5 @@ def _require_ours(directory: Directory) -> None:
         recognise.require_torch_dist(directory)
     except DamagedError:
         return
-    except NotACheckpointError:  # nested in another, or (of a root, or staged) with nothing in it
-        if recognise.is_checkpoint(directory):
-            raise
+    except NotACheckpointError:  # of a root, or staged, with nothing in it
+        return

@@ -128,6 +128,7 @@ class FlakyFileSystem(AbstractFileSystem):
                 below[full, bool(rest)] = {
                     "name": full,
                     "size": 0 if rest else len(content),
+                    "ETag": "" if rest else str(hash(content)),
                     "type": "directory" if rest else "file",
                 }
         return [below[each] for each in sorted(below)]

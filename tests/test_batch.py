@@ -445,7 +445,7 @@ def test_a_stop_after_all_workers_were_interrupted_ends(make: Make) -> None:
 
 
 def workers_of(pid: int) -> list[int]:
-    """The processes that the fork server of a process has started."""
+    """The processes that a process has started."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -454,8 +454,7 @@ def workers_of(pid: int) -> list[int]:
             except OSError:  # it ended meanwhile
                 continue
             parents[int(entry.name)] = int(fields[1])
-    servers = [child for child, parent in parents.items() if parent == pid]
-    return [child for child, parent in parents.items() if parent in servers]
+    return [child for child, parent in parents.items() if parent == pid]
 
 
 @pytest.mark.parametrize("where", [IN_PLACE, pytest.param(OUT, marks=pytest.mark.full)])

@@ -55,25 +55,23 @@ def made(bucket: Bucket, root: str, number: int) -> dict[str, bytes]:
 def test_out_of_place_with_a_ledger_and_again(
     jobs: int, bucket: Bucket, s3: Run, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
-    source = fill(bucket, "run", 3)
+    source = fill(bucket, "run", 2)
     metadata = source[f"{name(2)}/.metadata"]
     bucket.client.put_object(Bucket=BUCKET, Key=f"run/{name(2)}/.metadata", Body=b"no pickle")
     words = (*DOWN, url("run"), "--all", "-o", url("out"), "--ledger", tmp_path / "ledger",
              "--jobs", jobs)  # fmt: skip
-    refused(s3(*words), "1 of 3 checkpoints failed", "to go on run")
-    assert [made(bucket, "out", n) == expected for n in (1, 3)] == [True, True]
+    refused(s3(*words), "1 of 2 checkpoints failed", "to go on run")
+    assert made(bucket, "out", 1) == expected
     assert made(bucket, "out", 2) == {}
     bucket.client.put_object(Bucket=BUCKET, Key=f"run/{name(2)}/.metadata", Body=metadata)
     told = s3(*words)
     assert told.returncode == 0, told.stderr
-    assert [line.split()[0] for line in told.stdout.splitlines()[:3]] == [
-        *("skipped", "done", "skipped")
-    ]
-    assert all(made(bucket, "out", n) == expected for n in (1, 2, 3))
-    assert bucket.get(f"out/{TRACKER}") == b"3"
+    assert [line.split()[0] for line in told.stdout.splitlines()[:2]] == ["skipped", "done"]
+    assert all(made(bucket, "out", n) == expected for n in (1, 2))
+    assert bucket.get(f"out/{TRACKER}") == b"2"
     assert bucket.tree("run") == source
     assert not [key for key in bucket.names("") if "ckptmigrate-" in key]
-    assert "3 checkpoints: 3 skipped" in s3(*words).stdout
+    assert "2 checkpoints: 2 skipped" in s3(*words).stdout
     refused(s3(*words[:-4]), "exists, and nothing is ever overwritten")
 
 
@@ -91,11 +89,11 @@ def test_the_undo_of_a_new_root_works(bucket: Bucket, s3: Run, port: int) -> Non
 
 @JOBS
 def test_in_place_and_back(jobs: int, bucket: Bucket, s3: Run, expected: dict[str, bytes]) -> None:
-    source = fill(bucket, "run", 3)
+    source = fill(bucket, "run", 2)
     told = s3(*DOWN, url("run"), "--all", "--in-place", "--jobs", jobs)
     assert told.returncode == 0, told.stderr
-    assert "3 checkpoints: 3 done" in told.stdout
-    assert all(made(bucket, "run", n) == expected for n in (1, 2, 3))
+    assert "2 checkpoints: 2 done" in told.stdout
+    assert all(made(bucket, "run", n) == expected for n in (1, 2))
     told = s3("undo", url("run"), "--all", "--jobs", jobs)
     assert told.returncode == 0, told.stderr
     assert bucket.tree("run") == source
@@ -105,7 +103,7 @@ def test_several_urls_and_a_directory(bucket: Bucket, s3: Run, tmp_path: Path) -
     fill(bucket, "a", 1)
     fill(bucket, "b", 2)
     paths = (url("a"), url("b"), SAMPLES / SAMPLE)
-    for verb in (("inspect",), ("verify",), ("check", "--reader", "0.19")):
+    for verb in (("inspect",), ("check", "--reader", "0.19")):
         told = s3(*verb, *paths)
         assert told.returncode == 0, (told.stdout, told.stderr)
         assert "3 checkpoints: 3 done" in told.stdout
@@ -140,11 +138,11 @@ def test_killed_between_checkpoints_and_gone_on_with(
     bucket: Bucket, s3: Run, port: int, tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     """Of a run that is killed at any time what is there is whole, and what is not comes."""
-    count = 6
+    count = 4
     source = fill(bucket, "run", count)
     ledger = tmp_path / "ledger"
     words = (*DOWN, url("run"), "--all", "-o", url("out"), "--ledger", str(ledger))
-    for wanted in (1, 3):
+    for wanted in (1, 2):
         with ThreadPoolExecutor() as pool:
             child: list[int] = []
             there = {**os.environ, **environment(port)}

@@ -327,7 +327,9 @@ def test_the_class_of_a_dtype_is_that_of_torch(code: str) -> None:
             pytest.raises(pickle.UnpicklingError) as told,
         ):
             torch.load(io.BytesIO(data), weights_only=True)
-        assert f"got <class '{unnamed_class(torchfile.load(data).tree)}'>" in str(told.value)
+        assert f"got <class '{unnamed_class(torchfile.load(data).tree, facts.compat())}'>" in str(
+            told.value
+        )
 
 
 def test_without_attn_backend_0_9_resumes(copy: Copy) -> None:
@@ -807,3 +809,34 @@ def test_a_release_candidate_is_like_its_release(candidate: str) -> None:
 )
 def test_the_torch_of_a_container(torch: str, by_list: bool) -> None:
     assert reader("0.14.0", facts.compat(), torch).weights_only is by_list
+
+
+def t5(root: Path, **sizes: int) -> Path:
+    """Args of a job of T5 whose encoder has parallel sizes of its own."""
+    torch_side.edit_common(root, lambda state: vars(state["args"]).update(sizes))
+    return root
+
+
+def test_the_stages_of_an_encoder_count(copy: Copy, tmp_path: Path) -> None:
+    """mpu counts them in PP (core_v0.10.0 parallel_state.py), args beside it."""
+    sizes = {"encoder_pipeline_model_parallel_size": 1, "encoder_tensor_model_parallel_size": 1}
+    root = t5(copy("0.9.0-idle-w1"), world_size=2, **sizes)
+    migrate(root, to="sharded-rerun", output=tmp_path / "out")
+    keys = torch_side.read(checkpoint_of(tmp_path / "out")).metadata.state_dict_metadata
+    assert [key for key in keys if key.startswith("rerun")] == [
+        f"rerun_state_machine_state/shard_{stage}.0_2.1" for stage in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("own", [{"tensor_model_parallel_size": 2}, {"use_tp_pp_dp_mapping": True}])
+def test_an_encoder_of_other_sizes_has_no_one_grid(
+    own: dict[str, int], copy: Copy, run: Run, tmp_path: Path
+) -> None:
+    sizes = {"encoder_pipeline_model_parallel_size": 1, "encoder_tensor_model_parallel_size": 1}
+    root = t5(copy("0.9.0-idle-w1"), world_size=3, **sizes, **own)
+    for target in ("sharded-rerun", "0.11"):
+        result = run("upgrade", root, "--to", target, "-o", tmp_path / "out")
+        refused(result, "there is no one (PP, TP) grid", "encoder_tensor_model_parallel_size")
+    # 0.12 asks for none, and gets none.
+    assert run("check", root, "--reader", "0.12.3").returncode == 0
+    assert run("upgrade", root, "--to", "0.12.3").returncode == 0

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import CLI, SAMPLES, checkpoint_of
+from shadows import shadow
 
 import ckptmigrate
 
@@ -92,7 +93,11 @@ def test_the_sdist_has_the_tests_and_no_checkpoint(dist: Path) -> None:
 
 
 def smoke(place: Path, *command: object) -> None:
-    """Inspect, downgrade and verify a checkpoint, and come back byte for byte."""
+    """Inspect, downgrade and verify a checkpoint, and come back byte for byte.
+
+    Where this runs there is a file for every module, which none may be imported from.
+    """
+    shadow(place, place / "imported")
     shutil.copytree(SAMPLES / SAMPLE, place / "run")
     assert f"ckptmigrate, version {ckptmigrate.__version__}" in done(
         *command, "--version", cwd=place
@@ -105,12 +110,14 @@ def smoke(place: Path, *command: object) -> None:
     done("diff", "-r", checkpoint_of(place / "run"), checkpoint_of(place / "back"), cwd=place)
     assert '"$ref"' in done(*command, "schema", "upgrade", cwd=place)
     done(*command, "matrix", "--html", "matrix.html", cwd=place)
+    assert " 2 done" in done(*command, "inspect", "run", "back", "--jobs", "2", cwd=place)
+    assert not (place / "imported").exists()
 
 
 @pytest.mark.full
 def test_the_wheel_works_without_torch(empty: Path, tmp_path: Path) -> None:
     smoke(tmp_path, empty.with_name("ckptmigrate"))
-    installed = done(empty, "-m", "pip", "--disable-pip-version-check", "list", cwd=tmp_path)
+    installed = done(empty, "-Im", "pip", "--disable-pip-version-check", "list", cwd=tmp_path)
     assert not re.search(r"^(torch|numpy|megatron)", installed, re.MULTILINE)
     result = subprocess.run(
         [empty.with_name("ckptmigrate"), "verify", "run", "--load"],
@@ -128,7 +135,8 @@ def test_the_one_file_works_where_nothing_is_installed(
     assert file.read_bytes().startswith(b"#!/usr/bin/env python3\n")
     bare = tmp_path / "bare"
     done(sys.executable, "-m", "venv", "--without-pip", bare, cwd=tmp_path)
-    smoke(tmp_path, bare / "bin" / "python", "-I", file)
+    nothing = ("env", "-i", "HOME=/nonexistent")  # nothing is kept in a home directory
+    smoke(tmp_path, *nothing, bare / "bin" / "python", file)
 
 
 @pytest.fixture

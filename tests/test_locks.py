@@ -187,14 +187,14 @@ def test_a_recover_that_fails_holds_no_lock_in_a_process_that_lives_on(copy: Cop
     assert tree_hash(root) == before
 
 
-@pytest.mark.parametrize("name", [".ckptmigrate", ".ckptmigrate/stage", ".ckptmigrate/stage/old"])
+@pytest.mark.parametrize("name", [".ckptmigrate", ".ckptmigrate/stage", ".ckptmigrate/stage/.old"])
 def test_a_linked_journal_moves_and_removes_nothing_elsewhere(
     name: str, copy: Copy, run: Run, tmp_path: Path
 ) -> None:
     """A checkpoint from a stranger, whose journal lies in somebody's home."""
     root = copy(SAMPLE)
     home = tmp_path / "home"
-    (home / "stage" / "old").mkdir(parents=True)
+    (home / "stage" / ".old").mkdir(parents=True)
     (home / "0001").mkdir()
     (home / "0001" / "diary").write_text("dear diary")
     (home / "stage" / "journal.json").write_text('{"files": {}}')

@@ -177,6 +177,7 @@ def test_pairs_of_the_issue(found: Matrix) -> None:
 # -- writing cells
 
 
+@pytest.mark.costly("reads and writes the file with its comments, some times")
 def test_an_update_keeps_every_other_line() -> None:
     text = FACTS.read_text()
     _, found = compiling.parse(text)

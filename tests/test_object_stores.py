@@ -268,7 +268,8 @@ def test_a_missing_library_is_installed_where_it_is_looked_for(
 ) -> None:
     code = f"import sys; sys.modules[{module!r}] = None; from ckptmigrate.cli import main; main()"
     result = conftest.CLI.run(["inspect", place], code=code)
-    refused(result, "not installed", f"`{sys.executable} -m pip install {packages}`")
+    flag = "-P" if sys.version_info >= (3, 11) else "-I"
+    refused(result, "not installed", f"`{sys.executable} {flag} -m pip install {packages}`")
 
 
 def test_access_denied_is_one_sentence(bucket: Bucket, port: int, s3: Run) -> None:

@@ -115,7 +115,8 @@ HANGING = (
 )  # fmt: skip
 NAMES = (
     *HANGING, ".metadata", "common.pt", "metadata.json", "integrity.json", "__0_0.distcp",
-    ".ckptmigrate/stage/journal.json.new", ".ckptmigrate/stage/old", ".ckptmigrate/stage/common.pt",
+    ".ckptmigrate/stage/journal.json.new", ".ckptmigrate/stage/.old",
+    ".ckptmigrate/stage/common.pt",
     ".ckptmigrate/0001/common.pt", ".ckptmigrate/0001", ".ckptmigrate",
     "../.iter_0000005.ckptmigrate-lock", "../.iter_0000005.ckptmigrate-stage",
     "../.latest_checkpointed_iteration.txt.ckptmigrate-new",

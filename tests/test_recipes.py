@@ -154,7 +154,8 @@ def test_there_is_a_recipe_for_each_error_that_people_report() -> None:
         "no-extra-state", "no-optimizer-state", "no-common-object", "job-shards-incomplete",
         "extra-state-bytes", "extra-state-recipe", "empty-pickle", "param-group-keys",
         "numpy-2-pickle", "no-run-config", "not-distributed", "no-save-plan-class",
-        "vocabulary-shape", "position-shape", "tensor-shape",
+        "vocabulary-shape", "position-shape", "tensor-shape", "no-mcore-data",
+        "none-not-subscriptable", "python-3.13-path", "no-model-key",
     }  # fmt: skip
 
 

@@ -465,8 +465,8 @@ def test_an_unfinished_migration_comes_first(copy: Callable[[str], Path], run: R
 
 def test_every_verb_names_the_same_repair(copy: Callable[[str], Path], run: Run) -> None:
     root = copy(CORRUPT)
-    root = root.rename(root.with_name("a\tb"))
-    named = rf"ckptmigrate repair $'{root.parent}/a\011b'"
+    root = root.rename(root.with_name("a'b"))
+    named = rf"ckptmigrate repair '{root.parent}/a'\''b'"
     refused(run("upgrade", root), "is corrupt", f"run `{named}`")
     assert run("verify", root).stdout.endswith(f"fix: run `{named}`\n")
     assert run("check", root, "--reader", "0.17").stdout.endswith(f"fix: {named}\n")

@@ -10,9 +10,10 @@ import json
 import os
 import random
 import re
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
@@ -20,8 +21,10 @@ from subprocess import CompletedProcess, TimeoutExpired
 import pytest
 from conftest import CORRUPT, MAIN, SAMPLES
 from fault_proxy import KINDS, Kind, faulty
-from object_stores import CLI, without_time
+from object_stores import CLI, TRACKER, without_time
 from s3_server import BUCKET, Bucket, Seen, environment, files_of
+
+from ckptmigrate import migrate
 
 pytest_plugins = ["store_fixtures"]
 SAMPLE = "0.18.2-idle-w1"
@@ -36,13 +39,19 @@ COMMANDS = {
     "inspect": ("inspect", "S3/run"),
     "check": ("check", "S3/run", "--reader", "0.18"),
     "verify": ("verify", "--hash", "S3/run"),
+    "diff": ("diff", "S3/run", str(SAMPLES / SAMPLE)),
     "out of place": (*DOWN, "S3/run", "-o", "S3/out"),
+    "upgrade": ("upgrade", "--to", "common-state", "S3/run", "-o", "S3/out"),
     "into the store": (*DOWN, str(SAMPLES / SAMPLE), "-o", "S3/out"),
     "out of the store": (*DOWN, "S3/run", "-o", "HERE/out"),
     "in place": (*DOWN, "S3/run", "--in-place"),
     "undo": ("undo", "S3/run"),
     "recover": ("recover", "S3/run"),
+    "recover out of place": ("recover", "S3/out"),
     "repair": ("repair", "S3/run", "--in-place"),
+    "repair out of place": ("repair", "S3/run", "-o", "S3/out"),
+    "batch": (*DOWN, "S3/run", "--all", "--ledger", "HERE/ledger", "-o", "S3/out"),
+    "batch in place": (*DOWN, "S3/run", "--all", "--in-place"),
 }
 # What an error message says where nothing is left of a run.
 UNCHANGED = re.compile("nothing was changed|nothing is left|what was written here is removed")
@@ -69,6 +78,7 @@ class Place:
 
     def tree(self) -> Tree:
         here = {f"HERE/{name}": content for name, content in files_of(self.local).items()}
+        here.pop("HERE/ledger", None)  # it has times
         return self.bucket.tree(self.prefix) | here
 
     def run(self, words: tuple[str, ...], port: int) -> CompletedProcess[str]:
@@ -129,7 +139,7 @@ def case(name: str, bucket: Bucket, port: int, tmp_path: Path) -> Case:
         made.fill()
         return made
 
-    start = _start(name, place)
+    start = _start(name, place, tmp_path / "start")
     words = COMMANDS[name]
     undisturbed = place(start)
     with faulty(port) as proxy:
@@ -139,30 +149,37 @@ def case(name: str, bucket: Bucket, port: int, tmp_path: Path) -> Case:
     return Case(words, lambda: place(start), told, whole, whole != start, proxy.requests)
 
 
-def _start(name: str, place: Callable[[Tree], Place]) -> Tree:
+def _start(name: str, place: Callable[[Tree], Place], here: Path) -> Tree:
     """The objects that a command starts with."""
     if name == "into the store":
         return {}
-    sample = CORRUPT if name == "repair" else SAMPLE
+    sample = CORRUPT if name.startswith("repair") else SAMPLE
     start = {f"run/{key}": content for key, content in files_of(SAMPLES / sample).items()}
     if name == "undo":
-        migrated = place(start)
-        assert migrated.run(COMMANDS["in place"], migrated.port).returncode == 0
-        return migrated.tree()
+        shutil.copytree(SAMPLES / SAMPLE, here / "run")
+        migrate(here / "run", to="pre-rerun", in_place=True)
+        return files_of(here)
     if name == "recover":
-        interrupted = place(start)
-        with faulty(interrupted.port) as proxy:
-            interrupted.run(COMMANDS["in place"], proxy.port)
-        commit = next(
-            request.number
-            for request in proxy.requests
-            if request.method == "PUT" and request.path.endswith("5/metadata.json")
-        )
-        interrupted = place(start)
-        with faulty(interrupted.port, KINDS["connections are refused"], commit) as proxy:
-            assert interrupted.run(COMMANDS["in place"], proxy.port).returncode == 1
-        return interrupted.tree()
+        return _interrupted(place, start, COMMANDS["in place"], "iter_0000005/metadata.json")
+    if name == "recover out of place":
+        return _interrupted(place, start, COMMANDS["out of place"], "/out/" + TRACKER)
     return start
+
+
+def _interrupted(
+    place: Callable[[Tree], Place], start: Tree, words: tuple[str, ...], commit: str
+) -> Tree:
+    """What a command leaves whose server is gone at the request that was to commit it."""
+    at_commit = replace(
+        KINDS["connections are refused"],
+        applies=lambda seen, _: seen.method == "PUT" and seen.path.endswith(commit),
+        lasts=True,
+    )
+    interrupted = place(start)
+    with faulty(interrupted.port, at_commit) as proxy:
+        assert interrupted.run(words, proxy.port).returncode == 1
+        assert proxy.hits
+    return interrupted.tree()
 
 
 def problem(case: Case, kind: Kind, at: int) -> str:
@@ -197,7 +214,7 @@ def _after_success(case: Case, place: Place, told: CompletedProcess[str]) -> str
 
 
 def _target(case: Case) -> str:
-    return case.words[-1] if "-o" in case.words else "S3/run"
+    return case.words[-1] if "-o" in case.words or case.words[0] == "recover" else "S3/run"
 
 
 def _difference(found: dict[str, object], wanted: dict[str, object]) -> str:
@@ -207,6 +224,7 @@ def _difference(found: dict[str, object], wanted: dict[str, object]) -> str:
 
 
 def _after_failure(case: Case, place: Place, told: CompletedProcess[str]) -> str:
+    batch = "--all" in case.words  # which tells of each checkpoint on its standard output
     if len(told.stderr.splitlines()) != 1 or "Traceback" in told.stderr:
         return "" if not case.changes and told.stdout else "has no error message of one line"
     if "internal error" in told.stderr:
@@ -217,13 +235,15 @@ def _after_failure(case: Case, place: Place, told: CompletedProcess[str]) -> str
         return f"changed its source: {_difference(after, start)}"
     if UNCHANGED.search(told.stderr) and after != start:
         return f"is not as it says: {_difference(after, start)}"
-    if case.words[0] != "recover" and after not in (start, whole) and "recover" not in told.stderr:
+    named = "recover" in (told.stdout + told.stderr if batch else told.stderr)
+    # Of a batch the same command again adds what is missing.
+    if case.words[0] != "recover" and after not in (start, whole) and not (named or batch):
         return f"does not name recover: {_difference(after, start)}"
     if not case.changes:
         return ""
     recovered = place.run(("recover", _target(case)), place.port)
     after = without_time(place.tree())
-    if after not in (start, whole):
+    if after not in (start, whole) and not (batch and after.items() <= whole.items()):
         message = f"{recovered.stdout!r} {recovered.stderr!r}"
         return f"is not made whole by recover: {_difference(after, start)} {message}"
     if after != whole:
@@ -251,14 +271,17 @@ EACH = pytest.mark.parametrize("name", COMMANDS)
 
 @EACH
 def test_some_faults(name: str, case: Case) -> None:
-    """Every kind is done to one or two of the commands."""
+    """Every kind is done to one of the commands, or to two."""
     own = list(COMMANDS).index(name)
-    runs = [
-        (kind, random.Random(f"{name} {kind.name}").choice(points))
+    wanted = [
+        kind
         for number, kind in enumerate(KINDS.values())
-        if (number + own) % 6 == 0 and (points := case.points(kind))
+        if number % len(COMMANDS) == own and case.points(kind)
     ]
-    assert runs
+    runs = [
+        (kind, random.Random(f"{name} {kind.name}").choice(case.points(kind)))
+        for kind in wanted or [KINDS["503 from then on"]]
+    ]
     assert _problems(case, runs) == []
 
 

@@ -77,3 +77,31 @@ def test_permissions_come_back(copy: Copy) -> None:
     ckptmigrate.undo(root)
     assert (checkpoint / "common.pt").stat().st_mode & 0o777 == 0o600
     assert (checkpoint / ".metadata").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_result_out_of_place_is_left_as_it_is(copy: Copy, run: Run, tmp_path: Path) -> None:
+    """Its source is unchanged; what is to be done is to remove it, with the command it names."""
+    root, out = copy(SAMPLE), tmp_path / "out"
+    ckptmigrate.migrate(root, to="pre-rerun", output=out)
+    before = tree_hash(out), tree_hash(root)
+    result = run("undo", out)
+    refused(result, "written out of place", f"rm -r {out}`")
+    # A step in place on top of it can be taken back, and no further.
+    ckptmigrate.migrate(out, to="split-rerun", in_place=True)
+    assert run("undo", out).returncode == 0
+    assert (tree_hash(out), tree_hash(root)) == before
+    refused(run("undo", out), "written out of place")
+    # A root that a job has saved into is not to be removed.
+    shutil.copytree(checkpoint_of(out), out / "iter_0000009")
+    refused(run("undo", out), f"rm -r {checkpoint_of(out)}`")
+    # The way back is exact all the same.
+    ckptmigrate.migrate(out, to="common-state", output=tmp_path / "back")
+    assert tree_hash(tmp_path / "back") == tree_hash(root)
+
+
+def test_a_batch_and_a_repair_out_of_place(copy: Copy, run: Run, tmp_path: Path) -> None:
+    root, broken = copy(SAMPLE), copy("0.17.1-corrupt-tp2")
+    assert run("downgrade", root, "--to", "pre-rerun", "--all", "-o", "out").returncode == 0
+    assert run("repair", broken, "-o", "whole").returncode == 0
+    for result in ("out", "whole"):
+        refused(run("undo", tmp_path / result), "written out of place")

@@ -218,6 +218,15 @@ def newer_iteration(root: Path) -> None:
     shutil.copytree(checkpoint_of(root), root / "iter_0000009")
 
 
+def linked_checkpoint(root: Path) -> None:
+    shutil.copytree(checkpoint_of(root), root.parent / "elsewhere")
+    (checkpoint_of(root) / "modelopt_state").symlink_to(root.parent / "elsewhere")
+
+
+def other_train_state(root: Path) -> None:
+    torch.save({"step": torch.tensor(9, dtype=torch.int32)}, root / "latest_train_state.pt")
+
+
 def half_written(root: Path) -> None:
     newer_iteration(root)
     (root / "iter_0000009" / "metadata.json").unlink()
@@ -355,6 +364,8 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]]
     "tracker-unreadable": (IDLE, tracker("five"), (), 0, "neither an iteration"),
     "tracker-dangling": (IDLE, tracker("12"), (), 0, "iter_0000012"),
     "tracker-half-written": (IDLE, half_written, (), 0, "iter_0000009"),
+    "nested-linked": (IDLE, linked_checkpoint, (), 0, "is a link to a checkpoint"),
+    "tracker-pair": (IDLE, other_train_state, (), 0, "latest_train_state.pt names iteration 9"),
     "tracker-behind": (IDLE, newer_iteration, (), 1, "iter_0000009"),
     "non-persistent-newer": (IDLE, non_persistent, (), 0, "iteration 5"),
     "integrity-unreadable": (IDLE, write("integrity.json", "[]"), (), 0, "no digests"),
@@ -414,6 +425,8 @@ ERRORS = [
     "tracker-unreadable",
     "tracker-dangling",
     "tracker-half-written",
+    "tracker-pair",
+    "nested-linked",
     "integrity-unreadable",
     "integrity-file-missing",
     "integrity-mismatch",

@@ -8,7 +8,7 @@ from functools import cached_property
 from ckptmigrate.access.places import Place, Url
 from ckptmigrate.access.storage import LARGEST_PART, largest, too_large
 from ckptmigrate.access.store import Listing
-from ckptmigrate.errors import DamagedError
+from ckptmigrate.errors import DamagedError, StoreError
 
 
 class StoreDirectory:
@@ -29,16 +29,23 @@ class StoreDirectory:
     def folders(self) -> tuple[str, ...]:
         return self._listing.folders
 
+    @cached_property
+    def _below(self) -> Mapping[str, StoreDirectory]:
+        return {folder: StoreDirectory(self.path / folder) for folder in self.folders()}
+
+    def below(self, folder: str) -> StoreDirectory | None:
+        return self._below.get(folder)
+
     def read(self, name: str) -> bytes:
         place = self.path / name
         try:
             # What lies deeper is not listed.
             size = self.files()[name] if name in self.files() else place.store.size(place)
-            if size > largest(name):
+            if size > largest(place.name):
                 raise too_large(place, largest(name))
             return place.store.read(place, size)
         except FileNotFoundError as error:
-            raise _missing(place) from error
+            raise (_gone(place) if name in self.files() else missing(place)) from error
 
     def pieces(self, name: str) -> Iterator[bytes]:
         yield self.read(name)
@@ -49,14 +56,14 @@ class StoreDirectory:
             raise too_large(place, LARGEST_PART)
         size = self.files().get(name)
         if size is None:
-            raise _missing(place)
+            raise missing(place)
         end = min(size, offset + length)
         if offset >= end:
             return b""
         try:
             return place.store.read_range(place, offset, end)
         except FileNotFoundError as error:
-            raise _missing(place) from error
+            raise _gone(place) from error
 
     def check_link(self, name: str) -> None:
         """A store has no links."""
@@ -65,5 +72,14 @@ class StoreDirectory:
         return self.path / name == other
 
 
-def _missing(place: Url) -> DamagedError:
+def missing(place: Url) -> DamagedError:
+    """The error of an object that a checkpoint should have."""
     return DamagedError("cannot be read (there is none)", path=place, fix="restore it from a copy")
+
+
+def _gone(place: Url) -> StoreError:
+    return StoreError(
+        "was listed, and cannot be found",
+        path=place,
+        fix="make sure that nothing removes it, then run this again",
+    )

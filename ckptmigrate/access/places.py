@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ckptmigrate.errors import StoreError
 
 TRACKER_FILE: Final = "latest_checkpointed_iteration.txt"
+LATEST_TRAIN_STATE: Final = "latest_train_state.pt"  # the tracker of Megatron-Bridge, trackers.py
+TRACKERS: Final = (LATEST_TRAIN_STATE, TRACKER_FILE)  # in the order in which they are written
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
 _LOCAL: Final = ("file", "local")
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Final, Protocol, TypeVar
 
 from ckptmigrate.access import opener
 from ckptmigrate.access.places import Place
 from ckptmigrate.errors import DamagedError
 
+T = TypeVar("T")
 Progress = Callable[[int], None]  # told a number of bytes whenever that many were moved
 
 
@@ -37,6 +38,7 @@ DEEPEST: Final = 100  # levels of directories that are followed; releases write 
 # The files of a checkpoint that releases and this package read; a link is followed for these alone.
 NAMES: Final = re.compile(
     r"\.metadata|common\.pt|metadata\.json|integrity\.json|__\d+_\d+\.distcp|ckptmigrate\.json"
+    r"|train_state\.pt|latest_train_state\.pt"  # of Megatron-Bridge
     r"|latest_checkpointed_iteration\.txt",  # of a root
     re.ASCII,
 )
@@ -59,6 +61,9 @@ class Directory(Protocol):
 
     def folders(self) -> Collection[str]:
         """The names of the directories directly inside."""
+
+    def below(self, folder: str) -> Directory | None:
+        """One of the directories directly inside; None where there is none, or a link."""
 
     def read(self, name: str) -> bytes:
         """A whole file; only ever asked for the small ones."""
@@ -89,6 +94,25 @@ def directory(place: Place) -> Directory:
     return StoreDirectory(place)
 
 
+def start_of(file: Place, most: int) -> bytes:
+    """The first bytes of a file; what is beside it is not listed.
+
+    Args:
+        most: how many, if there are so many.
+
+    Raises:
+        DamagedError: it cannot be read.
+    """
+    if isinstance(file, Path):
+        return LocalDirectory(file.parent).read_range(file.name, 0, most)
+    from ckptmigrate.access.directory import missing
+
+    try:
+        return file.store.read_start(file, most)
+    except FileNotFoundError as error:
+        raise missing(file) from error
+
+
 class LocalDirectory:
     """A directory of the local file system."""
 
@@ -115,6 +139,11 @@ class LocalDirectory:
 
     def folders(self) -> Collection[str]:
         return self._listing[1]
+
+    def below(self, folder: str) -> Directory | None:
+        if folder not in self.folders() or (self.path / folder).is_symlink():
+            return None
+        return LocalDirectory(self.path / folder)
 
     def read(self, name: str) -> bytes:
         with _opened(self.path / name) as file:
@@ -259,12 +288,19 @@ class Once:
         self.path = base.path
         self._base = base
         self._read: dict[str, bytes] = {}
+        self._below: dict[str, Directory | None] = {}
 
     def files(self) -> Mapping[str, int]:
         return self._base.files()
 
     def folders(self) -> Collection[str]:
         return self._base.folders()
+
+    def below(self, folder: str) -> Directory | None:
+        if folder not in self._below:
+            inside = self._base.below(folder)
+            self._below[folder] = None if inside is None else Once(inside)
+        return self._below[folder]
 
     def read(self, name: str) -> bytes:
         if name not in self._read:
@@ -285,7 +321,10 @@ class Once:
 
 
 class Overlay:
-    """A directory with some of its files replaced, added, or (None) taken away."""
+    """A directory with some of its files replaced, added, or (None) removed.
+
+    `folder/file` names a file in a directory inside it.
+    """
 
     def __init__(self, base: Directory, replaced: Mapping[str, bytes | None]) -> None:
         self.path = base.path
@@ -294,7 +333,8 @@ class Overlay:
 
     def files(self) -> Mapping[str, int]:
         sizes = {n: s for n, s in self._base.files().items() if n not in self._replaced}
-        sizes.update({n: len(b) for n, b in self._replaced.items() if b is not None})
+        own = {n: b for n, b in self._replaced.items() if "/" not in n}
+        sizes.update({n: len(b) for n, b in own.items() if b is not None})
         return dict(sorted(sizes.items()))
 
     def read(self, name: str) -> bytes:
@@ -319,9 +359,42 @@ class Overlay:
     def folders(self) -> Collection[str]:
         return self._base.folders()
 
+    def below(self, folder: str) -> Directory | None:
+        inside = self._base.below(folder)
+        return None if inside is None else Overlay(inside, within(folder, self._replaced))
+
     def check_link(self, name: str) -> None:
         if name not in self._replaced:
             self._base.check_link(name)
 
     def same_file(self, name: str, other: Place) -> bool:
         return name not in self._replaced and self._base.same_file(name, other)
+
+
+def within(folder: str, files: Mapping[str, T]) -> dict[str, T]:
+    """Those of some files that are in a folder, by their name in it."""
+    start = f"{folder}/"
+    return {n.removeprefix(start): value for n, value in files.items() if n.startswith(start)}
+
+
+def size_of(directory: Directory, name: str) -> int | None:
+    """The size of `file` or `folder/file` in bytes; None where it does not exist, or is below a
+    link."""
+    *folders, file = name.split("/")
+    for folder in folders:
+        inside = directory.below(folder)
+        if inside is None:
+            return None
+        directory = inside
+    return directory.files().get(file)
+
+
+def read_if_there(directory: Directory, name: str) -> bytes | None:
+    """The content of `file` or `folder/file`; None where it does not exist."""
+    return None if size_of(directory, name) is None else directory.read(name)
+
+
+def folders_of(names: Iterable[str]) -> list[str]:
+    """The folders that files named `folder/file` are in, each after the one around it."""
+    found = {parent for name in names for parent in PurePosixPath(name).parents}
+    return sorted(str(folder) for folder in found if folder.name)

@@ -15,10 +15,11 @@ from ckptmigrate.text.secrets import masked
 
 
 @contextlib.contextmanager
-def translated(place: Url, missing: Place | None = None) -> Iterator[None]:
+def translated(place: Url, purpose: str = "use", missing: Place | None = None) -> Iterator[None]:
     """Say in one sentence what a library of a store raises.
 
     Args:
+        purpose: what was tried, a verb of which the place is the object.
         missing: what it is that does not exist, if not the place.
 
     Raises:
@@ -31,10 +32,10 @@ def translated(place: Url, missing: Place | None = None) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         if code_of(error) in ("NoSuchBucket", "NoSuchUpload"):
-            raise explained(error, place) from error
+            raise explained(error, place, purpose) from error
         raise FileNotFoundError(str(missing or place)) from error
     except Exception as error:
-        raise explained(error, place) from error
+        raise explained(error, place, purpose) from error
 
 
 def says_it_exists(error: Exception) -> bool:
@@ -53,7 +54,10 @@ _UNREACHABLE: Final = (
     "cannot be reached",
     "look at the endpoint (AWS_ENDPOINT_URL) and the network, then run this again",
 )
-_DENIED: Final = ("access is denied", "use credentials (AWS_PROFILE) that may do this")
+_DENIED: Final = (
+    "access is denied to {purpose} it",
+    "use credentials (AWS_PROFILE) that may do this",
+)
 _BUSY: Final = ("is too busy to answer", "run this again later")
 _REFUSED: Final = (
     "is refused: the server says that a precondition failed",
@@ -87,7 +91,7 @@ _WORDS: Final = {
 }
 
 
-def explained(error: BaseException, place: Url) -> StoreError:
+def explained(error: BaseException, place: Url, purpose: str = "use") -> StoreError:
     causes = list(_causes(error))
     names = [code_of(error)] + [kind.__name__ for each in causes for kind in type(each).__mro__]
     what, fix = next(
@@ -99,6 +103,7 @@ def explained(error: BaseException, place: Url) -> StoreError:
     )
     # Of a bucket that is not there, the bucket is what the sentence is about.
     about = place.root if "NoSuchBucket" in names else place
+    what = what.format(purpose=purpose)
     return StoreError(f"{what} ({first_line(error)})", path=about, fix=fix)
 
 

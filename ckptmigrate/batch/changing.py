@@ -12,6 +12,7 @@ from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.migration import Migration
 from ckptmigrate.planning.mending import Wanted
 from ckptmigrate.planning.planner import Plan
+from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.writing.linking import Link
 from ckptmigrate.writing.writer import writer
 
@@ -33,6 +34,7 @@ class Migrate:
     allowed: tuple[str, ...] = ()
     given: Given = field(default_factory=Given)
     torch: str | None = None
+    environment: Environment = USUAL
     native: bool = False
     strict: bool = False
     hash_payload: bool = False
@@ -46,6 +48,7 @@ class Migrate:
             "allow_loss": sorted(self.allowed),
             **asdict(self.given),
             "torch": self.torch,
+            **asdict(self.environment),
             "native": self.native,
             "strict": self.strict,
         }
@@ -63,6 +66,7 @@ class Migrate:
             allowed=self.allowed,
             given=self.given,
             torch=self.torch,
+            environment=self.environment,
             native=self.native,
             strict=self.strict,
             hash_payload=self.hash_payload,
@@ -70,7 +74,7 @@ class Migrate:
         [plan] = prepared.plans
         if task.root is None:
             return _rewritten(task, prepared, plan, dry_run=self.dry_run)
-        destination = place(task.root) / prepared.names[0]
+        plan, destination = plan.out_of_place(), place(task.root) / prepared.names[0]
         if plan.satisfied and not (task.carry or self.always):
             text = f"release {plan.target} resumes from it as it is"
             told = _told(task, plan, path)

@@ -9,6 +9,7 @@ from ckptmigrate import reporting
 from ckptmigrate.access.places import place
 from ckptmigrate.batch.work import Done, Status, Task, digests_of
 from ckptmigrate.releases.checking import Job
+from ckptmigrate.releases.environment import Environment
 from ckptmigrate.reporting.report import Report
 
 
@@ -87,17 +88,19 @@ class Check:
     Attributes:
         target: the release that is asked; None for all of them.
         torch: the reader's torch; None for the usual one.
+        environment: the Python and the NumPy of the job.
         job: the job that is to resume.
     """
 
     target: str | None
     torch: str | None
+    environment: Environment
     job: Job
     verb: str = "check"
 
     def matters(self) -> dict[str, Any]:
         """The reader and the job."""
-        return {"torch": self.torch, **asdict(self.job)}
+        return {"torch": self.torch, **asdict(self.environment), **asdict(self.job)}
 
     def do(self, task: Task) -> Done:
         """Say whether the job resumes from it."""
@@ -111,9 +114,9 @@ class Check:
         [path] = locate.locate(place(task.path)).checkpoints
         found = read(directory(path))
         if self.target is None:
-            asked = readers(compat(), self.torch)
+            asked = readers(compat(), self.torch, self.environment)
         else:
-            asked = [reader(self.target, compat(), self.torch)]
+            asked = [reader(self.target, compat(), self.torch, self.environment)]
         verdicts = [checking.check(found, each, self.job) for each in asked]
         good = [verdict for verdict in verdicts if verdict.resumes]
         text = f"{len(good)} of {len(verdicts)} releases resume"

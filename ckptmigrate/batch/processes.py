@@ -7,28 +7,28 @@ A process has one task at a time, so that one which is killed takes that one wit
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import signal
+import subprocess
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Final, NoReturn
 
+from ckptmigrate import search_path
 from ckptmigrate.batch.running import Outcomes, Stop
 from ckptmigrate.batch.work import Outcome, Status, Task, checked, died, interrupted, perform
 
-# Not forked from this process, which may have threads; imported once, for all of them.
-_START: Final = "forkserver"
-_PRELOADED: Final = ["ckptmigrate.batch.changing"]
+# A terminal or a Slurm job step sends these to every process. Whether to continue is decided where
+# tasks are given out: processes hold them back, and SIGTERM but for the time of a task.
+_HELD: Final = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 @dataclass(frozen=True)
 class _Worker:
-    process: BaseProcess
+    process: subprocess.Popen[bytes]
     connection: Connection
     task: Task
 
@@ -41,16 +41,13 @@ class Processes:
 
     def __call__(self, tasks: Sequence[Task], stop: Stop) -> Outcomes:
         """Perform tasks (see `running.Executor`)."""
-        context = multiprocessing.get_context(_START)
-        context.set_forkserver_preload(_PRELOADED)
-        _start_server()
         waiting = deque(tasks)
         busy: dict[Connection, _Worker] = {}
         stop.at_once = lambda: _terminate(busy.values())
         try:
             while True:
                 while waiting and not stop and len(busy) < self.jobs:
-                    worker = _start(context, waiting.popleft())
+                    worker = _start(waiting.popleft())
                     busy[worker.connection] = worker
                 if not busy:  # to wait for none would have no end
                     return
@@ -74,26 +71,22 @@ class Processes:
                 _dismiss(worker)
 
 
-def _start_server() -> None:
-    """Start what forks the processes; it ends with this one, and not by a signal to all."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
-        forkserver.ensure_running()  # what is ignored here is ignored there from the beginning
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _terminate(workers: Iterable[_Worker]) -> None:
     for worker in workers:
         worker.process.terminate()
 
 
-def _start(context: multiprocessing.context.ForkServerContext, task: Task) -> _Worker:
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs,))
-    process.start()
+def _start(task: Task) -> _Worker:
+    """Start a process and send it a task. It is not forked: this one may have threads."""
+    ours, theirs = Pipe()
+    code = f"from {__name__} import serve; serve({theirs.fileno()})"
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)  # a process inherits it
+    try:
+        process = subprocess.Popen(
+            search_path.python(code), stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     theirs.close()
     _send(ours, task)
     return _Worker(process, ours, task)
@@ -109,18 +102,18 @@ def _received(worker: _Worker) -> Outcome | None:
     try:
         found = worker.connection.recv()
     except (EOFError, OSError):
-        worker.process.join()
+        worker.process.wait()
         return None
     return checked(worker.task, found)
 
 
 def _dismiss(worker: _Worker) -> None:
     worker.connection.close()
-    worker.process.join()
+    worker.process.wait()
 
 
-def _end_of(process: BaseProcess) -> str:
-    code = process.exitcode or 0
+def _end_of(process: subprocess.Popen[bytes]) -> str:
+    code = process.returncode or 0
     if code >= 0:
         return f"ended with status {code}"
     name = signal.Signals(-code).name
@@ -130,17 +123,23 @@ def _end_of(process: BaseProcess) -> str:
 # -- in the process
 
 
-def _serve(connection: Connection) -> None:
-    """Perform one task after the other, until nobody is there to send one."""
-    # Of a terminal these go to all; whether to go on is decided where tasks are given out.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+def serve(number: int) -> None:
+    """Perform tasks until the connection is closed.
+
+    Args:
+        number: the descriptor of the connection.
+    """
     signal.signal(signal.SIGTERM, _stop)
-    with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
+    with (
+        contextlib.suppress(EOFError, OSError, KeyboardInterrupt),
+        Connection(number) as connection,
+    ):
         while True:
             task = connection.recv()
             try:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
                 outcome = perform(task)
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             except KeyboardInterrupt:
                 connection.send(interrupted(task))
                 return

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ckptmigrate import locate
 from ckptmigrate.access import storage
-from ckptmigrate.access.places import TRACKER_FILE, Place
+from ckptmigrate.access.places import TRACKERS, Place
+from ckptmigrate.checkpoint import trackers
 from ckptmigrate.errors import DestinationError
 from ckptmigrate.writing.writer import writer
 
@@ -31,7 +32,7 @@ def check(root: Place, source: Place, names: Collection[str], *, go_on: bool) ->
     begun = tuple(f".{name}.ckptmigrate-" for name in names)
     strange = [
         name
-        for name in sorted({*found.files(), *found.folders()} - {*names, TRACKER_FILE})
+        for name in sorted({*found.files(), *found.folders()} - {*names, *TRACKERS})
         if not name.startswith(begun)
     ]
     if strange:
@@ -47,11 +48,12 @@ def _is_link(root: Place) -> bool:
 
 
 def name_latest(root: Place, tracker: str) -> None:
-    """Give a root its tracker file, where it does not lead there already.
+    """Give a root its tracker files, where they do not lead there already.
 
     Raises:
         DestinationError: it cannot be written.
     """
-    file = root / TRACKER_FILE
-    if not file.is_file() or locate.tracker_text(root) != tracker:
-        writer(root).name_latest(tracker)
+    there = storage.directory(root)
+    files = trackers.files(tracker, storage.directory(root / locate.directory_of(tracker)))
+    if any(storage.read_if_there(there, name) != content for name, content in files.items()):
+        writer(root).name_latest(files)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ckptmigrate import clock, reporting
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import place
+from ckptmigrate.checkpoint import nesting
 from ckptmigrate.checkpoint.manifest import METADATA_FILES
 from ckptmigrate.checkpoint.sidecar import digest_of
 from ckptmigrate.errors import CkptMigrateError, of_system
@@ -252,8 +253,10 @@ def believed(digests: Digests) -> bool:
 
 
 def digests_of(path: str, names: Mapping[str, Any] | None = None) -> dict[str, str | None]:
-    """The digests of small files of a checkpoint: those named, or those of its metadata."""
+    """The digests of small files of a checkpoint: those named, or those of its metadata and of the
+    checkpoints in it."""
     directory = storage.directory(place(path))
-    return {
-        name: digest_of(directory, name) for name in (METADATA_FILES if names is None else names)
-    }
+    if names is None:
+        folders = [f"{folder}/" for folder, _ in nesting.nested(directory)]
+        names = {f"{start}{name}": None for start in ("", *folders) for name in METADATA_FILES}
+    return {name: digest_of(directory, name) for name in names}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from ckptmigrate.checkpoint import common, metadata
@@ -26,8 +26,9 @@ class Difference:
 
     Attributes:
         sign: `+` only in the second, `-` only in the first, `~` in both and not equal.
-        part: `common`, `entry`, `plan`, `attribute`, `marker` or `payload`.
-        name: what differs: a key, an attribute, a path of keys.
+        part: `common`, `entry`, `plan`, `attribute`, `marker`, `payload` or `nested`.
+        name: what differs: a key, an attribute, a path of keys; `folder/` of a nested checkpoint
+            comes before it.
         detail: the values, shortened, or empty.
     """
 
@@ -69,7 +70,20 @@ def diff(a: Manifest, b: Manifest, *, payload: bool = True) -> list[Difference]:
         *_keys("entry", *_entries(a, b, changed)),
         *_plans(a, b, changed),
         *_payload(a, b, changed, read=payload),
+        *_nested(a, b, payload=payload),
     ]
+
+
+def _nested(a: Manifest, b: Manifest, *, payload: bool) -> Iterator[Difference]:
+    """What differs between the checkpoints inside, named from the folder on."""
+    for folder in {**a.nested, **b.nested}:
+        if folder not in b.nested:
+            yield Difference("-", "nested", folder)
+        elif folder not in a.nested:
+            yield Difference("+", "nested", folder)
+        else:
+            for each in diff(a.nested[folder], b.nested[folder], payload=payload):
+                yield replace(each, name=f"{folder}/{each.name}")
 
 
 def _place_of_common(a: Manifest, b: Manifest) -> Iterator[Difference]:

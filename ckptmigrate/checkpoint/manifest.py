@@ -27,7 +27,9 @@ from ckptmigrate.inert.torchfile import TorchFile
 MARKER_FILE: Final = "metadata.json"
 # The small files a migration may rewrite.
 METADATA_FILES: Final = (metadata.FILE, common.FILE, MARKER_FILE)
+MARKS: Final = (MARKER_FILE, metadata.FILE)  # without them a directory is no checkpoint
 
+RNG_KEY: Final = "rng_state"
 RELEASE: Final = "release"  # a directory, and what the tracker then says
 PAYLOAD: Final = re.compile(r"__(\d+)_(\d+)\.distcp", re.ASCII)
 # Releases >= 0.19 write only the sharded_* keys (core_v0.19.0
@@ -46,6 +48,7 @@ class Manifest:
         metadata: the content of `.metadata`.
         common: the common state, from wherever it lies.
         new_payload: the bytes of a payload file that does not exist yet, `new_payload_file`.
+        nested: the checkpoints in folders of this one, by the path of the folder (nesting.py).
     """
 
     directory: Directory
@@ -53,6 +56,7 @@ class Manifest:
     metadata: Metadata
     common: CommonState
     new_payload: bytes = field(default=b"", repr=False)
+    nested: Mapping[str, Manifest] = field(default_factory=dict)
 
     @property
     def path(self) -> Place:
@@ -68,6 +72,20 @@ class Manifest:
             if match:
                 found[name] = (int(match[1]), size)
         return found
+
+    @property
+    def all_payload(self) -> Mapping[str, int]:
+        """Payload file -> size in bytes, those of nested checkpoints as `folder/file`."""
+        found = {name: size for name, (_, size) in self.payload_files.items()}
+        for folder, inside in self.nested.items():
+            found |= {f"{folder}/{name}": size for name, size in inside.all_payload.items()}
+        return found
+
+    @property
+    def small_files(self) -> tuple[str, ...]:
+        """The names of METADATA_FILES, in nested checkpoints as `folder/file`."""
+        inside = (f"{folder}/{name}" for folder in self.nested for name in METADATA_FILES)
+        return (*METADATA_FILES, *inside)
 
     @cached_property
     def new_payload_file(self) -> str:
@@ -95,6 +113,22 @@ class Manifest:
     def rerun_keys(self) -> list[str]:
         """The keys of the rerun shards, in file order."""
         return [k for k in self.metadata.entries if k.startswith(f"{SHARDED_KEY}/")]
+
+    @cached_property
+    def rng_keys(self) -> list[str]:
+        """The keys of the RNG states, in file order."""
+        return [k for k in self.metadata.blobs if k.startswith(f"{RNG_KEY}/")]
+
+    @cached_property
+    def rng_symbols(self) -> tuple[str, ...]:
+        """The symbols that the first RNG state names: one save has the same NumPy everywhere.
+
+        None where it cannot be read, which `verify` reports.
+        """
+        try:
+            return self.read_blob(self.rng_keys[0]).named if self.rng_keys else ()
+        except DamagedError:
+            return ()
 
     def read_blob(self, key: str) -> TorchFile:
         """The sharded object behind a key, inert.
@@ -137,6 +171,14 @@ class Manifest:
     def with_metadata(self, edited: Metadata) -> Manifest:
         """The same checkpoint with another `.metadata`."""
         return replace(self, metadata=edited)
+
+    def with_objects(self, contents: Mapping[str, bytes]) -> Manifest:
+        """The same checkpoint with other bytes behind some sharded objects."""
+        payload, moved = self.new_payload, {}
+        for key, content in contents.items():
+            moved[key] = Blob(self.new_payload_file, len(payload), len(content))
+            payload += content
+        return replace(self, metadata=self.metadata.relocated(moved), new_payload=payload)
 
     def with_rerun(self, wanted: StoredRerun, unchanged: Mapping[str, Any]) -> Manifest:
         """The same checkpoint with the rerun state that a layout wants.
@@ -212,7 +254,10 @@ class Manifest:
         return tree[0] if isinstance(tree, list) else tree
 
     def contents(self, before: Manifest) -> dict[str, bytes | None]:
-        """What differs from `before` on disk: file name -> bytes, or None for a removed file."""
+        """What differs from `before` on disk: file name -> bytes, or None for a removed file.
+
+        Files of a nested checkpoint are named `folder/file`.
+        """
         changed: dict[str, bytes | None] = {}
         if self.metadata is not before.metadata:
             changed[metadata.FILE] = self.metadata.dump()
@@ -226,6 +271,9 @@ class Manifest:
             changed[MARKER_FILE] = json.dumps(dict(self.marker)).encode()
         if self.new_payload:
             changed[self.new_payload_file] = self.new_payload
+        for folder, found in self.nested.items():
+            inside = found.contents(before.nested[folder])
+            changed |= {f"{folder}/{name}": content for name, content in inside.items()}
         return changed
 
 

@@ -11,7 +11,7 @@ A key stands in up to four tables, and an edit keeps them in step: `state_dict_m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -33,6 +33,7 @@ from ckptmigrate.inert.tree import (
     Object,
     is_object,
     new_object,
+    rebuilt,
     symbol,
     symbols,
     with_state,
@@ -76,6 +77,11 @@ class Metadata:
         """The attributes of the pickled object, by name."""
         return self.tree.attributes
 
+    @cached_property
+    def symbols(self) -> tuple[Global, ...]:
+        """Every symbol of the tree, in the order in which its pickle names them."""
+        return tuple(symbols(self.tree))
+
     @property
     def entries(self) -> Mapping[str, Any]:
         """Key -> inert `TensorStorageMetadata` or `BytesStorageMetadata`."""
@@ -101,11 +107,6 @@ class Metadata:
     def blobs(self) -> Mapping[str, Blob]:
         """Where each sharded object's bytes are, by key."""
         return {c.key: c.blob for c in self.chunks if c.offsets is None}
-
-    @cached_property
-    def symbols(self) -> tuple[Global, ...]:
-        """Every symbol that the tree names, once each, in the order of the pickle."""
-        return tuple(symbols(self.tree))
 
     @cached_property
     def ends(self) -> Mapping[str, int]:
@@ -229,6 +230,12 @@ class Metadata:
         """The same with an attribute that is no table of rows, put last where it is new."""
         whole = self.whole()
         return whole._with({**whole.attributes, name: value})
+
+    def with_symbols(self, replacement: Callable[[Any], Any]) -> Metadata:
+        """The same with some symbols replaced, see `tree.rebuilt`; the very same without any."""
+        if all(replacement(each) is each for each in self.symbols):
+            return self
+        return Metadata(rebuilt(self.whole().tree, replacement), self.protocol)
 
     def _with(self, attributes: dict[str, Any]) -> Metadata:
         return Metadata(with_state(self.tree, attributes), self.protocol)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ckptmigrate.access.places import TRACKER_FILE, Place
 from ckptmigrate.access.storage import Directory
-from ckptmigrate.checkpoint import common, manifest, metadata
+from ckptmigrate.checkpoint import common, manifest, metadata, sidecar
 from ckptmigrate.errors import (
     DamagedError,
     NotACheckpointError,
@@ -33,22 +33,50 @@ def is_checkpoint(directory: Directory) -> bool:
     return manifest.MARKER_FILE in files or metadata.FILE in files or _is_legacy(directory)
 
 
-def require_torch_dist(directory: Directory) -> None:
-    """Make sure that a directory is a `torch_dist` checkpoint of its own.
+def holds_shards(directory: Directory) -> bool:
+    """Whether a folder of a checkpoint is a distributed checkpoint of Megatron-Core, be it damaged.
+
+    `save` of megatron/core/dist_checkpointing/serialization.py writes the common state, then
+    payload and `.metadata`, then metadata.json (core_v0.9.0 to core_v0.19.0).
+    """
+    files = directory.files()
+    if manifest.MARKER_FILE in files:
+        try:
+            return "sharded_backend" in manifest.read_marker(directory)
+        except DamagedError:
+            return metadata.FILE in files
+    if metadata.FILE in files:
+        return _has_common_state(directory)
+    return common.FILE in files or any(manifest.PAYLOAD.fullmatch(name) for name in files)
+
+
+def require_outermost(path: Place) -> None:
+    """Make sure that a checkpoint is not nested in another one, with which it is migrated.
 
     Raises:
-        NotACheckpointError: no checkpoint, or one nested in another.
+        NotACheckpointError: it is; names the one around it.
+    """
+    around = path
+    for _ in range(sidecar.MOST_FOLDERS):
+        around = around.parent
+        if _is_ours(around):
+            raise NotACheckpointError(
+                f"is a checkpoint nested in {around.name}, and is migrated with it",
+                path=path,
+                fix=f"name the checkpoint around it: {around}",
+                retry=Retry(path=around),
+            )
+
+
+def require_torch_dist(directory: Directory) -> None:
+    """Make sure that a directory is a `torch_dist` checkpoint.
+
+    Raises:
+        NotACheckpointError: no checkpoint.
         UnsupportedFormatError: a checkpoint of another format, named.
         DamagedError: metadata.json says torch_dist and `.metadata` is missing.
     """
     path, files = directory.path, directory.files()
-    if _is_ours(path.parent):
-        raise NotACheckpointError(
-            f"is a checkpoint nested in {path.parent.name}, which carries it along",
-            path=path,
-            fix=f"name the checkpoint around it: {path.parent}",
-            retry=Retry(path=path.parent),
-        )
     if manifest.MARKER_FILE in files:
         marker = manifest.read_marker(directory)
         backend = marker.get("sharded_backend")

@@ -16,10 +16,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from ckptmigrate.access.storage import LARGEST_JSON, NAMES, Directory, Overlay
+from ckptmigrate.access.storage import LARGEST_JSON, NAMES, Directory, Overlay, size_of
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert.short import short
 from ckptmigrate.text.commands import shell
@@ -27,6 +27,7 @@ from ckptmigrate.text.commands import shell
 FILE: Final = "ckptmigrate.json"
 FOLDER: Final = ".ckptmigrate"
 REPAIR: Final = "repair"  # the verb of a step that is no migration, see `original`
+MOST_FOLDERS: Final = 2  # between a checkpoint and the files of one that is nested in it
 _FORMAT: Final = 1
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -52,6 +53,7 @@ class Step:
         losses: the losses that the user allowed.
         changes: what changed, a line each.
         files: name -> digests, for every small file, changed or not.
+        in_place: whether this very checkpoint was changed, and not written as the result.
     """
 
     verb: str
@@ -62,11 +64,20 @@ class Step:
     losses: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     files: Mapping[str, FileState] = field(default_factory=dict)
+    in_place: bool = True
 
 
 def is_small_file(name: str) -> bool:
-    """Whether a name is of a file that a migration may have written."""
-    return name != FILE and NAMES.fullmatch(name) is not None
+    """Whether a name is of a file that a migration may have written, `folder/file` in a nested
+    checkpoint."""
+    *folders, file = name.split("/")
+    inside = len(folders) <= MOST_FOLDERS and all(map(is_visible, folders)) and "\0" not in name
+    return inside and file != FILE and NAMES.fullmatch(file) is not None
+
+
+def is_visible(folder: str) -> bool:
+    """Whether a folder of this name can be a nested checkpoint: no hidden one, nor `..`."""
+    return bool(folder) and not folder.startswith(".")
 
 
 def digest(content: bytes | None) -> str | None:
@@ -75,8 +86,8 @@ def digest(content: bytes | None) -> str | None:
 
 
 def digest_of(directory: Directory, name: str) -> str | None:
-    """The digest of a file of a directory; None where there is none."""
-    if name not in directory.files():
+    """The digest of `file` or `folder/file`; None where there is none."""
+    if size_of(directory, name) is None:
         return None
     found = hashlib.sha256()
     for piece in directory.pieces(name):
@@ -98,6 +109,12 @@ def dump(steps: tuple[Step, ...]) -> bytes:
     """The bytes of a sidecar."""
     rows = [asdict(step) for step in steps]
     return (json.dumps({"format": _FORMAT, "steps": rows}, indent=1) + "\n").encode()
+
+
+def out_of_place(content: bytes) -> bytes:
+    """The bytes of a sidecar for a result out of place: of its steps none was done there."""
+    steps = tuple(_step(row) for row in json.loads(content)["steps"])
+    return dump(tuple(replace(step, in_place=False) for step in steps))
 
 
 def load(directory: Directory) -> tuple[Step, ...]:
@@ -139,6 +156,7 @@ def _step(row: Mapping[str, Any]) -> Step:
         losses=_texts(row["losses"]),
         changes=_texts(row["changes"]),
         files=files,
+        in_place=row.get("in_place") is not False,
     )
 
 

@@ -7,6 +7,7 @@ per rank), the payload files (no rank >= WORLD) and a rerun grid that is there m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import MOST_RANKS, parse_unique_key
@@ -19,6 +20,9 @@ _ARGUMENTS = {
     _TENSOR: "tensor_model_parallel_size",
     _PIPELINE: "pipeline_model_parallel_size",
 }
+
+_ENCODER_TENSOR = "encoder_tensor_model_parallel_size"
+_ENCODER_PIPELINE = "encoder_pipeline_model_parallel_size"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Topology:
             of the world.
         pipeline_before_data: True for `args.use_tp_pp_dp_mapping` (tp-cp-pp-dp rank order).
         hint: the world size that the plans suggest, where `world` is not known.
+        encoder: whether the pipeline stages of an encoder have a TP or an order of ranks of their
+            own, so that there is no one (PP, TP) grid.
     """
 
     world: int | None
@@ -47,11 +53,12 @@ class Topology:
     context: int | None
     pipeline_before_data: bool
     hint: int | None = None
+    encoder: bool = False
 
     @property
     def data(self) -> int | None:
         """Data parallel size without context parallelism, in ranks."""
-        if None in (self.world, self.tensor, self.pipeline, self.context):
+        if self.encoder or None in (self.world, self.tensor, self.pipeline, self.context):
             return None
         return self.world // (self.tensor * self.pipeline * self.context)  # type: ignore[operator]
 
@@ -67,8 +74,14 @@ class Topology:
         """(PP, TP), in ranks.
 
         Raises:
-            RefusedError: not known; names the option that states it.
+            RefusedError: not known; names the option that states it. Or there is no such grid.
         """
+        if self.encoder:
+            raise RefusedError(
+                f"its encoder has parallel sizes of its own (args.{_ENCODER_TENSOR} and "
+                f"args.{_ENCODER_PIPELINE}): there is no one (PP, TP) grid",
+                fix="resume with 0.12 or later, which need none",
+            )
         pipeline = self._require(self.pipeline, _PIPELINE, "PP", None)
         return pipeline, self._require(self.tensor, _TENSOR, "TP", None)
 
@@ -109,7 +122,8 @@ def derive(manifest: Manifest, given: Given | None = None) -> Topology:
     given = given or Given()
     args = manifest.common
     plans = manifest.metadata.plans
-    grid = _rerun_grid(manifest)
+    encoder = has_encoder(manifest)
+    grid = () if encoder else _rerun_grid(manifest)
     world = _agree(
         manifest,
         _WORLD,
@@ -134,7 +148,7 @@ def derive(manifest: Manifest, given: Given | None = None) -> Topology:
             path=manifest.path,
             fix=f"state the right one with {_WORLD} N",
         )
-    if world and tensor and pipeline and world % (tensor * pipeline):
+    if world and tensor and pipeline and not encoder and world % (tensor * pipeline):
         raise RefusedError(
             f"world size {world} is no multiple of TP {tensor} x PP {pipeline}",
             path=manifest.path,
@@ -148,6 +162,7 @@ def derive(manifest: Manifest, given: Given | None = None) -> Topology:
         context if _is_size(context) else None,
         bool(args.argument("use_tp_pp_dp_mapping")),
         len(plans) if plans else None,
+        encoder,
     )
 
 
@@ -155,10 +170,34 @@ def told(manifest: Manifest) -> Topology:
     """The topology as args alone tell it, whatever the files say: what a reader goes by."""
     world, tensor, pipeline, context = (
         size if _is_size(size) and size <= MOST_RANKS else None
-        for size in map(manifest.common.argument, (*_ARGUMENTS.values(), "context_parallel_size"))
+        for size in (
+            *(_argument(manifest, option) for option in _ARGUMENTS),
+            manifest.common.argument("context_parallel_size"),
+        )
     )
     order = bool(manifest.common.argument("use_tp_pp_dp_mapping"))
-    return Topology(world, tensor, pipeline, context, order)
+    return Topology(world, tensor, pipeline, context, order, encoder=has_encoder(manifest))
+
+
+def has_encoder(manifest: Manifest) -> bool:
+    """Whether an encoder has stages of its own that make no one grid with those of the decoder.
+
+    Source: core_v0.9.0 to core_v0.13.1 megatron/training/arguments.py validate_args,
+    megatron/core/parallel_state.py initialize_model_parallel: its ranks come first.
+    """
+    args = manifest.common
+    if not _is_size(args.argument(_ENCODER_PIPELINE)):
+        return False
+    tensor = args.argument(_ENCODER_TENSOR) or args.argument(_ARGUMENTS[_TENSOR])
+    own = tensor != args.argument(_ARGUMENTS[_TENSOR])
+    return own or bool(args.argument("use_tp_pp_dp_mapping"))
+
+
+def _argument(manifest: Manifest, option: str) -> Any:
+    """What args say of a size; PP counts the stages of an encoder, which args count apart."""
+    size = manifest.common.argument(_ARGUMENTS[option])
+    stages = manifest.common.argument(_ENCODER_PIPELINE)
+    return size + stages if option == _PIPELINE and _is_size(size) and _is_size(stages) else size
 
 
 def _agree(
@@ -168,7 +207,7 @@ def _agree(
 
     A stated size outweighs args only where the files themselves bear it out.
     """
-    argument = manifest.common.argument(_ARGUMENTS[option])
+    argument = _argument(manifest, option)
     claims = {f"args.{_ARGUMENTS[option]}": argument if _is_size(argument) else None, **checks}
     for source, value in {**claims, option: stated}.items():
         if value is not None and value > MOST_RANKS:

@@ -91,6 +91,9 @@ def what_is_left(found: Batch, again: str | None) -> str | None:
         return f"interrupted after {ended} of {found.total} checkpoints; {what}{go_on}"
     if failed:
         total = counted(found.total, "checkpoint")
+        if again and not all(each.transient for each in failed):
+            # The same again fails again, unless something is done about it first.
+            go_on = f"; do for each what its line says, and then to go on run `{again}`"
         return f"{len(failed)} of {total} failed, first {failed[0].path}{go_on}"
     if found.not_begun:
         what = f"what came of {len(found.not_begun)} of {found.total} is not known"

@@ -17,6 +17,7 @@ from ckptmigrate.cli.many import Many, several
 from ckptmigrate.cli.recording import recorder
 from ckptmigrate.cli.reports import reported
 from ckptmigrate.releases import checking
+from ckptmigrate.releases.environment import environment
 from ckptmigrate.releases.readers import reader, readers
 from ckptmigrate.versions.reading import read
 
@@ -35,6 +36,8 @@ from ckptmigrate.versions.reading import read
     help="Check this release only, for example 0.13.1. 0.13 means its latest patch release.",
 )
 @options.torch
+@options.python
+@options.numpy
 @options.strict
 @click.option(
     "--strictness",
@@ -74,6 +77,8 @@ def check(
     many: Many,
     release: str | None,
     torch: str | None,
+    python: str,
+    numpy: str | None,
     strict: bool,
     strictness: str,
     job_tp: int | None,
@@ -118,16 +123,19 @@ def check(
         no_load_rng=no_load_rng,
         strictness=checking.RAISE_ALL if strict else strictness,
     )
+    where = environment(python, numpy)
     if many.batch or every:
         from ckptmigrate.batch.looking import Check
         from ckptmigrate.cli.batches import jobs, run
 
         choose = partial(paths.located, iteration=iteration, every=every)
-        run(many, "check", jobs(many.groups(choose), Check(release, torch, job)))
+        run(many, "check", jobs(many.groups(choose), Check(release, torch, where, job)))
         return
     located = locate.locate(many.only, iteration=iteration)
     found = read(storage.directory(located.checkpoints[0]))
-    asked = [reader(release, compat(), torch)] if release else readers(compat(), torch)
+    asked = (
+        [reader(release, compat(), torch, where)] if release else readers(compat(), torch, where)
+    )
     verdicts = [checking.check(found, each, job) for each in asked]
     advised = None
     if release:

@@ -217,10 +217,11 @@ def add(release: str, torch: str, source: str, facts: Path) -> None:
       ckptmigrate matrix add 0.21.0
     """
     _require_extra()
-    from ckptmigrate.matrix import compiling
+    from ckptmigrate.matrix import bounded_yaml, compiling
     from ckptmigrate.measuring import editing
 
-    text = opener.read_text(facts)
+    text = bounded_yaml.read(facts)
+    compiling.compiled(text, path=facts)
     new = editing.with_release(text, release, torch=torch, source=source)
     compiling.compiled(new, path=facts)
     opener.write_text(facts, new)
@@ -308,11 +309,11 @@ def run(
       ckptmigrate matrix run --reader 0.16.1 --writer 0.17.1 --update
     """
     _require_extra()
-    from ckptmigrate.matrix import compiling
+    from ckptmigrate.matrix import bounded_yaml, compiling
     from ckptmigrate.measuring import editing
     from ckptmigrate.measuring.measure import Measurement, groups_of
 
-    compat, found = compiling.parse(opener.read_text(facts), path=facts)
+    compat, found = compiling.parse(bounded_yaml.read(facts), path=facts)
     groups = list(groups_of(found, writers=writers, scenarios=scenarios))
     if not groups:
         raise RefusedError(

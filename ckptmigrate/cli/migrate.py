@@ -20,6 +20,7 @@ from ckptmigrate.cli.many import Many, several
 from ckptmigrate.cli.reports import reported
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.targets import target
+from ckptmigrate.releases.environment import environment
 from ckptmigrate.writing.linking import Link
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def _migration_options(command: options.Command) -> options.Command:
             help="Allow this data loss, one of those under Data loss. Repeat for more.",
         ),
         options.torch,
+        options.python,
+        options.numpy,
         click.option(
             "--native", is_flag=True,
             help="Write the layout that the target release itself writes. Default: the smallest "
@@ -215,6 +218,8 @@ def _migrate(
     tensor_parallel: int | None,
     pipeline_parallel: int | None,
     torch: str | None,
+    python: str,
+    numpy: str | None,
     native: bool,
     strict: bool,
     full: bool,
@@ -225,6 +230,7 @@ def _migrate(
     if in_place and output is not None:
         raise click.UsageError("--in-place and -o cannot be combined.")
     options.check_choice(iteration, every=every)
+    where = environment(python, numpy)
     given = Given(world_size, tensor_parallel, pipeline_parallel)
     if many.batch or every:
         from ckptmigrate.batch.changing import Migrate
@@ -236,6 +242,7 @@ def _migrate(
             allow_loss,
             given,
             torch,
+            where,
             native,
             strict,
             hash_payload,
@@ -243,7 +250,8 @@ def _migrate(
             dry_run,
             always=output is not None,
         )
-        target(to, torch=torch, native=native, strict=strict)  # a wrong one is refused at once
+        # A wrong one is refused at once.
+        target(to, torch=torch, environment=where, native=native, strict=strict)
         choose = partial(paths.located, iteration=iteration, every=every)
         groups = many.groups(choose, in_place=in_place)
         found = _jobs(many, groups, work, output=output, in_place=in_place)
@@ -263,6 +271,7 @@ def _migrate(
             allowed=allow_loss,
             given=given,
             torch=torch,
+            environment=where,
             native=native,
             strict=strict,
             hash_payload=hash_payload,

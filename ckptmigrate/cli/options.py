@@ -12,6 +12,7 @@ from ckptmigrate.access.places import Place, place
 from ckptmigrate.cli import completing
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import EVERYTHING
+from ckptmigrate.releases.environment import DEFAULT_PYTHON
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -88,6 +89,15 @@ every = click.option(
     is_flag=True,
     help="Process every iteration of a root. A failure does not stop the other iterations.",
 )
+python = click.option(
+    "--python", metavar="V", default=DEFAULT_PYTHON, show_default=True,
+    help="Python version of the job. Python 3.13 moved the classes of pathlib.",
+)  # fmt: skip
+numpy = click.option(
+    "--numpy", metavar="V",
+    help="NumPy version of the job. NumPy 2 renamed a module that pickles contain. Default: not "
+    "known.",
+)  # fmt: skip
 torch = click.option(
     "--torch", metavar="V",
     help="PyTorch version of the job. Default: the usual one for the release.",

@@ -100,8 +100,11 @@ def repair(found: Repair, *, full: bool = False) -> list[Line]:
     lines = [line for each in plans for line in plan(each, full=full)]
     if found.astray is not None:
         root = found.tracker.root if found.tracker else found.migration.destination
-        lines.append(_answer(f"repair {root}: {TRACKER_FILE} -> {found.migration.tracker}"))
+        names = " and ".join(found.tracker.files if found.tracker else [TRACKER_FILE])
+        lines.append(_answer(f"repair {root}: {names} -> {found.migration.tracker}"))
         lines.append(Line(found.astray, "because ", 2, hang=4))
+        if found.tracker is not None and found.tracker.left is not None:
+            lines.append(Line(found.tracker.left, "caution: ", 2, hang=4, style="yellow"))
     return lines
 
 
@@ -116,7 +119,7 @@ def outcome(done: Migration, link: Link | None, tracker: Tracker | None = None) 
         told = [f"{done.destination} is there from an earlier run and verified"]
     elif done.destination is None:
         changed = [p.path for p in done.plans if not p.changes_nothing]
-        changed += [tracker.root / TRACKER_FILE] if tracker else []
+        changed += [tracker.root / name for name in tracker.files] if tracker else []
         told = [f"rewrote {path}" for path in changed] or ["nothing was written"]
     else:
         by = "" if link is None else f", payload by {link.value}"
@@ -124,7 +127,7 @@ def outcome(done: Migration, link: Link | None, tracker: Tracker | None = None) 
         told = [f"wrote {done.destination}{by}" + (f": use it as {use}" if use else "")]
     lines = [_answer(text) for text in told]
     note = " (the source is unchanged)" if done.destination else ""
-    undo = done.undo() + ([tracker.undo] if tracker else [])
+    undo = done.undo() + (tracker.undo if tracker else [])
     lines += [Line(f"{command}{note}", "undo: ", whole=True) for command in undo]
     cautions = [str(left) for left in done.leftovers]
     if link in CAUTIONS:
@@ -155,8 +158,7 @@ def verdict(path: Place, found: Verdict, advice: Advice) -> list[Line]:
         if obstacle.flag:
             lines.append(Line(f"run the job with {obstacle.flag}", "flag   ", 4))
     lines += [Line(text, "warning: ", 2, hang=4, style="yellow") for text in found.warnings]
-    if told := found.reader.caveat:
-        lines.append(Line(told, "note: ", 2))
+    lines += [Line(text, "note: ", 2, hang=4) for text in found.notes]
     return lines + _advice(found, advice)
 
 
@@ -181,6 +183,8 @@ def verdicts(path: Place, found: Sequence[Verdict]) -> list[Line]:
         style = "red" if not each.resumes else "yellow" if each.without or reason else "green"
         text = f"{_resumes(each)}{': ' if reason else ''}{reason}"
         lines.append(Line(text, f"{each.reader.release:{_COLUMN}}", 2, style=style))
+    depends = dict.fromkeys(text for each in found for text in each.depends)
+    lines += [Line(text, "note: ", 2, hang=4) for text in depends]
     if good < len(found):
         lines.append(Line("with --reader RELEASE it says why, and which command helps", margin=2))
     return lines

@@ -29,7 +29,8 @@ def undo(many: Many, dry_run: bool, full: bool, every: bool, iteration: int | No
 
     Run it again to undo earlier migrations. `undo` fails if a file changed after the migration.
 
-    A migration without --in-place does not modify PATH. To discard its result, delete the new root.
+    A migration without --in-place does not modify PATH, and `undo` fails on its result. To discard
+    the result, delete the new root.
 
     \b
     Examples:

@@ -232,7 +232,7 @@ def rebuilt(tree: Any, replacement: Callable[[Any], Any]) -> Any:
 
     Args:
         replacement: given a node, the one to stand in its place, or the node itself to look
-            at what is inside it.
+            at what is inside it, the symbol that it is made from included.
 
     Raises:
         PickleError: the tree is nested too deeply, or holds itself.
@@ -263,14 +263,14 @@ def rebuilt(tree: Any, replacement: Callable[[Any], Any]) -> Any:
 
 def _rebuilt_inside(node: Any, visit: Callable[[Any], Any]) -> Any:
     if isinstance(node, Object):
-        args, kwargs = visit(node.args), visit(node.kwargs)
+        cls, args, kwargs = visit(symbol_of(node)), visit(node.args), visit(node.kwargs)
         updates = [(kind, visit(part)) for kind, part in node.updates or ()]
         same = all(
             new is old for (_, new), (_, old) in zip(updates, node.updates or (), strict=True)
         )
-        if args is node.args and kwargs is node.kwargs and same:
+        if cls is symbol_of(node) and args is node.args and kwargs is node.kwargs and same:
             return node
-        made = _made(type(node), node.opcode, args, kwargs)
+        made = _made(cls, node.opcode, args, kwargs)
         made.updates = updates if node.updates is not None else None
         return made
     if isinstance(node, dict):

@@ -10,7 +10,7 @@ from ckptmigrate.logs.deciding import Decision, Prediction, decide, predict
 from ckptmigrate.logs.kinds import ErrorKind, Recognised, Sure
 from ckptmigrate.logs.reading_log import Found, Log, parse_log, read_log
 from ckptmigrate.logs.seen import Seen
-from ckptmigrate.text.commands import shell
+from ckptmigrate.text.commands import filled
 
 _PATH = "PATH"
 
@@ -33,7 +33,7 @@ class Answer:
     found: Found | None = None
     prediction: Prediction | None = None
     notes: tuple[str, ...] = ()
-    path: str = _PATH
+    path: Place | str = _PATH
 
     @property
     def kind(self) -> ErrorKind:
@@ -70,7 +70,7 @@ class Answer:
 
     def fix(self, decision: Decision) -> str:
         """What to do about a cause."""
-        return decision.cause.fix.format(path=self.path)
+        return filled(decision.cause.fix, self.path)
 
     @property
     def fixes(self) -> tuple[str, ...]:
@@ -180,7 +180,7 @@ def _answer(recognised: Recognised, found: Found | None, seen: Seen | None) -> A
         found,
         predict(recognised.kind, seen, "" if found is None else found.text),
         tuple(notes),
-        shell(seen.path),
+        seen.path,
     )
 
 

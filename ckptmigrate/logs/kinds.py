@@ -38,7 +38,7 @@ class Cause:
 
     Attributes:
         why: what is wrong, a clause.
-        fix: what to do; `{path}` stands for the checkpoint, quoted for a shell.
+        fix: what to do; `{path}` stands for the checkpoint (see `commands.filled`).
         tell: what tells it apart from the other causes of its kind; empty for a single cause.
         frames: regular expression of a traceback frame (`path/file.py:function`) that shows it.
         look: how a checkpoint shows it, a key of `deciding.LOOKS`; empty where it cannot.

@@ -113,15 +113,17 @@ ROWS: Final = (
         "numpy-2-pickle",
         (r"No module named 'numpy\._core(?:\.\w+)*'",),
         "ModuleNotFoundError: No module named 'numpy._core'",
-        "a pickle that NumPy 2 wrote is read with NumPy 1, which has no module numpy._core",
+        "a pickle that NumPy 2 wrote is read with a NumPy before 1.26.1, which has no module "
+        "numpy._core",
         (
             Cause(
                 "a job with NumPy 2 saved the checkpoint: its RNG states hold arrays of NumPy",
-                "run the job with NumPy 2 (Megatron-Core 0.16 or later)",
+                "run `ckptmigrate migrate {path} --to RELEASE --numpy VERSION` for the release and "
+                "the NumPy of the job, or run the job with NumPy 1.26.1 or later, or NumPy 2",
                 look="numpy-2",
             ),
         ),
-        "numpy 2.0.0 release notes (numpy.core became numpy._core)",
+        "numpy 2.0.0 release notes (numpy.core became numpy._core); numpy pull request 24906",
         sure=Sure.LIKELY,
         frames=_UNPICKLE_FRAMES,
     ),

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from ckptmigrate.access import opener
 from ckptmigrate.errors import CompatError
-from ckptmigrate.matrix import cells
+from ckptmigrate.matrix import bounded_yaml, cells
 from ckptmigrate.matrix.cells import CellRow, Matrix
 from ckptmigrate.releases import facts
 from ckptmigrate.releases.facts import Compat, matches
@@ -26,15 +26,16 @@ FILE: Final = "compat_matrix.yaml"
 _SCHEMA: Final = 1
 _ROWS: Final = {**facts.ROWS, **cells.ROWS}
 _MAY_BE_EMPTY: Final = ("error", "torch")
+_SPECIFIERS: Final = ("releases", "present", "absent", "importable", "pickled")
 
 
 def compiled(text: str, *, path: Path | str = FILE) -> dict[str, Any]:
     """The sections of a compat_matrix.yaml as plain lists and mappings.
 
     Raises:
-        CompatError: it is no YAML or does not fit the schema; names the line.
+        CompatError: it is not YAML or does not fit the schema; names the line.
     """
-    content = _loaded(text, path)
+    content = bounded_yaml.load(text, path)
     try:
         return _sections(content)
     except _Mistake as mistake:
@@ -69,18 +70,6 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=1) + "\n"
 
 
-def _loaded(text: str, path: Path | str) -> Any:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        return YAML(typ="rt", pure=True).load(text)
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "is no YAML"
-        raise CompatError(f"line {mark.line + 1 if mark else 1}: {problem}", path=path) from error
-
-
 class _Mistake(Exception):
     """A place in the file that does not fit the schema."""
 
@@ -97,6 +86,8 @@ def _sections(content: Any) -> dict[str, Any]:
         raise _Mistake(_line(content, "schema"), f"schema is not {_SCHEMA}")
     sections: dict[str, Any] = {name: _rows(content, name, row) for name, row in _ROWS.items()}
     sections |= {name: _texts(content, name) for name in facts.TEXTS}
+    for text in sections["known_releases"]:
+        _check_version(text, _line(content, "known_releases"))
     _check_names(content, sections)
     return sections
 
@@ -129,8 +120,10 @@ def _value(row: Any, key: str, kind: str) -> Any:
         return {str(name): number for name, number in value.items()}
     if not isinstance(value, str) or not (value or key in _MAY_BE_EMPTY):
         raise _Mistake(_line(row, key), f"{key!r} is no text")
-    if key in ("releases", "present", "absent"):
+    if key in _SPECIFIERS:
         _check_specifier(value, _line(row, key))
+    if key in ("release", "writer", "reader"):
+        _check_version(value, _line(row, key))
     return str(value)
 
 
@@ -156,6 +149,15 @@ def _check_specifier(text: str, line: int) -> None:
         matches("0", text)
     except InvalidSpecifier as error:
         raise _Mistake(line, f"{text!r} is no version specifier") from error
+
+
+def _check_version(text: str, line: int) -> None:
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        Version(text)
+    except InvalidVersion as error:
+        raise _Mistake(line, f"{text!r} is not a release") from error
 
 
 def _check_names(content: Any, sections: Mapping[str, Any]) -> None:
@@ -193,7 +195,7 @@ def write(source: Path) -> list[str]:
         OSError: the package cannot be written.
     """
     changed = []
-    for name, text in package_data(opener.read_text(source), path=source).items():
+    for name, text in package_data(bounded_yaml.read(source), path=source).items():
         target = source.absolute().parent / "ckptmigrate" / name
         if not target.parent.is_dir():
             continue

@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from ckptmigrate.access import opener
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.matrix import bounded_yaml
 from ckptmigrate.matrix.cells import CellRow, GroupRow
+from ckptmigrate.matrix.compiling import FILE
 
 _UNBROKEN: Final = 10_000  # a line's width, in characters, that no row reaches
 
@@ -24,7 +26,7 @@ def updated(text: str, groups: Sequence[GroupRow]) -> str:
             already keep their lines.
     """
     yaml = _yaml()
-    content = yaml.load(text)
+    content = bounded_yaml.load(text, FILE, yaml)
     wanted = {(group.writer, group.scenario): group for group in groups}
     changed = False
     for row in content["matrix"]:
@@ -48,7 +50,7 @@ def update(path: Path, groups: Sequence[GroupRow]) -> bool:
     Raises:
         OSError: it cannot be read or written.
     """
-    text = opener.read_text(path)
+    text = bounded_yaml.read(path)
     new = updated(text, groups)
     if new != text:
         opener.write_text(path, new)
@@ -66,14 +68,17 @@ def with_release(text: str, release: str, *, torch: str, source: str) -> str:
         source: where it is known from.
 
     Raises:
-        RefusedError: the file has it already.
+        RefusedError: the file has it already, or no row that it could be like.
     """
     from packaging.version import Version
 
-    content = _yaml().load(text)
+    content = bounded_yaml.load(text, FILE)
     readers, groups = content["readers"], content["matrix"]
     if any(row["release"] == release for row in readers):
         raise RefusedError(f"release {release} is among the readers already")
+    missing = {"idle", "disabled", "fault"} - {group["scenario"] for group in groups}
+    if missing or not readers or not content["known_releases"]:
+        raise RefusedError("the file has no rows for the new ones to follow")
     older = [n for n, row in enumerate(readers) if Version(row["release"]) < Version(release)]
     rows = {_end(text, readers, max(older, default=0)): _READER.format(release, torch, source)}
     for scenario in ("idle", "disabled", "fault"):

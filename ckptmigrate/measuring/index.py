@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Iterable
 
+from ckptmigrate import search_path
 from ckptmigrate.releases.facts import compat, minor
 
 
@@ -21,7 +21,7 @@ def available() -> list[str]:
         subprocess.CalledProcessError: pip finds none.
     """
     told = subprocess.run(
-        [sys.executable, "-m", "pip", "index", "versions", "megatron-core"],
+        search_path.module("pip", "index", "versions", "megatron-core"),
         check=True,
         capture_output=True,
         text=True,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ckptmigrate import search_path
 from ckptmigrate.errors import RefusedError
 
-# Where the program of the processes lies: a package that knows nothing of this one.
+# The program of the processes: a package that knows nothing of this one.
 _PROGRAM: Final = "training_job"
+_FOLDER: Final = str(Path(__file__).parent)
 _SECONDS: Final = 3600
 
 
@@ -49,15 +49,9 @@ def run(release: str, readers: Path, jobs: Sequence[Mapping[str, Any]]) -> list[
     Raises:
         RefusedError: the process did not come to its end; with its last words.
     """
-    path = [
-        str(readers.absolute() / release),
-        str(Path(__file__).parent),
-        *filter(None, [os.environ.get("PYTHONPATH")]),
-    ]
     process = subprocess.run(
-        [sys.executable, "-m", _PROGRAM],
+        search_path.module(_PROGRAM, first=[str(readers.absolute() / release), _FOLDER]),
         input=json.dumps(list(jobs)),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
         capture_output=True,
         text=True,
         check=False,

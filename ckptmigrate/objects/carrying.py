@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from ckptmigrate.access import opener
 from ckptmigrate.access.places import Place, Url
-from ckptmigrate.access.storage import DEEPEST, Progress, stays_link
+from ckptmigrate.access.storage import DEEPEST, Progress, directory, stays_link
+from ckptmigrate.checkpoint import sidecar
+from ckptmigrate.checkpoint.sidecar import digest_of
 from ckptmigrate.errors import DestinationError, StoreError
 from ckptmigrate.writing.durable import sync_directory
 from ckptmigrate.writing.linking import Link, too_deep
@@ -44,13 +46,17 @@ def files(source: Place, except_for: Collection[str] = ()) -> list[File]:
     """Every file of a directory and below it.
 
     Args:
-        except_for: names directly in it that are left out, with all below them.
+        except_for: names that are left out; of names directly in it, all below them, too.
 
     Raises:
         DestinationError: something there cannot lie in a store.
     """
     found = _walk(source) if isinstance(source, Path) else source.store.walk(source)
-    return [(name, size) for name, size in found if name.partition("/")[0] not in except_for]
+    return [
+        (name, size)
+        for name, size in found
+        if name not in except_for and name.partition("/")[0] not in except_for
+    ]
 
 
 def _walk(folder: Path, depth: int = 0) -> Iterator[File]:
@@ -98,6 +104,47 @@ def _found(source: Place) -> Iterator[None]:
         raise StoreError(
             "was removed while it was copied", path=source, fix="run this again"
         ) from error
+
+
+@contextlib.contextmanager
+def unchanged(source: Place, before: Mapping[str, str | None]) -> Iterator[None]:
+    """Make sure that a checkpoint was the same at the start of a block and is at its end.
+
+    Args:
+        before: small file -> its digest, None for one that is not there.
+
+    Raises:
+        StoreError: a file was written, removed or added meanwhile, as far as a listing tells.
+    """
+    start = _versions(source)
+    now = directory(source)
+    other = [name for name, wanted in before.items() if digest_of(now, name) != wanted]
+    if not other:
+        yield
+        end = _versions(source)
+        names = sorted(start.keys() | end.keys())
+        other = [name for name in names if start.get(name) != end.get(name)]
+    if other:
+        raise StoreError(
+            "was changed while it was migrated",
+            path=source / other[0],
+            fix="make sure that nothing writes to it, then run this again",
+        )
+
+
+def _versions(source: Place) -> dict[str, tuple[int, str]]:
+    """Every file of a checkpoint but those of a migration in place -> its size and version."""
+    if isinstance(source, Path):
+        with _found(source):
+            found = files(source, (sidecar.FOLDER,))
+            return {name: (size, str(os.stat(source / name).st_mtime_ns)) for name, size in found}
+    here = source.store.list(source)
+    told = {name: (size, here.versions[name]) for name, size in here.files.items()}
+    for folder in here.folders:
+        if folder != sidecar.FOLDER:
+            below = _versions(source / folder)
+            told |= {f"{folder}/{name}": each for name, each in below.items()}
+    return told
 
 
 def check(carried: Iterable[File], target: Place) -> None:

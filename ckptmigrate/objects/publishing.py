@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from ckptmigrate.access.directory import StoreDirectory
-from ckptmigrate.access.places import TRACKER_FILE, Place, Url, lies_in
+from ckptmigrate.access.places import Place, Url, lies_in
 from ckptmigrate.access.storage import Overlay, Progress, directory
 from ckptmigrate.checkpoint import manifest, sidecar
 from ckptmigrate.errors import DamagedError, DestinationError, StoreError, reason_of
@@ -74,7 +75,7 @@ def _check_empty(destination: Url) -> None:
 def create(
     plans: Mapping[str, Plan],
     destination: Url,
-    tracker: str,
+    trackers: Mapping[str, bytes],
     *,
     link: Link = Link.AUTO,
     progress: Progress | None = None,
@@ -86,7 +87,8 @@ def create(
         StoreError: the store cannot be reached; the sentence says whether anything is left.
     """
     by_place = {f"{name}/": plan for name, plan in plans.items()}
-    return _publish(by_place, destination, (TRACKER_FILE, tracker.encode()), link, progress)
+    *others, last = trackers.items()
+    return _publish(by_place, destination, last, link, progress, dict(others))
 
 
 def add(plan: Plan, destination: Url, *, link: Link = Link.AUTO) -> Link:
@@ -105,11 +107,13 @@ def _publish(
     last: tuple[str, bytes],
     link: Link,
     progress: Progress | None,
+    others: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Link:
     """Write checkpoints to the places in a destination that they are given by.
 
     Args:
         last: the object that makes it whole, written after all others.
+        others: objects of the destination itself that are written before it.
     """
     carrying.check_link(link, destination)
     for plan in plans.values():
@@ -123,11 +127,13 @@ def _publish(
                 for name, plan in plans.items()
                 for file in (*(file for file, _ in carried[name]), *_written(plan))
             ]
-            objects = [*(name for name in written if name != last[0]), last[0]]
+            objects = [*(name for name in written if name != last[0]), *others, last[0]]
             _begin(destination, last, objects)
             for name, plan in plans.items():
                 place = destination / name.rstrip("/") if name else destination
                 _create_checkpoint(plan, place, carried[name], progress)
+            for name, content in others.items():
+                destination.store.create(destination / name, content)
             if last[0] not in written:
                 destination.store.create(destination / last[0], last[1])
         except BaseException as error:
@@ -176,7 +182,8 @@ def _create_checkpoint(
         name, size = file
         carrying.into_store(plan.path / name, target / name, size, told)
 
-    carrying.at_once(carried, bring, progress or (lambda _: None))
+    with carrying.unchanged(plan.path, plan.change.before):
+        carrying.at_once(carried, bring, progress or (lambda _: None))
     files = _written(plan)
     marker = files.pop(manifest.MARKER_FILE)
     for name, content in files.items():
@@ -239,7 +246,13 @@ def _settle(destination: Url, theirs: str | None = None) -> str:
     store = destination.store
     try:
         last, content, names = _parse(store.read(journal), journal)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if journal.is_file():  # one answer that is wrong is not enough
+            raise StoreError(
+                "is there and cannot be read",
+                path=journal,
+                fix=f"when it can, run `{command('recover', destination)}`",
+            ) from error
         return NOTHING
     whole = destination / last
     if whole.is_file() and store.read(whole) == content.encode():
@@ -280,9 +293,11 @@ def _parse(content: bytes, journal: Url) -> tuple[str, str, list[str]]:
 def locked(place: Url) -> list[Leftover]:
     """Every destination directly in a place that is being written, or was."""
     try:
-        names = place.store.list(place).files
-    except StoreError:  # of a bucket, one may be allowed to read a part alone
-        return []
+        names = place.store.list(place, prefix=".").files
+    except StoreError as error:
+        if isinstance(error.__cause__, PermissionError):  # of a bucket, one may list a part alone
+            return []
+        raise
     return [
         Leftover(place / name.removeprefix(".").removesuffix(_LOCK), lock.owner_of(place / name))
         for name in names

@@ -4,7 +4,7 @@ In the checkpoint, under `.ckptmigrate/`, lies what swapping.py keeps there, too
 
     lock                  who is at it
     stage/NAME            new files, verified before any of them is in its place
-    stage/old/NAME        copies of the old files
+    stage/.old/NAME       copies of the old files
     stage/journal.json    digests of every file before and after
     NNNN/NAME             originals, for `undo` (sidecar.py)
 
@@ -16,12 +16,12 @@ inside a store replaces an object at once, and old files stay in the stage until
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from ckptmigrate.access.directory import StoreDirectory
 from ckptmigrate.access.places import Url
-from ckptmigrate.access.storage import Overlay
-from ckptmigrate.checkpoint import manifest, metadata, sidecar
+from ckptmigrate.access.storage import Overlay, size_of
+from ckptmigrate.checkpoint import manifest, sidecar
 from ckptmigrate.checkpoint.sidecar import FileState
 from ckptmigrate.errors import DamagedError, DestinationError, StoreError, reason_of
 from ckptmigrate.objects import lock
@@ -127,7 +127,7 @@ def _stage(
         store.create(path / plan.change.originals_folder / name, content)
     for name, state in files.items():
         if state.before is not None:
-            store.copy(path / name, stage / journal.OLD / name, now.files()[name])
+            store.copy(path / name, stage / journal.OLD / name, size_of(now, name) or 0)
     kept = {name: state.before for name, state in files.items() if state.before is not None}
     journal.check(StoreDirectory(stage / journal.OLD), kept)
     # What was created has been read back.
@@ -147,7 +147,7 @@ def _perform(path: Url, new: Mapping[str, bytes], files: Mapping[str, FileState]
         DamagedError: a file does not read back as written.
     """
     store, stage = path.store, stage_of(path)
-    _open(path)
+    _open(path, files)
     for names in journal.groups(files):
         for name in names:
             if name in new:
@@ -157,10 +157,12 @@ def _perform(path: Url, new: Mapping[str, bytes], files: Mapping[str, FileState]
     journal.check(StoreDirectory(path), {n: s.after for n, s in files.items()})
 
 
-def _open(path: Url) -> None:
-    """Take away what makes it a checkpoint to a reader."""
-    for name in (manifest.MARKER_FILE, metadata.FILE):
-        path.store.remove(path / name)
+def _open(path: Url, files: Collection[str]) -> None:
+    """Remove what makes it a checkpoint to a reader, then the same of those in it."""
+    for names in reversed(journal.groups({*files, *manifest.MARKS})):
+        for name in reversed(names):
+            if name.rpartition("/")[2] in manifest.MARKS:
+                path.store.remove(path / name)
 
 
 def _take_back(path: Url, why: BaseException) -> None:
@@ -215,7 +217,8 @@ def _settle(path: Url) -> Outcome:
     store, stage = path.store, stage_of(path)
     outcome = Outcome.UNTOUCHED
     place = stage / journal.NAME
-    if place.is_file():
+    # Without it the stage is removed, old files and all: one answer that is wrong is not enough.
+    if place.is_file() or journal.NAME in store.list(stage).files:
         files = journal.parse(store.read(place), place)
         if journal.matches(StoreDirectory(path), files, after=True):
             outcome = Outcome.COMMITTED
@@ -250,12 +253,13 @@ def _told_or_none(path: Url) -> list[Url]:
 def _roll_back(path: Url, files: Mapping[str, FileState]) -> None:
     store, old = path.store, stage_of(path) / journal.OLD
     kept = StoreDirectory(old)
-    if all(s.before is None or n in kept.files() for n, s in files.items()):
-        _open(path)
+    sizes = {name: size_of(kept, name) for name in files}
+    if all(state.before is None or sizes[name] is not None for name, state in files.items()):
+        _open(path, files)
         for names in journal.groups(files):
             for name in names:
                 if files[name].before is not None:
-                    store.copy(old / name, path / name, kept.files()[name])
+                    store.copy(old / name, path / name, sizes[name] or 0)
                 else:
                     store.remove(path / name)
     if not journal.matches(StoreDirectory(path), files, after=False):

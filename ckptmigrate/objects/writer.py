@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ckptmigrate.access.directory import StoreDirectory
-from ckptmigrate.access.places import TRACKER_FILE, Place, Url
+from ckptmigrate.access.places import Place, Url
 from ckptmigrate.access.storage import Progress
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.sidecar import Step
@@ -29,16 +29,22 @@ class StoreWriter:
         publishing.check_free(self.url, source)
 
     def create(
-        self, plans: Mapping[str, Plan], tracker: str, *, link: Link, progress: Progress | None
+        self,
+        plans: Mapping[str, Plan],
+        trackers: Mapping[str, bytes],
+        *,
+        link: Link,
+        progress: Progress | None,
     ) -> Link:
-        return publishing.create(plans, self.url, tracker, link=link, progress=progress)
+        return publishing.create(plans, self.url, trackers, link=link, progress=progress)
 
     def add(self, plan: Plan, *, link: Link) -> Link:
         return publishing.add(plan, self.url, link=link)
 
-    def name_latest(self, tracker: str) -> None:
+    def name_latest(self, trackers: Mapping[str, bytes]) -> None:
         try:
-            self.url.store.replace(self.url / TRACKER_FILE, tracker.encode())
+            for name, content in trackers.items():
+                self.url.store.replace(self.url / name, content)
         except StoreError as error:
             error.reason += "; it may be written by now"
             error.fix = f"{error.fix}; see where it leads with `{command('inspect', self.url)}`"
@@ -46,6 +52,9 @@ class StoreWriter:
 
     def locked(self) -> list[Leftover]:
         return publishing.locked(self.url)
+
+    def is_locked(self) -> bool:
+        return publishing.lock_of(self.url).is_file()
 
     def discard(self, *, break_lock: bool) -> tuple[Place, str]:
         return self.url, publishing.discard(self.url, break_lock=break_lock)
@@ -65,16 +74,17 @@ class StoreWriter:
     def recover(self, *, break_lock: bool) -> Outcome:
         return swap.recover(self.url, break_lock=break_lock)
 
-    def repoint(self, text: str, step: Step) -> None:
+    def repoint(self, trackers: Mapping[str, bytes], step: Step) -> None:
         store = self.url.store
         steps = sidecar.load(StoreDirectory(self.url))
-        tracker = self.url / TRACKER_FILE
-        if tracker.is_file():
-            # What an attempt that failed has kept there is of no use any more.
-            store.replace(self.url / sidecar.folder(len(steps)) / TRACKER_FILE, store.read(tracker))
+        for name in trackers:
+            if (self.url / name).is_file():
+                # What an attempt that failed has kept there is of no use any more.
+                kept = self.url / sidecar.folder(len(steps)) / name
+                store.replace(kept, store.read(self.url / name))
         # The sidecar first: a step that did not come to happen has another digest, and is no harm.
         store.replace(self.url / sidecar.FILE, sidecar.dump((*steps, step)))
-        self.name_latest(text)
+        self.name_latest(trackers)
 
     def clear_tracker(self) -> list[Place]:
         return []  # an object is replaced at once

@@ -124,9 +124,15 @@ def _targets(release: Reader, job: Job) -> Iterator[Target]:
     what asks least of any job."""
     strict = job.strictness == RAISE_ALL
     for native in (False, True):
-        yield target(release.release, torch=release.torch, native=native, strict=strict)
-    yield target(none_emitting.ID)
-    yield target(UNIVERSAL)
+        yield target(
+            release.release,
+            torch=release.torch,
+            environment=release.environment,
+            native=native,
+            strict=strict,
+        )
+    yield target(none_emitting.ID, environment=release.environment)
+    yield target(UNIVERSAL, environment=release.environment)
 
 
 def _planned(found: Reading, wanted: Target) -> tuple[list[str], Plan]:
@@ -152,12 +158,13 @@ def _planned(found: Reading, wanted: Target) -> tuple[list[str], Plan]:
 
 def _options(wanted: Target) -> list[str]:
     if wanted.reader is None:
-        return []
+        return wanted.environment.options()
     release = wanted.reader
     usual = reader(release.release, release.compat).torch
     torch = [] if release.torch == usual else ["--torch", release.torch]
     native = ["--native"] if wanted.native else []
-    return [*torch, *native, *(["--strict"] if wanted.strict else [])]
+    strict = ["--strict"] if wanted.strict else []
+    return [*torch, *wanted.environment.options(), *native, *strict]
 
 
 def _flags(verdict: Verdict, *, metadata_too: bool = False) -> tuple[str, ...] | None:

@@ -16,7 +16,9 @@ from ckptmigrate.checkpoint.topology import Given, derive
 from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.planning.losses import FAULT_CONTEXT, FOREIGN_SYMBOLS, RNG_STATE
 from ckptmigrate.releases import rng
-from ckptmigrate.releases.constraints import constrain
+from ckptmigrate.releases.constraints import Constrained, constrain, respelled, respelled_states
+from ckptmigrate.releases.environment import USUAL, Environment
+from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.readers import Reader
 from ckptmigrate.versions import Layout, facts
 from ckptmigrate.versions.reading import Reading
@@ -46,6 +48,7 @@ def convert(
     layout: Layout | None,
     *,
     reader: Reader | None = None,
+    environment: Environment = USUAL,
     idle_only: bool = False,
     given: Given | None = None,
 ) -> Converted:
@@ -55,6 +58,7 @@ def convert(
         begin: the checkpoint.
         layout: the layout to lead to; None for the one it has.
         reader: a release whose constraints the result has to meet, too.
+        environment: the Python and the NumPy of the job that is to load the result.
         idle_only: whether a fault context must not stay even in its own layout.
         given: parallel sizes, in ranks, that the checkpoint does not tell.
 
@@ -69,6 +73,8 @@ def convert(
     notes: tuple[str, ...] = ()
     if losses or wanted not in begin.layouts:
         result, notes = _rewritten(begin, wanted, given, drop_fault=bool(losses))
+    unnamed = result
+    result = named = respelled(unnamed, compat(), environment, reader, in_file=in_file)
     foreign: tuple[str, ...] = ()
     if reader is not None:
         constrained = constrain(result, reader, in_file=in_file)
@@ -78,7 +84,19 @@ def convert(
         result = states.manifest
         losses += (RNG_STATE,) if states.lossy else ()
         notes += (states.note,) if states.note else ()
+    states_named = respelled_states(result, compat(), environment)
+    if named is not unnamed or states_named is not result:
+        notes += (environment.note,)
+    result = states_named
     result = result.with_common_in_file() if in_file else result.with_common_in_entry()
+    inside = {
+        name: _nested(each, layout, reader, environment) for name, each in result.nested.items()
+    }
+    result = replace(result, nested={name: each.manifest for name, each in inside.items()})
+    strange = tuple(dict.fromkeys(path for each in inside.values() for path in each.foreign))
+    if strange:
+        losses += () if foreign else (FOREIGN_SYMBOLS,)
+        foreign = tuple(dict.fromkeys((*foreign, *strange)))
     # The writer did what the detector of its own layout looks for.
     if not wanted.detect(facts.gather(result)):
         raise CkptMigrateError(
@@ -88,6 +106,25 @@ def convert(
             fix="please report this with the output of `ckptmigrate inspect --json`",
         )
     return Converted(result, wanted, losses, foreign, notes)
+
+
+def _nested(
+    found: Manifest, layout: Layout | None, reader: Reader | None, environment: Environment
+) -> Constrained:
+    """A nested checkpoint with its common state where the layout, or else the reader, needs it.
+
+    It has neither rerun nor RNG states, and no args.
+    """
+    if layout is not None:
+        in_file = layout.COMMON_IN_FILE
+    else:
+        in_file = found.common.in_file or (reader is not None and reader.needs_common_file)
+    result = Constrained(respelled(found, compat(), environment, reader, in_file=in_file), ())
+    if reader is not None:
+        result = constrain(result.manifest, reader, in_file=in_file)
+    made = result.manifest
+    made = made.with_common_in_file() if in_file else made.with_common_in_entry()
+    return replace(result, manifest=made)
 
 
 def _fault_loss(begin: Reading, layout: Layout, *, idle_only: bool) -> tuple[str, ...]:

@@ -33,16 +33,17 @@ from ckptmigrate.planning.converting import Converted
 from ckptmigrate.planning.losses import FAULT_CONTEXT
 from ckptmigrate.planning.planner import Plan, Request
 from ckptmigrate.planning.refusals import rebuild_options
-from ckptmigrate.releases.constraints import with_shapes
+from ckptmigrate.releases.constraints import respelled, with_shapes
+from ckptmigrate.releases.environment import USUAL
+from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.optimizer import SHAPES
 from ckptmigrate.text.commands import command
 from ckptmigrate.verification import verify_one
 from ckptmigrate.verifying.findings import CODES
 from ckptmigrate.version import __version__
 from ckptmigrate.versions import Layout, facts, none_emitting, pre_rerun
-from ckptmigrate.versions.reading import Reading, read_unmarked
+from ckptmigrate.versions.reading import Reading, read
 
-_MARKERS: Final = ("marker-missing", "marker-unreadable")
 _DIGEST: Final = "integrity-mismatch"
 
 
@@ -79,29 +80,32 @@ def plan(path: Place, wanted: Wanted, *, now: str) -> Plan:
         raise RefusedError(
             f"cannot be repaired: {first.what} ({CODES[first.code].meaning.rstrip('.')})"
             + (f", and {more} more errors" if more else ""),
-            path=path,
+            path=first.path,
             fix=f"{first.remedy}; for all of it see `{command('verify', path)}`",
         )
     directory = storage.directory(path)
-    codes = {error.code for error in verified.errors}
-    current = read_unmarked(directory)
+    current = read(directory, unmarked=True)
     result, notes, losses = _rerun(current, wanted)
-    if not codes.isdisjoint(_MARKERS):
-        result = replace(result, marker=manifest.marker_of(result))
-        notes += (f"{manifest.MARKER_FILE} is written again",)
+    result, unmarked = _marked(result)
+    notes += tuple(f"{name} is written again" for name in unmarked)
     whole = with_shapes(result)
     if whole is not result:
         notes += (f"{SHAPES} is computed from the shapes of the parameters",)
     result = whole
-    # What changed in the common state goes where the common state is.
     in_file = current.manifest.common.in_file
+    spelled = respelled(result, compat(), USUAL, None, in_file=in_file)
+    notes += () if spelled is result else (USUAL.note,)
+    result = spelled
+    # What changed in the common state goes where the common state is.
     result = result if in_file else result.with_common_in_entry()
-    refreshed = {
-        name: directory.read(name)
+    start = {path: "", **{path / folder: f"{folder}/" for folder in result.nested}}
+    other = [
+        f"{start[finding.path]}{name}"
         for finding in verified.errors
         if finding.code == _DIGEST
         for name in finding.items
-    }
+    ]
+    refreshed = {name: directory.read(name) for name in other}
     if refreshed:
         names = ", ".join(refreshed)
         notes += (f"integrity.json gets the digest of {names} as it is: what it holds is in order",)
@@ -123,6 +127,15 @@ def plan(path: Place, wanted: Wanted, *, now: str) -> Plan:
         current.manifest,
         request,
     )
+
+
+def _marked(found: Manifest) -> tuple[Manifest, list[str]]:
+    """A checkpoint and those in it with a metadata.json each, and the names of new ones."""
+    whole = {"": found, **found.nested}
+    without = [folder for folder, each in whole.items() if not each.marker]
+    whole |= {f: replace(whole[f], marker=manifest.marker_of(whole[f])) for f in without}
+    result = replace(whole.pop(""), nested=whole) if without else found
+    return result, [f"{folder}/{manifest.MARKER_FILE}".lstrip("/") for folder in without]
 
 
 def _layout_of(result: Manifest, current: Reading) -> Layout:

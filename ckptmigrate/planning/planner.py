@@ -7,16 +7,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ckptmigrate import versions
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
-from ckptmigrate.access.storage import Once, Progress
-from ckptmigrate.checkpoint import diffing, integrity, manifest, metadata, sidecar
+from ckptmigrate.access.storage import Directory, Once, Progress
+from ckptmigrate.checkpoint import diffing, integrity, nesting, sidecar
 from ckptmigrate.checkpoint.diffing import Difference
-from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.manifest import MARKS, Manifest
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.sidecar import FileState, Original, Step, digest
 from ckptmigrate.checkpoint.topology import Given
@@ -79,6 +79,13 @@ class Plan:
         """Small file -> its new bytes, or None where it goes."""
         return self.change.files
 
+    def out_of_place(self) -> Plan:
+        """The same for a result beside the source: none of its steps was done in place there."""
+        told = self.change.sidecar
+        if told is None:
+            return self
+        return replace(self, change=replace(self.change, sidecar=sidecar.out_of_place(told)))
+
     @property
     def changes_nothing(self) -> bool:
         """Whether the checkpoint is as asked for already."""
@@ -118,6 +125,9 @@ def plan(
     """
     directory = Once(storage.directory(path))
     damaged = integrity.mismatched(directory, payload=hash_payload, progress=progress)
+    for folder, inside in nesting.nested(directory):
+        other = integrity.mismatched(inside, payload=hash_payload, progress=progress)
+        damaged += [f"{folder}/{name}" for name in other]
     if damaged and INTEGRITY not in allowed:
         raise refusals.no_integrity(path, damaged)
     current = read(directory)
@@ -195,10 +205,10 @@ def assemble(
     directory, result = current.manifest.directory, found.manifest
     beyond_original = result.contents(begin)
     wanted = {**original.files, **beyond_original}
-    wanted |= integrity.updated(original.directory, {**request.refreshed, **beyond_original})
+    wanted |= _digests(original.directory, begin, {**request.refreshed, **beyond_original})
     now = {
-        name: directory.read(name) if name in directory.files() else None
-        for name in {**dict.fromkeys(manifest.METADATA_FILES), **wanted}
+        name: storage.read_if_there(directory, name)
+        for name in {**dict.fromkeys(current.manifest.small_files), **wanted}
     }
     files = {name: content for name, content in wanted.items() if content != now[name]}
     originals = {name: content for name in files if (content := now[name]) is not None}
@@ -246,6 +256,17 @@ def assemble(
     )
 
 
+def _digests(
+    directory: Directory, found: Manifest, changes: Mapping[str, bytes | None]
+) -> dict[str, bytes]:
+    """Every integrity.json of a checkpoint and of those in it, once files have changed."""
+    files = integrity.updated(directory, {n: c for n, c in changes.items() if "/" not in n})
+    for folder, inside in found.nested.items():
+        new = integrity.updated(inside.directory, storage.within(folder, changes))
+        files |= {f"{folder}/{name}": content for name, content in new.items()}
+    return files
+
+
 def _links(path: Place) -> tuple[str, ...]:
     found = list(storage.links(path, (sidecar.FOLDER,))) if isinstance(path, Path) else []
     return (f"not followed, and kept as a link: {few(found)}",) if found else ()
@@ -271,13 +292,13 @@ def change_of(
         kept_steps=kept,
         before=before,
         after=after,
-        marks=(manifest.MARKER_FILE, metadata.FILE),
+        marks=tuple(name for name in before if name.rpartition("/")[2] in MARKS),
     )
 
 
 def untouched(found: Manifest, files: Collection[str]) -> tuple[int, int]:
     """How many payload files stay as they are, and their bytes."""
-    kept = [size for name, (_, size) in found.payload_files.items() if name not in files]
+    kept = [size for name, size in found.all_payload.items() if name not in files]
     return len(kept), sum(kept)
 
 

@@ -22,6 +22,7 @@ from ckptmigrate.releases.checking import (
     Verdict,
     check,
 )
+from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.releases.readers import Reader, reader
 from ckptmigrate.versions import Layout, none_emitting
 from ckptmigrate.versions.reading import Reading, read_manifest
@@ -37,6 +38,7 @@ class Target:
         reader: the release that is to resume, or None for a layout.
         native: whether a release gets its own layout even where it needs less.
         strict: whether it is to resume under `raise_all`.
+        environment: the Python and the NumPy of the job that is to load it.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Target:
     reader: Reader | None = None
     native: bool = False
     strict: bool = False
+    environment: Environment = USUAL
 
     @property
     def idle_only(self) -> bool:
@@ -52,23 +55,29 @@ class Target:
 
 
 def target(
-    name: str, *, torch: str | None = None, native: bool = False, strict: bool = False
+    name: str,
+    *,
+    torch: str | None = None,
+    environment: Environment = USUAL,
+    native: bool = False,
+    strict: bool = False,
 ) -> Target:
     """What a name stands for.
 
     Args:
         torch: the reader's version of torch, for a release.
+        environment: the Python and the NumPy of the job.
         native, strict: see Target, for a release.
 
     Raises:
         RefusedError: it is neither a layout nor a release.
     """
     if not re.match(r"\d", name):
-        return Target(name, versions.named(name))
+        return Target(name, versions.named(name), environment=environment)
     from ckptmigrate.releases.facts import compat
 
-    found = reader(name, compat(), torch)
-    return Target(name, versions.named(found.layout), found, native, strict)
+    found = reader(name, compat(), torch, environment)
+    return Target(name, versions.named(found.layout), found, native, strict, environment)
 
 
 def reach(begin: Reading, wanted: Target, given: Given | None) -> Converted:
@@ -78,7 +87,13 @@ def reach(begin: Reading, wanted: Target, given: Given | None) -> Converted:
         RefusedError: no conversion makes the release resume; names the reason.
     """
     if wanted.reader is None:
-        return convert(begin, wanted.layout, idle_only=wanted.idle_only, given=given)
+        return convert(
+            begin,
+            wanted.layout,
+            environment=wanted.environment,
+            idle_only=wanted.idle_only,
+            given=given,
+        )
     return _least(begin, wanted, wanted.reader, given)
 
 
@@ -98,8 +113,20 @@ def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None)
     )
     candidates: list[Converted] = []
     refusals: list[Verdict] = []
+    unknown: list[RefusedError] = []
     for layout, idle_only in layouts:
-        found = convert(begin, layout, reader=release, idle_only=idle_only, given=given)
+        try:
+            found = convert(
+                begin,
+                layout,
+                reader=release,
+                environment=wanted.environment,
+                idle_only=idle_only,
+                given=given,
+            )
+        except RefusedError as error:  # sizes that another of them may not need
+            unknown.append(error)
+            continue
         verdict = check(reading_of(found.manifest), release, job)
         if any(map(_in_the_way, verdict.obstacles)) or verdict.warnings:
             refusals.append(verdict)
@@ -109,6 +136,8 @@ def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None)
         notes += tuple(f"release {release.release} resumes without {w}" for w in verdict.without)
         candidates.append(replace(found, losses=losses, notes=notes))
     if not candidates:
+        if unknown:
+            raise unknown[0]
         # What no layout removes is the reason, where there is such a thing.
         obstacle = min(
             (o for v in refusals for o in v.obstacles if _in_the_way(o)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ckptmigrate import locate
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.access.storage import Overlay
@@ -9,8 +10,8 @@ from ckptmigrate.checkpoint import diffing, sidecar
 from ckptmigrate.checkpoint.sidecar import REPAIR, Step
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.planning.planner import Plan, change_of, untouched
-from ckptmigrate.text.commands import command
-from ckptmigrate.versions.reading import read, read_unmarked
+from ckptmigrate.text.commands import command, removal
+from ckptmigrate.versions.reading import read
 
 
 def plan(path: Place) -> Plan:
@@ -28,6 +29,12 @@ def plan(path: Place) -> Plan:
             path=path,
             fix=f"to see what it is run `{command('inspect', path)}`",
         )
+    if not steps[-1].in_place:
+        raise RefusedError(
+            "was written out of place: its source is unchanged, and nothing is to be taken back",
+            path=path,
+            fix=f"if you do not need it, remove it with `{removal(_result(path), '-r')}`",
+        )
     last, before, why_not = sidecar.before_last(directory)
     if before is None:
         raise RefusedError(
@@ -37,7 +44,7 @@ def plan(path: Place) -> Plan:
             f"`{command('upgrade', path, '--to', last.source[-1], '--in-place')}`",
         )
     current = read(directory)
-    previous = read_unmarked(Overlay(directory, before))
+    previous = read(Overlay(directory, before), unmarked=True)
     return Plan(
         iteration=current.manifest.iteration,
         verb="undo",
@@ -61,6 +68,13 @@ def plan(path: Place) -> Plan:
         payload=untouched(current.manifest, before),
         written=previous.manifest.metadata,
     )
+
+
+def _result(path: Place) -> Place:
+    """What there is to remove of a result: its root, unless that has other checkpoints, too."""
+    root = path.parent
+    only = (root / locate.TRACKER_FILE).is_file() and locate.all_of(root) == (path,)
+    return root if only else path
 
 
 def _again(step: Step, path: Place) -> str:

@@ -7,7 +7,7 @@ which the reader meets them, and never from a measured outcome.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ckptmigrate.checkpoint import metadata
@@ -16,7 +16,7 @@ from ckptmigrate.checkpoint.rerun import MODE_OF_ARGUMENT, SHARDED_KEY
 from ckptmigrate.checkpoint.topology import Topology, derive, told
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.inert.short import short
-from ckptmigrate.inert.tree import Object, enum_value, symbol_of, symbols_and_objects
+from ckptmigrate.inert.tree import Object, enum_value, symbol_of, symbols, symbols_and_objects
 from ckptmigrate.releases import optimizer, rng
 from ckptmigrate.releases.constraints import ARGS_CLASS
 from ckptmigrate.releases.evidence import writer
@@ -35,6 +35,12 @@ _SINGLETON: Final = "singleton_local_shards"
 _LAYER: Final = re.compile(
     r"((?!optimizer\.|chained_)(?:\w+\.)*layers\.)\d+\.((?:\w+\.)*\w+)", re.ASCII
 )
+# What dist_checkpointing.load raises, with which a nested checkpoint is loaded; the training first
+# loads the common state alone (core_v0.9.0 to core_v0.18.2
+# megatron/core/dist_checkpointing/strategies/common.py load_common).
+_NO_COMMON_FILE: Final = "CheckpointingException: Common file {path}/common.pt does not exist"
+_COMMON: Final = "the common state"
+_STATES: Final = "the RNG state"
 UNSAFE_LOAD: Final = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
 
 
@@ -88,12 +94,14 @@ class Verdict:
         obstacles: why not, in the order in which the job meets them; empty where it resumes.
         without: what it resumes without.
         warnings: what goes wrong later.
+        depends: which Python or NumPy the answer is for, a sentence for each name that decides.
     """
 
     reader: Reader
     obstacles: tuple[Obstacle, ...]
     without: tuple[str, ...]
     warnings: tuple[str, ...]
+    depends: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The documented JSON form (docs/json.md, `check --json`)."""
@@ -104,11 +112,22 @@ class Verdict:
             "resumes": self.resumes,
             "without": list(self.without),
             "warnings": list(self.warnings),
+            "depends": list(self.depends),
             "obstacles": [
                 {"error": o.error, "why": o.why, "flag": o.flag, "metadata_only": o.metadata_only}
                 for o in self.obstacles
             ],
         }
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the answer rests on, in sentences; what an obstacle says already is not repeated."""
+        told = {obstacle.why for obstacle in self.obstacles}
+        caveat = self.reader.caveat
+        return (
+            *(() if caveat is None else (caveat,)),
+            *(text for text in self.depends if text not in told),
+        )
 
     @property
     def resumes(self) -> bool:
@@ -159,8 +178,39 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
                 "--dist-ckpt-strictness assume_ok_unexpected",
             )
         )
+    obstacles += _nested(manifest, reader)
     warnings = (taking.warning,) if taking.warning else ()
-    return Verdict(reader, tuple(obstacles), taking.without, warnings)
+    return Verdict(
+        reader, tuple(obstacles), taking.without, warnings, _depends(manifest, reader, job, offer)
+    )
+
+
+def _depends(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> tuple[str, ...]:
+    """The names of moved modules that a job loads, where its Python or NumPy decides."""
+    states = manifest.rng_symbols if _loads_rng(job, offer) else ()
+    named = [(_STATES, path, False) for path in states]
+    for each in (manifest, *manifest.nested.values()):
+        by_list = each.common.in_file and reader.weights_only
+        named += [(_COMMON, found.path, by_list) for found in symbols(each.common.values)]
+        named += [(metadata.FILE, found.path, False) for found in each.metadata.symbols]
+    found = (_named(where, path, reader, by_list=listed) for where, path, listed in named)
+    return tuple(dict.fromkeys(filter(None, found)))
+
+
+def _named(where: str, path: str, reader: Reader, *, by_list: bool) -> str | None:
+    """That a name is there and depends on a version; None where it does not."""
+    condition = reader.condition(path, by_list=by_list)
+    return None if condition is None else f"{where} names {path}: {condition}"
+
+
+def _nested(manifest: Manifest, reader: Reader) -> list[Obstacle]:
+    """What keeps the release from the checkpoints inside it, which are loaded after it."""
+    found = []
+    for name, inside in manifest.nested.items():
+        common = _common(inside, reader, _NO_COMMON_FILE)
+        for each in (*_marker(inside, reader), *common, *_metadata(inside, reader)):
+            found.append(replace(each, why=f"in the nested checkpoint {name} {each.why}"))
+    return found
 
 
 def _marker(manifest: Manifest, reader: Reader) -> list[Obstacle]:
@@ -176,10 +226,15 @@ def _marker(manifest: Manifest, reader: Reader) -> list[Obstacle]:
     ]
 
 
-def _common(manifest: Manifest, reader: Reader) -> list[Obstacle]:
-    missing = reader.missing_common_error
-    if not manifest.common.in_file and missing is not None:
-        error = missing.format(path=manifest.path)
+def _common(manifest: Manifest, reader: Reader, missing: str | None = None) -> list[Obstacle]:
+    """What keeps the release from the common state.
+
+    Args:
+        missing: the error where it looks for common.pt and there is none, if it is not that of
+            the training's load.
+    """
+    if not manifest.common.in_file and reader.missing_common_error is not None:
+        error = (missing or reader.missing_common_error).format(path=manifest.path)
         return [Obstacle(error, "the common state is in common_state, and it looks for common.pt")]
     weights_only = manifest.common.in_file and reader.weights_only
     for found in symbols_and_objects(manifest.common.values):
@@ -192,16 +247,17 @@ def _common(manifest: Manifest, reader: Reader) -> list[Obstacle]:
                 return [_no_member(found)]
             continue
         if weights_only and not reader.allows(found.path):
+            why = f"{_COMMON} names {found.path}, which this release does not allow"
             return [
                 Obstacle(
                     "Weights only load failed. ... Unsupported global: GLOBAL "
                     f"{found.path} was not an allowed global by default.",
-                    f"the common state names {found.path}, which this release does not allow",
+                    _named(_COMMON, found.path, reader, by_list=True) or why,
                     UNSAFE_LOAD if found.path == ARGS_CLASS else None,
                 )
             ]
         if not reader.resolves(found.path):
-            return [_unresolved(found.module, found.symbol, "the common state")]
+            return [_unresolved(found.path, _COMMON, reader)]
     return []
 
 
@@ -225,7 +281,7 @@ def _forbidden(name: str) -> Obstacle:
 def _metadata(manifest: Manifest, reader: Reader) -> list[Obstacle]:
     for found in manifest.metadata.symbols:
         if not reader.resolves(found.path):
-            return [_unresolved(found.module, found.symbol, metadata.FILE)]
+            return [_unresolved(found.path, metadata.FILE, reader)]
     return []
 
 
@@ -244,19 +300,31 @@ def _model(manifest: Manifest, reader: Reader) -> list[Obstacle]:
     ]
 
 
-def _unresolved(module: str, name: str, where: str) -> Obstacle:
+def _unresolved(path: str, where: str, reader: Reader, flag: str | None = None) -> Obstacle:
+    module, _, name = path.rpartition(".")
+    moved = reader.compat.moved(path)
+    if moved is not None:
+        why = _named(where, path, reader, by_list=False)
+        return Obstacle(moved.error, why or f"{where} names {path}", flag)
     if module.startswith("megatron."):
         error = f"AttributeError: Can't get attribute '{name}' on <module '{module}'"
     else:
         error = f"ModuleNotFoundError: No module named '{module.partition('.')[0]}'"
-    return Obstacle(error, f"{where} names {module}.{name}, which this release does not have")
+    return Obstacle(error, f"{where} names {path}, which this release does not have", flag)
+
+
+def _loads_rng(job: Job, offer: Offer) -> bool:
+    return not (job.no_load_rng or job.finetune) and offer.same_grid
 
 
 def _rng(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> list[Obstacle]:
-    if job.no_load_rng or job.finetune or not offer.same_grid:
+    if not _loads_rng(job, offer):
         return []
     found = rng.missing(manifest, reader, offer.grid, offer.world)
-    return [] if found is None else [Obstacle(*found, rng.FLAG)]
+    if found is not None:
+        return [Obstacle(*found, rng.FLAG)]
+    unresolved = (path for path in manifest.rng_symbols if not reader.resolves(path))
+    return [_unresolved(path, _STATES, reader, rng.FLAG) for path in unresolved][:1]
 
 
 def _no_optimizer(manifest: Manifest, job: Job) -> list[Obstacle]:

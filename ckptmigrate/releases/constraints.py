@@ -14,15 +14,19 @@ from typing import Any, Final
 from ckptmigrate.checkpoint import metadata
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import COMMON_ENTRY
+from ckptmigrate.inert import torchfile
 from ckptmigrate.inert.tree import (
     Global,
     Object,
     enum_value,
     rebuilt,
+    symbol,
     symbol_of,
+    symbols,
     symbols_and_objects,
 )
 from ckptmigrate.releases import optimizer
+from ckptmigrate.releases.environment import Environment
 from ckptmigrate.releases.evidence import writer
 from ckptmigrate.releases.facts import Compat, matches
 from ckptmigrate.releases.readers import Reader
@@ -42,6 +46,63 @@ class Constrained:
 
     manifest: Manifest
     foreign: tuple[str, ...]
+
+
+def respelled(
+    found: Manifest, facts: Compat, job: Environment, reader: Reader | None, *, in_file: bool
+) -> Manifest:
+    """Name what is in a moved module by the name that a job has; what it has is left as it is.
+
+    Args:
+        reader: the release that has to resume, if any.
+        in_file: whether the common state will be in common.pt, under the reader's load of it.
+    """
+
+    def imports(path: str) -> bool:
+        return job.imports(path, facts)
+
+    def allows(path: str) -> bool:
+        return imports(path) and job.pickles(path, facts)
+
+    by_list = in_file and reader is not None and reader.weights_only
+    common, elsewhere = _renaming(facts, allows if by_list else imports), _renaming(facts, imports)
+    values = found.common.values
+    if any(common(each) is not each for each in symbols(values)):
+        found = _with_common(found, rebuilt(values, common))
+    named = found.metadata.with_symbols(elsewhere)
+    return found if named is found.metadata else found.with_metadata(named)
+
+
+def respelled_states(found: Manifest, facts: Compat, job: Environment) -> Manifest:
+    """The same for what the RNG states name; of what has moved, they have arrays of NumPy alone."""
+
+    def imports(path: str) -> bool:
+        return job.imports(path, facts)
+
+    if job.numpy is None or all(map(imports, found.rng_symbols)):
+        return found
+    states = {key: found.read_blob(key) for key in found.rng_keys}
+    renaming = _renaming(facts, imports)
+    return found.with_objects(
+        {
+            key: torchfile.dump(state.with_tree(rebuilt(state.tree, renaming)))
+            for key, state in states.items()
+        }
+    )
+
+
+def _renaming(facts: Compat, loads: Callable[[str], bool]) -> Callable[[Any], Any]:
+    """A replacement of symbols that do not load by those that do, by the other module name."""
+
+    def replacement(node: Any) -> Any:
+        row = facts.moved(node.path) if isinstance(node, Global) else None
+        if row is None or not f"{node.module}.".startswith(f"{row.module}."):
+            return node
+        if loads(node.path) or not loads(row.renamed(node.path)):
+            return node
+        return symbol(row.renamed(node.module), node.symbol)
+
+    return replacement
 
 
 def constrain(found: Manifest, reader: Reader, *, in_file: bool) -> Constrained:

@@ -11,6 +11,7 @@ import re
 from typing import Any, Final
 
 from ckptmigrate.inert.tree import is_object
+from ckptmigrate.releases.facts import Compat
 
 # By the letter of the code; what follows it is the size in bytes.
 _NUMBERS: Final = {"i": "Int", "u": "UInt", "f": "Float", "c": "Complex"}
@@ -25,16 +26,16 @@ _OTHERS: Final = {
     "M": "DateTime64",
     "m": "TimeDelta64",
 }
-_MADE_EMPTY: Final = ("numpy._core.multiarray._reconstruct", "numpy.core.multiarray._reconstruct")
+_MADE_EMPTY: Final = "numpy.core.multiarray._reconstruct"
 
 
-def unnamed_class(value: Any) -> str | None:
+def unnamed_class(value: Any, compat: Compat) -> str | None:
     """The class of a dtype, or of that of an array; None for what is neither.
 
     Returns:
         For example `numpy.dtypes.Float64DType`.
     """
-    if is_object(value, *_MADE_EMPTY):
+    if is_object(value, *compat.names(_MADE_EMPTY)):
         state = value.state  # version, shape, dtype, order, data
         value = state[2] if isinstance(state, tuple) and len(state) > 2 else None
     if not is_object(value, "numpy.dtype") or not value.args or value.state is None:

@@ -132,6 +132,33 @@ class SymbolRow:
 
 
 @dataclass(frozen=True)
+class MovedRow:
+    """One of the two names of a module that Python or NumPy has moved.
+
+    Attributes:
+        module: the name; modules inside are named likewise.
+        other: the other name of the same module.
+        package: `Python` or `NumPy`, whose version decides.
+        importable: specifier of its versions that import the module by this name.
+        pickled: specifier of those that pickle by this name, and allow by it what Megatron allows.
+        error: how a load ends where it cannot be imported.
+        source: the tags and files it is known from.
+    """
+
+    module: str
+    other: str
+    package: str
+    importable: str
+    pickled: str
+    error: str
+    source: str
+
+    def renamed(self, path: str) -> str:
+        """The other dotted name of a symbol in the module."""
+        return self.other + path[len(self.module) :]
+
+
+@dataclass(frozen=True)
 class ShardingRow:
     """A sharding type of the distributed optimizer.
 
@@ -196,6 +223,7 @@ class Compat:
     allow_lists: tuple[AllowListRow, ...]
     torch_allows: tuple[str, ...]
     symbols: tuple[SymbolRow, ...]
+    moved_modules: tuple[MovedRow, ...]
     optimizer_sharding: tuple[ShardingRow, ...]
     forms: tuple[FormRow, ...]
     rng_grids: tuple[RngRow, ...]
@@ -209,6 +237,16 @@ class Compat:
         """The rows of a symbol, oldest releases first."""
         return [row for row in self.symbols if row.symbol == path]
 
+    def moved(self, path: str) -> MovedRow | None:
+        """The row of the module that a symbol is in; None for a module that never moved."""
+        rows = [row for row in self.moved_modules if path.startswith(f"{row.module}.")]
+        return max(rows, key=lambda row: len(row.module), default=None)
+
+    def names(self, path: str) -> tuple[str, ...]:
+        """Every dotted name that a symbol has had, the given one first."""
+        row = self.moved(path)
+        return (path,) if row is None else (path, row.renamed(path))
+
 
 # The sections of the file that are lists of rows, and those that are lists of plain text.
 ROWS: Final[dict[str, type]] = {
@@ -220,6 +258,7 @@ ROWS: Final[dict[str, type]] = {
     "missing_common": MissingRow,
     "allow_lists": AllowListRow,
     "symbols": SymbolRow,
+    "moved_modules": MovedRow,
     "optimizer_sharding": ShardingRow,
     "forms": FormRow,
     "rng_grids": RngRow,

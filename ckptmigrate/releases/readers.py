@@ -12,6 +12,7 @@ from ckptmigrate.checkpoint.manifest import COMMON_MARKER
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.inert.tree import Object, enum_value
 from ckptmigrate.releases.dtypes import unnamed_class
+from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.releases.facts import Compat, FormRow, MissingRow, matches, minor
 
 # Without Megatron every reader has these; what else a pickle names is of no release.
@@ -29,12 +30,14 @@ class Reader:
         torch: for example `2.13.0`.
         layout: the name of the layout it writes, by whose rule it asks for rerun state.
         compat: where the facts come from.
+        environment: the Python and the NumPy of the job.
     """
 
     release: str
     torch: str
     layout: str
     compat: Compat
+    environment: Environment = USUAL
 
     def is_in(self, specifier: str) -> bool:
         """Whether a specifier of releases names this one."""
@@ -68,7 +71,9 @@ class Reader:
         rows = self.compat.symbol(path)
         if rows:
             return any(self.is_in(row.releases) for row in rows)
-        return path.partition(".")[0] in _EVERYWHERE and not path.startswith("pathlib._local")
+        if path.partition(".")[0] not in _EVERYWHERE:
+            return False
+        return self.environment.imports(path, self.compat)
 
     def makes(self, obj: Object) -> bool:
         """Whether an object that is an enum member is one of this release, by its value."""
@@ -82,13 +87,19 @@ class Reader:
 
     def allows(self, path: str) -> bool:
         """Whether the weights_only machine admits a symbol of this dotted name."""
-        return any(_fits(path, name) for name in self.compat.torch_allows) or any(
-            path in row.symbols for row in self.compat.allow_lists if self.is_in(row.releases)
+        names = {*self.compat.names(path)}
+        listed = any(_fits(path, name) for name in self.compat.torch_allows) or any(
+            names & {*row.symbols} for row in self.compat.allow_lists if self.is_in(row.releases)
         )
+        return listed and self.environment.pickles(path, self.compat)
+
+    def condition(self, path: str, *, by_list: bool) -> str | None:
+        """Which Python or NumPy a job needs for a symbol of this name; None where any will do."""
+        return self.environment.condition(path, self.compat, by_list=by_list)
 
     def forbidden_class(self, obj: Object) -> str | None:
         """The class of a dtype, or of that of an array, which the weights_only machine refuses."""
-        name = unnamed_class(obj)
+        name = unnamed_class(obj, self.compat)
         return None if name is None or self.allows(name) else name
 
     def unknown_marker_keys(self, marker: Mapping[str, Any]) -> list[str]:
@@ -115,6 +126,11 @@ class Reader:
         return self._error(self.compat.missing_common)
 
     @property
+    def needs_common_file(self) -> bool:
+        """Whether it looks for the common state in common.pt alone."""
+        return self.missing_common_error is not None
+
+    @property
     def missing_rng_error(self) -> str | None:
         """How a job ends that loaded no RNG states unasked; None for one that goes on."""
         return self._error(self.compat.missing_rng)
@@ -130,11 +146,17 @@ def _fits(path: str, name: str) -> bool:
     return re.fullmatch(re.escape(name).replace(r"\*", r"[^.]*"), path) is not None
 
 
-def reader(release: str, compat: Compat, torch: str | None = None) -> Reader:
+def reader(
+    release: str,
+    compat: Compat,
+    torch: str | None = None,
+    environment: Environment = USUAL,
+) -> Reader:
     """The reader of a release; `0.16` means the last patch known of it.
 
     Args:
         torch: its version of torch; by default the one its row in compat_matrix.yaml names.
+        environment: its Python and NumPy.
 
     Raises:
         RefusedError: the release is no version of two numbers or more, the torch no version, or
@@ -166,13 +188,17 @@ def reader(release: str, compat: Compat, torch: str | None = None) -> Reader:
     # A patch without a row of its own runs under the torch of its minor release.
     rows = [row for row in compat.readers if minor(row.release) <= minor(full)]
     usual = rows[-1].torch if rows else compat.readers[0].torch
-    return Reader(full, stated or usual, layouts[0], compat)
+    return Reader(full, stated or usual, layouts[0], compat, environment)
 
 
 def _is_patch_of(release: str, minor: str) -> bool:
     return release == minor or (minor.count(".") == 1 and release.startswith(f"{minor}."))
 
 
-def readers(compat: Compat, torch: str | None = None) -> list[Reader]:
+def readers(
+    compat: Compat,
+    torch: str | None = None,
+    environment: Environment = USUAL,
+) -> list[Reader]:
     """The readers that a checkpoint is checked against by default, oldest first."""
-    return [reader(row.release, compat, torch) for row in compat.readers]
+    return [reader(row.release, compat, torch, environment) for row in compat.readers]

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from ckptmigrate.checkpoint import diffing
+from ckptmigrate.checkpoint.manifest import RNG_KEY as KEY
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import grid_size, parse_unique_key, positions, unique_key
 from ckptmigrate.checkpoint.rows import Blob
-from ckptmigrate.checkpoint.topology import Given, derive
+from ckptmigrate.checkpoint.topology import Given, derive, has_encoder
 from ckptmigrate.releases.readers import Reader
 from ckptmigrate.versions.taking import MISSING
 
-KEY: Final = "rng_state"
 FLAG: Final = "--no-load-rng"
 # Several models on grids of their own (core_v0.19.0, key_prefix): nothing is known of their jobs.
 _PREFIXED: Final = re.compile(rf"[^/]+{KEY}/", re.ASCII)
@@ -58,6 +58,8 @@ def missing(
         world: WORLD of the job, in ranks.
     """
     if found.common.arguments is None or not saved(found):
+        return None
+    if has_encoder(found):  # of several grids
         return None
     if found.is_release or any(_PREFIXED.match(key) for key in found.metadata.blobs):
         return None
@@ -116,8 +118,8 @@ def _asked(found: Manifest, reader: Reader, grid: tuple[int, int], world: int) -
 def _stored(found: Manifest) -> dict[Position, frozenset[Position]]:
     """Grid -> the places of it that the checkpoint has states for."""
     stored: dict[Position, set[Position]] = {}
-    for key in found.metadata.blobs:
-        parsed = parse_unique_key(key, KEY) if key.startswith(f"{KEY}/") else None
+    for key in found.rng_keys:
+        parsed = parse_unique_key(key, KEY)
         if parsed is not None:
             place, grid = parsed
             stored.setdefault(grid, set()).add(place)

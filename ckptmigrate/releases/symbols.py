@@ -45,11 +45,8 @@ _KNOWN: Final = (
     # Data of numpy: the RNG state of every sample, and scalars.
     "numpy.dtypes.*DType",
     "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
     # Data of the standard library that args hold: building it does nothing else.
     "pathlib.PurePosixPath",
-    "pathlib._local.PosixPath",  # Python 3.13
-    "pathlib._local.PurePosixPath",
     "collections.deque",
     "collections.defaultdict",
     "datetime.date",
@@ -79,7 +76,14 @@ def unknown(named: Iterable[str], also_known: Collection[str] = ()) -> list[str]
         also_known: names that the user vouches for.
     """
     names = dict.fromkeys(named)
-    return [name for name in names if name not in also_known and not _pattern().fullmatch(name)]
+    return [name for name in names if name not in also_known and not _is_known(name)]
+
+
+def _is_known(name: str) -> bool:
+    """Whether a name is listed, it or the other one that its module has had."""
+    from ckptmigrate.releases.facts import compat
+
+    return any(map(_pattern().fullmatch, compat().names(name)))
 
 
 @lru_cache(maxsize=1)

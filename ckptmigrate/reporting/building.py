@@ -12,7 +12,6 @@ from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.sidecar import digest, digest_of
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.inspection import Inspection, inspect
-from ckptmigrate.locate import TRACKER_FILE
 from ckptmigrate.migration import Migration
 from ckptmigrate.planning.advice import Advice
 from ckptmigrate.planning.losses import LOSSES
@@ -145,6 +144,7 @@ def of_check(
                 each.resumes,
                 tuple(each.without),
                 tuple(each.warnings),
+                tuple(each.depends),
                 tuple(Reason(o.error, o.why, o.flag) for o in each.obstacles),
             )
             for each in verdicts
@@ -230,12 +230,14 @@ def _change(plan: Plan, result: Place) -> Change:
 
 
 def _tracker(found: Tracker) -> Change:
-    """The tracker file of a root, pointed elsewhere."""
-    new = found.text.encode()
-    file = FileChange(TRACKER_FILE, len(new), digest(found.before), digest(new))
+    """The tracker files of a root, pointed elsewhere."""
+    files = tuple(
+        FileChange(name, len(new), digest(found.before[name]), digest(new))
+        for name, new in found.files.items()
+    )
     line = f"~ tracker -> {found.text}: {found.why}"
-    root = str(found.root)
-    return Change(root, root, (), found.text, "", (line,), (file,), (), (), 0, 0)
+    root, left = str(found.root), () if found.left is None else (found.left,)
+    return Change(root, root, (), found.text, "", (line,), files, (), left, 0, 0)
 
 
 def _facts(found: Inspection) -> Facts:

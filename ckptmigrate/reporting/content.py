@@ -206,8 +206,8 @@ def _prediction(found: Prediction) -> Verdict:
         )
         for reason in found.reasons
     )
-    warnings = tuple(((), f"{warning}.") for warning in found.warnings)
-    return Verdict(grade, f"{found.release} (torch {found.torch}): {word}", because + warnings)
+    more = tuple(((), f"{text}.") for text in (*found.warnings, *found.depends))
+    return Verdict(grade, f"{found.release} (torch {found.torch}): {word}", because + more)
 
 
 def _problem(found: Problem) -> Verdict:

@@ -102,6 +102,7 @@ class Prediction:
     resumes: bool
     without: tuple[str, ...]
     warnings: tuple[str, ...]
+    depends: tuple[str, ...]
     reasons: tuple[Reason, ...]
 
 

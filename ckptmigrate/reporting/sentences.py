@@ -54,6 +54,11 @@ def inspected(found: Inspection) -> dict[str, Sequence[str]]:
         + f" (ckptmigrate {step.version})"
         for step in found.steps
     ]
+    nested = [
+        f"{each.folder}: {counted(each.tensors + each.objects, 'entry', 'entries')}, common state "
+        f"in {each.common_place}, payload {payload(each.payload_files, each.payload_bytes)}"
+        for each in found.nested
+    ]
     return {
         "layout": [layout, *dict.fromkeys(found.evidence)],
         "writer": _writer(found),
@@ -63,6 +68,7 @@ def inspected(found: Inspection) -> dict[str, Sequence[str]]:
         "entries": [f"{total} ({found.tensors} tensors, {found.objects} sharded objects)"],
         "payload": [payload(found.payload_files, found.payload_bytes)],
         "common": [f"in {found.common_place}"],
+        **({"nested": nested} if nested else {}),
         "history": history or ["no migration"],
         "anomalies": found.anomalies or ["none"],
     }

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ckptmigrate.access.places import Place
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.text.commands import shell
+from ckptmigrate.text.commands import filled
 from ckptmigrate.text.printable import printable
 
 _LONGEST: Final = 200  # characters shown of a text from a checkpoint
@@ -33,7 +33,7 @@ class Code:
         code: its stable name.
         severity: how bad it is.
         meaning: what it means for a job, a sentence.
-        remedy: what to do; `{path}` stands for the checkpoint or root, quoted for a shell, and
+        remedy: what to do; `{path}` stands for the checkpoint or root (see `commands.filled`), and
             `{repair}` for the command that repairs it, or what to do where none does.
         source: the files of releases, or of torch, that it is known from.
         since: the releases that it is about.
@@ -48,12 +48,13 @@ class Code:
     since: str = "every release"
     repair: tuple[str, ...] | None = None
 
-    def told(self, path: str, repair: str | None) -> str:
-        """The remedy for a path, quoted for a shell, with the command that repairs it, if any."""
+    def told(self, path: Place | str, repair: str | None) -> str:
+        """The remedy for a path, with the command that repairs it, if any."""
         command = f"run `{repair}`" if repair else _NO_REPAIR
-        return self.remedy.format(path=path, repair=command)
+        return command.join(filled(part, path) for part in self.remedy.split("{repair}"))
 
 
+PAIR: Final = "tracker-pair"
 _COPY: Final = "restore the file from a copy, or go back to an earlier iteration"
 _REPORT: Final = "look with `ckptmigrate inspect {path}`; go back to an earlier iteration"
 _REPAIR: Final = "{repair}"
@@ -90,6 +91,9 @@ _SYMBOLS: Final = (
 _RERUN: Final = f"core_v0.10.0 to core_v0.19.0 {_RERUN_FILE} RerunStateMachine.state_dict"
 _ASKED: Final = f"core_v0.14.0 to core_v0.19.0 {_RERUN_FILE} RerunStateMachine.validate_state_dict"
 _TRACKER: Final = f"{_TRAINING} _load_base_checkpoint"
+_BRIDGE: Final = (
+    "Megatron-Bridge src/megatron/bridge/training/checkpointing.py _resolve_checkpoint_iteration"
+)
 _VALIDATION: Final = f"core_v0.17.1 to core_v0.19.0 {_CORE}/validation.py"
 _VERIFIED: Final = f"{_VALIDATION} verify_integrity_manifest"
 _OWN: Final = "ckptmigrate itself"
@@ -103,7 +107,7 @@ _SINCE_ENTRY: Final = ">=0.19"
 _ROWS: Final = (
     Code(
         "not-verified", Severity.ERROR,
-        "One iteration of several is of another format, or cannot be read at all.",
+        "One checkpoint of several is of another format, or cannot be read at all.",
         "see what `ckptmigrate verify {path}` says of it alone",
         _OWN,
     ),
@@ -229,6 +233,14 @@ _ROWS: Final = (
         _SYMBOLS,
     ),
     Code(
+        "moved-module", Severity.WARNING,
+        "A pickle names a module by the name that Python 3.13 alone gives it; a job on an older "
+        "Python cannot load it.",
+        _REPAIR,
+        "compat_matrix.yaml moved_modules",
+        repair=(),
+    ),
+    Code(
         "rerun-shards-missing", Severity.ERROR,
         "Rerun shards are not there, and a job that asks for them cannot load. What they held of a "
         "fault is gone; weights, optimizer and RNG are intact.",
@@ -294,6 +306,12 @@ _ROWS: Final = (
         _OWN,
     ),
     Code(
+        "nested-linked", Severity.ERROR,
+        "A folder is a link to a checkpoint, which no verb follows.",
+        "put the folder itself there",
+        _OWN,
+    ),
+    Code(
         "tracker-missing", Severity.ERROR,
         "A root without a tracker file: a job finds no checkpoint and starts from nothing.",
         _REPAIR,
@@ -316,6 +334,14 @@ _ROWS: Final = (
         "tracker-half-written", Severity.ERROR,
         "The tracker file names an iteration whose save did not finish.", _REPAIR,
         _TRACKER,
+        repair=("--in-place",),
+    ),
+    Code(
+        PAIR, Severity.ERROR,
+        "latest_train_state.pt, which Megatron-Bridge reads first, does not name the iteration of "
+        "the tracker file.",
+        _REPAIR,
+        _BRIDGE,
         repair=("--in-place",),
     ),
     Code(
@@ -399,7 +425,7 @@ class Finding:
     @property
     def remedy(self) -> str:
         """What to do, with the command where there is one."""
-        return self.fix or CODES[self.code].told(shell(self.path), self.repair)
+        return self.fix or CODES[self.code].told(self.path, self.repair)
 
     def as_json(self) -> dict[str, Any]:
         """The documented JSON form (docs/json.md, `verify --json`)."""

@@ -13,8 +13,9 @@ from ckptmigrate.checkpoint.common import CommonState
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.rows import Chunk, Piece, chunk_of, is_entry, item_key, piece_of
-from ckptmigrate.errors import CkptMigrateError, DamagedError
+from ckptmigrate.errors import CkptMigrateError, DamagedError, StoreError
 from ckptmigrate.inert.tree import Object
+from ckptmigrate.text.commands import command, removal
 from ckptmigrate.verifying.findings import Finding, counted, fix_of, shown
 
 _Note = Callable[..., None]  # takes a code, a sentence and items
@@ -88,9 +89,17 @@ def _marker(directory: Directory, note: _Note) -> Mapping[str, Any] | None:
         note("marker-missing", "there is no metadata.json")
         return None
     try:
+        directory.read(manifest.MARKER_FILE)
+    except DamagedError as error:  # nor can a repair, which keeps the original, read it
+        path = directory.path
+        first = removal(path / manifest.MARKER_FILE)
+        fix = fix_of(error) or f"run `{first}`, then `{command('repair', path)}`"
+        note("marker-unreadable", f"metadata.json {error.reason}", fix=fix)
+        return None
+    try:
         return manifest.read_marker(directory)
     except DamagedError as error:
-        note("marker-unreadable", f"metadata.json {error.reason}", fix=fix_of(error))
+        note("marker-unreadable", f"metadata.json {error.reason}")
         return None
 
 
@@ -100,6 +109,8 @@ def _metadata(directory: Directory, note: _Note) -> Metadata | None:
         return None
     try:
         return metadata.parse(directory.read(metadata.FILE))
+    except StoreError:  # says nothing of the checkpoint
+        raise
     except CkptMigrateError as error:
         note("metadata-unreadable", f".metadata {error.reason}", fix=fix_of(error))
         return None
@@ -183,6 +194,8 @@ def _common(directory: Directory, chunks: tuple[Chunk, ...], note: _Note) -> Com
         if blob.offset + blob.length > size:
             raise DamagedError(f"lies behind the end of {blob.file}")
         return common.load(directory.read_range(blob.file, blob.offset, blob.length), in_file=False)
+    except StoreError:  # says nothing of the checkpoint
+        raise
     except CkptMigrateError as error:
         note("common-unreadable", f"{place} {error.reason}", fix=fix_of(error))
         return None

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from ckptmigrate.checkpoint import common
+from ckptmigrate.checkpoint import common, metadata
 from ckptmigrate.checkpoint.rows import is_tensor_entry
-from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.errors import CkptMigrateError, StoreError
 from ckptmigrate.inert import torchfile
+from ckptmigrate.releases.environment import USUAL
+from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.symbols import unknown
 from ckptmigrate.text.printable import few
 from ckptmigrate.verifying.findings import Finding, counted, fix_of
@@ -23,15 +25,20 @@ def check(material: Material, also_known: Collection[str] = ()) -> Iterator[Find
     Args:
         also_known: symbols that the user vouches for.
     """
+    pickles = {}
     if material.metadata is not None:
-        names = unknown(material.metadata.named, also_known)
-        if names:
-            yield _unknown(material, ".metadata", names)
+        pickles[metadata.FILE] = material.metadata.named
     if material.common is not None:
-        names = unknown(material.common.torch_file.named, also_known)
+        place = common.FILE if material.common.in_file else common.KEY
+        pickles[place] = material.common.torch_file.named
+    for place, named in pickles.items():
+        names = unknown(named, also_known)
         if names:
-            place = common.FILE if material.common.in_file else common.KEY
             yield _unknown(material, place, names)
+        moved = [name for name in dict.fromkeys(named) if not USUAL.imports(name, compat())]
+        if moved:
+            what = f"{place} names {few(moved)}, which Python {USUAL.python} does not have"
+            yield material.finding("moved-module", what, *moved)
     sizes = material.directory.files()
     unreadable, large, fixes = [], [], set[str | None]()
     strange: dict[tuple[str, ...], list[str]] = {}
@@ -47,6 +54,8 @@ def check(material: Material, also_known: Collection[str] = ()) -> Iterator[Find
         try:
             content = material.directory.read_range(blob.file, blob.offset, blob.length)
             names = unknown(torchfile.load(content).named, also_known)
+        except StoreError:  # says nothing of the checkpoint
+            raise
         except CkptMigrateError as error:
             unreadable.append(f"{chunk.key}: {error.reason}")
             fixes.add(fix_of(error))

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from ckptmigrate import locate
 from ckptmigrate.access import places, storage
 from ckptmigrate.access.places import Place
-from ckptmigrate.checkpoint import manifest, metadata
-from ckptmigrate.errors import NotACheckpointError
-from ckptmigrate.verifying.findings import Finding
+from ckptmigrate.checkpoint import manifest, metadata, trackers
+from ckptmigrate.errors import DamagedError, NotACheckpointError
+from ckptmigrate.text.commands import removal
+from ckptmigrate.verifying.findings import PAIR, Finding
 from ckptmigrate.writing.writer import writer
 
 
@@ -86,6 +87,7 @@ def _tracker(root: Place, there: tuple[Place, ...]) -> tuple[Place | None, tuple
     if not is_finished(named) and not writer(named).is_staged():
         what = f"{locate.TRACKER_FILE} names {named.name}, which lacks .metadata or metadata.json"
         found.append(Finding("tracker-half-written", root, what))
+    found += _pair(root, text, named)
     newer = [each for each in there if text != locate.RELEASE and each.name > named.name]
     newer = [each for each in newer if each.name != locate.RELEASE and is_finished(each)]
     if newer:
@@ -96,3 +98,36 @@ def _tracker(root: Place, there: tuple[Place, ...]) -> tuple[Place | None, tuple
         what = f"non_persistent has iteration {beside}, and the tracker names {text}"
         found.append(Finding("non-persistent-newer", root, what))
     return named, tuple(found)
+
+
+def latest_of_bridge(root: Place) -> Place | None:
+    """The iteration that latest_train_state.pt names; None where it names none."""
+    content = storage.read_if_there(storage.directory(root), places.LATEST_TRAIN_STATE)
+    try:
+        return None if content is None else root / f"iter_{trackers.step(content):07d}"
+    except DamagedError:
+        return None
+
+
+def _pair(root: Place, text: str, named: Place) -> list[Finding]:
+    """What is wrong with the tracker file of Megatron-Bridge beside that of Megatron-LM."""
+    there = storage.directory(root)
+    file = root / places.LATEST_TRAIN_STATE
+    if file.name not in there.files():
+        return []
+    try:
+        step = trackers.step(there.read(file.name))
+    except DamagedError as error:
+        what = f"{file.name} {error.reason}"
+    else:
+        # Of `release` it names no iteration that could be compared.
+        if text in (locate.RELEASE, str(step)):
+            return []
+        what = f"{file.name} names iteration {step}, and {locate.TRACKER_FILE} names {text}"
+    fix = None
+    if trackers.train_state(text, storage.directory(named)) is None:
+        fix = (
+            f"{named.name} has no {trackers.TRAIN_STATE} of that iteration to copy; to have "
+            f"Megatron-Bridge read {locate.TRACKER_FILE} run `{removal(file)}`"
+        )
+    return [Finding(PAIR, root, what, fix=fix)]

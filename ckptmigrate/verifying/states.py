@@ -9,7 +9,7 @@ from ckptmigrate.checkpoint import common, sidecar
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import STATES, Kind, grid_size
 from ckptmigrate.checkpoint.topology import derive
-from ckptmigrate.errors import CkptMigrateError, DamagedError, RefusedError
+from ckptmigrate.errors import CkptMigrateError, DamagedError, RefusedError, StoreError
 from ckptmigrate.inert import torchfile
 from ckptmigrate.releases import optimizer
 from ckptmigrate.verifying.findings import Finding, counted
@@ -26,6 +26,8 @@ def reruns(material: Material) -> Iterator[Finding]:
         return  # told as what cannot be read
     try:
         reading = read_manifest(found)
+    except StoreError:  # says nothing of the checkpoint
+        raise
     except CkptMigrateError as error:
         yield material.finding("rerun-contradictory", f"the checkpoint {error.reason}")
         return
@@ -92,6 +94,8 @@ def history(material: Material) -> Iterator[Finding]:
         return
     try:
         stale = sidecar.original(material.directory).stale
+    except StoreError:  # says nothing of the checkpoint
+        raise
     except CkptMigrateError as error:
         stale = f"{sidecar.FILE} {error.reason}"
     if stale:

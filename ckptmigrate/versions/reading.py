@@ -7,7 +7,7 @@ from typing import Final
 
 from ckptmigrate import versions
 from ckptmigrate.access.storage import Directory
-from ckptmigrate.checkpoint import manifest, recognise
+from ckptmigrate.checkpoint import nesting
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import RerunRecord
 from ckptmigrate.errors import DamagedError
@@ -34,15 +34,17 @@ class Reading:
     record: RerunRecord
 
 
-def read(directory: Directory) -> Reading:
+def read(directory: Directory, *, unmarked: bool = False) -> Reading:
     """Read a checkpoint directory and tell its layout.
+
+    Args:
+        unmarked: whether a metadata.json that is missing or unreadable is taken for empty.
 
     Raises:
         CkptMigrateError: no torch_dist checkpoint, damaged, or of no known layout.
     """
     try:
-        recognise.require_torch_dist(directory)
-        return read_manifest(manifest.load(directory))
+        return read_manifest(nesting.load(directory, unmarked=unmarked))
     except DamagedError as error:
         # What looks at parts of a checkpoint need not know where it lies.
         error.path = error.path or directory.path
@@ -50,22 +52,6 @@ def read(directory: Directory) -> Reading:
         if "`" not in error.fix:
             error.fix += f"; for all that is wrong see `{command('verify', directory.path)}`"
         raise
-
-
-def read_unmarked(directory: Directory) -> Reading:
-    """Read as `read` does, and take a metadata.json that is missing or unreadable for empty.
-
-    Raises:
-        CkptMigrateError: as `read`, for any other reason.
-    """
-    try:
-        return read(directory)
-    except DamagedError as error:
-        try:
-            manifest.read_marker(directory)
-        except (DamagedError, FileNotFoundError):
-            return read_manifest(manifest.load(directory, marker={}))
-        raise error
 
 
 def read_manifest(found: Manifest) -> Reading:

@@ -22,7 +22,7 @@ from ckptmigrate.planning.change import Change
 from ckptmigrate.text.commands import removal
 
 NAME: Final = "journal.json"  # in the stage
-OLD: Final = "old"  # beside it: what was moved out of the way
+OLD: Final = ".old"  # beside it, where no nested checkpoint can be: what was moved out of the way
 
 
 class Outcome(Enum):
@@ -72,9 +72,13 @@ def changes(change: Change, now: Directory) -> tuple[dict[str, bytes], dict[str,
 
 
 def groups(names: Collection[str]) -> list[list[str]]:
-    """Names in the order of coming: the first group is on disk before the marker moves."""
+    """Names in the order of coming: the first group is on disk before the marker moves.
+
+    Of a nested checkpoint, too, metadata.json is the last and `.metadata` the one before it.
+    """
     marker = manifest.MARKER_FILE
-    rest = sorted(set(names) - {marker}, key=lambda name: (name == metadata.FILE, name))
+    order = {metadata.FILE: 1, marker: 2}
+    rest = sorted(set(names) - {marker}, key=lambda n: (order.get(n.rpartition("/")[2], 0), n))
     return [rest, [marker]] if marker in names else [rest]
 
 

@@ -6,14 +6,15 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Final
 
 from ckptmigrate.access import opener
 from ckptmigrate.access.places import Url
-from ckptmigrate.access.storage import DEEPEST, Progress, stays_link, unreadable
+from ckptmigrate.access.storage import DEEPEST, Progress, stays_link, unreadable, within
 from ckptmigrate.checkpoint.manifest import METADATA_FILES
 from ckptmigrate.errors import DestinationError, Retry
 from ckptmigrate.text.commands import shell
@@ -50,6 +51,10 @@ _CANNOT: Final = {
 }  # fmt: skip
 
 
+NewFile = Callable[[Path], None]  # writes a file of a name that is free
+NO_FILES: Final[Mapping[str, NewFile]] = MappingProxyType({})
+
+
 class Carrier:
     """Carries files of a checkpoint over, payload by the best means that works.
 
@@ -64,14 +69,20 @@ class Carrier:
         self.used = link
 
     def carry_directory(
-        self, source: Path, target: Path, except_for: Collection[str] = (), depth: int = 0
+        self,
+        source: Path,
+        target: Path,
+        except_for: Collection[str] = (),
+        new: Mapping[str, NewFile] = NO_FILES,
+        depth: int = 0,
     ) -> None:
         """Everything in a directory, and below it, into one that is there.
 
         Payload and large files go by the means asked for; small ones are copied.
 
         Args:
-            except_for: names that are left out.
+            except_for: names that are left out, `folder/name` below a folder.
+            new: name -> what writes a file of that name there.
             depth: how many directories of the checkpoint are around this one.
 
         Raises:
@@ -95,15 +106,25 @@ class Carrier:
                 )
             elif item.is_dir():
                 make_directory(there, here)
-                self.carry_directory(here, there, depth=depth + 1)
+                left_out = within(item.name, dict.fromkeys(except_for))
+                self.carry_directory(here, there, left_out, within(item.name, new), depth + 1)
                 adopt_directory(there, here)
             elif item.name in METADATA_FILES or not _is_large(item):
                 _copy(here, there, lambda _: None)
             else:
                 self._carry_file(here, there)
+        for name, write in new.items():
+            if "/" not in name:  # those below were written before their folder was given away
+                write(target / name)
         sync_directory(target)
 
-    def carry_objects(self, source: Url, target: Path, except_for: Collection[str] = ()) -> None:
+    def carry_objects(
+        self,
+        source: Url,
+        target: Path,
+        except_for: Collection[str] = (),
+        new: Mapping[str, NewFile] = NO_FILES,
+    ) -> None:
         """Everything below a place of a store into a directory that is there; always a copy.
 
         Raises:
@@ -115,6 +136,10 @@ class Carrier:
 
         carrying.check_link(self._asked, source)
         carrying.from_store(source, target, except_for, self._progress)
+        for name, write in new.items():
+            write(target / name)
+        for folder in {(target / name).parent for name in new}:
+            sync_directory(folder)
         self.used = Link.COPY
 
     def _carry_file(self, source: Path, target: Path) -> None:
@@ -192,12 +217,24 @@ def _reflink(source: Path, target: Path, progress: Progress) -> None:
 def _copy(source: Path, target: Path, progress: Progress) -> None:
     with _opened(source) as old, opener.create(target, 0o600) as new:
         left = opener.size_of(old)
+        _require_space(left, target)
         while piece := old.read(min(left, _PIECE)):
             left -= len(piece)
             new.write(piece)
             progress(len(piece))
         new.flush()
         _finish(old, new)
+
+
+def _require_space(size: int, target: Path) -> None:
+    """Refuse a file that has no room before a byte is written: a sparse one may be of any size.
+
+    Raises:
+        OSError: there is less space than that.
+    """
+    there = os.statvfs(target.parent)
+    if size > there.f_bavail * there.f_frsize and there.f_blocks:  # some file systems do not say
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
 
 
 def _finish(old: BinaryIO, new: BinaryIO) -> None:

@@ -4,7 +4,7 @@ In the checkpoint, under `.ckptmigrate/`:
 
     lock                  who is at it (lock.py)
     stage/NAME            new files
-    stage/old/NAME        old files, moved out of the way
+    stage/.old/NAME       old files, moved out of the way
     stage/journal.json    digests of every file before and after (journal.py); while it is there,
                           files may be out of place
     NNNN/NAME             originals, for `undo` (sidecar.py)
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from ckptmigrate.access import opener
-from ckptmigrate.access.storage import LARGEST_JSON, LARGEST_PART, LocalDirectory
+from ckptmigrate.access.storage import LARGEST_JSON, LARGEST_PART, LocalDirectory, folders_of
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.sidecar import FileState
 from ckptmigrate.errors import DamagedError, DestinationError, Retry
@@ -145,8 +145,20 @@ def _check_own(path: Path) -> None:
             )
 
 
+def _check_folders(path: Path, inside: Collection[str]) -> None:
+    """Raise unless every folder that a journal names is one of the checkpoint and of the stage."""
+    for folder in inside:
+        for place in (path, stage_of(path), stage_of(path) / journal.OLD):
+            if (place / folder).is_symlink():
+                raise DamagedError(
+                    "is a link, and no folder of the checkpoint",
+                    path=place / folder,
+                    fix=f"remove the link with `{shell('rm', place / folder)}`",
+                )
+
+
 def prepare(change: Change) -> Swap:
-    """Make the stage of a change in place, under its lock.
+    """Make the stage of a change in place, with its folders, under its lock.
 
     Raises:
         DestinationError: the checkpoint is not as it was planned from, or one did not finish.
@@ -163,13 +175,15 @@ def prepare(change: Change) -> Swap:
     except FileExistsError:
         check_whole(path)
         raise
+    for folder in folders_of(new):
+        make_own(stage / folder, path)
     sync_directory(stage.parent)  # without a stage `recover` would leave new originals alone
     return Swap(path, stage, new, files, hidden=bool(change.marks))
 
 
 def _check_no_links(path: Path, names: Collection[str]) -> None:
     """What a link leads to is not the checkpoint's own: it may be a cache's, or another root's."""
-    for name in sorted(set(names)):
+    for name in sorted({*names, *folders_of(names)}):
         if (path / name).is_symlink():
             raise DestinationError(
                 f"{name} is a link, to {os.readlink(path / name)}, and is not replaced in place",
@@ -200,7 +214,12 @@ def _originals(path: Path) -> list[Path]:
 
 def begin(swap: Swap) -> None:
     """Write the journal: from here on `recover` knows what to do."""
-    make_own(swap.stage / journal.OLD, swap.path)
+    old = swap.stage / journal.OLD
+    inside = folders_of(swap.files)
+    for folder in ("", *inside):
+        make_own(old / folder, swap.path)
+    if inside:  # their names are on disk before a file is moved there
+        _sync(*(swap.stage / folder for folder in reversed(inside)), old)
     write(swap.stage / _UNFINISHED_JOURNAL, journal.dump(swap.files))
     os.rename(swap.stage / _UNFINISHED_JOURNAL, swap.stage / journal.NAME)
     sync_directory(swap.stage)
@@ -227,12 +246,18 @@ def perform(swap: Swap) -> None:
             else:
                 content = opener.read(swap.path / name, LARGEST_PART)
                 write(old / name, content, like=swap.path / name)
-        _sync(swap.path, old)
+        _sync_homes(names, swap.path, old)
     for names in journal.groups(swap.new):
         for name in names:
             os.rename(swap.stage / name, swap.path / name)
-        _sync(swap.path, swap.stage)
+        _sync_homes(names, swap.path, swap.stage)
     journal.check(LocalDirectory(swap.path), {n: s.after for n, s in swap.files.items()})
+
+
+def _sync_homes(names: Collection[str], *places: Path) -> None:
+    """Put the names of files on disk: in each place, and in the folders there that they are in."""
+    for place in places:
+        _sync(*(place / folder for folder in reversed(folders_of(names))), place)
 
 
 def _sync(*folders: Path) -> None:
@@ -274,6 +299,7 @@ def settle(path: Path) -> Outcome:
     outcome = Outcome.UNTOUCHED
     if os.path.lexists(stage / journal.NAME):
         files = _read_journal(stage / journal.NAME)
+        _check_folders(path, folders_of(files))
         if journal.matches(LocalDirectory(path), files, after=True):
             outcome = Outcome.COMMITTED
         elif journal.matches(LocalDirectory(path), files, after=False):
@@ -294,7 +320,9 @@ def clean(path: Path) -> None:
     stage = stage_of(path)
     if os.path.lexists(stage / journal.NAME):
         # On disk before the journal goes, and with it the knowledge of what belongs where.
-        _sync(*(folder for folder in (stage / journal.OLD, stage, path) if folder.is_dir()))
+        homes = ("", *folders_of(_read_journal(stage / journal.NAME)))
+        places = (each / home for each in (stage / journal.OLD, stage, path) for home in homes)
+        _sync(*(place for place in places if place.is_dir()))
     if os.path.lexists(stage):  # without one, nothing was written either
         _remove_originals(path)
         sync_directory(path / sidecar.FOLDER)
@@ -313,7 +341,7 @@ def _roll_back(path: Path, files: Mapping[str, FileState]) -> None:
                 os.replace(old / name, path / name)
             elif files[name].before is None and os.path.lexists(path / name):
                 os.unlink(path / name)
-        _sync(path, old)
+        _sync_homes(names, path, old)
     if not journal.matches(LocalDirectory(path), files, after=False):
         raise DamagedError(
             "cannot be rolled back: a file is neither as before the migration nor kept",

@@ -17,8 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ckptmigrate.access import opener
-from ckptmigrate.access.places import TRACKER_FILE, Place, lies_in
-from ckptmigrate.access.storage import LARGEST_PART, Directory, LocalDirectory, Overlay, Progress
+from ckptmigrate.access.places import Place, lies_in
+from ckptmigrate.access.storage import (
+    LARGEST_PART,
+    Directory,
+    LocalDirectory,
+    Overlay,
+    Progress,
+    folders_of,
+    read_if_there,
+)
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.errors import (
     CkptMigrateError,
@@ -29,7 +37,7 @@ from ckptmigrate.errors import (
 )
 from ckptmigrate.planning.change import Change
 from ckptmigrate.text.commands import command, shell
-from ckptmigrate.versions.reading import read, read_unmarked
+from ckptmigrate.versions.reading import read
 from ckptmigrate.writing import linking, staging, swapping
 from ckptmigrate.writing.durable import (
     adopt_directory,
@@ -93,17 +101,17 @@ def _free(destination: Path) -> Path:
 def create(
     plans: Mapping[str, Plan],
     destination: Path,
-    tracker: str,
+    trackers: Mapping[str, bytes],
     *,
     link: Link = Link.AUTO,
     progress: Progress | None = None,
 ) -> Link:
-    """Create a root with the migrated checkpoints and a tracker file.
+    """Create a root with the migrated checkpoints and its tracker files.
 
     Args:
         plans: one per checkpoint, by the name of its directory in the root.
         destination: the root; must not exist.
-        tracker: the text of its tracker file.
+        trackers: its tracker files, name -> bytes.
         link: how payload files get there.
         progress: called with the number of payload bytes that were copied.
 
@@ -125,7 +133,8 @@ def create(
                 _fill(plan, stage / name, carrier)
                 verify(plan, LocalDirectory(stage / name))
                 _adopt(stage / name, plan.path)
-            write(stage / TRACKER_FILE, tracker.encode())
+            for name, content in trackers.items():
+                write(stage / name, content)
             sync_directory(stage)
             if sources:
                 adopt_directory(stage, sources[0])
@@ -177,14 +186,15 @@ def add(
     return carrier.used
 
 
-def name_latest(root: Path, tracker: str) -> None:
-    """Give a root that was filled with `add` its tracker file, or another one.
+def name_latest(root: Path, trackers: Mapping[str, bytes]) -> None:
+    """Give a root that was filled with `add` its tracker files, or others.
 
     Raises:
         DestinationError: it cannot be written.
     """
     with _told(root, lambda: False):
-        overwrite(root / TRACKER_FILE, tracker.encode())
+        for name, content in trackers.items():
+            overwrite(root / name, content)
 
 
 def rewrite(plan: Plan) -> None:
@@ -199,29 +209,29 @@ def rewrite(plan: Plan) -> None:
     _swap(plan.change, lambda written: verify(plan, written))
 
 
-def repoint(root: Path, text: str, step: sidecar.Step) -> None:
-    """Point the tracker file of a root elsewhere; the old one is kept in the root's sidecar.
+def repoint(root: Path, trackers: Mapping[str, bytes], step: sidecar.Step) -> None:
+    """Point the tracker files of a root elsewhere; its sidecar keeps the old ones.
 
     Args:
-        text: the new text of the tracker file.
+        trackers: name -> new bytes.
         step: what the sidecar of the root is to say of it.
 
     Raises:
         DamagedError: the sidecar of the root cannot be read.
         DestinationError: as `rewrite`.
     """
-    directory, name = LocalDirectory(root), TRACKER_FILE
+    directory = LocalDirectory(root)
     steps = sidecar.load(directory)
-    before = directory.read(name) if name in directory.files() else None
+    before = {name: read_if_there(directory, name) for name in trackers}
     change = Change(
         path=root,
-        files={name: text.encode()},
+        files=trackers,
         sidecar=sidecar.dump((*steps, step)),
-        originals={} if before is None else {name: before},
+        originals={name: content for name, content in before.items() if content is not None},
         originals_folder=sidecar.folder(len(steps)),
         kept_steps=len(steps),
-        before={name: sidecar.digest(before)},
-        after={name: sidecar.digest(text.encode())},
+        before={name: sidecar.digest(content) for name, content in before.items()},
+        after={name: sidecar.digest(content) for name, content in trackers.items()},
         marks=(),
     )
     _swap(change, lambda written: _check_files(change, written))
@@ -310,16 +320,15 @@ def _finish(path: Path, what: str, finish: Callable[[], object]) -> None:
 def _fill(plan: Plan, target: Path, carrier: linking.Carrier) -> None:
     """Everything of a migrated checkpoint, into a directory that is there."""
     written = {*plan.files, sidecar.FILE, sidecar.FOLDER}
-    _carry(plan.path, target, carrier, written)
+    new = {name: _writing(plan.change, name) for name, b in plan.files.items() if b is not None}
+    with _unchanged(plan):
+        _carry(plan.path, target, carrier, written, new)
     for step in range(plan.change.kept_steps):
         kept = sidecar.folder(step)
         if (plan.path / kept).is_dir():
             _make_folder(target / kept)
             _carry(plan.path / kept, target / kept, carrier)
             _adopt(target / kept, plan.path)
-    for name, content in plan.files.items():
-        if content is not None:
-            write(target / name, content, like=_like(plan.change, name))
     _write_originals(plan.change, target)
     if plan.change.sidecar is not None:
         write(target / sidecar.FILE, plan.change.sidecar, like=_like(plan.change, sidecar.FILE))
@@ -327,6 +336,13 @@ def _fill(plan: Plan, target: Path, carrier: linking.Carrier) -> None:
         _adopt(target / sidecar.FOLDER, plan.path)
         sync_directory(target / sidecar.FOLDER)
     sync_directory(target)
+
+
+def _writing(change: Change, name: str) -> linking.NewFile:
+    """What writes a new file of a change."""
+    content = change.files[name]
+    assert content is not None
+    return lambda path: write(path, content, like=_like(change, name))
 
 
 def _local(place: Place) -> tuple[Path, ...]:
@@ -346,13 +362,26 @@ def _make_folder(folder: Path) -> None:
     make_directory(folder, folder.parent.parent)
 
 
+def _unchanged(plan: Plan) -> contextlib.AbstractContextManager[None]:
+    """Make sure that a checkpoint in a store is the same before and after a block."""
+    if isinstance(plan.path, Path):
+        return contextlib.nullcontext()
+    from ckptmigrate.objects import carrying
+
+    return carrying.unchanged(plan.path, plan.change.before)
+
+
 def _carry(
-    source: Place, target: Path, carrier: linking.Carrier, except_for: Collection[str] = ()
+    source: Place,
+    target: Path,
+    carrier: linking.Carrier,
+    except_for: Collection[str] = (),
+    new: Mapping[str, linking.NewFile] = linking.NO_FILES,
 ) -> None:
     if isinstance(source, Path):
-        carrier.carry_directory(source, target, except_for)
+        carrier.carry_directory(source, target, except_for, new)
     else:
-        carrier.carry_objects(source, target, except_for)
+        carrier.carry_objects(source, target, except_for, new)
 
 
 def _write_originals(change: Change, target: Path) -> None:
@@ -360,8 +389,14 @@ def _write_originals(change: Change, target: Path) -> None:
         return
     folder = target / change.originals_folder
     _make_folder(folder)
+    inside = folders_of(change.originals)
+    for each in inside:
+        make_directory(folder / each, target / each)
     for name, content in change.originals.items():
         write(folder / name, content, like=_like(change, name))
+    for each in reversed(inside):
+        _adopt(folder / each, change.path / each)
+        sync_directory(folder / each)
     _adopt(folder, change.path)
     sync_directory(folder)
 
@@ -378,15 +413,14 @@ def _like(change: Change, name: str) -> Path | None:
 def verify(plan: Plan, written: Directory) -> None:
     """Read the output back and validate it; what `undo` restores may lack its metadata.json."""
     _check_files(plan.change, written)
-    reading = (read_unmarked if plan.verb == "undo" else read)(written)
+    reading = read(written, unmarked=plan.verb == "undo")
     if plan.layout not in [layout.ID for layout in reading.layouts]:
         raise DamagedError(f"does not read back as {plan.layout}", path=written.path)
 
 
 def _check_files(change: Change, written: Directory) -> None:
     for name, content in change.files.items():
-        found = written.read(name) if name in written.files() else None
-        if found != content:
+        if read_if_there(written, name) != content:
             raise DamagedError("does not read back as it was written", path=written.path / name)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ckptmigrate.access.places import TRACKER_FILE, Place
+from ckptmigrate.access.places import TRACKERS, Place
 from ckptmigrate.access.storage import Progress
 from ckptmigrate.checkpoint.sidecar import Step
 from ckptmigrate.writing import staging, swapping, transaction
@@ -39,18 +39,26 @@ class Writer(Protocol):
         """
 
     def create(
-        self, plans: Mapping[str, Plan], tracker: str, *, link: Link, progress: Progress | None
+        self,
+        plans: Mapping[str, Plan],
+        trackers: Mapping[str, bytes],
+        *,
+        link: Link,
+        progress: Progress | None,
     ) -> Link:
         """Create the place as a root with the migrated checkpoints; see `transaction.create`."""
 
     def add(self, plan: Plan, *, link: Link) -> Link:
         """Create the place as one checkpoint among others; see `transaction.add`."""
 
-    def name_latest(self, tracker: str) -> None:
-        """Give the place, a root, its tracker file; see `transaction.name_latest`."""
+    def name_latest(self, trackers: Mapping[str, bytes]) -> None:
+        """Give the place, a root, its tracker files; see `transaction.name_latest`."""
 
     def locked(self) -> list[Leftover]:
         """The destinations directly in the place that are being created, or were."""
+
+    def is_locked(self) -> bool:
+        """Whether the place is a destination that is being created, or was."""
 
     def discard(self, *, break_lock: bool) -> tuple[Place, str]:
         """Remove what a run that did not finish left of the place as a destination.
@@ -83,10 +91,10 @@ class Writer(Protocol):
     def recover(self, *, break_lock: bool) -> Outcome:
         """Finish what a migration in place left, one way or the other; see `swapping.recover`."""
 
-    # -- the tracker file of a root
+    # -- the tracker files of a root
 
-    def repoint(self, text: str, step: Step) -> None:
-        """Point it elsewhere; see `transaction.repoint`."""
+    def repoint(self, trackers: Mapping[str, bytes], step: Step) -> None:
+        """Point them elsewhere; see `transaction.repoint`."""
 
     def clear_tracker(self) -> list[Place]:
         """Remove what a `name_latest` that did not finish left; says what."""
@@ -111,18 +119,26 @@ class LocalWriter:
         transaction.check_destination(self.path, source)
 
     def create(
-        self, plans: Mapping[str, Plan], tracker: str, *, link: Link, progress: Progress | None
+        self,
+        plans: Mapping[str, Plan],
+        trackers: Mapping[str, bytes],
+        *,
+        link: Link,
+        progress: Progress | None,
     ) -> Link:
-        return transaction.create(plans, self.path, tracker, link=link, progress=progress)
+        return transaction.create(plans, self.path, trackers, link=link, progress=progress)
 
     def add(self, plan: Plan, *, link: Link) -> Link:
         return transaction.add(plan, self.path, link=link)
 
-    def name_latest(self, tracker: str) -> None:
-        transaction.name_latest(self.path, tracker)
+    def name_latest(self, trackers: Mapping[str, bytes]) -> None:
+        transaction.name_latest(self.path, trackers)
 
     def locked(self) -> list[Leftover]:
         return staging.locked(self.path)
+
+    def is_locked(self) -> bool:
+        return os.path.lexists(staging.lock_of(self.path))
 
     def discard(self, *, break_lock: bool) -> tuple[Place, str]:
         what = staging.recover(self.path, break_lock=break_lock)
@@ -143,12 +159,11 @@ class LocalWriter:
     def recover(self, *, break_lock: bool) -> Outcome:
         return swapping.recover(self.path, break_lock=break_lock)
 
-    def repoint(self, text: str, step: Step) -> None:
-        transaction.repoint(self.path, text, step)
+    def repoint(self, trackers: Mapping[str, bytes], step: Step) -> None:
+        transaction.repoint(self.path, trackers, step)
 
     def clear_tracker(self) -> list[Place]:
-        left = new_of(self.path / TRACKER_FILE)
-        if not os.path.lexists(left):
-            return []
-        remove(left)
-        return [left]
+        left = [new for name in TRACKERS if os.path.lexists(new := new_of(self.path / name))]
+        for each in left:
+            remove(each)
+        return [*left]

@@ -14,6 +14,7 @@ from pathlib import Path
 import ckptmigrate
 
 SAMPLES = Path(__file__).parent.parent / "samples"
+CASES = Path(__file__).parent.parent / "cases"
 # Going down, common.pt comes and .metadata and metadata.json change; 2 payload files stay.
 SAMPLE = "0.19.0-idle-tp2"
 
@@ -78,6 +79,15 @@ def _astray(place: Path) -> None:
     (place / "run" / "latest_checkpointed_iteration.txt").write_text("9")
 
 
+def _nested(place: Path) -> None:
+    shutil.copytree(CASES / "modelopt" / "run", place / "run", symlinks=True)
+
+
+def _pair_astray(place: Path) -> None:
+    """Both tracker files name an iteration whose save did not finish."""
+    shutil.copytree(CASES / "bridge-died" / "run", place / "run", symlinks=True)
+
+
 def _migrated(place: Path) -> None:
     _with_extras(place)
     ckptmigrate.migrate(place / "run", to="split-rerun", in_place=True)
@@ -116,6 +126,9 @@ SCENARIOS = (
     Scenario("recover of a stage", _with_extras, "recover {place}/out", "{place}/out", 0.5, _OUT),
     Scenario("repair of a corrupt checkpoint", _corrupt, "repair {place}/run --in-place"),
     Scenario("repair of a tracker", _astray, "repair {place}/run --in-place"),
+    Scenario("repair of a pair of trackers", _pair_astray, "repair {place}/run --in-place"),
+    Scenario("with a nested checkpoint, out of place", _nested, _OUT, "{place}/out"),
+    Scenario("with a nested checkpoint, in place", _nested, _IN),
     Scenario("in place after one that was cut", _migrated, _IN, "{place}/run", 0.6, _IN),
 )
 

@@ -1,0 +1,94 @@
+"""Checkpoints inside a checkpoint, such as the `modelopt_state` that ModelOpt saves.
+
+A folder of a checkpoint that is a torch_dist checkpoint of its own belongs to it: a job loads both.
+It is read into `Manifest.nested`, and its files are named `folder/file` in whatever is planned and
+written, so that both change in one step.
+
+Source: save_sharded_modelopt_state and restore_sharded_modelopt_state of nvidia-modelopt 0.39
+modelopt/torch/opt/plugins/mcore_dist_checkpointing.py, which megatron/training/checkpointing.py
+calls (core_v0.9.0 to core_v0.19.0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from ckptmigrate.access.storage import Directory
+from ckptmigrate.checkpoint import manifest, metadata, recognise
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.sidecar import MOST_FOLDERS, is_visible
+from ckptmigrate.errors import DamagedError
+from ckptmigrate.text.commands import command
+
+
+def load(directory: Directory, *, unmarked: bool = False) -> Manifest:
+    """Read a `torch_dist` checkpoint directory with the checkpoints that are nested in it.
+
+    Args:
+        unmarked: whether a metadata.json that is missing or unreadable is taken for empty.
+
+    Raises:
+        CkptMigrateError: one of them is no torch_dist checkpoint, or is damaged.
+    """
+    found = _load(directory, unmarked)
+    inside = {}
+    for name, each in nested(directory):
+        try:
+            inside[name] = _load(each, unmarked)
+        except DamagedError as error:
+            error.path = error.path or each.path
+            error.fix = f"for what to do run `{command('verify', directory.path)}`"
+            raise
+    return replace(found, nested=inside)
+
+
+def nested(directory: Directory, depth: int = MOST_FOLDERS) -> Iterator[tuple[str, Directory]]:
+    """The checkpoints in a directory and below it: the path of each in it, and its directory.
+
+    Args:
+        depth: how many levels of folders are looked at.
+
+    Raises:
+        DamagedError: one is a link, which is not followed.
+    """
+    for folder in filter(is_visible, directory.folders()):
+        inside = directory.below(folder)
+        if inside is None:
+            _refuse_linked(directory, folder)
+            continue
+        if recognise.holds_shards(inside):
+            yield folder, inside
+        if depth > 1:
+            yield from ((f"{folder}/{name}", each) for name, each in nested(inside, depth - 1))
+
+
+def _refuse_linked(directory: Directory, folder: str) -> None:
+    place = directory.path / folder
+    if isinstance(place, Path) and all(
+        (place / name).is_file() for name in (manifest.MARKER_FILE, metadata.FILE)
+    ):
+        raise DamagedError(
+            "is a link to a checkpoint, and a job loads it with the one that it is in",
+            path=place,
+            fix="put the folder itself there; links to folders are not followed",
+        )
+
+
+def _load(directory: Directory, unmarked: bool) -> Manifest:
+    try:
+        recognise.require_torch_dist(directory)
+    except DamagedError:
+        if not unmarked or _has_marker(directory):
+            raise
+        return manifest.load(directory, marker={})
+    return manifest.load(directory)
+
+
+def _has_marker(directory: Directory) -> bool:
+    try:
+        manifest.read_marker(directory)
+    except (DamagedError, FileNotFoundError):
+        return False
+    return True

@@ -1,0 +1,78 @@
+"""The tracker files of a root: the one of Megatron-LM, and the one of Megatron-Bridge beside it.
+
+Megatron-Bridge reads latest_train_state.pt first, and latest_checkpointed_iteration.txt only where
+there is none. It saves both; the former is a copy of the train_state.pt of the iteration.
+
+Source: save_checkpoint and _resolve_checkpoint_iteration of Megatron-Bridge
+src/megatron/bridge/training/checkpointing.py; TrainState.state_dict of training/state.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ckptmigrate.access.places import LATEST_TRAIN_STATE, TRACKER_FILE
+from ckptmigrate.access.storage import Directory, read_if_there
+from ckptmigrate.errors import DamagedError
+from ckptmigrate.inert import torchfile
+from ckptmigrate.inert.tree import Global, Object, PersistentId
+
+TRAIN_STATE: Final = "train_state.pt"
+_TENSOR: Final = "torch._utils._rebuild_tensor_v2"
+_BYTES: Final = {"torch.IntStorage": 4, "torch.LongStorage": 8}
+
+
+def files(text: str, iteration: Directory | None) -> dict[str, bytes]:
+    """The tracker files that lead to an iteration, in the order in which they are written.
+
+    Args:
+        text: of latest_checkpointed_iteration.txt.
+        iteration: the directory that it leads to.
+
+    Returns:
+        File name -> bytes. latest_train_state.pt is one of them where the iteration has a
+        train_state.pt of that step.
+    """
+    state = None if iteration is None else train_state(text, iteration)
+    bridge = {} if state is None else {LATEST_TRAIN_STATE: state}
+    return {**bridge, TRACKER_FILE: text.encode()}
+
+
+def train_state(text: str, iteration: Directory) -> bytes | None:
+    """The train_state.pt of an iteration; None where it has none, or one of another step."""
+    try:
+        state = read_if_there(iteration, TRAIN_STATE)
+        return state if state is not None and text == str(step(state)) else None
+    except DamagedError:
+        return None
+
+
+def step(content: bytes) -> int:
+    """The step in a train state: an integer tensor without dimensions.
+
+    Raises:
+        DamagedError: it is no train state.
+    """
+    found = torchfile.load(content)
+    tensor = found.tree.get("step") if isinstance(found.tree, dict) else None
+    storage = _storage(tensor)
+    if storage is None:
+        raise DamagedError("holds no step, as a train state does")
+    size, name = storage
+    data = dict(found.storages).get(f"data/{name}", b"")
+    if len(data) != size:
+        raise DamagedError(f"holds a step of {len(data)} bytes")
+    return int.from_bytes(data, "little", signed=True)
+
+
+def _storage(tensor: Any) -> tuple[int, str] | None:
+    """The number of bytes of an integer tensor without dimensions, and its storage by name."""
+    if not isinstance(tensor, Object) or type(tensor).path != _TENSOR or len(tensor.args) < 3:
+        return None
+    reference, offset, shape = tensor.args[:3]
+    if not isinstance(reference, PersistentId) or (offset, shape) != (0, ()):
+        return None
+    match reference.pid:
+        case ("storage", Global() as kind, str(name), _, 1) if kind.path in _BYTES:
+            return _BYTES[kind.path], name
+    return None
