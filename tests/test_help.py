@@ -13,6 +13,7 @@ import pytest
 from cli_reference import commands
 from conftest import SAMPLES, Run
 
+from ckptmigrate.cli import cli
 from ckptmigrate.cli.manual import EVERYTHING, RARE, SECTIONS
 
 ALL = commands()
@@ -22,6 +23,18 @@ def examples(command: click.Command) -> list[str]:
     assert command.help is not None
     _, _, after = command.help.partition("Examples:\n")
     return [line.strip() for line in after.splitlines() if line.strip()]
+
+
+def help_context(name: str, width: int) -> click.Context:
+    """Return the context of a command for a terminal of a width."""
+    return ALL[name].make_context(
+        name,
+        ["x"],
+        resilient_parsing=True,
+        terminal_width=width,
+        # A command keeps the help option of its first context.
+        help_option_names=cli.context_settings["help_option_names"],
+    )
 
 
 def test_there_are_verbs() -> None:
@@ -67,10 +80,8 @@ def test_every_option_says_what_it_does_in_its_section() -> None:
 
 
 def test_help_fits_two_screens_of_80_columns() -> None:
-    for name, command in ALL.items():
-        with command.make_context(
-            name, ["x"], resilient_parsing=True, terminal_width=80
-        ) as context:
+    for name in ALL:
+        with help_context(name, 80) as context:
             lines = context.get_help().splitlines()
         assert len(lines) <= 75, name
         assert all(len(line) <= 80 for line in lines), name
@@ -135,9 +146,7 @@ def test_no_name_is_broken_at_a_hyphen() -> None:
     for (name, option), width in product(
         (("upgrade", "--world-size"), ("check", "--job-world")), (60, 80, 120)
     ):
-        with ALL[name].make_context(
-            name, ["x"], resilient_parsing=True, terminal_width=width
-        ) as context:
+        with help_context(name, width) as context:
             context.meta[EVERYTHING] = True
             page = context.get_help()
         assert not re.search(r"\w-$", page, re.MULTILINE), (name, width)

@@ -43,7 +43,7 @@ def parse(text: str, environment: Mapping[str, str]) -> Shard:
         return _of_array(environment)
     match = re.fullmatch(rf"({_NUMBER})/({_NUMBER})", text, re.ASCII)
     if not match or not int(match[1]) < int(match[2]):
-        raise ValueError(f"{text!r} is neither I/N, with I from 0 to N-1, nor {SLURM}")
+        raise ValueError(f"{text!r} must be I/N, with I from 0 to N-1, or {SLURM}.")
     return Shard(int(match[1]), int(match[2]))
 
 

@@ -80,7 +80,7 @@ def cli(context: click.Context) -> None:
     Examples:
       ckptmigrate inspect run                # which release wrote it?
       ckptmigrate check run --reader 0.11    # why does release 0.11 fail?
-      ckptmigrate downgrade run --to 0.11    # write run.0.11 for release 0.11
+      ckptmigrate downgrade run --to 0.11    # write run.0.11, ready for --load
     """
     if context.invoked_subcommand is None:
         output.lines(_START)

@@ -99,7 +99,8 @@ def check(
     validates its result before printing it.
 
     The release does not need to be installed. By default, the job is assumed to have the
-    parallelism of the checkpoint, --rerun-mode validate_results and Megatron's default strictness.
+    parallelism of the checkpoint, the usual PyTorch version of the release, --rerun-mode
+    validate_results and Megatron's default strictness.
 
     \b
     Examples:

@@ -20,8 +20,8 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
         "markdown", "into", "html",
     ),
     "Target job": (
-        "release", "torch", "python", "numpy", "strict", "strictness", "job_tp", "job_pp",
-        "job_cp", "job_world", "rerun_mode", "finetune", "no_load_optim", "no_load_rng",
+        "release", "torch", "python", "numpy", "strict", "strictness", "job_tp", "job_pp", "job_cp",
+        "job_world", "rerun_mode", "finetune", "no_load_optim", "no_load_rng",
     ),
     "Batch": ("jobs", "ledger", "shard", "scheduler", "retries"),
     "Parallelism": ("world_size", "tensor_parallel", "pipeline_parallel"),
@@ -33,8 +33,8 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 # Options that only --help-all shows.
 RARE: Final = frozenset({
-    "native", "rebuild", "link", "into", "torch", "python", "numpy", "strictness", "job_cp",
-    "rerun_mode", "no_load_rng", "shard", "scheduler", "retries", "world_size", "tensor_parallel",
+    "native", "rebuild", "link", "into", "torch", "python", "numpy", "strictness", "job_cp", "rerun_mode",
+    "no_load_rng", "shard", "scheduler", "retries", "world_size", "tensor_parallel",
     "pipeline_parallel", "no_color", "verbose",
 })  # fmt: skip
 # Arguments that several commands have, as rows of --help.

@@ -187,7 +187,7 @@ def migrate(many: Many, to: str, print_path: bool, **options: Any) -> None:
     If the result of an earlier run exists, `migrate` validates it and changes nothing.
 
     In a script, LOAD=$(ckptmigrate migrate PATH --to TARGET --print-path) sets LOAD to the path to
-    pass to --load: the new root, or PATH itself if TARGET can already load it.
+    pass to --load: the new root, or PATH itself if the target release can already load it.
 
     \b
     Examples:

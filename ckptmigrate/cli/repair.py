@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     "--drop-rerun",
     "drop",
     is_flag=True,
-    help="Also drop a recorded fault that is complete. The job resumes without it.",
+    help="Also drop a recorded fault, such as a NaN loss, that is not damaged.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan without writing anything.")
 @click.option(

@@ -29,7 +29,7 @@ def _known_ending(_: click.Context, _parameter: click.Parameter, file: Path | No
         from ckptmigrate.reporting.files import RENDERERS
 
         if file.suffix not in RENDERERS:
-            raise click.BadParameter(f"{str(file)!r} must end in {' or '.join(RENDERERS)}.")
+            raise click.BadParameter(f"{str(file)!r} must end in one of {', '.join(RENDERERS)}.")
     return file
 
 

@@ -27,9 +27,10 @@ from ckptmigrate.cli.reports import reported
 def undo(many: Many, dry_run: bool, full: bool, every: bool, iteration: int | None) -> None:
     """Undo the last in-place migration, byte for byte.
 
-    Run it again to undo earlier migrations. `undo` fails if a file changed after the migration, and
-    for the new root of a migration without --in-place: its source is unchanged, so delete the new
-    root to discard it.
+    Run it again to undo earlier migrations. `undo` fails if a file changed after the migration.
+
+    A migration without --in-place does not modify PATH, and `undo` fails on its result. To discard
+    the result, delete the new root.
 
     \b
     Examples:

@@ -54,8 +54,8 @@ def verify(
 
     Checks the tables, chunks and byte ranges of .metadata, the save plans, the common state, the
     rerun state, the classes and functions named in pickles, and integrity.json. For a root, also
-    checks the tracker file. Writes nothing to the checkpoint. Run `ckptmigrate explain CODE` for
-    details on a problem code.
+    checks the tracker file (latest_checkpointed_iteration.txt). Writes nothing to the checkpoint.
+    Run `ckptmigrate explain CODE` for details on a problem code.
 
     \b
     Examples:
