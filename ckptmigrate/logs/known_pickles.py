@@ -118,8 +118,8 @@ ROWS: Final = (
         (
             Cause(
                 "a job with NumPy 2 saved the checkpoint: its RNG states hold arrays of NumPy",
-                "run `ckptmigrate migrate {path} --to RELEASE --numpy VERSION` for the release and the "
-                "NumPy of the job, or run the job with NumPy 1.26.1 or later, or NumPy 2",
+                "run `ckptmigrate migrate {path} --to RELEASE --numpy VERSION` for the release and "
+                "the NumPy of the job, or run the job with NumPy 1.26.1 or later, or NumPy 2",
                 look="numpy-2",
             ),
         ),
