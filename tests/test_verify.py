@@ -22,6 +22,7 @@ from conftest import CLI, CORRUPT, HEALTHY, MAIN, SAMPLES, Run, checkpoint_of, r
 from forked import ForkServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_moved_modules import as_python_313_writes
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
@@ -344,6 +345,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]]
     "blob-unreadable": (IDLE, lambda root: overwrite(root, RNG, b"XXXX"), (), 1, "no torch zip"),
     "blob-not-read": (IDLE, large_blob, (), 1, "more than 67108864 bytes"),
     "unknown-symbol": (IDLE, hostile_blob, (), 1, RNG),
+    "moved-module": ("0.12.3-idle-w1", as_python_313_writes, (), 1, "pathlib._local.PosixPath"),
     "rerun-shards-missing": (CORRUPT, lambda root: None, (), 2, "tells of a rerun"),
     "rerun-not-resumable": ("0.17.1-fault-w1", rerunning_in_place, (), 0, "no release resumes"),
     "optimizer-shapes-missing": ("0.13.1-idle-dopt", without_shapes, (), 0, "no mcore_data"),
