@@ -562,7 +562,11 @@ def test_all_iterations_and_one(copy: Callable[[str], Path], run: Run) -> None:
     (root / "iter_0000009" / ".metadata").unlink()
     first, *rest = run("verify", root, "--all").stdout.splitlines()
     assert first.startswith(f"{root}: 1 error (2 checkpoints, 57 entries")
-    assert f"  error metadata-missing: {root / 'iter_0000009'}: there is no .metadata" in rest
+    [missing] = [line for line in rest if "error metadata-missing" in line]
+    assert missing.startswith(
+        f"  error metadata-missing: {root / 'iter_0000009'}: there is no .metadata (the save did"
+    )
+    assert missing.endswith("left out dot files)")
     assert run("verify", root, "--iteration", 5).returncode == 0
     assert run("verify", root, "--iteration", 9).returncode == 1
 
