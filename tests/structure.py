@@ -1,0 +1,239 @@
+"""`make structure`: measure the structure of the package.
+
+Code lines per package, imports between packages, circles, imports against the order of the
+packages, the largest files, and names that are used twice.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import tokenize
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1] / "ckptmigrate"
+# A package may import those after it. Modules of the root that anything may import come last.
+ORDER = (
+    "cli", "measuring", "matrix", "reporting", "batch", "logs", "root", "verifying", "planning",
+    "objects", "writing", "releases", "versions", "checkpoint", "inert", "access", "text",
+)  # fmt: skip
+LEAVES = ("errors", "clock", "version", "text")
+_NO_CODE = {
+    tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
+    tokenize.ENCODING, tokenize.ENDMARKER,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Module:
+    """One file of the package.
+
+    Attributes:
+        name: dotted, without `ckptmigrate.`; the package itself is `""`.
+        path: the file.
+    """
+
+    name: str
+    path: Path
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.path.read_bytes())
+
+    @property
+    def package(self) -> str:
+        """The folder below the root, or the module itself where it is a leaf, or `root`."""
+        first = self.name.partition(".")[0]
+        if (ROOT / first).is_dir() and first:
+            return first
+        return first if first in LEAVES else "root"
+
+    @cached_property
+    def code_lines(self) -> int:
+        """The number of lines without blank lines, comments and docstrings."""
+        docstrings: set[int] = set()
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[0] if node.body else None
+                if (
+                    isinstance(first, ast.Expr)
+                    and isinstance(first.value, ast.Constant)
+                    and isinstance(first.value.value, str)
+                ):
+                    docstrings |= set(range(first.lineno, (first.end_lineno or 0) + 1))
+        lines: set[int] = set()
+        for token in tokenize.tokenize(io.BytesIO(self.path.read_bytes()).readline):
+            if token.type not in _NO_CODE:
+                lines |= set(range(token.start[0], token.end[0] + 1))
+        return len(lines - docstrings)
+
+    def classes(self) -> Iterator[str]:
+        """Yield the names of the classes at the top level."""
+        for node in self.tree.body:
+            if isinstance(node, ast.ClassDef):
+                yield node.name
+
+
+def modules() -> dict[str, Module]:
+    """Return all modules of the package by name."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = Module(name, path)
+    return found
+
+
+def imports(module: Module, known: Mapping[str, Module], *, typing: bool = True) -> set[str]:
+    """Return the names of the modules of the package that a module imports, anywhere in it.
+
+    Args:
+        module: the module.
+        known: all modules by name.
+        typing: whether to count what only `if TYPE_CHECKING` imports.
+    """
+    found = set()
+    skipped: set[ast.AST] = set()
+    for node in ast.walk(module.tree):
+        if not typing and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            skipped |= {each for part in node.body for each in ast.walk(part)}
+    here = module.path.relative_to(ROOT).parent.parts
+    for node in ast.walk(module.tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+            base = [name.removeprefix("ckptmigrate").lstrip(".") for name in names
+                    if name.split(".")[0] == "ckptmigrate"]  # fmt: skip
+            found |= {name for name in base if name in known}
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                parts = [*here[: len(here) - node.level + 1]]
+            elif (node.module or "").split(".")[0] == "ckptmigrate":
+                parts = []
+            else:
+                continue
+            inside = (node.module or "").removeprefix("ckptmigrate") if not node.level else (
+                node.module or "")  # fmt: skip
+            parts += [part for part in inside.split(".") if part]
+            base_name = ".".join(parts)
+            for alias in node.names:
+                full = f"{base_name}.{alias.name}".lstrip(".")
+                found.add(full if full in known else base_name)
+    return found & known.keys() - {module.name}
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The modules and the imports between them, `from -> to`, by name."""
+
+    modules: Mapping[str, Module]
+    edges: Mapping[str, set[str]]
+
+    @property
+    def arrows(self) -> set[tuple[str, str]]:
+        """The pairs of packages of which the first imports the second."""
+        of = {name: module.package for name, module in self.modules.items()}
+        pairs = {(of[a], of[b]) for a, targets in self.edges.items() for b in targets}
+        return {(a, b) for a, b in pairs if a != b}
+
+    @property
+    def counted_pairs(self) -> set[tuple[str, str]]:
+        """The pairs that count: without the leaves that all may import, and the root."""
+        free = {*LEAVES, "root"}
+        return {(a, b) for a, b in self.arrows if a not in free and b not in free}
+
+    @property
+    def circles(self) -> list[list[str]]:
+        """The groups of packages that import each other."""
+        return _circles({p for pair in self.arrows for p in pair}, self.arrows)
+
+    @property
+    def module_circles(self) -> list[list[str]]:
+        """The groups of modules that import each other."""
+        arrows = {(a, b) for a, targets in self.edges.items() for b in targets if a and b}
+        return _circles(set(self.modules), arrows)
+
+    @property
+    def upward(self) -> list[tuple[str, str]]:
+        """The pairs of packages whose import goes against `ORDER`."""
+        rank = {name: number for number, name in enumerate(ORDER)}
+        return sorted((a, b) for a, b in self.arrows if a in rank and b in rank and
+                      rank[a] > rank[b])  # fmt: skip
+
+    @property
+    def same_file_names(self) -> dict[str, list[str]]:
+        """File names that several modules have."""
+        return _twice((name.rpartition(".")[2], name) for name, m in self.modules.items()
+                      if m.path.stem != "__init__")  # fmt: skip
+
+    @property
+    def same_class_names(self) -> dict[str, list[str]]:
+        """Class names that are defined several times."""
+        return _twice((c, name) for name, m in self.modules.items() for c in m.classes())
+
+
+def _twice(named: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
+    found = defaultdict(list)
+    for key, place in named:
+        found[key].append(place)
+    return {key: places for key, places in sorted(found.items()) if len(places) > 1}
+
+
+def _circles(nodes: set[str], arrows: set[tuple[str, str]]) -> list[list[str]]:
+    """Return the strongly connected components of more than one node."""
+    after: dict[str, set[str]] = {node: {b for a, b in arrows if a == node} for node in nodes}
+    reach = {}
+    for node in nodes:
+        seen: set[str] = set()
+        todo = [node]
+        while todo:
+            for each in after[todo.pop()] - seen:
+                seen.add(each)
+                todo.append(each)
+        reach[node] = seen
+    groups = {frozenset(b for b in reach[a] if a in reach[b]) for a in nodes}
+    return sorted(sorted(group) for group in groups if len(group) > 1)
+
+
+def structure() -> Structure:
+    """Read the package."""
+    known = modules()
+    return Structure(known, {name: imports(module, known) for name, module in known.items()})
+
+
+def main() -> None:
+    found = structure()
+    lines: Counter[str] = Counter()
+    for module in found.modules.values():
+        lines[module.package] += module.code_lines
+    for package, count in lines.most_common():
+        print(f"{count:7,} {package}")
+    print(f"{lines.total():7,} code lines in {len(found.modules)} modules")
+    print(f"{len(found.counted_pairs):7,} pairs of packages with an import between them")
+    for title, group in (
+        ("circles of packages", [" <-> ".join(each) for each in found.circles]),
+        ("circles of modules", [" <-> ".join(each) for each in found.module_circles]),
+        ("imports against the order", [f"{a} -> {b}" for a, b in found.upward]),
+        ("files of more than 400 lines", [
+            f"{name} ({count})" for name, m in found.modules.items()
+            if (count := len(m.path.read_text().splitlines())) > 400
+        ]),
+        ("file names of several modules", [
+            f"{key}: {', '.join(places)}" for key, places in found.same_file_names.items()
+        ]),
+        ("class names defined several times", [
+            f"{key}: {', '.join(places)}" for key, places in found.same_class_names.items()
+        ]),
+    ):  # fmt: skip
+        print(f"{len(group):7,} {title}")
+        for each in group:
+            print(f"          {each}")
+
+
+if __name__ == "__main__":
+    main()
