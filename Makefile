@@ -18,7 +18,7 @@ MARKED ?= not full
 DIST ?= dist
 
 .PHONY: demo test test-full all-tests lint types unit some-faults faults readers browser shells facts matrix bench fuzz \
-	mutants docs examples dist pyz clean
+	mutants structure docs examples dist pyz clean
 
 ## demo: inspect, downgrade, diff and upgrade back, on a sample that release 0.19.0 wrote
 demo: $(VENV)/.installed
@@ -106,6 +106,10 @@ fuzz: $(VENV)/.dev
 mutants: $(VENV)/.dev
 	$(BIN)/python tests/mutation contexts -n auto -m '$(MARKED)'
 	$(BIN)/python tests/mutation run --count $(MUTANTS)
+
+## structure: code lines of each package, imports between packages, circles, names used twice
+structure: $(VENV)/.dev
+	@$(BIN)/python tests/structure.py
 
 ## dist: an sdist, and a wheel from it
 dist: $(VENV)/.build

@@ -1,0 +1,49 @@
+"""The structure of the package gets no worse; `make structure` prints it.
+
+Each limit is what the package has today. A change that improves one lowers it here.
+"""
+
+from __future__ import annotations
+
+import pytest
+import structure
+
+PAIRS = 75
+UPWARD = {
+    ("batch", "reporting"), ("objects", "planning"), ("planning", "root"),
+    ("planning", "verifying"), ("reporting", "matrix"), ("root", "cli"), ("root", "logs"),
+    ("root", "matrix"), ("text", "access"), ("verifying", "root"), ("writing", "objects"),
+    ("writing", "planning"),
+}  # fmt: skip
+LARGE = {"access.store", "measuring.measure", "verifying.findings", "writing.transaction"}
+SAME_FILE_NAMES = 9
+SAME_CLASS_NAMES = 14
+
+
+@pytest.fixture(scope="module")
+def found() -> structure.Structure:
+    return structure.structure()
+
+
+def test_no_new_import_between_packages(found: structure.Structure) -> None:
+    assert len(found.counted_pairs) <= PAIRS
+    assert set(found.upward) <= UPWARD
+
+
+def test_no_new_large_file(found: structure.Structure) -> None:
+    lengths = {name: len(m.path.read_text().splitlines()) for name, m in found.modules.items()}
+    assert {name for name, length in lengths.items() if length > 400} <= LARGE
+
+
+def test_no_new_name_for_two_things(found: structure.Structure) -> None:
+    assert len(found.same_file_names) <= SAME_FILE_NAMES
+    assert len(found.same_class_names) <= SAME_CLASS_NAMES
+
+
+def test_what_is_counted() -> None:
+    """Every package has its place in the order, and a module that imports nothing has no arrow."""
+    known = structure.modules()
+    assert {m.package for m in known.values()} <= {*structure.ORDER, *structure.LEAVES, "pages"}
+    assert structure.imports(known["version"], known) == set()
+    assert "errors" in structure.imports(known["locate"], known)
+    assert known["version"].code_lines == 1
