@@ -16,7 +16,9 @@ def every_verb(place: Path) -> dict[str, tuple[object, ...]]:
     root, facts = place / "0.12.3-fault-w1", place / "compat_matrix.yaml"
     lost = ("--allow-loss", "fault-context")
     shutil.copytree(SAMPLES / root.name, root)
-    migrate(root, to="universal", output=place / "migrated", allow_loss=["fault-context"])
+    migrated = place / "migrated"
+    shutil.copytree(SAMPLES / root.name, migrated)
+    migrate(migrated, to="universal", in_place=True, allow_loss=["fault-context"])
     shutil.copy(SAMPLES.parent.parent / "compat_matrix.yaml", facts)
     arguments: dict[str, tuple[object, ...]] = {
         "inspect": (root,),
@@ -26,7 +28,7 @@ def every_verb(place: Path) -> dict[str, tuple[object, ...]]:
         "upgrade": (root, "-o", place / "x", *lost),
         "downgrade": (root, "--to", "universal", "-o", place / "y", *lost),
         "migrate": (root, "--to", "0.13", "-o", place / "z", *lost),
-        "undo": (place / "migrated", "--dry-run"),
+        "undo": (migrated, "--dry-run"),
         "repair": (root,),
         "recover": (place,),
         "explain": ("0.13",),

@@ -43,10 +43,8 @@ print([platform.python_version(), loads("pathlib"), loads("pathlib._local"),
 """
 
 
-@pytest.fixture
-def by_python_313(copy: Copy) -> Path:
-    """A checkpoint of 0.12.3 whose `.metadata` has a path as Python 3.13 pickles it."""
-    root = copy("0.12.3-idle-w1")
+def as_python_313_writes(root: Path) -> None:
+    """Name the class of the path in `.metadata` as Python 3.13 does."""
     file = checkpoint_of(root) / ".metadata"
     data = file.read_bytes()
     assert data.count(OLD) == 1
@@ -54,6 +52,13 @@ def by_python_313(copy: Copy) -> Path:
     assert int.from_bytes(data[3:11], "little") == len(data) - 11
     body = data[11:].replace(OLD, NEW)
     file.write_bytes(data[:3] + len(body).to_bytes(8, "little") + body)
+
+
+@pytest.fixture
+def by_python_313(copy: Copy) -> Path:
+    """A checkpoint of 0.12.3 whose `.metadata` has a path as Python 3.13 pickles it."""
+    root = copy("0.12.3-idle-w1")
+    as_python_313_writes(root)
     return root
 
 

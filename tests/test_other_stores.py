@@ -102,6 +102,7 @@ def _msc(tmp_path: Path, port: int) -> str:
     return str(file)
 
 
+@pytest.mark.costly("each command sets up boto3 for the library")
 @pytest.mark.parametrize("profile", ["disk", "moto"])
 def test_multi_storage_client(
     profile: str, bucket: Bucket, port: int, s3: Run, tmp_path: Path

@@ -22,6 +22,7 @@ from conftest import CLI, CORRUPT, HEALTHY, MAIN, SAMPLES, Run, checkpoint_of, r
 from forked import ForkServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_moved_modules import as_python_313_writes
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
@@ -344,6 +345,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]]
     "blob-unreadable": (IDLE, lambda root: overwrite(root, RNG, b"XXXX"), (), 1, "no torch zip"),
     "blob-not-read": (IDLE, large_blob, (), 1, "more than 67108864 bytes"),
     "unknown-symbol": (IDLE, hostile_blob, (), 1, RNG),
+    "moved-module": ("0.12.3-idle-w1", as_python_313_writes, (), 1, "pathlib._local.PosixPath"),
     "rerun-shards-missing": (CORRUPT, lambda root: None, (), 2, "tells of a rerun"),
     "rerun-not-resumable": ("0.17.1-fault-w1", rerunning_in_place, (), 0, "no release resumes"),
     "optimizer-shapes-missing": ("0.13.1-idle-dopt", without_shapes, (), 0, "no mcore_data"),
@@ -560,7 +562,11 @@ def test_all_iterations_and_one(copy: Callable[[str], Path], run: Run) -> None:
     (root / "iter_0000009" / ".metadata").unlink()
     first, *rest = run("verify", root, "--all").stdout.splitlines()
     assert first.startswith(f"{root}: 1 error (2 checkpoints, 57 entries")
-    assert f"  error metadata-missing: {root / 'iter_0000009'}: there is no .metadata" in rest
+    [missing] = [line for line in rest if "error metadata-missing" in line]
+    assert missing.startswith(
+        f"  error metadata-missing: {root / 'iter_0000009'}: there is no .metadata (the save did"
+    )
+    assert missing.endswith("left out dot files)")
     assert run("verify", root, "--iteration", 5).returncode == 0
     assert run("verify", root, "--iteration", 9).returncode == 1
 

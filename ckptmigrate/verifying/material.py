@@ -105,7 +105,11 @@ def _marker(directory: Directory, note: _Note) -> Mapping[str, Any] | None:
 
 def _metadata(directory: Directory, note: _Note) -> Metadata | None:
     if metadata.FILE not in directory.files():
-        note("metadata-missing", "there is no .metadata")
+        note(
+            "metadata-missing",
+            "there is no .metadata (the save did not finish, or a copy or a download left out dot "
+            "files)",
+        )
         return None
     try:
         return metadata.parse(directory.read(metadata.FILE))
