@@ -15,8 +15,8 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Where it goes": ("output", "destination", "in_place", "dry_run", "link", "print_path"),
     "Many at once": ("jobs", "ledger", "shard", "scheduler", "retries"),
     "The job that reads it": (
-        "release", "torch", "strict", "strictness", "job_tp", "job_pp", "job_cp", "job_world",
-        "rerun_mode", "finetune", "no_load_optim", "no_load_rng",
+        "release", "torch", "python", "numpy", "strict", "strictness",
+        "job_tp", "job_pp", "job_cp", "job_world", "rerun_mode", "finetune", "no_load_optim", "no_load_rng",
     ),
     "What the checkpoint does not tell": ("world_size", "tensor_parallel", "pipeline_parallel"),
     "How closely to look": ("load", "hash_payload", "hashed", "known", "break_lock"),

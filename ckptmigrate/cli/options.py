@@ -11,7 +11,6 @@ import click
 from ckptmigrate.access.places import Place, place
 from ckptmigrate.cli import completing
 from ckptmigrate.cli.console import output
-from ckptmigrate.releases.environment import DEFAULT_PYTHON
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -79,8 +78,8 @@ every = click.option(
     "means itself. One that fails stops no other.",
 )
 python = click.option(
-    "--python", metavar="V", default=DEFAULT_PYTHON, show_default=True,
-    help="The job's Python: 3.13 moved the classes of paths.",
+    "--python", metavar="V",
+    help="The job's Python: 3.13 moved the classes of paths. Default: 3.12.",
 )  # fmt: skip
 numpy = click.option(
     "--numpy", metavar="V",
