@@ -77,7 +77,7 @@ def check(
     many: Many,
     release: str | None,
     torch: str | None,
-    python: str,
+    python: str | None,
     numpy: str | None,
     strict: bool,
     strictness: str,

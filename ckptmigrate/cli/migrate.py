@@ -218,7 +218,7 @@ def _migrate(
     tensor_parallel: int | None,
     pipeline_parallel: int | None,
     torch: str | None,
-    python: str,
+    python: str | None,
     numpy: str | None,
     native: bool,
     strict: bool,

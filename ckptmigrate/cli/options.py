@@ -12,7 +12,6 @@ from ckptmigrate.access.places import Place, place
 from ckptmigrate.cli import completing
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.manual import EVERYTHING
-from ckptmigrate.releases.environment import DEFAULT_PYTHON
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -90,8 +89,8 @@ every = click.option(
     help="Process every iteration of a root. A failure does not stop the other iterations.",
 )
 python = click.option(
-    "--python", metavar="V", default=DEFAULT_PYTHON, show_default=True,
-    help="Python version of the job. Python 3.13 moved the classes of pathlib.",
+    "--python", metavar="V",
+    help="Python version of the job. Python 3.13 moved the classes of pathlib. Default: 3.12.",
 )  # fmt: skip
 numpy = click.option(
     "--numpy", metavar="V",
