@@ -16,7 +16,8 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Many at once": ("jobs", "ledger", "shard", "scheduler", "retries"),
     "The job that reads it": (
         "release", "torch", "python", "numpy", "strict", "strictness",
-        "job_tp", "job_pp", "job_cp", "job_world", "rerun_mode", "finetune", "no_load_optim", "no_load_rng",
+        "job_tp", "job_pp", "job_cp", "job_world", "rerun_mode",
+        "finetune", "no_load_optim", "no_load_rng",
     ),
     "What the checkpoint does not tell": ("world_size", "tensor_parallel", "pipeline_parallel"),
     "How closely to look": ("load", "hash_payload", "hashed", "known", "break_lock"),
