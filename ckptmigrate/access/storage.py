@@ -211,8 +211,7 @@ def leads_out(path: Path) -> bool:
     """Return whether a path is a link out of its directory to a file outside the checkpoint.
 
     A target of the same name counts as part of the checkpoint. So does a target that a cache named
-    by
-    its content, if the link has the name of a checkpoint file.
+    by its content, if the link has the name of a checkpoint file.
     """
     if not path.is_symlink():
         return False

@@ -1,4 +1,4 @@
-"""Read a large pickle with insertions without decoding its unchanged rows again.
+"""Reader of a large pickle with insertions that does not decode unchanged rows again.
 
 A pickle is a program for a machine whose state is a stack, its marks and a memo. The effect of a
 row depends only on its own bytes and on the memo items that it refers to: `repeats` steps over a
