@@ -1,1 +1,1 @@
-"""From the PATH a user gives to the bytes of a checkpoint directory."""
+"""Access to the bytes of a checkpoint on a local file system or in an object store."""

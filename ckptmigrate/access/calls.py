@@ -1,4 +1,4 @@
-"""Calls to the library of a store: limited in time, reported while they wait, never left behind."""
+"""Calls to the library of a store, with a time limit and progress reports."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any, Final
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place, Url
 
-# Libraries whose calls are coroutines, which can be given up. What a thread does cannot be stopped,
-# and may still write when all is thought to be over: of others only calls that read are given up.
+# Libraries whose calls are coroutines, which can be cancelled. A call in a thread cannot be stopped
+# and may still write after its timeout, so for other libraries only reading calls have a limit.
 _COROUTINES: Final = ("s3", "s3a", "gs", "gcs", "http", "https")
 _READING: Final = ("ls", "find", "info", "cat_file")
 _LIMIT: Final = 60.0  # seconds for one call, all its retries included
-_AFTER_ONE: Final = 10.0  # the same, once a call was given up: what follows shall not take as long
-_SLOWEST: Final = 100_000  # bytes a second of what is moved, which is added to the limit
+_AFTER_ONE: Final = 10.0  # seconds for one call after a timeout, so that later calls fail sooner
+_SLOWEST: Final = 100_000  # bytes per second; adds the transfer time of the data to the limit
 _REPORTED: Final = 5.0  # seconds between two reports of one call
 _GRACE: Final = 5.0  # seconds for a call to end when the user interrupts it
 
 
 class Calls:
-    """The calls to one store."""
+    """Callable that calls one store."""
 
     def __init__(self, root: Url, filesystem: Any) -> None:
-        """Wrap the file system of fsspec that has the store."""
+        """Wrap an fsspec file system."""
         self._fs = filesystem
         self._in_coroutines = root.protocol in _COROUTINES
         self._limit = _LIMIT
@@ -35,16 +35,16 @@ class Calls:
     def __call__(
         self, name: str, place: Place | str, *arguments: Any, size: int = 0, **options: Any
     ) -> Any:
-        """Call a method.
+        """Call a method of the file system.
 
         Args:
-            name: of the method.
-            place: its first argument, which it is about.
-            size: bytes that it moves.
+            name: name of the method.
+            place: its first argument, the path that it acts on.
+            size: bytes that the call moves.
 
         Raises:
-            TimeoutError: it does not answer within the limit.
-            Exception: what the library raises.
+            TimeoutError: the call does not return within the limit.
+            Exception: the library raises an error.
         """
         if not self._in_coroutines:
             method = getattr(self._fs, name)
@@ -70,13 +70,13 @@ class Calls:
                 storage.on_wait(place, time.monotonic() - start)
             found = future.result()
         except asyncio.TimeoutError as error:
-            if time.monotonic() - start < limit:  # it is the library's own
+            if time.monotonic() - start < limit:  # raised by the library itself
                 raise
             self._limit = _AFTER_ONE
             raise TimeoutError(f"no answer within {limit:.0f} s") from error
         except BaseException:
             if not future.done():
-                # What is written afterwards would not be undone.
+                # Let the call end first: an undo would miss what it writes later.
                 over.wait(_GRACE)
                 future.cancel()
                 over.wait(_GRACE)
@@ -87,10 +87,10 @@ class Calls:
     def _given_up(
         self, future: concurrent.futures.Future[Any], place: Place | str, size: int
     ) -> Any:
-        """Return what a call of a thread returns; after the limit nobody waits for it.
+        """Return the result of a call in a thread; stop waiting after the limit.
 
         Raises:
-            TimeoutError: it does not end within the limit.
+            TimeoutError: the call does not end within the limit.
         """
         limit, start = self._limit + size / _SLOWEST, time.monotonic()
         while not concurrent.futures.wait([future], min(_REPORTED, limit)).done:
@@ -105,7 +105,7 @@ class Calls:
 
 
 def _in_thread(call: Callable[[], Any]) -> concurrent.futures.Future[Any]:
-    """Start a call in a thread that keeps no process from ending."""
+    """Start a call in a daemon thread, which does not keep the process alive."""
     future = concurrent.futures.Future[Any]()
 
     def work() -> None:

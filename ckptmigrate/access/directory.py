@@ -1,4 +1,4 @@
-"""A checkpoint directory in an object store, to read from."""
+"""Read access to a checkpoint directory in an object store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ckptmigrate.errors import DamagedError, StoreError
 
 
 class StoreDirectory:
-    """What lies below a URL. It is listed once; only what is asked for is read."""
+    """The objects below a URL, listed once and read on demand."""
 
     def __init__(self, path: Url) -> None:
         self.path = path
@@ -39,7 +39,7 @@ class StoreDirectory:
     def read(self, name: str) -> bytes:
         place = self.path / name
         try:
-            # What lies deeper is not listed.
+            # The listing does not include objects in subdirectories.
             size = self.files()[name] if name in self.files() else place.store.size(place)
             if size > largest(place.name):
                 raise too_large(place, largest(name))
@@ -66,14 +66,14 @@ class StoreDirectory:
             raise _gone(place) from error
 
     def check_link(self, name: str) -> None:
-        """A store has no links."""
+        """Do nothing: a store has no links."""
 
     def same_file(self, name: str, other: Place) -> bool:
         return self.path / name == other
 
 
 def missing(place: Url) -> DamagedError:
-    """The error of an object that a checkpoint should have."""
+    """Return the error for a missing object of a checkpoint."""
     return DamagedError("cannot be read (there is none)", path=place, fix="restore it from a copy")
 
 

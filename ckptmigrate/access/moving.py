@@ -1,4 +1,4 @@
-"""Moves of bytes into and out of a store: in pieces, counted, and sent twice where that is due."""
+"""Transfers into and out of a store: in chunks, with progress and safe retries."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ _PIECE: Final = 16 * 1024 * 1024  # bytes read at a time
 
 @contextlib.contextmanager
 def counted(size: int, progress: Progress) -> Iterator[Any]:
-    """A callback for fsspec; what it is not told (some libraries tell nothing) is told at the end.
+    """Yield an fsspec callback that reports progress; at the end, report the remaining bytes.
+
+    Some libraries do not call the callback.
 
     Args:
-        size: in bytes, of the file.
+        size: size of the file in bytes.
+        progress: called with each number of bytes moved.
     """
     from fsspec.callbacks import Callback
 
@@ -39,21 +42,24 @@ def counted(size: int, progress: Progress) -> Iterator[Any]:
 def sent_twice(
     target: Url, arrived: Callable[[], bool], *, exclusive: bool = False
 ) -> Iterator[None]:
-    """Take a write for done whose reply was lost: sent again, it meets what it has written itself.
+    """Treat a write as done if a retry fails because the first attempt succeeded.
+
+    This happens if the response to the first attempt is lost.
 
     Args:
-        arrived: whether what was to be written is there.
-        exclusive: whether the write is to be refused where there is an object.
+        target: the object to write.
+        arrived: returns whether the object has the bytes to write.
+        exclusive: whether the write fails if the object exists.
 
     Raises:
-        FileExistsError: there is another object of this name.
+        FileExistsError: a different object of this name exists.
     """
     try:
         yield
     except (StoreError, DamagedError):
         raise
     except Exception as error:
-        # An upload in parts is over once it has succeeded.
+        # A multipart upload no longer exists once it has succeeded.
         over = code_of(error) == "NoSuchUpload"
         if not over and not (exclusive and says_it_exists(error)):
             raise
@@ -65,5 +71,5 @@ def sent_twice(
 
 
 def pieces(size: int) -> Iterator[tuple[int, int]]:
-    """The first byte, and the one after the last, of each piece of an object."""
+    """Return the start and end (exclusive) byte of each chunk of an object."""
     return ((start, min(size, start + _PIECE)) for start in range(0, size, _PIECE))

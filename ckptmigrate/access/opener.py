@@ -1,8 +1,8 @@
-"""Open files: no other module does.
+"""Bounded reads and safe opens of local files; no other module opens files.
 
-Whoever made a checkpoint chose what is under its names, and a job may change it at any time. So
-only regular files are opened for reading, never a FIFO, whose open may wait forever, or a device,
-and every read has a bound.
+The author of a checkpoint chooses what is under its names, and a job may change it at any time.
+Therefore only regular files are opened for reading, not a FIFO (whose open may block forever) or a
+device, and every read has a limit.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 LARGEST_TEXT: Final = 32 * 1024**2  # bytes
-_UNSIZED: Final = 64 * 1024  # bytes read of a file that says it has none, as those in /proc do
+_UNSIZED: Final = 64 * 1024  # bytes read of a file whose size is 0, as for files in /proc
 
 
 class NotRegularError(OSError):
-    """What is under a name is not a regular file."""
+    """Error for a path that is not a regular file."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(errno.EINVAL, "it is not a regular file", str(path))
@@ -31,12 +31,12 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a regular file for reading.
 
     Raises:
-        NotRegularError: it is another kind of file.
-        OSError: it cannot be opened.
+        NotRegularError: the path is not a regular file.
+        OSError: the file cannot be opened.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise NotRegularError(path)
-    # It may be another one by now; NONBLOCK keeps the open of a FIFO from waiting.
+    # The path may be a different file by now; NONBLOCK keeps the open of a FIFO from blocking.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with open(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -45,7 +45,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def size_of(file: BinaryIO) -> int:
-    """The bytes of an open file."""
+    """Return the size of an open file in bytes."""
     return os.fstat(file.fileno()).st_size
 
 
@@ -53,10 +53,10 @@ def read(path: Path, most: int) -> bytes:
     """Read a regular file.
 
     Args:
-        most: the most bytes that it may have.
+        most: maximum size in bytes.
 
     Raises:
-        OSError: it cannot be read, is not a regular file, or has more.
+        OSError: the file cannot be read, is not a regular file, or is larger than `most`.
     """
     with opened(path) as file:
         size = size_of(file)
@@ -66,48 +66,48 @@ def read(path: Path, most: int) -> bytes:
 
 
 def read_text(path: Path, most: int = LARGEST_TEXT) -> str:
-    """Read a regular file as UTF-8; arguments and errors as of `read`.
+    """Read a regular file as UTF-8; arguments and errors as for `read`.
 
     Raises:
-        UnicodeDecodeError: it is not UTF-8.
+        UnicodeDecodeError: the file is not UTF-8.
     """
     return read(path, most).decode()
 
 
 def shipped(name: str) -> str:
     """Read a text file of this package."""
-    from importlib import resources  # verbs that need none are not to import it
+    from importlib import resources  # few commands need it
 
     return (resources.files("ckptmigrate") / name).read_text(encoding="utf-8")
 
 
 def create(path: Path, mode: int) -> BinaryIO:
-    """Create a file and open it for writing; never through a link.
+    """Create a file and open it for writing; do not follow a link.
 
     Args:
-        mode: its permissions, of which the umask takes some away.
+        mode: permissions before the umask.
 
     Raises:
-        OSError: it exists, or cannot be created.
+        OSError: the file exists or cannot be created.
     """
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file that the user named, or write over it.
+    """Write a file that the user named; overwrite it if it exists.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     path.write_text(text, encoding="utf-8")
 
 
 def append(path: Path) -> int:
-    """Open a regular file for reading and appending, or create one; returns the descriptor.
+    """Open a regular file for reading and appending, create it if needed, return the descriptor.
 
     Raises:
-        NotRegularError: it is another kind of file.
-        OSError: it cannot be opened.
+        NotRegularError: the path is not a regular file.
+        OSError: the file cannot be opened.
     """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     if path.exists() and not path.is_file():
@@ -120,19 +120,19 @@ def append(path: Path) -> int:
 
 
 def over(handle: int) -> BinaryIO:
-    """A file to read what a descriptor has open; closing it leaves the descriptor open."""
+    """Return a file that reads from a descriptor; closing it leaves the descriptor open."""
     return open(handle, "rb", closefd=False)
 
 
 def directory(path: Path) -> int:
-    """Open a directory, to sync or to lock it; returns the descriptor.
+    """Open a directory to sync or to lock it; return the descriptor.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: the directory cannot be opened.
     """
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def nowhere() -> int:
-    """Open what swallows everything that is written; returns the descriptor."""
+    """Open the null device for writing; return the descriptor."""
     return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)

@@ -1,7 +1,7 @@
-"""A place: where a checkpoint lies, a local path or the URL of an object store.
+"""Places of checkpoints: local paths and URLs of object stores.
 
-A `Url` has the few parts of pathlib's interface that finding a checkpoint needs. It is text until
-it is asked what is there; only then is the library of its store imported.
+A `Url` has the few parts of pathlib's interface that are needed to find a checkpoint. The library
+of its store is imported only when the store is accessed.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from ckptmigrate.errors import StoreError
 
 TRACKER_FILE: Final = "latest_checkpointed_iteration.txt"
-LATEST_TRAIN_STATE: Final = "latest_train_state.pt"  # the tracker of Megatron-Bridge, trackers.py
-TRACKERS: Final = (LATEST_TRAIN_STATE, TRACKER_FILE)  # in the order in which they are written
+LATEST_TRAIN_STATE: Final = "latest_train_state.pt"  # of Megatron-Bridge, see trackers.py
+TRACKERS: Final = (LATEST_TRAIN_STATE, TRACKER_FILE)  # in the order of writing
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.ASCII | re.IGNORECASE | re.DOTALL)
 _LOCAL: Final = ("file", "local")
 
 
 @dataclass(frozen=True)
 class Url:
-    """A place in an object store; every `/` in its key is taken for a directory.
+    """URL in an object store; every `/` in its key separates directories.
 
     Attributes:
-        protocol: what stands before `://`.
-        key: what stands behind it, the bucket first, without a `/` at the end.
+        protocol: the part before `://`.
+        key: the part after `://`, starting with the bucket, without a trailing `/`.
     """
 
     protocol: str
@@ -45,38 +45,38 @@ class Url:
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """Return the last part of the key."""
         return self.key.rpartition("/")[2]
 
     @property
     def parent(self) -> Url:
-        """The place around it; of a bucket, itself."""
+        """Return the enclosing place; for a bucket, the bucket itself."""
         return Url(self.protocol, self.key.rpartition("/")[0] or self.key)
 
     @property
     def root(self) -> Url:
-        """The bucket (or profile, or host) alone."""
+        """Return the bucket (or profile, or host)."""
         return Url(self.protocol, self.key.partition("/")[0])
 
     def with_name(self, name: str) -> Url:
-        """The place of that name beside it."""
+        """Return the place of that name in the same directory."""
         return self.parent / name
 
     def is_file(self) -> bool:
-        """Whether there is an object of this name."""
+        """Return whether an object of this name exists."""
         return self.store.is_file(self)
 
     def is_dir(self) -> bool:
-        """Whether there are objects below."""
+        """Return whether objects exist below this place."""
         return self.store.is_directory(self)
 
     def exists(self) -> bool:
-        """Whether either is so."""
+        """Return whether the place is an object or has objects below it."""
         return self.is_file() or self.is_dir()
 
     @property
     def store(self) -> Store:
-        """The store that it lies in."""
+        """Return the store of this place."""
         from ckptmigrate.access import store
 
         return store.of(self)
@@ -86,10 +86,10 @@ Place: TypeAlias = Path | Url
 
 
 def place(text: str | Place) -> Place:
-    """The place that a user's text means; `file://` is a local path.
+    """Return the place for a path or URL; `file://` is a local path.
 
     Raises:
-        StoreError: a URL that no store has, or that is not to be printed.
+        StoreError: the URL is invalid, or contains a secret.
     """
     if not isinstance(text, str):
         return text
@@ -130,13 +130,13 @@ def _check_key(text: str, protocol: str, key: str) -> None:
     if "://" in key:
         raise _no_place(text, "is a chain of URLs", "name one, as in s3://bucket/run")
     for part in key.rstrip("/").split("/")[1:]:
-        # Some libraries take these as a directory of a disk would, and others as they are.
+        # Some libraries resolve these parts as a file system does, others keep them.
         if part in ("", ".", ".."):
             raise _no_place(text, f"has a part {part!r}", "name the place without such parts")
 
 
 def _no_place(text: str, reason: str, fix: str) -> StoreError:
-    """Why a text means no place, which is told without what it holds of secrets."""
+    """Return the error for an invalid URL, with its secrets masked."""
     from ckptmigrate.errors import StoreError
     from ckptmigrate.text import secrets
 
@@ -144,12 +144,12 @@ def _no_place(text: str, reason: str, fix: str) -> StoreError:
 
 
 def lies_in(found: Place, other: Place) -> bool:
-    """Whether a place is another one or lies in it, by whatever names."""
+    """Return whether a place is another place or is inside it, links resolved."""
     return resolved(other) in enclosing(found)
 
 
 def enclosing(found: Place) -> Iterator[Place]:
-    """A place without links, and everything that it lies in, from the inside out."""
+    """Yield a place with links resolved, then each enclosing place, innermost first."""
     found = resolved(found)
     while True:
         yield found
@@ -160,10 +160,10 @@ def enclosing(found: Place) -> Iterator[Place]:
 
 
 def resolved(found: Place) -> Place:
-    """A place without links, as far as it exists; a loop of links stays one."""
+    """Return a place with links resolved as far as it exists; a loop of links is kept."""
     return found if isinstance(found, Url) else Path(os.path.realpath(found))
 
 
 def absolute(found: Place) -> Place:
-    """The same place, whatever the working directory; links are not resolved."""
+    """Return the place as an absolute path; do not resolve links."""
     return found if isinstance(found, Url) else Path(os.path.abspath(found))

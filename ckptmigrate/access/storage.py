@@ -1,8 +1,8 @@
-"""Where the bytes of one checkpoint directory come from: list, read, read a range.
+"""Read access to one checkpoint directory: list, read, read a range.
 
-Only regular files are opened, and links only where they lead to a file of the same name, to one
-that is named by its content, or stay in their directory: a checkpoint from a stranger decides
-neither what is opened nor how much of it is held in memory.
+Only regular files are opened. A link is followed only to a file of the same name, to a file named
+by its content, or to a file in the same directory. Therefore an untrusted checkpoint cannot choose
+which files are opened or how much of a file is held in memory.
 """
 
 from __future__ import annotations
@@ -20,73 +20,73 @@ from ckptmigrate.access.places import Place
 from ckptmigrate.errors import DamagedError
 
 T = TypeVar("T")
-Progress = Callable[[int], None]  # told a number of bytes whenever that many were moved
+Progress = Callable[[int], None]  # called with each number of bytes moved
 
 
 def _say_nothing(place: Place | str, seconds: float) -> None:
-    """Report nothing."""
+    """Do nothing."""
 
 
-# Called while an answer of a store is waited for: with what it is about, and the seconds so far.
+# Called while a request to a store is pending, with its place and the elapsed seconds.
 on_wait: Callable[[Place | str, float], None] = _say_nothing
 
-# Of what is held in memory at once, in bytes. A `.metadata` of a million entries has 432 MB.
+# Maximum bytes held in memory at once. A `.metadata` with a million keys has 432 MB.
 LARGEST_PART: Final = 4 * 1024**3
 _PIECE: Final = 1024**2
-LARGEST_JSON: Final = 32 * 1024**2  # a digest in integrity.json takes some 100 bytes
-DEEPEST: Final = 100  # levels of directories that are followed; releases write one
-# The files of a checkpoint that releases and this package read; a link is followed for these alone.
+LARGEST_JSON: Final = 32 * 1024**2  # a hash in integrity.json takes about 100 bytes
+DEEPEST: Final = 100  # maximum depth of directories; releases write one level
+# The files of a checkpoint that releases and this package read; only these may be links.
 NAMES: Final = re.compile(
     r"\.metadata|common\.pt|metadata\.json|integrity\.json|__\d+_\d+\.distcp|ckptmigrate\.json"
     r"|train_state\.pt|latest_train_state\.pt"  # of Megatron-Bridge
     r"|latest_checkpointed_iteration\.txt",  # of a root
     re.ASCII,
 )
-# A file named by its content, as caches keep it: `blobs/DIGEST` (huggingface_hub), `md5/ab/CDEF`
-# (DVC), `SHA256E-s1024--DIGEST.distcp` (git-annex). Nothing that is worth stealing is called so.
+# A file named by its content, as in caches: `blobs/DIGEST` (huggingface_hub), `md5/ab/CDEF` (DVC),
+# `SHA256E-s1024--DIGEST.distcp` (git-annex). Files with secrets do not have such names.
 _CONTENT_ADDRESS: Final = re.compile(
     r"[0-9a-f]{30,128}|[A-Z0-9_]{3,12}-s\d+--[0-9a-f]{32,128}(\.\w{1,16})*", re.ASCII
 )
 
 
 class Directory(Protocol):
-    """One checkpoint directory, to read from."""
+    """Read access to one checkpoint directory."""
 
     @property
     def path(self) -> Place:
-        """Its place."""
+        """Return the place of the directory."""
 
     def files(self) -> Mapping[str, int]:
-        """Name -> size in bytes of every file directly inside."""
+        """Return name -> size in bytes of every file directly inside."""
 
     def folders(self) -> Collection[str]:
-        """The names of the directories directly inside."""
+        """Return the names of the directories directly inside."""
 
     def below(self, folder: str) -> Directory | None:
-        """One of the directories directly inside; None where there is none, or a link."""
+        """Return a directory directly inside; None if it does not exist or is a link."""
 
     def read(self, name: str) -> bytes:
-        """A whole file; only ever asked for the small ones."""
+        """Return the content of a small file."""
 
     def pieces(self, name: str) -> Iterator[bytes]:
-        """The same as `read`, piece by piece, for whoever need not hold all of it."""
+        """Yield the content of a file in chunks, for callers that need not hold all of it."""
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`; fewer where the file ends before."""
+        """Return `length` bytes from `offset`; fewer at the end of the file."""
 
     def check_link(self, name: str) -> None:
-        """Make sure that a file is no link to what is no part of a checkpoint.
+        """Raise if a file is a link to a file that is not part of a checkpoint.
 
         Raises:
-            DamagedError: it is one; names where it leads.
+            DamagedError: the file is such a link; the message names its target.
         """
 
     def same_file(self, name: str, other: Place) -> bool:
-        """Whether a file and another are one, so that their bytes need not be compared."""
+        """Return whether two names refer to one file, so that no bytes need to be compared."""
 
 
 def directory(place: Place) -> Directory:
-    """The checkpoint directory at a place, of whatever kind."""
+    """Return the checkpoint directory at a place."""
     if isinstance(place, Path):
         return LocalDirectory(place)
     from ckptmigrate.access.directory import StoreDirectory
@@ -95,13 +95,13 @@ def directory(place: Place) -> Directory:
 
 
 def start_of(file: Place, most: int) -> bytes:
-    """The first bytes of a file; what is beside it is not listed.
+    """Return the first bytes of a file without listing its directory.
 
     Args:
-        most: how many, if there are so many.
+        most: maximum number of bytes.
 
     Raises:
-        DamagedError: it cannot be read.
+        DamagedError: the file cannot be read.
     """
     if isinstance(file, Path):
         return LocalDirectory(file.parent).read_range(file.name, 0, most)
@@ -114,7 +114,7 @@ def start_of(file: Place, most: int) -> bytes:
 
 
 class LocalDirectory:
-    """A directory of the local file system."""
+    """Directory of the local file system."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -130,7 +130,7 @@ class LocalDirectory:
                         sizes[item.name] = item.stat().st_size
                     elif item.is_dir():
                         folders.append(item.name)
-                except OSError:  # a link to nowhere is no file
+                except OSError:  # a dangling link is not a file
                     continue
         return dict(sorted(sizes.items())), sorted(folders)
 
@@ -176,10 +176,10 @@ class LocalDirectory:
 
 
 def _size(file: BinaryIO, path: Path) -> int:
-    """The bytes of an open file.
+    """Return the size of an open file in bytes.
 
     Raises:
-        DamagedError: more than are read of a file of this name.
+        DamagedError: the file is larger than the limit for its name.
     """
     size, most = opener.size_of(file), largest(path.name)
     if size > most:
@@ -189,10 +189,11 @@ def _size(file: BinaryIO, path: Path) -> int:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """A regular file, open for reading; a FIFO or a device is not even opened.
+    """Open a regular file for reading; do not open a FIFO or a device.
 
     Raises:
-        DamagedError: it is none, cannot be read, or is a link that leads out of the checkpoint.
+        DamagedError: the path is not a regular file, cannot be read, or is a link out of the
+            checkpoint.
     """
     check_link(path)
     try:
@@ -207,10 +208,10 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def leads_out(path: Path) -> bool:
-    """Whether a path is a link that leads out of its directory to what is no part of a checkpoint.
+    """Return whether a path is a link out of its directory to a file outside the checkpoint.
 
-    A file of the same name is one, and so may be a file that a cache named by its content, where
-    the name is one that a checkpoint has.
+    A target of the same name counts as part of the checkpoint. So does a target that a cache named
+    by its content, if the link has the name of a checkpoint file.
     """
     if not path.is_symlink():
         return False
@@ -221,17 +222,19 @@ def leads_out(path: Path) -> bool:
 
 
 def stays_link(path: Path) -> bool:
-    """Whether a path is a link that is carried over as it is: to a directory, to nowhere, or to
-    what is no part of a checkpoint."""
+    """Return whether a path is a link that a migration copies as a link.
+
+    Such a link leads to a directory, to a missing file, or to a file outside the checkpoint.
+    """
     return path.is_symlink() and (not path.is_file() or leads_out(path))
 
 
 def links(folder: Path, except_for: Collection[str] = (), depth: int = 0) -> Iterator[str]:
-    """The names of the links in a directory and below that are carried over as they are.
+    """Yield the names of the links in a directory and below that are copied as links.
 
     Args:
-        except_for: names that are left out.
-        depth: how many directories of the checkpoint are around this one.
+        except_for: names to leave out.
+        depth: number of checkpoint directories that enclose this one.
     """
     with os.scandir(folder) as found:
         items = sorted(found, key=lambda item: item.name)
@@ -247,10 +250,10 @@ def links(folder: Path, except_for: Collection[str] = (), depth: int = 0) -> Ite
 
 
 def check_link(path: Path) -> None:
-    """Make sure that a path is no link to what is no part of a checkpoint.
+    """Raise if a path is a link to a file that is not part of a checkpoint.
 
     Raises:
-        DamagedError: it is one; names where it leads.
+        DamagedError: the path is such a link; the message names its target.
     """
     if leads_out(path):
         raise DamagedError(
@@ -262,7 +265,7 @@ def check_link(path: Path) -> None:
 
 
 def largest(name: str) -> int:
-    """The most bytes that a file of this name is read with at once."""
+    """Return the maximum bytes that are read at once from a file of this name."""
     return LARGEST_JSON if name.endswith(".json") else LARGEST_PART
 
 
@@ -275,14 +278,14 @@ def too_large(path: Place, most: int) -> DamagedError:
 
 
 def unreadable(path: Path, error: OSError) -> DamagedError:
-    """The error of a file of a checkpoint that the system does not let us read."""
+    """Return the error for a checkpoint file that the system does not let us read."""
     return DamagedError(
         f"cannot be read ({error.strerror})", path=path, fix="have it readable, then run this again"
     )
 
 
 class Once:
-    """A directory of which every file that is asked for as a whole is read once, and kept."""
+    """Directory that caches every file that is read as a whole."""
 
     def __init__(self, base: Directory) -> None:
         self.path = base.path
@@ -321,7 +324,7 @@ class Once:
 
 
 class Overlay:
-    """A directory with some of its files replaced, added, or (None) removed.
+    """Directory with some of its files replaced, added, or (None) removed.
 
     `folder/file` names a file in a directory inside it.
     """
@@ -372,14 +375,13 @@ class Overlay:
 
 
 def within(folder: str, files: Mapping[str, T]) -> dict[str, T]:
-    """Those of some files that are in a folder, by their name in it."""
+    """Return the files in a folder, by their name in the folder."""
     start = f"{folder}/"
     return {n.removeprefix(start): value for n, value in files.items() if n.startswith(start)}
 
 
 def size_of(directory: Directory, name: str) -> int | None:
-    """The size of `file` or `folder/file` in bytes; None where it does not exist, or is below a
-    link."""
+    """Return the size of `file` or `folder/file` in bytes; None if missing or below a link."""
     *folders, file = name.split("/")
     for folder in folders:
         inside = directory.below(folder)
@@ -390,11 +392,11 @@ def size_of(directory: Directory, name: str) -> int | None:
 
 
 def read_if_there(directory: Directory, name: str) -> bytes | None:
-    """The content of `file` or `folder/file`; None where it does not exist."""
+    """Return the content of `file` or `folder/file`; None if it does not exist."""
     return None if size_of(directory, name) is None else directory.read(name)
 
 
 def folders_of(names: Iterable[str]) -> list[str]:
-    """The folders that files named `folder/file` are in, each after the one around it."""
+    """Return the folders of files named `folder/file`, outer folders first."""
     found = {parent for name in names for parent in PurePosixPath(name).parents}
     return sorted(str(folder) for folder in found if folder.name)

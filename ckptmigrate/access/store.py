@@ -1,8 +1,8 @@
-"""One object store: list, read a range, write new, replace, copy inside, remove.
+"""One object store: list, read a range, create, replace, copy, remove.
 
-The only module that imports fsspec; what its libraries raise is in store_errors.py. Every error
-leaves it as a `StoreError`, but for the two that say something of a checkpoint: FileNotFoundError
-and FileExistsError.
+This is the only module that imports fsspec; store_errors.py translates the errors of its libraries.
+Every error is raised as a `StoreError`, except FileNotFoundError and FileExistsError, which report
+the state of a checkpoint.
 """
 
 from __future__ import annotations
@@ -37,20 +37,21 @@ _PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "gcs": ("gcsfs",),
     "msc": ("multi-storage-client", "fsspec"),
 }
-# What a library tells of an object that is another after each write.
+# Fields of a listing that change each time an object is written.
 _VERSION: Final = ("ETag", "etag", "generation", "md5Hash", "LastModified", "mtime", "created")
 _COPY: Final = "copy the checkpoint to a local directory, and name that"
-_PIECE: Final = 64 * 1024 * 1024  # bytes sent at a time; S3 takes 10,000 pieces of an object
+_PIECE: Final = 64 * 1024 * 1024  # bytes per part of an upload; S3 accepts 10,000 parts per object
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies directly below a place.
+    """The objects and directories directly below a place.
 
     Attributes:
         files: name -> size in bytes.
-        versions: name of a file -> what changes when it is written again, as far as that is told.
-        folders: names of what has objects below; an empty one for `iter_0000005//x`.
+        versions: name of a file -> a value that changes when the file is written again, as far as
+            the store reports one.
+        folders: names with objects below them; an empty name for `iter_0000005//x`.
     """
 
     files: dict[str, int]
@@ -58,13 +59,13 @@ class Listing:
     folders: tuple[str, ...]
 
     def check(self, place: Url) -> None:
-        """Raise if a name cannot be that of a file below a directory.
+        """Raise if a name is not valid for a file below a directory.
 
         Args:
-            place: what was listed.
+            place: the listed place.
 
         Raises:
-            DamagedError: there is one.
+            DamagedError: a name is invalid.
         """
         for name in (*self.files, *self.folders):
             if name in ("", ".", "..") or "\0" in name:
@@ -79,28 +80,28 @@ class Store:
     """One bucket (or profile, or host) of an object store.
 
     Attributes:
-        root: its place.
+        root: place of the bucket.
+        is_exclusive: whether the store itself can refuse to overwrite an object (If-None-Match).
     """
 
     def __init__(self, root: Url, filesystem: Any) -> None:
         self.root = root
         self._fs = filesystem
         self._call = Calls(root, filesystem)
-        # Where it can, the store itself refuses to write over an object (If-None-Match).
         self.is_exclusive = "mode" in inspect.signature(filesystem.pipe_file).parameters
         self._is_s3 = hasattr(filesystem, "_lsdir")
 
     def copies_from(self, other: Store) -> bool:
-        """Whether objects of the other come here without leaving the store."""
-        # A profile of multi-storage-client is a store of its own.
+        """Return whether objects of another store can be copied here on the server side."""
+        # Each profile of multi-storage-client is a separate store.
         same_root = self.root == other.root or self.root.protocol != "msc"
         return same_root and bool(self._fs == other._fs)
 
     def list(self, place: Url, prefix: str = "") -> Listing:
-        """What lies directly below a place; nothing where there is none.
+        """Return the objects directly below a place; an empty listing if there are none.
 
         Args:
-            prefix: of the names that are wanted; a store that lists by none gives others, too.
+            prefix: prefix of the wanted names; a store that cannot filter returns other names, too.
         """
         own = str(self._fs._strip_protocol(str(place))).strip("/")
         files: dict[str, int] = {}
@@ -108,7 +109,7 @@ class Store:
         folders = set()
         for item in self._items(place, prefix):
             full = item["name"].strip("/")
-            if full == own:  # an object of this name, or one that stands for the directory
+            if full == own:  # an object of this name, or a directory marker
                 if self._is_below_empty_part(item, place):
                     folders.add("")
                 continue
@@ -116,7 +117,7 @@ class Store:
             if item["type"] == "directory":
                 folders.add(name)
             else:
-                told = item["size"]  # over HTTP a listing does not tell
+                told = item["size"]  # None in a listing over HTTP
                 size = self.size(place / name) if told is None else int(told)
                 if files.setdefault(name, size) != size:
                     raise StoreError(
@@ -128,8 +129,8 @@ class Store:
         return Listing(dict(sorted(files.items())), versions, tuple(sorted(folders)))
 
     def _items(self, place: Url, prefix: str) -> Iterable[Mapping[str, Any]]:
-        """What the library lists directly below a place."""
-        # The `ls` of s3fs lists all that is beside a place, too, where nothing is below it.
+        """Return the items that the library lists directly below a place."""
+        # If nothing is below a place, the `ls` of s3fs lists the siblings of the place, too.
         name, method = (
             ("lsdir", self._fs._lsdir) if self._is_s3 else ("ls", getattr(self._fs, "_ls", None))
         )
@@ -148,24 +149,25 @@ class Store:
                 return []
 
     def _is_below_empty_part(self, item: Mapping[str, Any], place: Url) -> bool:
-        """Whether what a listing names like the place itself lies in `PLACE//`."""
+        """Return whether an item that is listed under the name of the place is inside `PLACE//`."""
         if self.root.protocol in ("http", "https"):  # a page may link to itself
             return False
-        if item["type"] != "directory":  # an empty object named `PLACE/` stands for the directory
+        if item["type"] != "directory":  # an empty object named `PLACE/` is a directory marker
             return bool(item["name"].endswith("/") and item["size"])
         if item["name"].endswith("/"):
             return True
-        # gcsfs names both of them alike, and so do others, which cannot be asked.
+        # gcsfs and others list both under the same name; only those that filter by prefix can
+        # distinguish them.
         if "prefix" not in inspect.signature(self._fs.find).parameters:
             return False
         with translated(place, "list"):
             return bool(self._call("find", place, prefix="/"))
 
     def walk(self, place: Url) -> Iterator[tuple[str, int]]:
-        """Every object below a place: its name from there on, and its size in bytes.
+        """Yield the relative name and the size in bytes of every object below a place.
 
         Raises:
-            DamagedError: a name that is no path below a directory.
+            DamagedError: a name is not a valid path below a directory.
         """
         here = self.list(place)
         here.check(place)
@@ -175,9 +177,9 @@ class Store:
                 yield f"{folder}/{name}", size
 
     def is_file(self, place: Url) -> bool:
-        """Whether there is an object of this name.
+        """Return whether an object of this name exists.
 
-        Not by the `isfile` or `exists` of fsspec, to which every error means that there is none.
+        Unlike `isfile` and `exists` of fsspec, do not take every error for a missing object.
         """
         with translated(place, "look at"):
             try:
@@ -188,7 +190,7 @@ class Store:
                 return False
 
     def size(self, place: Url) -> int:
-        """The size of an object in bytes."""
+        """Return the size of an object in bytes."""
         with translated(place, "look at"):
             size = self._call("info", place)["size"]
         if size is None:
@@ -196,8 +198,8 @@ class Store:
         return int(size)
 
     def is_directory(self, place: Url) -> bool:
-        """Whether there are objects below a place; a directory without any (of a disk) is none."""
-        if self._is_s3:  # which is asked for two of them, and not for all
+        """Return whether objects exist below a place; not for an empty directory on a disk."""
+        if self._is_s3:  # two items are enough
             own = str(self._fs._strip_protocol(str(place)))
             with translated(place, "list"):
                 found = self._call("lsdir", place, max_items=2, delimiter="")
@@ -208,19 +210,19 @@ class Store:
         )
 
     def read(self, place: Url, size: int | None = None) -> bytes:
-        """A whole object.
+        """Return a whole object.
 
         Args:
-            size: in bytes, as it was listed; without it the object is a small one.
+            size: its listed size in bytes; None for a small object that was not listed.
 
         Raises:
-            StoreError: it has another size by now.
-            DamagedError: it is no small one.
+            StoreError: the size has changed since the listing.
+            DamagedError: the object was not listed and is too large.
         """
         if size == 0:
             return b""
         most = LARGEST_JSON if size is None else size
-        # One byte more, to find an object that is longer.
+        # Read one byte more to detect a longer object.
         found = self.read_start(place, most + 1, size or 0)
         if size is None and len(found) > most:
             raise too_large(place, most)
@@ -234,11 +236,11 @@ class Store:
         return found
 
     def read_start(self, place: Url, most: int, size: int = 0) -> bytes:
-        """The first bytes of an object, whatever its size.
+        """Return the first bytes of an object.
 
         Args:
-            most: how many, if there are so many.
-            size: as far as it is known, in bytes.
+            most: maximum number of bytes.
+            size: known size in bytes, for the time limit.
         """
         with translated(place, "read"):
             try:
@@ -246,13 +248,13 @@ class Store:
             except Exception as error:
                 if code_of(error) not in ("InvalidRange", "416"):
                     raise
-                return b""  # of an empty object there is no range
+                return b""  # an empty object has no valid range
 
     def read_range(self, place: Url, start: int, end: int) -> bytes:
-        """Some bytes of an object, of which there has to be at least one.
+        """Return a range of at least one byte of an object.
 
         Raises:
-            StoreError: it gives others, as a web server does that knows no ranges.
+            StoreError: the number of bytes differs, as for a web server without range requests.
         """
         with translated(place, "read"):
             found = bytes(self._call("cat_file", place, start=start, end=end, size=end - start))
@@ -262,9 +264,9 @@ class Store:
         return found
 
     def _holds(self, place: Url, content: bytes) -> bool:
-        """Whether an object has these bytes, of which there is at least one."""
+        """Return whether an object consists of these bytes (at least one)."""
         try:
-            # One byte more, to find an object that is longer.
+            # Read one byte more to detect a longer object.
             size = len(content)
             found = self._call("cat_file", place, start=0, end=size + 1, size=size)
         except FileNotFoundError:
@@ -272,7 +274,7 @@ class Store:
         return bytes(found) == content
 
     def _check(self, place: Url, content: bytes) -> None:
-        """Raise unless what was written reads back: a proxy may answer for a store."""
+        """Raise if an object does not read back as written, for example because of a proxy."""
         if not self._holds(place, content):
             raise StoreError(
                 "does not read back as it was written",
@@ -281,11 +283,11 @@ class Store:
             )
 
     def create(self, place: Url, content: bytes) -> None:
-        """Write a new object, whole or not at all, and read it back.
+        """Write a new object atomically and read it back.
 
         Raises:
-            FileExistsError: there is one of this name.
-            StoreError: it does not read back.
+            FileExistsError: an object of this name exists.
+            StoreError: the object does not read back as written.
         """
         with translated(place, "write"):
             with sent_twice(place, lambda: self._holds(place, content), exclusive=True):
@@ -298,10 +300,10 @@ class Store:
             self._check(place, content)
 
     def replace(self, place: Url, content: bytes) -> None:
-        """Write an object, new or not, and read it back; readers find the old bytes or the new.
+        """Write or overwrite an object atomically and read it back.
 
         Raises:
-            StoreError: it does not read back.
+            StoreError: the object does not read back as written.
         """
         with translated(place, "write"):
             with sent_twice(place, lambda: self._holds(place, content)):
@@ -309,10 +311,10 @@ class Store:
             self._check(place, content)
 
     def copy(self, source: Url, target: Url, size: int) -> None:
-        """Copy an object without moving its bytes over here; in parts where it is large.
+        """Copy an object on the server side; in parts if it is large.
 
         Args:
-            size: in bytes.
+            size: size of the object in bytes.
         """
 
         def arrived() -> bool:
@@ -322,15 +324,15 @@ class Store:
             self._call("cp_file", source, str(target), size=size)
 
     def remove(self, place: Url) -> None:
-        """Remove an object; nothing where there is none."""
+        """Remove an object if it exists."""
         with translated(place, "remove"), contextlib.suppress(FileNotFoundError):
             self._call("rm_file", place)
 
     def upload(self, source: Path, target: Url, progress: Progress) -> None:
-        """Bring a local file here, in parts where it is large.
+        """Upload a local file; in parts if it is large.
 
         Raises:
-            FileExistsError: there is another object of this name.
+            FileExistsError: a different object of this name exists.
         """
         options = {"mode": "create"} if self.is_exclusive else {}
         size = source.stat().st_size
@@ -348,18 +350,18 @@ class Store:
             self._call("put_file", source, str(target), callback=callback, size=size, **options)
 
     def download(self, source: Url, target: Path, size: int, progress: Progress) -> None:
-        """Bring an object into a local file."""
+        """Download an object into a local file."""
         with translated(source, "read"), counted(size, progress) as callback:
             self._call("get_file", source, str(target), callback=callback, size=size)
 
     def transfer(self, source: Url, target: Url, size: int, progress: Progress) -> None:
-        """Bring an object of another store here, piece by piece; after an error there is none.
+        """Copy an object of another store in chunks; after an error, no object is left.
 
         Args:
-            size: of the object, in bytes.
+            size: size of the object in bytes.
 
         Raises:
-            FileExistsError: there is another object of this name.
+            FileExistsError: a different object of this name exists.
         """
         read = functools.partial(source.store.read_range, source)
         with (
@@ -379,11 +381,11 @@ class Store:
             file.close()
 
     def _same(self, target: Url, size: int, read: Callable[[int, int], bytes]) -> bool:
-        """Whether an object is what was to be written there, byte for byte.
+        """Return whether an object has the expected content, byte for byte.
 
         Args:
-            size: what it should have, in bytes.
-            read: returns the bytes from one offset to another.
+            size: expected size in bytes.
+            read: returns the expected bytes from a start to an end offset.
         """
         return (
             self.is_file(target)
@@ -392,10 +394,10 @@ class Store:
         )
 
     def abandoned(self, below: Url) -> int:
-        """Drop what uploads in parts that did not finish have stored, unseen, below a place.
+        """Abort unfinished multipart uploads below a place and free their hidden storage.
 
         Returns:
-            How many there were; none of a store that is not S3, or that does not list them.
+            The number of uploads; 0 for a store that is not S3 or does not list uploads.
         """
         if not hasattr(self._fs, "list_multipart_uploads"):
             return 0
@@ -404,20 +406,20 @@ class Store:
         with translated(below, "list uploads to"):
             try:
                 uploads = self._call("list_multipart_uploads", bucket)
-            except PermissionError:  # a right of its own, which few have
+            except PermissionError:  # few users have this permission
                 return 0
             found = [upload for upload in uploads if upload["Key"].startswith(prefix)]
             for upload in found:
-                with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+                with contextlib.suppress(FileNotFoundError):  # the upload has ended in the meantime
                     self._call("abort_mpu", bucket, upload["Key"], upload["UploadId"])
         return len(found)
 
 
 def of(place: Url) -> Store:
-    """The store that a place lies in.
+    """Return the store of a place.
 
     Raises:
-        StoreError: its library is missing, or it cannot be set up.
+        StoreError: the library is missing, or the store cannot be set up.
     """
     return _of(place.root)
 
@@ -436,7 +438,7 @@ def _of(root: Url) -> Store:
             fix=f"run `{install(*packages or ('fsspec',))}`",
         ) from error
     try:
-        # Listings are asked for anew each time: other runs write here, too.
+        # Do not cache listings: other processes write to the store, too.
         filesystem, _ = fsspec.core.url_to_fs(str(root), use_listings_cache=False)
     except ImportError as error:
         raise StoreError(
@@ -452,7 +454,7 @@ def _of(root: Url) -> Store:
         ) from error
     except Exception as error:
         raise explained(error, root) from error
-    # Retries and the like are told to who asks for logs; on a terminal one sentence is enough.
+    # Without a handler, Python prints retries and similar warnings of the library on the terminal.
     library = logging.getLogger(type(filesystem).__module__.partition(".")[0])
     library.addHandler(logging.NullHandler())
     return Store(root, filesystem)

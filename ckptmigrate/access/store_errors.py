@@ -1,6 +1,7 @@
-"""What the libraries of object stores raise, in one sentence.
+"""Translation of the errors of object store libraries into one sentence.
 
-botocore, google-auth and others have no common base; their names have been the same for years.
+botocore, google-auth and others have no common base class, but their class names have been stable
+for years.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from ckptmigrate.text.secrets import masked
 
 @contextlib.contextmanager
 def translated(place: Url, purpose: str = "use", missing: Place | None = None) -> Iterator[None]:
-    """Say in one sentence what a library of a store raises.
+    """Translate the errors of a store library into a StoreError.
 
     Args:
-        purpose: what was tried, a verb of which the place is the object.
-        missing: what it is that does not exist, if not the place.
+        purpose: the attempted operation, a verb with the place as its object.
+        missing: the place that does not exist, if different from `place`.
 
     Raises:
-        StoreError: the store cannot be reached, or refuses.
-        FileNotFoundError, FileExistsError: with the place as their text.
+        StoreError: the store cannot be reached or refuses the request.
+        FileNotFoundError, FileExistsError: with the place as the message.
     """
     try:
         yield
@@ -39,12 +40,12 @@ def translated(place: Url, purpose: str = "use", missing: Place | None = None) -
 
 
 def says_it_exists(error: Exception) -> bool:
-    """Whether a store refuses to write over an object."""
+    """Return whether a store refuses to overwrite an object."""
     refusals = ("PreconditionFailed", "ConditionalRequestConflict", "412")
     return isinstance(error, FileExistsError) or code_of(error) in refusals
 
 
-# The class or the code of an error -> what is wrong, and what to do.
+# Class name or code of an error -> (problem, fix).
 _CREDENTIALS: Final = (
     "cannot be reached without credentials",
     "set them where its library looks for them (AWS_PROFILE, "
@@ -101,7 +102,7 @@ def explained(error: BaseException, place: Url, purpose: str = "use") -> StoreEr
             "look at the URL, and at what the library of its store is set up with",
         ),
     )
-    # Of a bucket that is not there, the bucket is what the sentence is about.
+    # For a missing bucket, name the bucket, not the object.
     about = place.root if "NoSuchBucket" in names else place
     what = what.format(purpose=purpose)
     return StoreError(f"{what} ({first_line(error)})", path=about, fix=fix)
@@ -114,7 +115,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def code_of(error: BaseException) -> str:
-    """The code that the server gave an error, or the first of its causes that has one."""
+    """Return the server's error code of an error or of its first cause that has one."""
     for each in _causes(error):
         response = getattr(each, "response", None)
         if isinstance(response, dict):  # botocore

@@ -1,1 +1,1 @@
-"""One checkpoint as one immutable value, read from its small files and written back to them."""
+"""Reader of one checkpoint as an immutable value that can be edited and written back."""

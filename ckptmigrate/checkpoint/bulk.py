@@ -1,7 +1,7 @@
-"""A `.metadata` of hundreds of megabytes, without an inert tree of the whole.
+"""A large `.metadata` (hundreds of megabytes), read without an inert tree of the whole file.
 
-`BulkMetadata` says and does what `Metadata` does. Of most rows it has the key, and of a byte range
-the numbers; a row becomes an inert tree when somebody asks for it. An edit is remembered, and
+`BulkMetadata` has the interface and behavior of `Metadata`. For most rows it stores only the key
+and, for a byte range, the numbers. A row becomes an inert tree on demand. An edit is recorded and
 written by `splicing`.
 """
 
@@ -30,13 +30,13 @@ from ckptmigrate.inert.tree import Object, is_object, with_state
 
 @dataclass(frozen=True)
 class Edit:
-    """What an edited `.metadata` has otherwise than the one that was read.
+    """Differences between an edited `.metadata` and the file that was read.
 
     Attributes:
-        dropped: keys that are in no table any more.
-        added: key -> (rank whose plan writes it, where its bytes are).
-        moved: key -> where its bytes are now.
-        class_path: the pickled class, or None for the one that was read.
+        dropped: keys removed from every table.
+        added: key -> (rank whose save plan writes it, location of its bytes).
+        moved: key -> new location of its bytes.
+        class_path: the new pickled class, or None if unchanged.
     """
 
     dropped: frozenset[str] = frozenset()
@@ -46,7 +46,7 @@ class Edit:
 
     @property
     def keys(self) -> frozenset[str]:
-        """Every key whose rows are others."""
+        """Return every key whose rows differ."""
         return frozenset((*self.dropped, *self.added, *self.moved))
 
 
@@ -76,12 +76,12 @@ class _Entries(Mapping[str, Any]):
 
 @dataclass(frozen=True)
 class BulkMetadata(Metadata):
-    """A view of one large `.metadata`, and of what an edit makes of it.
+    """A view of one large `.metadata` and of an edit to it.
 
     Attributes:
-        tree: the inert tree, with a `Run` in the place of rows in the large tables.
-        tables: what was read.
-        edit: what is otherwise.
+        tree: the inert tree, with a `Run` in place of rows in the large tables.
+        tables: the tables that were read.
+        edit: the differences from these tables.
     """
 
     tables: Tables = field(kw_only=True)
@@ -110,7 +110,7 @@ class BulkMetadata(Metadata):
         )
 
     def rows(self) -> Iterator[Row]:
-        """Every row of `storage_data`, offsets as they were read."""
+        """Yield every row of `storage_data`; offsets of rows that were read are not decoded."""
         edit = self.edit
         for row in self.tables.rows():
             if row[0] in edit.moved:
@@ -155,7 +155,7 @@ class BulkMetadata(Metadata):
         return None
 
     def edit_to(self, after: BulkMetadata) -> Edit | None:
-        """The edit of a file that leads to another file, byte for byte; None where none does."""
+        """Return the edit that turns this file into another, byte for byte, or None."""
         if self.edit != Edit() or after.edit != Edit():
             return None
         old, new = self.tables.entries.keys(), after.tables.entries.keys()
@@ -200,10 +200,10 @@ class BulkMetadata(Metadata):
 
     @cached_property
     def _written(self) -> tuple[bytes, BulkMetadata | None]:
-        """The bytes, and what they say: kept, so that nothing reads them once more for it."""
+        """Return the bytes and their content, cached so that they are not read again."""
         with uncollected():
             content, seen = splicing.dump(self, _view)
-        if seen is not None:  # what is then read of the disk has the same digest, or is read anew
+        if seen is not None:  # so that the same bytes on disk are not read again
             _READ[hashlib.sha256(content).digest()] = seen
         return content, seen
 
@@ -246,12 +246,12 @@ class BulkMetadata(Metadata):
         return replace(self, edit=replace(self.edit, **changes))
 
 
-# What was read, by the digest of the bytes, for as long as somebody has it.
+# Metadata by the SHA-256 hash of its bytes, as long as it is in use.
 _READ: Final[WeakValueDictionary[bytes, BulkMetadata]] = WeakValueDictionary()
 
 
 def load(data: bytes) -> BulkMetadata | None:
-    """Read the bytes of a large `.metadata`; None where it has to be read whole."""
+    """Read the bytes of a large `.metadata`; return None if they must be read as a whole."""
     digest = hashlib.sha256(data).digest()
     known = _READ.get(digest)
     if known is None:
@@ -268,7 +268,7 @@ def _load(data: bytes) -> BulkMetadata | None:
 
 
 def _view(found: Skeleton) -> BulkMetadata | None:
-    """What a pickle says; None where it has to be read whole."""
+    """Return the metadata of a pickle; None if it must be read as a whole."""
     if not is_object(found.tree, *metadata.CLASSES):
         return None
     protocol = found.data[1]
@@ -277,12 +277,12 @@ def _view(found: Skeleton) -> BulkMetadata | None:
         metadata.check_tables(small)
         tables = Tables(found, small)
     except DamagedError:
-        return None  # told by who reads it whole
+        return None  # the reader of the whole file reports it
     return BulkMetadata(found.tree, protocol, found.named, tables=tables)
 
 
 def _without_rows(tree: Object) -> Object:
-    """A tree of `skeleton` as any other, without the rows in the three large tables."""
+    """Return a tree of `skeleton` without the `Run`s in the three large tables."""
     attributes = dict(tree.attributes)
     for name in (metadata.ENTRIES, metadata.STORED):
         if isinstance(attributes.get(name), dict):

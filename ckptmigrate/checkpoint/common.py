@@ -1,7 +1,7 @@
-"""The common state: what is not sharded (args, iteration, optimizer groups, the rerun entry).
+"""The common state: args, iteration, optimizer groups and other data that is not sharded.
 
-It lies in `common.pt` as a dict, or, from 0.19 on, in the sharded object KEY as a
-list of that one dict. Where both are there, every release reads `common.pt`.
+It is stored in `common.pt` as a dict or, from 0.19, in the sharded object KEY as a list of that one
+dict. If both exist, every release reads `common.pt`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class CommonState:
 
     Attributes:
         values: the dict itself, inert.
-        in_file: True in `common.pt`, False in the sharded object.
-        torch_file: the archive it was read from, which holds its tensors.
+        in_file: True if stored in `common.pt`, False if in the sharded object.
+        torch_file: the archive it was read from, which contains its tensors.
     """
 
     values: dict[str, Any]
@@ -37,56 +37,59 @@ class CommonState:
 
     @property
     def arguments(self) -> Mapping[str, Any] | None:
-        """The attributes of the pickled `args`; None where a framework writes none."""
+        """Return the attributes of the pickled `args`; None if the framework writes none."""
         args = self.values.get("args")
         if isinstance(args, Object):
             return args.attributes
         return args if isinstance(args, dict) else None
 
     def argument(self, name: str) -> Any:
-        """One attribute of `args`, or None."""
+        """Return one attribute of `args`, or None."""
         arguments = self.arguments
         return arguments.get(name) if arguments is not None else None
 
     @property
     def content(self) -> Mapping[str, Any] | None:
-        """`content_metadata`, what else was saved and how (0.13 and later); None without one."""
+        """Return `content_metadata` (0.13 and later), or None.
+
+        It describes what was saved in addition, and how.
+        """
         content = self.values.get("content_metadata")
         return content if isinstance(content, dict) else None
 
     @property
     def iteration(self) -> int | None:
-        """The iteration that the checkpoint says it was saved at."""
+        """Return the iteration stored in the common state, or None if it is not a valid number."""
         value = self.values.get("iteration")
         return value if type(value) is int and 0 <= value < 10**12 else None
 
     def with_value(self, key: str, value: Any) -> CommonState:
-        """The same with one key set."""
+        """Return a copy with one key set."""
         return replace(self, values={**self.values, key: value})
 
     def without(self, key: str) -> CommonState:
-        """The same without one key."""
+        """Return a copy without one key."""
         if key not in self.values:
             return self
         return replace(self, values={k: v for k, v in self.values.items() if k != key})
 
     def placed(self, *, in_file: bool) -> CommonState:
-        """The same in the other place."""
+        """Return a copy that is stored in `common.pt` (`in_file`) or in the sharded object."""
         return self if in_file == self.in_file else replace(self, in_file=in_file)
 
     def dump(self) -> bytes:
-        """The bytes of `common.pt`, or of the blob behind KEY."""
+        """Return the bytes of `common.pt` or of the sharded object KEY."""
         tree = self.values if self.in_file else [self.values]
         archive = _FILE_ARCHIVE if self.in_file else _BLOB_ARCHIVE
         return torchfile.dump(self.torch_file.with_tree(tree, archive))
 
 
 def load(data: bytes, *, in_file: bool) -> CommonState:
-    """Read `common.pt`, or the blob behind KEY.
+    """Read `common.pt` or the sharded object KEY.
 
     Raises:
-        PickleError: not a torch zip, or its pickle is refused.
-        DamagedError: readable, but no dict of common state.
+        PickleError: the data is not a torch zip, or its pickle is refused.
+        DamagedError: the data is readable, but is not a dict of common state.
     """
     file = torchfile.load(data)
     values = file.tree

@@ -1,4 +1,4 @@
-"""What differs in meaning between two checkpoints, as lines that read like a diff."""
+"""Semantic differences between two checkpoints, as lines that read like a diff."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ckptmigrate.inert.short import short
 from ckptmigrate.inert.tree import Object
 from ckptmigrate.text.printable import printable
 
-_PIECE: Final = 8 * 1024 * 1024  # bytes of payload compared at a time
+_PIECE: Final = 8 * 1024 * 1024  # bytes of data files compared at a time
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Difference:
     Attributes:
         sign: `+` only in the second, `-` only in the first, `~` in both and not equal.
         part: `common`, `entry`, `plan`, `attribute`, `marker`, `payload` or `nested`.
-        name: what differs: a key, an attribute, a path of keys; `folder/` of a nested checkpoint
-            comes before it.
+        name: the key, attribute or path of keys that differs; prefixed by `folder/` for a nested
+            checkpoint.
         detail: the values, shortened, or empty.
     """
 
@@ -38,7 +38,7 @@ class Difference:
     detail: str = ""
 
     def as_json(self) -> dict[str, str]:
-        """The documented JSON form (docs/json.md, `diff --json`)."""
+        """Return the documented JSON form (docs/json.md, `diff --json`)."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -47,20 +47,20 @@ class Difference:
 
 
 def diff(a: Manifest, b: Manifest, *, payload: bool = True) -> list[Difference]:
-    """What differs in meaning from `a` to `b`.
+    """Return the semantic differences from `a` to `b`.
 
-    Where in the payload files the bytes of an entry stand says nothing; the bytes do. Blobs
-    with other bytes and the same object in them are equal.
+    The location of bytes in the data files does not matter; the bytes do. Sharded objects with
+    different bytes are equal if they contain the same object.
 
     Args:
-        payload: compare the bytes behind the entries where they are not in the same file at
-            the same place. False tells entries with another place apart, and reads nothing.
+        payload: whether to compare the bytes of keys that are not at the same offset of the same
+            file. If False, report keys with different locations and read no data.
 
     Raises:
-        DamagedError: a payload file cannot be read.
+        DamagedError: a data file cannot be read.
     """
     changed = b.metadata.changed_from(a.metadata)
-    if changed is None:  # two files: any row may differ from any other
+    if changed is None:  # two separate files: any row may differ
         a, b = (each.with_metadata(each.metadata.whole()) for each in (a, b))
     return [
         *_place_of_common(a, b),
@@ -75,7 +75,7 @@ def diff(a: Manifest, b: Manifest, *, payload: bool = True) -> list[Difference]:
 
 
 def _nested(a: Manifest, b: Manifest, *, payload: bool) -> Iterator[Difference]:
-    """What differs between the checkpoints inside, named from the folder on."""
+    """Yield the differences between nested checkpoints, with the folder in the name."""
     for folder in {**a.nested, **b.nested}:
         if folder not in b.nested:
             yield Difference("-", "nested", folder)
@@ -97,7 +97,7 @@ def _attributes(a: Manifest, b: Manifest) -> Iterator[Difference]:
     if a.metadata.class_path != b.metadata.class_path:
         detail = f"{a.metadata.class_path} -> {b.metadata.class_path}"
         yield Difference("~", "attribute", "class", detail)
-    # The other tables have parts of their own.
+    # Other functions compare these tables.
     tables = (metadata.ENTRIES, metadata.STORED, metadata.PLANS)
     yield from _values(
         "attribute",
@@ -112,9 +112,9 @@ def _attributes(a: Manifest, b: Manifest) -> Iterator[Difference]:
 def _entries(
     a: Manifest, b: Manifest, changed: Collection[str] | None
 ) -> Iterator[Mapping[str, Any]]:
-    """The entries of both that may differ."""
+    """Yield the keys of each checkpoint that may differ, with their metadata."""
     for entries in (a.metadata.entries, b.metadata.entries):
-        if changed is not None:  # in an order that is the same in every run
+        if changed is not None:  # sorted, so that every run has the same order
             entries = {key: entries[key] for key in sorted(changed) if key in entries}
         yield entries
 
@@ -132,7 +132,7 @@ def _plans(a: Manifest, b: Manifest, changed: Collection[str] | None) -> Iterato
         if type(plan_a).path != type(plan_b).path:
             detail = f"{type(plan_a).path} -> {type(plan_b).path}"
             yield Difference("~", "plan", f"class of rank {rank}", detail)
-        if changed is None:  # else all but the rows of those keys is the same
+        if changed is None:  # otherwise only the rows of `changed` can differ
             yield from _plan_attributes(rank, plan_a, plan_b)
         before, after = (Counter(m.metadata.plan_keys(rank, changed)) for m in (a, b))
         for sign, keys in (("-", before - after), ("+", after - before)):
@@ -142,8 +142,8 @@ def _plans(a: Manifest, b: Manifest, changed: Collection[str] | None) -> Iterato
 
 
 def _plan_attributes(rank: int, a: Object, b: Object) -> Iterator[Difference]:
-    """What a plan says beside which keys it writes, and how it writes those that both have."""
-    tables = ("items", metadata.FLATTENED)  # their keys are told as items
+    """Yield differences in plan attributes, and in items of keys that both plans write."""
+    tables = ("items", metadata.FLATTENED)  # their keys are reported as items
     for name in {**a.attributes, **b.attributes}:
         one, two = a.attributes.get(name), b.attributes.get(name)
         if name not in tables and not equal(one, two):
@@ -163,7 +163,7 @@ def _items_of(plan: Object, key: str) -> int:
 def _payload(
     a: Manifest, b: Manifest, changed: Collection[str] | None, *, read: bool
 ) -> Iterator[Difference]:
-    """Byte ranges of the entries that both have; the common state is compared as such."""
+    """Yield differences in the byte ranges of common keys, except the common state."""
     entries_a, entries_b = _entries(a, b, changed)
     both = (entries_a.keys() & entries_b.keys()) - {common.KEY}
     chunks_a, chunks_b = (m.metadata.chunks_of(both) for m in (a, b))
@@ -202,14 +202,14 @@ def _same_bytes(a: Manifest, blob_a: Blob, b: Manifest, blob_b: Blob) -> bool:
 
 
 def _same_object(a: Manifest, b: Manifest, key: str) -> bool:
-    """Whether two blobs with different bytes hold the same object."""
+    """Return whether two sharded objects with different bytes contain the same object."""
     if key not in a.metadata.blobs or key not in b.metadata.blobs:
         return False
     return same_object(a.read_blob_bytes(key), b.read_blob_bytes(key))
 
 
 def same_object(a: bytes, b: bytes) -> bool:
-    """Whether the bytes of two blobs hold the same object."""
+    """Return whether the bytes of two sharded objects contain the same object."""
     if a == b:
         return True
     try:
@@ -221,7 +221,7 @@ def same_object(a: bytes, b: bytes) -> bool:
 
 
 def _keys(part: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Difference]:
-    """Differences by key, values told as a whole."""
+    """Yield differences by key; compare each value as a whole."""
     for key in a:
         if key not in b:
             yield Difference("-", part, key)
@@ -233,8 +233,8 @@ def _keys(part: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Dif
 
 
 def _values(part: str, a: Any, b: Any) -> Iterator[Difference]:
-    """Differences by path, as deep as both sides are mappings or objects of one kind."""
-    seen: set[tuple[int, int]] = set()  # a shared node is told once
+    """Yield differences by path; descend while both sides are mappings or objects."""
+    seen: set[tuple[int, int]] = set()  # report a shared node once
     todo = [("", a, b)]
     while todo:
         path, a, b = todo.pop()

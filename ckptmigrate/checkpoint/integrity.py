@@ -1,6 +1,6 @@
-"""integrity.json: the digests that 0.17.1 and later can check on load, kept true by a migration.
+"""integrity.json: SHA-256 hashes that 0.17.1 and later can check on load; migrations update them.
 
-`{"algorithm": "sha256", "files": {name: hex}}`; a rewritten file makes its digest stale.
+`{"algorithm": "sha256", "files": {name: hex}}`; rewriting a file makes its hash outdated.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _PIECE: Final = 16 * 1024 * 1024  # bytes read at a time
 def mismatched(
     directory: Directory, *, payload: bool = False, progress: Progress | None = None
 ) -> list[str]:
-    """The files of a checkpoint that do not have the digest that its integrity.json has.
+    """Return the files of a checkpoint whose hash differs from its integrity.json.
 
     Args:
         directory: the checkpoint.
-        payload: whether to read every file that is listed, not only those that a plan reads whole.
-        progress: called with a number of bytes whenever that many were read.
+        payload: whether to hash every listed file, not only the metadata files.
+        progress: called with each number of bytes read.
 
     Raises:
-        DamagedError: integrity.json holds no digests, or a file cannot be read.
+        DamagedError: integrity.json has no hashes, or a file cannot be read.
     """
     if FILE not in directory.files():
         return []
     listed = recorded(directory)
     asked = {name: listed[name] for name in listed if payload or name in METADATA_FILES}
-    # Of what is listed, only names of files in the checkpoint itself are ever opened.
+    # Open only files of the checkpoint itself, whatever names are listed.
     there = {name: hashed for name, hashed in asked.items() if name in directory.files()}
     other = differing(directory, there, progress)
     return [name for name in asked if name not in there or name in other]
@@ -52,16 +52,17 @@ def differing(
     listed: Mapping[str, str],
     progress: Progress | None = None,
 ) -> list[str]:
-    """The files that have another digest than is listed, hashed on every core.
+    """Return the files whose hash differs from the listed one; hash on every core.
 
     Args:
-        listed: file name -> SHA-256 in hex, of files that are there.
-        progress: called with a number of bytes whenever that many were read.
+        directory: the checkpoint.
+        listed: name of an existing file -> SHA-256 in hex.
+        progress: called with each number of bytes read.
 
     Raises:
         DamagedError: a file cannot be read.
     """
-    # Its import takes longer than all else here, and most verbs hash no payload.
+    # The import takes longer than the rest of this module, and most commands hash no data files.
     from concurrent.futures import ThreadPoolExecutor
 
     turn = threading.Lock()
@@ -71,7 +72,7 @@ def differing(
             if progress:
                 progress(count)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib lets go of the GIL
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib releases the GIL
         found = list(pool.map(lambda name: _digest(directory, name, told), listed))
     return [name for name, hashed in zip(listed, found, strict=True) if hashed != listed[name]]
 
@@ -86,14 +87,14 @@ def _digest(directory: Directory, name: str, progress: Progress) -> str:
 
 
 def updated(directory: Directory, changes: Mapping[str, bytes | None]) -> dict[str, bytes]:
-    """The new integrity.json of a checkpoint whose files change; {} where it has none.
+    """Return the new integrity.json of a checkpoint whose files change; {} if it has none.
 
     Args:
-        directory: the checkpoint before.
-        changes: file name -> bytes, or None for a file that goes.
+        directory: the checkpoint before the change.
+        changes: file name -> bytes, or None for a removed file.
 
     Raises:
-        DamagedError: there is one, and it cannot be kept true.
+        DamagedError: integrity.json exists but cannot be updated.
     """
     if FILE not in directory.files() or not changes:
         return {}
@@ -107,10 +108,10 @@ def updated(directory: Directory, changes: Mapping[str, bytes | None]) -> dict[s
 
 
 def recorded(directory: Directory) -> Mapping[str, str]:
-    """File name -> the SHA-256 that the integrity.json of a checkpoint says, in hex.
+    """Return file name -> SHA-256 hash in hex, as recorded in integrity.json.
 
     Raises:
-        DamagedError: it says none.
+        DamagedError: integrity.json has no valid hashes.
     """
     _, files = _load(directory)
     if not all(isinstance(part, str) for item in files.items() for part in item):
@@ -125,11 +126,11 @@ def _fix(path: Place) -> str:
 
 
 def _load(directory: Directory) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The whole content of integrity.json, and its digests by name."""
+    """Return the whole content of integrity.json, and its hashes by file name."""
     path = directory.path / FILE
     try:
         content = json.loads(directory.read(FILE))
-        # Where it names no algorithm, readers take sha256 (validation.py, core_v0.19.0).
+        # Without an algorithm, releases assume sha256 (validation.py, core_v0.19.0).
         algorithm, files = content.get("algorithm", "sha256"), dict(content["files"].items())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"holds no digests ({error})", path=path, fix=_fix(path)) from error

@@ -1,7 +1,7 @@
-"""One checkpoint as one immutable value: its metadata, common state, marker and file list.
+"""One checkpoint as an immutable value: its metadata, common state, metadata.json and file list.
 
-Everything is read on the way in; nothing here writes. An edit returns another manifest, and
-`contents` says which files would then hold which bytes.
+`load` reads all metadata files; this module writes nothing. An edit returns another manifest, and
+`contents` returns the new bytes of each changed file.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ckptmigrate.inert import torchfile
 from ckptmigrate.inert.torchfile import TorchFile
 
 MARKER_FILE: Final = "metadata.json"
-# The small files a migration may rewrite.
+# The metadata files that a migration may rewrite.
 METADATA_FILES: Final = (metadata.FILE, common.FILE, MARKER_FILE)
-MARKS: Final = (MARKER_FILE, metadata.FILE)  # without them a directory is no checkpoint
+MARKS: Final = (MARKER_FILE, metadata.FILE)  # a directory without them is not a checkpoint
 
 RNG_KEY: Final = "rng_state"
-RELEASE: Final = "release"  # a directory, and what the tracker then says
+RELEASE: Final = "release"  # directory name, and content of the tracker file
 PAYLOAD: Final = re.compile(r"__(\d+)_(\d+)\.distcp", re.ASCII)
 # Releases >= 0.19 write only the sharded_* keys (core_v0.19.0
 # megatron/core/dist_checkpointing/core.py CheckpointingConfig).
@@ -43,11 +43,11 @@ class Manifest:
     """A checkpoint without its tensors.
 
     Attributes:
-        directory: where it was read from.
+        directory: the directory it was read from.
         marker: the content of metadata.json.
         metadata: the content of `.metadata`.
-        common: the common state, from wherever it lies.
-        new_payload: the bytes of a payload file that does not exist yet, `new_payload_file`.
+        common: the common state, from `common.pt` or the sharded object.
+        new_payload: the bytes of `new_payload_file`, a data file that does not exist yet.
         nested: the checkpoints in folders of this one, by the path of the folder (nesting.py).
     """
 
@@ -60,12 +60,12 @@ class Manifest:
 
     @property
     def path(self) -> Place:
-        """The checkpoint directory, for messages."""
+        """Return the checkpoint directory, for messages."""
         return self.directory.path
 
     @cached_property
     def payload_files(self) -> Mapping[str, tuple[int, int]]:
-        """Payload file -> (writing rank, size in bytes)."""
+        """Return data file -> (writing rank, size in bytes)."""
         found: dict[str, tuple[int, int]] = {}
         for name, size in self.directory.files().items():
             match = PAYLOAD.fullmatch(name)
@@ -75,7 +75,7 @@ class Manifest:
 
     @property
     def all_payload(self) -> Mapping[str, int]:
-        """Payload file -> size in bytes, those of nested checkpoints as `folder/file`."""
+        """Return data file -> size in bytes; `folder/file` for nested checkpoints."""
         found = {name: size for name, (_, size) in self.payload_files.items()}
         for folder, inside in self.nested.items():
             found |= {f"{folder}/{name}": size for name, size in inside.all_payload.items()}
@@ -83,13 +83,13 @@ class Manifest:
 
     @property
     def small_files(self) -> tuple[str, ...]:
-        """The names of METADATA_FILES, in nested checkpoints as `folder/file`."""
+        """Return the names of METADATA_FILES; `folder/file` for nested checkpoints."""
         inside = (f"{folder}/{name}" for folder in self.nested for name in METADATA_FILES)
         return (*METADATA_FILES, *inside)
 
     @cached_property
     def new_payload_file(self) -> str:
-        """A name for a payload file of rank 0 that no file has."""
+        """Return an unused name for a data file of rank 0."""
         taken = self.directory.files()
         index = 0
         while f"__0_{index}.distcp" in taken:
@@ -98,7 +98,7 @@ class Manifest:
 
     @property
     def iteration(self) -> int | None:
-        """The iteration: what the common state says, else the directory's name."""
+        """Return the iteration from the common state, else from the directory name, or None."""
         if self.common.iteration is not None:
             return self.common.iteration
         match = re.fullmatch(r"iter_(\d+)", self.path.name, re.ASCII)
@@ -106,24 +106,26 @@ class Manifest:
 
     @property
     def is_release(self) -> bool:
-        """Whether it is no state of a training: of `release` a job takes the weights alone."""
+        """Return whether this is a `release` checkpoint, of which a job loads only the weights."""
         return self.path.name == RELEASE
 
     @cached_property
     def rerun_keys(self) -> list[str]:
-        """The keys of the rerun shards, in file order."""
+        """Return the keys of the rerun shards, in file order."""
         return [k for k in self.metadata.entries if k.startswith(f"{SHARDED_KEY}/")]
 
     @cached_property
     def rng_keys(self) -> list[str]:
-        """The keys of the RNG states, in file order."""
+        """Return the keys of the RNG states, in file order."""
         return [k for k in self.metadata.blobs if k.startswith(f"{RNG_KEY}/")]
 
     @cached_property
     def rng_symbols(self) -> tuple[str, ...]:
-        """The symbols that the first RNG state names: one save has the same NumPy everywhere.
+        """Return the globals that the first RNG state names.
 
-        None where it cannot be read, which `verify` reports.
+        One RNG state is enough, because all ranks of a save use the same NumPy.
+
+        Returns an empty tuple if the RNG state cannot be read, which `verify` reports.
         """
         try:
             return self.read_blob(self.rng_keys[0]).named if self.rng_keys else ()
@@ -131,10 +133,10 @@ class Manifest:
             return ()
 
     def read_blob(self, key: str) -> TorchFile:
-        """The sharded object behind a key, inert.
+        """Return the sharded object of a key, inert.
 
         Raises:
-            DamagedError: the entry has no bytes, or they are no torch zip.
+            DamagedError: the key has no bytes, or they are not a torch zip.
         """
         try:
             return torchfile.load(self.read_blob_bytes(key))
@@ -144,10 +146,10 @@ class Manifest:
             ) from error
 
     def read_blob_bytes(self, key: str) -> bytes:
-        """The bytes of the sharded object behind a key.
+        """Return the bytes of the sharded object of a key.
 
         Raises:
-            DamagedError: the entry has no bytes, or its payload file does not hold them.
+            DamagedError: the key has no bytes, or they are not in its data file.
         """
         blob = self.metadata.blobs.get(key)
         if blob is None:
@@ -155,25 +157,25 @@ class Manifest:
         return self.directory.read_range(blob.file, blob.offset, blob.length)
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
-        """`length` bytes of a payload file, from byte `offset` on.
+        """Return `length` bytes of a data file from byte `offset`.
 
         Raises:
-            DamagedError: the file does not hold them.
+            DamagedError: the file cannot be read.
         """
         return self.directory.read_range(name, offset, length)
 
     def same_file(self, name: str, other: Manifest, other_name: str) -> bool:
-        """Whether two payload files are one: the same inode, so the same bytes."""
+        """Return whether two data files are the same inode, so that their bytes are the same."""
         return self.directory.same_file(name, other.path / other_name)
 
     # -- edits; each returns another Manifest
 
     def with_metadata(self, edited: Metadata) -> Manifest:
-        """The same checkpoint with another `.metadata`."""
+        """Return the same checkpoint with another `.metadata`."""
         return replace(self, metadata=edited)
 
     def with_objects(self, contents: Mapping[str, bytes]) -> Manifest:
-        """The same checkpoint with other bytes behind some sharded objects."""
+        """Return the same checkpoint with new bytes for some sharded objects."""
         payload, moved = self.new_payload, {}
         for key, content in contents.items():
             moved[key] = Blob(self.new_payload_file, len(payload), len(content))
@@ -181,12 +183,13 @@ class Manifest:
         return replace(self, metadata=self.metadata.relocated(moved), new_payload=payload)
 
     def with_rerun(self, wanted: StoredRerun, unchanged: Mapping[str, Any]) -> Manifest:
-        """The same checkpoint with the rerun state that a layout wants.
+        """Return the same checkpoint with the rerun state that a layout wants.
 
         Args:
-            wanted: the common entry and the shards to be there; any others are dropped.
-            unchanged: the payload each present key has now. A key that is to hold that very
-                object keeps its bytes where they are.
+            wanted: the value of `rerun_state_machine` and the rerun shards; other shards are
+                dropped.
+            unchanged: the current shard contents of each existing key. If a key is to have that
+                same object, its bytes are not moved.
         """
         stale = [key for key in self.rerun_keys if key not in wanted.shards]
         edited = self.metadata.without(frozenset(stale))
@@ -197,7 +200,7 @@ class Manifest:
         for key, (rank, fields, file) in wanted.shards.items():
             if key in unchanged and unchanged[key] is fields:
                 continue
-            if id(fields) not in known:  # equal sentinels share their bytes
+            if id(fields) not in known:  # equal contents share their bytes
                 content = torchfile.dump(file.with_tree([fields], "archive"))
                 known[id(fields)] = Blob(self.new_payload_file, len(payload), len(content))
                 payload += content
@@ -215,10 +218,10 @@ class Manifest:
         return replace(self, metadata=edited, common=values, new_payload=bytes(payload))
 
     def with_common_in_file(self) -> Manifest:
-        """The common state in `common.pt`, and a marker that says so."""
+        """Return the same checkpoint with the common state in `common.pt`; update metadata.json."""
         if self.common.in_file and common.KEY not in self.metadata.entries:
             return self
-        # Where it is in both places the one in the entry is stale: every release reads the file.
+        # If it is in both, the sharded object is outdated: every release reads the file.
         stale = (common.KEY,) if common.KEY in self.metadata.entries else ()
         return replace(
             self,
@@ -228,7 +231,10 @@ class Manifest:
         )
 
     def with_common_in_entry(self) -> Manifest:
-        """The common state in the sharded object `common.KEY`, written by rank 0."""
+        """Return the same checkpoint with the common state in the sharded object `common.KEY`.
+
+        Rank 0 writes the object.
+        """
         placed = self.common.placed(in_file=False)
         unchanged = not self.common.in_file and self.common.values is self._values_as_read
         if unchanged:
@@ -254,7 +260,7 @@ class Manifest:
         return tree[0] if isinstance(tree, list) else tree
 
     def contents(self, before: Manifest) -> dict[str, bytes | None]:
-        """What differs from `before` on disk: file name -> bytes, or None for a removed file.
+        """Return the changes from `before` on disk: file name -> bytes, or None for a removed file.
 
         Files of a nested checkpoint are named `folder/file`.
         """
@@ -280,10 +286,10 @@ class Manifest:
 def load(directory: Directory, marker: Mapping[str, Any] | None = None) -> Manifest:
     """Read a `torch_dist` checkpoint directory.
 
-    The caller has made sure that it is one (`recognise.require_torch_dist`).
+    The caller must check that it is one (`recognise.require_torch_dist`).
 
     Args:
-        marker: what to take for the content of metadata.json instead of reading it.
+        marker: content to use for metadata.json instead of reading it.
 
     Raises:
         DamagedError: a file is missing, malformed or contradicts another.
@@ -303,7 +309,9 @@ def load(directory: Directory, marker: Mapping[str, Any] | None = None) -> Manif
 
 
 def marker_of(found: Manifest) -> dict[str, Any]:
-    """The content that a writer gives metadata.json: it depends on where the common state is.
+    """Return the content of metadata.json as releases write it.
+
+    It depends on whether `common.pt` exists.
 
     Source: CheckpointingConfig of megatron/core/dist_checkpointing/core.py, core_v0.9.0 to
     core_v0.18.2, and core_v0.19.0; metadata.json of every sample.
@@ -312,7 +320,7 @@ def marker_of(found: Manifest) -> dict[str, Any]:
 
 
 def read_marker(directory: Directory) -> dict[str, Any]:
-    """The content of metadata.json.
+    """Return the content of metadata.json.
 
     Raises:
         DamagedError: it is not a JSON object.
@@ -328,7 +336,11 @@ def read_marker(directory: Directory) -> dict[str, Any]:
 
 
 def _check_payload(directory: Directory, edited: Metadata) -> None:
-    """Every byte range lies inside a file of this directory."""
+    """Raise unless every byte range is inside a file of this directory.
+
+    Raises:
+        DamagedError: a data file is missing, truncated, a link, or outside the checkpoint.
+    """
     sizes = directory.files()
     for name, end in edited.ends.items():
         if "/" in name or "\\" in name or name in ("", ".", ".."):

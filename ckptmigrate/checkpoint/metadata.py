@@ -1,12 +1,12 @@
-"""The `.metadata` file: which entries a checkpoint has, and where their bytes are.
+"""The `.metadata` file: the keys of a checkpoint and the locations of their bytes.
 
-A `Metadata` is a view of the inert tree. It never changes the tree it looks at: `without`,
-`with_blobs` and `relocated` return another one that shares every untouched part, so that
-what was not edited writes back as it was.
+A `Metadata` is a view of the inert tree and never changes it: `without`, `with_blobs` and
+`relocated` return another one that shares every unchanged part, so that unedited parts are written
+as they were read.
 
-A key stands in up to four tables, and an edit keeps them in step: `state_dict_metadata`,
-`storage_data`, the items of `all_local_plans`, and, where torch flattened the state dict
-(releases up to 0.10, sample 0.10.0-idle-w1), `planner_data`.
+A key is in up to four tables, which an edit keeps consistent: `state_dict_metadata`,
+`storage_data`, the items of `all_local_plans`, and, if torch flattened the state dict (releases up
+to 0.10, sample 0.10.0-idle-w1), `planner_data`.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ FILE: Final = ".metadata"
 TORCH_CLASS: Final = "torch.distributed.checkpoint.metadata.Metadata"
 MCORE_CLASS: Final = "megatron.core.dist_checkpointing.strategies.torch.MCoreMetadata"
 CLASSES: Final = (TORCH_CLASS, MCORE_CLASS)
-# Read, edited and written by rows a file takes as long as whole at 0.5 MB without plans, and at 0.8
-# MB with. Below two it is half a second at most, and what is written whole has no POP in it.
+# By rows and as a whole tree, to read, edit and write a file takes the same time at 0.5 MB without
+# plans and at 0.8 MB with plans. Below 2 MB the whole tree takes at most half a second, and the
+# written file contains no POP.
 THRESHOLD: Final = 2 * 1024**2  # bytes
-# Attributes that are tables with a row per entry, or per piece of one.
+# Attributes that are tables with a row per key or per chunk.
 ENTRIES: Final = "state_dict_metadata"
 STORED: Final = "storage_data"
 PLANS: Final = "all_local_plans"
-FLATTENED: Final = "planner_data"  # in each plan, too
+FLATTENED: Final = "planner_data"  # also in each plan
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Metadata:
 
     Attributes:
         tree: the inert tree of the pickle.
-        protocol: the pickle protocol it is written in.
-        named: the symbols that the pickle named when it was read.
+        protocol: the pickle protocol of the file.
+        named: the globals that the pickle named when it was read.
     """
 
     tree: Object
@@ -69,48 +70,48 @@ class Metadata:
 
     @property
     def class_path(self) -> str:
-        """The pickled class, TORCH_CLASS or (0.15) MCORE_CLASS."""
+        """Return the pickled class, TORCH_CLASS or (0.15) MCORE_CLASS."""
         return type(self.tree).path
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """The attributes of the pickled object, by name."""
+        """Return the attributes of the pickled object, by name."""
         return self.tree.attributes
 
     @cached_property
     def symbols(self) -> tuple[Global, ...]:
-        """Every symbol of the tree, in the order in which its pickle names them."""
+        """Return every global of the tree, in the order of its pickle."""
         return tuple(symbols(self.tree))
 
     @property
     def entries(self) -> Mapping[str, Any]:
-        """Key -> inert `TensorStorageMetadata` or `BytesStorageMetadata`."""
+        """Return key -> inert `TensorStorageMetadata` or `BytesStorageMetadata`."""
         entries: Mapping[str, Any] = self.attributes[ENTRIES]
         return entries
 
     @property
     def stored(self) -> Mapping[Any, Any]:
-        """Inert `MetadataIndex` -> inert `_StorageInfo`: `storage_data`, a row per byte range."""
+        """Return `storage_data`, a row per byte range: `MetadataIndex` -> `_StorageInfo`, inert."""
         rows: Mapping[Any, Any] = self.attributes[STORED]
         return rows
 
     def is_object_entry(self, key: str) -> bool:
-        """Whether the entry is a sharded object (a blob) rather than a tensor."""
+        """Return whether the key is a sharded object rather than a tensor."""
         return is_object_entry(self.entries[key])
 
     @cached_property
     def chunks(self) -> tuple[Chunk, ...]:
-        """Every row of `storage_data`, in file order."""
+        """Return every row of `storage_data`, in file order."""
         return tuple(chunk_of(i, s) for i, s in self.stored.items())
 
     @cached_property
     def blobs(self) -> Mapping[str, Blob]:
-        """Where each sharded object's bytes are, by key."""
+        """Return the location of the bytes of each sharded object, by key."""
         return {c.key: c.blob for c in self.chunks if c.offsets is None}
 
     @cached_property
     def ends(self) -> Mapping[str, int]:
-        """Every payload file that an entry lies in, with the end of its last byte range."""
+        """Return every data file that has keys, with the end of its last byte range."""
         ends: dict[str, int] = {}
         for chunk in self.chunks:
             end = chunk.blob.offset + chunk.blob.length
@@ -118,48 +119,48 @@ class Metadata:
         return ends
 
     def count_objects(self) -> int:
-        """How many entries are sharded objects."""
+        """Return the number of keys that are sharded objects."""
         return sum(map(self.is_object_entry, self.entries))
 
     @property
     def plans(self) -> list[Object] | None:
-        """`all_local_plans`, one per rank; None for releases up to 0.10, which keep none."""
+        """Return `all_local_plans`, one per rank; None for releases up to 0.10 (not stored)."""
         plans = self.attributes.get(PLANS)
         return plans if isinstance(plans, list) else None
 
     def plan_keys(self, rank: int, among: Collection[str] | None = None) -> list[str]:
-        """The keys that the plan of a rank writes, in order, repeated ones too.
+        """Return the keys that the save plan of a rank writes, in order, with repetitions.
 
         Args:
-            among: only these.
+            among: if given, return only these keys.
         """
         keys = [item_key(item) for item in (self.plans or [])[rank].attributes.get("items", ())]
         return keys if among is None else [key for key in keys if key in among]
 
     def whole(self) -> Metadata:
-        """The same with an inert tree of the whole."""
+        """Return the same metadata as one inert tree."""
         return self
 
     def changed_from(self, other: Metadata) -> Collection[str] | None:
-        """The keys of the rows that may be others than in `other`; None where any may be."""
+        """Return the keys whose rows may differ from `other`; None if any row may."""
         return None
 
     def chunks_of(self, keys: Collection[str]) -> Mapping[Piece, Blob]:
-        """The rows of `storage_data` of some entries, and where the bytes of each are."""
+        """Return the rows of `storage_data` of some keys, with the location of their bytes."""
         return {piece_of(c.key, c.offsets): c.blob for c in self.chunks if c.key in keys}
 
     def dump(self) -> bytes:
-        """The bytes of the file."""
+        """Return the bytes of the file."""
         return writer.dump(self.tree, self.protocol)
 
     def written(self) -> Metadata:
-        """What the bytes say, where they were read to verify them; else the same."""
+        """Return the metadata read back from the bytes if they were validated, else self."""
         return self
 
     # -- edits; each returns another Metadata
 
     def without(self, keys: Collection[str]) -> Metadata:
-        """Drop entries from every table that names them."""
+        """Return a copy without some keys, removed from every table."""
         if not keys:
             return self
         attributes = dict(self.attributes)
@@ -176,10 +177,10 @@ class Metadata:
         return self._with(attributes)
 
     def with_blobs(self, added: Mapping[str, tuple[int, Blob]]) -> Metadata:
-        """Add sharded objects: key -> (rank whose plan writes it, where the bytes are).
+        """Return a copy with sharded objects: key -> (rank whose save plan writes it, location).
 
-        A row is modelled on one that is there (a plan item of the same file carries the same
-        fields), so that the file stays as its writer's torch would have written it.
+        New rows copy the classes and fields of existing rows, so that the file looks as the torch
+        of its writer would have written it.
         """
         if not added:
             return self
@@ -207,7 +208,7 @@ class Metadata:
         return self._with(attributes)
 
     def relocated(self, moved: Mapping[str, Blob]) -> Metadata:
-        """Point sharded objects to other bytes; their keys stay where they stand."""
+        """Return a copy with new locations for some sharded objects; the order is kept."""
         if not moved:
             return self
         attributes = dict(self.attributes)
@@ -221,18 +222,18 @@ class Metadata:
         return self._with(attributes)
 
     def with_class(self, path: str) -> Metadata:
-        """The same attributes, pickled as another class."""
+        """Return a copy that is pickled as another class."""
         module, _, name = path.rpartition(".")
         made = new_object(symbol(module, name), *(self.tree.state,))
         return Metadata(made, self.protocol)
 
     def with_attribute(self, name: str, value: Any) -> Metadata:
-        """The same with an attribute that is no table of rows, put last where it is new."""
+        """Return a copy with an attribute that is not a table; a new attribute is last."""
         whole = self.whole()
         return whole._with({**whole.attributes, name: value})
 
     def with_symbols(self, replacement: Callable[[Any], Any]) -> Metadata:
-        """The same with some symbols replaced, see `tree.rebuilt`; the very same without any."""
+        """Return a copy with some globals replaced, see `tree.rebuilt`; self if nothing changes."""
         if all(replacement(each) is each for each in self.symbols):
             return self
         return Metadata(rebuilt(self.whole().tree, replacement), self.protocol)
@@ -242,32 +243,32 @@ class Metadata:
 
 
 def read(data: bytes, threshold: int = THRESHOLD) -> Metadata:
-    """Read the bytes of a `.metadata` without executing them, a large one by rows.
+    """Read the bytes of a `.metadata` without executing them; read a large one by rows.
 
     Args:
-        threshold: how many bytes make a file large.
+        threshold: size in bytes from which a file is large.
 
     Raises:
-        PickleError: not a pickle that a checkpoint writer wrote.
-        DamagedError: a pickle, but not of checkpoint metadata.
+        PickleError: no checkpoint writer wrote such a pickle.
+        DamagedError: the pickle is not checkpoint metadata.
     """
     if len(data) < threshold:
         return load(data)
-    from ckptmigrate.checkpoint import bulk  # few files are large, and each start would pay for it
+    from ckptmigrate.checkpoint import bulk  # rarely needed, and its import is slow
 
     found = bulk.load(data)
     return load(data) if found is None else found
 
 
 def load(data: bytes) -> Metadata:
-    """The same as a whole inert tree, whatever the size; raises as `read`."""
+    """Read a `.metadata` of any size as a whole inert tree; raises as `read`."""
     metadata = parse(data)
     _check(metadata)
     return metadata
 
 
 def parse(data: bytes) -> Metadata:
-    """The same without a look at the tables; raises as `read`."""
+    """Read a `.metadata` without checking its tables; raises as `read`."""
     tree, named = reader.load_with_symbols(data)
     if not is_object(tree, *CLASSES):
         found = type(tree).path if isinstance(tree, Object) else type(tree).__name__
@@ -276,10 +277,10 @@ def parse(data: bytes) -> Metadata:
 
 
 def check_tables(metadata: Metadata) -> None:
-    """The tables are there, and are what they should be.
+    """Raise if a table is missing or has the wrong type.
 
     Raises:
-        DamagedError: they are not.
+        DamagedError: a table is missing or has the wrong type.
     """
     for table in (ENTRIES, STORED):
         if not isinstance(metadata.attributes.get(table), dict):
@@ -303,7 +304,7 @@ def check_tables(metadata: Metadata) -> None:
 
 
 def _check(metadata: Metadata) -> None:
-    """The parts that edits rely on are what they should be."""
+    """Raise if the tables are invalid or contradict each other."""
     check_tables(metadata)
     for rank in range(len(metadata.plans or ())):
         metadata.plan_keys(rank)

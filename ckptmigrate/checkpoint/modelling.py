@@ -1,4 +1,4 @@
-"""Rows of a `.metadata` to model new ones on: their classes, and the fields of their torch."""
+"""Existing rows of a `.metadata` as templates for new rows, with their classes and torch fields."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BYTE_IO: Final = 3  # torch.distributed.checkpoint.planner.WriteItemType.BYTE_I
 
 
 class Models:
-    """Rows of the file to model new ones on: their classes, and the fields of their torch."""
+    """Templates for new rows, from the rows of a file or, if it has none, the classes of torch."""
 
     def __init__(self, metadata: Metadata) -> None:
         entry = next((e for k, e in metadata.entries.items() if metadata.is_object_entry(k)), None)
@@ -45,7 +45,7 @@ class Models:
         return first
 
     def new_entry(self) -> Object:
-        """An entry of a sharded object."""
+        """Return the `state_dict_metadata` value of a sharded object."""
         return new_object(self._entry)
 
     def new_index(self, key: str) -> Object:

@@ -1,8 +1,8 @@
 """Checkpoints inside a checkpoint, such as the `modelopt_state` that ModelOpt saves.
 
-A folder of a checkpoint that is a torch_dist checkpoint of its own belongs to it: a job loads both.
-It is read into `Manifest.nested`, and its files are named `folder/file` in whatever is planned and
-written, so that both change in one step.
+A folder that is itself a torch_dist checkpoint belongs to the enclosing checkpoint: a job loads
+both. It is read into `Manifest.nested`. Plans and writers name its files `folder/file`, so that
+both checkpoints change in one migration.
 
 Source: save_sharded_modelopt_state and restore_sharded_modelopt_state of nvidia-modelopt 0.39
 modelopt/torch/opt/plugins/mcore_dist_checkpointing.py, which megatron/training/checkpointing.py
@@ -24,13 +24,13 @@ from ckptmigrate.text.commands import command
 
 
 def load(directory: Directory, *, unmarked: bool = False) -> Manifest:
-    """Read a `torch_dist` checkpoint directory with the checkpoints that are nested in it.
+    """Read a `torch_dist` checkpoint directory and its nested checkpoints.
 
     Args:
-        unmarked: whether a metadata.json that is missing or unreadable is taken for empty.
+        unmarked: whether to treat a missing or unreadable metadata.json as empty.
 
     Raises:
-        CkptMigrateError: one of them is no torch_dist checkpoint, or is damaged.
+        CkptMigrateError: one of them is not a torch_dist checkpoint, or is damaged.
     """
     found = _load(directory, unmarked)
     inside = {}
@@ -45,13 +45,13 @@ def load(directory: Directory, *, unmarked: bool = False) -> Manifest:
 
 
 def nested(directory: Directory, depth: int = MOST_FOLDERS) -> Iterator[tuple[str, Directory]]:
-    """The checkpoints in a directory and below it: the path of each in it, and its directory.
+    """Yield the relative path and the directory of each checkpoint below a directory.
 
     Args:
-        depth: how many levels of folders are looked at.
+        depth: number of folder levels to search.
 
     Raises:
-        DamagedError: one is a link, which is not followed.
+        DamagedError: a nested checkpoint is a link, which is not followed.
     """
     for folder in filter(is_visible, directory.folders()):
         inside = directory.below(folder)

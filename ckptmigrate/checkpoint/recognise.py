@@ -1,8 +1,8 @@
-"""What kind of checkpoint a directory holds, by the rules of the releases themselves.
+"""Detection of the checkpoint format of a directory, by the rules of the releases.
 
 Source: _get_checkpoint_format of megatron/training/checkpointing.py and
-check_is_distributed_checkpoint (core_v0.19.0): metadata.json makes a distributed checkpoint,
-`mp_rank_0*` a legacy one, and `.metadata` alone a torch_dcp or fsdp_dtensor one.
+check_is_distributed_checkpoint (core_v0.19.0): metadata.json identifies a distributed checkpoint,
+`mp_rank_0*` a legacy one, and `.metadata` without metadata.json a torch_dcp or fsdp_dtensor one.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _OURS = "torch_dist"
 
 
 def is_checkpoint(directory: Directory) -> bool:
-    """Whether a directory looks like a checkpoint of any kind."""
+    """Return whether a directory looks like a checkpoint of any format."""
     files = directory.files()
     return manifest.MARKER_FILE in files or metadata.FILE in files or _is_legacy(directory)
 
 
 def holds_shards(directory: Directory) -> bool:
-    """Whether a folder of a checkpoint is a distributed checkpoint of Megatron-Core, be it damaged.
+    """Return whether a folder is a distributed checkpoint of Megatron-Core, intact or damaged.
 
-    `save` of megatron/core/dist_checkpointing/serialization.py writes the common state, then
-    payload and `.metadata`, then metadata.json (core_v0.9.0 to core_v0.19.0).
+    `save` of megatron/core/dist_checkpointing/serialization.py writes the common state, then data
+    files and `.metadata`, then metadata.json (core_v0.9.0 to core_v0.19.0).
     """
     files = directory.files()
     if manifest.MARKER_FILE in files:
@@ -51,10 +51,10 @@ def holds_shards(directory: Directory) -> bool:
 
 
 def require_outermost(path: Place) -> None:
-    """Make sure that a checkpoint is not nested in another one, with which it is migrated.
+    """Raise if a checkpoint is nested in another one, with which it is migrated.
 
     Raises:
-        NotACheckpointError: it is; names the one around it.
+        NotACheckpointError: it is nested; names the enclosing checkpoint.
     """
     around = path
     for _ in range(sidecar.MOST_FOLDERS):
@@ -69,12 +69,13 @@ def require_outermost(path: Place) -> None:
 
 
 def require_torch_dist(directory: Directory) -> None:
-    """Make sure that a directory is a `torch_dist` checkpoint.
+    """Raise if a directory is not a `torch_dist` checkpoint.
 
     Raises:
-        NotACheckpointError: no checkpoint.
-        UnsupportedFormatError: a checkpoint of another format, named.
-        DamagedError: metadata.json says torch_dist and `.metadata` is missing.
+        NotACheckpointError: it is not a checkpoint.
+        UnsupportedFormatError: it is a checkpoint of another format; names the format.
+        DamagedError: metadata.json specifies torch_dist, and `.metadata` is missing; or
+            metadata.json is missing, and the common state is that of a torch_dist checkpoint.
     """
     path, files = directory.path, directory.files()
     if manifest.MARKER_FILE in files:
@@ -132,11 +133,13 @@ def require_torch_dist(directory: Directory) -> None:
 
 
 def _require_version(path: Place, marker: dict[str, Any]) -> None:
-    """Releases 0.7 to 0.20.dev0 write and read version 1 alone (CheckpointingConfig of
+    """Raise if metadata.json has a version other than 1.
+
+    Releases 0.7 to 0.20.dev0 write and read only version 1 (CheckpointingConfig of
     megatron/core/dist_checkpointing/core.py, core_v0.7.0 to core_v0.19.0).
 
     Raises:
-        UnsupportedFormatError: it is another one.
+        UnsupportedFormatError: the version is not 1.
     """
     for name, known in {"sharded_backend_version": 1, **manifest.COMMON_MARKER}.items():
         found = marker.get(name, known)
@@ -149,15 +152,15 @@ def _require_version(path: Place, marker: dict[str, Any]) -> None:
 
 
 def _is_ours(place: Place) -> bool:
-    """Whether a directory, of which nothing more is known, holds what makes a torch_dist one."""
+    """Return whether a place has the files of a torch_dist checkpoint."""
     try:
         return all((place / name).is_file() for name in (manifest.MARKER_FILE, metadata.FILE))
-    except StoreError:  # of a bucket, one may be allowed to read a part alone
+    except StoreError:  # the user may be allowed to read only a part of a bucket
         return False
 
 
 def _is_root(place: Place) -> bool:
-    """Whether a directory, of which nothing more is known, has a tracker file."""
+    """Return whether a place has a tracker file."""
     try:
         return (place / TRACKER_FILE).is_file()
     except StoreError:
@@ -170,10 +173,11 @@ def _is_legacy(directory: Directory) -> bool:
 
 
 def _has_common_state(directory: Directory) -> bool:
-    """Whether there is a common state of Megatron-Core, which no other format has.
+    """Return whether there is a common state of Megatron-Core, which no other format has.
 
-    Megatron writes metadata.json last, so that a save that dies just then leaves all else
-    (`save` of megatron/core/dist_checkpointing/serialization.py, core_v0.9.0 to core_v0.19.0).
+    Megatron writes metadata.json last, so a save that is interrupted just before leaves all other
+    files (`save` of megatron/core/dist_checkpointing/serialization.py, core_v0.9.0 to
+    core_v0.19.0).
     """
     if common.FILE in directory.files():
         return True
@@ -184,7 +188,10 @@ def _has_common_state(directory: Directory) -> bool:
 
 
 def _dcp_kind(directory: Directory) -> str:
-    """torch_dcp and fsdp_dtensor look alike on disk; the args they store tell them apart."""
+    """Return the format of a DCP checkpoint: torch_dcp, fsdp_dtensor, or both if unknown.
+
+    The two have the same files and differ in the args that they store.
+    """
     either = "torch_dcp or fsdp_dtensor"
     try:
         blob = metadata.read(directory.read(metadata.FILE)).blobs.get("args")

@@ -1,6 +1,6 @@
-"""The rerun state in neutral form, between the layouts that store it.
+"""The rerun state in a neutral form, independent of the layouts that store it.
 
-Facts of the field names and enums: RerunStateMachine of core_v0.10.0 to core_v0.19.0
+Source of the field names and enums: RerunStateMachine of core_v0.10.0 to core_v0.19.0
 (megatron/core/rerun_state_machine.py).
 """
 
@@ -26,7 +26,7 @@ SHARDED_KEY: Final = "rerun_state_machine_state"
 _MODULE: Final = "megatron.core.rerun_state_machine"
 MODE_VALIDATE: Final = "validate_results"
 MODE_DISABLED: Final = "disabled"
-# --rerun-mode spells one member otherwise than the enum (core_v0.10.0
+# --rerun-mode and the enum spell one member differently (core_v0.10.0
 # megatron/training/arguments.py, core_v0.19.0 megatron/training/config/resilience_config.py).
 MODE_OF_ARGUMENT: Final = {
     "disabled": MODE_DISABLED,
@@ -42,35 +42,35 @@ STATES: Final = (
     "RERUNNING_AGAIN_FROM_CHECKPOINT",
 )
 IDLE: Final = STATES.index("NOT_RUNNING_YET")
-# The one state of a fault that a job can resume from: in any other `should_run_forward_backward` of
+# The only fault state that a job can resume from: in any other, `should_run_forward_backward` of
 # core_v0.10.0 to core_v0.19.0 does not run the first step.
 RESUMABLE: Final = STATES.index("WILL_RERUN_FROM_CHECKPOINT")
 
-MOST_RANKS: Final = 1_000_000  # nobody runs a tenth of it; beyond is a mistake or an attack
+MOST_RANKS: Final = 1_000_000  # jobs have less than a tenth; more is an error or an attack
 
-# Fields that stand in the shard up to 0.13 and in the common entry from 0.14 on.
+# Fields that are in the rerun shard up to 0.13, and in the common state from 0.14.
 COMMON_FIELDS: Final = ("mode", "state", "current_iteration")
 
 
 class Kind(str, Enum):
-    """What a checkpoint says of a rerun."""
+    """Kind of rerun state that a checkpoint stores."""
 
-    ABSENT = "absent"  # nothing on disk, and a writer that knew no reruns
+    ABSENT = "absent"  # nothing stored, by a release without reruns
     IDLE = "idle"
     DISABLED = "disabled"
     FAULT = "fault"
-    CORRUPT = "corrupt"  # the common state announces shards that are not there
+    CORRUPT = "corrupt"  # the common state requires shards that are missing
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One rerun payload.
+    """The contents of one rerun shard.
 
     Attributes:
-        fields: the payload without COMMON_FIELDS, inert.
-        stored: the payload as its file holds it, or None for a new one. A layout that keeps
-            `stored` as it is need not write the blob again.
-        file: the archive that holds its tensors (saved microbatches).
+        fields: the contents without COMMON_FIELDS, inert.
+        stored: the contents as stored, or None for a new shard. A layout that keeps `stored`
+            unchanged need not write the object again.
+        file: the archive that contains its tensors (saved microbatches).
     """
 
     fields: dict[str, Any]
@@ -80,17 +80,17 @@ class Shard:
 
 @dataclass(frozen=True)
 class RerunRecord:
-    """The rerun state of one checkpoint, whatever its layout.
+    """The rerun state of one checkpoint in any layout.
 
     Attributes:
         kind: idle, fault, disabled, absent or corrupt.
-        mode: the stored RerunMode value; None where the layout stores none.
+        mode: the stored RerunMode value; None if the layout stores none.
         state: the stored RerunState value (index into STATES), or None.
         iteration: the stored current_iteration, or None.
-        entry: the common entry as stored, or None.
-        grid: the shape of the sharded object, (PP, TP) or (WORLD,); () where there is none.
-        shards: payload by position in the grid.
-        missing: keys that should be there and are not; of an idle one, no job asks for them.
+        entry: `rerun_state_machine` as stored in the common state, or None.
+        grid: the global shape of the sharded object, (PP, TP) or (WORLD,); () if there is none.
+        shards: shards by offset in the grid.
+        missing: required keys that do not exist; for an idle state, no job requests them.
     """
 
     kind: Kind
@@ -104,12 +104,12 @@ class RerunRecord:
 
     @property
     def stuck(self) -> bool:
-        """Whether it is a fault in a state that no release resumes from."""
+        """Return whether this is a fault in a state that no release can resume from."""
         return self.kind is Kind.FAULT and self.state != RESUMABLE
 
     @property
     def promise(self) -> str:
-        """What tells of the shards that are missing."""
+        """Return which stored data requires the missing shards."""
         if self.entry is None:
             return "a grid of rerun shards is there"
         return "the common state tells of a rerun"
@@ -117,12 +117,12 @@ class RerunRecord:
 
 @dataclass(frozen=True)
 class StoredRerun:
-    """The rerun state as a layout wants it stored.
+    """The rerun state as a layout stores it.
 
     Attributes:
-        entry: the value of COMMON_ENTRY in the common state, or None for no entry.
-        shards: unique key -> (rank whose plan writes it, payload, archive of its tensors).
-            The rank is None for a key that the checkpoint has already.
+        entry: the value of `rerun_state_machine` in the common state; None to store none.
+        shards: unique key -> (rank whose save plan writes it, contents, archive of its tensors).
+            The rank is None for a key that the checkpoint already has.
     """
 
     entry: Any = None
@@ -137,30 +137,30 @@ _UNIQUE_KEY: Final = re.compile(rf"(\w+)/shard_({_SIZES})_({_SIZES})", re.ASCII)
 
 
 def unique_key(position: tuple[int, ...], grid: tuple[int, ...], name: str = SHARDED_KEY) -> str:
-    """The key of one sharded object, for example `rerun_state_machine_state/shard_0.1_2.4`."""
+    """Return the key of a sharded object, for example `rerun_state_machine_state/shard_0.1_2.4`."""
     return f"{name}/shard_{'.'.join(map(str, position))}_{'.'.join(map(str, grid))}"
 
 
 def parse_unique_key(
     key: str, name: str = SHARDED_KEY
 ) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """(position, grid) of a sharded object's key, or None for a key that no release writes."""
+    """Return (offset, global shape) of a sharded object's key; None if no release writes it."""
     match = _UNIQUE_KEY.fullmatch(key)
     if match is None or match[1] != name:
         return None
     position, grid = (tuple(int(n) for n in part.split(".")) for part in match.groups()[1:])
-    # Written in one way only: no leading zeros.
+    # Refuse leading zeros, which no release writes.
     return (position, grid) if key == unique_key(position, grid, name) else None
 
 
 def positions(grid: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Every position of a grid, one by one: args may name a grid of more than memory holds."""
+    """Yield every offset of a grid lazily, because args may specify a grid larger than memory."""
     if grid:
         yield from itertools.product(*map(range, grid))
 
 
 def grid_size(grid: tuple[int, ...]) -> int:
-    """How many positions a grid has."""
+    """Return the number of offsets in a grid."""
     return math.prod(grid) if grid else 0
 
 
@@ -168,20 +168,20 @@ def grid_size(grid: tuple[int, ...]) -> int:
 
 
 def mode_member(value: str) -> Object:
-    """`RerunMode(value)`, inert."""
+    """Return `RerunMode(value)`, inert."""
     return enum_member(symbol(_MODULE, "RerunMode"), value)
 
 
 def state_member(value: int) -> Object:
-    """`RerunState(value)`, inert."""
+    """Return `RerunState(value)`, inert."""
     return enum_member(symbol(_MODULE, "RerunState"), value)
 
 
 def mode_value(member: Any) -> str:
-    """The value of an inert `RerunMode`.
+    """Return the value of an inert `RerunMode`.
 
     Raises:
-        DamagedError: it is none.
+        DamagedError: the object is not a known RerunMode.
     """
     value = _member_value(member, "RerunMode")
     if value not in MODE_OF_ARGUMENT.values():
@@ -190,10 +190,10 @@ def mode_value(member: Any) -> str:
 
 
 def state_value(member: Any) -> int:
-    """The value of an inert `RerunState`, an index into STATES.
+    """Return the value of an inert `RerunState`, an index into STATES.
 
     Raises:
-        DamagedError: it is none.
+        DamagedError: the object is not a known RerunState.
     """
     value = _member_value(member, "RerunState")
     if type(value) is not int or not 0 <= value < len(STATES):
@@ -209,19 +209,22 @@ def _member_value(member: Any, name: str) -> Any:
 
 
 def iteration_value(value: Any) -> int:
-    """A stored current_iteration.
+    """Return a stored current_iteration.
 
     Raises:
-        DamagedError: it is no number of iterations.
+        DamagedError: the value is not a valid iteration.
     """
-    # 0.10 and 0.11 store the iteration before.
+    # 0.10 and 0.11 store the previous iteration, so -1 is valid.
     if type(value) is not int or not -1 <= value < 10**12:
         raise DamagedError(f"has a rerun entry whose current_iteration is {short(value)}")
     return value
 
 
 def idle_fields() -> dict[str, Any]:
-    """A fresh payload as 0.18 writes it while idle: core_v0.18.2 RerunStateMachine.state_dict."""
+    """Return new idle shard contents as 0.18 writes them.
+
+    Source: core_v0.18.2 RerunStateMachine.state_dict.
+    """
     injector = {
         "error_injection_rate": 0,
         "error_injection_type": enum_member(symbol(_MODULE, "RerunDiagnostic"), "transient_error"),
@@ -244,6 +247,6 @@ def idle_fields() -> dict[str, Any]:
 
 
 def idle_shard() -> Shard:
-    """A fresh idle shard."""
+    """Return a new idle shard."""
     fields = idle_fields()
     return Shard(fields, None, torchfile.new([fields]))

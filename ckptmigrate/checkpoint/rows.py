@@ -1,4 +1,4 @@
-"""A row of each table of `.metadata`: what an inert value has to be, and what it says."""
+"""Rows of the tables of `.metadata`: validation of inert values, and their contents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STORAGE: Final = f"{_DCP}.filesystem._StorageInfo"
 
 @dataclass(frozen=True)
 class Blob:
-    """A byte range of a payload file: `length` bytes from `offset` on."""
+    """A byte range of a data file: `length` bytes from `offset`."""
 
     file: str
     offset: int
@@ -26,12 +26,12 @@ class Blob:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One row of `storage_data`: a piece of a tensor, or a whole sharded object.
+    """One row of `storage_data`: a chunk of a tensor, or a whole sharded object.
 
     Attributes:
-        key: the entry it belongs to.
-        offsets: where the piece starts in its tensor, per dimension; None for an object.
-        blob: where its bytes are.
+        key: the key it belongs to.
+        offsets: start of the chunk in its tensor, per dimension; None for an object.
+        blob: location of its bytes.
     """
 
     key: str
@@ -39,41 +39,41 @@ class Chunk:
     blob: Blob
 
 
-# The key and the offsets of a row of storage_data. The offsets are text because the hash of text is
-# salted; a file can choose numbers that all have one hash.
+# The key and the offsets of a storage_data row. The offsets are text because hashes of text are
+# salted; a file can choose numbers that all have the same hash.
 Piece = tuple[str, str]
 
 
 def piece_of(key: str, offsets: tuple[int, ...] | None) -> Piece:
-    """What tells a row of `storage_data` from the others."""
+    """Return the unique identifier of a row of `storage_data`."""
     return key, "" if offsets is None else str(list(offsets))
 
 
 def is_entry(entry: Any) -> bool:
-    """Whether an inert value is what `state_dict_metadata` holds: a tensor or an object."""
+    """Return whether an inert value is a valid value of `state_dict_metadata`: tensor or object."""
     return is_object(entry, _TENSOR_ENTRY, _BYTES_ENTRY)
 
 
 def is_tensor_entry(entry: Any) -> bool:
-    """Whether an inert value is a `TensorStorageMetadata`."""
+    """Return whether an inert value is a `TensorStorageMetadata`."""
     return is_object(entry, _TENSOR_ENTRY)
 
 
 def is_object_entry(entry: Any) -> bool:
-    """Whether an inert value is a `BytesStorageMetadata`: a sharded object, which is a blob."""
+    """Return whether an inert value is a `BytesStorageMetadata`: a sharded object."""
     return is_object(entry, _BYTES_ENTRY)
 
 
 def is_stored(index: Any, storage: Any) -> bool:
-    """Whether inert values are what a row of `storage_data` is made of."""
+    """Return whether inert values form a row of `storage_data`."""
     return is_object(index, _INDEX) and is_object(storage, _STORAGE)
 
 
 def chunk_of(index: Any, storage: Any) -> Chunk:
-    """A row of `storage_data`.
+    """Return a row of `storage_data`.
 
     Raises:
-        DamagedError: it is none.
+        DamagedError: the values do not form a valid row.
     """
     if not is_stored(index, storage):
         raise DamagedError("has a storage_data row that is no byte range")
@@ -88,10 +88,10 @@ def chunk_of(index: Any, storage: Any) -> Chunk:
 
 
 def size_value(value: Any) -> tuple[int, ...] | None:
-    """The numbers of an inert `torch.Size`, which pickles as the class called with a tuple.
+    """Return the numbers of an inert `torch.Size`, which pickles as the class called with a tuple.
 
     Raises:
-        DamagedError: it is neither that nor None.
+        DamagedError: the value is neither a torch.Size nor None.
     """
     if isinstance(value, Object) and len(value.args) == 1:
         sizes = value.args[0]
@@ -103,10 +103,10 @@ def size_value(value: Any) -> tuple[int, ...] | None:
 
 
 def item_key(item: Any) -> str:
-    """The key that an inert `WriteItem` writes.
+    """Return the key that an inert `WriteItem` writes.
 
     Raises:
-        DamagedError: it is none.
+        DamagedError: the value is not a valid WriteItem.
     """
     index = item.attributes.get("index") if isinstance(item, Object) else None
     key = index.attributes.get("fqn") if isinstance(index, Object) else None

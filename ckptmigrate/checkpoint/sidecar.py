@@ -1,13 +1,13 @@
-"""`ckptmigrate.json`: what was done to a checkpoint, and the way back.
+"""`ckptmigrate.json`: the migration history of a checkpoint, used to undo its migrations.
 
-Beside it, `.ckptmigrate/NNNN/` keeps the original of every small file that step NNNN changed.
-A step is believed only while the digests say that nobody changed the checkpoint since; then
-the checkpoint *as it was before the first such step* can be read (`original`), and every
-further migration starts from there, so that nothing dropped on the way is lost to the next.
+`.ckptmigrate/NNNN/` stores the original of every metadata file that step NNNN changed. A step is
+trusted only while the hashes match, which shows that nobody has changed the checkpoint since. Then
+the checkpoint *before the first such step* can be read (`original`). Every further migration starts
+from it, so that data dropped by one migration is available to the next.
 
-A repair is a step, too, and can be taken back by its originals like any other. But nobody repairs
-a checkpoint to have the next downgrade start from the broken one: a repaired checkpoint is an
-original of its own, and no migration looks behind it.
+A repair is a step, too, and can be undone with its original files. But the next downgrade must not
+start from the damaged checkpoint. Therefore a repaired checkpoint counts as an original, and no
+migration uses the files from before the repair.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from ckptmigrate.text.commands import shell
 
 FILE: Final = "ckptmigrate.json"
 FOLDER: Final = ".ckptmigrate"
-REPAIR: Final = "repair"  # the verb of a step that is no migration, see `original`
-MOST_FOLDERS: Final = 2  # between a checkpoint and the files of one that is nested in it
+REPAIR: Final = "repair"  # command of a step that is not a migration, see `original`
+MOST_FOLDERS: Final = 2  # maximum folders between a checkpoint and the files of a nested checkpoint
 _FORMAT: Final = 1
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class FileState:
-    """SHA-256 digests of a file before and after a step; None where it did not exist."""
+    """SHA-256 hashes of a file before and after a step; None if the file did not exist."""
 
     before: str | None
     after: str | None
@@ -42,18 +42,19 @@ class FileState:
 
 @dataclass(frozen=True)
 class Step:
-    """One migration.
+    """One migration or repair.
 
     Attributes:
         verb: `upgrade`, `downgrade` or REPAIR.
-        source: the layouts the checkpoint could have had before.
-        target: the layout asked for.
-        version: of ckptmigrate.
-        time: when, ISO 8601 in UTC.
-        losses: the losses that the user allowed.
-        changes: what changed, a line each.
-        files: name -> digests, for every small file, changed or not.
-        in_place: whether this very checkpoint was changed, and not written as the result.
+        source: the possible layouts before the step.
+        target: the requested layout.
+        version: version of ckptmigrate.
+        time: ISO 8601 time in UTC.
+        losses: the data losses that the user allowed.
+        changes: the changes, one line each.
+        files: name -> hashes, for every metadata file, changed or not.
+        in_place: whether the step changed this checkpoint in place; False if it was written as the
+            result.
     """
 
     verb: str
@@ -68,25 +69,24 @@ class Step:
 
 
 def is_small_file(name: str) -> bool:
-    """Whether a name is of a file that a migration may have written, `folder/file` in a nested
-    checkpoint."""
+    """Return whether a migration may write a file of this name (`folder/file` if nested)."""
     *folders, file = name.split("/")
     inside = len(folders) <= MOST_FOLDERS and all(map(is_visible, folders)) and "\0" not in name
     return inside and file != FILE and NAMES.fullmatch(file) is not None
 
 
 def is_visible(folder: str) -> bool:
-    """Whether a folder of this name can be a nested checkpoint: no hidden one, nor `..`."""
+    """Return whether a folder of this name can be a nested checkpoint; not if hidden or `..`."""
     return bool(folder) and not folder.startswith(".")
 
 
 def digest(content: bytes | None) -> str | None:
-    """The SHA-256 of a file's content, in hex; None for no file."""
+    """Return the SHA-256 hash of a file's content, in hex; None if there is no file."""
     return None if content is None else hashlib.sha256(content).hexdigest()
 
 
 def digest_of(directory: Directory, name: str) -> str | None:
-    """The digest of `file` or `folder/file`; None where there is none."""
+    """Return the SHA-256 hash of `file` or `folder/file`; None if it does not exist."""
     if size_of(directory, name) is None:
         return None
     found = hashlib.sha256()
@@ -96,32 +96,32 @@ def digest_of(directory: Directory, name: str) -> str | None:
 
 
 def folder(step: int) -> str:
-    """Where the originals of a step lie, relative to the checkpoint; steps count from 0."""
+    """Return the folder of a step's original files in the checkpoint; steps start at 0."""
     return f"{FOLDER}/{step + 1:04d}"
 
 
 def is_folder(name: str) -> bool:
-    """Whether a name in FOLDER is that of the originals of a step."""
+    """Return whether a name in FOLDER is that of a step's original files."""
     return re.fullmatch(r"\d{4,}", name, re.ASCII) is not None
 
 
 def dump(steps: tuple[Step, ...]) -> bytes:
-    """The bytes of a sidecar."""
+    """Return the bytes of a migration history."""
     rows = [asdict(step) for step in steps]
     return (json.dumps({"format": _FORMAT, "steps": rows}, indent=1) + "\n").encode()
 
 
 def out_of_place(content: bytes) -> bytes:
-    """The bytes of a sidecar for a result out of place: of its steps none was done there."""
+    """Return the migration history for an out-of-place result: no step was done in place."""
     steps = tuple(_step(row) for row in json.loads(content)["steps"])
     return dump(tuple(replace(step, in_place=False) for step in steps))
 
 
 def load(directory: Directory) -> tuple[Step, ...]:
-    """The steps of a checkpoint's sidecar, oldest first; none where there is no sidecar.
+    """Return the steps of a checkpoint's migration history, oldest first; () if there is none.
 
     Raises:
-        DamagedError: it is no sidecar.
+        DamagedError: ckptmigrate.json is not a valid migration history.
     """
     if FILE not in directory.files():
         return ()
@@ -173,10 +173,10 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def file_state(row: Mapping[str, Any]) -> FileState:
-    """The digests of a file in JSON.
+    """Return the hashes of a file from JSON.
 
     Raises:
-        ValueError, KeyError, TypeError: they are none.
+        ValueError, KeyError, TypeError: the JSON is not a valid file state.
     """
     before, after = row["before"], row["after"]
     for value in (before, after):
@@ -187,15 +187,15 @@ def file_state(row: Mapping[str, Any]) -> FileState:
 
 @dataclass(frozen=True)
 class Original:
-    """A checkpoint as it was before the migrations that its sidecar vouches for.
+    """A checkpoint before the migrations that its history can undo.
 
     Attributes:
-        directory: to read it from; the checkpoint itself where there is no such migration.
-        steps: all steps of the sidecar.
-        first: the index of the first step undone; len(steps) where none is.
-        files: what the original has otherwise than the checkpoint: name -> bytes, None for
-            a file that was not there.
-        stale: why the newest step is not believed, or None.
+        directory: directory to read it from; the checkpoint itself if there is no such migration.
+        steps: all steps of the history.
+        first: the index of the first undone step; len(steps) if there is none.
+        files: the files of the original that differ from the checkpoint: name -> bytes, None for a
+            file that did not exist.
+        stale: why the newest step is not trusted, or None.
     """
 
     directory: Directory
@@ -206,15 +206,15 @@ class Original:
 
     @property
     def undone(self) -> tuple[Step, ...]:
-        """The steps between the original and the checkpoint, oldest first."""
+        """Return the steps between the original and the checkpoint, oldest first."""
         return self.steps[self.first :]
 
 
 def original(directory: Directory) -> Original:
-    """The checkpoint before the migrations that its sidecar vouches for, or after the last repair.
+    """Return the checkpoint before the migrations that can be undone, or after the last repair.
 
     Raises:
-        DamagedError: the sidecar cannot be read.
+        DamagedError: the migration history cannot be read.
     """
     steps = load(directory)
     now: dict[str, bytes | None] = {}
@@ -233,10 +233,10 @@ def original(directory: Directory) -> Original:
 
 
 def before_last(directory: Directory) -> tuple[Step, dict[str, bytes | None] | None, str | None]:
-    """The last step, and the files that it changed as they were; or None and why not.
+    """Return the last step, and the original contents of its changed files or None and the reason.
 
     Raises:
-        DamagedError: the sidecar cannot be read.
+        DamagedError: the migration history cannot be read.
         IndexError: there is no step.
     """
     steps = load(directory)
@@ -246,7 +246,7 @@ def before_last(directory: Directory) -> tuple[Step, dict[str, bytes | None] | N
 def _before(
     directory: Directory, step: Step, place: str, now: Mapping[str, bytes | None]
 ) -> tuple[dict[str, bytes | None] | None, str | None]:
-    """The files that a step changed, as they were; or None and why they cannot be believed."""
+    """Return the original contents of a step's changed files, or None and the reason."""
     before: dict[str, bytes | None] = {}
     for name, state in step.files.items():
         found = digest(now[name]) if name in now else digest_of(directory, name)

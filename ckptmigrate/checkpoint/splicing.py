@@ -1,10 +1,9 @@
-"""Write an edited large `.metadata` by inserting into its bytes; whole, where that does not do.
+"""Writer of an edited large `.metadata` by insertions into its bytes, or as a whole if needed.
 
-A dropped row is taken from the stack again (POP) right after it was put there; a moved byte range
-is popped and followed by another; new rows come in a batch of their own, of which nothing is
-memoized. So all memo indexes stay right, and all bytes but the inserted ones stay as they are. The
-result is read again (`inert.again` tells why the rows that stayed need no second look), and has to
-say what the edit says.
+A dropped row is popped from the stack (POP) right after it was pushed. A moved byte range is popped
+and another is pushed. New rows are in a separate batch that memoizes nothing. Therefore all memo
+indexes stay valid, and all bytes except the insertions are unchanged. The result is read back
+(`inert.again` explains why unchanged rows need not be decoded again) and must match the edit.
 """
 
 from __future__ import annotations
@@ -28,16 +27,17 @@ from ckptmigrate.inert.tokens import framed
 if TYPE_CHECKING:
     from ckptmigrate.checkpoint.bulk import BulkMetadata
 
-_TABLES: Final = (metadata.ENTRIES, metadata.STORED, metadata.PLANS)  # looked at by row
+_TABLES: Final = (metadata.ENTRIES, metadata.STORED, metadata.PLANS)  # compared row by row
 
 
 def dump(
     edited: BulkMetadata, view: Callable[[Skeleton], BulkMetadata | None]
 ) -> tuple[bytes, BulkMetadata | None]:
-    """The bytes of the file, and what was read of them; None where it was written whole.
+    """Return the bytes of the file and the metadata read back; None if it was written as a whole.
 
     Args:
-        view: what there is to see in what was written.
+        edited: the metadata to write.
+        view: returns the metadata of a skeleton; None if it must be read as a whole.
     """
     written = splice(edited)
     found = None if written is None else _again(edited, written)
@@ -50,21 +50,21 @@ def dump(
 def _again(edited: BulkMetadata, written: Spliced) -> Skeleton | None:
     try:
         return again.read(edited.tables.skeleton, written)
-    except Exception:  # the C machine raises nearly anything
+    except Exception:  # the C unpickler may raise any error
         return None
 
 
 def splice(edited: BulkMetadata) -> Spliced | None:
-    """The bytes of the file with all that differs put in; None where that cannot be done."""
+    """Return the bytes of the file with all changes inserted; None if that is not possible."""
     found = edited.tables.skeleton
     try:
         return spliced(found.data, found.cuts, list(_Insertions(edited)))
-    except Exception:  # not laid out as picklers do it, in one of many ways
+    except Exception:  # the file is not structured as picklers write it
         return None
 
 
 class _Insertions:
-    """What to insert where."""
+    """The bytes to insert, with their offsets."""
 
     def __init__(self, edited: BulkMetadata) -> None:
         self._edited, self._edit = edited, edited.edit
@@ -90,7 +90,7 @@ class _Insertions:
             yield from self._plans(tree[metadata.PLANS])
 
     def _class(self, path: str) -> tuple[int, bytes]:
-        """Another class, in the place of the one at the start: what is memoized stays in number."""
+        """Return the insertion that replaces the class at the start and keeps the memo length."""
         data = self._found.data
         at = 2
         for _ in range(2):  # the module and the name, each memoized
@@ -106,7 +106,7 @@ class _Insertions:
     def _table(
         self, place: tuple[int, int], table: dict[Any, Any], new: list[tuple[Any, Any]]
     ) -> Iterator[tuple[int, bytes]]:
-        """Rows of a dict whose keys are text."""
+        """Yield the insertions for a dict whose keys are text."""
         start, end = self._own(place, b"}")
         for key, after in self._outline.walk(start, 2, table):
             if isinstance(key, Run):
@@ -174,20 +174,24 @@ class _Insertions:
             yield after, POP
 
     def _own(self, place: tuple[int, int], opcode: bytes) -> tuple[int, int]:
-        """A container that is made where it stands, and not shared with another place."""
+        """Return the place of a container; raise if it is created elsewhere and shared.
+
+        Raises:
+            PickleError: the container is created elsewhere.
+        """
         if self._found.data[place[0]] != opcode[0]:
             raise PickleError("has a table that is made elsewhere")
         return place
 
     def _rows(self, run: Run, keys: Set[str]) -> Iterator[int]:
-        """The rows with one of the keys."""
+        """Yield the rows of a run that have one of the keys."""
         found = self._tables.keys_of(run)
         if not keys.isdisjoint(found):
             yield from (row for row, key in enumerate(found) if key in keys)
 
 
 def _says(written: BulkMetadata, edited: BulkMetadata) -> bool:
-    """Whether a file that was read again says what an edit says."""
+    """Return whether the file that was read back matches the edit."""
     edit = edited.edit
     wanted = edited.tables.small.without(edit.dropped).with_blobs(edit.added).attributes
     found = written.tables.small.attributes
@@ -207,7 +211,7 @@ def _says(written: BulkMetadata, edited: BulkMetadata) -> bool:
 
 
 def _same_plan(a: Any, b: Any) -> bool:
-    """Whether two plans are the same but for their items."""
+    """Return whether two plans are equal except for their items."""
     one, two = ({k: v for k, v in p.attributes.items() if k != "items"} for p in (a, b))
     return type(a).path == type(b).path and equal(one, two)
 

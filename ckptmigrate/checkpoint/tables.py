@@ -1,7 +1,7 @@
-"""The tables of a large `.metadata`: which rows they have, and what is read of each.
+"""The tables of a large `.metadata`: their rows, and the values that are read from each row.
 
-Of an entry that is its key; of a row of `storage_data` the key and the byte range; of a plan item
-the key. `shape` says which rows `inert.repeats` may step over for it.
+These are the key of a `state_dict_metadata` row, the key and byte range of a `storage_data` row,
+and the key of a plan item. `shape` decides which rows `inert.repeats` may step over.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from ckptmigrate.inert.skeleton import Skeleton
 from ckptmigrate.inert.tree import Object
 
 # A row of storage_data: key, offsets (None for an object), file, offset, length. The offsets of
-# rows that were stepped over are the opcodes that push them, always the shortest.
+# rows that were stepped over are the opcodes that push them, always in shortest form.
 Row = tuple[str, bytes | tuple[int, ...] | None, str, int, int]
 
 TENSOR, OBJECT, STORED, ITEM = "tensor", "object", "stored", "item"
 
 
 def shape(tree: Any) -> Shape | None:
-    """What a row of one of the large tables is, from the inert tree of its pattern."""
+    """Return the meaning of a row of a large table, from the inert tree of its pattern."""
     if isinstance(tree, tuple):
         key, value = tree
         if isinstance(key, Hole):
@@ -55,7 +55,7 @@ def shape(tree: Any) -> Shape | None:
 
 
 def _fields(value: Any) -> Mapping[str, Any]:
-    """The attributes of an object, if they have the same names in every row."""
+    """Return the attributes of an object if their names are the same in every row."""
     found = value.attributes if isinstance(value, Object) else {}
     return found if all(isinstance(name, str) for name in found) else {}
 
@@ -83,7 +83,7 @@ def _shape_of_stored(index: Any, where: Any) -> Shape | None:
 
 
 class _Texts(dict[int, str]):
-    """Memo index -> text, of as many rows as something referred to."""
+    """Cache of memo index -> text, filled by run on demand."""
 
     def __init__(self, found: Skeleton) -> None:
         self._found = found
@@ -94,16 +94,16 @@ class _Texts(dict[int, str]):
 
 
 class Tables:
-    """What a `.metadata` holds, as it was read.
+    """The tables of a `.metadata` as read.
 
     Attributes:
         skeleton: the pickle.
-        small: the same without the rows that were stepped over.
-        models: rows to model new ones on.
-        entries: key -> the inert entry, or the number of its row.
-        ends: payload file -> the end of the last byte range in it.
-        objects: where the bytes of each sharded object are.
-        plan_items: for each rank the items, inert or runs.
+        small: the metadata without the rows that were stepped over.
+        models: templates for new rows.
+        entries: key -> inert value, or row number.
+        ends: data file -> end of the last byte range in it.
+        objects: location of the bytes of each sharded object.
+        plan_items: for each rank, the items, inert or runs.
     """
 
     def __init__(self, found: Skeleton, small: Metadata) -> None:
@@ -111,7 +111,7 @@ class Tables:
         self.entries: dict[str, Any] = {}
         self._runs: list[Run] = []
         self._firsts: list[int] = []
-        self._keys: dict[int, Sequence[str]] = {}  # of the rows of each run, by where it starts
+        self._keys: dict[int, Sequence[str]] = {}  # by start of the run
         tree = found.tree.attributes
         self._add_entries(tree[metadata.ENTRIES])
         texts = _Texts(found)
@@ -153,7 +153,7 @@ class Tables:
             raise PickleError("a row is of another table")
 
     def _add_keys(self, table: Iterable[Any], kind: str, texts: _Texts) -> None:
-        """Read the keys of the rows of a table that was stepped over."""
+        """Read the keys of the rows of a table that were stepped over."""
         for run in table:
             if isinstance(run, Run):
                 self._expect(run, kind)
@@ -163,16 +163,16 @@ class Tables:
                 item_key(run)
 
     def keys_of(self, run: Run) -> Sequence[str]:
-        """The key of each row of a run."""
+        """Return the key of each row of a run."""
         return self._keys[run.start]
 
     def place(self, number: int) -> tuple[Run, int]:
-        """The run and the row in it of an entry that is no inert tree yet."""
+        """Return the run and the row in it for a row number."""
         at = bisect_right(self._firsts, number) - 1
         return self._runs[at], number - self._firsts[at]
 
     def is_object(self, key: str) -> bool:
-        """Whether an entry is a sharded object."""
+        """Return whether a key is a sharded object."""
         found = self.entries[key]
         if isinstance(found, int):
             run, row = self.place(found)
@@ -180,12 +180,12 @@ class Tables:
         return is_object_entry(found)
 
     def entry(self, key: str) -> Any:
-        """The inert tree of an entry."""
+        """Return the inert value of a key."""
         found = self.entries[key]
         return self.skeleton.decode(*self.place(found))[1] if isinstance(found, int) else found
 
     def count_objects(self) -> int:
-        """How many entries are sharded objects."""
+        """Return the number of keys that are sharded objects."""
         kinds = [pattern.shape.kind == OBJECT for pattern in self.skeleton.rows.patterns]
         fast = sum(
             run.patterns.count(n) for run in self._runs for n in range(len(kinds)) if kinds[n]
@@ -197,7 +197,7 @@ class Tables:
     # -- storage_data
 
     def rows(self) -> Iterator[Row]:
-        """Every row of `storage_data`."""
+        """Yield every row of `storage_data`."""
         files: dict[int, str] = {}
         for index, where in self.skeleton.tree.attributes[metadata.STORED].items():
             if not isinstance(index, Run):
@@ -241,7 +241,7 @@ class Tables:
     # -- plans
 
     def plan_keys(self, rank: int, among: Collection[str] | None = None) -> list[str]:
-        """The keys that the plan of a rank writes, or those of them that are asked for."""
+        """Return the keys that the save plan of a rank writes, restricted to `among` if given."""
         keys: list[str] = []
         for item in self.plan_items[rank]:
             keys += self.keys_of(item) if isinstance(item, Run) else [item_key(item)]
@@ -250,7 +250,7 @@ class Tables:
 
 
 def sizes_of(offsets: bytes | tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """The numbers of the offsets in a `Row`."""
+    """Return the numbers of the offsets in a `Row`."""
     if not isinstance(offsets, bytes):
         return offsets
     return tuple(patterns.numbers(offsets))

@@ -1,7 +1,8 @@
-"""How many ranks wrote a checkpoint, and which of them holds which rerun shard.
+"""The parallelism of the job that wrote a checkpoint, and the rank of each rerun shard.
 
-The numbers come from `args`, or from the user where a framework writes none; the plans (one
-per rank), the payload files (no rank >= WORLD) and a rerun grid that is there must agree.
+The sizes are from `args`, or from the user if a framework writes no args. They must agree with the
+save plans (one per rank), the data files (no rank >= WORLD) and the global shape of the rerun
+shards, if there are any.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _ENCODER_PIPELINE = "encoder_pipeline_model_parallel_size"
 
 @dataclass(frozen=True)
 class Given:
-    """Sizes that the user states, in ranks; None where not stated."""
+    """Sizes that the user states, in ranks; None if not stated."""
 
     world: int | None = None
     tensor: int | None = None
@@ -36,15 +37,15 @@ class Given:
 
 @dataclass(frozen=True)
 class Topology:
-    """The parallel layout of the job that wrote a checkpoint; None where not known.
+    """The parallelism of the job that wrote a checkpoint; None for an unknown size.
 
     Attributes:
-        world, tensor, pipeline, context: sizes in ranks. Data parallel size is what remains
-            of the world.
+        world, tensor, pipeline, context: sizes in ranks. The data parallel size is derived from the
+            world size.
         pipeline_before_data: True for `args.use_tp_pp_dp_mapping` (tp-cp-pp-dp rank order).
-        hint: the world size that the plans suggest, where `world` is not known.
-        encoder: whether the pipeline stages of an encoder have a TP or an order of ranks of their
-            own, so that there is no one (PP, TP) grid.
+        hint: the number of save plans, a suggestion for the world size if `world` is unknown.
+        encoder: whether the pipeline stages of an encoder have a different TP or rank order, so
+            that there is no single (PP, TP) grid.
     """
 
     world: int | None
@@ -57,24 +58,25 @@ class Topology:
 
     @property
     def data(self) -> int | None:
-        """Data parallel size without context parallelism, in ranks."""
+        """Return the data parallel size without context parallelism, in ranks."""
         if self.encoder or None in (self.world, self.tensor, self.pipeline, self.context):
             return None
         return self.world // (self.tensor * self.pipeline * self.context)  # type: ignore[operator]
 
     def require_world(self) -> int:
-        """WORLD, in ranks.
+        """Return WORLD, in ranks.
 
         Raises:
-            RefusedError: not known; names the option that states it.
+            RefusedError: it is unknown; names the option that states it.
         """
         return self._require(self.world, _WORLD, "WORLD", self.hint)
 
     def require_grid(self) -> tuple[int, int]:
-        """(PP, TP), in ranks.
+        """Return (PP, TP), in ranks.
 
         Raises:
-            RefusedError: not known; names the option that states it. Or there is no such grid.
+            RefusedError: a size is unknown (names the option that states it), or there is no such
+                grid.
         """
         if self.encoder:
             raise RefusedError(
@@ -96,13 +98,15 @@ class Topology:
         return value
 
     def rank_of(self, pipeline_rank: int, tensor_rank: int, data_context_rank: int = 0) -> int:
-        """The rank at a place of the (PP, TP, DP x CP) grid; context parallel ranks count fastest.
+        """Return the rank at a (PP, TP, DP x CP) position.
 
-        Megatron's order is tp-cp-dp-pp, or tp-cp-pp-dp with use_tp_pp_dp_mapping (core_v0.12.0
-        to core_v0.19.0 megatron/training/initialize.py _initialize_distributed).
+        In DP x CP, the context parallel rank varies fastest.
+
+        Megatron's order is tp-cp-dp-pp, or tp-cp-pp-dp with use_tp_pp_dp_mapping (core_v0.12.0 to
+        core_v0.19.0 megatron/training/initialize.py _initialize_distributed).
 
         Raises:
-            RefusedError: WORLD, TP or PP is not known.
+            RefusedError: WORLD, TP or PP is unknown.
         """
         world, (pipeline, tensor) = self.require_world(), self.require_grid()
         if self.pipeline_before_data:
@@ -114,7 +118,7 @@ class Topology:
 
 
 def derive(manifest: Manifest, given: Given | None = None) -> Topology:
-    """The topology of a checkpoint.
+    """Return the parallelism of a checkpoint.
 
     Raises:
         RefusedError: two sources contradict each other; names both and the option.
@@ -167,7 +171,7 @@ def derive(manifest: Manifest, given: Given | None = None) -> Topology:
 
 
 def told(manifest: Manifest) -> Topology:
-    """The topology as args alone tell it, whatever the files say: what a reader goes by."""
+    """Return the parallelism from args alone, as a job that loads the checkpoint does."""
     world, tensor, pipeline, context = (
         size if _is_size(size) and size <= MOST_RANKS else None
         for size in (
@@ -180,10 +184,10 @@ def told(manifest: Manifest) -> Topology:
 
 
 def has_encoder(manifest: Manifest) -> bool:
-    """Whether an encoder has stages of its own that make no one grid with those of the decoder.
+    """Return whether an encoder has pipeline stages that do not fit the grid of the decoder.
 
     Source: core_v0.9.0 to core_v0.13.1 megatron/training/arguments.py validate_args,
-    megatron/core/parallel_state.py initialize_model_parallel: its ranks come first.
+    megatron/core/parallel_state.py initialize_model_parallel: its ranks are first.
     """
     args = manifest.common
     if not _is_size(args.argument(_ENCODER_PIPELINE)):
@@ -194,7 +198,7 @@ def has_encoder(manifest: Manifest) -> bool:
 
 
 def _argument(manifest: Manifest, option: str) -> Any:
-    """What args say of a size; PP counts the stages of an encoder, which args count apart."""
+    """Return a size from args; PP includes the encoder stages, which args count separately."""
     size = manifest.common.argument(_ARGUMENTS[option])
     stages = manifest.common.argument(_ENCODER_PIPELINE)
     return size + stages if option == _PIPELINE and _is_size(size) and _is_size(stages) else size
@@ -203,9 +207,12 @@ def _argument(manifest: Manifest, option: str) -> Any:
 def _agree(
     manifest: Manifest, option: str, stated: int | None, checks: dict[str, int | None]
 ) -> int | None:
-    """The size that args or the user states, unless another source contradicts it.
+    """Return the size that args or the user states; raise if another source contradicts it.
 
-    A stated size outweighs args only where the files themselves bear it out.
+    A stated size overrides args only if the files agree with it.
+
+    Raises:
+        RefusedError: two sources contradict each other, or a size exceeds MOST_RANKS.
     """
     argument = _argument(manifest, option)
     claims = {f"args.{_ARGUMENTS[option]}": argument if _is_size(argument) else None, **checks}
@@ -238,7 +245,7 @@ def _agree(
 
 
 def _retry(option: str, stated: int | None, checks: dict[str, int | None]) -> Retry | None:
-    """Without the stated size, or with the one that every file tells."""
+    """Return a retry without the stated size, or with the size that all files agree on."""
     if stated is not None:
         return Retry(leave_out=(option,))
     sizes = {value for value in checks.values() if value is not None}

@@ -1,7 +1,7 @@
-"""The tracker files of a root: the one of Megatron-LM, and the one of Megatron-Bridge beside it.
+"""The tracker files of a root: those of Megatron-LM and of Megatron-Bridge.
 
-Megatron-Bridge reads latest_train_state.pt first, and latest_checkpointed_iteration.txt only where
-there is none. It saves both; the former is a copy of the train_state.pt of the iteration.
+Megatron-Bridge reads latest_train_state.pt first, and latest_checkpointed_iteration.txt only if the
+former is missing. It saves both; the former is a copy of the iteration's train_state.pt.
 
 Source: save_checkpoint and _resolve_checkpoint_iteration of Megatron-Bridge
 src/megatron/bridge/training/checkpointing.py; TrainState.state_dict of training/state.py.
@@ -23,15 +23,15 @@ _BYTES: Final = {"torch.IntStorage": 4, "torch.LongStorage": 8}
 
 
 def files(text: str, iteration: Directory | None) -> dict[str, bytes]:
-    """The tracker files that lead to an iteration, in the order in which they are written.
+    """Return the tracker files that name an iteration, in the order of writing.
 
     Args:
-        text: of latest_checkpointed_iteration.txt.
-        iteration: the directory that it leads to.
+        text: content of latest_checkpointed_iteration.txt.
+        iteration: directory of the iteration.
 
     Returns:
-        File name -> bytes. latest_train_state.pt is one of them where the iteration has a
-        train_state.pt of that step.
+        File name -> bytes. Includes latest_train_state.pt if the iteration has a train_state.pt of
+        that step.
     """
     state = None if iteration is None else train_state(text, iteration)
     bridge = {} if state is None else {LATEST_TRAIN_STATE: state}
@@ -39,7 +39,7 @@ def files(text: str, iteration: Directory | None) -> dict[str, bytes]:
 
 
 def train_state(text: str, iteration: Directory) -> bytes | None:
-    """The train_state.pt of an iteration; None where it has none, or one of another step."""
+    """Return the train_state.pt of an iteration; None if missing or of a different step."""
     try:
         state = read_if_there(iteration, TRAIN_STATE)
         return state if state is not None and text == str(step(state)) else None
@@ -48,10 +48,10 @@ def train_state(text: str, iteration: Directory) -> bytes | None:
 
 
 def step(content: bytes) -> int:
-    """The step in a train state: an integer tensor without dimensions.
+    """Return the step in a train state, an integer tensor without dimensions.
 
     Raises:
-        DamagedError: it is no train state.
+        DamagedError: the content is not a train state.
     """
     found = torchfile.load(content)
     tensor = found.tree.get("step") if isinstance(found.tree, dict) else None
@@ -66,7 +66,7 @@ def step(content: bytes) -> int:
 
 
 def _storage(tensor: Any) -> tuple[int, str] | None:
-    """The number of bytes of an integer tensor without dimensions, and its storage by name."""
+    """Return the size in bytes and the storage name of an integer tensor without dimensions."""
     if not isinstance(tensor, Object) or type(tensor).path != _TENSOR or len(tensor.args) < 3:
         return None
     reference, offset, shape = tensor.args[:3]

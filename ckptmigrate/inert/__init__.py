@@ -1,1 +1,1 @@
-"""The package of what reads and writes pickles without executing them."""
+"""Readers and writers of pickles that do not execute them."""

@@ -1,22 +1,22 @@
-"""A large pickle with insertions, read again without a look at the rows that stayed.
+"""Reader of a large pickle with insertions that does not decode unchanged rows again.
 
-A pickle is a program of a machine whose state is a stack, its marks and a memo. What a row does
-depends on its own bytes, on what it refers to in the memo, and on nothing else: `repeats` has
-stepped over it only because it takes nothing from below where it began, leaves one item or two,
-memoizes a known number of things, and changes nothing that the memo gave it. So a row whose bytes
-are those of the pickle that was read, and which begins with as many things memoized as there, means
-the same again, provided that what is memoized is the same. Hence:
+A pickle is a program for a machine whose state is a stack, its marks and a memo. The effect of a
+row depends only on its own bytes and on the memo items that it refers to: `repeats` steps over a
+row only if it takes nothing from the stack below its start, leaves one or two items, memoizes a
+known number of items, and changes no item from the memo. Therefore a row has the same meaning as
+before if its bytes are the same, the memo has the same length at its start, and the memoized items
+are the same. Hence:
 
-- All that is not such a row is lexed anew and goes through the C unpickler anew, insertions and the
-  rows right before them included: what is dropped, moved or added is decoded, never believed.
-- Each row that is stepped over is compared byte for byte with the row that it was, and has to begin
-  with as many things memoized. Nothing that is inserted memoizes anything, or the numbers would
-  differ from there on; that the memo ends as long as it was is compared, too.
-- The rows end where they ended between the same marks, since the lexer steps over them itself, and
-  refuses whoever takes one apart.
+- Everything except such rows is lexed and unpickled by the C unpickler again, including the
+  insertions and the row before each of them. Dropped, moved and added rows are always decoded.
+- Each row that is stepped over is compared byte for byte with the old row, and the memo must have
+  the same length at its start. Insertions memoize nothing, because otherwise the later memo indexes
+  would differ. The final memo length is compared, too.
+- The rows have the same boundaries between the same marks, because the lexer itself steps over them
+  and refuses an opcode that takes only a part of a row.
 
-What comes of it is a `Skeleton` like any other. Whether the tables in it say what was wanted is for
-the caller to compare; whatever a row refers to is resolved in the new memo for that.
+The result is a `Skeleton` like any other. The caller must compare its tables with the expected
+ones; what a row refers to is resolved in the new memo for that.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from ckptmigrate.inert.splice import Spliced
 
 
 class KnownRows:
-    """Steps over rows that were found before; see `limits.Repeats`."""
+    """Rows found by an earlier read, which the lexer steps over; see `limits.Repeats`."""
 
     def __init__(self, runs: list[Run], patterns: list[Pattern]) -> None:
         self._runs = {run.start: run for run in runs}
         self._patterns = patterns
-        self.stepped = 0  # runs
+        self.stepped = 0  # number of runs
 
     def step(self, state: State) -> int:
         run = self._runs.get(state.position)
@@ -59,18 +59,19 @@ class KnownRows:
         return pattern.last
 
     def closed(self, state: State, bottom: int, opcode: int) -> None:
-        """Nothing to learn from it."""
+        """Do nothing: the rows are known."""
 
 
 def read(before: Skeleton, made: Spliced) -> Skeleton:
-    """The skeleton of a pickle that was made by insertions.
+    """Return the skeleton of a pickle that was made by insertions.
 
     Args:
-        before: what they were made into.
+        before: skeleton of the pickle before the insertions.
+        made: the pickle after the insertions.
 
     Raises:
-        PickleError: it is not what it should be.
-        Exception: whatever the C machine raises.
+        PickleError: the unchanged rows or the memo differ from the old pickle.
+        Exception: the C unpickler raises an error.
     """
     runs = [part for run in before.rows.runs for part in _parts(run, made, before.data)]
     rows = replace(before.rows, data=made.data, cuts=made.cuts, runs=runs)
@@ -86,7 +87,7 @@ def read(before: Skeleton, made: Spliced) -> Skeleton:
 
 
 def _parts(run: Run, made: Spliced, old: bytes) -> Iterator[Run]:
-    """What is left of a run, where rows with something inserted behind them are no part of it."""
+    """Yield the unchanged parts of a run; a row before an insertion is not part of any."""
     first = 0
     stop = bisect_right(made.places, run.ends[-1])
     places = made.places[bisect_right(made.places, run.start) : stop]
@@ -98,7 +99,7 @@ def _parts(run: Run, made: Spliced, old: bytes) -> Iterator[Run]:
 
 
 def _moved(run: Run, first: int, last: int, made: Spliced, old: bytes) -> Run:
-    """Some rows of a run, where they are now."""
+    """Return the run of some rows at their new positions."""
     start, end = run.row(first)[0], run.ends[last - 1]
     shift = made.shift(start)
     if made.data[start + shift : end + shift] != old[start:end]:

@@ -1,4 +1,4 @@
-"""Whether two inert values mean the same."""
+"""Equality of inert values."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from ckptmigrate.inert.tree import Global, Object, PersistentId
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two inert values mean the same; NaN equal to NaN, and dicts whose keys are text,
-    bytes or numbers in any order."""
+    """Return whether two inert values have the same meaning.
+
+    NaN equals NaN. Dicts whose keys are text, bytes or numbers may differ in order.
+    """
     return _Comparison().equal(a, b)
 
 
 class _Comparison:
-    """Compares once per pair of nodes, so that shared nodes cost nothing again."""
+    """Comparison that visits each pair of nodes once, even if nodes are shared."""
 
     def __init__(self) -> None:
         self.seen: set[tuple[int, int]] = set()
@@ -44,7 +46,7 @@ class _Comparison:
 
     @staticmethod
     def _parts(a: Any, b: Any) -> list[tuple[Any, Any]] | None:
-        """The pairs that must be equal in turn; None where the two cannot be equal."""
+        """Return the pairs of parts to compare next; None if the values differ."""
         if isinstance(a, Object):
             if not isinstance(b, Object) or a.opcode != b.opcode:
                 return None

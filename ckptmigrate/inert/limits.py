@@ -1,10 +1,10 @@
-"""Bound a pickle before any machine runs it.
+"""Limits for a pickle, checked before it is unpickled.
 
-A lexer over the opcodes, which refuses what no pickler of protocol 2 to 5 writes (EXT codes,
-INST, OBJ, the text opcodes of protocol 0), memo indexes that run ahead of the memo (on
-CPython up to 3.11 five bytes of LONG_BINPUT allocate hundreds of megabytes), oversized
-integers, bytes after STOP, tuples that cannot be hashed in a lifetime, or not at all, and keys
-that have one hash.
+A lexer over the opcodes refuses what no pickler of protocol 2 to 5 writes: EXT codes, INST, OBJ,
+the text opcodes of protocol 0, memo indexes ahead of the memo (on CPython up to 3.11 five bytes of
+LONG_BINPUT allocate hundreds of megabytes), oversized integers, and bytes after STOP. It also
+refuses tuples that cannot be hashed in a reasonable time or at all, and too many keys that may have
+the same hash.
 """
 
 from __future__ import annotations
@@ -18,22 +18,24 @@ from ckptmigrate.errors import PickleError
 
 PROTOCOLS: Final = range(2, 6)
 LARGEST_INTEGER_BYTES: Final = 4096
-# Python hashes a tuple item by item, in C and recursively, shared ones again and again: thirty
-# tuples of two references to the one before cost 2**30 steps as a key, and a deep one the C stack.
-# So a tuple has a weight: its items, those of the tuples in it included, each time it is met.
+# Python hashes a tuple recursively in C and hashes a shared tuple again each time. Thirty tuples,
+# each with two references to the one before, cost 2**30 steps as a key, and a deep tuple can
+# overflow the C stack. So the weight of a tuple is its number of items, including those of nested
+# tuples, counted each time they occur.
 HEAVIEST_TUPLE: Final = 20_000
-HEAVIEST_REFERENCES: Final = 10_000_000  # of all references to tuples together
-# A dict of n keys of one hash takes n**2 comparisons. Hashes of text and bytes are salted; those
-# of tuples, frozensets and integers from 2**61 - 1 on can be chosen. Checkpoints have no such keys,
-# so these items have a weight above 1, and keys of such weights have this much together.
+HEAVIEST_REFERENCES: Final = 10_000_000  # limit for the sum over all references to tuples
+# A dict of n keys with the same hash takes n**2 comparisons. Hashes of text and bytes are salted,
+# but those of tuples, frozensets and integers from 2**61 - 1 can be chosen. Checkpoints have no
+# such keys, so these items have a weight above 1, and this is the limit for the sum of such key
+# weights.
 HEAVIEST_KEYS: Final = 1_000
-_UNCHOSEN_BYTES: Final = 7  # of an integer
+_UNCHOSEN_BYTES: Final = 7  # bytes of an integer whose hash cannot be chosen
 
-# What costs a thousand bytes of memory for a few of the file. Writers name a symbol once, and no
-# metadata of any release has a set.
+# Limit for globals and sets, which take a few bytes in the file and a thousand in memory. Writers
+# name a global once, and no metadata of any release has a set.
 MOST_COSTLY: Final = 100_000
 
-# What the C pickler emits for protocols 2 to 5 (CPython Modules/_pickle.c, save_*).
+# Opcodes that the C pickler emits for protocols 2 to 5 (CPython Modules/_pickle.c, save_*).
 _ALLOWED: Final = [
     "PROTO",
     "FRAME",
@@ -86,8 +88,8 @@ _ALLOWED: Final = [
 ]
 _NAMES: Final = {ord(op.code): op.name for op in pickletools.opcodes}
 
-# For each opcode byte: the size of a fixed argument, or minus the size of the
-# little-endian length that precedes a variable one, or None where it is not allowed.
+# For each opcode byte: the size of a fixed argument; minus the size of the little-endian length of
+# a variable argument; or None if the opcode is not allowed.
 _SIZED: Final = {
     "uint1": 1, "uint2": 2, "uint4": 4, "uint8": 8, "int4": 4, "float8": 8,
     "long1": -1, "long4": -4, "string1": -1, "string4": -4,
@@ -115,20 +117,23 @@ PUTS: Final = frozenset(b"qr")
 _GETS: Final = frozenset(b"hj")
 _TUPLES: Final = frozenset(b"t\x85\x86\x87")
 _INTEGERS: Final = frozenset(b"\x8a\x8b")
-_COSTLY: Final = frozenset(b"c\x93\x8f\x91")  # symbols and sets
+_COSTLY: Final = frozenset(b"c\x93\x8f\x91")  # globals and sets
 _BATCHES: Final = frozenset(b"uesa")
-# Where the first key is among what they take, and how far it is to the next.
+# The index of the first key among the items that the opcode takes, and the distance between keys.
 _KEYS: Final = {ord("u"): (1, 2), ord("s"): (1, 2), 0x90: (1, 1), 0x91: (0, 1)}
 _FROZENSET: Final = 0x91
-_CHANGES: Final = frozenset(b"uesab\x90")  # the first of what they take, and leave it there
-ENDS_A_ROW: Final = frozenset(b"(0b\x94")  # or comes before the first
-# After these there is nothing new to memoize; no pickler does.
+_CHANGES: Final = frozenset(b"uesab\x90")  # change and leave the first item that they take
+ENDS_A_ROW: Final = frozenset(b"(0b\x94")  # last opcodes of a row, or before the first row
+# After these opcodes no new item is on top of the stack; no pickler memoizes there.
 _MAKES_NOTHING: Final = frozenset(b"(012qr\x94hjsuaebQ\x90")
 
 
 def _stack_effects() -> list[tuple[int, int]]:
-    """For each opcode: how many items it takes (below the mark, where it takes a mark: minus
-    one minus that number), and how many it leaves."""
+    """Return for each opcode how many items it takes and how many it leaves.
+
+    For an opcode that takes a mark, the first number is minus one minus the number of items that it
+    takes from below the mark.
+    """
     effects = [(0, 0)] * 256
     for op in pickletools.opcodes:
         taken = len(op.stack_before)
@@ -143,14 +148,14 @@ _EFFECT: Final = _stack_effects()
 
 @dataclass
 class State:
-    """Where a lexer stands.
+    """State of the lexer.
 
     Attributes:
-        position: of the next opcode.
-        stack: the weight of each item: 1, or that of a tuple, 2 for another one whose hash can be
-            chosen; negative for what the memo gave.
-        starts: where the opcode stands that pushed each item; `~start` for an item of a row that
-            was stepped over.
+        position: offset of the next opcode.
+        stack: the weight of each item: that of a tuple, 2 for another item whose hash can be
+            chosen, otherwise 1; negative for an item from the memo.
+        starts: offset of the opcode that pushed each item; `~start` for an item of a row that was
+            stepped over.
         marks: the height of the stack at each open mark.
         memo: the weight of each memoized item.
     """
@@ -163,32 +168,35 @@ class State:
 
 
 class Repeats(Protocol):
-    """What knows the rows that a pickle repeats, and so steps over them."""
+    """Detector of the rows that a pickle repeats, which steps over them."""
 
     def closed(self, state: State, bottom: int, opcode: int) -> None:
-        """SETITEMS, APPENDS, SETITEM or APPEND take the items from `bottom` on; below is what
-        they go into."""
+        """Process a batch that SETITEMS, APPENDS, SETITEM or APPEND takes.
+
+        Args:
+            bottom: stack index of the first item of the batch; the container is below it.
+        """
 
     def step(self, state: State) -> int:
-        """Step over the rows that follow; the opcode they end with, or 0 where there is none."""
+        """Step over the rows that follow; return their last opcode, or 0 if there are no rows."""
 
 
 def check(data: bytes) -> None:
     """Refuse a pickle that no checkpoint writer could have written.
 
     Raises:
-        PickleError: with the byte offset and what was found there.
+        PickleError: with the byte offset and the opcode or value found there.
     """
     lex(data)
 
 
 def lex(data: bytes, repeats: Repeats | None = None) -> State:
-    """The same, and the state in which it ends.
+    """Check a pickle as `check` does and return the final state.
 
     Raises:
-        PickleError: as `check`; or, with `repeats`, a row that was stepped over is no row of a
-            table, something is changed by way of the memo, which no pickler does, or nothing is
-            memoized where something refers to it.
+        PickleError: as in `check`; with `repeats` also if a skipped row does not belong to a table,
+            if an item is changed through the memo (no pickler does that), or if a memo index is
+            undefined.
     """
     size = len(data)
     if size < 2 or data[0] != 0x80 or data[1] not in PROTOCOLS:
@@ -232,7 +240,8 @@ def lex(data: bytes, repeats: Repeats | None = None) -> State:
             else:
                 memo[index] = stack[-1]
         elif opcode in _GETS:
-            # The C machine tells of it, where it has not been given the rows in between by then.
+            # Without `repeats`, the C unpickler reports this. With `repeats`, it may not see the
+            # row in between.
             if repeats is not None and index >= len(memo):
                 raise PickleError(f"refers to what is not memoized at byte {start}")
             weight = memo[index] if index < len(memo) else 1
@@ -276,18 +285,20 @@ def lex(data: bytes, repeats: Repeats | None = None) -> State:
                 if costly > MOST_COSTLY:
                     raise PickleError(f"has more than {MOST_COSTLY} symbols and sets")
             if repeats is not None:
-                # Only the end of their batch takes what was stepped over: all of it, or nothing.
+                # Only the end of a batch may take rows that were stepped over, and only all of
+                # them.
                 own = starts[bottom : bottom + 1] if opcode in b"ue" else starts[bottom:]
                 if min(own, default=0) < 0:
                     raise PickleError(f"takes a row apart at byte {start}")
-                # A row would no longer be what it was when it was stepped over.
+                # The row would differ from the row that was stepped over.
                 if opcode in _CHANGES and stack[bottom] < 0:
                     raise PickleError(f"changes what it has memoized at byte {start}")
                 if opcode in _BATCHES:
                     state.position = start
                     repeats.closed(state, bottom + 1, opcode)
             if left:
-                # What takes something from the stack and puts something back continues it.
+                # An opcode that takes an item and leaves one continues the part where that item
+                # starts.
                 if bottom < len(stack):
                     start = starts[bottom]
                 del stack[bottom:], starts[bottom:]

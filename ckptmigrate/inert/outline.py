@@ -1,4 +1,4 @@
-"""Where the parts of a large pickle stand, so that it can be changed without being written anew."""
+"""Positions of the parts of a large pickle, used to edit it without rewriting it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ckptmigrate.inert.skeleton import Skeleton
 class Outline(KnownRows):
     """The items of every dict and list that `skeleton` did not step over; see `limits.Repeats`.
 
-    A dict or list is named by the place where it starts.
+    A dict or list is identified by its start offset.
     """
 
     def __init__(self, found: Skeleton) -> None:
         super().__init__(found.rows.runs, found.rows.patterns)
         self._found = found
-        # Of each container its batches: where the items start, and where the batch ends.
+        # Container -> its batches: the start of each item, and the end of the batch.
         self._batches: dict[int, list[tuple[list[int], int]]] = {}
-        self.root = 0  # the state of the pickled object: the last dict of all
+        self.root = 0  # state of the pickled object: the last dict
         limits.lex(found.data, self)
 
     def closed(self, state: State, bottom: int, opcode: int) -> None:
@@ -33,7 +33,7 @@ class Outline(KnownRows):
         self._batches.setdefault(self.root, []).append((state.starts[bottom:], state.position))
 
     def values(self, start: int) -> dict[str, tuple[int, int]]:
-        """Text key -> where its value in a dict starts and ends."""
+        """Return text key -> start and end of its value in a dict."""
         found = {}
         for starts, close in self._batches.get(start, ()):
             ends = [*starts[2::2], close]
@@ -42,7 +42,7 @@ class Outline(KnownRows):
         return found
 
     def items(self, start: int) -> list[tuple[int, int]]:
-        """Where each item of a list starts and ends; it has no rows that were stepped over."""
+        """Return the start and end of each item of a list without skipped rows."""
         return [
             (begin, end)
             for starts, close in self._batches.get(start, ())
@@ -50,7 +50,11 @@ class Outline(KnownRows):
         ]
 
     def states(self, objects: list[tuple[int, int]]) -> list[int]:
-        """Where the state of each object starts: the first dict in it."""
+        """Return the start of the state of each object, which is its first dict.
+
+        Raises:
+            PickleError: an object has no state.
+        """
         places = sorted(self._batches)
         found = [places[bisect(places, start) : bisect(places, end)][:1] for start, end in objects]
         if not all(found):
@@ -58,13 +62,15 @@ class Outline(KnownRows):
         return [place for [place] in found]
 
     def walk(self, start: int, arity: int, members: Iterable[Any]) -> Iterator[tuple[Any, int]]:
-        """The members of a container, rows in runs, each with the place where it ends.
+        """Yield the members of a container, a run of rows as one member, each with its end offset.
 
         Args:
-            members: those of the inert tree, in order.
+            start: start offset of the container.
+            arity: items per member: 2 in a dict, 1 in a list.
+            members: the members in the inert tree, in order.
 
         Raises:
-            PickleError: those are others.
+            PickleError: the members differ from those in the pickle.
         """
         yield from zip(members, self._ends(start, arity, members), strict=True)
 
@@ -91,7 +97,7 @@ class Outline(KnownRows):
         return ends
 
     def _text(self, start: int, end: int) -> str:
-        """The text that is pushed at a place."""
+        """Return the text that the opcode at an offset pushes."""
         data = self._found.data
         if data[start] == 0x8C:
             return data[start + 2 : start + 2 + data[start + 1]].decode("utf-8", "surrogatepass")

@@ -1,4 +1,4 @@
-"""One row of a large table as a regular expression, and what is read from it."""
+"""Regular expressions for the rows of a large table, and the values read from them."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from typing import Any, Final
 from ckptmigrate.inert.reader import InertUnpickler
 from ckptmigrate.inert.tokens import tokens
 
-_HEAVIEST: Final = 0xFF  # of a tuple in a row
+_HEAVIEST: Final = 0xFF  # maximum weight of a tuple in a row
 
 _TEXT, _GET, _SHORT_GET = b"\x8cjh"
 _NUMBERS: Final = frozenset(b"KMJ\x8a")
-_NUMBER: Final = ord("K")  # stands for all of them
+_NUMBER: Final = ord("K")  # represents every integer opcode
 _MEMOIZE, _MARK = b"\x94("
 _UPDATES: Final = frozenset(b"buesa")
-# Numbers in their shortest form, as picklers write them: the same bytes are the same number.
+# Integers in their shortest form, as picklers write them: equal bytes mean equal integers.
 _ANY_NUMBER: Final = (
     rb"K.|M.[^\0]|J(?:..[^\0].|...[^\0])"
     rb"|\x8a(?:\x05(?:...[\x80-\xff]\0|....[\x01-\x7f])|\x06(?:....[\x80-\xff]\0|.....[\x01-\x7f])"
     rb"|\x07(?:.....[\x80-\xff]\0|......[\x01-\x7f]))"
 )
-# A text is followed by MEMOIZE, so that its end is found without trying: 0x94 cannot be inside.
-# (In UTF-8 it can, as part of a letter. Such a row is lexed as ever.)
+# MEMOIZE follows a text and cannot be inside it, so the match finds the end without backtracking.
+# In UTF-8, 0x94 can be part of a letter; such a row does not match and is lexed.
 _ANY_TEXT: Final = rb"\x8c(.)([^\x94]{0,255})"
-# Opcode -> how many items it takes, and how many it leaves.
+# Opcode -> number of items that it takes, and number that it leaves.
 _PLAIN: Final = {
     **dict.fromkeys(b")]}N\x88\x89", (0, 1)),
     **dict.fromkeys(b"\x81Rba", (2, 1)),
     **dict.fromkeys(b"\x85", (1, 1)), **dict.fromkeys(b"\x86", (2, 1)),
     **dict.fromkeys(b"\x87", (3, 1)), **dict.fromkeys(b"s", (3, 1)),
 }  # fmt: skip
-_MARKED: Final = {ord("t"): 0, ord("u"): 1, ord("e"): 1}  # what is taken from below the mark
+_MARKED: Final = {ord("t"): 0, ord("u"): 1, ord("e"): 1}  # items taken from below the mark
 _TUPLES: Final = frozenset(b"t\x85\x86\x87")
-_OWN: Final = frozenset(b"]}\x81R")  # make what can be changed
+_OWN: Final = frozenset(b"]}\x81R")  # create a mutable object
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Hole:
     """An argument that differs from row to row, in the inert tree of a pattern.
 
     Attributes:
-        number: its place among the holes.
+        number: index among the holes.
         kind: TEXT, NUMBER or GET.
     """
 
@@ -54,28 +54,28 @@ class Hole:
 
     @property
     def is_text(self) -> bool:
-        """Whether it is a text, written out or referred to."""
+        """Return whether the argument is a text, literal or from the memo."""
         return self.kind in (_TEXT, _GET)
 
     @property
     def is_written(self) -> bool:
-        """Whether it is a text that is written out, and so another one in every row."""
+        """Return whether the argument is a literal text, which differs in every row."""
         return self.kind == _TEXT
 
     @property
     def is_number(self) -> bool:
-        """Whether it is an integer."""
+        """Return whether the argument is an integer."""
         return self.kind == _NUMBER
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a kind of row is, told from the inert tree of its pattern.
+    """Meaning of a kind of row, derived from the inert tree of its pattern.
 
     Attributes:
-        kind: a name.
-        wanted: holes whose values are read: text as such, or the memo index that it is referred
-            to by, numbers as such; of a tuple of holes the bytes; else what every row has.
+        kind: name of the kind.
+        wanted: what to read from each row: for a hole, its text, memo index (of a text from the
+            memo) or number; for a tuple of holes, their bytes; else a constant of all rows.
     """
 
     kind: str
@@ -87,16 +87,16 @@ class Pattern:
     """A row of known opcodes.
 
     Attributes:
-        match: of its regular expression.
-        shape: what it is.
-        arity: the items that it puts on the stack: 2 in a dict, 1 in a list.
+        match: match method of its regular expression.
+        shape: meaning of the row.
+        arity: number of items that it pushes: 2 in a dict, 1 in a list.
         last: its last opcode.
-        weights: of what it memoizes, as in `limits.State`.
-        texts: pairs of groups with the length of a text, and the text.
-        gets: groups with a memo index, and how much the row has memoized before.
-        columns: what reads the wanted values from the groups.
-        followers: patterns of rows that came after it, the last one first.
-        text_memo: place among what the row memoizes -> the number of the wanted value there.
+        weights: weight of each item that it memoizes, as in `limits.State`.
+        texts: pairs of group numbers: the length of a text, and the text.
+        gets: group number of a memo index, and how many items the row has memoized before it.
+        columns: functions that read the wanted values from the groups.
+        followers: patterns of rows that followed this one, the most recent first.
+        text_memo: index among the items that the row memoizes -> index of the wanted value.
     """
 
     match: Callable[[bytes, int], re.Match[bytes] | None]
@@ -112,18 +112,18 @@ class Pattern:
     number: int = 0
 
     def values(self, groups: Sequence[tuple[bytes, ...]]) -> Sequence[Any]:
-        """The wanted values of some rows; tuples where there is more than one."""
+        """Return the wanted values of some rows; tuples if there is more than one per row."""
         columns = [read(groups) for read in self.columns]
         return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
 
 def kinds_of(row: list[tuple[int, int, int]]) -> bytes:
-    """The opcodes of a row; one stands for all that push an integer."""
+    """Return the opcodes of a row, with one opcode for all that push an integer."""
     return bytes(_NUMBER if opcode in _NUMBERS else opcode for _, opcode, _ in row)
 
 
 class _Template(InertUnpickler):
-    """Reads one row, holes for its arguments."""
+    """Unpickler of one row with holes for its arguments."""
 
     known: Callable[[int], Any]
     holes: list[Hole]
@@ -141,7 +141,17 @@ def learn(
     known: Callable[[int], Any],
     memo: array[int],
 ) -> Pattern | None:
-    """The pattern of a sequence of opcodes; None where it is of no use."""
+    """Return the pattern of a sequence of opcodes; None if the sequence is not usable.
+
+    Args:
+        data: the pickle.
+        kinds: the opcodes, as in `kinds_of`.
+        row: tokens of a sample row.
+        literal: index among the opcodes -> the argument that all rows have.
+        shape: returns the meaning of a row from its inert tree.
+        known: returns the item at a memo index.
+        memo: weight of each memoized item.
+    """
     weights = _weights(kinds, literal)
     if weights is None:
         return None
@@ -174,25 +184,25 @@ def learn(
     reader.named, reader.known, reader.holes = {}, known, holes
     try:
         found = shape(reader.load())
-    except Exception:  # the C machine raises nearly anything: not a row like any of a table
+    except Exception:  # the C unpickler may raise any error: the row does not belong to a table
         return None
     if found is None or not text_memo.keys() <= {
         hole.number for hole in found.wanted if isinstance(hole, Hole)
     }:
-        return None  # a text that is not read could be referred to as a key
+        return None  # a text that is not read could be used as a key through the memo
     return _compiled(kinds, literal, holes, found, arity, weights, text_memo)
 
 
 @dataclass(frozen=True)
 class _Item:
-    """What a row has on the stack.
+    """An item of a row on the stack.
 
     Attributes:
         weight: as in `limits.State`.
-        is_own: whether the row made it, and so may change it: what the memo gives is another
-            row's, too.
-        is_hashable: whether it can be a key whatever the arguments are; of what all rows have
-            alike, the C machine tells.
+        is_own: whether the row created it and so may change it; an item from the memo is shared
+            with other rows.
+        is_hashable: whether it can be a key for all arguments; the C unpickler checks the parts
+            that are the same in all rows.
     """
 
     weight: int = 1
@@ -201,10 +211,13 @@ class _Item:
 
 
 def _weights(kinds: bytes, literal: Collection[int]) -> array[int] | None:
-    """What a row memoizes, by weight, and how many items it leaves; None for no row of a table.
+    """Return the weight of each item that a row memoizes, then the number of items that it leaves.
+
+    Returns None if the row cannot belong to a table.
 
     Args:
-        literal: the places with an argument that all rows have.
+        kinds: the opcodes of the row.
+        literal: indexes of the opcodes whose argument is the same in all rows.
     """
     stack: list[_Item] = []
     marks: list[int] = []
@@ -247,7 +260,7 @@ def _weights(kinds: bytes, literal: Collection[int]) -> array[int] | None:
 
 
 def _made(op: int, taken: list[_Item]) -> _Item | None:
-    """What an opcode makes of what it takes; None where no row of a table does that."""
+    """Return the item that an opcode creates from its arguments; None if no table row does so."""
     if op in _TUPLES:
         weight = 1 + sum(item.weight for item in taken)
         if weight > _HEAVIEST:
@@ -322,24 +335,24 @@ def _column(
 
 
 def _alike(column: list[bytes], read: Callable[[bytes], Any]) -> list[Any]:
-    """What each is read as; one object for all that are the same."""
+    """Convert each value; equal values share one object."""
     found = {each: read(each) for each in set(column)}
     return [found[each] for each in column]
 
 
 def text(body: bytes) -> str:
-    """The text that a text opcode has for argument."""
+    """Return the text of a text opcode's argument."""
     return body.decode("utf-8", "surrogatepass")
 
 
 def numbers(found: bytes) -> Iterator[int]:
-    """The values of a sequence of integer opcodes."""
+    """Yield the values of a sequence of integer opcodes."""
     for at, _, end in tokens(found, 0, len(found)):
         yield number(found[at:end])
 
 
 def number(token: bytes) -> int:
-    """The value of an integer opcode with its argument."""
+    """Return the value of an integer opcode with its argument."""
     opcode = token[0]
     if opcode == _NUMBER:
         return token[1]

@@ -1,9 +1,8 @@
-"""Read a pickle without executing it.
+"""Reader of pickles that executes nothing.
 
-The bytes go through `limits.check` (a lexer: which opcodes, how large) and then through the
-C `pickle.Unpickler`, the very machine a training job would use, so that there is no second
-parser to disagree with it. Its `find_class` never imports: each symbol becomes an inert
-stand-in (see `tree`).
+The bytes go through `limits.check` (a lexer for allowed opcodes and sizes) and then through the C
+`pickle.Unpickler`, which a training job uses, too, so that no second parser can disagree with it.
+Its `find_class` never imports: each global becomes an inert placeholder (see `tree`).
 """
 
 from __future__ import annotations
@@ -35,26 +34,26 @@ class _WithStorages(InertUnpickler):
 
 
 def load(data: bytes) -> Any:
-    """The inert tree of a pickle; see `load_with_symbols`."""
+    """Return the inert tree of a pickle; see `load_with_symbols`."""
     return load_with_symbols(data)[0]
 
 
 def load_with_symbols(data: bytes, *, storages: bool = False) -> tuple[Any, tuple[str, ...]]:
-    """The inert tree of a pickle, and every symbol that the pickle names, each once.
+    """Return the inert tree of a pickle and every global that the pickle names, without duplicates.
 
-    The tree alone would not do: a pickle can call a symbol and drop what comes of it.
+    The tree may lack globals: a pickle can call a global and drop the result.
 
     Args:
-        storages: whether it may refer to the storages of a torch zip, by persistent id.
+        storages: whether the pickle may refer to the storages of a torch zip by persistent id.
 
     Raises:
-        PickleError: not a pickle, truncated, has bytes after its end, or uses what no
-            checkpoint writer uses (see `limits`). Nothing was executed or imported.
+        PickleError: the data is not a pickle, is truncated, has bytes after its end, or uses
+            opcodes that no checkpoint writer uses (see `limits`). Nothing was executed or imported.
     """
     limits.check(data)
     stream = io.BytesIO(data)
     try:
-        # fix_imports would rename protocol 2 symbols (`__builtin__`) on the way in.
+        # fix_imports would rename the globals of protocol 2 (`__builtin__`).
         kind = _WithStorages if storages else InertUnpickler
         unpickler = kind(stream, fix_imports=False)
         unpickler.named = {}
@@ -62,16 +61,16 @@ def load_with_symbols(data: bytes, *, storages: bool = False) -> tuple[Any, tupl
             return unpickler.load(), tuple(unpickler.named)
     except PickleError:
         raise
-    except Exception as error:  # the C machine raises nearly anything on bad input
+    except Exception as error:  # the C unpickler may raise any error on bad input
         raise PickleError(f"cannot be unpickled ({type(error).__name__}: {error})") from error
 
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage collection while the block runs.
+    """Disable garbage collection while the block runs.
 
-    Millions of small objects, none of them garbage yet: collecting meanwhile costs 2.6 to 4
-    times the load.
+    A load creates millions of small objects and no garbage; with collection it takes 2.6 to 4 times
+    as long.
     """
     was_enabled = gc.isenabled()
     gc.disable()

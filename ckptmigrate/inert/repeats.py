@@ -1,11 +1,10 @@
-"""Rows that a large pickle repeats, read at the speed of `re` once their opcodes are known.
+"""Detection of repeated rows in a large pickle, which are then read by regular expressions.
 
-The pickle of a table says the same opcodes for every row, with other arguments. Where a batch of
+The pickle of a table has the same opcodes for every row, with different arguments. Once a batch of
 rows has been lexed opcode by opcode, each sequence that repeats becomes one regular expression, and
-the rows of later batches are stepped over by a match each. A match stands for the very opcodes it
-was made from: only arguments differ, and those that matter (text lengths, memo indexes) are
-compared once more. Whatever does not match is lexed as ever, so that nothing is let through that
-`limits.check` refuses.
+one match steps over each row of later batches. A match implies exactly the opcodes of the pattern:
+only arguments differ, and those that affect the meaning (text lengths, memo indexes) are checked
+separately. Rows that do not match are lexed, so nothing passes that `limits.check` refuses.
 """
 
 from __future__ import annotations
@@ -23,33 +22,34 @@ from ckptmigrate.inert.limits import ENDS_A_ROW, PUTS, State
 from ckptmigrate.inert.patterns import Pattern, Shape, kinds_of, learn
 from ckptmigrate.inert.tokens import tokens
 
-_WORTHWHILE: Final = 8  # rows of a kind in a batch, to learn from
+_WORTHWHILE: Final = 8  # minimum rows of a kind in a batch to learn from
 _LARGE_BATCH: Final = 64  # items
 _MOST_PATTERNS: Final = 64
 _LONGEST: Final = 4096  # bytes of a row
-_LOOKED_AT: Final = 2000  # rows of a batch, to learn from; picklers make batches of 1,000 items
-_PATIENCE: Final = 1_000_000  # tries to match in vain, and so many more for each row that matched:
+_LOOKED_AT: Final = 2000  # maximum rows of a batch to learn from; a pickler's batch has 1,000 items
+_PATIENCE: Final = 1_000_000  # allowed failed matches; each matched row adds _PATIENCE_PER_ROW
 _PATIENCE_PER_ROW: Final = 16
-_FLUSHED: Final = 4096  # rows that are looked at together
+_FLUSHED: Final = 4096  # rows that are checked together
 _POP: Final = b"0"
 _MEMOIZE: Final = 0x94
 _GETS: Final = frozenset(b"hj")
 
 
-_Row = list[tuple[int, int, int]]  # of `tokens`
+_Row = list[tuple[int, int, int]]  # as from `tokens`
 
 
 @dataclass(eq=False)
 class Run:
-    """Rows that stand one after the other.
+    """Contiguous rows.
 
     Attributes:
-        start: of the first.
-        ends: of each.
-        base: what was memoized before the first.
-        bases: the same before each.
-        patterns: the number of the pattern of each.
-        values: of each, as its shape wants them.
+        start: start of the first row.
+        ends: end of each row.
+        base: memo length before the first row.
+        bases: memo length before each row.
+        patterns: pattern number of each row.
+        values: values of each row that its shape wants.
+        memoized: number of items that the rows memoize.
     """
 
     start: int
@@ -61,27 +61,27 @@ class Run:
     memoized: int
 
     def row(self, number: int) -> tuple[int, int]:
-        """Where a row starts and ends."""
+        """Return the start and end of a row."""
         return self.ends[number - 1] if number else self.start, self.ends[number]
 
 
 @dataclass
 class _Lesson:
-    """What is known of one sequence of opcodes."""
+    """Result of learning one sequence of opcodes."""
 
-    literal: dict[int, bytes]  # place among the opcodes -> the argument that every row has
+    literal: dict[int, bytes]  # index among the opcodes -> argument that every row has
     pattern: Pattern | None = None
 
 
 @dataclass
 class Rows:
-    """What steps over the rows of one pickle; see `limits.Repeats`.
+    """Rows of one pickle, which the lexer steps over; see `limits.Repeats`.
 
     Attributes:
         data: the pickle, without frames.
-        cuts: where its frames stood.
-        shape: tells what a kind of row is; None for one that is of no use.
-        known: gives what the pickle has memoized at an index, up to a place where it ends for now.
+        cuts: start of each frame.
+        shape: returns the meaning of a kind of row; None for a kind that is not usable.
+        known: returns a function from memo index to item, for the pickle up to an offset.
     """
 
     data: bytes
@@ -93,7 +93,7 @@ class Rows:
     lessons: dict[bytes, _Lesson] = field(default_factory=dict)
     spent: int = 0  # bytes unpickled to learn
     stepped: int = 0  # bytes stepped over
-    refused: int = -1  # where the rows do not go on, though a match says so
+    refused: int = -1  # offset of a match that is not a valid row
     patience: int = _PATIENCE
     likely: Pattern | None = None
 
@@ -127,7 +127,7 @@ class Rows:
         return self._flush(state, taken, groups, ends) if taken else 0
 
     def _other(self, before: Pattern, position: int) -> tuple[Pattern, re.Match[bytes]] | None:
-        """What a row matches that does not match the pattern of the one before."""
+        """Return the pattern and match of a row that does not match the previous row's pattern."""
         for pattern in itertools.chain(before.followers, self.patterns):
             found = pattern.match(self.data, position)
             if found is not None:
@@ -173,19 +173,19 @@ class Rows:
         ends: array[int],
         memo: array[int],
     ) -> Run:
-        """Those of some rows, counted from the first, that are what they seem to be.
+        """Return the run of the leading rows that are valid.
 
         Args:
-            start: of the first of them.
-            base: what was memoized before it.
-            taken, groups, ends: of each its pattern, what that has found, and where it ends.
-            memo: as in `limits.State`, with what these rows memoize.
+            start: start of the first row.
+            base: memo length before the first row.
+            taken, groups, ends: pattern, matched groups and end of each row.
+            memo: as in `limits.State`, including what these rows memoize.
         """
         bases = array("I", itertools.accumulate((len(p.weights) for p in taken), initial=base))
         mixed: list[Any] = [None] * len(taken)
         values: Sequence[Any] = mixed
         good = self._uncut(start, ends)
-        if self.data[ends[-1] : ends[-1] + 1] == _POP:  # the last one is dropped again
+        if self.data[ends[-1] : ends[-1] + 1] == _POP:  # the pickle drops the last row
             good = min(good, len(taken) - 1)
         for chosen in dict.fromkeys(taken):
             rows = [n for n, each in enumerate(taken) if each is chosen]
@@ -207,7 +207,7 @@ class Rows:
     def _right(
         pattern: Pattern, groups: list[tuple[bytes, ...]], bases: list[int], memo: array[int]
     ) -> int:
-        """How many of the rows are what they seem to be, counted from the first."""
+        """Return how many leading rows are valid."""
         right = len(groups)
         columns = list(zip(*groups, strict=True))
         for size, text in pattern.texts:
@@ -232,7 +232,7 @@ class Rows:
         return right
 
     def _uncut(self, start: int, ends: array[int]) -> int:
-        """How many of the rows have no cut inside of an opcode."""
+        """Return how many leading rows have no frame start inside an opcode."""
         first = bisect_left(self.cuts, start)
         while first < len(self.cuts) and self.cuts[first] < ends[-1]:
             cut = self.cuts[first]
@@ -273,8 +273,7 @@ class Rows:
     def _learn(
         self, by_opcodes: dict[bytes, list[_Row]], arity: int, state: State
     ) -> dict[int, Pattern]:
-        """A pattern for each sequence of opcodes that repeats; by where the row of it starts that
-        it was made from."""
+        """Return a pattern per repeated sequence of opcodes, by the start of its sample row."""
         models: dict[int, Pattern] = {}
         repeated = {k: rows for k, rows in by_opcodes.items() if len(rows) >= _WORTHWHILE}
         known: Callable[[int], Any] | None = None
@@ -291,7 +290,7 @@ class Rows:
                     continue
             if known is None:
                 self.spent += state.position - self.stepped
-                # What all rows refer to is known where the first of them ends.
+                # The items that all rows refer to are memoized before the end of the first row.
                 known = self.known(self, max(rows[0][-1][2] for rows in repeated.values()))
             pattern = learn(self.data, kinds, alike[0], literal, self.shape, known, state.memo)
             if pattern is not None and pattern.arity != arity:
@@ -305,10 +304,10 @@ class Rows:
         return models
 
     def _lift(self, lexed: list[_Row], models: Collection[int], state: State) -> None:
-        """Have the rows of a batch that was learned from be runs, too.
+        """Record the rows of the batch that was learned from as runs.
 
-        They have been lexed, and what they memoize is in its place. The rows that patterns were
-        made from stay, for whoever needs one of each kind.
+        They have been lexed, and the memo contains their items. The sample rows of the patterns are
+        excluded, because callers need one decoded row of each kind.
         """
         kinds = [kinds_of(row) for row in lexed]
         inside = bool(self.runs) and self.runs[-1].ends[-1] > lexed[0][0][0]
@@ -317,7 +316,7 @@ class Rows:
         memoized = [opcodes.count(_MEMOIZE) for opcodes in kinds]
         before = len(state.memo) - sum(memoized)
         bases = list(itertools.accumulate(memoized, initial=before))
-        # Whoever lexes it again steps over rows after these opcodes alone.
+        # A later lexer steps over rows only after these opcodes.
         follows = [True, *(opcodes[-1] in ENDS_A_ROW for opcodes in kinds)]
         matched = [
             self._matched(row, opcodes) if follows[n] and row[0][0] not in models else None
@@ -340,7 +339,7 @@ class Rows:
             first = stop + 1
 
     def _matched(self, row: _Row, opcodes: bytes) -> tuple[Pattern, re.Match[bytes]] | None:
-        """What a row that was lexed matches, from its start to its end."""
+        """Return the pattern and match of a lexed row if the match covers the whole row."""
         lesson = self.lessons.get(opcodes)
         if lesson is None or lesson.pattern is None:
             return None
@@ -348,7 +347,7 @@ class Rows:
         return (lesson.pattern, found) if found and found.end() == row[-1][2] else None
 
     def _literal(self, kinds: bytes, alike: list[_Row]) -> dict[int, bytes]:
-        """The memo indexes that are the same in all rows."""
+        """Return the memo indexes that are the same in all rows."""
         literal = {}
         for place, kind in enumerate(kinds):
             if kind in _GETS:

@@ -1,4 +1,4 @@
-"""A value of an inert tree in a few characters, whatever its size."""
+"""Short display of inert values of any size."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any, Final
 
 from ckptmigrate.inert.tree import REDUCE, Global, Object
 
-_SHORT: Final = 60  # characters of a value shown
-_WORDS: Final = 500  # of a text that is told for itself, such as the place of a failed call
-_LARGEST: Final = 256  # bits of a number shown; Python refuses to print very large ones
+_SHORT: Final = 60  # maximum characters of a displayed value
+_WORDS: Final = 500  # maximum characters of a text shown alone, such as a call's location
+_LARGEST: Final = 256  # maximum bits of a displayed number; Python refuses to print very large ones
 
 
 def short(value: Any) -> str:
-    """A value in a few characters."""
+    """Return a value in a few characters."""
     if isinstance(value, Object):
         name = type(value).symbol
         if value.opcode == REDUCE and len(value.args) == 1 and not value.updates:
@@ -36,7 +36,7 @@ def short(value: Any) -> str:
 
 
 def words(value: Any) -> str:
-    """The same, but text without quotes, and more of it."""
+    """Return a value in a few characters, but text without quotes and with a higher limit."""
     return _cut(value, _WORDS) if isinstance(value, str) else short(value)
 
 

@@ -1,8 +1,8 @@
-"""A large pickle as a small inert tree: rows that it repeats are left where they are.
+"""A large pickle as a small inert tree in which repeated rows are not decoded.
 
-What `repeats` steps over does not go through the unpickler. All else does, with a `Run` in the
-place of each run of rows, so that the tree says where in which table it stands. A single row is
-unpickled when it is asked for.
+Rows that `repeats` steps over do not go through the unpickler. Everything else does, with a `Run`
+in place of each run of rows, so that the tree shows which table contains it. A single row is
+unpickled on demand.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from ckptmigrate.inert.repeats import Rows, Run
 from ckptmigrate.inert.tokens import tokens, unframed
 
 _PROTOCOL_4: Final = b"\x80\x04"
-# 5 is the default from Python 3.14 on; of what it adds to 4, rows have nothing.
+# 5 is the default from Python 3.14; rows use none of the opcodes that it adds to 4
 _PROTOCOLS: Final = (_PROTOCOL_4, b"\x80\x05")
 _GETS: Final = frozenset(b"hj")
 _ALIEN: Final = frozenset(b"qrQ")
 _STOP: Final = b"."
 _LARGEST_INDEX: Final = 2**31 - 1
-_MOST_LOOKS: Final = 64  # copies of a memo, while it grows
+_MOST_LOOKS: Final = 64  # maximum copies of a growing memo
 
 
 class _Unpickler(InertUnpickler):
-    """Runs and memoized things of rows come in as persistent ids."""
+    """Unpickler that resolves runs and memoized items of rows from persistent ids."""
 
     resolve: Callable[[int], Any]
 
@@ -51,12 +51,12 @@ class Skeleton:
     """A large pickle.
 
     Attributes:
-        data: its bytes without frames; every place below is one in them.
-        cuts: where the frames stood.
+        data: its bytes without frames; all offsets refer to them.
+        cuts: start of each frame.
         rows: the rows that were stepped over.
-        tree: the inert tree, with a `Run` in the place of each run of rows.
-        named: the symbols that it names.
-        memoized: how many things it memoizes.
+        tree: the inert tree, with a `Run` in place of each run of rows.
+        named: the globals that the pickle names outside these rows.
+        memoized: number of items that the pickle memoizes.
     """
 
     data: bytes
@@ -66,19 +66,19 @@ class Skeleton:
     named: tuple[str, ...] = ()
     memoized: int = 0
     _memo: dict[int, Any] = field(default_factory=dict)
-    _unpickler: Any = None  # while the small tree is being made
+    _unpickler: Any = None  # set while the small tree is built
     _looks: int = 0
     _bases: list[int] = field(default_factory=list)
-    _removed: list[int] = field(default_factory=list)  # before each run
+    _removed: list[int] = field(default_factory=list)  # items of rows before each run
     _decoded: dict[int, tuple[Any, dict[int, Any]]] = field(default_factory=dict)
 
-    # -- what is memoized
+    # -- memoized items
 
     def known(self, index: int) -> Any:
-        """What is memoized at an index.
+        """Return the item at a memo index.
 
         Raises:
-            PickleError: nothing is.
+            PickleError: the index is undefined.
         """
         place = self._locate(index)
         if isinstance(place, int):
@@ -88,10 +88,10 @@ class Skeleton:
         return self._row(run, row)[1][index - run.bases[row]] if written is None else written
 
     def text(self, index: int) -> str:
-        """The text that is memoized at an index.
+        """Return the text at a memo index.
 
         Raises:
-            PickleError: there is none.
+            PickleError: the index is undefined, or its item is not a text.
         """
         found = self.known(index)
         if not isinstance(found, str):
@@ -99,17 +99,17 @@ class Skeleton:
         return found
 
     def texts_beside(self, index: int) -> dict[int, str]:
-        """The texts that are read of the rows around a memo index, that one at least.
+        """Return the texts by memo index that are read from the run around an index, and its own.
 
         Raises:
-            PickleError: there is no text.
+            PickleError: the item at the index is not a text.
         """
         place = self._locate(index)
         found = {} if isinstance(place, int) else self.texts_of(place[0])
         return found if index in found else {**found, index: self.text(index)}
 
     def texts_of(self, run: Run) -> dict[int, str]:
-        """The texts of the rows of a run that are read, by memo index."""
+        """Return the texts that are read from the rows of a run, by memo index."""
         memos = [pattern.text_memo for pattern in self.rows.patterns]
         return {
             base + place: value[which] if isinstance(value, tuple) else value
@@ -118,7 +118,7 @@ class Skeleton:
         }
 
     def _written(self, run: Run, row: int, index: int) -> str | None:
-        """A text of a row, if that is what is memoized there, without a look at the rest of it."""
+        """Return the text of a row at a memo index without decoding the row; None if not a text."""
         pattern = self.rows.patterns[run.patterns[row]]
         number = pattern.text_memo.get(index - run.bases[row])
         if number is None:
@@ -128,7 +128,7 @@ class Skeleton:
         return text
 
     def _small(self, index: int) -> Any:
-        """What the small tree has memoized."""
+        """Return an item from the memo of the small tree."""
         if index not in self._memo and self._unpickler is not None and self._looks < _MOST_LOOKS:
             self._looks += 1
             self._memo = self._unpickler.memo.copy()
@@ -137,7 +137,7 @@ class Skeleton:
         return self._memo[index]
 
     def _locate(self, index: int) -> int | tuple[Run, int]:
-        """Where in the memo of the small tree a memo index is; or the row that it is in."""
+        """Return the index in the memo of the small tree, or the run and row of a memo index."""
         number = bisect_right(self._bases, index) - 1
         if number < 0:
             return index
@@ -149,11 +149,11 @@ class Skeleton:
     # -- rows
 
     def decode(self, run: Run, row: int) -> Any:
-        """The inert tree of a row; a pair in a dict."""
+        """Return the inert tree of a row; a pair in a dict."""
         return self._row(run, row)[0]
 
     def _row(self, run: Run, row: int) -> tuple[Any, dict[int, Any]]:
-        # What a row refers to may be of another row, and so on, thousands of rows deep.
+        # A row may refer to another row, and so on, thousands of rows deep.
         todo = [(run, row)]
         while todo:
             place = todo[-1]
@@ -169,7 +169,7 @@ class Skeleton:
         return self._decoded[run.row(row)[0]]
 
     def _pieces(self, run: Run, row: int) -> tuple[list[bytes], list[tuple[Run, int]]]:
-        """A row as a pickle of its own, and the rows that have to be decoded before."""
+        """Return a row as a separate pickle, and the rows that must be decoded first."""
         pattern, base = self.rows.patterns[run.patterns[row]], run.bases[row]
         pieces, needed = [_PROTOCOL_4], []
         for at, opcode, after in tokens(self.data, *run.row(row)):
@@ -192,11 +192,11 @@ class Skeleton:
     # -- the small tree
 
     def load(self, end: int, *, partial: bool) -> None:
-        """Unpickle all up to a place but the rows that were stepped over.
+        """Unpickle everything up to an offset except the rows that were stepped over.
 
         Raises:
-            PickleError: a frame stands inside of an opcode.
-            Exception: whatever the C machine raises.
+            PickleError: a frame starts inside an opcode.
+            Exception: the C unpickler raises an error.
         """
         runs = [run for run in self.rows.runs if run.start < end]
         self._bases, self._removed = [run.base for run in runs], []
@@ -222,10 +222,10 @@ class Skeleton:
         self._unpickler = None
 
     def _kept(self, start: int, end: int) -> list[bytes]:
-        """The bytes of a part without rows, its memo indexes as they are without the rows."""
+        """Return the bytes of a part without rows, with its memo indexes adjusted."""
         pieces, done, data = [], start, self.data
         while self._next_cut < start:
-            self._next_cut = next(self._cut)  # inside of a run, and looked at there
+            self._next_cut = next(self._cut)  # inside a run, and checked there
         for at, opcode, after in tokens(data, start, end):
             if self._next_cut <= at:
                 if self._next_cut < at:
@@ -250,10 +250,10 @@ class Skeleton:
 
 
 def read(data: bytes, shape: Callable[[Any], Shape | None]) -> Skeleton | None:
-    """Read a large pickle; None where it has to be read whole, which may end in an error.
+    """Read a large pickle; return None if it must be read as a whole (which may raise an error).
 
     Args:
-        shape: tells what a kind of row is; None for one that is to go through the unpickler.
+        shape: returns the meaning of a kind of row; None for a kind to unpickle.
     """
     flat = unframed(data) if data[:2] in _PROTOCOLS else None
     if flat is None:
@@ -265,13 +265,13 @@ def read(data: bytes, shape: Callable[[Any], Shape | None]) -> Skeleton | None:
         state = limits.lex(bare, rows)
         found.memoized = len(state.memo)
         found.load(len(bare), partial=False)
-    except Exception:  # told by who reads it whole
+    except Exception:  # the reader of the whole pickle reports it
         return None
     return found
 
 
 def _known_so_far(rows: Rows, end: int) -> Callable[[int], Any]:
-    """What a pickle that is being lexed has memoized up to a place."""
+    """Return a function from memo index to item for a partly lexed pickle, up to an offset."""
     found = Skeleton(rows.data, [], rows)
     found.load(end, partial=True)
     return found.known

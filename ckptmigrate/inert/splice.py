@@ -1,4 +1,4 @@
-"""Insertions into a large pickle that leave the memo as it is, so that all else stays."""
+"""Insertions into a large pickle that do not change its memo or any other byte."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _PROTOCOL: Final = 4
 
 
 def items(pairs: list[tuple[Any, ...]], many: bytes) -> bytes:
-    """A batch of items for a dict (`u`, pairs) or a list (`e`), nothing of it memoized."""
+    """Return a batch of items for a dict (`u`, pairs) or a list (`e`); memoize nothing."""
     parts = (writer.fragment(part, _PROTOCOL) for pair in pairs for part in pair)
     return b"(" + b"".join(parts) + many if pairs else b""
 
 
 @dataclass(frozen=True)
 class Spliced:
-    """A pickle with bytes put in.
+    """A pickle with inserted bytes.
 
     Attributes:
-        data: the new one, without frames.
-        cuts: where they start.
-        places: where something was put in, in the old one; in order.
-        shifts: by how much what stands behind so many of the places has moved.
+        data: the new pickle, without frames.
+        cuts: start of each frame.
+        places: offsets of the insertions in the old pickle, in order.
+        shifts: by index n, how far the bytes after the first n insertions have moved.
     """
 
     data: bytes
@@ -35,17 +35,17 @@ class Spliced:
     shifts: list[int]
 
     def shift(self, place: int) -> int:
-        """How far what began at a place of the old pickle has moved."""
+        """Return how far the part at an offset of the old pickle has moved."""
         return self.shifts[bisect_right(self.places, place)]
 
 
 def spliced(data: bytes, cuts: list[int], inserted: list[tuple[int, bytes]]) -> Spliced:
-    """A pickle with bytes put in.
+    """Insert bytes into a pickle.
 
     Args:
         data: the pickle without frames.
-        cuts: where they start.
-        inserted: (place, bytes); at one place in the order given.
+        cuts: start of each frame.
+        inserted: (offset, bytes); those at the same offset are inserted in the given order.
     """
     ordered = sorted((each for each in inserted if each[1]), key=lambda each: each[0])
     pieces: list[bytes | memoryview] = []
@@ -56,6 +56,6 @@ def spliced(data: bytes, cuts: list[int], inserted: list[tuple[int, bytes]]) -> 
         places.append(place)
         shifts.append(shifts[-1] + len(content))
     pieces.append(view[done:])
-    # A frame starts after what is put in at its start.
+    # A frame starts after the bytes that are inserted at its start.
     moved = [cut + shifts[bisect_right(places, cut)] for cut in cuts]
     return Spliced(b"".join(pieces), [cuts[0], *moved[1:]], places, shifts)

@@ -1,4 +1,4 @@
-"""The opcodes of a pickle that `limits.lex` has let through, one by one."""
+"""Opcodes of a pickle that has passed `limits.lex`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Final
 from ckptmigrate.inert.limits import ARGUMENT, NEWLINES
 
 _FRAME: Final = 0x95
-_HEADER: Final = 2  # PROTO and its argument
-_FRAME_SIZE: Final = 9  # FRAME and its argument
+_HEADER: Final = 2  # PROTO with its argument
+_FRAME_SIZE: Final = 9  # FRAME with its argument
 
 
 def tokens(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(place, opcode, end) of each opcode from `start`, where one begins, to `end`."""
+    """Yield (start, opcode, end) of each opcode from `start`, an opcode boundary, to `end`."""
     position = start
     while position < end:
         at, opcode = position, data[position]
         width = ARGUMENT[opcode]
-        assert width is not None  # limits.lex lets no other through
+        assert width is not None  # limits.lex allows no other opcode
         position += 1
         if width >= 0:
             position += width
@@ -31,12 +31,12 @@ def tokens(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
 
 
 def unframed(data: bytes) -> tuple[bytes, list[int]] | None:
-    """A pickle without its FRAME opcodes, and where they stood in what is left.
+    """Return a pickle without its FRAME opcodes, and their offsets in the result.
 
-    None where frames do not follow one another to the end, as they do in whatever has no part of
-    64 kB or more. That each stood between two opcodes is for the caller to see.
+    Return None if the frames are not contiguous to the end; they are unless a part has 64 kB or
+    more. The caller must check that each frame starts between two opcodes.
     """
-    view = memoryview(data)  # whose slices are no copies
+    view = memoryview(data)  # slices of a memoryview are not copies
     pieces, cuts, position, length = [view[:_HEADER]], [], _HEADER, _HEADER
     while position < len(data):
         if data[position] != _FRAME or position + _FRAME_SIZE > len(data):
@@ -53,7 +53,7 @@ def unframed(data: bytes) -> tuple[bytes, list[int]] | None:
 
 
 def framed(data: bytes, cuts: list[int]) -> bytes:
-    """The opposite: a pickle with a FRAME at each of the cuts, the first of them after PROTO."""
+    """Return a pickle with a FRAME at each cut, the first after PROTO; inverts `unframed`."""
     view = memoryview(data)
     pieces: list[bytes | memoryview] = [view[:_HEADER]]
     for start, end in zip(cuts, [*cuts[1:], len(data)], strict=True):

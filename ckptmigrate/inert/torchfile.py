@@ -1,6 +1,7 @@
-"""Files and blobs as `torch.save` writes them: a zip (torchzip) of one pickle and tensor storages.
+"""Files and byte objects that `torch.save` writes: a zip of one pickle and tensor storages.
 
-`common.pt` is one, and so is each `BytesStorageMetadata` blob inside a payload file.
+`common.pt` is such a file, and so is each `BytesStorageMetadata` object in a data file. The zip
+format is in torchzip.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ PROTOCOL: Final = 2
 
 @dataclass(frozen=True)
 class TorchFile:
-    """One `torch.save` file, its pickle as an inert tree.
+    """One `torch.save` file with its pickle as an inert tree.
 
     Attributes:
         tree: the inert tree of `data.pkl`.
-        zipped: the members; `data.pkl` holds its bytes as read, and is written again from `tree`.
-        named: the symbols that `data.pkl` named when it was read.
+        zipped: the members; `data.pkl` has its bytes as read, and is written from `tree`.
+        named: the globals that `data.pkl` named when it was read.
     """
 
     tree: Any
@@ -31,11 +32,11 @@ class TorchFile:
 
     @property
     def storages(self) -> tuple[tuple[str, bytes], ...]:
-        """The name and the bytes of each tensor's storage."""
+        """Return the name and the bytes of each tensor storage."""
         return tuple(each for each in self.zipped.members if each[0].startswith("data/"))
 
     def with_tree(self, tree: Any, folder: str | None = None) -> TorchFile:
-        """The same storages behind another tree."""
+        """Return a copy with another tree and the same storages."""
         zipped = replace(self.zipped, folder=folder or self.zipped.folder)
         return replace(self, tree=tree, zipped=zipped)
 
@@ -44,7 +45,7 @@ def load(data: bytes) -> TorchFile:
     """Read a file without executing its pickle.
 
     Raises:
-        PickleError: it is not what `torch.save` writes, or its pickle is refused.
+        PickleError: `torch.save` does not write such a file, or its pickle is refused.
     """
     zipped = torchzip.read(data)
     tree, named = reader.load_with_symbols(dict(zipped.members)[PICKLE], storages=True)
@@ -52,15 +53,15 @@ def load(data: bytes) -> TorchFile:
 
 
 def dump(file: TorchFile) -> bytes:
-    """The bytes of a file; those it was read from where its tree is unchanged."""
+    """Return the bytes of a file; identical to those it was read from if its tree is unchanged."""
     pickled = writer.dump(file.tree, PROTOCOL)
     members = ((n, pickled if n == PICKLE else body) for n, body in file.zipped.members)
     return torchzip.write(replace(file.zipped, members=tuple(members)))
 
 
 def new(tree: Any) -> TorchFile:
-    """A file for a tree without tensors, with the members torch 2.4 and later write."""
-    # torch identifies a serialization by 40 digits; a digest keeps equal content equal.
+    """Return a file for a tree without tensors, with the members that torch 2.4 and later write."""
+    # torch identifies a serialization by 40 digits; a hash of the content makes them reproducible.
     digest = hashlib.sha256(writer.dump(tree, PROTOCOL)).digest()
     identity = f"{int.from_bytes(digest, 'big') % 10**40:040d}".encode()
     members = (

@@ -1,13 +1,12 @@
-"""The zip that `torch.save` writes, byte for byte; no other zip is read.
+"""Byte-exact reader and writer of the zip that `torch.save` writes; other zips are refused.
 
-Two readers of one zip can find different members in it: torch (miniz) looks names up without
-regard to case, finds the central directory by its stated offset and ignores checksums, and Python
-does none of that. So nothing is looked up here. The folder, the members and two settings determine
-every byte that `torch.save` writes, and a file is read by writing it again and comparing.
+Two readers of one zip can find different members: torch (miniz) ignores case in names, finds the
+central directory by its stated offset and ignores checksums; Python does none of these. So this
+module looks nothing up. The folder, the members and two settings determine every byte that
+`torch.save` writes. A file is read by writing it again and comparing the bytes.
 
-Source: PyTorchStreamWriter (caffe2/serialize/inline_container.cc) as torch 1.13 to 2.14 write
-it: stored members, the data of each aligned by an `FB` extra field, sizes in
-data descriptors, a ZIP64 end record always.
+Source: PyTorchStreamWriter (caffe2/serialize/inline_container.cc) of torch 1.13 to 2.14: stored
+members, each aligned by an `FB` extra field, sizes in data descriptors, always a ZIP64 end record.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from typing import Final
 from ckptmigrate.errors import PickleError
 
 PICKLE: Final = "data.pkl"
-_ALIGNMENT: Final = ".storage_alignment"  # torch 2.7 and later write the setting into the file
+_ALIGNMENT: Final = ".storage_alignment"  # torch 2.7 and later store the setting in the file
 _DEFAULT_ALIGNMENT: Final = 64
-_LARGEST: Final = 2**32 - 2  # bytes; from there on entries have ZIP64 fields
+_LARGEST: Final = 2**32 - 2  # bytes; larger files have ZIP64 fields in their entries
 _MOST_MEMBERS: Final = 1_000_000
 
 _FLAGS: Final = 0x0800  # UTF-8 names
-_DESCRIPTOR: Final = 0x0008  # sizes in a data descriptor; an empty member has none
+_DESCRIPTOR: Final = 0x0008  # sizes are in a data descriptor; not for an empty member
 _LOCAL: Final = struct.Struct("<4s5H3I2H")
 _SIZES: Final = struct.Struct("<4s3I")
 _CENTRAL: Final = struct.Struct("<4s6H3I5H2I")
@@ -38,8 +37,8 @@ _END: Final = struct.Struct("<4s4H2IH")
 _ENDS: Final = _END64.size + _LOCATOR.size + _END.size
 
 _FOLDER: Final = re.compile(r"[^/\0]+")
-# The members that torch.save writes, and what torch.load accepts in them. No others: a file with
-# constants.pkl goes to TorchScript, and .data/version counts before version.
+# The members that torch.save writes, and the contents that torch.load accepts. Others are refused:
+# a file with constants.pkl is loaded as TorchScript, and .data/version overrides version.
 _MEMBERS: Final = {
     re.compile(name, re.ASCII): re.compile(content, re.ASCII | re.DOTALL)
     for name, content in {
@@ -55,7 +54,7 @@ _MEMBERS: Final = {
 
 @dataclass(frozen=True)
 class TorchZip:
-    """What determines the bytes of a file.
+    """The values that determine the bytes of a file.
 
     Attributes:
         folder: the folder of all members; torch names it after the file (`common`), or `archive`
@@ -69,7 +68,7 @@ class TorchZip:
     checksums: bool = True
 
     def parts(self) -> Iterator[tuple[str, bytes]]:
-        """Yield the file in order: what each part is, and its bytes."""
+        """Yield the parts of the file in order: a description and the bytes."""
         alignment = int(dict(self.members).get(_ALIGNMENT, _DEFAULT_ALIGNMENT))
         position = 0
         central = bytearray()
@@ -108,10 +107,10 @@ def write(zipped: TorchZip) -> bytes:
 
 
 def read(data: bytes) -> TorchZip:
-    """Read a file that is what `torch.save` writes.
+    """Read a file that `torch.save` wrote.
 
     Raises:
-        PickleError: it is not; names the first part that differs.
+        PickleError: `torch.save` does not write such a file; names the first part that differs.
     """
     if not data.startswith(b"PK\3\4"):
         raise _other(
@@ -134,7 +133,7 @@ def read(data: bytes) -> TorchZip:
 
 
 def _listed(data: bytes) -> TorchZip:
-    """What the central directory lists; whether that is true shows when all bytes are compared."""
+    """Return the contents of the central directory, not yet validated."""
     signature, *_, size, start, _ = _END.unpack_from(data, len(data) - _END.size)
     if signature != b"PK\5\6":
         raise _other("it is cut short, or bytes are after its end")

@@ -1,11 +1,11 @@
-"""The inert tree: what a pickle says, as data that can do nothing.
+"""The inert tree: the contents of a pickle as data without behavior.
 
-A pickle is a program. Reading one here yields a tree in which every symbol it names
-is a `Global` (a class that stands for the name and is never the thing named), and every
-object it would build is an `Object` that records *how* it would be built: the symbol
-called, the arguments, the items added, the state set. Dicts, lists, tuples, sets, strings
-and numbers are themselves. Sharing is kept: what is one object in the pickle is one object
-here, which is what makes an unchanged tree write back byte for byte.
+A pickle is a program. The reader turns it into a tree in which every global it names is a `Global`
+(a class that represents the name and is never the named class or function), and every object it
+would build is an `Object` that records *how* it would be built: the global called, the arguments,
+the items added, the state set. Dicts, lists, tuples, sets, strings and numbers represent
+themselves. Sharing is preserved: one object in the pickle is one object in the tree, so an
+unchanged tree is written byte for byte as it was read.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from ckptmigrate.errors import PickleError
 
 
 class Global(type):
-    """A symbol named by a pickle, for example `torch.Size`; nothing is imported.
+    """A global named by a pickle, for example `torch.Size`; nothing is imported.
 
-    It is a class because the NEWOBJ opcode accepts nothing else. Two `Global`s of one
-    name compare by their `path`, never by identity: a pickle may name a symbol twice.
+    It is a class because the NEWOBJ opcode accepts nothing else. Compare two `Global`s by their
+    `path`, not by identity, because a pickle may name a global twice.
 
     Attributes:
-        module: the module's name as the pickle spells it (the string object itself, since
-            two symbols of one module share that string in the file).
+        module: the module's name as the pickle spells it (the string object itself, since two
+            globals of one module share that string in the file).
         symbol: the qualified name inside the module.
     """
 
     module: str
     symbol: str
 
-    # C Unpickler: REDUCE calls the class, NEWOBJ calls __new__. Two doors, so the
-    # writer can tell which opcode to give back.
+    # In the C Unpickler, REDUCE calls the class and NEWOBJ calls __new__. The two methods record
+    # which opcode the writer must emit.
     def __call__(cls, *args: Any) -> Object:
         return _made(cls, REDUCE, args, None)
 
@@ -41,7 +41,7 @@ class Global(type):
 
     @property
     def path(cls) -> str:
-        """The dotted name, for example `megatron.core.transformer.enums.AttnBackend`."""
+        """Return the dotted name, for example `megatron.core.transformer.enums.AttnBackend`."""
         return f"{cls.module}.{cls.symbol}"
 
 
@@ -56,15 +56,15 @@ STATE: Final = "state"
 
 
 class Object(metaclass=Global):
-    """An object a pickle would build; `type(obj)` is its `Global`.
+    """An object that a pickle would build; `type(obj)` is its `Global`.
 
     Attributes:
         opcode: REDUCE, NEWOBJ or NEWOBJ_EX.
         args: positional arguments of the call.
         kwargs: keyword arguments (NEWOBJ_EX only), else None.
-        updates: what follows the construction, in order: pairs of LIST_ITEMS, DICT_ITEMS,
-            SET_ITEMS or STATE with the list of items, list of (key, value), or state.
-            None where nothing follows.
+        updates: updates after the construction, in order: pairs of LIST_ITEMS, DICT_ITEMS,
+            SET_ITEMS or STATE with the list of items, list of (key, value), or state. None if there
+            are none.
     """
 
     __slots__ = ("args", "kwargs", "opcode", "updates")
@@ -109,7 +109,7 @@ class Object(metaclass=Global):
 
     @property
     def state(self) -> Any:
-        """The state last set by BUILD, or None."""
+        """Return the state that the last BUILD sets, or None."""
         for kind, value in reversed(self.updates or ()):
             if kind == STATE:
                 return value
@@ -117,7 +117,7 @@ class Object(metaclass=Global):
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """The instance attributes that BUILD would set; empty where the state is no dict."""
+        """Return the instance attributes that BUILD would set; empty if the state is not a dict."""
         state = self.state
         return state if isinstance(state, dict) else {}
 
@@ -141,7 +141,7 @@ def _made(cls: Any, opcode: str, args: tuple[Any, ...], kwargs: dict[str, Any] |
 
 
 def symbol(module: str, name: str) -> Global:
-    """A new `Global` for a name."""
+    """Return a new `Global` for a name."""
     made = Global("Symbol", (Object,), {"__slots__": ()})
     made.module = module
     made.symbol = name
@@ -149,14 +149,14 @@ def symbol(module: str, name: str) -> Global:
 
 
 def symbol_of(obj: Object) -> Global:
-    """The symbol that an object is made from."""
+    """Return the global that an object is made from."""
     cls: Any = type(obj)
     found: Global = cls
     return found
 
 
 def new_object(cls: Global, *states: Any) -> Object:
-    """An object as a plain class pickles: `cls.__new__(cls)`, then its state, if any."""
+    """Return an object as a plain class pickles: `cls.__new__(cls)`, then its states, if any."""
     made = _made(cls, NEWOBJ, (), None)
     if states:
         made.updates = [(STATE, state) for state in states]
@@ -164,18 +164,18 @@ def new_object(cls: Global, *states: Any) -> Object:
 
 
 def enum_member(cls: Global, value: Any) -> Object:
-    """An enum member as Python pickles it: the class called with the member's value."""
+    """Return an enum member as Python pickles it: the class called with the member's value."""
     return _made(cls, REDUCE, (value,), None)
 
 
 def enum_value(member: Any) -> Any:
-    """The value of an enum member as `enum_member` makes it; None for what can be none."""
+    """Return the value of an enum member made by `enum_member`; None for any other object."""
     is_call = isinstance(member, Object) and member.opcode == REDUCE and len(member.args) == 1
     return member.args[0] if is_call else None
 
 
 def with_state(obj: Object, state: Any) -> Object:
-    """A copy of `obj` whose last BUILD sets `state`; everything else is shared with it."""
+    """Return a copy of `obj` whose last BUILD sets `state`; all other parts are shared."""
     made = _made(type(obj), obj.opcode, obj.args, obj.kwargs)
     updates = [update for update in obj.updates or () if update[0] != STATE]
     made.updates = [*updates, (STATE, state)]
@@ -183,23 +183,22 @@ def with_state(obj: Object, state: Any) -> Object:
 
 
 def is_object(value: Any, *paths: str) -> bool:
-    """Whether `value` is an `Object` of a symbol with one of these dotted names."""
+    """Return whether `value` is an `Object` of a global with one of these dotted names."""
     return isinstance(value, Object) and type(value).path in paths
 
 
-_LEAVES: Final = frozenset({str, int, float, bool, bytes, type(None)})  # most of a tree
+_LEAVES: Final = frozenset({str, int, float, bool, bytes, type(None)})  # most nodes of a tree
 
 
 def symbols(tree: Any) -> Iterator[Global]:
-    """Every symbol that a tree names, once each, in the order in which its pickle names them."""
+    """Yield every global that a tree names, once each, in the order of its pickle."""
     return (node for node in symbols_and_objects(tree) if isinstance(node, Global))
 
 
 def symbols_and_objects(tree: Any) -> Iterator[Global | Object]:
-    """Every symbol and every object of a tree, once each, a symbol before what is made from it.
+    """Yield every global and every object of a tree once, a global before the objects made from it.
 
-    The order is that of the pickle, and matters: the first one that a reader cannot load is the
-    one its error tells of.
+    The order is that of the pickle: a release reports the first one that it cannot load.
     """
     seen: set[int] = set()
     todo: list[Any] = [tree]
@@ -228,14 +227,14 @@ def _inside(node: Any) -> list[Any]:
 
 
 def rebuilt(tree: Any, replacement: Callable[[Any], Any]) -> Any:
-    """A tree with some nodes replaced; every untouched part is shared with the old one.
+    """Return a tree with some nodes replaced; unchanged parts are shared with the old tree.
 
     Args:
-        replacement: given a node, the one to stand in its place, or the node itself to look
-            at what is inside it, the symbol that it is made from included.
+        replacement: returns the replacement of a node, or the node itself to visit its parts,
+            including the global that it is made from.
 
     Raises:
-        PickleError: the tree is nested too deeply, or holds itself.
+        PickleError: the tree is nested too deeply or contains itself.
     """
     done: dict[int, Any] = {}
     open_nodes: set[int] = set()

@@ -1,10 +1,10 @@
-"""Write an inert tree back as a pickle.
+"""Writer of inert trees as pickles.
 
-The opcodes come out as CPython's C pickler emits them (Modules/_pickle.c, the same in 3.10
-to 3.13): the same memo order, frames, batches of 1000 and shortest integer forms. A tree
-that was read and not changed therefore writes back byte for byte; the samples of every
-release are the proof (tests/test_inert.py). The one exception is the order inside a set, which
-no reader can see; no metadata of any release has one.
+The opcodes are those of CPython's C pickler (Modules/_pickle.c, the same in 3.10 to 3.13): the same
+memo order, frames, batches of 1000 and shortest integer forms. Therefore a tree that was read and
+not changed is written byte for byte; tests/test_inert.py checks this with the samples of every
+release. The one exception is the order inside a set, which no reader can observe; no metadata of
+any release has a set.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _FRAME_MINIMUM: Final = 4
 
 
 def dump(tree: Any, protocol: int) -> bytes:
-    """The pickle of an inert tree.
+    """Return the pickle of an inert tree.
 
     Args:
         tree: a value as `reader.load` returns it, or built from the same kinds of nodes.
-        protocol: 2 for the `data.pkl` of a torch zip (the `weights_only` machine reads
-            nothing newer), 4 for `.metadata`; see `protocol_of`.
+        protocol: 2 for the `data.pkl` of a torch zip (the `weights_only` unpickler reads nothing
+            newer), 4 for `.metadata`; see `protocol_of`.
 
     Raises:
-        PickleError: the tree is nested too deeply, or holds a value no node stands for.
+        PickleError: the tree is nested too deeply, or has a value that no node represents.
     """
     writer = _Writer(protocol)
     try:
@@ -49,10 +49,10 @@ def dump(tree: Any, protocol: int) -> bytes:
 
 
 def fragment(tree: Any, protocol: int) -> bytes:
-    """The opcodes that push an inert tree, with nothing memoized, to stand inside of a pickle.
+    """Return the opcodes that push an inert tree inside a pickle, without memoizing anything.
 
     Raises:
-        PickleError: as `dump`, and where the tree holds itself.
+        PickleError: as in `dump`, and if the tree contains itself.
     """
     writer = _Fragment(protocol)
     try:
@@ -63,7 +63,7 @@ def fragment(tree: Any, protocol: int) -> bytes:
 
 
 def protocol_of(data: bytes) -> int:
-    """The protocol a pickle declares, so that it can be written back in the same one."""
+    """Return the protocol that a pickle declares, for writing it back in the same one."""
     return data[1]
 
 
@@ -71,7 +71,7 @@ class _Writer:
     def __init__(self, protocol: int) -> None:
         self.protocol = protocol
         self.done = bytearray()
-        self.frame = bytearray()  # what the current frame holds so far
+        self.frame = bytearray()  # contents of the current frame so far
         self.framing = protocol >= 4
         self.memo: dict[int, int] = {}
         self.kept: list[Any] = []  # keeps ids valid while they are memo keys
@@ -110,7 +110,7 @@ class _Writer:
         self.frame.clear()
 
     def emit_sized(self, head: bytes, body: bytes) -> None:
-        """A large argument stands outside of the frames."""
+        """Emit an argument with its opcode; a large argument is outside the frames."""
         if self.framing and len(body) >= _FRAME_TARGET:
             self.commit_frame()
             self.done += head + body
@@ -206,7 +206,7 @@ class _Writer:
             self.emit(b"(")
         for item in value:
             self.save(item)
-        if id(value) in self.memo:  # the tuple holds itself: it was written meanwhile
+        if id(value) in self.memo:  # the tuple contains itself and was written in the meantime
             self.emit(b"0" * size if size <= 3 else b"1")
             self.recall(value)
             return
@@ -277,7 +277,7 @@ class _Writer:
             self.emit(b"\x92")
         else:
             self.emit(b"\x81" if value.opcode == NEWOBJ else b"R")
-        if id(value) in self.memo:  # its own arguments hold it
+        if id(value) in self.memo:  # its own arguments contain it
             self.emit(b"0")
             self.recall(value)
         else:
@@ -303,7 +303,7 @@ class _Writer:
         self.marked_batches(list(items), self.save, b"\x90")
 
     def marked_batches(self, items: list[Any], save: Callable[[Any], None], many: bytes) -> None:
-        """Batches of an exact dict or set: after a full batch another one, even if empty."""
+        """Emit the batches of a dict or set; a batch, even if empty, follows a full batch."""
         start, full = 0, True
         while full:
             batch = items[start : start + _BATCH]
@@ -323,10 +323,10 @@ class _Writer:
         *,
         lone_tail: bool,
     ) -> None:
-        """Batches of a list, or of a reduced object.
+        """Emit the batches of a list or of a reduced object.
 
-        The C pickler writes a lone item without a MARK: for an exact list where the list has
-        no other, for a reduced object also where it is left over after full batches.
+        The C pickler writes a single item without a MARK: for a list only if it is the only item,
+        for a reduced object also if it remains after full batches.
         """
         for start in range(0, len(items), _BATCH):
             batch = items[start : start + _BATCH]
@@ -341,7 +341,7 @@ class _Writer:
 
 
 class _Fragment(_Writer):
-    """Memoizes nothing, so that the memo around it stays as it is."""
+    """Writer that memoizes nothing, so that the memo of the surrounding pickle does not change."""
 
     def memoize(self, value: Any) -> None:
         pass
