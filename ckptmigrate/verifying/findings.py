@@ -1,4 +1,4 @@
-"""The findings of `verify`: the table of codes with severity, meaning and remedy; one finding."""
+"""The findings of `verify`, and the table of their codes with severity, meaning and remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks that sharded objects can be read and that pickles name only known globals."""
+"""Checks of sharded objects, and of the globals that pickles name."""
 
 from __future__ import annotations
 

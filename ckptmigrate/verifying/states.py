@@ -37,7 +37,7 @@ def reruns(material: Material) -> Iterator[Finding]:
         are = "is" if len(record.missing) == 1 else "are"
         what = f"{record.promise}, and {many} of it {are} missing"
         finding = material.finding("rerun-shards-missing", what, *record.missing)
-        # Only sharded-rerun has rerun shards while idle, so there the repair writes new ones.
+        # 0.10 and 0.11 always request rerun shards, so the repair has to write new ones.
         always = all(layout is sharded_rerun for layout in reading.layouts)
         yield replace(finding, options=("--rebuild-sentinel",) if always else ())
     elif record.stuck:

@@ -1,4 +1,4 @@
-"""Check that the tables of `.metadata` have the same keys."""
+"""Comparison of the keys in the tables of `.metadata`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check that the chunks of a tensor tile its global shape, without overlaps and gaps.
+"""Checks of tensor chunks: they tile the global shape, without overlaps and gaps.
 
 The check does not compare pairs of chunks. It counts the corners of all chunks, each with a sign:
 plus for an even, minus for an odd number of upper sides. Corners where chunks meet cancel out. The
