@@ -1,1 +1,1 @@
-"""What is to become of a checkpoint, decided to the last byte before anything is written."""
+"""Planning of changes to a checkpoint, to the last byte, before anything is written."""

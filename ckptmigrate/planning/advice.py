@@ -1,4 +1,4 @@
-"""What to do about a verdict: the command that helps, planned and checked before it is told."""
+"""Fixes for a verdict: a command that is planned, and its result checked, before it is printed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ckptmigrate.version import __version__
 from ckptmigrate.versions import UNIVERSAL, none_emitting
 from ckptmigrate.versions.reading import Reading, read
 
-# What a flag that an obstacle names does to a job.
+# The fields of Job that each flag of an obstacle sets.
 _FLAGS: Final[dict[str, dict[str, Any]]] = {
     optimizer.FLAG: {"no_load_optim": True},
     rng.FLAG: {"no_load_rng": True},
@@ -41,10 +41,10 @@ _FLAGS: Final[dict[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Advice:
-    """How the job of a verdict gets to resume.
+    """The fix for a verdict.
 
     Attributes:
-        command: what to run first; None where no command is needed, or none works.
+        command: the command to run before the job; None if none is needed, or if none works.
         flags: the flags that the job then needs.
         reason: why neither a command nor a flag works, or None.
     """
@@ -54,24 +54,24 @@ class Advice:
     reason: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (docs/json.md, `check --json`)."""
+        """Return the documented JSON form (docs/json.md, `check --json`)."""
         return {"command": self.command, "flags": list(self.flags), "reason": self.reason}
 
 
 class Checked(NamedTuple):
-    """A verdict, and how its job gets to resume."""
+    """A verdict and its fix."""
 
     verdict: Verdict
     fix: Advice
 
 
 def advise(found: Reading, verdict: Verdict, job: Job, named: Sequence[str | Place] = ()) -> Advice:
-    """What makes the job of a verdict resume; empty where it does, and nothing goes wrong later.
+    """Return the fix for a verdict; an empty one if the job resumes and has no warning.
 
-    Every command is planned here as the user would run it, and its result checked for the job.
+    Every command is planned as the user would run it, and its result is checked for the job.
 
     Args:
-        named: the words that mean the checkpoint in a command; its own directory by default.
+        named: the command-line arguments that select the checkpoint; by default its path.
     """
     if verdict.resumes and not verdict.warnings:
         return Advice()
@@ -102,7 +102,7 @@ def advise(found: Reading, verdict: Verdict, job: Job, named: Sequence[str | Pla
 
 
 def _repaired(found: Reading, release: Reader, job: Job, named: Sequence[str | Place]) -> Advice:
-    """What makes a corrupt checkpoint resume: no migration repairs it."""
+    """Return the fix for a corrupt checkpoint, which only `repair` can make loadable."""
     path, options = found.manifest.path, refusals.rebuild_options(found)
     first = command("repair", *(named or words(path)), *options)
     try:
@@ -115,13 +115,16 @@ def _repaired(found: Reading, release: Reader, job: Job, named: Sequence[str | P
 
 
 def _after(made: Plan, found: Reading) -> Reading:
-    """The checkpoint as a plan would leave it."""
+    """Read the checkpoint as it would be after a plan."""
     return read(Overlay(found.manifest.directory, made.files))
 
 
 def _targets(release: Reader, job: Job) -> Iterator[Target]:
-    """The release itself; where the job is another than the one that a release target is for,
-    what asks least of any job."""
+    """Yield the targets to try: the release, then the layouts that the most jobs can load.
+
+    A release target is planned for a job with the checkpoint's parallelism; the layouts are for
+    all other jobs.
+    """
     strict = job.strictness == RAISE_ALL
     for native in (False, True):
         yield target(
@@ -136,10 +139,13 @@ def _targets(release: Reader, job: Job) -> Iterator[Target]:
 
 
 def _planned(found: Reading, wanted: Target) -> tuple[list[str], Plan]:
-    """The plan of a target, and its command after verb and PATH, with every loss that it needs.
+    """Plan a migration to a target, with every data loss allowed that it needs.
+
+    Returns:
+        The command-line options after command name and PATH, and the plan.
 
     Raises:
-        CkptMigrateError: there is no plan, whatever is allowed.
+        CkptMigrateError: there is no plan, even with all data losses allowed.
     """
     allowed: tuple[str, ...] = ()
     while True:
@@ -168,10 +174,10 @@ def _options(wanted: Target) -> list[str]:
 
 
 def _flags(verdict: Verdict, *, metadata_too: bool = False) -> tuple[str, ...] | None:
-    """The flags that go around every obstacle; None where one has none.
+    """Return the flags that avoid all obstacles; None if an obstacle has no flag.
 
     Args:
-        metadata_too: whether to go around what a migration would remove, too.
+        metadata_too: whether to accept flags for obstacles that a migration can remove.
     """
     flags: dict[str, None] = {}
     for obstacle in verdict.obstacles:

@@ -1,4 +1,4 @@
-"""What is to become of the small files of one directory, in place: a checkpoint, or a root."""
+"""The planned change of the metadata files of one directory, a checkpoint or a root."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from ckptmigrate.access.places import Place
 
 @dataclass(frozen=True)
 class Change:
-    """New bytes for small files, and what is kept for the way back.
+    """New bytes for metadata files, and the original files to keep for undo.
 
     Attributes:
         path: the directory.
-        files: small file -> its new bytes, or None where it goes.
-        sidecar: the bytes of the new sidecar; None where there is to be none.
-        originals: file name -> bytes to keep for the way back, under `originals_folder`.
+        files: metadata file -> its new bytes, or None to remove it.
+        sidecar: the bytes of the new sidecar; None for no sidecar.
+        originals: file name -> bytes to keep for undo, under `originals_folder`.
         originals_folder: relative to the directory.
-        kept_steps: how many steps of the sidecar stay, and their originals with them.
-        before: small file -> its digest as it was planned from, or None where there is none.
-        after: the same for what it is then.
-        marks: files without which the directory is nothing to a reader: they go and come in any
-            case, so that nobody reads a mixture.
+        kept_steps: the number of sidecar steps that are kept, with their original files.
+        before: metadata file -> its digest at the time of planning, or None if it does not exist.
+        after: metadata file -> its digest after the change, or None if it is removed.
+        marks: files without which a reader does not recognise the directory. An in-place change
+            always removes them first and writes them last, so that no reader sees a mixture.
     """
 
     path: Place

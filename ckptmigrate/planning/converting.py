@@ -1,4 +1,4 @@
-"""From one layout to another, and on to what a reader needs: readings in, manifests out."""
+"""Conversion of a checkpoint to another layout and to the constraints of a reader."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from ckptmigrate.versions.reading import Reading
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion leads to.
+    """The result of a conversion.
 
     Attributes:
-        manifest: the result; the source's very own parts where nothing had to change.
-        layout: the layout on disk.
-        losses: names of the losses that it means, found from the content.
-        foreign: the symbols behind the loss FOREIGN_SYMBOLS.
+        manifest: the result; unchanged parts are the same objects as in the source.
+        layout: the layout of the result.
+        losses: names of the data losses of this conversion of this content.
+        foreign: the globals that cause the data loss FOREIGN_SYMBOLS.
         notes: choices made.
     """
 
@@ -56,15 +56,15 @@ def convert(
 
     Args:
         begin: the checkpoint.
-        layout: the layout to lead to; None for the one it has.
-        reader: a release whose constraints the result has to meet, too.
-        environment: the Python and the NumPy of the job that is to load the result.
-        idle_only: whether a fault context must not stay even in its own layout.
-        given: parallel sizes, in ranks, that the checkpoint does not tell.
+        layout: the target layout; None for the current one.
+        reader: a release whose constraints the result has to meet.
+        environment: the Python and NumPy versions of the target job.
+        idle_only: whether to drop a fault context even if the layout stays the same.
+        given: parallel sizes, in ranks, that the checkpoint does not contain.
 
     Raises:
-        RefusedError: sizes that are needed are unknown or contradict each other.
-        DamagedError: the checkpoint has no iteration where one is needed.
+        RefusedError: required parallel sizes are unknown or contradict each other.
+        DamagedError: the layout needs an iteration and the checkpoint has none.
     """
     wanted = layout or begin.layouts[0]
     losses = _fault_loss(begin, wanted, idle_only=idle_only)
@@ -97,7 +97,7 @@ def convert(
     if strange:
         losses += () if foreign else (FOREIGN_SYMBOLS,)
         foreign = tuple(dict.fromkeys((*foreign, *strange)))
-    # The writer did what the detector of its own layout looks for.
+    # A safeguard: the layout's own detection has to match what its writer wrote.
     if not wanted.detect(facts.gather(result)):
         raise CkptMigrateError(
             f"the plan does not lead to {wanted.ID}; nothing was written",
@@ -111,9 +111,9 @@ def convert(
 def _nested(
     found: Manifest, layout: Layout | None, reader: Reader | None, environment: Environment
 ) -> Constrained:
-    """A nested checkpoint with its common state where the layout, or else the reader, needs it.
+    """Convert a nested checkpoint: the place of its common state, and the reader's constraints.
 
-    It has neither rerun nor RNG states, and no args.
+    A nested checkpoint has no rerun state, no RNG states and no args.
     """
     if layout is not None:
         in_file = layout.COMMON_IN_FILE
@@ -141,7 +141,7 @@ def _fault_loss(begin: Reading, layout: Layout, *, idle_only: bool) -> tuple[str
 def _rewritten(
     begin: Reading, layout: Layout, given: Given | None, *, drop_fault: bool
 ) -> tuple[Manifest, tuple[str, ...]]:
-    """The rerun state in the wanted layout, and notes on what had to be chosen."""
+    """Return the checkpoint with the rerun state in the target layout, and notes on choices."""
     source, record = begin.manifest, begin.record
     notes: tuple[str, ...] = ()
     if drop_fault:

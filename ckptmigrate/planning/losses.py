@@ -1,4 +1,4 @@
-"""What a migration can lose, and only where the user names it: `--allow-loss NAME`."""
+"""The data losses of migrations, each of which needs `--allow-loss NAME`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ INTEGRITY: Final = "integrity"
 
 @dataclass(frozen=True)
 class Loss:
-    """What a user can allow a migration to lose.
+    """A data loss that a user can allow.
 
     Attributes:
         loss: its name, for --allow-loss.
-        meaning: what it means for the job.
-        why: what stands in the way of keeping it.
-        since: the releases that it comes up with.
-        source: the tag, file or sample it is known from.
+        meaning: its effect on the job.
+        why: the reason why the data cannot be kept.
+        since: the releases that it affects.
+        source: the tag, file or sample of this fact.
     """
 
     loss: str

@@ -1,8 +1,8 @@
-"""Plan the repair of one checkpoint.
+"""Planning of the repair of one checkpoint.
 
-It starts from the checkpoint as it is, never from the originals that the sidecar keeps, and later
-migrations start from the repaired checkpoint (`sidecar.original`): so no downgrade brings the
-damage back.
+A repair starts from the checkpoint on disk, not from the original files that the sidecar keeps.
+Later migrations start from the repaired checkpoint (`sidecar.original`), so that no downgrade
+restores the damage.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ _DIGEST: Final = "integrity-mismatch"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user asks for.
+    """The options of a repair.
 
     Attributes:
-        rebuild: write an idle state with all of its shards, instead of none at all.
-        drop: drop a fault context that is whole.
-        given: parallel sizes, in ranks, that the checkpoint does not tell.
-        known: symbols that the user vouches for.
-        hashed: hash payload files against integrity.json, too.
+        rebuild: write an idle rerun state with all its shards, instead of no rerun state.
+        drop: drop a complete fault context.
+        given: parallel sizes, in ranks, that the checkpoint does not contain.
+        known: globals that the user trusts.
+        hashed: also compare the hashes of data files with integrity.json.
     """
 
     rebuild: bool = False
@@ -67,11 +67,11 @@ class Wanted:
 
 
 def plan(path: Place, wanted: Wanted, *, now: str) -> Plan:
-    """Plan the repair of one checkpoint directory.
+    """Plan the repair of one checkpoint.
 
     Raises:
-        RefusedError: something is lost, or the fault context was not asked to go.
-        CkptMigrateError: no readable torch_dist checkpoint.
+        RefusedError: data is lost, or the repair would drop a fault context without `drop`.
+        CkptMigrateError: the directory is not a readable torch_dist checkpoint.
     """
     verified = verify_one(path, known=wanted.known, hashed=wanted.hashed)
     gone = verified.lost
@@ -96,7 +96,7 @@ def plan(path: Place, wanted: Wanted, *, now: str) -> Plan:
     spelled = respelled(result, compat(), USUAL, None, in_file=in_file)
     notes += () if spelled is result else (USUAL.note,)
     result = spelled
-    # What changed in the common state goes where the common state is.
+    # A sharded common state has to be serialized again after a change.
     result = result if in_file else result.with_common_in_entry()
     start = {path: "", **{path / folder: f"{folder}/" for folder in result.nested}}
     other = [
@@ -130,7 +130,11 @@ def plan(path: Place, wanted: Wanted, *, now: str) -> Plan:
 
 
 def _marked(found: Manifest) -> tuple[Manifest, list[str]]:
-    """A checkpoint and those in it with a metadata.json each, and the names of new ones."""
+    """Add a missing metadata.json to a checkpoint and its nested ones.
+
+    Returns:
+        The checkpoint, and the names of the new files.
+    """
     whole = {"": found, **found.nested}
     without = [folder for folder, each in whole.items() if not each.marker]
     whole |= {f: replace(whole[f], marker=manifest.marker_of(whole[f])) for f in without}
@@ -139,14 +143,14 @@ def _marked(found: Manifest) -> tuple[Manifest, list[str]]:
 
 
 def _layout_of(result: Manifest, current: Reading) -> Layout:
-    """The layout of the result: the one that it had, if that fits still."""
+    """Return the layout of the result: the current one, if it still matches."""
     gathered = facts.gather(result)
     fitting = [layout for layout in versions.LAYOUTS if layout.detect(gathered)]
     return next(layout for layout in (*current.layouts, *fitting) if layout in fitting)
 
 
 def _rerun(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...], tuple[str, ...]]:
-    """The checkpoint with the rerun state repaired, notes, and losses."""
+    """Return the checkpoint with a repaired rerun state, notes, and names of data losses."""
     record, source = current.record, current.manifest
     if record.kind is Kind.FAULT and not wanted.drop:
         if wanted.rebuild:
@@ -166,7 +170,7 @@ def _rerun(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...],
                 retry=Retry(add=("--drop-rerun",)),
             )
         return source, (), ()
-    # An idle entry without its sentinels, or without some of them.
+    # An idle `rerun_state_machine` that lacks some or all rerun shards.
     bare = record.entry is not None and (not record.shards or bool(record.missing))
     if record.kind in (Kind.CORRUPT, Kind.FAULT) or (wanted.rebuild and bare):
         losses = (FAULT_CONTEXT,) if record.kind is Kind.FAULT else ()
@@ -189,9 +193,12 @@ def _rerun(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...],
 
 
 def _rebuilt(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...]]:
-    """An idle state in full: the entry, and a fresh shard at every place of the grid."""
+    """Return the checkpoint with a complete idle rerun state, and notes.
+
+    Existing idle shards are kept, and missing ones are new.
+    """
     source, record = current.manifest, current.record
-    silent = (pre_rerun, none_emitting)  # their idle state is nothing at all
+    silent = (pre_rerun, none_emitting)  # they store no idle rerun state
     layout = next((found for found in current.layouts if found not in silent), None)
     if layout is None:
         raise RefusedError(

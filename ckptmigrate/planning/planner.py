@@ -1,7 +1,7 @@
-"""Decide what a migration does, completely, before anything is written.
+"""Planning of a migration.
 
-`plan` is pure: it reads a checkpoint and returns a value. `--dry-run` prints that value, and
-`transaction` is the only code that carries it out.
+`plan` has no side effects: it reads a checkpoint and returns a value. `--dry-run` prints the value,
+and only `transaction` carries it out.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from ckptmigrate.versions.reading import Reading, read
 
 @dataclass(frozen=True)
 class Plan:
-    """What a migration will do to one checkpoint.
+    """The plan of a migration of one checkpoint.
 
     Attributes:
-        iteration: the one it was saved at, or None.
-        verb: `upgrade`, `downgrade` or `repair`.
+        iteration: the iteration of the checkpoint, or None.
+        verb: `upgrade`, `downgrade`, `repair` or `undo`.
         source: names of the layouts that the checkpoint may have now.
-        target: the layout (or `universal`) asked for.
-        layout: the layout on disk afterwards.
-        undo: the command that takes it back in place.
-        satisfied: whether the release asked for resumes from the checkpoint as it is, so that
-            nothing is to be written anywhere.
-        differences: what changes in meaning, in order.
-        change: the same as new bytes for small files, and what is kept for the way back; its
-            sidecar is None where the result is the original itself.
-        losses: names of the losses that happen, all of them allowed.
-        notes: what the user should know: choices made, evidence used.
-        payload: (number of payload files, their bytes), none of which is touched.
-        written: the new `.metadata`, as it was read to verify it. As long as somebody has it,
-            the same bytes are not taken apart once more when they are read back.
+        target: the name of the target.
+        layout: the layout of the result.
+        undo: the command that reverts the migration in place.
+        satisfied: whether the target release can resume from the unmigrated checkpoint, so that
+            nothing is written.
+        differences: the changes in meaning, in order.
+        change: the new bytes of metadata files, and the original files to keep for undo; its
+            sidecar is None if the result is the original checkpoint.
+        losses: names of the data losses, all of them allowed.
+        notes: choices made and evidence used.
+        payload: (number of data files, their size in bytes); none of them changes.
+        written: the new `.metadata`, parsed during validation. While a reference to it exists,
+            reading the same bytes back does not parse them again.
     """
 
     iteration: int | None
@@ -71,16 +71,16 @@ class Plan:
 
     @property
     def path(self) -> Place:
-        """The checkpoint directory."""
+        """The path of the checkpoint."""
         return self.change.path
 
     @property
     def files(self) -> Mapping[str, bytes | None]:
-        """Small file -> its new bytes, or None where it goes."""
+        """Metadata file -> its new bytes, or None to remove it."""
         return self.change.files
 
     def out_of_place(self) -> Plan:
-        """The same for a result beside the source: none of its steps was done in place there."""
+        """Return the plan for a result in a new root, with its steps recorded as out of place."""
         told = self.change.sidecar
         if told is None:
             return self
@@ -88,7 +88,7 @@ class Plan:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether the checkpoint is as asked for already."""
+        """Whether no file changes."""
         return not self.files
 
 
@@ -104,24 +104,24 @@ def plan(
     hash_payload: bool = False,
     progress: Progress | None = None,
 ) -> Plan:
-    """Plan the migration of one checkpoint directory.
+    """Plan the migration of one checkpoint.
 
     Args:
-        path: the checkpoint directory.
+        path: the path of the checkpoint.
         target: a layout, `universal`, or a release.
-        verb: `upgrade` or `downgrade`, to refuse the other direction; None takes either.
-        allowed: names of the losses (see LOSSES) that the user accepts.
-        given: parallel sizes, in ranks, that the checkpoint does not tell.
+        verb: `upgrade` or `downgrade`, to refuse the other direction; None allows both.
+        allowed: names of the data losses (see LOSSES) that the user allows.
+        given: parallel sizes, in ranks, that the checkpoint does not contain.
         now: the time to record, ISO 8601.
-        version: of ckptmigrate, to record.
-        hash_payload: whether payload, too, must have the digests of integrity.json.
-        progress: called with a number of bytes whenever that many were hashed.
+        version: the version of ckptmigrate to record.
+        hash_payload: whether the hashes of data files must match integrity.json, too.
+        progress: called with the number of bytes hashed since the last call.
 
     Raises:
         CorruptError: rerun shards are missing.
-        RefusedError: wrong direction, unknown layout, a loss that is not allowed, or sizes
-            that are unknown or contradict each other.
-        CkptMigrateError: no readable torch_dist checkpoint.
+        RefusedError: the direction is wrong, the layout is unknown, a data loss is not allowed, or
+            parallel sizes are unknown or contradict each other.
+        CkptMigrateError: the directory is not a readable torch_dist checkpoint.
     """
     directory = Once(storage.directory(path))
     damaged = integrity.mismatched(directory, payload=hash_payload, progress=progress)
@@ -137,7 +137,7 @@ def plan(
     begin = read(original.directory) if original.undone else current
     refusals.check_corrupt(begin)
     result = reach(begin, target, given)
-    # What an earlier step was allowed to lose is lost already: do not ask for it again.
+    # An earlier step already dropped this data, so it needs no permission again.
     agreed = {*allowed, *(loss for step in original.undone for loss in step.losses)}
     refusals.check_allowed(begin, target, result, agreed, verb)
     notes = result.notes
@@ -163,17 +163,17 @@ def plan(
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for, and what deciding it brought up.
+    """What the user requested, and the results of the decisions so far.
 
     Attributes:
         verb: `upgrade`, `downgrade` or `repair`.
-        target: what it leads to, by name.
+        target: the name of the target.
         notes: as in Plan.
         now: the time to record, ISO 8601.
-        version: of ckptmigrate, to record.
-        losses: names of the losses that happen.
-        sufficient: whether no change at all means that nothing is to be written anywhere.
-        refreshed: files that stay, and whose digest in integrity.json becomes that of these bytes.
+        version: the version of ckptmigrate to record.
+        losses: names of the data losses.
+        sufficient: whether nothing is written, even to a new root, if no file changes.
+        refreshed: unchanged files -> bytes whose digest replaces the one in integrity.json.
     """
 
     verb: str
@@ -190,7 +190,7 @@ def _verb_for(current: Reading, target: Target) -> str:
     places = [versions.order(found) for found in current.layouts]
     wanted = versions.order(target.layout)
     if target.reader is not None and min(places) <= wanted <= max(places):
-        # Both directions fit the layouts: the release that wrote it tells.
+        # The layouts allow both directions, so the release that wrote the checkpoint decides.
         writers = writer(current.manifest, target.reader.compat).releases
         if writers:
             newer = minor(writers[0]) > minor(target.reader.release)
@@ -201,7 +201,7 @@ def _verb_for(current: Reading, target: Target) -> str:
 def assemble(
     current: Reading, original: Original, found: Converted, begin: Manifest, request: Request
 ) -> Plan:
-    """The plan: file by file against what is on disk now, and the step for the sidecar."""
+    """Assemble the plan: the files that differ from those on disk, and the step of the sidecar."""
     directory, result = current.manifest.directory, found.manifest
     beyond_original = result.contents(begin)
     wanted = {**original.files, **beyond_original}
@@ -259,7 +259,7 @@ def assemble(
 def _digests(
     directory: Directory, found: Manifest, changes: Mapping[str, bytes | None]
 ) -> dict[str, bytes]:
-    """Every integrity.json of a checkpoint and of those in it, once files have changed."""
+    """Return every updated integrity.json of a checkpoint and its nested ones."""
     files = integrity.updated(directory, {n: c for n, c in changes.items() if "/" not in n})
     for folder, inside in found.nested.items():
         new = integrity.updated(inside.directory, storage.within(folder, changes))
@@ -282,7 +282,12 @@ def change_of(
     before: Mapping[str, str | None],
     after: Mapping[str, str | None],
 ) -> Change:
-    """A change of a checkpoint whose sidecar then tells of `steps`, `kept` of them old ones."""
+    """Return the change of a checkpoint.
+
+    Args:
+        steps: the steps of the new sidecar.
+        kept: how many of `steps` are in the current sidecar.
+    """
     return Change(
         path=path,
         files=files,
@@ -297,13 +302,16 @@ def change_of(
 
 
 def untouched(found: Manifest, files: Collection[str]) -> tuple[int, int]:
-    """How many payload files stay as they are, and their bytes."""
+    """Return the number of data files that do not change, and their total size in bytes."""
     kept = [size for name, size in found.all_payload.items() if name not in files]
     return len(kept), sum(kept)
 
 
 def _undo(path: Place, original: Original, *, recorded: bool) -> str:
-    """The command that leads back in place: over what was recorded, or the last one again."""
+    """Return the command that reverts a plan in place.
+
+    It is `undo` if the plan records a step, and otherwise the migration that the plan reverted.
+    """
     if recorded or not original.undone:
         return command("undo", path)
     last = original.undone[-1]

@@ -1,4 +1,4 @@
-"""Why a migration is refused while it is planned, in sentences that end with what works."""
+"""Refusals of a migration during planning, each with a command that works."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ckptmigrate.versions.reading import Reading
 
 
 def no_integrity(path: Place, damaged: list[str]) -> RefusedError:
-    """Files are not as integrity.json says."""
+    """Return the error for files whose hash differs from integrity.json."""
     return RefusedError(
         f"does not have the digest that {integrity.FILE} has for {few(damaged)}",
         losses=(INTEGRITY,),
@@ -39,10 +39,10 @@ def no_integrity(path: Place, damaged: list[str]) -> RefusedError:
 
 
 def check_direction(current: Reading, target: Target, verb: str) -> None:
-    """Make sure that `upgrade` leads to something newer, and `downgrade` to something older.
+    """Raise if the target of `upgrade` is older, or the target of `downgrade` newer.
 
     Raises:
-        RefusedError: it does not; names the other verb.
+        RefusedError: the direction is wrong; names the other command.
     """
     if target.name == versions.UNIVERSAL:
         return
@@ -62,10 +62,10 @@ def check_direction(current: Reading, target: Target, verb: str) -> None:
 
 
 def check_corrupt(begin: Reading) -> None:
-    """Make sure that the rerun shards which the common state announces are there.
+    """Raise if rerun shards are missing that the common state requires.
 
     Raises:
-        CorruptError: they are not.
+        CorruptError: shards are missing.
     """
     missing = begin.record.missing
     if begin.record.kind is not Kind.CORRUPT:
@@ -80,7 +80,10 @@ def check_corrupt(begin: Reading) -> None:
 
 
 def rebuild_options(begin: Reading) -> tuple[str, ...]:
-    """What `repair` has to be told where idle means shards: 0.10 and 0.11 always ask for them."""
+    """Return the options that `repair` needs.
+
+    A checkpoint of 0.10 or 0.11 needs new idle shards, because these releases always request them.
+    """
     if all(layout is sharded_rerun for layout in begin.layouts):
         return ("--rebuild-sentinel",)
     return ()
@@ -89,10 +92,10 @@ def rebuild_options(begin: Reading) -> tuple[str, ...]:
 def check_allowed(
     begin: Reading, target: Target, result: Converted, agreed: Collection[str], verb: str
 ) -> None:
-    """Make sure that every loss of a result was agreed to.
+    """Raise if a result has a data loss that is not allowed.
 
     Raises:
-        RefusedError: one was not; says why it is one, and the command that accepts it.
+        RefusedError: gives the reason for each such data loss, and the command that allows it.
     """
     refused = tuple(loss for loss in result.losses if loss not in agreed)
     if not refused:
@@ -129,7 +132,7 @@ def _why_foreign(begin: Reading, target: Target, result: Converted) -> str:
 
 
 def _why_optimizer(begin: Reading, target: Target, result: Converted) -> str:
-    assert target.reader is not None  # a layout asks for no optimizer
+    assert target.reader is not None  # only a release target checks the optimizer
     whys = [problem.why for problem in optimizer.problems(begin.manifest, target.reader)]
     return (
         f"has an optimizer that release {target.name} cannot read: {', and '.join(whys)} (the job "

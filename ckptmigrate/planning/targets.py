@@ -1,4 +1,4 @@
-"""What `--to` names: a layout, `universal`, or a release; and the least that leads there."""
+"""The target of a migration (a layout, `universal` or a release), and the smallest change to it."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from ckptmigrate.versions.reading import Reading, read_manifest
 
 @dataclass(frozen=True)
 class Target:
-    """What a migration leads to.
+    """The target of a migration.
 
     Attributes:
-        name: as the user wrote it.
-        layout: the layout asked for; of a release, its own.
-        reader: the release that is to resume, or None for a layout.
-        native: whether a release gets its own layout even where it needs less.
-        strict: whether it is to resume under `raise_all`.
-        environment: the Python and the NumPy of the job that is to load it.
+        name: the `--to` value of the user.
+        layout: the target layout; for a release, the layout that it writes.
+        reader: the target release, or None for a layout.
+        native: whether to write the release's own layout even if a smaller change is sufficient.
+        strict: whether the job must load under `--dist-ckpt-strictness raise_all`.
+        environment: the Python and NumPy versions of the target job.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Target:
 
     @property
     def idle_only(self) -> bool:
-        """Whether a fault context must not stay even where its layout would keep it."""
+        """Whether a fault context is dropped even if its layout can keep it."""
         return self.name == versions.UNIVERSAL
 
 
@@ -62,15 +62,15 @@ def target(
     native: bool = False,
     strict: bool = False,
 ) -> Target:
-    """What a name stands for.
+    """Return the target of a `--to` value.
 
     Args:
         torch: the reader's version of torch, for a release.
-        environment: the Python and the NumPy of the job.
+        environment: the Python and NumPy versions of the job.
         native, strict: see Target, for a release.
 
     Raises:
-        RefusedError: it is neither a layout nor a release.
+        RefusedError: the name is neither a layout nor a release.
     """
     if not re.match(r"\d", name):
         return Target(name, versions.named(name), environment=environment)
@@ -81,10 +81,10 @@ def target(
 
 
 def reach(begin: Reading, wanted: Target, given: Given | None) -> Converted:
-    """The conversion that changes least and does what the target asks for.
+    """Return the smallest conversion that reaches the target.
 
     Raises:
-        RefusedError: no conversion makes the release resume; names the reason.
+        RefusedError: the release cannot resume from any conversion; names the reason.
     """
     if wanted.reader is None:
         return convert(
@@ -98,14 +98,18 @@ def reach(begin: Reading, wanted: Target, given: Given | None) -> Converted:
 
 
 def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None) -> Converted:
-    """Of what a release could be given, the first that it resumes from with the fewest losses:
-    the checkpoint as it lies, the one without rerun state, the release's own layout, idle."""
+    """Return the first conversion with the fewest data losses that a release can resume from.
+
+    Conversions, in order: the checkpoint's own layout, none-emitting, the release's own layout, and
+    for a fault the release's own layout without the fault context. With `native`, only the last
+    two.
+    """
     layouts: list[tuple[Layout | None, bool]] = [(wanted.layout, False)]
     if not wanted.native:
         layouts = [(None, False), (none_emitting, False), *layouts]
     if begin.record.kind is Kind.FAULT:
         layouts.append((wanted.layout, True))
-    # A job that does not look for what was never saved.
+    # The job does not request an optimizer or RNG states that were not saved.
     job = Job(
         strictness=RAISE_ALL if wanted.strict else DEFAULT_STRICTNESS,
         no_load_optim=not optimizer.saved(begin.manifest),
@@ -124,7 +128,7 @@ def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None)
                 idle_only=idle_only,
                 given=given,
             )
-        except RefusedError as error:  # sizes that another of them may not need
+        except RefusedError as error:  # unknown parallel sizes; another layout may not need them
             unknown.append(error)
             continue
         verdict = check(reading_of(found.manifest), release, job)
@@ -138,7 +142,7 @@ def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None)
     if not candidates:
         if unknown:
             raise unknown[0]
-        # What no layout removes is the reason, where there is such a thing.
+        # Prefer an obstacle that no migration removes: it is the actual reason.
         obstacle = min(
             (o for v in refusals for o in v.obstacles if _in_the_way(o)),
             key=lambda o: o.metadata_only,
@@ -153,12 +157,15 @@ def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None)
 
 
 def _in_the_way(obstacle: Obstacle) -> bool:
-    """Whether a job fails whatever it is told to go without."""
+    """Return whether an obstacle rules out a conversion.
+
+    An obstacle that no migration removes, but that a flag of the job avoids, does not.
+    """
     return obstacle.metadata_only or obstacle.flag is None
 
 
 def reading_of(result: Manifest) -> Reading:
-    """A manifest that is not on disk yet, read as if it were."""
+    """Read a manifest that is not on disk yet as if it were."""
     if not result.new_payload:
         return read_manifest(result)
     written = Overlay(result.directory, {result.new_payload_file: result.new_payload})

@@ -1,4 +1,4 @@
-"""Plan the way back over the last migration of a checkpoint, from the originals it kept."""
+"""Planning of the undo of the last in-place migration, from the original files that it kept."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from ckptmigrate.versions.reading import read
 
 
 def plan(path: Place) -> Plan:
-    """Plan to take back the last migration that the sidecar of a checkpoint tells of.
+    """Plan to undo the last migration in the sidecar of a checkpoint.
 
     Raises:
-        RefusedError: there is none, or the checkpoint or the originals were changed since.
-        CkptMigrateError: no readable torch_dist checkpoint.
+        RefusedError: there is no in-place migration to undo, or the checkpoint or the original
+            files changed after it.
+        CkptMigrateError: the directory is not a readable torch_dist checkpoint.
     """
     directory = storage.directory(path)
     steps = sidecar.load(directory)
@@ -71,7 +72,11 @@ def plan(path: Place) -> Plan:
 
 
 def _result(path: Place) -> Place:
-    """What there is to remove of a result: its root, unless that has other checkpoints, too."""
+    """Return what to delete of a result: its root if that has no other checkpoint, or the result.
+
+    Args:
+        path: the checkpoint that an out-of-place migration wrote.
+    """
     root = path.parent
     only = (root / locate.TRACKER_FILE).is_file() and locate.all_of(root) == (path,)
     return root if only else path

@@ -1,1 +1,1 @@
-"""What is known of each release, and what follows for a checkpoint in front of a job of it."""
+"""Facts about each release, and predictions of whether a job of it can load a checkpoint."""

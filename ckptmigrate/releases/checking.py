@@ -1,7 +1,7 @@
-"""Predict, without the release at hand, whether a job of it resumes from a checkpoint.
+"""Prediction of whether a Megatron release can resume from a checkpoint.
 
-It reasons from the content of the checkpoint and the constraints of the reader, in the order in
-which the reader meets them, and never from a measured outcome.
+The prediction uses the content of the checkpoint and the constraints of the reader, in the order in
+which the reader applies them. It does not use measured results.
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ from ckptmigrate.versions.taking import LENIENT, MISSING, Offer
 STRICTNESS: Final = ("assume_ok_unexpected", "raise_unexpected", "raise_all", *LENIENT)
 DEFAULT_STRICTNESS: Final = "assume_ok_unexpected"
 RAISE_ALL: Final = "raise_all"
-# Through 0.10 args cannot be loaded by a torch newer than the release, whatever is in them.
 _SINGLETON: Final = "singleton_local_shards"
-# A tensor of one layer: the number goes where layers are stacked.
+# The key of a tensor of one layer. The key of stacked layers is the same without the number.
 _LAYER: Final = re.compile(
     r"((?!optimizer\.|chained_)(?:\w+\.)*layers\.)\d+\.((?:\w+\.)*\w+)", re.ASCII
 )
-# What dist_checkpointing.load raises, with which a nested checkpoint is loaded; the training first
-# loads the common state alone (core_v0.9.0 to core_v0.18.2
+# The error of dist_checkpointing.load, which loads a nested checkpoint. Training loads the common
+# state of the outer checkpoint separately, with another error (core_v0.9.0 to core_v0.18.2
 # megatron/core/dist_checkpointing/strategies/common.py load_common).
 _NO_COMMON_FILE: Final = "CheckpointingException: Common file {path}/common.pt does not exist"
 _COMMON: Final = "the common state"
 _STATES: Final = "the RNG state"
+# Avoids the load error of args in releases up to 0.10 under a torch newer than the release, which
+# does not depend on the content of args.
 UNSAFE_LOAD: Final = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
 
 
 @dataclass(frozen=True)
 class Job:
-    """The job that is to resume; None for a size means that of the checkpoint.
+    """The job that loads a checkpoint; a size of None means the size in the checkpoint.
 
     Attributes:
         tensor, pipeline, context, world: parallel sizes, in ranks.
@@ -70,12 +71,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """One reason why a job does not resume.
+    """One reason why a job cannot resume.
 
     Attributes:
-        error: what the user would read, so that a search finds it.
-        why: the reason in words.
-        flag: the job's own flag (or a variable of its environment) that goes around it, or None.
+        error: the error message of the job.
+        why: the reason.
+        flag: the option or environment variable of the job that avoids the error, or None.
         metadata_only: whether a migration removes it.
     """
 
@@ -87,14 +88,14 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a job of a release resumes.
+    """The prediction of whether a job of a release can resume.
 
     Attributes:
         reader: the release.
-        obstacles: why not, in the order in which the job meets them; empty where it resumes.
-        without: what it resumes without.
-        warnings: what goes wrong later.
-        depends: which Python or NumPy the answer is for, a sentence for each name that decides.
+        obstacles: the reasons why it cannot, in the order of the job's errors; empty if it can.
+        without: data of the checkpoint that the job resumes without.
+        warnings: what fails later.
+        depends: a sentence for each global whose load depends on the Python or NumPy version.
     """
 
     reader: Reader
@@ -104,7 +105,7 @@ class Verdict:
     depends: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (docs/json.md, `check --json`)."""
+        """Return the documented JSON form (docs/json.md, `check --json`)."""
         return {
             "release": self.reader.release,
             "torch": self.reader.torch,
@@ -121,7 +122,7 @@ class Verdict:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the answer rests on, in sentences; what an obstacle says already is not repeated."""
+        """The assumptions of the prediction, without those that an obstacle already states."""
         told = {obstacle.why for obstacle in self.obstacles}
         caveat = self.reader.caveat
         return (
@@ -131,17 +132,17 @@ class Verdict:
 
     @property
     def resumes(self) -> bool:
-        """Whether the load succeeds, be it without something."""
+        """Whether the load succeeds, even if without some of the data."""
         return not self.obstacles
 
 
 def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
-    """Predict what comes of a checkpoint in front of a job of a release.
+    """Predict whether a job of a release can resume from a checkpoint.
 
     Args:
         reading: the checkpoint.
         reader: the release and its torch.
-        job: by default one of the checkpoint's topology with reruns enabled.
+        job: by default a job with the checkpoint's parallelism and with reruns enabled.
     """
     job = job or Job()
     manifest = reading.manifest
@@ -158,8 +159,8 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
     states, rerun = _rng(manifest, reader, job, offer), []
     if taking.error is not None:
         rerun = [Obstacle(taking.error, taking.why)]
-    # Rerun shards are loaded before RNG states. What was loaded is taken up in another order:
-    # optimizer, rerun state, RNG states.
+    # A job loads rerun shards before RNG states, but restores in another order: optimizer, rerun
+    # state, RNG states.
     if taking.error is not None and taking.error.startswith(MISSING):
         obstacles += [*rerun, *states, *_no_optimizer(manifest, job)]
     else:
@@ -186,7 +187,7 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
 
 
 def _depends(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> tuple[str, ...]:
-    """The names of moved modules that a job loads, where its Python or NumPy decides."""
+    """Return a sentence for each global of a moved module whose load depends on a version."""
     states = manifest.rng_symbols if _loads_rng(job, offer) else ()
     named = [(_STATES, path, False) for path in states]
     for each in (manifest, *manifest.nested.values()):
@@ -198,13 +199,19 @@ def _depends(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> tupl
 
 
 def _named(where: str, path: str, reader: Reader, *, by_list: bool) -> str | None:
-    """That a name is there and depends on a version; None where it does not."""
+    """Return the sentence that a global depends on a version; None if it does not.
+
+    Args:
+        where: the part of the checkpoint that names the global.
+        path: the dotted name.
+        by_list: whether the global has to be on the allow-list.
+    """
     condition = reader.condition(path, by_list=by_list)
     return None if condition is None else f"{where} names {path}: {condition}"
 
 
 def _nested(manifest: Manifest, reader: Reader) -> list[Obstacle]:
-    """What keeps the release from the checkpoints inside it, which are loaded after it."""
+    """Return the obstacles of the nested checkpoints, which a job loads last."""
     found = []
     for name, inside in manifest.nested.items():
         common = _common(inside, reader, _NO_COMMON_FILE)
@@ -227,18 +234,17 @@ def _marker(manifest: Manifest, reader: Reader) -> list[Obstacle]:
 
 
 def _common(manifest: Manifest, reader: Reader, missing: str | None = None) -> list[Obstacle]:
-    """What keeps the release from the common state.
+    """Return the obstacles of the common state.
 
     Args:
-        missing: the error where it looks for common.pt and there is none, if it is not that of
-            the training's load.
+        missing: the error for a missing common.pt, if it is not the error of load_checkpoint.
     """
     if not manifest.common.in_file and reader.missing_common_error is not None:
         error = (missing or reader.missing_common_error).format(path=manifest.path)
         return [Obstacle(error, "the common state is in common_state, and it looks for common.pt")]
     weights_only = manifest.common.in_file and reader.weights_only
     for found in symbols_and_objects(manifest.common.values):
-        # The first one that it cannot load is the one that its error names.
+        # The reader's error names the first global that it cannot load.
         if isinstance(found, Object):
             forbidden = reader.forbidden_class(found) if weights_only else None
             if forbidden is not None:
@@ -286,12 +292,12 @@ def _metadata(manifest: Manifest, reader: Reader) -> list[Obstacle]:
 
 
 def _model(manifest: Manifest, reader: Reader) -> list[Obstacle]:
-    """The model is stored under keys that the release does not ask for."""
+    """Return the obstacle if the model is stored under keys that the release does not request."""
     if (manifest.common.content or {}).get(_SINGLETON) is not True:
         return []
     layers = (_LAYER.fullmatch(key) for key in manifest.metadata.entries)
     first = next((match for match in layers if match), None)
-    if first is None:  # nothing that would be stacked
+    if first is None:  # no layers
         return []
     key = "".join(first.groups())
     return [
@@ -335,7 +341,7 @@ def _no_optimizer(manifest: Manifest, job: Job) -> list[Obstacle]:
 
 
 def _no_rng(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> list[Obstacle]:
-    """What becomes of a job that did not ask for RNG states, and was not told to go without."""
+    """Return the error of a job that requests no RNG states although it has no --no-load-rng."""
     error = reader.missing_rng_error
     if error is None or job.no_load_rng or job.finetune or manifest.is_release:
         return []
@@ -376,13 +382,13 @@ def _offer(reading: Reading, reader: Reader, job: Job) -> Offer:
 
 
 def _wrote(reader: Reader, manifest: Manifest) -> bool:
-    """Whether a release of the reader's minor release is the only one that can be the writer."""
+    """Return whether the reader's minor release is the only possible writer."""
     writers = writer(manifest, reader.compat).releases
     return [minor(release) for release in writers] == [minor(reader.release)]
 
 
 def _saved(manifest: Manifest) -> Topology:
-    """The topology of the checkpoint. Where its files contradict its args a reader goes by args."""
+    """Return the parallelism of the checkpoint; that of args, as in Megatron, if they disagree."""
     try:
         return derive(manifest)
     except RefusedError:

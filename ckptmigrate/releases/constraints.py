@@ -1,7 +1,7 @@
-"""What a reader cannot load, made loadable: the one place where its constraints are met.
+"""Replacement of values that a target release cannot load.
 
-Applied after the layout writer and independent of it. Everything replaced here is in the
-originals that the sidecar keeps, and so comes back on the way up.
+It runs after the layout writer and does not depend on the layout. The original files that the
+sidecar keeps contain every replaced value, so a later upgrade restores it.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _SIGNALS: Final = "signal.Signals"
 
 @dataclass(frozen=True)
 class Constrained:
-    """A manifest that a reader can load, and what had to go for it.
+    """A manifest that a reader can load, and the globals that were replaced.
 
     Attributes:
-        manifest: the manifest; the very same where nothing had to change.
-        foreign: symbols that are no known enum, replaced by their dotted name as text.
+        manifest: the manifest; the same object if nothing had to change.
+        foreign: globals that are not a known enum, replaced by their dotted name as text.
     """
 
     manifest: Manifest
@@ -51,11 +51,12 @@ class Constrained:
 def respelled(
     found: Manifest, facts: Compat, job: Environment, reader: Reader | None, *, in_file: bool
 ) -> Manifest:
-    """Name what is in a moved module by the name that a job has; what it has is left as it is.
+    """Rename globals of moved modules that the job cannot load to the name that it can load.
 
     Args:
-        reader: the release that has to resume, if any.
-        in_file: whether the common state will be in common.pt, under the reader's load of it.
+        reader: the target release, if any.
+        in_file: whether the common state will be stored in common.pt, so that the reader's rules
+            for common.pt apply.
     """
 
     def imports(path: str) -> bool:
@@ -74,7 +75,10 @@ def respelled(
 
 
 def respelled_states(found: Manifest, facts: Compat, job: Environment) -> Manifest:
-    """The same for what the RNG states name; of what has moved, they have arrays of NumPy alone."""
+    """Rename globals of moved modules in the RNG states.
+
+    RNG states use moved modules only for NumPy arrays.
+    """
 
     def imports(path: str) -> bool:
         return job.imports(path, facts)
@@ -92,7 +96,11 @@ def respelled_states(found: Manifest, facts: Compat, job: Environment) -> Manife
 
 
 def _renaming(facts: Compat, loads: Callable[[str], bool]) -> Callable[[Any], Any]:
-    """A replacement of symbols that do not load by those that do, by the other module name."""
+    """Return a function that replaces a global that does not load by its other name, if that does.
+
+    Args:
+        loads: whether a dotted name can be loaded.
+    """
 
     def replacement(node: Any) -> Any:
         row = facts.moved(node.path) if isinstance(node, Global) else None
@@ -109,14 +117,15 @@ def constrain(found: Manifest, reader: Reader, *, in_file: bool) -> Constrained:
     """Replace what a reader cannot load.
 
     Args:
-        in_file: whether the common state will lie in common.pt, under the reader's load of it.
+        in_file: whether the common state will be stored in common.pt, so that the reader's rules
+            for common.pt apply.
     """
     by_list = in_file and reader.weights_only
     allowed = reader.allows if by_list else reader.resolves
     loads_symbol = cache(lambda path: allowed(path) and reader.resolves(path))
     foreign: dict[str, None] = {}
     values = found.common.values
-    # The rerun entry is the layout's; what cannot load it must not have it.
+    # The layout writes `rerun_state_machine`, and only for releases that can load it.
     others = {key: value for key, value in values.items() if key != COMMON_ENTRY}
 
     def lacking(part: Global | Object) -> str | None:
@@ -146,7 +155,7 @@ def _replacer(
 
     def replacement(node: Any) -> Any:
         path = lacking(node) if isinstance(node, (Global, Object)) else None
-        if path is None or path == ARGS_CLASS:  # args as text would be of no use to any job
+        if path is None or path == ARGS_CLASS:  # no job can use args as text
             return node
         name = _member_name(node, reader.compat, writers)
         if name is None:
@@ -157,14 +166,17 @@ def _replacer(
 
 
 def _member_name(node: Global | Object, compat: Compat, writers: tuple[str, ...]) -> str | None:
-    """What a release that may be the writer calls the enum member that a node is."""
+    """Return the name of the enum member that a node is, in a release that may be the writer.
+
+    Returns None if the node is not a member of a known enum.
+    """
     if isinstance(node, Global):
-        # Up to 3.10 Python pickles a signal by its name in the module.
+        # Python up to 3.10 pickles a signal by its name in the module.
         signals = [row for row in compat.symbol(_SIGNALS) if node.symbol in row.members]
         return node.symbol if node.module == "signal" and signals else None
     value = enum_value(node)
     rows = [row for row in compat.symbol(type(node).path) if value in row.members.values()]
-    # One value can stand for two members, each at its time.
+    # One value can have different member names in different releases.
     own = [row for row in rows if any(matches(release, row.releases) for release in writers)]
     for row in own or rows:
         return next(name for name, each in row.members.items() if each == value)
@@ -176,14 +188,14 @@ def _with_common(found: Manifest, values: dict[str, Any]) -> Manifest:
 
 
 def _with_class(found: Manifest, reader: Reader) -> Manifest:
-    """0.15 pickles `.metadata` as a class of its own, which older releases do not have."""
+    """Replace the class of `.metadata` if the reader lacks it: 0.15 pickles a class of its own."""
     if reader.resolves(found.metadata.class_path):
         return found
     return replace(found, metadata=found.metadata.with_class(metadata.TORCH_CLASS))
 
 
 def with_shapes(found: Manifest) -> Manifest:
-    """The shapes of flattened optimizer states computed again, where `.metadata` has lost them."""
+    """Compute the shapes of flattened optimizer states if `.metadata` lacks them."""
     if not optimizer.shapes_lost(found):
         return found
     rows = optimizer.shapes(found)

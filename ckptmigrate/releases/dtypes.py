@@ -1,8 +1,8 @@
-"""The class that numpy makes of a dtype's code, which no pickle names and weights_only asks for.
+"""Classes of numpy dtypes, which weights_only checks although no pickle names them.
 
-A pickled dtype is `numpy.dtype`, called with a code and then given a state. What the call makes is
-of a class of that code's own, and torch gives a state to none whose class is not allowed (v2.6.0
-torch/_weights_only_unpickler.py, BUILD). The classes: numpy v2.0.0 numpy/dtypes.pyi.
+A pickled dtype is a call of `numpy.dtype` with a code, and a state to set. The call returns an
+instance of a class that depends on the code, and torch sets the state only if that class is allowed
+(v2.6.0 torch/_weights_only_unpickler.py, BUILD). The classes: numpy v2.0.0 numpy/dtypes.pyi.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, Final
 from ckptmigrate.inert.tree import is_object
 from ckptmigrate.releases.facts import Compat
 
-# By the letter of the code; what follows it is the size in bytes.
+# By the letter of the code; the size in bytes follows the letter.
 _NUMBERS: Final = {"i": "Int", "u": "UInt", "f": "Float", "c": "Complex"}
-_LARGEST: Final = {"f": 8, "c": 16}  # bytes; what is larger is a long double, of whatever size
+_LARGEST: Final = {"f": 8, "c": 16}  # bytes; every larger size is a long double
 _LONG: Final = {"f": "LongDouble", "c": "CLongDouble"}
 _OTHERS: Final = {
     "b": "Bool",
@@ -30,7 +30,7 @@ _MADE_EMPTY: Final = "numpy.core.multiarray._reconstruct"
 
 
 def unnamed_class(value: Any, compat: Compat) -> str | None:
-    """The class of a dtype, or of that of an array; None for what is neither.
+    """Return the class of a dtype or of an array's dtype; None for other values.
 
     Returns:
         For example `numpy.dtypes.Float64DType`.

@@ -1,7 +1,7 @@
-"""What a job runs in besides its release and its torch: a Python and a NumPy.
+"""The Python and NumPy versions of a job.
 
-Both have moved modules, and a pickle names a class by the module of the version that wrote it. What
-moved is in `moved_modules` of compat_matrix.yaml.
+Both have moved modules, and a pickle names a class by the module of the version that wrote it. The
+moved modules are in `moved_modules` of compat_matrix.yaml.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ _EXAMPLES: Final = {"Python": "3.12", "NumPy": "1.26.4"}
 
 @dataclass(frozen=True)
 class Environment:
-    """The Python and the NumPy of a job.
+    """The Python and NumPy versions of a job.
 
     Attributes:
         python: the version, for example `3.12`.
-        numpy: the version; None where it is not known, and then nothing is taken to fail for it.
+        numpy: the version; None if unknown, which counts as a version that loads everything.
     """
 
     python: str = DEFAULT_PYTHON
     numpy: str | None = None
 
     def imports(self, path: str, compat: Compat) -> bool:
-        """Whether a symbol is importable by this name, as far as its module was ever moved."""
+        """Return whether the versions can import a global by this name; True if it never moved."""
         row = compat.moved(path)
         return row is None or self._is_in(row.package, row.importable)
 
     def pickles(self, path: str, compat: Compat) -> bool:
-        """Whether a symbol is pickled by this name, as far as its module was ever moved."""
+        """Return whether the versions pickle a global by this name; True if it never moved."""
         row = compat.moved(path)
         return row is None or self._is_in(row.package, row.pickled)
 
     def condition(self, path: str, compat: Compat, *, by_list: bool) -> str | None:
-        """Which version a job needs to load a symbol by this name; None where any will do.
+        """Return which version a job needs to load a global by this name; None if any works.
 
         Args:
-            by_list: whether the symbol has to be allowed, too, and not only importable.
+            by_list: whether the global has to be on the allow-list, not only importable.
         """
         row = compat.moved(path)
         if row is None:
@@ -70,12 +70,12 @@ class Environment:
 
     @property
     def note(self) -> str:
-        """What a plan says that has renamed modules."""
+        """The note of a plan that renames modules."""
         numpy = "" if self.numpy is None else f" and NumPy {self.numpy}"
         return f"modules that have moved are named as Python {self.python}{numpy} has them"
 
     def options(self) -> list[str]:
-        """The options that state it on a command line, where it is not the default."""
+        """Return the command-line options for these versions; empty for the defaults."""
         python = [] if self.python == DEFAULT_PYTHON else ["--python", self.python]
         return python + ([] if self.numpy is None else ["--numpy", self.numpy])
 
@@ -84,10 +84,10 @@ USUAL: Final = Environment()
 
 
 def environment(python: str | None = None, numpy: str | None = None) -> Environment:
-    """The environment that a user states; None for what is not stated.
+    """Return the environment for the given versions; None means the default.
 
     Raises:
-        RefusedError: one of them is not a version.
+        RefusedError: a text is not a version.
     """
     return Environment(
         DEFAULT_PYTHON if python is None else _version("Python", python),

@@ -1,4 +1,4 @@
-"""Which releases may have written a checkpoint, from the traces they leave in it."""
+"""The releases that may have written a checkpoint, inferred from its contents."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ckptmigrate.releases.facts import Compat, SignRow, matches
 
 @dataclass(frozen=True)
 class Sign:
-    """One trace that was looked for.
+    """One sign of the writer that was looked for in a checkpoint.
 
     Attributes:
         sign: its name in compat_matrix.yaml.
-        found: whether it is there.
-        releases: the specifier that follows.
+        found: whether the checkpoint has it.
+        releases: specifier of the releases that this allows.
     """
 
     sign: str
@@ -32,14 +32,14 @@ class Sign:
 
 @dataclass(frozen=True)
 class Writer:
-    """What is known of the release that wrote a checkpoint.
+    """The releases that may have written a checkpoint.
 
     Attributes:
-        releases: the minor releases that all signs allow, oldest first; none where the signs
+        releases: the minor releases that all signs allow, oldest first; empty if the signs
             contradict each other.
         signs: the signs, in the order of compat_matrix.yaml.
-        decisive: those of them that set the bounds; all where they contradict each other.
-        torch: what the files say of its torch, as specifiers.
+        decisive: the signs that set the bounds; all signs if they contradict each other.
+        torch: specifiers of the torch versions that the files allow.
     """
 
     releases: tuple[str, ...]
@@ -66,7 +66,7 @@ def _backend(manifest: Manifest, name: str) -> bool | None:
 
 
 def _common(manifest: Manifest, name: str) -> bool | None:
-    # A framework without args writes a common state of its own, which tells nothing.
+    # A common state without args comes from another framework, so a key proves nothing.
     return name in manifest.common.values if manifest.common.arguments is not None else None
 
 
@@ -80,7 +80,7 @@ def _argument(manifest: Manifest, name: str) -> bool | None:
     return None if arguments is None else name in arguments
 
 
-# How a sign of each kind is looked for; None where the checkpoint cannot tell.
+# The test for each kind of sign; it returns None if the checkpoint cannot decide it.
 _LOOK: Final[dict[str, Callable[[Manifest, str], bool | None]]] = {
     "attribute": _attribute,
     "metadata-class": _metadata_class,
@@ -93,7 +93,7 @@ _LOOK: Final[dict[str, Callable[[Manifest, str], bool | None]]] = {
 
 
 def writer(manifest: Manifest, compat: Compat) -> Writer:
-    """The releases that may have written a checkpoint.
+    """Return the releases that may have written a checkpoint.
 
     Raises:
         CompatError: compat_matrix.yaml has a sign of an unknown kind.
@@ -130,7 +130,7 @@ def _looked_for(manifest: Manifest, rows: tuple[SignRow, ...]) -> list[Sign]:
 def _decisive(
     releases: tuple[str, ...], fitting: dict[Sign, set[str]], compat: Compat
 ) -> list[Sign]:
-    """One sign that rules out the release before the range, one that rules out the one after."""
+    """Return a sign that excludes the release before the range, and one for the release after."""
     if not releases:
         return list(fitting)
     known = compat.known_releases

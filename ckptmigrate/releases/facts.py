@@ -1,6 +1,6 @@
-"""The facts about releases, as people edit them in compat_matrix.yaml (compiling.py).
+"""The facts about releases, compiled from compat_matrix.yaml (see compiling.py).
 
-packaging is imported where it is used: a migration between layouts does without.
+`packaging` is imported inside functions, because a migration between layouts does not need it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class LayoutRow:
         layout: its name.
         releases: a specifier (see `matches`).
         summary: one line.
-        why: what it changes for a reader.
-        source: the tag, file or sample it is known from.
+        why: its effect on a reader.
+        source: the tag, file or sample of this fact.
     """
 
     layout: str
@@ -37,13 +37,13 @@ class LayoutRow:
 
 @dataclass(frozen=True)
 class SignRow:
-    """A trace that releases, or versions of torch, leave in a checkpoint.
+    """A sign of the release, or of the torch version, that wrote a checkpoint.
 
     Attributes:
         sign: kind and name, for example `argument:rerun_mode`.
-        present: specifier of the releases (or torch versions) where it is there.
-        absent: specifier of those where it is not.
-        source: the tag, file or sample it is known from.
+        present: specifier of the releases (or torch versions) if the sign is present.
+        absent: specifier of the releases (or torch versions) if the sign is absent.
+        source: the tag, file or sample of this fact.
     """
 
     sign: str
@@ -54,12 +54,12 @@ class SignRow:
 
 @dataclass(frozen=True)
 class ReaderRow:
-    """A release that `check` asks by default.
+    """A release that `check` includes by default.
 
     Attributes:
         release: its last patch.
-        torch: the version of torch that it runs under unless another is stated.
-        source: the measurements that it has.
+        torch: its default version of torch.
+        source: the measurements of the release.
     """
 
     release: str
@@ -69,12 +69,13 @@ class ReaderRow:
 
 @dataclass(frozen=True)
 class LoadingRow:
-    """Which symbols a reader's load of common.pt admits.
+    """Which globals a reader allows in common.pt.
 
     Attributes:
         releases: specifier of the readers.
-        symbols: `any` that can be imported, or `torch-default`: what torch.load admits.
-        source: the tags and the file it is known from.
+        symbols: `any` (everything that can be imported) or `torch-default` (what torch.load
+            allows by default).
+        source: the tags and the file of this fact.
     """
 
     releases: str
@@ -84,12 +85,12 @@ class LoadingRow:
 
 @dataclass(frozen=True)
 class MissingRow:
-    """How a reader ends that does not find common.pt, or RNG states.
+    """The error of a reader if common.pt, or the RNG states, are missing.
 
     Attributes:
         releases: specifier of the readers.
         error: their error; `{path}` stands for the checkpoint.
-        source: where it was measured, or the tags and the file it is known from.
+        source: the measurement, or the tags and the file, of this fact.
     """
 
     releases: str
@@ -99,12 +100,12 @@ class MissingRow:
 
 @dataclass(frozen=True)
 class AllowListRow:
-    """Symbols that releases add to torch's allow-list.
+    """Globals that releases add to torch's allow-list.
 
     Attributes:
         releases: specifier of the readers.
-        symbols: dotted names, each that of the class itself, which is what a pickle names.
-        source: the tags and the file it is known from.
+        symbols: dotted names of the classes, as a pickle names them.
+        source: the tags and the file of this fact.
     """
 
     releases: str
@@ -114,15 +115,15 @@ class AllowListRow:
 
 @dataclass(frozen=True)
 class SymbolRow:
-    """A symbol that comes and goes with the release.
+    """A global that only some releases have.
 
     An enum has a row for each range of releases with the same members.
 
     Attributes:
         symbol: its dotted name.
         releases: specifier of the readers that can resolve it.
-        members: member name -> value, where it is an enum whose values are told apart.
-        source: the tag, file or sample it is known from.
+        members: member name -> value, for an enum whose values matter.
+        source: the tag, file or sample of this fact.
     """
 
     symbol: str
@@ -136,13 +137,14 @@ class MovedRow:
     """One of the two names of a module that Python or NumPy has moved.
 
     Attributes:
-        module: the name; modules inside are named likewise.
+        module: the name, which is also the prefix of its submodules.
         other: the other name of the same module.
-        package: `Python` or `NumPy`, whose version decides.
-        importable: specifier of its versions that import the module by this name.
-        pickled: specifier of those that pickle by this name, and allow by it what Megatron allows.
-        error: how a load ends where it cannot be imported.
-        source: the tags and files it is known from.
+        package: `Python` or `NumPy`, whose version decides which name works.
+        importable: specifier of the package's versions that can import the module by this name.
+        pickled: specifier of the package's versions that pickle by this name; Megatron's
+            allow-list has this name there.
+        error: the load error if the module cannot be imported.
+        source: the tags and files of this fact.
     """
 
     module: str
@@ -154,7 +156,7 @@ class MovedRow:
     source: str
 
     def renamed(self, path: str) -> str:
-        """The other dotted name of a symbol in the module."""
+        """Return the other dotted name of a global in the module."""
         return self.other + path[len(self.module) :]
 
 
@@ -165,8 +167,8 @@ class ShardingRow:
     Attributes:
         type: its name in `content_metadata`.
         releases: specifier of its readers.
-        error: the error of all others; empty where there are none.
-        source: the tag, file or sample it is known from.
+        error: the error of all other releases; empty if there are none.
+        source: the tag, file or sample of this fact.
     """
 
     type: str
@@ -177,14 +179,14 @@ class ShardingRow:
 
 @dataclass(frozen=True)
 class FormRow:
-    """A form of optimizer states that some releases do not read.
+    """A form of optimizer states that some releases cannot read.
 
     Attributes:
-        form: its name; optimizer.py says how it is recognised.
+        form: its name; optimizer.py detects it.
         releases: specifier of its readers.
-        why: the reason that all others do not read it.
-        error: their error; names in braces stand for values.
-        source: the tag, file or sample it is known from.
+        why: the reason why all other releases cannot read it.
+        error: the error of these other releases; names in braces stand for values.
+        source: the tag, file or sample of this fact.
     """
 
     form: str
@@ -196,12 +198,12 @@ class FormRow:
 
 @dataclass(frozen=True)
 class RngRow:
-    """The grid of `rng_state` under expert parallelism; without, every release has (PP, TP).
+    """The global shape of `rng_state` with expert parallelism; without, it is always (PP, TP).
 
     Attributes:
-        releases: specifier of the releases that write it, and ask for it.
-        axes: what its dimensions count, in ranks: PP, TP, DPxCP.
-        source: the tags and the file it is known from.
+        releases: specifier of the releases that save and request it.
+        axes: the meaning of its dimensions, in ranks: PP, TP, DPxCP.
+        source: the tags and the file of this fact.
     """
 
     releases: str
@@ -211,7 +213,7 @@ class RngRow:
 
 @dataclass(frozen=True)
 class Compat:
-    """The content of compat_matrix.yaml; the sections in the order of the file."""
+    """The content of compat_matrix.yaml, with the sections in the order of the file."""
 
     layouts: tuple[LayoutRow, ...]
     known_releases: tuple[str, ...]
@@ -230,25 +232,25 @@ class Compat:
     missing_rng: tuple[MissingRow, ...]
 
     def row(self, layout: str) -> LayoutRow:
-        """The row of a layout."""
+        """Return the row of a layout."""
         return next(row for row in self.layouts if row.layout == layout)
 
     def symbol(self, path: str) -> list[SymbolRow]:
-        """The rows of a symbol, oldest releases first."""
+        """Return the rows of a global, oldest releases first."""
         return [row for row in self.symbols if row.symbol == path]
 
     def moved(self, path: str) -> MovedRow | None:
-        """The row of the module that a symbol is in; None for a module that never moved."""
+        """Return the row of the module that contains a global; None if the module never moved."""
         rows = [row for row in self.moved_modules if path.startswith(f"{row.module}.")]
         return max(rows, key=lambda row: len(row.module), default=None)
 
     def names(self, path: str) -> tuple[str, ...]:
-        """Every dotted name that a symbol has had, the given one first."""
+        """Return every dotted name of a global, the given name first."""
         row = self.moved(path)
         return (path,) if row is None else (path, row.renamed(path))
 
 
-# The sections of the file that are lists of rows, and those that are lists of plain text.
+# The sections of the file that are lists of rows, and those that are lists of text.
 ROWS: Final[dict[str, type]] = {
     "layouts": LayoutRow,
     "writer_signs": SignRow,
@@ -269,12 +271,12 @@ TEXTS: Final = ("known_releases", "torch_allows")
 
 @lru_cache(maxsize=1)
 def compat() -> Compat:
-    """The facts that are shipped."""
+    """Return the facts that the package ships."""
     return from_sections(json.loads(opener.shipped(COMPILED)))
 
 
 def from_sections(sections: Mapping[str, Any]) -> Compat:
-    """The facts from plain lists and mappings that fit the schema (see compiling.py)."""
+    """Return the facts from plain lists and mappings that match the schema (see compiling.py)."""
     rows: dict[str, Any] = {
         name: tuple(row(**{k: _frozen(v) for k, v in each.items()}) for each in sections[name])
         for name, row in ROWS.items()
@@ -288,11 +290,11 @@ def _frozen(value: Any) -> Any:
 
 @lru_cache(maxsize=4096)
 def matches(release: str, specifier: str) -> bool:
-    """Whether a release is in a specifier (PEP 440), or in one of several between `|`.
+    """Return whether a release matches a PEP 440 specifier, or one of several separated by `|`.
 
-    Development versions count. An alpha, beta or release candidate is like what it leads to: PEP
-    440 has `0.14.0rc7` neither in `<0.14` nor in `>=0.14`, and NVIDIA's containers have a torch
-    such as `2.6.0a0+ecf3bae40a.nv25.01`.
+    Development versions match, too. An alpha, beta or release candidate counts as its final
+    release: in PEP 440, `0.14.0rc7` matches neither `<0.14` nor `>=0.14`, and NVIDIA's containers
+    have a torch such as `2.6.0a0+ecf3bae40a.nv25.01`.
     """
     from packaging.specifiers import SpecifierSet
     from packaging.version import Version
@@ -300,14 +302,14 @@ def matches(release: str, specifier: str) -> bool:
     version = Version(release)
     if version.pre is not None:
         release = version.base_version
-    # One specifier may name two ranges ("<0.8|>=0.16"): then either side will do.
+    # A specifier may contain two ranges ("<0.8|>=0.16"); one match is sufficient.
     return any(
         SpecifierSet(part).contains(release, prereleases=True) for part in specifier.split("|")
     )
 
 
 def minor(release: str) -> tuple[int, ...]:
-    """The minor release that a release belongs to, for example (0, 13) for `0.13.1`."""
+    """Return the minor release of a release, for example (0, 13) for `0.13.1`."""
     from packaging.version import Version
 
     return Version(release).release[:2]

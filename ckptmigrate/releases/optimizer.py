@@ -1,8 +1,8 @@
-"""The optimizer state of a checkpoint, and what keeps a reader from it.
+"""The optimizer state of a checkpoint, and the reasons why a reader cannot load it.
 
-Its tensors are a matter of bytes and of keys that only the model's own grouping of parameters
-explains, so a job resumes with `--no-load-optim`. One thing is metadata alone: the table of the
-shapes of flattened states, which `shapes` computes where it was lost.
+A metadata edit cannot convert the optimizer: its tensor data and keys depend on how the model
+groups its parameters, so a job has to resume with `--no-load-optim`. The exception is the table of
+the shapes of flattened states, which is metadata only: `shapes` computes it if it is missing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ckptmigrate.releases.readers import Reader
 
 FLAG: Final = "--no-load-optim"
 FLATTENED: Final = "fully_sharded_model_space"
-# The attribute of `.metadata` with a row per tensor, and what the row of a flattened state holds.
+# The attribute of `.metadata` with a row per tensor, and the field in the row of a flattened state.
 SHAPES: Final = "mcore_data"
 _SHAPE: Final = "nd_reformulated_orig_global_shape"
 
@@ -33,10 +33,10 @@ _STATE: Final = re.compile(
 
 @dataclass(frozen=True)
 class Problem:
-    """What a reader meets when it loads the optimizer.
+    """A reason why a reader cannot load the optimizer.
 
     Attributes:
-        error: the error that it raises.
+        error: the error that the reader raises.
         why: the reason.
         metadata_only: whether an edit of `.metadata` removes it.
     """
@@ -47,12 +47,12 @@ class Problem:
 
 
 def saved(manifest: Manifest) -> bool:
-    """Whether the job that saved it was not told --no-save-optim."""
+    """Return whether the checkpoint was saved without --no-save-optim."""
     return not manifest.common.argument("no_save_optim")
 
 
 def unsaved(manifest: Manifest) -> Problem | None:
-    """How a job of any release ends that looks for an optimizer that was not saved.
+    """Return the problem of a job of any release if the optimizer was not saved, or None.
 
     Source: load_checkpoint of megatron/training/checkpointing.py, core_v0.9.0 to core_v0.19.0.
     """
@@ -62,15 +62,15 @@ def unsaved(manifest: Manifest) -> Problem | None:
 
 
 def problems(manifest: Manifest, reader: Reader) -> list[Problem]:
-    """What keeps a reader from the optimizer of a checkpoint, in the order in which it shows.
+    """Return the reasons why a reader cannot load the optimizer, in the order of their errors.
 
-    Nothing of `release`, out of which no job loads an optimizer (load_checkpoint of
+    A `release` checkpoint has none, because no job loads its optimizer (load_checkpoint of
     megatron/training/checkpointing.py, core_v0.9.0 to core_v0.19.0).
     """
     if manifest.is_release:
         return []
     found = _of_sharding(manifest, reader)
-    # The template is built, and fails, before any tensor is looked at.
+    # A job builds the sharded state dict before it reads a tensor, so its error is the only one.
     return found or [
         *_of_shapes(manifest, reader),
         *_of_chain(manifest, reader),
@@ -79,10 +79,10 @@ def problems(manifest: Manifest, reader: Reader) -> list[Problem]:
 
 
 def shapes_lost(manifest: Manifest) -> bool:
-    """Whether there are flattened states, and `.metadata` has no table of their shapes.
+    """Return whether there are flattened states and `.metadata` has no table of their shapes.
 
     torch 2.9 to 2.12 drop the attribute when Megatron-Core up to 0.14 saves (pytorch #178001).
-    All states of an optimizer are of one form, so the first one of each is looked at.
+    All states of an optimizer have one form, so the first state of each optimizer decides.
     """
     if manifest.metadata.attributes.get(SHAPES):
         return False
@@ -92,7 +92,7 @@ def shapes_lost(manifest: Manifest) -> bool:
         if match is None or match["prefix"] in seen or match["parameter"] not in entries:
             continue
         shape = _size(entries[match["parameter"]])
-        if len(shape) > 1:  # those of one dimension are stored plain through 0.10
+        if len(shape) > 1:  # releases up to 0.10 do not flatten states of one dimension
             seen.add(match["prefix"])
             if _is_flattened(shape, _size(entries[key])):
                 return True
@@ -100,7 +100,7 @@ def shapes_lost(manifest: Manifest) -> bool:
 
 
 def shapes(manifest: Manifest) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Compute `mcore_data` from the shapes of the parameters: a row per tensor, as it was saved.
+    """Compute `mcore_data` from the shapes of the parameters: a row per tensor, as Megatron saves.
 
     Source: core_v0.9.0, core_v0.14.0 megatron/core/dist_checkpointing/strategies/torch.py
     MCoreSavePlanner.create_local_plan.
@@ -118,7 +118,13 @@ def shapes(manifest: Manifest) -> dict[str, dict[str, tuple[int, ...]]]:
 
 
 def _is_flattened(shape: tuple[int, ...], stored: tuple[int, ...]) -> bool:
-    """Whether a state is stored as (grid..., elements of a cell of a parameter's shape)."""
+    """Return whether a state is stored flattened.
+
+    Args:
+        shape: the parameter's global shape.
+        stored: the state's global shape; flattened, it is (chunks per dimension..., elements of a
+            chunk).
+    """
     grid = stored[:-1]
     if not shape or len(grid) != len(shape) or not all(grid):
         return False
@@ -128,7 +134,7 @@ def _is_flattened(shape: tuple[int, ...], stored: tuple[int, ...]) -> bool:
 
 
 def sharding_type(manifest: Manifest) -> str | None:
-    """The sharding type of the distributed optimizer; None where there is none to tell."""
+    """Return the sharding type of the distributed optimizer, or None if it is unknown."""
     named_type = (manifest.common.content or {}).get("distrib_optim_sharding_type")
     if isinstance(named_type, str):
         return named_type
@@ -151,12 +157,12 @@ def _of_sharding(manifest: Manifest, reader: Reader) -> list[Problem]:
 
 
 def _of_form(reader: Reader, form: str, **values: object) -> list[Problem]:
-    """The problem of a form of compat_matrix.yaml; none where the reader reads it."""
+    """Return the problem with a form of compat_matrix.yaml; empty if the reader can read it."""
     return [Problem(row.error.format(**values), row.why) for row in reader.unread_forms(form)]
 
 
 def _of_shapes(manifest: Manifest, reader: Reader) -> list[Problem]:
-    """Flattened states without the table of their shapes."""
+    """Return the problem with flattened states that lack the table of their shapes."""
     if not shapes_lost(manifest):
         return []
     found = _of_form(reader, "flattened-shapes-lost")
@@ -164,13 +170,13 @@ def _of_shapes(manifest: Manifest, reader: Reader) -> list[Problem]:
 
 
 def _of_chain(manifest: Manifest, reader: Reader) -> list[Problem]:
-    """Several optimizers (MoE) whose keys lack the prefix that tells them apart through 0.13.
+    """Return the problem with several optimizers (MoE) whose keys lack the `chained_N.` prefix.
 
-    Where they have it every reader asks for it: content_metadata, which makes a reader leave it
-    out, is written together with the keys.
+    Releases up to 0.13 write the prefix. If the keys have it, every reader requests it, because
+    `content_metadata`, which makes a reader omit it, is saved together with the keys.
     """
     states = manifest.common.values.get("optimizer")
-    # The common part of several optimizers stands under 0, 1, ...; that of one does not.
+    # Several optimizers are stored under 0, 1, ... in the common state; a single one is not.
     if not isinstance(states, dict) or len(states) < 2 or {*states} != {*range(len(states))}:
         return []
     keys = manifest.metadata.entries
@@ -187,11 +193,14 @@ def _of_chain(manifest: Manifest, reader: Reader) -> list[Problem]:
 
 
 def _of_dimension(manifest: Manifest, reader: Reader) -> list[Problem]:
-    """Flattened states of parameters of one dimension, which two ways of storing exist of."""
+    """Return the problem with flattened states of one-dimensional parameters.
+
+    Releases store these states in one of two forms.
+    """
     if sharding_type(manifest) != FLATTENED:
         return []
     flattened, entries = _flattened(manifest), manifest.metadata.entries
-    # By key: of a large file, each entry that is looked at is unpickled for it.
+    # Filter by key first: in a large file, each entry that is accessed is unpickled on demand.
     for key in entries:
         if len(flattened.get(key, ())) == 1:
             stored = _size(entries[key])
@@ -207,8 +216,13 @@ def _of_dimension(manifest: Manifest, reader: Reader) -> list[Problem]:
 
 
 def _cut(key: str, entries: Mapping[str, Any]) -> tuple[int, int] | None:
-    """(size of the parameter's shard, size of a piece of it) where a state is cut finer than its
-    parameter is among model parallel ranks; None where it is not, or no parameter tells."""
+    """Compare the chunks of a state with the chunks of its parameter.
+
+    Returns:
+        (size of the parameter's shard, size of a chunk of it), in elements, if the state has
+        smaller chunks than model parallelism gives its parameter; None if it has not, or if the
+        parameter is not in the checkpoint.
+    """
     match = _STATE.fullmatch(key)
     parameter = entries.get(match["parameter"]) if match else None
     if parameter is None or len(_size(entries[key])) != 1:
@@ -223,7 +237,7 @@ def _cut(key: str, entries: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _pieces(entry: Any) -> Iterator[tuple[int, int]]:
-    """(offset, size) of each piece of a tensor of one dimension."""
+    """Yield (offset, size), in elements, of each chunk of a one-dimensional tensor."""
     chunks = entry.attributes.get("chunks") if isinstance(entry, Object) else None
     for chunk in chunks if isinstance(chunks, list) else ():
         if isinstance(chunk, Object):
@@ -237,7 +251,7 @@ def _size(entry: Any) -> tuple[int, ...]:
 
 
 def _flattened(manifest: Manifest) -> dict[str, tuple[int, ...]]:
-    """The entries stored as flattened ranges: key -> the shape of the parameter."""
+    """Return the keys that are stored flattened: key -> shape of the parameter."""
     data = manifest.metadata.attributes.get(SHAPES)
     if not isinstance(data, dict):
         return {}
@@ -245,7 +259,7 @@ def _flattened(manifest: Manifest) -> dict[str, tuple[int, ...]]:
 
 
 def _numbers(value: Any) -> tuple[int, ...]:
-    """The numbers of a shape, which is a tuple or an inert torch.Size; () for anything else."""
+    """Return the numbers of a tuple or an inert torch.Size; () for anything else."""
     if isinstance(value, Object) and len(value.args) == 1:
         value = value.args[0]
     if isinstance(value, tuple) and all(type(number) is int for number in value):

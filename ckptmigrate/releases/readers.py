@@ -1,4 +1,4 @@
-"""A release as a reader: which symbols it can load, from compat_matrix.yaml."""
+"""A release as a reader: which globals it can load, from compat_matrix.yaml."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ckptmigrate.releases.dtypes import unnamed_class
 from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.releases.facts import Compat, FormRow, MissingRow, matches, minor
 
-# Without Megatron every reader has these; what else a pickle names is of no release.
+# Modules that every reader has besides Megatron; other modules belong to no release.
 _EVERYWHERE: Final = frozenset({"torch", "numpy", "__builtin__", *sys.stdlib_module_names})
 _ONE: Final = "name one such as 0.13.1; for all run `ckptmigrate explain`"
 _WEIGHTS_ONLY_SINCE: Final = ">=2.6"  # torch.load's default (torch 2.6 release notes)
@@ -28,8 +28,8 @@ class Reader:
     Attributes:
         release: for example `0.13.1`.
         torch: for example `2.13.0`.
-        layout: the name of the layout it writes, by whose rule it asks for rerun state.
-        compat: where the facts come from.
+        layout: the name of the layout that it writes, which also decides how it loads rerun state.
+        compat: the facts about releases.
         environment: the Python and the NumPy of the job.
     """
 
@@ -40,12 +40,15 @@ class Reader:
     environment: Environment = USUAL
 
     def is_in(self, specifier: str) -> bool:
-        """Whether a specifier of releases names this one."""
+        """Return whether a specifier of releases includes this release."""
         return matches(self.release, specifier)
 
     @property
     def like(self) -> str | None:
-        """The release that it is taken to be like, where it is newer or older than all known."""
+        """The known release whose rules apply, if this one is newer or older than all known ones.
+
+        None if this release is in the known range.
+        """
         oldest, newest = self.compat.readers[0].release, self.compat.known_releases[-1]
         if minor(self.release) < minor(oldest):
             return oldest
@@ -53,7 +56,7 @@ class Reader:
 
     @property
     def caveat(self) -> str | None:
-        """That no rule that it is judged by is about it; None where it is known."""
+        """A note that the rules of another release are used; None for a known release."""
         if self.like is None:
             return None
         age = "newer" if minor(self.release) > minor(self.like) else "older"
@@ -61,13 +64,13 @@ class Reader:
 
     @property
     def weights_only(self) -> bool:
-        """Whether common.pt is loaded by torch's weights_only machine and its allow-list."""
+        """Whether common.pt is loaded with torch's weights_only and its allow-list."""
         rows = (r for r in self.compat.common_loading if self.is_in(r.releases))
         by_default = any(row.symbols == "torch-default" for row in rows)
         return by_default and matches(self.torch, _WEIGHTS_ONLY_SINCE)
 
     def resolves(self, path: str) -> bool:
-        """Whether a symbol of this dotted name is there to be imported."""
+        """Return whether a global of this dotted name can be imported."""
         rows = self.compat.symbol(path)
         if rows:
             return any(self.is_in(row.releases) for row in rows)
@@ -76,7 +79,10 @@ class Reader:
         return self.environment.imports(path, self.compat)
 
     def makes(self, obj: Object) -> bool:
-        """Whether an object that is an enum member is one of this release, by its value."""
+        """Return whether this release has the enum member that an object is, by its value.
+
+        True for an object that is not an enum member.
+        """
         value = enum_value(obj)
         rows = [] if value is None else self.compat.symbol(type(obj).path)
         return all(
@@ -86,7 +92,7 @@ class Reader:
         )
 
     def allows(self, path: str) -> bool:
-        """Whether the weights_only machine admits a symbol of this dotted name."""
+        """Return whether weights_only allows a global of this dotted name."""
         names = {*self.compat.names(path)}
         listed = any(_fits(path, name) for name in self.compat.torch_allows) or any(
             names & {*row.symbols} for row in self.compat.allow_lists if self.is_in(row.releases)
@@ -94,45 +100,45 @@ class Reader:
         return listed and self.environment.pickles(path, self.compat)
 
     def condition(self, path: str, *, by_list: bool) -> str | None:
-        """Which Python or NumPy a job needs for a symbol of this name; None where any will do."""
+        """Return which Python or NumPy a job needs for a global of this name; None if any works."""
         return self.environment.condition(path, self.compat, by_list=by_list)
 
     def forbidden_class(self, obj: Object) -> str | None:
-        """The class of a dtype, or of that of an array, which the weights_only machine refuses."""
+        """Return the class of a dtype or an array's dtype if weights_only refuses it, or None."""
         name = unnamed_class(obj, self.compat)
         return None if name is None or self.allows(name) else name
 
     def unknown_marker_keys(self, marker: Mapping[str, Any]) -> list[str]:
-        """The keys of metadata.json that this release refuses.
+        """Return the keys of metadata.json that this release refuses.
 
-        Up to 0.18 it goes into a dataclass of four fields (core_v0.18.2
+        Releases up to 0.18 load metadata.json into a dataclass of four fields (core_v0.18.2
         megatron/core/dist_checkpointing/core.py maybe_load_config).
         """
         known = {"sharded_backend", "sharded_backend_version", *COMMON_MARKER}
         return [] if self.is_in(">=0.19") else [key for key in marker if key not in known]
 
     def unread_forms(self, form: str) -> list[FormRow]:
-        """The row of a form of the table `forms`, where this release does not read it."""
+        """Return the rows of a form in the table `forms` if this release cannot read the form."""
         return [r for r in self.compat.forms if r.form == form and not self.is_in(r.releases)]
 
     @property
     def rng_by_rank(self) -> bool:
-        """Whether, with expert parallelism, it has RNG states for every rank."""
+        """Whether it saves RNG states for every rank with expert parallelism."""
         return any("DPxCP" in row.axes for row in self.compat.rng_grids if self.is_in(row.releases))
 
     @property
     def missing_common_error(self) -> str | None:
-        """The error where there is no common.pt; None for a reader that needs none."""
+        """The error if common.pt is missing; None for a reader that does not need it."""
         return self._error(self.compat.missing_common)
 
     @property
     def needs_common_file(self) -> bool:
-        """Whether it looks for the common state in common.pt alone."""
+        """Whether it requires the common state to be in common.pt."""
         return self.missing_common_error is not None
 
     @property
     def missing_rng_error(self) -> str | None:
-        """How a job ends that loaded no RNG states unasked; None for one that goes on."""
+        """The error of a job without --no-load-rng that loads no RNG states; None if it resumes."""
         return self._error(self.compat.missing_rng)
 
     def _error(self, rows: Iterable[MissingRow]) -> str | None:
@@ -140,7 +146,7 @@ class Reader:
 
 
 def _fits(path: str, name: str) -> bool:
-    """Whether a dotted name fits one of torch_allows, where `*` stands for a part without dots."""
+    """Return whether a dotted name matches a name of torch_allows; `*` is a part without dots."""
     if "*" not in name:
         return path == name
     return re.fullmatch(re.escape(name).replace(r"\*", r"[^.]*"), path) is not None
@@ -152,21 +158,21 @@ def reader(
     torch: str | None = None,
     environment: Environment = USUAL,
 ) -> Reader:
-    """The reader of a release; `0.16` means the last patch known of it.
+    """Return the reader of a release; `0.16` means its last known patch.
 
     Args:
-        torch: its version of torch; by default the one its row in compat_matrix.yaml names.
+        torch: its version of torch; by default the version in its row of compat_matrix.yaml.
         environment: its Python and NumPy.
 
     Raises:
-        RefusedError: the release is no version of two numbers or more, the torch no version, or
-            no layout of the release is known.
+        RefusedError: the release is not a version of at least two numbers, the torch is not a
+            version, or no layout of the release is known.
     """
     from packaging.version import Version
 
     try:
         version = Version(release)
-    except ValueError as error:  # no version, or one of more digits than Python reads
+    except ValueError as error:  # not a version, or a number with more digits than int() accepts
         raise RefusedError(f"there is no release {release!r}", fix=_ONE) from error
     try:
         stated = None if torch is None else str(Version(torch))
@@ -174,7 +180,7 @@ def reader(
         raise RefusedError(
             f"there is no torch {torch!r}", fix="name a version such as --torch 2.6.0"
         ) from error
-    if len(version.release) == 1:  # 013 is a slip, and not the release 13 of some later year
+    if len(version.release) == 1:  # 013 is a typing error for 0.13, not release 13
         raise RefusedError(f"there is no release {release!r}", fix=_ONE)
     full = str(version)
     known = [row.release for row in compat.readers if _is_patch_of(row.release, full)]
@@ -185,7 +191,7 @@ def reader(
             f"no layout is known of release {release!r}",
             fix="for those that are known run `ckptmigrate layouts`",
         )
-    # A patch without a row of its own runs under the torch of its minor release.
+    # A patch without a row gets the torch of its minor release.
     rows = [row for row in compat.readers if minor(row.release) <= minor(full)]
     usual = rows[-1].torch if rows else compat.readers[0].torch
     return Reader(full, stated or usual, layouts[0], compat, environment)
@@ -200,5 +206,5 @@ def readers(
     torch: str | None = None,
     environment: Environment = USUAL,
 ) -> list[Reader]:
-    """The readers that a checkpoint is checked against by default, oldest first."""
+    """Return the readers that `check` uses by default, oldest first."""
     return [reader(row.release, compat, torch, environment) for row in compat.readers]

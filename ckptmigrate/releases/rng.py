@@ -1,10 +1,10 @@
-"""The RNG states: the grid that a release asks for, and a checkpoint re-keyed for it.
+"""The RNG states: which shards a release requests, and how to rename their keys for it.
 
-A job of every release saves them as one sharded object per place of a (PP, TP) grid, that of the
-rank with data and context parallel rank 0: a list of one state, or, with
---data-parallel-random-init, of one state per data parallel rank, out of which each picks its
-own. 0.16 alone, and only with expert parallelism, saves such a list for every rank, in a (PP, TP,
-DP x CP) grid. On load a job asks for the grid that it would save.
+Every release saves one sharded object per (PP, TP) rank, from the rank with data and context
+parallel rank 0. The object is a list of one state or, with --data-parallel-random-init, of one
+state per data parallel rank, from which each rank takes its own. Only 0.16, and only with expert
+parallelism, saves such a list for every rank, with global shape (PP, TP, DP x CP). On load a job
+requests the shards that it would save.
 
 Source: get_rng_state and load_checkpoint of megatron/training/checkpointing.py, core_v0.9.0 to
 core_v0.19.0; which release does what is in compat_matrix.yaml.
@@ -26,7 +26,8 @@ from ckptmigrate.releases.readers import Reader
 from ckptmigrate.versions.taking import MISSING
 
 FLAG: Final = "--no-load-rng"
-# Several models on grids of their own (core_v0.19.0, key_prefix): nothing is known of their jobs.
+# Keys of several models, each with its own parallelism (core_v0.19.0, key_prefix). What their jobs
+# request is unknown.
 _PREFIXED: Final = re.compile(rf"[^/]+{KEY}/", re.ASCII)
 
 Position = tuple[int, ...]
@@ -34,12 +35,12 @@ Position = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Rekeyed:
-    """A manifest with the RNG states in the grid of a reader.
+    """A manifest with the RNG state keys that a reader requests.
 
     Attributes:
-        manifest: the manifest; the very same where nothing had to change.
-        lossy: whether ranks had states of their own that are left out.
-        note: what was done, or None.
+        manifest: the manifest; the same object if nothing had to change.
+        lossy: whether ranks had different states, some of which are dropped.
+        note: a description of the change, or None.
     """
 
     manifest: Manifest
@@ -50,16 +51,16 @@ class Rekeyed:
 def missing(
     found: Manifest, reader: Reader, grid: tuple[int, int], world: int
 ) -> tuple[str, str] | None:
-    """The error and the reason where a job asks for RNG states that are not there.
+    """Return the error and the reason if a job requests RNG states that are missing, or None.
 
     Args:
-        grid: (PP, TP) of the job, which is that of the checkpoint: with another one, no job
-            asks for RNG states.
-        world: WORLD of the job, in ranks.
+        grid: (PP, TP) of the job, in ranks. It equals that of the checkpoint, because otherwise
+            no job requests RNG states.
+        world: world size of the job, in ranks.
     """
     if found.common.arguments is None or not saved(found):
         return None
-    if has_encoder(found):  # of several grids
+    if has_encoder(found):  # its RNG states have several global shapes
         return None
     if found.is_release or any(_PREFIXED.match(key) for key in found.metadata.blobs):
         return None
@@ -77,18 +78,18 @@ def missing(
 
 
 def saved(found: Manifest) -> bool:
-    """Whether the job that saved it was not told --no-save-rng."""
+    """Return whether the checkpoint was saved without --no-save-rng."""
     return not found.common.argument("no_save_rng")
 
 
 def rekeyed(found: Manifest, reader: Reader, given: Given | None = None) -> Rekeyed:
-    """Turn the grid of 0.16 with expert parallelism into that of all others, or the reverse.
+    """Convert the RNG keys of 0.16 with expert parallelism to those of other releases, or back.
 
-    The payload stays as it is: new keys point to the bytes that are there. What no key points
-    to any more comes back on the way up, from the originals of the sidecar.
+    The data files do not change: new keys refer to existing bytes. A later upgrade restores the
+    dropped keys from the original files that the sidecar keeps.
 
     Raises:
-        RefusedError: sizes that are needed are unknown or contradict each other.
+        RefusedError: required parallel sizes are unknown or contradict each other.
     """
     stored = _stored(found)
     if len(stored) != 1:
@@ -104,7 +105,7 @@ def rekeyed(found: Manifest, reader: Reader, given: Given | None = None) -> Reke
 
 
 def _by_rank(found: Manifest, reader: Reader) -> bool:
-    """Whether a reader asks for the states of every rank, given the expert parallelism."""
+    """Return whether a reader requests one RNG state per rank for this expert parallelism."""
     experts = found.common.argument("expert_model_parallel_size")
     return reader.rng_by_rank and type(experts) is int and experts > 1
 
@@ -116,7 +117,7 @@ def _asked(found: Manifest, reader: Reader, grid: tuple[int, int], world: int) -
 
 
 def _stored(found: Manifest) -> dict[Position, frozenset[Position]]:
-    """Grid -> the places of it that the checkpoint has states for."""
+    """Return the offsets of the RNG states in the checkpoint: global shape -> offsets."""
     stored: dict[Position, set[Position]] = {}
     for key in found.rng_keys:
         parsed = parse_unique_key(key, KEY)
@@ -127,7 +128,7 @@ def _stored(found: Manifest) -> dict[Position, frozenset[Position]]:
 
 
 def _with_fewer(found: Manifest, grid: Position) -> Rekeyed:
-    """Of every place (PP, TP) the states of its first rank, as all other releases save them."""
+    """Keep the states of the first rank of each (PP, TP), as all releases but 0.16 save them."""
     firsts = {place[:2]: unique_key(place, grid, KEY) for place in positions(grid) if not place[2]}
     lossy = not all(
         _same(found, firsts[place[:2]], unique_key(place, grid, KEY)) for place in positions(grid)
@@ -148,7 +149,7 @@ def _with_fewer(found: Manifest, grid: Position) -> Rekeyed:
 
 
 def _with_more(found: Manifest, grid: Position, given: Given | None) -> Rekeyed:
-    """For every rank the states that every other release would give it."""
+    """Add a key for each rank that refers to the states of its (PP, TP)."""
     topology = derive(found, given)
     whole = (*grid, max(topology.require_world() // grid_size(grid), 1))
     added = {
@@ -171,7 +172,7 @@ def _with(
 
 
 def _same(found: Manifest, first: str, other: str) -> bool:
-    """Whether two keys have the same states behind them."""
+    """Return whether two keys have the same states."""
     if first == other:
         return True
     return diffing.same_object(found.read_blob_bytes(first), found.read_blob_bytes(other))

@@ -1,8 +1,8 @@
-"""Which symbols a checkpoint is known to name: an allow-list, never a deny-list.
+"""Allow-list of the globals that the pickles of a checkpoint may name.
 
-A job executes what `.metadata` and the blobs name (`pickle.load`, and `torch.load` without
-`weights_only`), so whatever is not listed here or in compat_matrix.yaml is told by name. That a
-symbol can be imported (os.system can) says nothing for it.
+A job imports and may call every global that `.metadata` and the sharded objects name
+(`pickle.load`, and `torch.load` without `weights_only`), so every global that is not listed here or
+in compat_matrix.yaml is reported. Being importable is not sufficient: os.system is importable too.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Final
 
 _DCP: Final = "torch.distributed.checkpoint"
 
-# What neither torch nor a release allows by list (both are in compat_matrix.yaml). `*` stands for a
-# part without dots.
+# Globals that are on no allow-list of torch or of a release (both lists are in compat_matrix.yaml).
+# `*` matches a part without dots.
 _KNOWN: Final = (
-    # `.metadata` of every sample; `_StoragePrefix` in those of torch 2.5.
+    # In `.metadata` of every sample; `_StoragePrefix` only in the samples of torch 2.5.
     f"{_DCP}.metadata.Metadata",
     f"{_DCP}.metadata.MetadataIndex",
     f"{_DCP}.metadata.StorageMeta",
@@ -32,20 +32,20 @@ _KNOWN: Final = (
     f"{_DCP}.planner.WriteItem",
     f"{_DCP}.planner.WriteItemType",
     f"{_DCP}.planner.TensorWriteData",
-    # The rerun payload of a fault: samples *-fault-*.
+    # The rerun shards of a fault: samples *-fault-*.
     "megatron.core.rerun_state_machine.Call",
     "megatron.core.rerun_state_machine.Caller",
-    # Data of torch: what torch_allows of compat_matrix.yaml sums up as `torch.*`.
+    # Data types of torch, which torch_allows of compat_matrix.yaml lists as `torch.*`.
     "torch.Size",
     "torch.device",
     "torch.*Storage",
     "torch.*Tensor",
     "torch.Tensor",
     "torch.strided",
-    # Data of numpy: the RNG state of every sample, and scalars.
+    # Data types of numpy: the RNG state of every sample, and scalars.
     "numpy.dtypes.*DType",
     "numpy.core.multiarray.scalar",
-    # Data of the standard library that args hold: building it does nothing else.
+    # Data types of the standard library in args; their constructors have no side effects.
     "pathlib.PurePosixPath",
     "collections.deque",
     "collections.defaultdict",
@@ -69,18 +69,18 @@ _DTYPES: Final = (
 
 
 def unknown(named: Iterable[str], also_known: Collection[str] = ()) -> list[str]:
-    """Those of the symbols that no known writer puts into a checkpoint, in order, each once.
+    """Return the unknown globals among the given ones, in order, without duplicates.
 
     Args:
-        named: what a pickle names (`Metadata.named`, `TorchFile.named`).
-        also_known: names that the user vouches for.
+        named: the globals that a pickle names (`Metadata.named`, `TorchFile.named`).
+        also_known: globals that the user trusts.
     """
     names = dict.fromkeys(named)
     return [name for name in names if name not in also_known and not _is_known(name)]
 
 
 def _is_known(name: str) -> bool:
-    """Whether a name is listed, it or the other one that its module has had."""
+    """Return whether a name is listed, also under another name of its module."""
     from ckptmigrate.releases.facts import compat
 
     return any(map(_pattern().fullmatch, compat().names(name)))

@@ -1,1 +1,1 @@
-"""What people read in a terminal: sentences and commands, with nothing smuggled into them."""
+"""Text for a terminal: commands to paste, escaped text from checkpoints, masked URLs."""

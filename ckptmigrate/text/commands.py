@@ -1,4 +1,4 @@
-"""Commands to print for a user to paste: every word quoted as a shell needs it."""
+"""Commands that a user can paste into a shell, with every word quoted."""
 
 from __future__ import annotations
 
@@ -12,58 +12,58 @@ from ckptmigrate.access.places import Place
 from ckptmigrate.text.printable import printable
 
 PROGRAM: Final = "ckptmigrate"
-# Python that imports nothing from the current directory, which may be a checkpoint; 3.10 can do so
-# only without what PYTHONPATH and the user's own packages add.
+# Options for a Python that imports nothing from the current directory, which may be a checkpoint.
+# Python 3.10 has no -P; its -I also ignores PYTHONPATH and user site-packages.
 _PYTHON: Final = (sys.executable, "-P" if sys.version_info >= (3, 11) else "-I")
 
-# A word that needs no quotes: zsh expands `=x`, fish `%self`.
+# A word that needs no quotes. It does not start with `=` or `%`: zsh expands `=x`, fish `%self`.
 _PLAIN: Final = re.compile(r"[\w@+:,./-][\w@+:,./=%-]*", re.ASCII)
 _COMMAND_OR_PATH: Final = re.compile(r"`([^`]*)`|{path}")
 
 
 def command(*words: str | Place, stdin: str | Place | None = None) -> str:
-    """A command of ckptmigrate, without its first word: `command("inspect", path)`."""
+    """Return a ckptmigrate command line, for example for `command("inspect", path)`."""
     return shell(PROGRAM, *words, stdin=stdin)
 
 
 def load(root: Place) -> str | None:
-    """The flag of a job that resumes from a root; None where no job reads such a place.
+    """Return the --load option for a root; None if no job can load from that store.
 
-    Megatron reads local paths and multi-storage-client; other stores are for its callers.
+    Megatron loads local paths and multi-storage-client (msc) URLs only.
     """
     return shell("--load", root) if isinstance(root, Path) or root.protocol == "msc" else None
 
 
 def removal(place: Place, *options: str) -> str:
-    """A command that removes a file or, with `-r`, a directory; of a URL, all that is below."""
+    """Return a command that removes a file or, with `-r`, a directory; for a URL, recursively."""
     if isinstance(place, Path):
         return shell("rm", *options, place)
     return _fsspec("fs.rm(p, True)", place)
 
 
 def copy(source: Place, target: Place) -> str:
-    """A command that copies a file over another of the same kind of place."""
+    """Return a command that copies a file; both paths are local, or both are in one store."""
     if isinstance(source, Path):
         return shell("cp", source, target)
     return _fsspec("fs.cp_file(*p)", source, target)
 
 
 def install(*packages: str) -> str:
-    """A command that installs packages where this program would find them."""
+    """Return a command that installs packages into the environment of this program."""
     return shell(*_PYTHON, "-m", "pip", "install", *packages)
 
 
 def _fsspec(does: str, *urls: Place) -> str:
-    """What works wherever ckptmigrate reaches the store, with the same endpoint and profile."""
+    """Return a Python command that uses fsspec, with the endpoint and profile of ckptmigrate."""
     code = f"import fsspec,sys; fs,_,p=fsspec.core.get_fs_token_paths(sys.argv[1:]); {does}"
     return shell(*_PYTHON, "-c", code, *urls)
 
 
 def shell(*words: str | Place, stdin: str | Place | None = None) -> str:
-    """Return a command that bash, zsh, fish and dash take for these words.
+    """Return a command that bash, zsh, fish and dash split into these words.
 
-    No text that all of them read can be printed for a name that is not printable: then it is a
-    comment, with a glob for each such name.
+    No quoting of an unprintable name works in all of these shells. For such a name the result is a
+    shell comment, with a glob in place of the name.
 
     Args:
         stdin: a file that the command reads.
@@ -80,10 +80,10 @@ def shell(*words: str | Place, stdin: str | Place | None = None) -> str:
 
 
 def filled(text: str, path: str | Place) -> str:
-    """Return a text about a path, each command in backticks as `shell` has it.
+    """Return a text with `{path}` filled in and each command in backticks quoted by `shell`.
 
     Args:
-        text: `{path}` in it stands for the path; a space is what separates the words of a command.
+        text: `{path}` stands for the path; spaces separate the words of a command.
     """
 
     def made(found: re.Match[str]) -> str:
@@ -95,7 +95,10 @@ def filled(text: str, path: str | Place) -> str:
 
 
 def _quoted(word: str) -> str:
-    """A printable word. In fish a backslash escapes a quote or a backslash, also between quotes."""
+    """Return a printable word in quotes.
+
+    In fish a backslash escapes a quote or a backslash, also between single quotes.
+    """
     if _PLAIN.fullmatch(word):
         return word
     inside = re.sub(r"'|\\(?=['\\]|\Z)", r"'\\\g<0>'", word)
@@ -103,6 +106,6 @@ def _quoted(word: str) -> str:
 
 
 def _glob(word: str) -> str:
-    """What a shell replaces by every name that is this word but for what cannot be printed."""
+    """Return a glob that matches the word, with `*` for each run of unprintable characters."""
     runs = itertools.groupby(word, str.isprintable)
     return "".join(_quoted("".join(run)) if printable else "*" for printable, run in runs)

@@ -1,4 +1,4 @@
-"""Lines of an answer, and how they fit the width of a terminal."""
+"""Lines of output, wrapped to the width of a terminal."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from typing import Final
 from ckptmigrate.text.printable import printable
 
 _NARROWEST: Final = 40  # columns; below that a hanging indent leaves no room for words
-# A word; what stands between backticks is a command to paste, and one word.
+# A word. Text between backticks is a command to paste, so it counts as one word.
 _WORD: Final = re.compile(r"(?:`[^`]*`|\S)+")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of an answer.
+    """One line of output.
 
     Attributes:
-        text: what it says.
-        head: what stands before it, such as a label; text that does not fit goes on under the text.
-        margin: columns before everything.
-        hang: columns between the margin and text that goes on; by default the head's.
-        style: `bold` or a colour: of the head where there is one, else of the line.
-        whole: whether it is never broken, as a command to paste.
+        text: the text.
+        head: a prefix, such as a label; wrapped text is aligned with `text`.
+        margin: indentation of the whole line, in columns.
+        hang: indentation of wrapped text after the margin, in columns; by default the width of
+            the head.
+        style: `bold` or a colour, for the head if there is one, otherwise for the line.
+        whole: whether the line is never wrapped, such as a command to paste.
     """
 
     text: str
@@ -35,10 +36,10 @@ class Line:
 
 
 def fitted(line: Line, width: int | None) -> list[str]:
-    """A line as one or more of a terminal, printable whatever a checkpoint put into it.
+    """Return a line wrapped to a terminal, with unprintable characters escaped.
 
     Args:
-        width: of the terminal, in columns; None to break nothing, as for a pipe.
+        width: width of the terminal, in columns; None for no wrapping, for example in a pipe.
     """
     first = " " * line.margin + printable(line.head)
     text = printable(line.text)

@@ -1,4 +1,4 @@
-"""Text from a checkpoint, made fit to print: no terminal escape gets through, no list runs on."""
+"""Escaping and shortening of text from a checkpoint before it is printed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ _LONGEST: Final = 10_000  # characters of one line
 
 
 def printable(text: str) -> str:
-    """The text with every unprintable character (controls, escapes, bidi) as an escape code,
-    no longer than a terminal can bear, and without the secrets of URLs."""
+    """Return the text with unprintable characters (controls, escapes, bidi) as escape codes.
+
+    Secrets of URLs are masked, and the text is cut after _LONGEST characters.
+    """
     if ":/" in text or "@" in text:
         from ckptmigrate.text.secrets import masked
 
@@ -25,6 +27,6 @@ def printable(text: str) -> str:
 
 
 def few(names: Sequence[str], most: int = 4) -> str:
-    """The first names of a list, and how many more there are."""
+    """Return the first names of a list, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

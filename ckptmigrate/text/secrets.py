@@ -1,11 +1,12 @@
-"""URLs without what they may hold of secrets, fit to be printed, stored and logged."""
+"""Masking of secrets in URLs that are printed, stored or logged."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-# A URL in a text, without what ends a sentence; one that lacks a slash is known by its store.
+# A URL in a text, without the punctuation that ends a sentence. A URL that lacks a slash is
+# recognised by the protocol of a store.
 _SLIP: Final = re.compile(
     r"(?<![\w+./-])(?:s3a?|gc?s|msc|https?|abfss?|file):/?(?!/)", re.ASCII | re.IGNORECASE
 )
@@ -16,10 +17,10 @@ _URL: Final = re.compile(
 _AT: Final = re.compile(r".*(?:@|%40)", re.DOTALL | re.IGNORECASE)  # up to the last one
 _COLON: Final = re.compile(r":|%3a", re.IGNORECASE)
 _HOST: Final = re.compile(r"(?:\[[\da-f:.]*\]|[^:]*)(?::\d{1,5})?|arn:.*", re.ASCII | re.DOTALL)
-_QUERY: Final = re.compile(r"\?[^/?=]+=.*", re.DOTALL)  # which may sign a request
+_QUERY: Final = re.compile(r"\?[^/?=]+=.*", re.DOTALL)  # may hold the signature of a request
 _ANY_QUERY: Final = re.compile(r"\?.*", re.DOTALL)
-_WEB: Final = ("http", "https", "abfs", "abfss")  # where `?` is no part of a name
-_CONTAINERS: Final = ("abfs", "abfss", "wasb", "wasbs")  # where CONTAINER@ACCOUNT is no secret
+_WEB: Final = ("http", "https", "abfs", "abfss")  # `?` cannot be part of a name
+_CONTAINERS: Final = ("abfs", "abfss", "wasb", "wasbs")  # CONTAINER@ACCOUNT is not a secret
 
 PASSWORD: Final = "a password"
 USER: Final = "a name or a secret before an @"
@@ -27,11 +28,11 @@ QUERY: Final = "a query, as a signed one does"
 
 
 def split(protocol: str, rest: str) -> tuple[str | None, str]:
-    """What a URL holds of secrets, and what may be printed of it.
+    """Return which secret a URL contains, and the URL with that secret masked.
 
     Args:
-        protocol: what is before `://`.
-        rest: what is behind it.
+        protocol: the part before `://`.
+        rest: the part after `://`.
 
     Returns:
         PASSWORD, USER, QUERY or None; `rest` with the secret masked.
@@ -41,7 +42,7 @@ def split(protocol: str, rest: str) -> tuple[str | None, str]:
     colon, at = _COLON.search(host), _AT.match(host)
     if (colon and _AT.match(rest)) or (at and protocol.lower() not in _CONTAINERS):
         found = PASSWORD if colon else USER
-        # A secret may hold any character, `/` and `@` included.
+        # A secret may contain any character, including `/` and `@`.
         rest = _AT.sub("***@", rest, count=1)
     elif colon and "://" not in rest and not _HOST.fullmatch(host):
         found, rest = PASSWORD, "***"
@@ -52,16 +53,16 @@ def split(protocol: str, rest: str) -> tuple[str | None, str]:
 
 
 def masked(text: str) -> str:
-    """A text with the secrets of all URLs in it masked."""
+    """Return a text with the secrets of all its URLs masked."""
     return _URL.sub(lambda url: url[1] + split(url[1].partition(":")[0], url[2])[1], text)
 
 
 def masked_url(text: str) -> str:
-    """The text of one URL, which may hold spaces, with its secrets masked."""
+    """Return one URL, which may contain spaces, with its secrets masked."""
     protocol, mark, rest = text.partition("://")
     return f"{protocol}{mark}{split(protocol, rest)[1]}" if mark else masked(text)
 
 
 def is_slip(text: str) -> bool:
-    """Whether a text is a URL of a store that lacks a slash."""
+    """Return whether a text is a URL of a store that lacks a slash."""
     return _SLIP.match(text) is not None

@@ -1,1 +1,1 @@
-"""The parts of `verify`: a checkpoint read as far as it can be, the checks, and what they find."""
+"""The parts of `verify`: an error-tolerant read of a checkpoint, the checks, and their findings."""

@@ -1,4 +1,4 @@
-"""integrity.json against the files: small ones always, payload on demand."""
+"""Comparison of files with integrity.json: metadata files always, data files on request."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from ckptmigrate.errors import DamagedError
 from ckptmigrate.verifying.findings import Finding, counted
 from ckptmigrate.verifying.material import Material
 
-_SMALL: Final = 64 * 1024 * 1024  # bytes; larger files are hashed with the payload
+_SMALL: Final = 64 * 1024 * 1024  # bytes; larger files are hashed with the data files
 
 
 def is_small(name: str, size: int) -> bool:
-    """Whether a file is hashed without being asked for."""
+    """Return whether a file is always hashed, even without --hash.
+
+    Args:
+        size: in bytes.
+    """
     return size <= _SMALL and not name.endswith(".distcp")
 
 
 def check(
     material: Material, *, payload: bool = False, progress: Progress | None = None
 ) -> Iterator[Finding]:
-    """Each file has the digest that integrity.json says.
+    """Yield findings about files whose hash differs from integrity.json.
 
     Args:
-        payload: hash payload files, too, on every core.
-        progress: called with a number of bytes whenever that many were hashed.
+        payload: also hash data files, on every core.
+        progress: called with the number of bytes hashed since the last call.
     """
     sizes = material.directory.files()
     if integrity.FILE not in sizes:

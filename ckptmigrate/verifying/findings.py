@@ -1,7 +1,4 @@
-"""What `verify` can find: the table of codes, and one finding.
-
-The table is the one place where a code, how bad it is, what it means and what to do stand.
-"""
+"""The findings of `verify`, and the table of their codes with severity, meaning and remedy."""
 
 from __future__ import annotations
 
@@ -14,11 +11,14 @@ from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.text.commands import filled
 from ckptmigrate.text.printable import printable
 
-_LONGEST: Final = 200  # characters shown of a text from a checkpoint
+_LONGEST: Final = 200  # characters; longer texts from a checkpoint are cut
 
 
 class Severity(str, Enum):
-    """error: a job fails, or loads something wrong; warning: look at it; note: good to know."""
+    """Severity of a finding.
+
+    error: a job fails or loads wrong data; warning: needs a look; note: for information.
+    """
 
     ERROR = "error"
     WARNING = "warning"
@@ -31,13 +31,13 @@ class Code:
 
     Attributes:
         code: its stable name.
-        severity: how bad it is.
-        meaning: what it means for a job, a sentence.
+        severity: its severity.
+        meaning: its effect on a job, as a sentence.
         remedy: what to do; `{path}` stands for the checkpoint or root (see `commands.filled`), and
-            `{repair}` for the command that repairs it, or what to do where none does.
-        source: the files of releases, or of torch, that it is known from.
-        since: the releases that it is about.
-        repair: the options that `repair` needs to remove it; None where it does not.
+            `{repair}` for the command that repairs it, or for advice if no command does.
+        source: the files of releases, or of torch, that define it.
+        since: the releases that it affects.
+        repair: the options that `repair` needs to remove it; None if `repair` cannot remove it.
     """
 
     code: str
@@ -49,7 +49,11 @@ class Code:
     repair: tuple[str, ...] | None = None
 
     def told(self, path: Place | str, repair: str | None) -> str:
-        """The remedy for a path, with the command that repairs it, if any."""
+        """Return the remedy for a path.
+
+        Args:
+            repair: the command that repairs it, or None.
+        """
         command = f"run `{repair}`" if repair else _NO_REPAIR
         return command.join(filled(part, path) for part in self.remedy.split("{repair}"))
 
@@ -60,7 +64,7 @@ _REPORT: Final = "look with `ckptmigrate inspect {path}`; go back to an earlier 
 _REPAIR: Final = "{repair}"
 _NO_REPAIR: Final = "restore one that is whole from a copy"
 
-# Where each is known from: a release or torch, a file of it, and what to look for there.
+# The source of each code: a release or torch, a file of it, and a function or class there.
 _CORE: Final = "megatron/core/dist_checkpointing"
 _RERUN_FILE: Final = "megatron/core/rerun_state_machine.py"
 _TRAINING: Final = "core_v0.9.0 to core_v0.19.0 megatron/training/checkpointing.py"
@@ -397,16 +401,16 @@ CODES: Final = {row.code: row for row in _ROWS}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be.
+    """One problem of a checkpoint or root.
 
     Attributes:
         code: a key of CODES.
-        path: the checkpoint or root it is about.
-        what: what was found, in a sentence with names and numbers.
-        items: the keys, files or symbols concerned, all of them.
-        options: what `repair` needs besides what the code says.
-        repair: the command that repairs it; None where none does.
-        fix: what to do, where that is not what the code says.
+        path: the checkpoint or root.
+        what: a description with names and numbers.
+        items: all affected keys, files or globals.
+        options: options that `repair` needs in addition to those of the code.
+        repair: the command that repairs it, or None.
+        fix: a remedy that replaces that of the code, or None.
     """
 
     code: str
@@ -419,16 +423,16 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
-        """How bad it is."""
+        """The severity of its code."""
         return CODES[self.code].severity
 
     @property
     def remedy(self) -> str:
-        """What to do, with the command where there is one."""
+        """What to do, with the command if there is one."""
         return self.fix or CODES[self.code].told(self.path, self.repair)
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (docs/json.md, `verify --json`)."""
+        """Return the documented JSON form (docs/json.md, `verify --json`)."""
         return {
             "code": self.code,
             "severity": self.severity.value,
@@ -441,20 +445,26 @@ class Finding:
 
 
 def fix_of(error: CkptMigrateError) -> str | None:
-    """What to do about a file that cannot be read, where it may be whole; None for all else."""
+    """Return the fix of an error if the system could not read a file; None for other errors.
+
+    Such a file can still be intact.
+    """
     return error.fix if isinstance(error.__cause__, OSError) else None
 
 
 def shown(text: str) -> str:
-    """A text from a checkpoint, as far as it fits a line."""
+    """Return a text from a checkpoint, made printable and cut after _LONGEST characters."""
     return printable(text if len(text) <= _LONGEST else text[:_LONGEST] + "...")
 
 
 def number(value: int) -> str:
-    """A number from a checkpoint; Python refuses to print integers of thousands of digits."""
+    """Return a number from a checkpoint as text, or its size if the number is very large.
+
+    Python cannot convert an integer of thousands of digits to text.
+    """
     return str(value) if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
-    """`1 entry`, `2 entries`."""
+    """Return a count and its noun, for example `1 entry` or `2 entries`."""
     return f"{count} {one if count == 1 else many or one + 's'}"

@@ -1,8 +1,8 @@
-"""Read every tensor with real torch: the only place of ckptmigrate that imports it.
+"""Load of every tensor with torch; no other module of ckptmigrate imports torch.
 
-The pickle of the checkpoint is not executed with arbitrary classes: the chunks are found by the
-inert `.metadata`, and each goes through `torch.load(weights_only=True)`. Sharded objects stay
-inert (`objects`).
+No pickle runs with arbitrary classes: the inert `.metadata` gives the byte ranges of the chunks,
+and `torch.load(weights_only=True)` loads each. Sharded objects are only read as inert trees
+(`objects`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ckptmigrate.verifying.tiling import shape_of
 
 
 def require_torch() -> Any:
-    """The torch module.
+    """Return the torch module.
 
     Raises:
-        RefusedError: it is not installed; names the command.
+        RefusedError: torch is not installed; names the command that installs it.
     """
     try:
         import torch
@@ -37,10 +37,10 @@ def require_torch() -> Any:
 
 
 def check(material: Material, progress: Progress | None = None) -> Iterator[Finding]:
-    """Every chunk of every tensor loads, with the dtype and shape that `.metadata` says.
+    """Yield findings about chunks that do not load with the dtype and shape in `.metadata`.
 
     Args:
-        progress: called with a number of payload bytes whenever that many were read.
+        progress: called with the number of bytes of data files read since the last call.
 
     Raises:
         RefusedError: torch is not installed.
@@ -53,7 +53,7 @@ def check(material: Material, progress: Progress | None = None) -> Iterator[Find
     for chunk, dtype, shape in _wanted(material):
         blob = chunk.blob
         if blob.offset + blob.length > sizes.get(blob.file, 0):
-            continue  # told elsewhere
+            continue  # payload.ranges reports it
         if blob.length > LARGEST_PART:
             large.append(chunk.key)
             continue
@@ -61,7 +61,7 @@ def check(material: Material, progress: Progress | None = None) -> Iterator[Find
         try:
             content = material.directory.read_range(blob.file, blob.offset, blob.length)
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises nearly anything on bad bytes
+        except Exception as error:  # torch raises many exception types on invalid bytes
             reason = str(error).strip().splitlines() or [""]
             unreadable.append(f"{name}: {type(error).__name__}: {reason[0]}")
             continue
@@ -84,14 +84,14 @@ def check(material: Material, progress: Progress | None = None) -> Iterator[Find
 
 
 def _wanted(material: Material) -> Iterator[tuple[Chunk, str | None, tuple[int, ...]]]:
-    """Every chunk of a tensor, with the dtype and the shape it should have, file by file."""
+    """Yield every chunk of a tensor with its expected dtype and shape, file by file."""
     described: dict[str, tuple[str | None, dict[Piece, tuple[int, ...]]]] = {}
     for key, entry in material.entries.items():
         if is_tensor_entry(entry):
             try:
                 shape = shape_of(entry)
             except DamagedError:
-                continue  # told elsewhere
+                continue  # tiling.check reports it
             sizes = {piece_of(key, offsets): size for offsets, size in shape.chunks}
             described[key] = (shape.dtype, sizes)
     for chunk in sorted(material.chunks, key=lambda c: (c.blob.file, c.blob.offset)):

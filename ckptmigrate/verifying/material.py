@@ -1,4 +1,4 @@
-"""A checkpoint read as far as it can be read; what cannot be is a finding, not an error."""
+"""Error-tolerant read of a checkpoint: each unreadable part becomes a finding."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from ckptmigrate.inert.tree import Object
 from ckptmigrate.text.commands import command, removal
 from ckptmigrate.verifying.findings import Finding, counted, fix_of, shown
 
-_Note = Callable[..., None]  # takes a code, a sentence and items
+_Note = Callable[..., None]  # parameters: code, what, *items, fix
 
 
 @dataclass(frozen=True)
 class Material:
-    """What the checks look at.
+    """The readable parts of a checkpoint, which the checks use.
 
     Attributes:
-        directory: where it was read from.
-        marker: the content of metadata.json; None where it cannot be read.
-        metadata: the content of `.metadata`, unchecked; None where it cannot be read.
-        entries: key -> inert storage metadata, those with a key that is text.
-        chunks: the rows of `storage_data` that can be read.
-        planned: per rank, the keys that its plan writes; None where there are no plans.
-        common: the common state; None where it cannot be read.
-        findings: what could not be read.
+        directory: the directory of the checkpoint.
+        marker: the content of metadata.json; None if it cannot be read.
+        metadata: the content of `.metadata`, not validated; None if it cannot be read.
+        entries: key -> inert storage metadata, for all keys that are text.
+        chunks: the readable rows of `storage_data`.
+        planned: per rank, the keys in its save plan; None if there are no readable plans.
+        common: the common state; None if it cannot be read.
+        findings: the parts that could not be read.
     """
 
     directory: Directory
@@ -47,12 +47,12 @@ class Material:
 
     @property
     def path(self) -> Place:
-        """The checkpoint directory."""
+        """The path of the checkpoint."""
         return self.directory.path
 
     @property
     def whole(self) -> Manifest | None:
-        """The checkpoint as every other verb reads it; None where a part cannot be read."""
+        """The checkpoint as all other commands read it; None if a part cannot be read."""
         if self.metadata is None or self.common is None:
             return None
         if any(finding.code == "entry-malformed" for finding in self.findings):
@@ -60,12 +60,16 @@ class Material:
         return Manifest(self.directory, self.marker or {}, self.metadata, self.common)
 
     def finding(self, code: str, what: str, *items: str, fix: str | None = None) -> Finding:
-        """A finding about this checkpoint."""
+        """Return a finding about this checkpoint."""
         return Finding(code, self.path, what, tuple(map(shown, items)), fix=fix)
 
 
 def gather(directory: Directory) -> Material:
-    """Read a checkpoint directory as far as it can be read. Raises nothing."""
+    """Read all readable parts of a checkpoint.
+
+    Raises:
+        StoreError: the object store failed; damage of the checkpoint is never raised.
+    """
     found: list[Finding] = []
 
     def note(code: str, what: str, *items: str, fix: str | None = None) -> None:
@@ -90,7 +94,7 @@ def _marker(directory: Directory, note: _Note) -> Mapping[str, Any] | None:
         return None
     try:
         directory.read(manifest.MARKER_FILE)
-    except DamagedError as error:  # nor can a repair, which keeps the original, read it
+    except DamagedError as error:  # repair keeps the original file, so it cannot read it either
         path = directory.path
         first = removal(path / manifest.MARKER_FILE)
         fix = fix_of(error) or f"run `{first}`, then `{command('repair', path)}`"
@@ -113,7 +117,7 @@ def _metadata(directory: Directory, note: _Note) -> Metadata | None:
         return None
     try:
         return metadata.parse(directory.read(metadata.FILE))
-    except StoreError:  # says nothing of the checkpoint
+    except StoreError:  # a failure of the store, not of the checkpoint
         raise
     except CkptMigrateError as error:
         note("metadata-unreadable", f".metadata {error.reason}", fix=fix_of(error))
@@ -198,7 +202,7 @@ def _common(directory: Directory, chunks: tuple[Chunk, ...], note: _Note) -> Com
         if blob.offset + blob.length > size:
             raise DamagedError(f"lies behind the end of {blob.file}")
         return common.load(directory.read_range(blob.file, blob.offset, blob.length), in_file=False)
-    except StoreError:  # says nothing of the checkpoint
+    except StoreError:  # a failure of the store, not of the checkpoint
         raise
     except CkptMigrateError as error:
         note("common-unreadable", f"{place} {error.reason}", fix=fix_of(error))

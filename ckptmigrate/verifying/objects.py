@@ -1,4 +1,4 @@
-"""Sharded objects are torch zips, and pickles name only what a writer is known to write."""
+"""Checks of sharded objects, and of the globals that pickles name."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ckptmigrate.text.printable import few
 from ckptmigrate.verifying.findings import Finding, counted, fix_of
 from ckptmigrate.verifying.material import Material
 
-LARGEST: Final = 64 * 1024 * 1024  # bytes of a sharded object that is read whole
+LARGEST: Final = 64 * 1024 * 1024  # bytes; larger sharded objects are not read
 
 
 def check(material: Material, also_known: Collection[str] = ()) -> Iterator[Finding]:
-    """Every sharded object can be read, and the symbols of all pickles are known.
+    """Yield findings about unreadable sharded objects and unknown globals.
 
     Args:
-        also_known: symbols that the user vouches for.
+        also_known: globals that the user trusts.
     """
     pickles = {}
     if material.metadata is not None:
@@ -47,14 +47,14 @@ def check(material: Material, also_known: Collection[str] = ()) -> Iterator[Find
         if chunk.offsets is not None or is_tensor_entry(entry):
             continue
         if blob.offset + blob.length > sizes.get(blob.file, 0) or chunk.key == common.KEY:
-            continue  # told elsewhere
+            continue  # other checks report it
         if blob.length > LARGEST:
             large.append(chunk.key)
             continue
         try:
             content = material.directory.read_range(blob.file, blob.offset, blob.length)
             names = unknown(torchfile.load(content).named, also_known)
-        except StoreError:  # says nothing of the checkpoint
+        except StoreError:  # a failure of the store, not of the checkpoint
             raise
         except CkptMigrateError as error:
             unreadable.append(f"{chunk.key}: {error.reason}")

@@ -1,4 +1,4 @@
-"""Payload files: every byte range lies in one, no two overlap, every rank is known."""
+"""Checks of data files: byte ranges inside them, no overlaps, no unknown ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Span = tuple[int, int]  # first byte, byte after the last
 
 
 def ranges(material: Material) -> Iterator[Finding]:
-    """Where the entries say that their bytes are, against the files that are there."""
+    """Yield findings about byte ranges that are outside their data file or overlap."""
     sizes = material.directory.files()
     of_file: dict[str, list[Chunk]] = defaultdict(list)
     for chunk in material.chunks:
@@ -53,7 +53,10 @@ def _outside(material: Material, name: str, chunks: list[Chunk]) -> Iterator[Fin
 
 
 def _overlapping(material: Material, name: str, chunks: list[Chunk]) -> Iterator[Finding]:
-    """Ranges may be the same (equal sentinels share theirs), but not overlap in part."""
+    """Yield a finding about byte ranges that partly overlap.
+
+    Identical ranges are valid: equal idle rerun shards share their bytes.
+    """
     chunks = sorted((c for c in chunks if c.blob.length), key=lambda chunk: _span(chunk))
     pairs: list[tuple[str, str]] = []
     furthest = before = None
@@ -73,7 +76,7 @@ def _overlapping(material: Material, name: str, chunks: list[Chunk]) -> Iterator
 
 
 def orphans(material: Material) -> Iterator[Finding]:
-    """Payload files and bytes that belong to no entry."""
+    """Yield findings about data files and bytes that no key refers to."""
     if material.metadata is None:
         return
     spans: dict[str, list[Span]] = defaultdict(list)
@@ -96,7 +99,7 @@ def orphans(material: Material) -> Iterator[Finding]:
 
 
 def _covered(spans: Iterable[Span], size: int) -> int:
-    """How many of the first `size` bytes lie in a span."""
+    """Return how many of the first `size` bytes are in a span."""
     covered = end = 0
     for first, after in sorted(spans):
         first, after = max(first, end), min(after, size)
@@ -106,7 +109,10 @@ def _covered(spans: Iterable[Span], size: int) -> int:
 
 
 def ranks(material: Material) -> Iterator[Finding]:
-    """No payload file of a rank that no plan is of; without plans, that args do not know."""
+    """Yield a finding about data files of ranks that have no save plan.
+
+    Without save plans, the ranks of args.world_size are compared.
+    """
     if material.planned is not None:
         world, source = len(material.planned), "plans"
     else:

@@ -1,6 +1,6 @@
-"""A root: which checkpoints a PATH means, and whether the tracker file leads to one.
+"""Selection of the checkpoints of a PATH, and checks of the tracker file of a root.
 
-`locate` refuses at the first thing that is wrong; this goes on and tells all of it.
+`locate` raises at the first problem; this module reports all of them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ckptmigrate.writing.writer import writer
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a PATH means.
+    """The checkpoints that a PATH selects.
 
     Attributes:
         path: the PATH, absolute.
-        checkpoints: the directories to look at, in order of iteration.
-        named: the one that the tracker leads to; None for a checkpoint directory, or where it
-            leads to none.
+        checkpoints: the checkpoints to verify, in order of iteration.
+        named: the checkpoint that the tracker file names; None if PATH is a checkpoint, or if the
+            tracker file names no existing checkpoint.
         is_root: whether PATH is a root.
-        findings: about the tracker.
+        findings: findings about the tracker file.
     """
 
     path: Place
@@ -38,17 +38,21 @@ class Chosen:
 
 
 def choose(path: Place, *, iteration: int | None = None, every: bool = False) -> Chosen:
-    """The checkpoints that a PATH means, and what is wrong with its tracker.
+    """Return the checkpoints that a PATH selects, and the findings about its tracker file.
 
-    Where the tracker leads nowhere, the newest iteration is looked at.
+    If the tracker file names no existing checkpoint, the newest iteration is selected.
+
+    Args:
+        iteration: select this iteration.
+        every: select all iterations.
 
     Raises:
-        NotACheckpointError: there is none at all.
+        NotACheckpointError: there is no checkpoint.
     """
     path = places.absolute(path)
     is_root = path.is_dir() and not locate.is_one(path)
     there = locate.all_of(path) if is_root else ()
-    if not there and not (path / locate.TRACKER_FILE).exists():  # itself, or nothing at all
+    if not there and not (path / locate.TRACKER_FILE).exists():  # a checkpoint, or an error
         return Chosen(path, locate.find(path, iteration=iteration).checkpoints, None, False, ())
     named, findings = _tracker(path, there)
     if every:
@@ -65,13 +69,13 @@ def choose(path: Place, *, iteration: int | None = None, every: bool = False) ->
 
 
 def is_finished(checkpoint: Place) -> bool:
-    """Whether a save of it, or a copy, came to an end: both files that come last are there."""
+    """Return whether a checkpoint has both files that a save writes last."""
     files = storage.directory(checkpoint).files()
     return manifest.MARKER_FILE in files and metadata.FILE in files
 
 
 def _tracker(root: Place, there: tuple[Place, ...]) -> tuple[Place | None, tuple[Finding, ...]]:
-    """The checkpoint that the tracker names, if it is there, and what is wrong with it."""
+    """Return the checkpoint that the tracker file names, if it exists, and the findings."""
     file = root / locate.TRACKER_FILE
     if not file.is_file():
         return None, (Finding("tracker-missing", root, f"there is no {locate.TRACKER_FILE}"),)
@@ -101,7 +105,7 @@ def _tracker(root: Place, there: tuple[Place, ...]) -> tuple[Place | None, tuple
 
 
 def latest_of_bridge(root: Place) -> Place | None:
-    """The iteration that latest_train_state.pt names; None where it names none."""
+    """Return the checkpoint that latest_train_state.pt names, or None."""
     content = storage.read_if_there(storage.directory(root), places.LATEST_TRAIN_STATE)
     try:
         return None if content is None else root / f"iter_{trackers.step(content):07d}"
@@ -110,7 +114,12 @@ def latest_of_bridge(root: Place) -> Place | None:
 
 
 def _pair(root: Place, text: str, named: Place) -> list[Finding]:
-    """What is wrong with the tracker file of Megatron-Bridge beside that of Megatron-LM."""
+    """Return findings about a Megatron-Bridge tracker file that differs from that of Megatron-LM.
+
+    Args:
+        text: the content of the Megatron-LM tracker file.
+        named: the checkpoint that the Megatron-LM tracker file names.
+    """
     there = storage.directory(root)
     file = root / places.LATEST_TRAIN_STATE
     if file.name not in there.files():
@@ -120,7 +129,7 @@ def _pair(root: Place, text: str, named: Place) -> list[Finding]:
     except DamagedError as error:
         what = f"{file.name} {error.reason}"
     else:
-        # Of `release` it names no iteration that could be compared.
+        # `release` has no iteration to compare with.
         if text in (locate.RELEASE, str(step)):
             return []
         what = f"{file.name} names iteration {step}, and {locate.TRACKER_FILE} names {text}"

@@ -1,4 +1,4 @@
-"""The common state, the rerun entries and the parallel sizes agree; the sidecar is in step."""
+"""Checks of the common state, the rerun state, the parallel sizes and the sidecar."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ckptmigrate.writing.writer import writer
 
 
 def reruns(material: Material) -> Iterator[Finding]:
-    """What the common state says of a rerun, against the shards that are there."""
+    """Yield findings about a common state and rerun shards that do not match."""
     found = material.whole
     if found is None or not _readable(found):
-        return  # told as what cannot be read
+        return  # other checks report it
     try:
         reading = read_manifest(found)
-    except StoreError:  # says nothing of the checkpoint
+    except StoreError:  # a failure of the store, not of the checkpoint
         raise
     except CkptMigrateError as error:
         yield material.finding("rerun-contradictory", f"the checkpoint {error.reason}")
@@ -37,7 +37,7 @@ def reruns(material: Material) -> Iterator[Finding]:
         are = "is" if len(record.missing) == 1 else "are"
         what = f"{record.promise}, and {many} of it {are} missing"
         finding = material.finding("rerun-shards-missing", what, *record.missing)
-        # Where idle means shards, they are written again.
+        # 0.10 and 0.11 always request rerun shards, so the repair has to write new ones.
         always = all(layout is sharded_rerun for layout in reading.layouts)
         yield replace(finding, options=("--rebuild-sentinel",) if always else ())
     elif record.stuck:
@@ -57,7 +57,7 @@ def reruns(material: Material) -> Iterator[Finding]:
 
 
 def shapes(material: Material) -> Iterator[Finding]:
-    """The shapes of flattened optimizer states are there."""
+    """Yield a finding if the shapes of flattened optimizer states are missing."""
     found = material.whole
     if found is not None and optimizer.shapes_lost(found):
         what = f"the optimizer states are flattened, and .metadata has no {optimizer.SHAPES}"
@@ -74,27 +74,27 @@ def _readable(found: Manifest) -> bool:
 
 
 def sizes(material: Material) -> Iterator[Finding]:
-    """The parallel sizes that args, plans, shards and payload files tell."""
+    """Yield a finding if args, save plans, shards and data files disagree on the parallel sizes."""
     found = material.whole
     if found is None:
         return
     try:
         derive(found)
     except RefusedError as error:
-        if "payload files" not in error.reason:  # told by rank
+        if "payload files" not in error.reason:  # payload.ranks reports these
             yield material.finding("sizes-contradict", error.reason)
     except DamagedError:
         return
 
 
 def history(material: Material) -> Iterator[Finding]:
-    """What earlier migrations left."""
+    """Yield findings about an incomplete migration or an outdated sidecar."""
     if writer(material.path).is_staged():
         yield material.finding("migration-unfinished", "a migration in place left its stage behind")
         return
     try:
         stale = sidecar.original(material.directory).stale
-    except StoreError:  # says nothing of the checkpoint
+    except StoreError:  # a failure of the store, not of the checkpoint
         raise
     except CkptMigrateError as error:
         stale = f"{sidecar.FILE} {error.reason}"

@@ -1,4 +1,4 @@
-"""The tables of `.metadata` name the same entries."""
+"""Comparison of the keys in the tables of `.metadata`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ckptmigrate.verifying.material import Material
 
 
 def check(material: Material) -> Iterator[Finding]:
-    """Every entry stands in every table that is there, and no table names another."""
+    """Yield findings about tables that lack a key of state_dict_metadata or have another key."""
     if material.metadata is None:
         return
     keys = material.entries.keys()
@@ -20,7 +20,7 @@ def check(material: Material) -> Iterator[Finding]:
         planned = {key for rank in material.planned for key in rank}
         yield from _compare(material, metadata.PLANS, planned, keys)
         yield from _plan_counts(material)
-    # Torch fills it only where it flattened the state dict (releases up to 0.10).
+    # Torch fills this table only if it flattened the state dict (releases up to 0.10).
     flattened = material.metadata.attributes.get(metadata.FLATTENED)
     if isinstance(flattened, dict) and flattened:
         named = {key for key in flattened if isinstance(key, str)}
@@ -42,7 +42,7 @@ def _compare(
 
 
 def _plan_counts(material: Material) -> Iterator[Finding]:
-    """The plans write as many pieces of an entry as `storage_data` places."""
+    """Yield a finding if save plans and `storage_data` differ in the number of chunks of a key."""
     assert material.planned is not None
     planned = Counter(key for rank in material.planned for key in rank)
     stored = Counter(chunk.key for chunk in material.chunks)

@@ -1,9 +1,9 @@
-"""The chunks of a tensor tile its global shape: inside it, no overlap, no gap.
+"""Checks of tensor chunks: they tile the global shape, without overlaps and gaps.
 
-Overlap and gap are found without comparing pairs. Count the corners of all chunks, each with a
-sign: plus for an even, minus for an odd number of upper sides. Corners where chunks meet cancel
-out, and what is left are the corners of the whole tensor exactly where the chunks tile it (the
-mixed derivative of the sum of the chunks' indicator functions is that of the tensor's own).
+The check does not compare pairs of chunks. It counts the corners of all chunks, each with a sign:
+plus for an even, minus for an odd number of upper sides. Corners where chunks meet cancel out. The
+remaining corners are those of the whole tensor if and only if the chunks tile the tensor (the mixed
+derivative of the sum of the chunks' indicator functions is that of the tensor's own).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ckptmigrate.verifying.findings import Finding, counted, number
 from ckptmigrate.verifying.material import Material
 
 _CHUNK: Final = "torch.distributed.checkpoint.metadata.ChunkStorageMetadata"
-_MOST_DIMENSIONS: Final = 64  # operations of torch take no more
+_MOST_DIMENSIONS: Final = 64  # the limit of torch operations
 _LARGEST_SIZE: Final = 2**63 - 1  # sizes are int64
-_MOST_CORNERS: Final = 10_000_000  # some ten seconds for one tensor; beyond, volumes alone
+_MOST_CORNERS: Final = 10_000_000  # about ten seconds per tensor; above, only volumes are compared
 
 Numbers = tuple[int, ...]
 Box = tuple[Numbers, Numbers]  # offsets, sizes
@@ -36,7 +36,7 @@ class Shape:
     Attributes:
         size: its global shape.
         chunks: offsets and sizes of its chunks.
-        dtype: the name of its dtype, for example `torch.float32`; None where there is none.
+        dtype: the name of its dtype, for example `torch.float32`, or None.
     """
 
     size: Numbers
@@ -45,10 +45,10 @@ class Shape:
 
 
 def shape_of(entry: Any) -> Shape:
-    """The shape of an inert `TensorStorageMetadata`.
+    """Return the shape of an inert `TensorStorageMetadata`.
 
     Raises:
-        DamagedError: it has none.
+        DamagedError: the object has no valid list of chunks or no valid size.
     """
     fields = entry.attributes
     chunks = fields.get("chunks")
@@ -71,7 +71,10 @@ def _sizes(value: Any) -> Numbers:
 
 
 def _dtype(properties: Any) -> str | None:
-    """TensorProperties pickles as a tuple, its dtype first (torch 2.5 and 2.13)."""
+    """Return the dtype of a TensorProperties, which pickles as a tuple (torch 2.5 and 2.13).
+
+    The dtype is the first item of that tuple.
+    """
     state = properties.state if isinstance(properties, Object) else None
     first = state[0] if isinstance(state, tuple) and state else None
     path = getattr(first, "path", None)
@@ -79,7 +82,7 @@ def _dtype(properties: Any) -> str | None:
 
 
 def check(material: Material) -> Iterator[Finding]:
-    """The chunks of every tensor tile it, and each has its bytes."""
+    """Yield findings about chunks that do not tile their tensor or that are not stored."""
     stored: dict[str, list[Numbers | None]] = {}
     for chunk in material.chunks:
         stored.setdefault(chunk.key, []).append(chunk.offsets)
@@ -132,7 +135,10 @@ def _inside(box: Box, size: Numbers) -> bool:
 
 
 def _not_tiled(shape: Shape) -> str | None:
-    """Why the chunks, all inside, do not tile the shape; None where they do."""
+    """Return why the chunks do not tile the shape; None if they do.
+
+    All chunks have to be inside the shape.
+    """
     volume = math.prod(shape.size)
     held = sum(math.prod(sizes) for _, sizes in shape.chunks)
     many = counted(len(shape.chunks), "chunk")
@@ -145,7 +151,7 @@ def _not_tiled(shape: Shape) -> str | None:
 
 
 def _corners_cancel(boxes: Sequence[Box], size: Numbers) -> bool:
-    """Whether the signed corners of the boxes are those of the whole; see above."""
+    """Return whether the signed corners of the boxes are those of the tensor (see the module)."""
     cut = _cut_dimensions(boxes, size)
     left: Counter[bytes] = Counter()
     for offsets, sizes in boxes:
@@ -155,17 +161,20 @@ def _corners_cancel(boxes: Sequence[Box], size: Numbers) -> bool:
 
 
 def _cut_dimensions(boxes: Sequence[Box], size: Numbers) -> list[int]:
-    """A dimension that no chunk is cut in has no corners of its own."""
+    """Return the dimensions in which a chunk is smaller than the tensor; others add no corners."""
     return [d for d, n in enumerate(size) if any(box[1][d] != n for box in boxes)]
 
 
 def too_many_corners(shape: Shape) -> bool:
-    """Whether the corners are too many to be counted; no real tensor comes near."""
+    """Return whether there are too many corners to count; no real tensor reaches the limit."""
     return len(shape.chunks) << len(_cut_dimensions(shape.chunks, shape.size)) > _MOST_CORNERS
 
 
 def _corners(sides: Sequence[tuple[int, int]], sign: int) -> dict[bytes, int]:
-    """The corners of a box as bytes: their hash is salted, and that of numbers can be chosen."""
+    """Return the corners of a box, as bytes.
+
+    The hash of bytes is salted. With numbers, a checkpoint could be made with hash collisions.
+    """
     corners: dict[bytes, int] = {b"": sign}
     for low, high in sides:
         corners = {

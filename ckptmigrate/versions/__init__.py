@@ -1,16 +1,16 @@
 """The rerun layouts, one module each, in order of release.
 
-Every module has the same shape, so that N readers and N writers meet in one record and no
-pairwise converter exists:
+Every module has the same interface. All layouts convert through one record (RerunRecord), so
+there are no pairwise converters:
 
     ID: the layout's name, as in compat_matrix.yaml.
-    detect(facts) -> the evidence as a sentence, or None where the files say otherwise.
-    read(manifest) -> the RerunRecord. Raises DamagedError for what no release writes.
-    write(record, topology) -> the StoredRerun; which common entry, which shards. Raises
-        RefusedError where a size that it needs is not known.
-    take(offer) -> the Taking; what a job of its releases does with the rerun state on load.
-    COMMON_IN_FILE: whether the common state lies in common.pt.
-    KEEPS_FAULTS: whether a fault context means something to its readers when moved in.
+    detect(facts) -> the evidence as a sentence, or None if the layout does not match the files.
+    read(manifest) -> the RerunRecord. Raises DamagedError for a state that no release writes.
+    write(record, topology) -> the StoredRerun: the `rerun_state_machine` of the common state and
+        the rerun shards. Raises RefusedError if a required parallel size is unknown.
+    take(offer) -> the Taking: what a job of its releases does with the rerun state on load.
+    COMMON_IN_FILE: whether the common state is stored in common.pt.
+    KEEPS_FAULTS: whether its releases can use a fault context that another release wrote.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ckptmigrate.versions.taking import Offer, Taking
 
 
 class Layout(Protocol):
-    """What each module of this package is."""
+    """The interface of a layout module."""
 
     ID: str
     COMMON_IN_FILE: bool
@@ -58,27 +58,28 @@ LAYOUTS: Final[tuple[Layout, ...]] = (
     common_state,
 )
 NEWEST: Final = LAYOUTS[-1]
-# On disk `sharded-rerun`, idle: common.pt without an entry, and the grid that only 0.10 and
-# 0.11 ask for. Every release from 0.9 on reads it (sample 0.10.0-idle-w1 in raw_matrix.json).
+# Written as `sharded-rerun`, idle: no `rerun_state_machine` in common.pt, and the rerun shards that
+# only 0.10 and 0.11 request. Every release from 0.9 loads it (sample 0.10.0-idle-w1 in
+# raw_matrix.json).
 UNIVERSAL: Final = "universal"
 
 
 def order(layout: Layout) -> int:
-    """The place of a layout in the order of release, from 0."""
+    """Return the index of a layout in the order of release, from 0."""
     return LAYOUTS.index(layout)
 
 
 def named(name: str) -> Layout:
-    """The layout of a name; `universal` is the one it is on disk.
+    """Return the layout of a name; `universal` gives the layout that it is written as.
 
     Raises:
-        RefusedError: there is none; lists those there are.
+        RefusedError: the name is unknown; lists the known names.
     """
     wanted = sharded_rerun.ID if name == UNIVERSAL else name
     for layout in LAYOUTS:
         if wanted == layout.ID:
             return layout
-    import difflib  # every verb imports this module, and needs no difflib
+    import difflib  # imported here for start-up time: every command imports this module
 
     known = [*(layout.ID for layout in LAYOUTS), UNIVERSAL]
     near = difflib.get_close_matches(name, known, 1)

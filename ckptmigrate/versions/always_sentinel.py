@@ -1,7 +1,7 @@
-"""Layout `always-sentinel`, release 0.18: the entry and the (WORLD,) grid are always there.
+"""Layout `always-sentinel`, release 0.18: a rerun state even if idle, with one shard per rank.
 
 Source: core_v0.18.2 RerunStateMachine.state_dict (Megatron-LM pull request 4448), which
-returns None only where reruns are disabled.
+returns None only if reruns are disabled.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KEEPS_FAULTS = True
 
 
 def detect(facts: RerunFacts) -> str | None:
-    """Common state in common.pt, and a rerun entry, or none and args with reruns disabled."""
+    """Match a common.pt with `rerun_state_machine`, or without it if args disables reruns."""
     if not (facts.common_in_file and grid_world.fits(facts)):
         return None
     if facts.fault:
@@ -32,12 +32,15 @@ def detect(facts: RerunFacts) -> str | None:
 
 
 def read(manifest: Manifest) -> RerunRecord:
-    """- always-sentinel -> record."""
+    """Read always-sentinel into the record."""
     return grid_world.read(manifest)
 
 
 def write(record: RerunRecord, topology: Topology) -> StoredRerun:
-    """- record -> always-sentinel: a fault as it is, nothing where disabled, else sentinels."""
+    """Write the record as always-sentinel.
+
+    A fault is unchanged, disabled reruns give no rerun state, and an idle state gets idle shards.
+    """
     if record.kind is Kind.FAULT:
         return grid_world.keep(record)
     if record.kind is Kind.DISABLED:
@@ -46,5 +49,5 @@ def write(record: RerunRecord, topology: Topology) -> StoredRerun:
 
 
 def take(offer: Offer) -> Taking:
-    """As none-emitting."""
+    """Return what a job does; the same as for none-emitting."""
     return grid_world.take(offer)

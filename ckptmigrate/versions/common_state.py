@@ -1,7 +1,9 @@
-"""Layout `common-state`, from release 0.19 on: `always-sentinel` without common.pt.
+"""Layout `common-state`, releases from 0.19: `always-sentinel` without common.pt.
+
+The common state is a sharded object; the rerun state is the same as in always-sentinel.
 
 Source: save and load_common_state_dict of megatron/core/dist_checkpointing/serialization.py,
-core_v0.19.0; the rerun state is that of always-sentinel.
+core_v0.19.0.
 """
 
 from __future__ import annotations
@@ -19,22 +21,22 @@ KEEPS_FAULTS = True
 
 
 def detect(facts: RerunFacts) -> str | None:
-    """The common state in a sharded object."""
+    """Match a common state that is a sharded object."""
     if not facts.common_in_file and grid_world.fits(facts):
         return "the common state in the sharded object common_state, no common.pt"
     return None
 
 
 def read(manifest: Manifest) -> RerunRecord:
-    """- common-state -> record."""
+    """Read common-state into the record."""
     return grid_world.read(manifest)
 
 
 def write(record: RerunRecord, topology: Topology) -> StoredRerun:
-    """- record -> common-state: as always-sentinel."""
+    """Write the record as common-state; the rerun state is the same as in always-sentinel."""
     return always_sentinel.write(record, topology)
 
 
 def take(offer: Offer) -> Taking:
-    """As none-emitting."""
+    """Return what a job does; the same as for none-emitting."""
     return grid_world.take(offer)

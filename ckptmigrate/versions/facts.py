@@ -1,4 +1,4 @@
-"""The rerun facts of a checkpoint, gathered once, for every layout to look at."""
+"""The rerun facts of a checkpoint, which every layout's detection uses."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from ckptmigrate.inert.torchfile import TorchFile
 
 @dataclass(frozen=True)
 class RerunFacts:
-    """What the files say of reruns.
+    """The rerun data that a checkpoint contains.
 
     Attributes:
-        common_in_file: whether the common state lies in common.pt.
-        entry: the common entry; None where there is none.
-        entry_fields: which of COMMON_FIELDS the entry has.
-        state: the state in the common entry, or None.
-        grid: the shape of the sharded object; () where no shard is there.
-        present: the positions of the grid that are there.
-        argument_mode: the RerunMode value that args.rerun_mode stands for, or None.
+        common_in_file: whether the common state is stored in common.pt.
+        entry: `rerun_state_machine` in the common state, or None.
+        entry_fields: which of COMMON_FIELDS `entry` has.
+        state: the state in `entry`, or None.
+        grid: the global shape of the rerun sharded object; () if there is no rerun shard.
+        present: the offsets of the rerun shards that exist.
+        argument_mode: the RerunMode value of args.rerun_mode, or None.
     """
 
     common_in_file: bool
@@ -47,11 +47,15 @@ class RerunFacts:
 
     @property
     def fault(self) -> bool:
-        """Whether the common entry tells of a fault."""
+        """Whether `rerun_state_machine` in the common state records a fault."""
         return self.state is not None and self.state != IDLE
 
     def missing(self, grid: tuple[int, ...] | None = None) -> tuple[str, ...]:
-        """The keys that a grid lacks; the grid that is there where none is given."""
+        """Return the keys of the rerun shards that are missing.
+
+        Args:
+            grid: the global shape to compare with; the shape on disk by default.
+        """
         shape = grid or self.grid
         if len(self.present) == grid_size(shape):
             return ()
@@ -59,10 +63,11 @@ class RerunFacts:
 
 
 def gather(manifest: Manifest) -> RerunFacts:
-    """The rerun facts of a checkpoint.
+    """Return the rerun facts of a checkpoint.
 
     Raises:
-        DamagedError: the facts fit no release: an entry of another kind, shards of two grids.
+        DamagedError: no release writes these data: `rerun_state_machine` has another type or other
+            fields, or the rerun shards have two global shapes.
     """
     entry = manifest.common.values.get(COMMON_ENTRY)
     fields: tuple[str, ...] = ()
@@ -112,16 +117,16 @@ def _shards(manifest: Manifest) -> tuple[tuple[int, ...], frozenset[tuple[int, .
             f"has rerun shards of {len(grids)} grids, and no release writes more than one",
         )
     grid = grids.pop() if grids else ()
-    if grid_size(grid) > MOST_RANKS:  # each that is missing would be named
+    if grid_size(grid) > MOST_RANKS:  # bounds the list of missing shards
         raise DamagedError(f"has a rerun grid of {grid_size(grid)} ranks")
     return grid, frozenset(present)
 
 
 def read_payload(manifest: Manifest, key: str) -> tuple[dict[str, Any], TorchFile]:
-    """The payload dict behind a rerun key, and the archive it stands in.
+    """Return the contents of a rerun shard, and the archive that holds them.
 
     Raises:
-        DamagedError: the blob is no one-element list with a dict.
+        DamagedError: the shard is not a list with one dict.
     """
     file = manifest.read_blob(key)
     tree = file.tree

@@ -1,4 +1,4 @@
-"""What the two layouts with a (PP, TP) grid share: reading and writing whole payloads."""
+"""Reading and writing of rerun shards for the two layouts with one shard per (PP, TP) rank."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from ckptmigrate.versions.facts import gather, read_payload
 
 
 def read(manifest: Manifest, mode_of: Callable[[dict[str, Any]], Any]) -> RerunRecord:
-    """Read a (PP, TP) grid.
+    """Read rerun shards that are stored per (PP, TP) rank.
 
     Args:
-        mode_of: where the layout keeps the mode, given a payload.
+        mode_of: returns the rerun mode as the layout stores it, given the contents of a shard.
 
     Raises:
-        DamagedError: a payload cannot be read, or has a mode, state or iteration of no release.
+        DamagedError: a shard cannot be read, or no release writes its mode, state or iteration.
     """
     facts = gather(manifest)
     missing = facts.missing()
@@ -68,16 +68,20 @@ def place(
     topology: Topology,
     payload_of: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> dict[str, tuple[int | None, dict[str, Any], TorchFile]]:
-    """The shards of a (PP, TP) grid, each with the rank that writes it (None: as it was).
+    """Return the rerun shards, one per (PP, TP) rank, each with the rank that writes it.
 
-    Where the record has a payload for the place (its own grid, or the (WORLD,) payload of the
-    rank with data parallel rank 0) that one goes in, else a fresh idle one.
+    Each shard has the contents that the record has for this (PP, TP): those of the same key, or
+    those of the rank with data parallel rank 0 if the record has one shard per rank. Otherwise the
+    shard is a new idle one.
 
     Args:
-        payload_of: the layout's payload, made from neutral fields.
+        payload_of: makes the layout's shard contents from neutral fields.
+
+    Returns:
+        Key -> (rank, contents, archive); rank is None for a shard that the save plan already has.
 
     Raises:
-        RefusedError: sizes that are needed are not known.
+        RefusedError: a required parallel size is unknown.
     """
     if len(record.grid) == 2:
         return {

@@ -1,4 +1,4 @@
-"""What the three layouts with a (WORLD,) grid share: entry in common, payload per rank."""
+"""Reading and writing of the rerun state for the layouts with one rerun shard per rank."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from ckptmigrate.versions.taking import Offer, Taking, disabled, lost, missing_k
 
 
 def fits(facts: RerunFacts) -> bool:
-    """Whether the shards, if any, are those of a (WORLD,) grid."""
+    """Return whether the rerun shards, if any, are stored one per rank."""
     return len(facts.grid) <= 1 and facts.entry_fields != ("mode",)
 
 
 def read(manifest: Manifest) -> RerunRecord:
-    """Read the common entry and the (WORLD,) grid, or their absence.
+    """Read `rerun_state_machine` of the common state and the rerun shards, or their absence.
 
     Raises:
-        DamagedError: a payload cannot be read, or the entry has a value of no release.
+        DamagedError: a shard cannot be read, or no release writes a value of
+            `rerun_state_machine`.
     """
     facts = gather(manifest)
     if facts.entry is None:
@@ -62,7 +63,7 @@ def read(manifest: Manifest) -> RerunRecord:
 
 
 def _promised_grid(manifest: Manifest) -> tuple[int, ...]:
-    """The grid whose shards a fault entry promises, to name those that are missing."""
+    """Return the global shape of the shards that a fault requires, to name the missing ones."""
     try:
         topology = derive(manifest)
     except RefusedError:
@@ -71,7 +72,7 @@ def _promised_grid(manifest: Manifest) -> tuple[int, ...]:
 
 
 def keep(record: RerunRecord) -> StoredRerun:
-    """A fault context as it is, rank by rank."""
+    """Return the stored form of a rerun state, unchanged, one shard per rank."""
     return StoredRerun(
         record.entry,
         {
@@ -82,10 +83,10 @@ def keep(record: RerunRecord) -> StoredRerun:
 
 
 def sentinel(record: RerunRecord, topology: Topology) -> StoredRerun:
-    """An idle entry and a payload for every rank: those that are there, else sentinels.
+    """Return an idle `rerun_state_machine` and one shard per rank, with new idle shards if missing.
 
     Raises:
-        RefusedError: the world size is needed and not known.
+        RefusedError: the world size is required and unknown.
     """
     there = len(record.grid) == 1 and bool(record.shards)
     if there and not record.missing:
@@ -105,7 +106,7 @@ def sentinel(record: RerunRecord, topology: Topology) -> StoredRerun:
 
 
 def take(offer: Offer) -> Taking:
-    """What a job of 0.14 or later does: an idle entry is ignored, a fault is asked for."""
+    """Return what a job of 0.14 or later does: it ignores an idle state and requests a fault."""
     if not offer.facts.fault or not offer.same_job or offer.finetune:
         return Taking(without=lost(offer))
     missing = missing_key(offer, (offer.world,))

@@ -1,4 +1,4 @@
-"""Layout `none-emitting`, releases 0.14 to 0.17: nothing while idle, everything on a fault.
+"""Layout `none-emitting`, releases 0.14 to 0.17: a rerun state only if there is a fault.
 
 Source: core_v0.14.0 RerunStateMachine.state_dict, which returns None while NOT_RUNNING_YET.
 """
@@ -18,7 +18,7 @@ KEEPS_FAULTS = True
 
 
 def detect(facts: RerunFacts) -> str | None:
-    """Common state in common.pt, and no rerun entry or one of a fault."""
+    """Match a common.pt without `rerun_state_machine`, or with that of a fault."""
     if not (facts.common_in_file and grid_world.fits(facts)):
         return None
     if facts.fault:
@@ -29,15 +29,15 @@ def detect(facts: RerunFacts) -> str | None:
 
 
 def read(manifest: Manifest) -> RerunRecord:
-    """- none-emitting -> record."""
+    """Read none-emitting into the record."""
     return grid_world.read(manifest)
 
 
 def write(record: RerunRecord, topology: Topology) -> StoredRerun:
-    """- record -> none-emitting: a fault as it is, else nothing."""
+    """Write the record as none-emitting: a fault unchanged, otherwise nothing."""
     return grid_world.keep(record) if record.kind is Kind.FAULT else StoredRerun()
 
 
 def take(offer: Offer) -> Taking:
-    """From 0.14 on a job asks for the (WORLD,) grid of a fault, in the very same topology."""
+    """Return what a job does: it requests the shards of a fault if its parallelism is the same."""
     return grid_world.take(offer)

@@ -1,4 +1,4 @@
-"""Layout `pre-rerun`, releases up to 0.9: no rerun state anywhere."""
+"""Layout `pre-rerun`, releases up to 0.9: no rerun state."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ KEEPS_FAULTS = False
 
 
 def detect(facts: RerunFacts) -> str | None:
-    """Common state in common.pt, no rerun entry, no shard."""
+    """Match a common.pt without `rerun_state_machine`, and no rerun shard."""
     if facts.common_in_file and facts.entry is None and not facts.grid:
         return "no rerun entry in common.pt and no rerun shard"
     return None
 
 
 def read(manifest: Manifest) -> RerunRecord:
-    """- pre-rerun -> record: nothing but, in args, perhaps a mode."""
+    """Read pre-rerun into the record: the mode, if args has one."""
     return grid_world.read(manifest)
 
 
 def write(record: RerunRecord, topology: Topology) -> StoredRerun:
-    """- record -> pre-rerun: no entry, no shard."""
+    """Write the record as pre-rerun: no `rerun_state_machine`, no shard."""
     return StoredRerun()
 
 
 def take(offer: Offer) -> Taking:
-    """Up to 0.9 no job asks for rerun state."""
+    """Return what a job up to 0.9 does: it requests no rerun state."""
     return Taking(without=lost(offer))

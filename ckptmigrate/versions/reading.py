@@ -1,4 +1,4 @@
-"""Read a checkpoint directory and tell the layout of its rerun state."""
+"""Reading of a checkpoint and detection of its layout."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _FIX: Final = "restore it from a copy that you trust, and do not let a job load 
 
 @dataclass(frozen=True)
 class Reading:
-    """A checkpoint and what its rerun facts say.
+    """A checkpoint with its layouts and its rerun state.
 
     Attributes:
         manifest: the checkpoint.
-        layouts: every layout that fits the facts, in order of release; at least one.
-        evidence: why, a sentence per layout.
+        layouts: every layout that matches the rerun facts, in order of release; at least one.
+        evidence: why each layout matches, a sentence per layout.
         record: the rerun state.
     """
 
@@ -35,18 +35,19 @@ class Reading:
 
 
 def read(directory: Directory, *, unmarked: bool = False) -> Reading:
-    """Read a checkpoint directory and tell its layout.
+    """Read a checkpoint and detect its layout.
 
     Args:
-        unmarked: whether a metadata.json that is missing or unreadable is taken for empty.
+        unmarked: whether to treat a missing or unreadable metadata.json as empty.
 
     Raises:
-        CkptMigrateError: no torch_dist checkpoint, damaged, or of no known layout.
+        CkptMigrateError: the directory is not a torch_dist checkpoint, is damaged, or matches
+            no known layout.
     """
     try:
         return read_manifest(nesting.load(directory, unmarked=unmarked))
     except DamagedError as error:
-        # What looks at parts of a checkpoint need not know where it lies.
+        # Code that reads parts of a checkpoint does not know its path.
         error.path = error.path or directory.path
         error.fix = error.fix or _FIX
         if "`" not in error.fix:
@@ -55,10 +56,10 @@ def read(directory: Directory, *, unmarked: bool = False) -> Reading:
 
 
 def read_manifest(found: Manifest) -> Reading:
-    """Tell the layout of a manifest.
+    """Detect the layout of a manifest and read its rerun state.
 
     Raises:
-        DamagedError: its rerun facts fit no layout, or a rerun payload cannot be read.
+        DamagedError: the rerun facts match no layout, or a rerun shard cannot be read.
     """
     gathered = facts.gather(found)
     fitting = [(layout, layout.detect(gathered)) for layout in versions.LAYOUTS]

@@ -1,6 +1,6 @@
-"""Layout `sharded-rerun`, releases 0.10 and 0.11: the whole state in a (PP, TP) grid.
+"""Layout `sharded-rerun`, releases 0.10 and 0.11: the whole state in shards per (PP, TP) rank.
 
-Source: core_v0.10.0 RerunStateMachine.state_dict. The common state says nothing.
+The common state has no `rerun_state_machine`. Source: core_v0.10.0 RerunStateMachine.state_dict.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ ID = "sharded-rerun"
 COMMON_IN_FILE = True
 KEEPS_FAULTS = False
 
-# Payload fields that 0.12 brought (core_v0.12.0).
+# Shard fields since 0.12 (core_v0.12.0).
 _LATER_FIELDS = ("large_value_counts", "max_values")
 
 
 def detect(facts: RerunFacts) -> str | None:
-    """A (PP, TP) grid, no rerun entry."""
+    """Match one rerun shard per (PP, TP) rank, and no `rerun_state_machine`."""
     if facts.common_in_file and facts.entry is None and len(facts.grid) == 2:
         return f"rerun shards in a (PP, TP) grid of {_shape(facts)} and no rerun entry in common.pt"
     return None
 
 
 def read(manifest: Manifest) -> RerunRecord:
-    """- sharded-rerun -> record: mode, state and iteration come out of the payloads."""
+    """Read sharded-rerun into the record: mode, state and iteration are in the shards."""
     return grid_pp_tp.read(manifest, lambda payload: payload.get("mode"))
 
 
 def write(record: RerunRecord, topology: Topology) -> StoredRerun:
-    """- record -> sharded-rerun: mode, state and iteration go into the payloads."""
+    """Write the record as sharded-rerun, with mode, state and iteration in the shards."""
 
     def payload_of(fields: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -60,12 +60,12 @@ def _shape(facts: RerunFacts) -> str:
     return " x ".join(map(str, facts.grid))
 
 
-# What load_state_dict looks up, in order, and no other release writes all of.
+# The fields that load_state_dict reads, in order; no other release writes all of them.
 _LOOKED_UP = ("mode", "state", "current_iteration", "last_loss")
 
 
 def take(offer: Offer) -> Taking:
-    """0.10 and 0.11 always ask for their grid, and need every field of it."""
+    """Return what a job of 0.10 or 0.11 does: it always requests the shards, with all fields."""
     if not offer.same_grid or offer.finetune:
         return Taking(without=lost(offer))
     missing = missing_key(offer, offer.grid)

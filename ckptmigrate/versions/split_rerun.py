@@ -1,4 +1,4 @@
-"""Layout `split-rerun`, releases 0.12 and 0.13: the mode in common, the rest in a (PP, TP) grid.
+"""Layout `split-rerun`, releases 0.12 and 0.13: mode in the common state, rest per (PP, TP) rank.
 
 Source: core_v0.12.0 RerunStateMachine.state_dict.
 """
@@ -35,11 +35,11 @@ ID = "split-rerun"
 COMMON_IN_FILE = True
 KEEPS_FAULTS = False
 
-_EARLIER_FIELD = "last_loss"  # gone with 0.12 (core_v0.12.0)
+_EARLIER_FIELD = "last_loss"  # removed in 0.12 (core_v0.12.0)
 
 
 def detect(facts: RerunFacts) -> str | None:
-    """A rerun entry with the mode alone."""
+    """Match a `rerun_state_machine` that has only the mode."""
     if facts.common_in_file and facts.entry_fields == ("mode",) and len(facts.grid) != 1:
         shape = " x ".join(map(str, facts.grid)) or "no shard at all"
         return f"a rerun entry with the mode alone, rerun shards in a (PP, TP) grid of {shape}"
@@ -47,7 +47,7 @@ def detect(facts: RerunFacts) -> str | None:
 
 
 def read(manifest: Manifest) -> RerunRecord:
-    """- split-rerun -> record: mode from the entry, state and iteration from the payloads."""
+    """Read split-rerun into the record: mode from the common state, the rest from the shards."""
     entry = manifest.common.values[COMMON_ENTRY]
     if not manifest.rerun_keys:
         return RerunRecord(Kind.CORRUPT, entry=entry, missing=(unique_key((0, 0), (1, 1)),))
@@ -55,7 +55,7 @@ def read(manifest: Manifest) -> RerunRecord:
 
 
 def write(record: RerunRecord, topology: Topology) -> StoredRerun:
-    """- record -> split-rerun: the mode goes into the entry, the rest into the payloads."""
+    """Write the record as split-rerun: mode in the common state, the rest in the shards."""
 
     def payload_of(fields: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -76,7 +76,10 @@ _LOOKED_UP = ("state", "current_iteration", "large_value_counts", "max_values")
 
 
 def take(offer: Offer) -> Taking:
-    """0.12 and 0.13 ask for the (PP, TP) grid where the common state has a rerun entry."""
+    """Return what a job of 0.12 or 0.13 does.
+
+    The job requests one shard per (PP, TP) rank if the common state has `rerun_state_machine`.
+    """
     if offer.facts.entry is None:
         return Taking(without=lost(offer))
     unused = disabled(offer) or offer.record.mode == MODE_DISABLED

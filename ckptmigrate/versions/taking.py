@@ -1,4 +1,4 @@
-"""What a training job does with the rerun state of a checkpoint: the rules, release by release.
+"""Rules for what a job does with the rerun state of a checkpoint, per release.
 
 Sources: load_checkpoint of megatron/training/checkpointing.py and RerunStateMachine.load_state_dict
 at core_v0.9.0 to core_v0.19.0; the errors are those of samples/raw_matrix.json.
@@ -21,31 +21,31 @@ from ckptmigrate.checkpoint.rerun import (
 )
 from ckptmigrate.versions.facts import RerunFacts
 
-# Strictness modes that drop what is missing from the request instead of failing
+# Strictness modes that drop missing keys from the request instead of failing
 # (core_v0.9.0 to core_v0.19.0 megatron/core/dist_checkpointing/validation.py StrictHandling).
 LENIENT: Final = ("log_all", "return_all", "log_unexpected", "return_unexpected", "ignore_all")
 
-# How torch's load planner says that it finds no object, followed by the key.
+# The error of torch's load planner for a missing object; the key follows.
 MISSING: Final = "RuntimeError: Missing key in checkpoint state_dict: "
 WITHOUT_CONTEXT: Final = "the fault context"
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A checkpoint in front of a job.
+    """The facts of a checkpoint and of a job that loads it.
 
     Attributes:
-        facts: its rerun facts.
-        record: its rerun state.
-        fields: the fields of a payload, by name; empty where there is no payload.
-        grid: (PP, TP) of the job.
-        world: WORLD of the job.
-        same_grid: whether TP and PP are those of the checkpoint.
-        same_job: whether WORLD and DP are, too.
+        facts: the rerun facts of the checkpoint.
+        record: the rerun state of the checkpoint.
+        fields: the field names of the rerun state; empty if the checkpoint has none.
+        grid: (PP, TP) of the job, in ranks.
+        world: world size of the job, in ranks.
+        same_grid: whether TP and PP of the job equal those of the checkpoint.
+        same_job: whether TP, PP, world size and DP all equal those of the checkpoint.
         mode: the job's RerunMode value.
-        finetune: whether it starts from iteration 0: with --finetune, or out of `release`.
-        lenient: whether it drops missing keys from its request.
-        same_release: whether the job's own minor release wrote the checkpoint, for certain.
+        finetune: whether the job starts from iteration 0 (--finetune, or a `release` checkpoint).
+        lenient: whether the job drops missing keys from its request.
+        same_release: whether the job's own minor release is the only possible writer.
     """
 
     facts: RerunFacts
@@ -63,14 +63,14 @@ class Offer:
 
 @dataclass(frozen=True)
 class Taking:
-    """What comes of it.
+    """The outcome of loading the rerun state.
 
     Attributes:
-        requested: whether the job asks for the rerun shards.
+        requested: whether the job requests the rerun shards.
         error: the error that ends the job, or None.
-        why: the reason in words, where there is an error.
-        without: what the job resumes without, though the checkpoint has it.
-        warning: what will go wrong later, or None.
+        why: the reason for the error; empty if there is none.
+        without: data of the checkpoint that the job resumes without.
+        warning: what fails later, or None.
     """
 
     requested: bool = False
@@ -81,12 +81,12 @@ class Taking:
 
 
 def lost(offer: Offer) -> tuple[str, ...]:
-    """What a job that ignores the rerun state resumes without."""
+    """Return what a job that ignores the rerun state resumes without."""
     return (WITHOUT_CONTEXT,) if offer.record.kind is Kind.FAULT else ()
 
 
 def missing_key(offer: Offer, grid: tuple[int, ...]) -> str | None:
-    """The error where the checkpoint lacks shards of the grid that the job asks for."""
+    """Return the error for the first requested rerun shard that is missing, or None."""
     if offer.facts.grid == grid and len(offer.facts.present) == grid_size(grid):
         return None
     present = offer.facts.present if offer.facts.grid == grid else frozenset()
@@ -95,7 +95,11 @@ def missing_key(offer: Offer, grid: tuple[int, ...]) -> str | None:
 
 
 def restored(offer: Offer, looked_up: Iterable[str]) -> Taking:
-    """What comes of load_state_dict through 0.13, given the fields that it looks up, in order."""
+    """Return the outcome of load_state_dict up to 0.13.
+
+    Args:
+        looked_up: the fields that load_state_dict reads, in order.
+    """
     missing = next((name for name in looked_up if name not in offer.fields), None)
     if missing is not None:
         return Taking(
@@ -106,8 +110,9 @@ def restored(offer: Offer, looked_up: Iterable[str]) -> Taking:
     return stuck(offer) or Taking(True, warning=_foreign_context(offer))
 
 
-# What the first step of a job raises in a state that no release resumes from (run with 0.14.0 and
-# 0.16.1; `should_run_forward_backward` of core_v0.10.0 to core_v0.19.0 is the same there).
+# What the first step of a job raises in a state that no release resumes from (measured with 0.14.0
+# and 0.16.1; `should_run_forward_backward` has the same code for it in core_v0.10.0 to
+# core_v0.19.0).
 _AT_THE_FIRST_STEP: Final = {
     "INITIAL_RUN": "UnboundLocalError: cannot access local variable 'losses_reduced'",
     "RERUNNING_IN_PLACE": "TypeError: 'NoneType' object is not subscriptable",
@@ -117,7 +122,7 @@ _AT_THE_FIRST_STEP: Final = {
 
 
 def stuck(offer: Offer) -> Taking | None:
-    """How a job ends that takes over a fault in a state that no release resumes from."""
+    """Return the outcome for a fault in a state that no release resumes from; None for others."""
     if not offer.record.stuck:
         return None
     state = STATES[offer.record.state or 0]
@@ -126,13 +131,15 @@ def stuck(offer: Offer) -> Taking | None:
 
 
 def disabled(offer: Offer) -> bool:
-    """Whether the job itself runs without reruns, and so leaves its machine alone."""
+    """Return whether the job runs with reruns disabled, so that it does not load a rerun state."""
     return offer.mode == MODE_DISABLED
 
 
 def _foreign_context(offer: Offer) -> str | None:
-    """What comes of a fault context up to 0.13 in another release than the one that wrote it:
-    the line numbers of the callers move with every minor release."""
+    """Return the warning for a fault context up to 0.13 in a release that may not have written it.
+
+    The context names callers by line number, and line numbers change in every minor release.
+    """
     if offer.record.kind is not Kind.FAULT or offer.same_release:
         return None
     return (
