@@ -55,8 +55,8 @@ def check(
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
         release: the release of the job, for example `0.13.1` or `0.13`. None checks every known
             release.
-        job: the parallelism and flags of the job. By default those of the checkpoint, with the
-            rerun state machine enabled.
+        job: the parallelism and flags of the job. By default the parallelism of the checkpoint,
+            with the rerun state machine enabled.
         torch: the torch version of the job. By default the usual one of its release.
         python: the Python version of the job. By default 3.12.
         numpy: the NumPy version of the job. By default unknown; then `Verdict.depends` lists what

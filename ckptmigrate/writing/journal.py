@@ -119,16 +119,16 @@ def check(directory: Directory, files: Mapping[str, str | None]) -> None:
 
 
 def dump(files: Mapping[str, FileState]) -> bytes:
-    """The bytes of a journal."""
+    """Return the bytes of a journal: name -> hashes before and after, as JSON."""
     rows = {name: {"before": s.before, "after": s.after} for name, s in files.items()}
     return json.dumps({"files": rows}, indent=1).encode()
 
 
 def parse(content: bytes, file: Place) -> dict[str, FileState]:
-    """The digests in a journal.
+    """Return the hashes in a journal: name -> hashes before and after.
 
     Raises:
-        DamagedError: it is none.
+        DamagedError: `content` is not a journal, or names a file that a migration does not change.
     """
     try:
         rows = json.loads(content)["files"]
