@@ -1,4 +1,4 @@
-"""Migrate Megatron-Core `torch_dist` checkpoints between releases, metadata only.
+"""The Python API: migrate Megatron-Core `torch_dist` checkpoints between releases.
 
     from ckptmigrate import CkptMigrateError, check, inspect, migrate, verify
 
@@ -14,8 +14,8 @@
     except CkptMigrateError as error:
         print(error.path, error.reason, error.layout, error.fix)
 
-Nothing here imports Megatron or torch, and no pickle is executed. Errors are
-`CkptMigrateError`s with the parts of their sentence as attributes.
+Only metadata files change. The package imports neither Megatron nor torch and executes no pickle.
+Every error is a `CkptMigrateError`, with the parts of its message as attributes.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ __all__ = [
     "verify",
 ]
 
-# The module of each name: imported when the name is first asked for, so that nobody, and no verb of
-# the command line, pays for what is not used. The imports above say the same to a type checker.
+# Name -> module, imported at the first access of the name, so that no caller and no command pays
+# for unused modules. The imports above declare the same names for type checkers.
 _MODULES: Final = {
     "LOSSES": "ckptmigrate.planning.losses",
     "Advice": "ckptmigrate.planning.advice",
@@ -139,7 +139,7 @@ _MODULES: Final = {
     "verify": "ckptmigrate.library",
 }
 
-if not TYPE_CHECKING:  # to a type checker, any other name stays an error
+if not TYPE_CHECKING:  # a __getattr__ would make a type checker accept any name
 
     def __getattr__(name: str) -> Any:
         if name not in _MODULES:

@@ -1,4 +1,4 @@
-"""The command: `ckptmigrate`, and `python -m ckptmigrate`."""
+"""The entry point of `ckptmigrate` and `python -m ckptmigrate`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ckptmigrate import search_path
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C while that is still being imported ends quietly, too."""
+    """Run the command line; exit without a traceback on Ctrl-C, also during its import."""
     try:
         sys.path[:] = search_path.trusted()
         from ckptmigrate import cli

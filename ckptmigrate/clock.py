@@ -1,4 +1,4 @@
-"""The time that a sidecar, a lock, a ledger and a report record."""
+"""The times that migration histories, locks, ledgers and reports record."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import time
 
 
 def now() -> str:
-    """Return the time in UTC, ISO 8601, to the second."""
+    """Return the current time in UTC as ISO 8601, to the second."""
     return in_utc(time.time())
 
 
 def in_utc(seconds: float) -> str:
-    """Return a time in ISO 8601; a clock may be wrong, so years need not have four digits.
+    """Return a time in UTC as ISO 8601.
 
     Args:
-        seconds: since 1970.
+        seconds: seconds since 1970. The clock may be wrong, so a year outside 0 to 9999 is written
+            with a sign and at least six digits.
     """
     there = time.gmtime(seconds)
     year = f"{there.tm_year:04}" if 0 <= there.tm_year <= 9999 else f"{there.tm_year:+07}"

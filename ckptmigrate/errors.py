@@ -1,7 +1,7 @@
-"""Everything that can be wrong, as one small tree of exceptions.
+"""The exceptions of this package.
 
-Each error says in one sentence what is wrong, where, and what to do; the parts are
-attributes, so that a library user need not parse the sentence.
+The message of each error states the path, what is wrong and the fix. The parts are attributes, so
+that a library user does not have to parse the message.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from ckptmigrate.text.printable import printable
 
 @dataclass(frozen=True)
 class Retry:
-    """What to change on the command line that was refused, so that it works.
+    """The changes that make a refused command work.
 
     Attributes:
-        add: options with their values, in place of those that are there already.
-        leave_out: options that go.
-        path: what to name instead of the path that the error is about.
+        add: options with their values; they replace options of the same name.
+        leave_out: options to remove.
+        path: the path to use instead of the path of the error.
     """
 
     add: tuple[str, ...] = ()
@@ -29,14 +29,14 @@ class Retry:
 
 
 class CkptMigrateError(Exception):
-    """The root of the tree.
+    """The base class of all errors of this package.
 
     Attributes:
-        reason: what is wrong, without the place.
-        path: the checkpoint or file it is about, if any.
-        fix: what to do, ending with the command that works where there is one.
-        layout: the layout concerned, if any.
-        retry: how the command that was refused works, where that is known.
+        reason: what is wrong, without the path.
+        path: the checkpoint or file that the error is about, or None.
+        fix: what to do, or None; ends with the command that works, if one exists.
+        layout: the layout that the error is about, or None.
+        retry: the changes that make the refused command work, or None if unknown.
     """
 
     retry: Retry | None = None
@@ -58,7 +58,7 @@ class CkptMigrateError(Exception):
         super().__init__(reason)
 
     def as_json(self) -> dict[str, object]:
-        """The documented JSON form: the sentence and its parts."""
+        """Return the documented JSON form: the message and its parts."""
         from ckptmigrate.text.secrets import masked
 
         parts = {
@@ -82,26 +82,26 @@ class CkptMigrateError(Exception):
 
 
 class NotACheckpointError(CkptMigrateError):
-    """There is no distributed checkpoint at the path, or the tracker leads to none."""
+    """A path that contains no distributed checkpoint, or whose tracker file names none."""
 
 
 class UnsupportedFormatError(CkptMigrateError):
-    """A checkpoint, but of another format (zarr, torch, torch_dcp, fsdp_dtensor)."""
+    """A checkpoint of another format (zarr, torch, torch_dcp, fsdp_dtensor)."""
 
 
 class DamagedError(CkptMigrateError):
-    """A file of the checkpoint is truncated, malformed or contradicts another."""
+    """A file of the checkpoint that is truncated, malformed or contradicts another file."""
 
 
 class PickleError(DamagedError):
-    """A pickle or torch zip that cannot be read, or that no checkpoint writer wrote."""
+    """A pickle or torch zip that cannot be read, or that no checkpoint writer produces."""
 
 
 class CorruptError(CkptMigrateError):
-    """The common state announces rerun shards that the checkpoint does not hold.
+    """A corrupt rerun state: the common state requires rerun shards that are missing.
 
     Attributes:
-        missing: the keys that are missing.
+        missing: the missing keys.
     """
 
     def __init__(self, reason: str, *, missing: tuple[str, ...], **where: Any):
@@ -110,10 +110,10 @@ class CorruptError(CkptMigrateError):
 
 
 class RefusedError(CkptMigrateError):
-    """A healthy checkpoint and a request that would lose or guess something.
+    """A request that would drop or guess data of an intact checkpoint.
 
     Attributes:
-        losses: the names of the losses that would have to be allowed, if any.
+        losses: the names of the data losses to allow, if that is the reason; else empty.
     """
 
     def __init__(self, reason: str, *, losses: tuple[str, ...] = (), **where: Any):
@@ -122,19 +122,19 @@ class RefusedError(CkptMigrateError):
 
 
 class DestinationError(CkptMigrateError):
-    """The destination exists, lies in the source, or cannot be written."""
+    """A destination that exists, is inside the source, or cannot be written."""
 
 
 class StoreError(CkptMigrateError):
-    """An object store cannot be reached, or does not let us read or write."""
+    """An object store that cannot be reached, or that denies a read or a write."""
 
 
 class CompatError(CkptMigrateError):
-    """compat_matrix.yaml does not fit its schema."""
+    """A compat_matrix.yaml that does not match its schema."""
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error says, in a few words, to be part of another sentence."""
+    """Return the reason of an error, to be part of another message."""
     if isinstance(error, CkptMigrateError):
         return error.reason
     if isinstance(error, OSError) and error.strerror:
@@ -143,10 +143,10 @@ def reason_of(error: BaseException) -> str:
 
 
 def of_system(error: OSError, path: Place | str | None = None) -> CkptMigrateError:
-    """What the system refused, in our words.
+    """Wrap an OSError in a CkptMigrateError.
 
     Args:
-        path: what it is about, where the error does not tell.
+        path: the path to report if the error has no file name.
     """
     return CkptMigrateError(
         f"the system says: {error.strerror or error}",

@@ -1,7 +1,7 @@
-"""What a word of this field means: a finding, a layout, a release, a loss, a load error.
+"""Explanations of problem codes, layouts, targets, releases, data losses and load errors.
 
-Every sentence comes from the table that `verify`, `check`, the matrix or a migration uses, and
-those of load errors from the table in logs/.
+The texts are those of the tables that `verify`, `check`, the matrix and migrations use. The texts
+of load errors are those of the table in logs/.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ from ckptmigrate.verifying.findings import CODES, Code
 
 @dataclass(frozen=True)
 class Explanation:
-    """What there is to say of a word.
+    """The explanation of a topic.
 
     Attributes:
-        word: as the tables have it.
-        kind: `finding`, `layout`, `target`, `release`, `loss` or `failure` (a load error).
-        what: what it is, in a sentence.
-        since: since when, or of which releases.
-        why: what stands behind it, or follows from it.
-        source: the tags, files or samples that it is known from.
-        remedy: what to do; commands stand between backticks.
-        answer: of a load error, its causes and the lines of the log; else None.
+        word: the topic, as its table spells it.
+        kind: `finding` (a problem code), `layout`, `target`, `release`, `loss` (a data loss) or
+            `failure` (a load error).
+        what: the meaning, one sentence.
+        since: the releases that the topic applies to.
+        why: causes and consequences, one sentence each.
+        source: the tags, files or samples that prove it.
+        remedy: what to do, one sentence each, with commands between backticks.
+        answer: for a load error, its causes and the lines of the log; else None.
     """
 
     word: str
@@ -54,14 +55,14 @@ class Explanation:
     answer: Answer | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (`explain --json`)."""
+        """Return the documented JSON form (`explain --json`)."""
         shown = {each.name: getattr(self, each.name) for each in fields(self)}
         del shown["answer"]
         return shown if self.answer is None else shown | self.answer.as_json()
 
 
 def words() -> dict[str, tuple[str, ...]]:
-    """Everything that can be explained, by kind."""
+    """Return all topics: kind -> words."""
     facts = compat()
     return {
         "layout": tuple(row.layout for row in facts.layouts),
@@ -74,18 +75,18 @@ def words() -> dict[str, tuple[str, ...]]:
 
 
 def explain(word: str, seen: Seen | None = None) -> tuple[Explanation, ...]:
-    """What a word means: a name of any table, a release, or an error line of a log.
+    """Explain a topic: a name of any table, a release, or an error line of a log.
 
     Args:
         word: the name, or the text of an error.
-        seen: of an error, the checkpoint that the job loads, to decide between causes.
+        seen: the checkpoint that the job loads, to decide between the causes of an error.
 
     Returns:
-        One explanation; several for a text with several errors, and for a part of several errors
-        that somebody remembers.
+        One explanation. Several if the text contains several errors or is a part of several known
+        errors.
 
     Raises:
-        RefusedError: nothing is known of it; names what is nearest.
+        RefusedError: the topic is unknown; the fix names the closest known one.
     """
     facts, matrix = compat(), _matrix()
     found = [
@@ -95,7 +96,7 @@ def explain(word: str, seen: Seen | None = None) -> tuple[Explanation, ...]:
         *(_finding(row) for row in CODES.values() if row.code == word),
         *(_named(kind, matrix, seen) for kind in kinds() if kind.error == word),
     ]
-    # A line of a log may begin with its time, and so with a digit.
+    # Search for errors before releases: a log line may start with a time, and so with a digit.
     found = found or [_error(each, matrix) for each in answering.of_text(word, seen).answers]
     if found:
         return tuple(found)
@@ -108,7 +109,7 @@ def explain(word: str, seen: Seen | None = None) -> tuple[Explanation, ...]:
 
 
 def explain_log(answer: LogAnswer) -> tuple[Explanation, ...]:
-    """What the known errors in a log mean; empty where there is none."""
+    """Explain the known errors in a log; empty if the log contains none."""
     matrix = _matrix()
     return tuple(_error(each, matrix) for each in answer.answers)
 
@@ -119,15 +120,15 @@ def _matrix() -> Matrix:
     return matrix()
 
 
-_SHORTEST_PART: Final = 8  # characters; shorter ones are in too many errors
-_LONGEST_PART: Final = 60  # a longer text is an error that is not known
+_SHORTEST_PART: Final = 8  # characters; a shorter text is part of too many errors
+_LONGEST_PART: Final = 60  # characters; a longer text is an unknown error
 _CLASS: Final = re.compile(r"^[\w.]*(?:Error|Exception)\b")
 
 
 def _has(kind: ErrorKind, word: str) -> bool:
-    """Whether an error contains a text that somebody remembers, dots for the rest.
+    """Return whether a text is part of an error message; dots at either end are ignored.
 
-    What begins with the class of an exception is an error line, and not a part of one.
+    A text that starts with the class of an exception is a whole error line, not a part.
     """
     part = word.strip(" .\u2026").casefold()
     if not _SHORTEST_PART <= len(part) <= _LONGEST_PART or _CLASS.match(word):
@@ -222,7 +223,7 @@ def _layout(row: LayoutRow, facts: Compat) -> Explanation:
 
 
 def _named(kind: ErrorKind, matrix: Matrix, seen: Seen | None) -> Explanation:
-    """An error by its name: with what the matrix has measured of it."""
+    """Explain a load error by its name, with the measurements of the matrix."""
     found = _error(answering.of_kind(kind, seen), matrix)
     cells = _cells(kind, matrix)
     errors = dict.fromkeys(cell.error for cell in cells if cell.error)
@@ -250,7 +251,7 @@ def _cells(kind: ErrorKind, matrix: Matrix) -> list[Cell]:
 
 
 def _afterwards(cells: list[Cell], matrix: Matrix) -> Iterator[str]:
-    """What the reader makes of it after the command; where that differs, in which scenarios."""
+    """Yield the results after the fix, with the scenarios of each result if they differ."""
     scenarios: dict[str, dict[str, None]] = {}
     for cell in cells:
         scenarios.setdefault(matrix.meaning(cell.migrated), {})[cell.scenario] = None
@@ -297,7 +298,7 @@ def _release(found: Reader, facts: Compat, matrix: Matrix) -> Explanation:
 
 
 def _traces(release: str, facts: Compat) -> str:
-    """What it brought, against the minor release before it, as far as the signs tell."""
+    """Return how the traces of a release differ from those of the minor release before it."""
     here = [name for name in facts.known_releases if minor(name) == minor(release)]
     if not here:
         return f"no such release is known; taken to be like {facts.known_releases[-1]}"
@@ -314,7 +315,10 @@ def _traces(release: str, facts: Compat) -> str:
 
 
 def _unread(release: str, matrix: Matrix) -> Iterator[str]:
-    """Of which writers it does not resume as they lie (idle), and why: a sentence per reason."""
+    """Yield which writers' unmigrated idle checkpoints a release loads, and why it fails on others.
+
+    The sentences on failures are one per reason.
+    """
     if release not in matrix.readers:
         return
     cells = [matrix.cells[writer, release, IDLE] for writer in matrix.writers(IDLE)]

@@ -1,4 +1,4 @@
-"""What a checkpoint is, as one value: layout, writer, rerun state, sizes, history, anomalies."""
+"""The result of `inspect`: layout, writer, rerun state, sizes, history and anomalies."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from ckptmigrate.versions.reading import Reading, read
 
 @dataclass(frozen=True)
 class FaultyRank:
-    """What one rerun payload tells of a fault.
+    """The fault context in one rerun shard.
 
     Attributes:
-        position: in the grid: (rank,), or (PP rank, TP rank).
-        call: the validation call that failed, or None where another rank's did.
-        node, device: the suspects, or None.
-        microbatches: how many saved microbatches it holds, to run again.
+        position: the offset of the shard: (rank,), or (PP rank, TP rank).
+        call: the validation call that failed, or None if it failed on another rank.
+        node, device: the suspicious node and device, or None.
+        microbatches: number of saved microbatches, which the job reruns.
     """
 
     position: tuple[int, ...]
@@ -42,13 +42,14 @@ class FaultyRank:
 
 @dataclass(frozen=True)
 class Nested:
-    """A checkpoint in a folder of another one.
+    """A checkpoint in a directory of another checkpoint.
 
     Attributes:
-        folder: its path in the other one.
-        tensors, objects: number of entries of either kind.
-        payload_files, payload_bytes: size of what a migration does not touch.
-        common_place: `common.pt` or the key of the sharded object.
+        folder: its path relative to the outer checkpoint.
+        tensors, objects: number of keys of tensors and of sharded objects.
+        payload_files, payload_bytes: number and size, in bytes, of the data files.
+        common_place: where the common state is stored: `common.pt`, or the key of the sharded
+            object.
     """
 
     folder: str
@@ -59,7 +60,7 @@ class Nested:
     common_place: str
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (docs/json.md, `inspect --json`)."""
+        """Return the documented JSON form (docs/json.md, `inspect --json`)."""
         return {
             "folder": self.folder,
             "entries": _entries_json(self.tensors, self.objects),
@@ -74,24 +75,25 @@ def _entries_json(tensors: int, objects: int) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a checkpoint is.
+    """The result of `inspect`.
 
     Attributes:
-        path: its directory.
-        iteration: the iteration it was saved at, or None.
-        layouts: names of every layout that fits its rerun facts.
-        likely: those of them that the other evidence leaves; never empty.
-        evidence: why, a sentence per layout in `layouts`.
-        writer: the releases that may have written it.
+        path: the directory of the checkpoint.
+        iteration: the iteration of the checkpoint, or None.
+        layouts: names of all layouts that match the rerun data.
+        likely: the layouts that the other evidence does not exclude; never empty.
+        evidence: the reasons, one sentence per layout in `layouts`.
+        writer: the releases that may have written the checkpoint.
         rerun: the rerun state.
-        faulty: what the payloads of a fault tell, those with a failed call or a suspect.
-        topology: sizes in ranks, None where not known.
-        tensors, objects: number of entries of either kind.
-        payload_files, payload_bytes: size of what a migration does not touch.
-        common_place: `common.pt` or the key of the sharded object.
-        nested: the checkpoints in its folders.
-        steps: what earlier migrations did.
-        anomalies: what a healthy checkpoint would not have.
+        faulty: the fault contexts that have a failed call or a suspicious node or device.
+        topology: the parallelism, in ranks; None if unknown.
+        tensors, objects: number of keys of tensors and of sharded objects.
+        payload_files, payload_bytes: number and size, in bytes, of the data files.
+        common_place: where the common state is stored: `common.pt`, or the key of the sharded
+            object.
+        nested: the checkpoints in directories of this checkpoint.
+        steps: the migration history.
+        anomalies: problems, one sentence each.
     """
 
     path: Place
@@ -114,11 +116,11 @@ class Inspection:
 
     @property
     def healthy(self) -> bool:
-        """Whether a release of its layout can load it."""
+        """Return whether a release of its layout can load it: the rerun state is not corrupt."""
         return self.rerun.kind is not Kind.CORRUPT
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (docs/json.md, `inspect --json`)."""
+        """Return the documented JSON form (docs/json.md, `inspect --json`)."""
         record, topology = self.rerun, self.topology
         return {
             "path": str(self.path),
@@ -180,10 +182,10 @@ class Inspection:
 
 
 def inspect(path: Place) -> Inspection:
-    """Look at one checkpoint directory.
+    """Inspect one checkpoint.
 
     Raises:
-        CkptMigrateError: no readable torch_dist checkpoint.
+        CkptMigrateError: `path` is not a readable torch_dist checkpoint.
     """
     directory = storage.directory(path)
     reading = read(directory)
@@ -244,8 +246,8 @@ def _common_place(found: Manifest) -> str:
 def _narrowed(
     layouts: tuple[str, ...], writer: Writer, undone: tuple[Step, ...]
 ) -> tuple[str, ...]:
-    """The layouts that the other evidence leaves: the last migration's target, else those
-    that the writer's releases write."""
+    """Return the likely layouts: the target of the last migration, else the layouts that the
+    possible writers write, else all."""
     if undone and undone[-1].target in layouts:
         return (undone[-1].target,)
     rows = compat()
@@ -276,8 +278,8 @@ def _faulty(record: RerunRecord) -> tuple[FaultyRank, ...]:
 
 
 def _call(value: Any) -> str | None:
-    """A `Call(caller, sequence)` in words; the caller is (filename, lineno, rank) through 0.13
-    and (message, rank) from 0.14."""
+    """Format a `Call(caller, sequence)`; the caller is (filename, lineno, rank) up to 0.13 and
+    (message, rank) from 0.14."""
     if not isinstance(value, Object):
         return None
     caller = value.args[0] if value.args else None
@@ -319,7 +321,7 @@ def _anomalies(
         found.append(
             f"{len(orphans)} payload files that no entry lies in: {', '.join(orphans[:3])}"
         )
-    if migrated:  # its files are of two releases, and the history says so
+    if migrated:  # a migrated checkpoint has traces of two releases
         return found
     if not writer.releases:
         found.append("the signs of the writing release contradict each other")
@@ -334,7 +336,7 @@ def _anomalies(
 
 
 def _unknown(reading: Reading) -> list[str]:
-    """Symbols of no known writer, which a job would import and call, by the file they are in."""
+    """Return a sentence per unknown global, which a job would import and call, with its file."""
     shards = reading.record.shards.values()
     named: dict[str, Iterable[str]] = {}
     for folder, found in {"": reading.manifest, **reading.manifest.nested}.items():

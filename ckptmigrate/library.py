@@ -1,4 +1,4 @@
-"""What the command line does, as functions: each returns values and raises errors."""
+"""The functions of the Python API; each returns values and raises errors, and prints nothing."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from ckptmigrate.writing.linking import Link
 
 
 def inspect(path: str | Place, *, iteration: int | None = None) -> Inspection:
-    """What a checkpoint is.
+    """Inspect a checkpoint: its layout, writer, rerun state, parallelism, size and problems.
 
     Args:
-        path: a checkpoint directory, or a root (then the iteration its tracker names).
-        iteration: of a root, this one instead.
+        path: a checkpoint directory, or a root: then the iteration that its tracker file names.
+        iteration: the iteration of a root to use instead of the one in the tracker file.
 
     Raises:
-        CkptMigrateError: there is no readable torch_dist checkpoint.
+        CkptMigrateError: `path` contains no readable torch_dist checkpoint.
     """
     return inspection.inspect(_one(path, iteration))
 
@@ -49,23 +49,27 @@ def check(
     numpy: str | None = None,
     iteration: int | None = None,
 ) -> tuple[Checked, ...]:
-    """Predict whether a job resumes from a checkpoint, and what to do where it does not.
+    """Predict whether a Megatron release can resume from a checkpoint, and find the fix if not.
 
     Args:
-        path: a checkpoint directory, or a root (then the iteration its tracker names).
-        release: of the job, such as `0.13.1` or `0.13`; None asks every release that is known.
-        job: its parallel sizes and flags; by default those of the checkpoint, reruns enabled.
-        torch: of the job; by default the one that its release usually has.
-        python: of the job; 3.12 by default.
-        numpy: of the job; by default unknown, and `Verdict.depends` tells what depends on it.
-        iteration: of a root, this one instead.
+        path: a checkpoint directory, or a root: then the iteration that its tracker file names.
+        release: the release of the job, for example `0.13.1` or `0.13`. None checks every known
+            release.
+        job: the parallelism and flags of the job. By default the parallelism of the checkpoint,
+            with the rerun state machine enabled.
+        torch: the torch version of the job. By default the usual one of its release.
+        python: the Python version of the job. By default 3.12.
+        numpy: the NumPy version of the job. By default unknown; then `Verdict.depends` lists what
+            depends on it.
+        iteration: the iteration of a root to use instead of the one in the tracker file.
 
     Returns:
-        A verdict and its fix per release, oldest first; the fix is empty where the job resumes.
+        A verdict and its fix per release, oldest release first. The fix is empty if the job
+        resumes.
 
     Raises:
-        RefusedError: there is no such release, or another version is not one.
-        CkptMigrateError: there is no readable torch_dist checkpoint.
+        RefusedError: the release is unknown, or a version string is invalid.
+        CkptMigrateError: `path` contains no readable torch_dist checkpoint.
     """
     located = locate.locate(place(path), iteration=iteration)
     found = read(storage.directory(located.checkpoints[0]))
@@ -93,24 +97,27 @@ def plan(
     native: bool = False,
     strict: bool = False,
 ) -> Plan:
-    """What a migration would do; writes nothing.
+    """Plan a migration without writing anything.
 
     Args:
-        path: a checkpoint directory, or a root (then the iteration its tracker names).
-        to: a layout of compat_matrix.yaml, `universal`, or a release such as `0.13.1`.
-        iteration: of a root, this one instead.
-        verb: `upgrade` or `downgrade` to refuse the other direction; None takes either.
-        allow_loss: names of losses that are accepted (see LOSSES).
-        given: parallel sizes, in ranks, that the checkpoint does not tell.
-        torch, native, strict: for a release: its torch; whether it gets its own layout even
-            where it needs less; whether it is to resume under `raise_all`, too.
-        python, numpy: of the job; modules that moved are named as they have them. By default
-            Python 3.12, and names of NumPy stay as they are.
+        path: a checkpoint directory, or a root: then the iteration that its tracker file names.
+        to: the target: a release such as `0.13.1`, a layout of compat_matrix.yaml, or `universal`.
+        iteration: the iteration of a root to use instead of the one in the tracker file.
+        verb: `upgrade` or `downgrade`, to refuse the other direction. None allows both.
+        allow_loss: names of the data losses to allow (see LOSSES).
+        given: parallelism, in ranks, that the checkpoint does not contain.
+        torch: the torch version of the target release. By default the usual one.
+        native: whether to write the layout that the target release itself writes, instead of
+            making the smallest change that lets it resume.
+        strict: whether the target release must also resume with `--dist-ckpt-strictness raise_all`.
+        python, numpy: the versions of the job. Module names in pickles are changed to those that
+            these versions have. By default Python 3.12; module names of NumPy stay unchanged.
 
     Raises:
-        CorruptError: the checkpoint lacks rerun shards that it announces.
-        RefusedError: a loss that is not allowed, a wrong direction, unknown sizes.
-        CkptMigrateError: there is no readable torch_dist checkpoint.
+        CorruptError: rerun shards that the common state requires are missing.
+        RefusedError: a data loss is not allowed, the direction is wrong, or the parallelism is
+            unknown.
+        CkptMigrateError: `path` contains no readable torch_dist checkpoint.
     """
     prepared = migration.prepare(
         place(path),
@@ -148,28 +155,30 @@ def migrate(
     hash_payload: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Plan, ...]:
-    """Migrate a checkpoint, or those of a root; all are planned before any is written.
+    """Migrate a checkpoint, or the checkpoints of a root.
 
-    In place, a migration that did not finish is rolled back, or forward, first.
+    All checkpoints are planned before the first one is written. With `in_place`, an interrupted
+    in-place migration is recovered first: completed if it was committed, else rolled back.
 
     Args:
-        path: a checkpoint directory, or a root.
+        path: a checkpoint directory, or a root: then the iteration that its tracker file names.
         to: as in `plan`.
-        output: the root to create; by default `PATH.<to>` beside `path`.
-        in_place: change the checkpoint itself instead.
-        iteration: of a root, this one instead of the tracker's.
-        every: of a root, every iteration.
+        output: the root to create. By default `PATH.<to>`, and nothing is created if the target
+            release can resume from `path` unmigrated.
+        in_place: whether to change the checkpoint itself instead of creating a root.
+        iteration: the iteration of a root to use instead of the one in the tracker file.
+        every: whether to migrate every iteration of a root.
         verb, allow_loss, given, torch, python, numpy, native, strict: as in `plan`.
-        link: how payload files get into `output`.
-        hash_payload: whether payload, too, must have the digests of integrity.json.
-        progress: called with a number of payload bytes whenever that many were copied.
+        link: how to bring data files into `output` (hard link, reflink, copy, ...).
+        hash_payload: whether to hash the data files too and compare them with integrity.json.
+        progress: called with a number of bytes whenever that many bytes of data files were copied.
 
     Returns:
-        What was done, a plan per checkpoint.
+        The plan of each checkpoint, as carried out.
 
     Raises:
-        ValueError: both `output` and `in_place`.
-        DestinationError: `output` exists or cannot be written; nothing is left of it.
+        ValueError: both `output` and `in_place` are given.
+        DestinationError: `output` exists, or cannot be written; then it is not created.
         CkptMigrateError: as `plan`.
     """
     if in_place and output is not None:
@@ -206,21 +215,24 @@ def verify(
     known: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Verification:
-    """Everything that is wrong with a checkpoint, or those of a root; writes nothing.
+    """Validate a checkpoint, or the checkpoints of a root, and list every problem with its fix.
+
+    Writes nothing.
 
     Args:
-        path: a checkpoint directory, or a root.
-        load: read every tensor with torch, too.
-        hashed: hash payload files against integrity.json, too.
-        iteration: of a root, this one instead of the tracker's.
-        every: of a root, every iteration.
-        known: dotted names of symbols in its pickles that you vouch for.
-        progress: called with a number of payload bytes whenever that many were read, from any
-            thread.
+        path: a checkpoint directory, or a root: then the iteration that its tracker file names.
+        load: whether to read every tensor with torch too.
+        hashed: whether to hash the data files too and compare them with integrity.json.
+        iteration: the iteration of a root to use instead of the one in the tracker file.
+        every: whether to verify every iteration of a root.
+        known: dotted names of globals in the pickles to trust, for example `nemo.core.Config`.
+        progress: called with a number of bytes whenever that many bytes of data files were read.
+            Any thread may call it.
 
     Raises:
-        RefusedError: `load`, and torch is not installed.
-        CkptMigrateError: there is no torch_dist checkpoint; what is wrong with one is a finding.
+        RefusedError: `load` is set and torch is not installed.
+        CkptMigrateError: `path` contains no torch_dist checkpoint. Problems of a checkpoint do not
+            raise; they are findings.
     """
     return verification.verify(
         place(path),
@@ -248,25 +260,27 @@ def repair(
     link: Link = Link.AUTO,
     progress: Progress | None = None,
 ) -> Repair:
-    """Make a checkpoint resume again where nothing but its metadata is wrong.
+    """Repair a checkpoint whose metadata is damaged.
 
     Args:
-        path: a checkpoint directory, or a root.
-        output: the root to create; by default `PATH.repaired` beside `path`.
-        in_place: change the checkpoint itself instead.
-        rebuild_sentinel: write an idle rerun state with all of its shards, instead of none.
-        drop_rerun: drop a fault context that is whole, too.
+        path: a checkpoint directory, or a root: then the iteration that its tracker file names.
+        output: the root to create, by default `PATH.repaired`. Nothing is created if there is
+            nothing to repair.
+        in_place: whether to change the checkpoint itself instead of creating a root.
+        rebuild_sentinel: whether to write an idle rerun state with all its shards, instead of
+            removing the rerun state.
+        drop_rerun: whether to drop an intact fault context too.
         iteration, every, known, hashed: as in `verify`.
-        given: parallel sizes, in ranks, that the checkpoint does not tell.
+        given: parallelism, in ranks, that the checkpoint does not contain.
         link, progress: as in `migrate`.
 
     Returns:
-        What was done.
+        The repair, as carried out.
 
     Raises:
-        ValueError: two options that exclude each other.
-        RefusedError: something is lost that no repair can bring back.
-        CkptMigrateError: there is no readable torch_dist checkpoint, or the place to write to
+        ValueError: two options exclude each other.
+        RefusedError: the checkpoint has damage that `repair` cannot repair.
+        CkptMigrateError: `path` contains no readable torch_dist checkpoint, or the destination
             cannot be written.
     """
     if in_place and output is not None:
@@ -288,20 +302,21 @@ def repair(
 def undo(
     path: str | Place, *, iteration: int | None = None, every: bool = False
 ) -> tuple[Plan, ...]:
-    """Take back the last migration in place: every small file as it was, byte for byte.
+    """Undo the last in-place migration, byte for byte.
 
     Args:
-        path: a checkpoint directory, or a root.
-        iteration: of a root, this one instead of the tracker's.
-        every: of a root, every iteration.
+        path: a checkpoint directory, or a root: then the iteration that its tracker file names.
+        iteration: the iteration of a root to use instead of the one in the tracker file.
+        every: whether to undo the last migration of every iteration of a root.
 
     Returns:
-        What was done, a plan per checkpoint.
+        The plan of each checkpoint, as carried out.
 
     Raises:
-        RefusedError: there is nothing to undo, or a file was changed since; it is named.
-        DestinationError: it cannot be written; it is as it was, or the sentence says that
-            `ckptmigrate recover` has to make it so.
+        RefusedError: the checkpoint has no migration to undo, or a file changed after the
+            migration; the message names the file.
+        DestinationError: the checkpoint cannot be written. It is unchanged, or the message says to
+            run `ckptmigrate recover`.
     """
     recovery.in_place(place(path))
     prepared = migration.prepare_undo(place(path), iteration=iteration, every=every)
@@ -310,31 +325,33 @@ def undo(
 
 
 def recover(path: str | Place, *, break_lock: bool = False) -> dict[Place, str]:
-    """Clean up after a migration that did not finish: back, or forward once it was committed.
+    """Recover from an interrupted migration: complete it if it was committed, else roll it back.
 
     Args:
-        path: a checkpoint directory, a root, or a destination that was to be created.
-        break_lock: whether you state that a run which cannot be seen from here is over.
+        path: a checkpoint directory, a root (all its checkpoints are examined), or the destination
+            of an out-of-place migration.
+        break_lock: whether to remove a lock held by a process on another host. Set it only if that
+            process has ended.
 
     Returns:
-        Place -> what was done there; nothing where all is whole.
+        Path -> what was done there. Empty if there was nothing to recover.
 
     Raises:
-        NotACheckpointError: it is no directory, and nothing is left of one that was to be created.
-        CkptMigrateError: something is still at work there, or it cannot be read or written.
+        NotACheckpointError: `path` is not a directory, and no interrupted migration to it exists.
+        CkptMigrateError: another process is still changing it, or it cannot be read or written.
     """
     return recovery.recover(place(path), break_lock=break_lock)
 
 
 def diff(a: str | Place, b: str | Place, *, iteration: int | None = None) -> list[Difference]:
-    """What differs in meaning between two checkpoints; empty where nothing does.
+    """List the differences in content between two checkpoints; empty if there are none.
 
     Args:
-        a, b: checkpoint directories, or roots (then the iteration each tracker names).
-        iteration: of roots, this one instead.
+        a, b: checkpoint directories, or roots: then the iteration that each tracker file names.
+        iteration: the iteration of both roots to use instead of those in the tracker files.
 
     Raises:
-        CkptMigrateError: one of them is no readable torch_dist checkpoint.
+        CkptMigrateError: `a` or `b` contains no readable torch_dist checkpoint.
     """
     first, second = (read(storage.directory(_one(path, iteration))).manifest for path in (a, b))
     return diffing.diff(first, second)

@@ -1,4 +1,4 @@
-"""From the PATH a user gives to the checkpoint directories it means."""
+"""The lookup of checkpoint directories from a PATH: a checkpoint, or a root."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _ITERATION: Final = re.compile(r"iter_(\d{7,})", re.ASCII)
 
 @dataclass(frozen=True)
 class Located:
-    """The checkpoints that a PATH means.
+    """The checkpoints of a PATH.
 
     Attributes:
         path: the PATH, absolute.
         checkpoints: their directories, in order of iteration.
-        tracker: the text of a tracker file that leads to the last of them; None for a
-            checkpoint directory of a name that no tracker leads to.
+        tracker: the text of a tracker file that names the last of them; None for a checkpoint
+            directory whose name no tracker file can refer to.
         is_root: whether PATH is a root.
     """
 
@@ -44,22 +44,23 @@ class Located:
         return self.checkpoints != (self.path,)
 
     def words(self, iteration: int | None) -> tuple[str | Place, ...]:
-        """What means the same in a command, where `iteration` was asked for."""
+        """Return the arguments of a command for the same PATH and `--iteration`."""
         return (self.path, *(() if iteration is None else ("--iteration", str(iteration))))
 
 
 def locate(path: Place, *, iteration: int | None = None, every: bool = False) -> Located:
-    """The checkpoints that a PATH means: itself, or those of a root.
+    """Return the checkpoints of a PATH: the PATH itself, or those of a root.
 
     Args:
         path: a checkpoint directory, or a root with a tracker file.
-        iteration: of a root, this iteration instead of the tracker's.
-        every: of a root, every iteration; a checkpoint directory means itself.
+        iteration: the iteration of a root to use instead of the one in the tracker file.
+        every: whether to return every iteration of a root; no effect on a checkpoint directory.
 
     Raises:
-        NotACheckpointError: there is none, the tracker is missing, empty or leads nowhere, or
-            a non-persistent checkpoint beside it may be the one a job would load.
-        DestinationError: a migration in place has left one of them half-way.
+        NotACheckpointError: PATH is neither a checkpoint nor a root; the tracker file is missing,
+            empty or names a missing iteration; or a job may load a non-persistent checkpoint of
+            the root instead.
+        DestinationError: an in-place migration of one of the checkpoints is incomplete.
     """
     found = find(path, iteration=iteration, every=every)
     for checkpoint in found.checkpoints:
@@ -68,7 +69,7 @@ def locate(path: Place, *, iteration: int | None = None, every: bool = False) ->
 
 
 def find(path: Place, *, iteration: int | None = None, every: bool = False) -> Located:
-    """The same, those included that a migration in place has left half-way."""
+    """Do what `locate` does, but accept checkpoints with an incomplete in-place migration."""
     path = places.absolute(path)
     require_directory(path)
     if is_one(path):
@@ -102,10 +103,10 @@ def find(path: Place, *, iteration: int | None = None, every: bool = False) -> L
 
 
 def require_directory(path: Place) -> None:
-    """Make sure that a PATH is a directory, as everything is that a verb can work on.
+    """Raise if a PATH is not a directory.
 
     Raises:
-        NotACheckpointError: it is a file, or does not exist.
+        NotACheckpointError: PATH is a file, or does not exist.
     """
     if not path.is_dir():
         what = "is a file" if path.exists() else "does not exist"
@@ -117,22 +118,22 @@ def require_directory(path: Place) -> None:
 
 
 def is_one(path: Place) -> bool:
-    """Whether a directory is a checkpoint itself, and no root."""
+    """Return whether a directory is a checkpoint, not a root."""
     if (path / TRACKER_FILE).exists():
         return False
-    # In the middle of a swap a checkpoint has neither of the files that it is known by.
+    # During a swap a checkpoint has neither of the files that identify it.
     return recognise.is_checkpoint(storage.directory(path)) or writer(path).is_staged()
 
 
 def words(checkpoint: Place) -> tuple[str | Place, ...]:
-    """What names a checkpoint in a command: its root, where that has a tracker file, and which
-    iteration of it, where the tracker names another one."""
+    """Return the arguments that name a checkpoint in a command: its root if that has a tracker
+    file, with `--iteration` if the tracker file names another iteration; else its directory."""
     root = checkpoint.parent
     try:
         if not (root / TRACKER_FILE).is_file() or not is_iteration(checkpoint.name):
             return (checkpoint,)
         named = tracker_text(root)
-    except (CkptMigrateError, OSError):  # the root may be closed to who may read the checkpoint
+    except (CkptMigrateError, OSError):  # the root may be unreadable, the checkpoint readable
         return (checkpoint,)
     if named is not None and directory_of(named) == checkpoint.name:
         return (root,)
@@ -141,30 +142,30 @@ def words(checkpoint: Place) -> tuple[str | Place, ...]:
 
 
 def is_iteration(name: str) -> bool:
-    """Whether a tracker can lead to a directory of this name."""
+    """Return whether a tracker file can name a directory of this name."""
     return name == RELEASE or tracker_of(name) is not None
 
 
 def tracker_of(name: str) -> str | None:
-    """The tracker text that leads to a directory of this name, if any does."""
+    """Return the tracker text that names an iteration directory; None if no text does."""
     match = _ITERATION.fullmatch(name)
-    # A name with more zeros than Megatron writes is found by none.
+    # No tracker text names a directory with more leading zeros than Megatron writes.
     return str(int(match[1])) if match and directory_of(match[1]) == name else None
 
 
 def directory_of(tracker: str) -> str:
-    """The directory name that a tracker text leads to (get_checkpoint_name, core_v0.19.0)."""
+    """Return the directory that a tracker text names (get_checkpoint_name, core_v0.19.0)."""
     return RELEASE if tracker == RELEASE else f"iter_{int(tracker):07d}"
 
 
 def iterations(root: Place) -> list[int]:
-    """The iterations that a root holds a directory for, oldest first."""
+    """Return the iterations of a root that have a directory, oldest first."""
     names = map(tracker_of, storage.directory(root).folders())
     return sorted(int(name) for name in names if name is not None)
 
 
 def all_of(root: Place) -> tuple[Place, ...]:
-    """The checkpoint directories of a root, oldest first; `release` is the oldest."""
+    """Return the checkpoint directories of a root, oldest first; `release` is the oldest."""
     released = (root / RELEASE,) if (root / RELEASE).is_dir() else ()
     return (*released, *(root / f"iter_{number:07d}" for number in iterations(root)))
 
@@ -204,13 +205,13 @@ def _read_tracker(root: Place) -> str:
 
 
 def tracker_text(root: Place) -> str | None:
-    """The text of a root's tracker file; None where it is neither an iteration nor RELEASE."""
+    """Return the text of a root's tracker file; None if neither an iteration nor RELEASE."""
     text = _text(root)
     return text if _leads(text) else None
 
 
 def _text(root: Place) -> str:
-    """The text of the tracker file; of a long one, a part that leads nowhere."""
+    """Return the text of the tracker file; of a long file, a part that `_leads` rejects."""
     content = storage.start_of(root / TRACKER_FILE, _LONGEST_TRACKER + 1)
     text = content.decode("ascii", "replace")
     return text.strip() if len(content) <= _LONGEST_TRACKER else text
@@ -221,7 +222,7 @@ def _leads(text: str) -> bool:
 
 
 def _choices(root: Place) -> dict[str, Any]:
-    """What to do where a root leads to no iteration."""
+    """Return the fix for a root whose requested iteration is missing."""
     numbers = iterations(root)
     if not numbers:
         return {"fix": name_one(root)}
@@ -232,12 +233,12 @@ def _choices(root: Place) -> dict[str, Any]:
 
 
 def _near(path: Place) -> dict[str, Any]:
-    """What to do where a path is no directory: name what is beside it or around it."""
+    """Return the fix for a path that is not a directory: its parent, or a checkpoint in that."""
     around = path.parent
     if path.exists() and (is_one(around) or (around / TRACKER_FILE).is_file()):
         return {"fix": "name the directory that it is in", "retry": Retry(path=around)}
     numbers: list[int] = []
-    with contextlib.suppress(OSError, StoreError):  # it may be closed to who may read PATH
+    with contextlib.suppress(OSError, StoreError):  # the parent may be unreadable
         numbers = iterations(around) if around.is_dir() else []
     if numbers:
         return {
@@ -248,7 +249,7 @@ def _near(path: Place) -> dict[str, Any]:
 
 
 def _told(numbers: list[int]) -> str:
-    """The iterations of a root in a sentence; of many, the newest."""
+    """Format the iterations of a root; of more than _SHOWN, only the newest."""
     shown = ", ".join(map(str, numbers[-_SHOWN:]))
     if len(numbers) > _SHOWN:
         return f"there are {len(numbers)} iterations, the newest {shown}"
@@ -256,11 +257,11 @@ def _told(numbers: list[int]) -> str:
 
 
 def name_one(path: Place) -> str:
-    """What to do where a path is no checkpoint: find one near it."""
+    """Return the fix for a path that is not a checkpoint: a command that finds one near it."""
     if not isinstance(path, Path):
         return f"name a root with {TRACKER_FILE}, or an iter_* directory in one"
     there = next(each for each in (path, *path.parents) if each.is_dir())
-    # Some frameworks have no tracker file; the marker is in every checkpoint.
+    # Some frameworks write no tracker file; every checkpoint has a metadata.json.
     names = ("-name", TRACKER_FILE, "-o", "-name", manifest.MARKER_FILE)
     find = shell("find", there, "-maxdepth", "4", *names)
     return (
@@ -269,7 +270,7 @@ def name_one(path: Place) -> str:
 
 
 def newest_non_persistent(root: Place, tracker: str) -> int | None:
-    """The newest non-persistent iteration, where it is not older than the tracker's."""
+    """Return the newest non-persistent iteration if it is not older than the tracker's, or None."""
     beside = root / _NON_PERSISTENT
     if not beside.is_dir():
         return None
@@ -279,8 +280,11 @@ def newest_non_persistent(root: Place, tracker: str) -> int | None:
 
 
 def _check_non_persistent(root: Place, tracker: str) -> None:
-    """A job with --non-persistent-ckpt-type global prefers ROOT/non_persistent where its
-    iteration is not older (_load_base_checkpoint, megatron/training/checkpointing.py)."""
+    """Raise if a job may load a non-persistent checkpoint instead of the one in the tracker file.
+
+    With --non-persistent-ckpt-type global, a job prefers ROOT/non_persistent if its iteration is
+    not older (_load_base_checkpoint, megatron/training/checkpointing.py).
+    """
     beside = root / _NON_PERSISTENT
     newest = newest_non_persistent(root, tracker)
     if newest is not None:

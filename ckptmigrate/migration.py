@@ -1,4 +1,4 @@
-"""A whole migration: from the PATH of a user, over the plans, to what stands on disk."""
+"""Migrations: plans for the checkpoints of a PATH, and their execution."""
 
 from __future__ import annotations
 
@@ -29,18 +29,17 @@ from ckptmigrate.writing.writer import writer
 
 @dataclass(frozen=True)
 class Migration:
-    """Plans for every checkpoint that a PATH means, and where they lead.
+    """The plans for the checkpoints of a PATH, and their destination.
 
     Attributes:
         plans: one per checkpoint.
-        destination: the root to create; None in place, or where nothing is to be written.
-        tracker: the text of its tracker file.
-        names: the directory of each checkpoint in that root.
-        recovered: checkpoint -> what was done first where a migration in place had not finished.
-        leftovers: what other runs left beside the destination.
-        root: the root that is there now and whose tracker leads to the last of the checkpoints;
-            None where there is none.
-        existing: whether the destination is there already, as an earlier run made it.
+        destination: the root to create; None in place, or if nothing has to be written.
+        tracker: the text of the tracker file of `destination`.
+        names: the directory name of each checkpoint in `destination`.
+        recovered: checkpoint -> how an interrupted in-place migration of it was recovered first.
+        leftovers: interrupted migrations to other destinations in the same directory.
+        root: the existing root whose tracker file names the last of the checkpoints, or None.
+        existing: whether an earlier run with the same arguments created `destination`.
     """
 
     plans: tuple[Plan, ...]
@@ -54,17 +53,17 @@ class Migration:
 
     @property
     def load(self) -> Place | None:
-        """The root to load; None where a job has to be told which iteration of a root."""
+        """Return the root to pass to `--load`; None if no root's tracker file names the result."""
         return self.destination or self.root
 
     def undo(self) -> list[str]:
-        """The commands that take it back."""
+        """Return the commands that undo the migration."""
         if self.destination is not None:
             return [removal(self.destination, "-r")]
         return [plan.undo for plan in self.plans if not plan.changes_nothing]
 
     def as_json(self, *, done: bool, link: Link | None) -> dict[str, Any]:
-        """The documented JSON form (docs/json.md, `upgrade --json`)."""
+        """Return the documented JSON form (docs/json.md, `upgrade --json`)."""
         return {
             "done": done,
             "destination": None if self.destination is None else str(self.destination),
@@ -81,7 +80,11 @@ class Migration:
 
 
 def plan_json(plan: Plan, result: Place) -> dict[str, Any]:
-    """The documented JSON form of one plan, and where it leads."""
+    """Return the documented JSON form of a plan.
+
+    Args:
+        result: the path of the migrated checkpoint.
+    """
     files, size = plan.payload
     return {
         "path": str(plan.path),
@@ -124,14 +127,14 @@ def prepare(
     loadable: bool = False,
     progress: Progress | None = None,
 ) -> Migration:
-    """Plan the migration of every checkpoint that `path` means; writes nothing.
+    """Plan the migration of every checkpoint of `path` without writing anything.
 
     Args:
-        output: the root to create, also where nothing has to change. By default it is
-            `PATH.<to>`, and nothing is created where the release resumes from PATH as it is.
-        loadable: whether there has to be a root to load afterwards. Then the result of an earlier
-            run with the same arguments is used where it is there.
-        progress: called with a number of bytes whenever that many were hashed.
+        output: the root to create, even if nothing has to change. By default `PATH.<to>`, and
+            nothing is created if the release can resume from PATH unmigrated.
+        loadable: whether the result must be a root that a job can load. If an earlier run with the
+            same arguments created that root, it is used.
+        progress: called with a number of bytes whenever that many bytes were hashed.
 
     Raises:
         CkptMigrateError: as `locate.locate`, `planner.plan`, `Writer.check_free`.
@@ -140,7 +143,7 @@ def prepare(
     wanted = target(to, torch=torch, environment=environment, native=native, strict=strict)
     destination = None
     if not in_place:
-        # Absolute, but not resolved: a user who names a link means the place of the link.
+        # Absolute, but not resolved: the destination is beside a link that the user names.
         destination = places.absolute(output) if output else default_output(located.path, to)
     now = clock.now()
     plans = tuple(
@@ -172,7 +175,7 @@ def prepare(
 
 
 def _leading_root(located: locate.Located) -> Place | None:
-    """The root whose tracker leads to the last of the checkpoints, where there is one."""
+    """Return the existing root whose tracker file names the last of the checkpoints, or None."""
     root = located.path if located.is_root else located.path.parent
     if located.tracker is None or not (root / locate.TRACKER_FILE).is_file():
         return None
@@ -180,10 +183,10 @@ def _leading_root(located: locate.Located) -> Place | None:
 
 
 def _is_done(found: Migration) -> bool:
-    """Whether the destination is what the plans lead to.
+    """Return whether the destination already contains the result of the plans.
 
     Raises:
-        DamagedError: it is, and a verification finds errors in it.
+        DamagedError: it does, and `verify` finds errors in it.
     """
     root = found.destination
     assert root is not None
@@ -192,7 +195,7 @@ def _is_done(found: Migration) -> bool:
     results = [root / name for name in found.names]
     if not all(has(*each) for each in zip(found.plans, results, strict=True)):
         return False
-    from ckptmigrate.verification import verify_one  # the other verbs do not need it
+    from ckptmigrate.verification import verify_one  # other commands do not need it
 
     for result in results:
         errors = verify_one(result).errors
@@ -206,7 +209,7 @@ def _is_done(found: Migration) -> bool:
 
 
 def has(plan: Plan, destination: Place) -> bool:
-    """Whether a checkpoint is there already that is what the plan leads to, file by file."""
+    """Return whether a destination already contains the result of a plan, file by file."""
     if not destination.is_dir() or (isinstance(destination, Path) and destination.is_symlink()):
         return False
     there = storage.directory(destination)
@@ -226,7 +229,7 @@ def has(plan: Plan, destination: Place) -> bool:
 
 
 def _payload(directory: Directory) -> dict[str, int]:
-    """Payload file -> size in bytes, of a checkpoint and of those in it."""
+    """Return data file -> size in bytes, of a checkpoint and of the checkpoints nested in it."""
     parts = [("", directory), *((f"{name}/", inside) for name, inside in nesting.nested(directory))]
     return {
         f"{start}{name}": size
@@ -246,11 +249,11 @@ def leading(
     tracker: str | None,
     root: Place | None = None,
 ) -> Migration:
-    """The plans with the names that their checkpoints get at the destination.
+    """Return a migration: the plans, with the names of their checkpoints at the destination.
 
     Args:
-        tracker: the text that leads to the last of them; None for a directory of a name that no
-            tracker leads to, which is then called as one would find it.
+        tracker: the tracker text that names the last of them. None for a directory whose name no
+            tracker file can refer to; the directory then gets the name of its iteration.
     """
     names = tuple(plan.path.name for plan in plans)
     if tracker is None:
@@ -262,7 +265,7 @@ def leading(
 
 
 def prepare_undo(path: Place, *, iteration: int | None = None, every: bool = False) -> Migration:
-    """Plan to take back the last migration of every checkpoint that `path` means.
+    """Plan to undo the last migration of every checkpoint of `path`.
 
     Raises:
         CkptMigrateError: as `locate.locate`, `undoing.plan`.
@@ -274,7 +277,7 @@ def prepare_undo(path: Place, *, iteration: int | None = None, every: bool = Fal
 
 
 def default_output(path: Place, to: str) -> Place:
-    """Where a migration goes that names no destination: `PATH.<to>`, a root of its own."""
+    """Return the default destination: the root `PATH.<to>`."""
     return path.with_name(f"{path.name}.{to}")
 
 
@@ -284,10 +287,10 @@ def carry_out(
     link: Link = Link.AUTO,
     progress: Progress | None = None,
 ) -> Link | None:
-    """Do what was planned.
+    """Carry out a migration.
 
     Returns:
-        How the payload got into the destination; None in place.
+        How the data files were brought to the destination; None in place.
 
     Raises:
         DestinationError: the destination cannot be written; nothing was changed.

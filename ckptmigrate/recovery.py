@@ -1,4 +1,4 @@
-"""Find what runs that did not finish left of a PATH, in place or beside it, and clean it up."""
+"""Recovery from interrupted migrations, in place and out of place."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from ckptmigrate.writing.writer import writer
 
 
 def recover(path: Place, *, break_lock: bool = False) -> dict[Place, str]:
-    """Make whole what a PATH means: a checkpoint, the checkpoints of a root, a destination.
+    """Recover a checkpoint, the checkpoints of a root, or a destination.
 
-    Stages are looked for beside PATH (of PATH itself and of PATH.<target>) and in it.
+    Staging directories are searched in PATH and beside it (those of PATH and of PATH.<target>).
 
     Args:
-        path: a checkpoint directory, a root, or a destination that was to be created.
-        break_lock: whether the user says that runs which cannot be seen from here are over.
+        path: a checkpoint directory, a root, or the destination of an out-of-place migration.
+        break_lock: whether to remove a lock held by a process on another host. Set it only if that
+            process has ended.
 
     Returns:
-        Place -> what was done there; nothing where all is whole.
+        Path -> what was done there. Empty if there was nothing to recover.
 
     Raises:
-        NotACheckpointError: it is no directory, and nothing is left of one that was to be created.
-        CkptMigrateError: something is still at work there, or cannot be read or written. What
-            else there was to do is done all the same.
+        NotACheckpointError: `path` is not a directory, and no interrupted migration to it exists.
+        CkptMigrateError: another process is still changing it, or it cannot be read or written.
+            Everything else is recovered before the error is raised.
     """
     path = places.absolute(path)
     found = _Found({}, [])
@@ -48,7 +49,7 @@ def recover(path: Place, *, break_lock: bool = False) -> dict[Place, str]:
 
 
 def in_place(path: Place) -> dict[Place, str]:
-    """The same for migrations in place alone: what a verb does first that is to change PATH.
+    """Recover interrupted in-place migrations only, before a command changes PATH.
 
     Raises:
         CkptMigrateError: as `recover`.
@@ -65,7 +66,7 @@ class _Found:
 
     @contextlib.contextmanager
     def kept(self, place: Place) -> Iterator[None]:
-        """Go on with other places after an error at one."""
+        """Collect the errors of a block instead of raising them."""
         try:
             yield
         except CkptMigrateError as error:
@@ -101,7 +102,10 @@ def _in_place(path: Place, found: _Found, *, break_lock: bool) -> None:
 
 
 def _destinations(path: Place) -> list[Place]:
-    """The destinations with a stage that PATH means; those that live are meant by name alone."""
+    """Return the destinations of unfinished migrations that belong to PATH.
+
+    A destination that a running process is writing is returned only if it is PATH itself.
+    """
     found: list[Place] = []
     for folder in (path.parent, path):
         for left in writer(folder).locked():
@@ -110,5 +114,5 @@ def _destinations(path: Place) -> list[Place]:
             alive = lock.holder(left.owner) is Holder.ALIVE
             if meant and (not alive or left.destination == path):
                 found.append(left.destination)
-    # What is around it may be closed to who may list it.
+    # If the parent directory is unreadable, the list above misses PATH itself.
     return found if path in found or not writer(path).is_locked() else [*found, path]

@@ -1,12 +1,14 @@
-"""Repair: make a checkpoint that a verification finds wanting one that resumes, where it can be.
+"""Repairs of checkpoints whose metadata is damaged, and of tracker files.
 
-What is repaired: a common state that announces a rerun whose shards are not there (the known
-corruption of 0.14 to 0.17 with --ckpt-assume-constant-structure), a fault context that nobody
-wants, stale digests of small files, and a tracker file that leads to no good iteration. What is
-lost is not invented: everything else is refused with what is lost.
+Four kinds of damage are repaired: a corrupt rerun state, which is a recorded fault whose rerun
+shards are missing (a known bug of 0.14 to 0.17 with --ckpt-assume-constant-structure); a fault
+context that the user wants to drop; outdated hashes of metadata files in integrity.json; and a
+tracker file that names a missing or incomplete iteration. Other damage is refused with an error
+that names it.
 
-A repair is planned and carried out like a migration, and is a step of the sidecar. mending.py plans
-that of one checkpoint; here it is what a PATH means, and the tracker file of a root.
+A repair is planned and carried out like a migration and recorded in the migration history.
+mending.py plans the repair of one checkpoint. This module resolves a PATH and repairs the tracker
+files of a root.
 """
 
 from __future__ import annotations
@@ -36,15 +38,15 @@ from ckptmigrate.writing.writer import writer
 
 @dataclass(frozen=True)
 class Tracker:
-    """The tracker files of a root, to be pointed elsewhere in place.
+    """The repair of the tracker files of a root, in place.
 
     Attributes:
-        root: whose tracker files they are.
+        root: the root.
         text: the new text of latest_checkpointed_iteration.txt.
-        files: name -> new bytes of those that change.
-        before: name -> their bytes now, or None where there is no such file.
-        why: what is wrong with them, a sentence.
-        kept: the folder where the old ones will be kept.
+        files: name -> new bytes, of the tracker files that change.
+        before: name -> current bytes, of the same files; None if the file does not exist.
+        why: what is wrong with the tracker files, one sentence.
+        kept: the directory for the original files.
         left: what cannot be repaired and what to do, or None.
     """
 
@@ -58,7 +60,7 @@ class Tracker:
 
     @property
     def undo(self) -> list[str]:
-        """The commands that take it back."""
+        """Return the commands that undo the repair."""
         return [
             removal(self.root / name)
             if self.before[name] is None
@@ -67,7 +69,7 @@ class Tracker:
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (docs/json.md, `repair --json`)."""
+        """Return the documented JSON form (docs/json.md, `repair --json`)."""
         before = storage.read_if_there(storage.directory(self.root), locate.TRACKER_FILE)
         if locate.TRACKER_FILE in self.before:
             before = self.before[locate.TRACKER_FILE]
@@ -83,13 +85,12 @@ class Tracker:
 
 @dataclass(frozen=True)
 class Repair:
-    """What a repair will do.
+    """A planned repair.
 
     Attributes:
         migration: the plans of the checkpoints.
-        tracker: the tracker file to be pointed elsewhere; None where it stays, or out of place.
-        astray: why the tracker of the result names another iteration than that of PATH; None
-            where it does not.
+        tracker: the repair of the tracker files; None if they stay unchanged, or out of place.
+        astray: what is wrong with the tracker files of PATH, one sentence; None if nothing.
     """
 
     migration: Migration
@@ -98,15 +99,15 @@ class Repair:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether there is nothing to repair."""
+        """Return whether there is nothing to repair."""
         return self.astray is None and all(p.changes_nothing for p in self.migration.plans)
 
     def undo(self) -> list[str]:
-        """The commands that take it back."""
+        """Return the commands that undo the repair."""
         return self.migration.undo() + (self.tracker.undo if self.tracker else [])
 
     def as_json(self, *, done: bool, link: Link | None) -> dict[str, Any]:
-        """The documented JSON form (docs/json.md, `repair --json`)."""
+        """Return the documented JSON form (docs/json.md, `repair --json`)."""
         return {
             **self.migration.as_json(done=done, link=link),
             "undo": self.undo(),
@@ -123,16 +124,17 @@ def prepare(
     iteration: int | None = None,
     every: bool = False,
 ) -> Repair:
-    """Plan the repair of what a PATH means; writes nothing.
+    """Plan the repair of the checkpoints of a PATH without writing anything.
 
     Args:
-        path: a checkpoint directory, or a root.
+        path: a checkpoint directory, or a root: then the iteration that its tracker file names.
         output: the root to create; by default `PATH.repaired`.
-        in_place: change PATH itself instead.
-        iteration, every: of a root, this iteration, or all, instead of the tracker's.
+        in_place: whether to change PATH itself instead of creating a root.
+        iteration, every: this iteration, or every iteration, of a root instead of the one in the
+            tracker file.
 
     Raises:
-        RefusedError: something is lost that no repair can bring back.
+        RefusedError: the damage cannot be repaired.
         CkptMigrateError: as `roots.choose`, `Writer.check_free`.
     """
     chosen = roots.choose(path, iteration=iteration, every=every)
@@ -169,7 +171,7 @@ def prepare(
         destination = places.absolute(destination)
         writer(destination).check_free(chosen.path)
         plans = tuple(each.out_of_place() for each in plans)
-        tracker = None  # the new root has one of its own
+        tracker = None  # the new root gets its own tracker file
     root = chosen.path if chosen.is_root and iteration is None else None
     return Repair(migration.leading(plans, destination, text, root), tracker, why)
 
@@ -177,7 +179,7 @@ def prepare(
 def carry_out(
     repair: Repair, *, link: Link = Link.AUTO, progress: Progress | None = None
 ) -> Link | None:
-    """Do what was planned; checkpoints first, the tracker that leads to one of them last.
+    """Carry out a repair: first the checkpoints, then the tracker files.
 
     Raises:
         DestinationError: the destination cannot be written.
@@ -196,23 +198,23 @@ def carry_out(
 
 
 def _astray(chosen: roots.Chosen, wanted: Wanted) -> str | None:
-    """Why the tracker has to lead elsewhere; None where it leads to what is or can be good."""
+    """Return why the tracker file must change; None if its iteration is intact or repairable."""
     if chosen.named is None:
         return chosen.findings[0].what
     if wanted.drop or wanted.rebuild:
-        return None  # asked of that very iteration
+        return None  # the options apply to the iteration in the tracker file
     lost = verify_one(chosen.named, known=wanted.known, hashed=wanted.hashed).lost
     return f"{_name(lost[0], chosen)} is not whole: {lost[0].what}" if lost else None
 
 
 def _name(finding: Finding, chosen: roots.Chosen) -> str:
-    """The checkpoint that a finding is about, from the root on: it may be a nested one."""
+    """Return the checkpoint of a finding relative to the root; it may be a nested checkpoint."""
     return str(finding.path).removeprefix(f"{chosen.path}/")
 
 
 def _newest_good(chosen: roots.Chosen, wanted: Wanted, why: str) -> Place:
     bad = []
-    # Without Megatron-LM's tracker file, that of Megatron-Bridge says which one was the latest.
+    # Without Megatron-LM's tracker file, the one of Megatron-Bridge names the latest iteration.
     latest = None if chosen.named else roots.latest_of_bridge(chosen.path)
     there = reversed(locate.all_of(chosen.path))
     for each in sorted(there, key=lambda each: each != latest):
@@ -236,7 +238,11 @@ def _newest_good(chosen: roots.Chosen, wanted: Wanted, why: str) -> Place:
 
 
 def _tracker(named: Place, text: str, why: str) -> Tracker:
-    """Point the tracker files that there are to an iteration, and the one that there has to be."""
+    """Plan the change of a root's tracker files to an iteration.
+
+    latest_checkpointed_iteration.txt is created if missing; the files of Megatron-Bridge only
+    change if the root has them.
+    """
     root, iteration = named.parent, storage.directory(named)
     there = storage.directory(root)
     has_bridge = LATEST_TRAIN_STATE in there.files()

@@ -1,4 +1,4 @@
-"""The published JSON Schema of what the verbs print with --json, and of a report in JSON."""
+"""The published JSON Schemas of the `--json` output of each command and of JSON reports."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def _all() -> dict[str, Any]:
 
 
 def names() -> list[str]:
-    """What there is a schema of: the verbs, and `report`."""
+    """Return the names of all schemas: the commands, and `report`."""
     return [name for name, row in _all()["$defs"].items() if name == "report" or _is_verb(row)]
 
 
 def _is_verb(row: dict[str, Any]) -> bool:
-    """Whether a definition is of all that a verb can print: one of its values, or an error."""
+    """Return whether a definition describes the whole output of a command, including errors."""
     return {"$ref": "#/$defs/error"} in row.get("oneOf", ())
 
 
 def schema(name: str) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a verb's JSON, or of a `report`.
+    """Return the JSON Schema (draft 2020-12) of a command's JSON output, or of a `report`.
 
     Raises:
-        RefusedError: there is no such verb.
+        RefusedError: no schema has this name.
     """
     if name not in names():
         near = difflib.get_close_matches(name, names(), 1) or names()
@@ -47,7 +47,7 @@ def schema(name: str) -> dict[str, Any]:
 
 
 def _used(every: dict[str, Any], name: str) -> dict[str, Any]:
-    """The definitions that one leads to, itself included, in the order of the file."""
+    """Return a definition and all definitions that it refers to, in the order of the file."""
     wanted, found = [name], set[str]()
     while wanted:
         one = wanted.pop()

@@ -1,8 +1,7 @@
-"""`verify`: everything that can be told of a checkpoint without loading it, told at once.
+"""The validation of checkpoints for `verify`: all problems at once, without loading.
 
-The other verbs read a checkpoint as a whole and stop at the first thing that is wrong
-(`manifest.load`). Here it is read as far as it can be (`material`), and an explicit list of checks
-looks at what could be read. Nothing is written.
+Other commands read a checkpoint with `manifest.load`, which raises at the first problem. `verify`
+reads as much as possible (`material`) and runs a list of checks on the result. It writes nothing.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from ckptmigrate.verifying.material import Material, gather
 Check = Callable[[Material], Iterator[Finding]]
 
 _DIGEST: Final = "integrity-mismatch"
-# In the order in which their findings are told.
+# In the order in which their findings are printed.
 CHECKS: Final[tuple[Check, ...]] = (
     states.history,
     payload.ranges,
@@ -58,7 +57,7 @@ CHECKS: Final[tuple[Check, ...]] = (
 )
 
 
-# Of a checkpoint nested in another one: it has no rerun states, no args and no sidecar.
+# A checkpoint nested in another one has no rerun state, no args and no migration history.
 NESTED_CHECKS: Final[tuple[Check, ...]] = (
     payload.ranges,
     tables.check,
@@ -70,13 +69,13 @@ NESTED_CHECKS: Final[tuple[Check, ...]] = (
 
 @dataclass(frozen=True)
 class Verified:
-    """One checkpoint, verified.
+    """The result for one checkpoint.
 
     Attributes:
-        path: its directory.
-        entries: number of entries that could be read.
-        payload_files, payload_bytes: payload files and their size.
-        findings: what was found, errors first.
+        path: the directory of the checkpoint.
+        entries: number of keys that could be read.
+        payload_files, payload_bytes: number and size, in bytes, of the data files.
+        findings: the problems found, errors first.
     """
 
     path: Place
@@ -87,29 +86,29 @@ class Verified:
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """The findings that are errors."""
+        """Return the findings that are errors."""
         return tuple(f for f in self.findings if f.severity is Severity.ERROR)
 
     @property
     def lost(self) -> tuple[Finding, ...]:
-        """The errors that no repair removes."""
+        """Return the errors that `repair` cannot repair."""
         return tuple(
             error
             for error in self.errors
             if CODES[error.code].repair is None
-            # Of the small files these alone are looked at closely enough to vouch for them.
+            # Only these files are validated enough to recompute their hashes.
             or (error.code == _DIGEST and not set(error.items) <= set(METADATA_FILES))
         )
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Everything that a PATH means, verified.
+    """The result of `verify` for a PATH.
 
     Attributes:
         path: the PATH, absolute.
-        checkpoints: one by one.
-        findings: of the root first, then of the checkpoints.
+        checkpoints: the result for each checkpoint.
+        findings: all problems, errors first; within a severity, those of the root come first.
     """
 
     path: Place
@@ -118,19 +117,19 @@ class Verification:
 
     @property
     def clean(self) -> bool:
-        """Whether there is no error; warnings and notes are allowed."""
+        """Return whether there are no errors; warnings and notes are allowed."""
         return not self.count(Severity.ERROR)
 
     def beside(self, findings: Collection[Finding]) -> Verification:
-        """The same with findings about the root."""
+        """Return a copy with additional findings about the root."""
         return replace(self, findings=_ordered([*findings, *self.findings]))
 
     def count(self, severity: Severity) -> int:
-        """How many findings are of a severity."""
+        """Return the number of findings of a severity."""
         return sum(finding.severity is severity for finding in self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (docs/json.md, `verify --json`)."""
+        """Return the documented JSON form (docs/json.md, `verify --json`)."""
         return {
             "path": str(self.path),
             "clean": self.clean,
@@ -160,9 +159,9 @@ def verify(
     known: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Verification:
-    """Verify what a PATH means; writes nothing.
+    """Verify the checkpoints of a PATH without writing anything.
 
-    Arguments and errors are those of `library.verify`, which reads a path from text, too.
+    Arguments and errors are those of `library.verify`, which also accepts a path as text.
     """
     if load:
         loading.require_torch()
@@ -183,7 +182,7 @@ def verify_one(
     known: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Verified:
-    """Verify one checkpoint directory with those in it; arguments and errors as of `verify`."""
+    """Verify one checkpoint and those nested in it; arguments and errors as in `verify`."""
     directory = storage.directory(path)
     _require_ours(directory)
     look = partial(_look, load=load, hashed=hashed, known=known, progress=progress)
@@ -219,7 +218,7 @@ def _look(
     known: Collection[str],
     progress: Progress | None,
 ) -> Verified:
-    """Verify one checkpoint without those in it."""
+    """Verify one checkpoint without those nested in it."""
     with uncollected():
         material = gather(directory)
         found = list(material.findings)
@@ -234,7 +233,7 @@ def _look(
 
 
 def _with_repairs(verified: Verified, known: Collection[str]) -> Verified:
-    """Name the command that repairs each finding, where one does."""
+    """Return a copy in which each repairable finding has the command that repairs it."""
     if verified.lost:
         return verified
     vouched = [word for name in known for word in ("--known", name)]
@@ -254,7 +253,7 @@ def _with_repairs(verified: Verified, known: Collection[str]) -> Verified:
 
 
 def _of_root(chosen: roots.Chosen, verify: Callable[[Place], Verified]) -> Iterator[Finding]:
-    """The findings about a root, with the command that repairs its tracker where one does."""
+    """Yield the findings about a root, with the command that repairs its tracker file, if any."""
     for finding in chosen.findings:
         if CODES[finding.code].repair is None or finding.fix is not None:
             yield finding
@@ -263,7 +262,7 @@ def _of_root(chosen: roots.Chosen, verify: Callable[[Place], Verified]) -> Itera
 
 
 def _tracker_repair(chosen: roots.Chosen, verify: Callable[[Place], Verified]) -> str | None:
-    """The command after which the tracker names a checkpoint that is whole."""
+    """Return the command that makes the tracker file name an intact checkpoint, or None."""
     if chosen.named is not None:
         there = verify(chosen.named)
         if not there.lost:
@@ -277,7 +276,7 @@ def _tracker_repair(chosen: roots.Chosen, verify: Callable[[Place], Verified]) -
 
 
 def _told(verify: Callable[[Place], Verified], path: Place) -> Verified:
-    """One of several: that it cannot be verified is told of it, and the others are all the same."""
+    """Verify one of several checkpoints; return an error as a finding, so that others proceed."""
     try:
         return verify(path)
     except (CkptMigrateError, OSError) as error:
@@ -291,10 +290,10 @@ def _ordered(found: list[Finding]) -> tuple[Finding, ...]:
 
 
 def _require_ours(directory: Directory) -> None:
-    """Refuse another format; what is ours and broken is verified."""
+    """Raise if a directory has another format; accept a damaged torch_dist checkpoint."""
     try:
         recognise.require_torch_dist(directory)
     except DamagedError:
         return
-    except NotACheckpointError:  # of a root, or staged, with nothing in it
+    except NotACheckpointError:  # an empty iteration of a root, or a swap hides its files
         return

@@ -1,16 +1,16 @@
-"""Many checkpoints: each is a task of its own, and one that fails stops no other.
+"""Batches: commands on several checkpoints, one task each; a failure does not stop the others.
 
-paths.py      from the PATHs of a user to the checkpoints they mean
-shard.py      which of them this run is to take
-work.py       what is to be done to one checkpoint (Task), and what came of it (Outcome)
-changing.py   the verbs that change a checkpoint, as work on one
-looking.py    the verbs that look at one, too
-ledger.py     what is done already, in a file
-running.py    tasks in, outcomes out, in this process
-processes.py  the same in processes of this machine
-cluster.py    the same on a Dask cluster
-destinations.py  where the new roots go
-roots.py      what is in them already, and their tracker files
-driving.py    all of it in order
-telling.py    what is told of a batch as a whole
+paths.py         finds the checkpoints of the PATHs
+shard.py         selects the tasks of this run
+work.py          defines a task (Task) and its result (Outcome)
+changing.py      the commands that change a checkpoint
+looking.py       the commands that only read a checkpoint
+ledger.py        records finished tasks in a file
+running.py       runs tasks in this process
+processes.py     runs tasks in processes on this host
+cluster.py       runs tasks on a Dask cluster
+destinations.py  chooses the new roots
+roots.py         checks existing roots and writes tracker files
+driving.py       runs a whole batch
+telling.py       formats the results of a batch
 """

@@ -1,4 +1,4 @@
-"""The verbs that change a checkpoint, as work on one (`work.Work`)."""
+"""The commands that change a checkpoint, as `work.Work` on one checkpoint."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Migrate:
-    """`upgrade`, `downgrade`, or `migrate` for either.
+    """The work of `upgrade`, `downgrade`, and `migrate` (either direction).
 
     Attributes:
-        always: whether a root is created even where nothing has to change.
-        verb ... dry_run: arguments of `migration.prepare`.
+        always: whether to create a root even if nothing has to change.
+        verb, target, allowed, given, torch, environment, native, strict, hash_payload: arguments
+            of `migration.prepare`.
+        link: how to bring data files into the root.
+        dry_run: whether to plan only.
     """
 
     verb: str
@@ -43,7 +46,7 @@ class Migrate:
     always: bool = False
 
     def matters(self) -> dict[str, Any]:
-        """How payload gets there and whether it is hashed on the way changes no result."""
+        """Return the relevant options; `link` and `hash_payload` do not change the result."""
         return {
             "allow_loss": sorted(self.allowed),
             **asdict(self.given),
@@ -54,7 +57,7 @@ class Migrate:
         }
 
     def do(self, task: Task) -> Done:
-        """Migrate a checkpoint in place, or into a root that others come into, too."""
+        """Migrate a checkpoint in place, or into a root that other tasks add to."""
         path = place(task.path)
         if task.root is None and not self.dry_run:
             recovery.in_place(path)
@@ -84,7 +87,7 @@ class Migrate:
             told = _told(task, plan, destination)
             return _done(task, prepared, Status.PLANNED, text, destination, told=told)
         if any(left.destination == destination for left in writer(destination.parent).locked()):
-            # Of a run that is over; of another one it is refused.
+            # Remove what an interrupted run left; `discard` raises if that run is in progress.
             writer(destination).discard(break_lock=False)
         told = _told(task, plan, destination)
         used = None
@@ -95,18 +98,18 @@ class Migrate:
 
 @dataclass(frozen=True)
 class Undo:
-    """`undo`: over the last migration in place."""
+    """The work of `undo`: undo the last in-place migration."""
 
     dry_run: bool = False
     verb: str = "undo"
     target: None = None
 
     def matters(self) -> dict[str, Any]:
-        """Nothing but the checkpoint."""
+        """Return no options: the result depends only on the checkpoint."""
         return {}
 
     def do(self, task: Task) -> Done:
-        """Take it back."""
+        """Undo the last in-place migration of a checkpoint."""
         if not self.dry_run:
             recovery.in_place(place(task.path))
         prepared = migration.prepare_undo(place(task.path))
@@ -126,7 +129,7 @@ def _rewritten(task: Task, prepared: Migration, plan: Plan, *, dry_run: bool) ->
 
 
 def _told(task: Task, plan: Plan, result: Place) -> Report | None:
-    """What there is to report, as long as it is as it was."""
+    """Return the report on a plan; call it before the checkpoint is changed."""
     return task.report(lambda report: reporting.building.of_plan(report, plan, result))
 
 
@@ -157,9 +160,9 @@ def _done(
 
 @dataclass(frozen=True)
 class Repair:
-    """`repair`, of all that one PATH means: a root's tracker file needs its checkpoints.
+    """The work of `repair`, on a whole PATH: a tracker file depends on all checkpoints of a root.
 
-    The fields are arguments of `repairing.prepare`, and of what carries it out.
+    The fields are arguments of `repairing.prepare` and `repairing.carry_out`.
     """
 
     wanted: Wanted
@@ -172,11 +175,11 @@ class Repair:
     target: None = None
 
     def matters(self) -> dict[str, Any]:
-        """All that decides what is written."""
+        """Return the options that decide what is written."""
         return {**asdict(self.wanted), "every": self.every, "iteration": self.iteration}
 
     def do(self, task: Task) -> Done:
-        """Repair it."""
+        """Repair the checkpoints and the tracker file of a PATH."""
         path = place(task.path)
         if self.in_place and not self.dry_run:
             recovery.in_place(path)

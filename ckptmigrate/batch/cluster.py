@@ -1,9 +1,9 @@
-"""Perform tasks on a Dask cluster that runs: each is a task of the scheduler's.
+"""The execution of tasks on a running Dask cluster, one Dask task each.
 
-The workers need this package and the file system of the checkpoints; what is done and what is
-written down (running.py, ledger.py) is decided here, never on a worker. Where a worker is lost the
-scheduler gives its task to another one, which first makes whole what it finds half-done and takes
-what it finds done for done.
+The workers need this package and the file system of the checkpoints. This process, never a worker,
+selects the tasks and writes the ledger (running.py, ledger.py). If a worker is lost, the scheduler
+gives its task to another worker, which first recovers an interrupted migration and then skips
+finished work.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from ckptmigrate.text.commands import install
 from ckptmigrate.text.secrets import masked
 from ckptmigrate.version import __version__
 
-_PAUSE: Final = 0.05  # seconds between two looks at what is done
+_PAUSE: Final = 0.05  # seconds between two polls for finished tasks
 _TIMEOUT: Final = 30  # seconds for the scheduler to answer
-_LOOK: Final = 1.0  # seconds between two looks whether there is a worker
-_ANSWER: Final = 5.0  # seconds for the scheduler to tell
-_NO_WORKER: Final = 300.0  # seconds without any; a cluster may start one where there are tasks
-_LARGEST: Final = 1024**2  # bytes of a scheduler file that are read
+_LOOK: Final = 1.0  # seconds between two polls for workers
+_ANSWER: Final = 5.0  # seconds for the scheduler to list its workers
+_NO_WORKER: Final = 300.0  # seconds without any worker; a cluster may start workers on demand
+_LARGEST: Final = 1024**2  # bytes to read of a scheduler file
 
 
-# What workers evaluate. A function or a value of this package that they cannot unpickle, as it is
-# missing or of another version there, would end them; so it is unpickled within the task.
+# The code that workers evaluate. A worker that fails to unpickle a value of this package (missing,
+# or of another version there) would end, so the task itself unpickles its arguments.
 _VERSION: Final = "__import__('ckptmigrate.version', fromlist=['_']).__version__"
 _ATTEMPT: Final = "__import__('ckptmigrate.batch.cluster', fromlist=['_']).attempt(version, task)"
 
 
 class TransientError(Exception):
-    """Raised on a worker for the scheduler to try once more; its argument is the outcome."""
+    """A transient failure on a worker, which makes Dask retry the task; carries the outcome."""
 
 
 def attempt(version: str, task: bytes) -> Outcome:
     """Perform a task on a worker.
 
     Args:
-        version: of the package where the task was made.
-        task: the task, pickled.
+        version: the version of this package on the host that created the task.
+        task: the pickled task.
 
     Raises:
-        RefusedError: this is another version.
-        TransientError: it failed for a reason that may be gone the next time.
+        RefusedError: the worker has another version.
+        TransientError: the task failed for a reason that a retry may not hit.
     """
     if version != __version__:
         raise _other_version("the worker", __version__, version)
@@ -74,11 +74,11 @@ def _other_version(worker: str, found: object, wanted: str) -> RefusedError:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running cluster.
+    """A running Dask cluster.
 
     Attributes:
-        scheduler: its address, such as tcp://10.0.0.1:8786, or the name of a scheduler file.
-        retries: how often a task is tried again that failed for a reason that may be gone.
+        scheduler: the address, for example tcp://10.0.0.1:8786, or the name of a scheduler file.
+        retries: the maximum number of retries after a transient failure of a task.
     """
 
     scheduler: str
@@ -88,13 +88,13 @@ class Cluster:
         """Perform tasks (see `running.Executor`).
 
         Raises:
-            RefusedError: `distributed` is not installed, or there is no such scheduler.
+            RefusedError: `distributed` is not installed, or the scheduler does not answer.
         """
         with _client(self.scheduler) as client:
             from distributed import as_completed
 
             _check_versions(client)
-            run = uuid4().hex  # the scheduler may remember the keys of another run
+            run = uuid4().hex  # the scheduler may still hold the keys of another run
             of = {
                 client.submit(
                     eval,
@@ -108,7 +108,7 @@ class Cluster:
             done = as_completed(of, loop=client.loop)
             watch = _Watch(client)
             stopped = False
-            # Where the scheduler is lost, so is what it had been told.
+            # If the scheduler is lost, the unfinished tasks are lost too.
             while not done.is_empty() and client.status == "running":
                 if stop and not stopped:
                     stopped = True
@@ -128,21 +128,21 @@ class Cluster:
 
 
 class _Watch:
-    """Looks whether there is any worker."""
+    """A watch on the number of workers."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self._seen = self._looked = time.monotonic()
 
     def is_deserted(self) -> bool:
-        """Whether there has been no worker for _NO_WORKER seconds; reports that it is waited."""
+        """Return whether no worker existed for _NO_WORKER seconds; report the wait."""
         now = time.monotonic()
         if now - self._looked < _LOOK:
             return False
         self._looked = now
         try:
             workers = self._client.sync(self._client.scheduler.ncores, callback_timeout=_ANSWER)
-        except Exception:  # of many kinds; where the scheduler is lost, the client soon says so
+        except Exception:  # many types; if the scheduler is lost, the client notices it too
             return False
         if workers:
             self._seen = now
@@ -160,10 +160,10 @@ def _no_worker(task: Task) -> CkptMigrateError:
 
 
 def _check_versions(client: Any) -> None:
-    """Raise if a worker that is there cannot perform a task.
+    """Raise if a connected worker cannot perform a task.
 
     Raises:
-        RefusedError: it has another version of this package, or none, or does not answer.
+        RefusedError: a worker has another version of this package, or none, or does not answer.
     """
     try:
         found = client.sync(
@@ -188,14 +188,14 @@ def _client(scheduler: str) -> Any:
             fix=f"run `{install('distributed')}`",
         ) from error
     for name in ("distributed.client", "distributed.core", "distributed.comm"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what it means is told in a sentence
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # an error message replaces the log
     try:
         address = scheduler if ":" in scheduler else _address(Path(scheduler))
-        # A client of what answers to no address would wait for itself to end, for ever.
+        # Without this check, a client of an address that does not answer would hang on exit.
         asyncio.run(_ask(address))
         return Client(address=address, timeout=_TIMEOUT, set_as_default=False)
-    except Exception as error:  # of many kinds, by the scheme of the address
-        # What Dask says may repeat a part of the address, which may be a secret.
+    except Exception as error:  # the type depends on the scheme of the address
+        # The message of Dask may repeat a part of the address, which may contain a secret.
         said = f" ({error or type(error).__name__})" if masked(scheduler) == scheduler else ""
         raise RefusedError(
             f"there is no Dask scheduler at {scheduler}{said}",
@@ -204,14 +204,14 @@ def _client(scheduler: str) -> Any:
 
 
 def _address(file: Path) -> str:
-    """The address that a scheduler file tells."""
+    """Return the address in a scheduler file."""
     if not file.is_file():
         raise FileNotFoundError("there is no such file")
     return str(json.loads(opener.read(file, _LARGEST))["address"])
 
 
 async def _ask(address: str) -> None:
-    """Make sure that something answers there."""
+    """Raise if an address does not answer."""
     from distributed import Security
     from distributed.comm.core import connect
 
@@ -220,7 +220,7 @@ async def _ask(address: str) -> None:
 
 
 def _cancel_waiting(client: Any, futures: list[Any]) -> None:
-    """Have no task begun any more: those that a worker is at are left to it."""
+    """Cancel the tasks that no worker is executing."""
     found = client.run(_executing, on_error="ignore")
     executing = {key for keys in found.values() for key in keys}
     client.cancel([future for future in futures if future.key not in executing])

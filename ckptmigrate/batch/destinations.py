@@ -1,4 +1,4 @@
-"""Where the new roots of a batch go: one for each PATH, under a name of its own."""
+"""The new roots of a batch: one for each PATH, with distinct names."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ckptmigrate.errors import CkptMigrateError, DestinationError
 def place(
     groups: Sequence[Group], target: str, output: Place | None, *, several: bool, go_on: bool
 ) -> list[tuple[Group, str]]:
-    """Each PATH with its new root; one that cannot have it is a failure of its own.
+    """Return each PATH with its new root; a root that cannot be created is an error of its group.
 
-    A PATH that is the default destination of another one is left out, and so is DIR, which is no
-    root: a pattern that is used a second time matches what the first run of it made.
+    A PATH that is the default destination of another PATH is skipped, and so is `output`: a pattern
+    that is used again matches the results of its first run.
 
     Args:
-        output: of several PATHs, the directory of their roots; of one, the root itself.
-        go_on: whether a root may be there already, with checkpoints of another run in it.
+        output: with several PATHs, the directory for their roots; with one PATH, the root itself.
+        go_on: whether a root may exist and contain checkpoints of an earlier run.
 
     Raises:
-        DestinationError: two PATHs would share one root, or one would come into another PATH.
+        DestinationError: two PATHs would share one root, or a root would be inside another PATH.
     """
     if output is not None:
         made = str(places.absolute(output))
@@ -60,7 +60,7 @@ def place(
 
 
 def _check_outside(root: Place, group: Group, about: Mapping[Place, Group]) -> None:
-    """Nothing is written into what only the PATH of another root is about."""
+    """Raise if a new root is inside the PATH of another group."""
     for outer in places.enclosing(root):
         other = about.get(outer, group)
         if other is not group:
@@ -72,7 +72,7 @@ def _check_outside(root: Place, group: Group, about: Mapping[Place, Group]) -> N
 
 
 def _checked(group: Group, root: Place, *, go_on: bool) -> Group:
-    """The same, or with why its root cannot be made."""
+    """Return the group, with an error if its root cannot be created."""
     if group.error is not None:
         return group
     names = {places.place(each).name for each in group.checkpoints}

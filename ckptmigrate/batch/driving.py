@@ -1,4 +1,4 @@
-"""A batch from its tasks to what came of it: skip what is done, run the rest, write all down."""
+"""The run of a batch: skip finished tasks, run the others, record the results."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Job:
     """One PATH of a batch.
 
     Attributes:
-        group: what it means.
-        tasks: those of its checkpoints that this run is to take.
+        group: the PATH and its checkpoints.
+        tasks: the tasks of this run, one per selected checkpoint.
     """
 
     group: Group
@@ -33,13 +33,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Root:
-    """A root that a batch makes.
+    """A root that a batch creates.
 
     Attributes:
-        path: its place.
-        source: the PATH that it is made of.
-        tracker: the text of its tracker file; None where it has none (yet).
-        error: why that could not be written, or None.
+        path: the path of the root.
+        source: the PATH that it is created from.
+        tracker: the text of its tracker file; None if it has no tracker file (yet).
+        error: why the tracker file could not be written, or None.
     """
 
     path: str
@@ -48,7 +48,7 @@ class Root:
     error: CkptMigrateError | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (docs/many.md)."""
+        """Return the documented JSON form (docs/many.md)."""
         return {
             "path": self.path,
             "source": self.source,
@@ -59,14 +59,14 @@ class Root:
 
 @dataclass(frozen=True)
 class Batch:
-    """What came of a batch.
+    """The result of a batch.
 
     Attributes:
-        outcomes: of the tasks that were begun, in the order in which they were given.
-        not_begun: the checkpoints of the others.
-        roots: those that were made, or added to.
-        seconds: how long it took.
-        signal: the number of the signal that stopped it, or None.
+        outcomes: the results of the started tasks, in the order of the tasks.
+        not_begun: the checkpoints of the tasks that were not started.
+        roots: the roots that were created or added to.
+        seconds: the duration.
+        signal: the number of the signal that stopped the batch, or None.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -77,17 +77,17 @@ class Batch:
 
     @property
     def good(self) -> bool:
-        """Whether nothing is left to do."""
+        """Return whether all tasks succeeded and all tracker files were written."""
         done = not self.not_begun and all(outcome.status.good for outcome in self.outcomes)
         return done and all(root.error is None for root in self.roots)
 
     @property
     def total(self) -> int:
-        """How many tasks there are."""
+        """Return the number of tasks."""
         return len(self.outcomes) + len(self.not_begun)
 
     def followed_by(self, other: Batch) -> Batch:
-        """This batch and the next one, as one."""
+        """Return the combined result of this batch and the next one."""
         return Batch(
             self.outcomes + other.outcomes,
             self.not_begun + other.not_begun,
@@ -97,7 +97,7 @@ class Batch:
         )
 
     def count(self, status: Status) -> int:
-        """How many came to that."""
+        """Return the number of outcomes with a status."""
         return sum(outcome.status is status for outcome in self.outcomes)
 
 
@@ -109,14 +109,14 @@ def drive(
     ledger: Ledger | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Batch:
-    """Perform the tasks of every PATH; one that fails stops no other.
+    """Run the tasks of every PATH; a failure does not stop the others.
 
     Args:
-        jobs: the PATHs; one that means no checkpoint is a failure like any other.
-        executor: what performs tasks.
-        stop: asked before each task is begun.
-        ledger: what is done already, and where it is written down what came of a task.
-        progress: called with 1 whenever a task came to an end.
+        jobs: the PATHs. A PATH without checkpoints is a failed outcome.
+        executor: runs the tasks.
+        stop: checked before each task starts.
+        ledger: the record of finished tasks, to read and to append to.
+        progress: called with 1 whenever a task finishes.
 
     Raises:
         DestinationError: the ledger cannot be written.
@@ -142,7 +142,7 @@ def drive(
     if ledger is not None:
         tasks = [replace(task, earlier=ledger.earlier(task)) for task in tasks]
     run(tasks, progress)
-    # What a release resumes from as it is stays out of a new root, unless others are in it.
+    # A checkpoint that needs no migration is added to the new root only if others are in it.
     run([task for job in jobs for task in _left_out(job, found)], lambda _: None)
     made = [root for job in jobs for root in _finished(job, found)]
     order = [path for job in jobs for path in (job.group.path, *(t.path for t in job.tasks))]
@@ -160,7 +160,7 @@ def _failed(path: str, error: CkptMigrateError) -> Outcome:
 
 
 def _arrived(job: Job, found: dict[str, Outcome]) -> list[Outcome]:
-    """What came, or in a dry run would come, into the root that is made of a PATH."""
+    """Return the outcomes with a checkpoint, written or planned, in the new root of a PATH."""
     outcomes = [found[task.path] for task in job.tasks if task.root and task.path in found]
     return [each for each in outcomes if each.done.result and each.done.tracker]
 
@@ -170,7 +170,7 @@ def _ended(job: Job, found: dict[str, Outcome]) -> bool:
 
 
 def _left_out(job: Job, found: dict[str, Outcome]) -> list[Task]:
-    """The tasks that left their checkpoint where it is, while others have moved."""
+    """Return the tasks that created nothing in the new root, if other tasks did."""
     if not _arrived(job, found) or not _ended(job, found):
         return []
     return [
@@ -181,7 +181,7 @@ def _left_out(job: Job, found: dict[str, Outcome]) -> list[Task]:
 
 
 def _finished(job: Job, found: dict[str, Outcome]) -> list[Root]:
-    """The root that came of a PATH; its tracker file comes when all the tasks have ended."""
+    """Return the new root of a PATH; write its tracker file if all tasks have finished."""
     arrived = [each for each in _arrived(job, found) if each.status is not Status.PLANNED]
     if not arrived:
         return []

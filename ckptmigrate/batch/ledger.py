@@ -1,7 +1,7 @@
-"""What is done already: a file with a line of JSON for every task that came to an end.
+"""The ledger: a file with one line of JSON for every finished task.
 
-Lines are only ever added, each by one write in append mode and on disk before the next task is
-counted, so that several runs may write to one file. A line that a crash has torn tells nothing.
+Lines are only appended. Each is one write in append mode and is synced to disk before the next task
+is counted, so several runs can share one file. A line that a crash truncated is ignored.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from ckptmigrate.writing.durable import sync_directory
 
 _FORMAT: Final = 1
 _DONE: Final = (Status.DONE.value, Status.UNCHANGED.value)
-_BEGINNING: Final = b'{"format": '  # of every line that is written here
-_LONGEST_LINE: Final = 2**20  # bytes, by far
+_BEGINNING: Final = b'{"format": '  # start of every line
+_LONGEST_LINE: Final = 2**20  # bytes; real lines are much shorter
 _OTHER: Final = "name another file with --ledger FILE"
 _TRACKER: Final = re.compile(r"release|[0-9]{1,18}")
 
 
 def check_place(path: Path, places: Iterable[Place]) -> None:
-    """Refuse a ledger in what is worked on, before anything is done.
+    """Raise if a ledger is inside a checkpoint or root that the batch works on.
 
     Raises:
-        DestinationError: it lies in one of the places.
+        DestinationError: it is inside one of `places`.
     """
     for each in places:
         if lies_in(path, each):
@@ -42,13 +42,13 @@ def check_place(path: Path, places: Iterable[Place]) -> None:
 
 
 class Ledger:
-    """A ledger, open to be added to."""
+    """A ledger, open for appending."""
 
     def __init__(self, path: Path) -> None:
-        """Open it, or make it.
+        """Open a ledger, or create it.
 
         Raises:
-            DestinationError: it cannot be read or written, or is another file.
+            DestinationError: the file cannot be read or written, or is not a ledger.
         """
         self.path = path
         try:
@@ -71,7 +71,7 @@ class Ledger:
         with opener.over(self._handle) as file:
             done = _done(iter(partial(file.readline, _LONGEST_LINE), b""))
         if os.pread(self._handle, 1, size - 1) != b"\n":
-            os.write(self._handle, b"\n")  # the torn line stays one of its own
+            os.write(self._handle, b"\n")  # end the truncated line
         return done
 
     def __enter__(self) -> Ledger:
@@ -86,14 +86,14 @@ class Ledger:
         os.close(self._handle)
 
     def earlier(self, task: Task) -> Done | None:
-        """What an earlier run did for the very same task, if that came to a good end."""
+        """Return the result of the same task in an earlier run if that succeeded, or None."""
         return self._done.get(_key(task.identity))
 
     def add(self, task: Task, outcome: Outcome) -> None:
-        """Write down what came of a task; it is on disk when this returns.
+        """Append the outcome of a task and sync it to disk.
 
         Raises:
-            DestinationError: it cannot be written.
+            DestinationError: the ledger cannot be written.
         """
         row = {"format": _FORMAT, **task.identity, **outcome.as_json()}
         row.pop("detail", None)
@@ -111,7 +111,7 @@ class Ledger:
 
 
 def _is_one(begins: bytes) -> bool:
-    """Whether a file begins as a ledger: of a line, a crash may leave a part of it, or zeros."""
+    """Return whether a file starts like a ledger; a crash may leave a part of a line, or zeros."""
     for line in begins.split(b"\n"):
         left = line.lstrip(b"\0")
         if left.startswith(_BEGINNING):
@@ -122,7 +122,7 @@ def _is_one(begins: bytes) -> bool:
 
 
 def _done(lines: Iterable[bytes]) -> dict[str, Done]:
-    """Of each task the last line, where it tells of a good end."""
+    """Return the result in the last line of each task, if the task succeeded."""
     found: dict[str, Done] = {}
     for line in lines:
         try:
@@ -133,15 +133,15 @@ def _done(lines: Iterable[bytes]) -> dict[str, Done]:
                 continue
             found[key] = _as_done(row)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue  # torn, or none of ours
+            continue  # truncated, or not written by `add`
     return found
 
 
 def _as_done(row: dict[str, Any]) -> Done:
-    """What a line tells.
+    """Return the result in a line.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: it is none that `add` writes.
+        ValueError, KeyError, TypeError, AttributeError: `add` does not write such a line.
     """
     path, result, tracker, digests = (row[n] for n in ("path", "result", "tracker", "digests"))
     told = [row["text"], *(each for each in (result, tracker, row["link"]) if each is not None)]

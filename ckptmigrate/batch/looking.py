@@ -1,4 +1,4 @@
-"""The verbs that look at a checkpoint and change nothing, as work on one (`work.Work`)."""
+"""The commands that only read a checkpoint, as `work.Work` on one checkpoint."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def _done(task: Task, good: bool, text: str, detail: Any, report: Report | None 
 
 @dataclass(frozen=True)
 class Inspect:
-    """`inspect`."""
+    """The work of `inspect`."""
 
     verb: str = "inspect"
     target: None = None
 
     def matters(self) -> dict[str, Any]:
-        """Nothing but the checkpoint."""
+        """Return no options: the result depends only on the checkpoint."""
         return {}
 
     def do(self, task: Task) -> Done:
-        """Say what it is, in a few words."""
+        """Summarize the layout, the rerun state and the first problem of a checkpoint."""
         from ckptmigrate import inspection
         from ckptmigrate.writing.writer import writer
 
@@ -46,11 +46,11 @@ class Inspect:
 
 @dataclass(frozen=True)
 class Verify:
-    """`verify`.
+    """The work of `verify`.
 
     Attributes:
-        load, hashed, known: arguments of `verification.verify_one`.
-        tracker: look at the tracker file of the root around it, too.
+        load, hashed, known: arguments of `verification.verify`.
+        tracker: whether to check the tracker file of the parent directory too.
     """
 
     load: bool = False
@@ -61,11 +61,11 @@ class Verify:
     target: None = None
 
     def matters(self) -> dict[str, Any]:
-        """How much was read, and who vouches for what."""
+        """Return the options that decide what is read and which globals are trusted."""
         return {"load": self.load, "hash": self.hashed, "known": sorted(self.known)}
 
     def do(self, task: Task) -> Done:
-        """Say how much is wrong with it, and what comes first."""
+        """Count the problems of a checkpoint and name the first one."""
         from ckptmigrate import verification
         from ckptmigrate.verifying import roots
         from ckptmigrate.verifying.findings import Severity, counted
@@ -83,13 +83,13 @@ class Verify:
 
 @dataclass(frozen=True)
 class Check:
-    """`check`.
+    """The work of `check`.
 
     Attributes:
-        target: the release that is asked; None for all of them.
-        torch: the reader's torch; None for the usual one.
-        environment: the Python and the NumPy of the job.
-        job: the job that is to resume.
+        target: the release to check; None for all known releases.
+        torch: the torch version of the job; None for the usual one.
+        environment: the Python and NumPy versions of the job.
+        job: the parallelism and flags of the job.
     """
 
     target: str | None
@@ -99,11 +99,11 @@ class Check:
     verb: str = "check"
 
     def matters(self) -> dict[str, Any]:
-        """The reader and the job."""
+        """Return the versions and the flags of the job."""
         return {"torch": self.torch, **asdict(self.environment), **asdict(self.job)}
 
     def do(self, task: Task) -> Done:
-        """Say whether the job resumes from it."""
+        """Predict whether the job resumes from a checkpoint."""
         from ckptmigrate import locate
         from ckptmigrate.access.storage import directory
         from ckptmigrate.releases import checking
@@ -133,5 +133,5 @@ class Check:
             return reporting.building.of_check(report, found.manifest.path, verdicts, advised)
 
         detail = [verdict.as_json() for verdict in verdicts]
-        # A list of releases is an answer, whatever is in it.
+        # Without a target, the list of releases is a success even if none of them resumes.
         return _done(task, self.target is None or bool(good), text, detail, task.report(tell))

@@ -1,4 +1,4 @@
-"""From the PATHs of a user to the checkpoints they mean; a PATH that means none is kept as that."""
+"""The checkpoints of the PATHs of a batch; a PATH without checkpoints is kept with its error."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ckptmigrate.verifying import roots
 
 @dataclass(frozen=True)
 class Group:
-    """What one PATH means.
+    """The checkpoints of one PATH.
 
     Attributes:
         path: the PATH, absolute.
-        checkpoints: directories, in order of iteration.
-        tracker: the text of a tracker file that leads to the last of them; None where that is
-            known only from the checkpoint itself.
+        checkpoints: their directories, in order of iteration.
+        tracker: the text of a tracker file that names the last of them; None if that is known only
+            from the checkpoint itself.
         is_root: whether PATH is a root.
-        error: why it means no checkpoint, or None.
+        error: why PATH has no checkpoints, or None.
     """
 
     path: str
@@ -37,12 +37,15 @@ class Group:
 
 
 def is_glob(path: str) -> bool:
-    """Whether a PATH is a pattern that no shell has expanded."""
+    """Return whether a PATH is a glob pattern that the shell did not expand."""
     return "://" not in path and glob.has_magic(path) and not os.path.lexists(path)
 
 
 def expand(paths: Iterable[str]) -> list[str | CkptMigrateError]:
-    """Absolute PATHs, each once, with the directories that patterns match in place of those."""
+    """Return absolute PATHs without duplicates, with patterns replaced by matching directories.
+
+    A pattern without matches is replaced by an error.
+    """
     found: dict[str, str | CkptMigrateError] = {}
     for path in paths:
         if not is_glob(path):
@@ -60,9 +63,9 @@ def expand(paths: Iterable[str]) -> list[str | CkptMigrateError]:
 
 
 def _matches(pattern: str) -> Iterator[str]:
-    """What a pattern matches.
+    """Yield the matches of a pattern.
 
-    `**` follows no links, of which two can lead anywhere forever, and only DEEPEST directories.
+    `**` does not follow links, which may form cycles, and descends at most DEEPEST directories.
     """
     parts = pattern.split(os.sep)
     if "**" not in parts:
@@ -78,7 +81,7 @@ def _matches(pattern: str) -> Iterator[str]:
 
 
 def absolute(path: str) -> str:
-    """A PATH that means the same from every working directory."""
+    """Return the absolute form of a PATH."""
     return str(places.absolute(places.place(path)))
 
 
@@ -88,11 +91,11 @@ def groups(
     *,
     in_place: bool = False,
 ) -> list[Group]:
-    """What each PATH means, and no checkpoint twice.
+    """Return the checkpoints of each PATH, no checkpoint twice.
 
     Args:
-        in_place: whether it is changed there, so that by two names it still is one; else each
-            name leads to a result of its own.
+        in_place: whether checkpoints are changed in place. Then two names of the same directory are
+            one checkpoint; else each name gets its own result.
     """
     by: Callable[[str], str] = _real if in_place else str
     seen: set[str] = set()
@@ -122,7 +125,7 @@ def _group(path: str | CkptMigrateError, choose: Callable[[Place], Group]) -> Gr
 
 
 def located(path: Place, *, iteration: int | None, every: bool) -> Group:
-    """What a PATH means to the verbs that need a good tracker file.
+    """Return the checkpoints of a PATH for commands that require a valid tracker file.
 
     Raises:
         NotACheckpointError: as `locate.find`.
@@ -133,7 +136,7 @@ def located(path: Place, *, iteration: int | None, every: bool) -> Group:
 
 
 def chosen(path: Place, *, iteration: int | None, every: bool) -> Group:
-    """What a PATH means to the verbs that look at a bad tracker file, too.
+    """Return the checkpoints of a PATH for commands that accept an invalid tracker file.
 
     Raises:
         NotACheckpointError: as `roots.choose`.

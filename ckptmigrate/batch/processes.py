@@ -1,7 +1,7 @@
-"""Perform tasks in processes of this machine.
+"""The execution of tasks in processes on this host.
 
-A process has one task at a time, so that one which is killed takes that one with it and no other
-(of a `ProcessPoolExecutor`, all that is left fails). Another one takes its place.
+A process has one task at a time, so a killed process fails only that task and is replaced. (With a
+`ProcessPoolExecutor`, all remaining tasks fail.)
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ckptmigrate import search_path
 from ckptmigrate.batch.running import Outcomes, Stop
 from ckptmigrate.batch.work import Outcome, Status, Task, checked, died, interrupted, perform
 
-# A terminal or a Slurm job step sends these to every process. Whether to continue is decided where
-# tasks are given out: processes hold them back, and SIGTERM but for the time of a task.
+# A terminal or a Slurm job step sends these signals to every process, but only the parent decides
+# whether to continue. So the processes block them; SIGTERM is unblocked during a task.
 _HELD: Final = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
@@ -35,7 +35,7 @@ class _Worker:
 
 @dataclass(frozen=True)
 class Processes:
-    """So many of them."""
+    """An executor with up to `jobs` processes."""
 
     jobs: int
 
@@ -49,7 +49,7 @@ class Processes:
                 while waiting and not stop and len(busy) < self.jobs:
                     worker = _start(waiting.popleft())
                     busy[worker.connection] = worker
-                if not busy:  # to wait for none would have no end
+                if not busy:  # `wait` on an empty list would block forever
                     return
                 for connection in wait(list(busy)):
                     assert isinstance(connection, Connection)
@@ -77,7 +77,7 @@ def _terminate(workers: Iterable[_Worker]) -> None:
 
 
 def _start(task: Task) -> _Worker:
-    """Start a process and send it a task. It is not forked: this one may have threads."""
+    """Start a process and send it a task; do not fork, because this process may have threads."""
     ours, theirs = Pipe()
     code = f"from {__name__} import serve; serve({theirs.fileno()})"
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)  # a process inherits it
@@ -93,12 +93,12 @@ def _start(task: Task) -> _Worker:
 
 
 def _send(connection: Connection, task: Task) -> None:
-    with contextlib.suppress(OSError):  # it is gone, as reading will tell
+    with contextlib.suppress(OSError):  # the process has ended; `_received` handles it
         connection.send(task)
 
 
 def _received(worker: _Worker) -> Outcome | None:
-    """What a process says; None where it is gone."""
+    """Return the outcome that a process sends; None if it has ended."""
     try:
         found = worker.connection.recv()
     except (EOFError, OSError):
@@ -124,10 +124,10 @@ def _end_of(process: subprocess.Popen[bytes]) -> str:
 
 
 def serve(number: int) -> None:
-    """Perform tasks until the connection is closed.
+    """Run tasks until the connection is closed.
 
     Args:
-        number: the descriptor of the connection.
+        number: the file descriptor of the connection.
     """
     signal.signal(signal.SIGTERM, _stop)
     with (
@@ -147,5 +147,5 @@ def serve(number: int) -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one does not disturb the way back
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the rollback
     raise KeyboardInterrupt

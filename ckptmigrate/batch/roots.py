@@ -1,4 +1,4 @@
-"""The new roots of a batch: what is in one already, and its tracker file."""
+"""The contents and tracker files of the new roots of a batch."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ckptmigrate.writing.writer import writer
 
 
 def check(root: Place, source: Place, names: Collection[str], *, go_on: bool) -> None:
-    """Make sure that a root can be made, or filled further.
+    """Raise if a root can be neither created nor added to.
 
     Args:
-        names: of the checkpoints that are to come into it; no others are in it.
-        go_on: whether it may be there already.
+        names: the names of the checkpoints to create; the root may contain no others.
+        go_on: whether the root may exist.
 
     Raises:
-        DestinationError: as `Writer.check_free`, or something else is in it.
+        DestinationError: as `Writer.check_free`, or the root contains something else.
     """
     if not go_on or not root.is_dir() or _is_link(root):
-        # The directory of several roots is made with them; a store has no directories.
+        # The parent directory of several roots is created too; a store has no directories.
         made = isinstance(root, Path) and not root.parent.is_dir()
         writer(root.parent if made else root).check_free(source)
         return
@@ -48,10 +48,10 @@ def _is_link(root: Place) -> bool:
 
 
 def name_latest(root: Place, tracker: str) -> None:
-    """Give a root its tracker files, where they do not lead there already.
+    """Write the tracker files of a root unless they are up to date.
 
     Raises:
-        DestinationError: it cannot be written.
+        DestinationError: a tracker file cannot be written.
     """
     there = storage.directory(root)
     files = trackers.files(tracker, storage.directory(root / locate.directory_of(tracker)))

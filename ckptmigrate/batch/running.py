@@ -1,6 +1,6 @@
-"""Tasks in, outcomes out as they come: the interface of what performs tasks, and the simplest one.
+"""The interface of task executors, and the executor that runs tasks in this process.
 
-The others are `processes.Processes` and `cluster.Cluster`.
+The other executors are `processes.Processes` and `cluster.Cluster`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import NoReturn, Protocol
 
 from ckptmigrate.batch.work import Outcome, Task, interrupted, perform
 
-# As they come; closed early, what is under way is taken back.
+# In the order of completion. Closing it early rolls back the running tasks.
 Outcomes = Generator[tuple[Task, Outcome], None, None]
 
 
 class Stop:
-    """Whether somebody asked to stop, by a signal.
+    """The request to stop, by signals.
 
-    The first one lets finish what is under way, the second one has it taken back, and more do
-    nothing.
+    After the first signal, running tasks finish and no others start. The second signal rolls back
+    the running tasks. Further signals have no effect.
 
     Attributes:
-        number: of the first signal; None before it.
-        at_once: what the second one calls.
+        number: the number of the first signal; None before it.
+        at_once: the function that the second signal calls.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Stop:
         return self.number is not None
 
     def ask(self, number: int, frame: FrameType | None = None) -> None:
-        """A signal, or what acts like one."""
+        """Handle a signal, or an equivalent request."""
         self._asked += 1
         if self._asked == 1:
             self.number = number
@@ -46,7 +46,7 @@ class Stop:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Have SIGINT, SIGTERM and SIGHUP ask for it, but for those that are ignored (`nohup`)."""
+        """Handle SIGINT, SIGTERM and SIGHUP in a block, except ignored ones (`nohup`)."""
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         before = {number: signal.getsignal(number) for number in numbers}
         heard = {n: handler for n, handler in before.items() if handler is not signal.SIG_IGN}
@@ -68,14 +68,14 @@ def _interrupt() -> NoReturn:
 
 
 class Executor(Protocol):
-    """What performs tasks."""
+    """The interface of an executor."""
 
     def __call__(self, tasks: Sequence[Task], stop: Stop) -> Outcomes:
-        """Perform them, in any order. Once `stop` is true none is begun any more."""
+        """Run tasks in any order; start no others once `stop` is true."""
 
 
 def here(tasks: Sequence[Task], stop: Stop) -> Outcomes:
-    """Perform them one after the other in this process."""
+    """Run tasks one after the other in this process."""
     for task in tasks:
         if stop:
             return

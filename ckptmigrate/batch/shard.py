@@ -1,4 +1,4 @@
-"""Which of many tasks one of several runs is to take: `--shard I/N`, or from a Slurm array."""
+"""The partition of the tasks for this run: `--shard I/N`, or from a Slurm array."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Shard:
-    """The part `index`, counted from 0, of `count` parts."""
+    """The partition `index`, counted from 0, of `count` partitions."""
 
     index: int
     count: int
 
     def of(self, tasks: Sequence[T]) -> list[T]:
-        """Every `count`-th: parts differ by one task at most, and together have each once."""
+        """Return every `count`-th task; the sizes of the partitions differ by at most one."""
         return list(tasks[self.index :: self.count])
 
     def __str__(self) -> str:
@@ -33,11 +33,11 @@ class Shard:
 
 
 def parse(text: str, environment: Mapping[str, str]) -> Shard:
-    """What `--shard` says: `I/N`, or `slurm` for what the variables of an array say.
+    """Parse `--shard`: `I/N`, or `slurm` to use the variables of a Slurm array.
 
     Raises:
-        ValueError: neither.
-        RefusedError: `slurm`, and the variables do not tell.
+        ValueError: `text` is neither.
+        RefusedError: `text` is `slurm`, and the variables are missing or irregular.
     """
     if text == SLURM:
         return _of_array(environment)
@@ -48,7 +48,7 @@ def parse(text: str, environment: Mapping[str, str]) -> Shard:
 
 
 def _of_array(environment: Mapping[str, str]) -> Shard:
-    """From the ids of an array that may start anywhere and take steps: 10, 15, 20."""
+    """Return the partition of a Slurm array task; ids may have any start and step: 10, 15, 20."""
     fix = "start it with `sbatch --array=0-9`, or say --shard I/N"
     values = {name: environment.get(name, "") for name in _VARIABLES}
     wrong = [name for name, value in values.items() if not re.fullmatch(_NUMBER, value, re.ASCII)]

@@ -1,4 +1,4 @@
-"""What people and reports are told of a batch as a whole."""
+"""The texts about a batch as a whole, for the terminal and for reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REWRITING: Final = ("upgrade", "downgrade", "repair")
 
 
 def summary(found: Batch) -> str:
-    """How many came to what."""
+    """Return the number of checkpoints by status, and the duration."""
     counts = [f"{n} {status.value}" for status in Status if (n := found.count(status))]
     counts += [f"{len(found.not_begun)} not begun"] if found.not_begun else []
     total = counted(found.total, "checkpoint")
@@ -23,24 +23,24 @@ def summary(found: Batch) -> str:
 
 
 def undo(found: Batch, verb: str) -> list[str]:
-    """The commands that take back what this run did."""
+    """Return the commands that undo this run."""
     if verb not in REWRITING:
         return []
     done = [each for each in found.outcomes if each.status is Status.DONE and each.done.result]
     here = [each.path for each in done if each.done.result == each.path]
     made = [root.path for root in found.roots]
-    if not made:  # of a repair, each PATH has its own
+    if not made:  # each task of `repair` creates its own root
         made = [str(each.done.result) for each in done if each.done.result != each.path]
     removed = [removal(place(root), "-r") for root in made]
     return removed + ([command("undo", *here)] if here else [])
 
 
 def root_without_tracker(root: Root) -> str:
-    """Why a new root has no tracker file."""
+    """Return why a new root has no tracker file."""
     return root.error.reason if root.error else "the iteration it names has not arrived"
 
 
 def cautions(found: Batch) -> list[str]:
-    """What to beware of, by how payload got into the new roots."""
+    """Return the warnings about the way the data files were brought into the new roots."""
     used = {outcome.done.link for outcome in found.outcomes}
     return [text for link, text in CAUTIONS.items() if link in used]

@@ -1,6 +1,6 @@
-"""What one checkpoint is to have done, and what came of it: values that travel between processes.
+"""Tasks and outcomes: values that are sent between processes, for one checkpoint each.
 
-Paths are strings here, and nothing of a checkpoint's content is in them.
+Paths are strings here. No value contains any content of a checkpoint.
 """
 
 from __future__ import annotations
@@ -22,40 +22,41 @@ from ckptmigrate.reporting.report import Report
 from ckptmigrate.text.commands import command
 from ckptmigrate.version import __version__
 
-# Directory -> name of a small file in it -> its digest, None for no such file.
+# Directory -> name of a metadata file in it -> its hash, None if the file does not exist.
 Digests = Mapping[str, Mapping[str, str | None]]
 
 
 class Status(str, Enum):
-    """What came of a checkpoint."""
+    """The status of a task."""
 
     DONE = "done"
     UNCHANGED = "unchanged"  # nothing had to be done
     PLANNED = "planned"  # a dry run
-    SKIPPED = "skipped"  # done by an earlier run, as the ledger says
-    WANTING = "wanting"  # looked at, and found wanting
+    SKIPPED = "skipped"  # finished by an earlier run, according to the ledger
+    WANTING = "wanting"  # problems found
     FAILED = "failed"
-    INTERRUPTED = "interrupted"  # taken back half-way
+    INTERRUPTED = "interrupted"  # rolled back
 
     @property
     def good(self) -> bool:
-        """Whether nothing is left to do."""
+        """Return whether the task succeeded."""
         return self not in (Status.WANTING, Status.FAILED, Status.INTERRUPTED)
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a verb did to one checkpoint.
+    """The result of a command on one checkpoint.
 
     Attributes:
-        status: what came of it.
-        text: it in a few words.
-        result: where the checkpoint is that came of it; None where nothing was written.
-        tracker: the text of a tracker file that leads to it; None for a verb that makes no root.
-        link: how payload got there.
-        digests: what all this was found from and led to; see `believed`.
-        detail: the JSON form of the verb, where it was asked for.
-        report: the report about this checkpoint alone, where it was asked for.
+        status: the status.
+        text: a summary in a few words.
+        result: the path of the resulting checkpoint; None if nothing was written.
+        tracker: the text of a tracker file that names `result`; None for a command that creates no
+            root.
+        link: how the data files were brought to `result`.
+        digests: the hashes of the metadata files read and written; see `believed`.
+        detail: the JSON form of the command's result, if requested.
+        report: the report about this checkpoint, if requested.
     """
 
     status: Status
@@ -69,39 +70,39 @@ class Done:
 
 
 class Work(Protocol):
-    """A verb with its options, as work on one checkpoint."""
+    """The interface of a command with its options, as work on one checkpoint."""
 
     @property
     def verb(self) -> str:
-        """Its name."""
+        """Return the name of the command."""
 
     @property
     def target(self) -> str | None:
-        """What it leads to, for the verbs that have a target."""
+        """Return the target, or None for a command without one."""
 
     def matters(self) -> dict[str, Any]:
-        """The options that decide what comes of it, in JSON's types."""
+        """Return the options that affect the result, as JSON types."""
 
     def do(self, task: Task) -> Done:
-        """Do it.
+        """Perform the work on a checkpoint.
 
         Raises:
-            CkptMigrateError: it cannot be done; the checkpoint is as it was.
+            CkptMigrateError: the work failed; the checkpoint is unchanged.
         """
 
 
 @dataclass(frozen=True)
 class Task:
-    """One checkpoint, and what is to be done.
+    """One checkpoint and the work to perform on it.
 
     Attributes:
-        path: its directory.
-        work: what is to be done.
-        root: the root that a new checkpoint goes into; None where none is made.
-        carry: whether it goes there even where nothing has to be changed in it.
-        earlier: what an earlier run did, to be believed while the digests are the same.
-        detail: whether the outcome is to have the JSON form of the verb.
-        reported: whether it is to have a report about the checkpoint.
+        path: the directory of the checkpoint.
+        work: the work to perform.
+        root: the root for a new checkpoint; None if no root is created.
+        carry: whether to create a checkpoint in `root` even if nothing has to change in it.
+        earlier: the result of an earlier run, which is valid while its hashes match.
+        detail: whether to add the JSON form of the command's result to the outcome.
+        reported: whether to add a report about the checkpoint to the outcome.
     """
 
     path: str
@@ -114,7 +115,7 @@ class Task:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells it from every other task: the first keys of a row of the ledger."""
+        """Return the keys that identify a task; they are the first keys of a ledger line."""
         return {
             "path": self.path,
             "verb": self.work.verb,
@@ -124,10 +125,10 @@ class Task:
         }
 
     def report(self, tell: Callable[[Report], Report]) -> Report | None:
-        """The report about the checkpoint, where there is to be one.
+        """Return the report about the checkpoint, or None if not requested.
 
         Args:
-            tell: adds what there is to tell to a report that has nothing to tell yet.
+            tell: fills in an empty report.
         """
         if not self.reported:
             return None
@@ -136,15 +137,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a task.
+    """The outcome of a task.
 
     Attributes:
         path: the checkpoint.
-        done: what was done; its status alone where there is an error.
+        done: the result; after an error, only its status and text are set.
         error: the JSON form of the error, or None.
-        transient: whether the same may work if it is tried again at once.
-        time: when it began, ISO 8601 in UTC.
-        seconds: how long it took.
+        transient: whether an immediate retry may succeed.
+        time: when the task started, ISO 8601 in UTC.
+        seconds: the duration.
     """
 
     path: str
@@ -156,11 +157,11 @@ class Outcome:
 
     @property
     def status(self) -> Status:
-        """What came of it."""
+        """Return the status of the result."""
         return self.done.status
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (docs/many.md); the last keys of a row of the ledger."""
+        """Return the documented JSON form (docs/many.md), the last keys of a ledger line."""
         found: dict[str, Any] = {
             "path": self.path,
             "status": self.status.value,
@@ -178,7 +179,7 @@ class Outcome:
 
 
 def perform(task: Task) -> Outcome:
-    """Do what a task says. An error is an outcome; only what stops the process is raised."""
+    """Perform a task and return its outcome, also after an error; raise only BaseExceptions."""
     began, start = clock.now(), time.perf_counter()
     error: Exception | None = None
     try:
@@ -199,12 +200,12 @@ def perform(task: Task) -> Outcome:
 
 
 def failed(task: Task, error: CkptMigrateError, status: Status = Status.FAILED) -> Outcome:
-    """The outcome of a task that could not be performed to its end."""
+    """Return the outcome of a task that failed."""
     return Outcome(task.path, Done(status, str(error)), error.as_json(), time=clock.now())
 
 
 def checked(task: Task, found: object) -> Outcome:
-    """What came of a task, as another process says; refused where it is not about the task."""
+    """Return the outcome that another process sent; a failure if it does not match the task."""
     if isinstance(found, Outcome) and found.path == task.path:
         return found
     return failed(
@@ -219,7 +220,7 @@ def checked(task: Task, found: object) -> Outcome:
 
 
 def died(task: Task, how: str) -> Outcome:
-    """The outcome of a task whose process was gone before the end of it."""
+    """Return the outcome of a task whose process ended during the task."""
     again = "run it again"
     if task.work.verb in ("upgrade", "downgrade", "repair", "undo"):
         again = f"make it whole with `{command('recover', task.root or task.path)}`, then {again}"
@@ -228,13 +229,13 @@ def died(task: Task, how: str) -> Outcome:
 
 
 def interrupted(task: Task) -> Outcome:
-    """The outcome of a task that was stopped, and had taken back what it had begun."""
+    """Return the outcome of a task that was stopped and rolled back."""
     error = CkptMigrateError("interrupted; what was incomplete was undone", path=task.path)
     return failed(task, error, Status.INTERRUPTED)
 
 
 def in_words(error: Exception, path: str) -> CkptMigrateError:
-    """Any error as one of ours."""
+    """Wrap any exception in a CkptMigrateError."""
     if isinstance(error, CkptMigrateError):
         return error
     if isinstance(error, OSError):
@@ -245,16 +246,16 @@ def in_words(error: Exception, path: str) -> CkptMigrateError:
 
 
 def believed(digests: Digests) -> bool:
-    """Whether every small file still is what it was when an earlier run was done with it."""
+    """Return whether every metadata file still has the hash that an earlier run recorded."""
     try:
         return all(digests_of(path, names) == names for path, names in digests.items())
-    except (CkptMigrateError, OSError, ValueError):  # a name that no file can have
+    except (CkptMigrateError, OSError, ValueError):  # ValueError: not a possible file name
         return False
 
 
 def digests_of(path: str, names: Mapping[str, Any] | None = None) -> dict[str, str | None]:
-    """The digests of small files of a checkpoint: those named, or those of its metadata and of the
-    checkpoints in it."""
+    """Return the hashes of metadata files of a checkpoint: those in `names`, else all metadata
+    files of the checkpoint and of those nested in it."""
     directory = storage.directory(place(path))
     if names is None:
         folders = [f"{folder}/" for folder, _ in nesting.nested(directory)]

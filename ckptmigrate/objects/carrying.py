@@ -1,7 +1,7 @@
-"""Bring the files that a migration does not change to where they belong, by whatever way is short.
+"""The transfer of unchanged files into, out of and inside object stores.
 
-Inside one store its own copy is asked for; into it and out of it the bytes go through this machine,
-piece by piece. Several objects are under way at once.
+Inside one store, the store copies the objects. Otherwise the bytes are transferred through this
+host in pieces. Several objects are transferred concurrently.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ckptmigrate.writing.linking import Link, too_deep
 
 _AT_ONCE: Final = 8  # objects
 
-File = tuple[str, int]  # a name from the checkpoint on, with `/`, and a size in bytes
+File = tuple[str, int]  # a path relative to the checkpoint, with `/`, and a size in bytes
 
 
 def check_link(link: Link, place: Url) -> None:
-    """Make sure that payload can get to or from a store as asked.
+    """Raise if data files cannot be brought to or from a store in the requested way.
 
     Raises:
-        DestinationError: it cannot.
+        DestinationError: `link` is neither auto nor copy.
     """
     if link not in (Link.AUTO, Link.COPY):
         raise DestinationError(
@@ -43,13 +43,13 @@ def check_link(link: Link, place: Url) -> None:
 
 
 def files(source: Place, except_for: Collection[str] = ()) -> list[File]:
-    """Every file of a directory and below it.
+    """Return all files of a directory tree.
 
     Args:
-        except_for: names that are left out; of names directly in it, all below them, too.
+        except_for: names to skip. A name directly in `source` also skips everything below it.
 
     Raises:
-        DestinationError: something there cannot lie in a store.
+        DestinationError: a file cannot be stored in an object store (a link or a special file).
     """
     found = _walk(source) if isinstance(source, Path) else source.store.walk(source)
     return [
@@ -79,11 +79,14 @@ def _walk(folder: Path, depth: int = 0) -> Iterator[File]:
 
 
 def into_store(source: Place, target: Url, size: int, progress: Progress) -> None:
-    """Bring one file into a store, where there is none of its name.
+    """Copy one file to a new object.
+
+    Args:
+        size: in bytes.
 
     Raises:
-        StoreError: it cannot be read or written.
-        FileExistsError: there is another object of its name.
+        StoreError: the file cannot be read, or the object cannot be written.
+        FileExistsError: the object exists.
     """
     with _found(source):
         if isinstance(source, Path):
@@ -97,7 +100,7 @@ def into_store(source: Place, target: Url, size: int, progress: Progress) -> Non
 
 @contextlib.contextmanager
 def _found(source: Place) -> Iterator[None]:
-    """Raise a StoreError where a file vanishes after it was listed."""
+    """Raise a StoreError if a file was removed after it was listed."""
     try:
         yield
     except FileNotFoundError as error:
@@ -108,13 +111,13 @@ def _found(source: Place) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unchanged(source: Place, before: Mapping[str, str | None]) -> Iterator[None]:
-    """Make sure that a checkpoint was the same at the start of a block and is at its end.
+    """Raise if a checkpoint changed before the block starts or changes during the block.
 
     Args:
-        before: small file -> its digest, None for one that is not there.
+        before: metadata file -> its hash, None for a file that does not exist.
 
     Raises:
-        StoreError: a file was written, removed or added meanwhile, as far as a listing tells.
+        StoreError: a file was written, removed or added, as far as the listing shows.
     """
     start = _versions(source)
     now = directory(source)
@@ -133,7 +136,7 @@ def unchanged(source: Place, before: Mapping[str, str | None]) -> Iterator[None]
 
 
 def _versions(source: Place) -> dict[str, tuple[int, str]]:
-    """Every file of a checkpoint but those of a migration in place -> its size and version."""
+    """Return file -> (size in bytes, version), without the files in `.ckptmigrate/`."""
     if isinstance(source, Path):
         with _found(source):
             found = files(source, (sidecar.FOLDER,))
@@ -148,10 +151,10 @@ def _versions(source: Place) -> dict[str, tuple[int, str]]:
 
 
 def check(carried: Iterable[File], target: Place) -> None:
-    """Raise unless files that were carried over are at their target, in full size.
+    """Raise if a transferred file is missing at its target or has another size.
 
     Raises:
-        StoreError: one is not; it is named.
+        StoreError: a file is missing or has another size; the message names the file.
     """
     there = dict(files(target))
     for name, size in carried:
@@ -165,11 +168,11 @@ def check(carried: Iterable[File], target: Place) -> None:
 
 
 def from_store(source: Url, target: Path, except_for: Collection[str], progress: Progress) -> None:
-    """Everything below a place of a store into a local directory that is there.
+    """Copy everything below a URL to an existing local directory.
 
     Raises:
-        StoreError: it cannot be read.
-        OSError: it cannot be written.
+        StoreError: `source` cannot be read.
+        OSError: `target` cannot be written.
     """
     found = files(source, except_for)
     folders = {target, *(parent for name, _ in found for parent in _inside(target, name))}
@@ -190,14 +193,14 @@ def from_store(source: Url, target: Path, except_for: Collection[str], progress:
 
 
 def _inside(target: Path, name: str) -> list[Path]:
-    """The directories between a target and a file below it."""
+    """Return the directories between a target and a file below it."""
     return [target / parent for parent in Path(name).parents]
 
 
 def at_once(
     found: Iterable[File], bring: Callable[[File, Progress], None], progress: Progress
 ) -> None:
-    """Do something to several files at once; after an error none is begun any more."""
+    """Call `bring` for several files concurrently; after an error, start no others."""
     turn = threading.Lock()
 
     def told(count: int) -> None:

@@ -1,4 +1,4 @@
-"""Keep two runs apart in a store: an object that says who holds the lock, created or refused."""
+"""Locks in an object store: objects that name the owner and are created only if missing."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from ckptmigrate.errors import DestinationError, StoreError
 from ckptmigrate.text.commands import command
 from ckptmigrate.writing.lock import Holder, Owner, holder, parse, refusal, this_process
 
-# The token of each lock that this process holds. It may live on after a run whose lock stayed.
+# Lock -> token, of the locks that this process holds. A lock of a failed run may remain in the
+# store while the process continues to run; its token is not in here.
 _held: Final[dict[str, str]] = {}
 
 
 @contextlib.contextmanager
 def held(lock: Url, about: Url) -> Iterator[None]:
-    """Hold a lock, which the block is to `release`; where it does not, `recover` has to.
+    """Hold a lock during a block. The block must `release` it; else `recover` must remove it.
 
     Arguments and errors are those of `take`.
     """
@@ -39,14 +40,14 @@ def take(lock: Url, about: Url) -> None:
     """Create a lock.
 
     Args:
-        lock: its place.
-        about: what it locks, for messages.
+        lock: the URL of the lock.
+        about: what the lock protects, for error messages.
 
     Raises:
-        DestinationError: somebody has it, or did not finish.
-        StoreError: it cannot be written.
+        DestinationError: another process holds the lock, or ended without releasing it.
+        StoreError: the lock cannot be written.
     """
-    # The token tells a request that is sent twice from the lock of another thread.
+    # The token distinguishes a repeated request from the lock of another thread.
     token = secrets.token_hex(8)
     content = json.dumps({**asdict(this_process()), "token": token}).encode()
     _held[str(lock)] = token
@@ -61,7 +62,7 @@ def take(lock: Url, about: Url) -> None:
 
 
 def _discard(lock: Url, content: bytes, about: Url, why: BaseException) -> None:
-    """Remove a lock that was perhaps written; where that is not known, name the way out."""
+    """Remove a lock that may have been written; if that fails, add a fix to the error."""
     try:
         if _content(lock) == content:
             lock.store.remove(lock)
@@ -74,14 +75,14 @@ def release(lock: Url) -> None:
     """Remove a lock of this process.
 
     Raises:
-        StoreError: it cannot be removed.
+        StoreError: the lock cannot be removed.
     """
     lock.store.remove(lock)
     _held.pop(str(lock), None)
 
 
 def owner_of(lock: Url) -> Owner | None:
-    """Who holds a lock; None where that cannot be told."""
+    """Return the owner of a lock; None if the lock does not exist or its text is not valid."""
     content = _content(lock)
     return None if content is None else parse(content)
 
@@ -94,7 +95,7 @@ def _content(lock: Url) -> bytes | None:
 
 
 def _is_left(lock: Url, content: bytes) -> bool:
-    """Whether a lock is that of a run of this process which is over."""
+    """Return whether a lock belongs to an earlier, failed run in this process."""
     owner = parse(content)
     mine = this_process()
     if owner is None or replace(owner, since=mine.since) != mine:
@@ -104,7 +105,7 @@ def _is_left(lock: Url, content: bytes) -> bool:
 
 @contextlib.contextmanager
 def of_the_dead(lock: Url, about: Url, *, break_lock: bool = False) -> Iterator[None]:
-    """Work under the lock of a process that is gone, and remove it at the end.
+    """Take over the lock of a process that has ended, run the block, and remove the lock.
 
     Arguments and errors are those of `ckptmigrate.writing.lock.of_the_dead`.
     """
@@ -130,15 +131,16 @@ def of_the_dead(lock: Url, about: Url, *, break_lock: bool = False) -> Iterator[
 
 @contextlib.contextmanager
 def _alone_here(lock: Url, content: bytes, about: Url) -> Iterator[None]:
-    """Only the dead of this machine are known to be dead: keep two that bury them apart.
+    """Raise if another process of this host is recovering the same lock.
 
-    An abstract socket has no file, and is let go of by the kernel whatever becomes of us.
+    A host-local guard is enough because a host can only tell that its own processes have ended. An
+    abstract socket has no file, and the kernel closes it when this process ends.
     """
     name = hashlib.sha256(str(lock).encode() + b"\0" + content).hexdigest()
     with socket.socket(socket.AF_UNIX) as guard:
         try:
             guard.bind(b"\0ckptmigrate-" + name.encode())
-            if _content(lock) != content:  # the other one has come to its end meanwhile
+            if _content(lock) != content:  # another recovery has finished meanwhile
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:

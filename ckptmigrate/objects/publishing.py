@@ -1,9 +1,9 @@
-"""A migration out of place into a store, which has no rename.
+"""Out-of-place migrations into an object store, which has no rename.
 
-Beside the destination lie a lock, and a journal with the name of every object that is going to be
-written, so that nothing else is ever removed. Then the objects are written where they belong:
-payload first, small files next, metadata.json of each checkpoint last of it, and at the very end,
-for a new root, the tracker file, by which a reader finds them. The last one commits.
+A lock and a journal are written beside the destination. The journal names every object that will be
+written, so that recovery removes no other object. Then the objects are written to their final
+names: for each checkpoint first the data files, then the metadata files, then metadata.json; for a
+new root, the tracker file after all checkpoints. The last object commits the migration.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ COMPLETE: Final = "the migration to it was complete; removed what was left besid
 
 
 def lock_of(destination: Url) -> Url:
-    """The lock of a destination that is being written."""
+    """Return the lock of a destination."""
     return destination.with_name(f".{destination.name}{_LOCK}")
 
 
 def journal_of(destination: Url) -> Url:
-    """The names of what is written there."""
+    """Return the journal of a destination."""
     return destination.with_name(f".{destination.name}{_JOURNAL}")
 
 
 def check_free(destination: Url, source: Place) -> None:
-    """Make sure that a destination can be created.
+    """Raise if a destination cannot be created.
 
     Raises:
-        DestinationError: it exists, lies inside the source, or is a whole bucket.
+        DestinationError: it exists, is inside the source, or is a whole bucket.
     """
     if destination == destination.root:
         raise DestinationError(
@@ -80,11 +80,12 @@ def create(
     link: Link = Link.AUTO,
     progress: Progress | None = None,
 ) -> Link:
-    """Create a root with the migrated checkpoints; as `transaction.create`.
+    """Create a root with the migrated checkpoints, as `transaction.create`.
 
     Raises:
-        DestinationError: the destination cannot be written; nothing is left of it.
-        StoreError: the store cannot be reached; the sentence says whether anything is left.
+        DestinationError: the destination cannot be written; the message says whether objects
+            remain.
+        StoreError: the store cannot be reached; the message says whether objects remain.
     """
     by_place = {f"{name}/": plan for name, plan in plans.items()}
     *others, last = trackers.items()
@@ -92,7 +93,7 @@ def create(
 
 
 def add(plan: Plan, destination: Url, *, link: Link = Link.AUTO) -> Link:
-    """Create one migrated checkpoint in a root that others are added to; as `transaction.add`.
+    """Create one migrated checkpoint in a root, as `transaction.add`.
 
     Raises:
         DestinationError, StoreError: as `create`.
@@ -109,18 +110,19 @@ def _publish(
     progress: Progress | None,
     others: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Link:
-    """Write checkpoints to the places in a destination that they are given by.
+    """Write checkpoints and other objects to a destination.
 
     Args:
-        last: the object that makes it whole, written after all others.
-        others: objects of the destination itself that are written before it.
+        plans: prefix below the destination, with a final `/`, or an empty string -> plan.
+        last: name and bytes of the object that commits, written after all others.
+        others: other objects directly in the destination, written before `last`.
     """
     carrying.check_link(link, destination)
     for plan in plans.values():
         check_free(destination, plan.path)
     with lock.held(lock_of(destination), destination):
         try:
-            _check_empty(destination)  # somebody may have come before the lock was there
+            _check_empty(destination)  # another process may have written before the lock existed
             carried = {name: _carried(plan) for name, plan in plans.items()}
             written = [
                 f"{name}{file}"
@@ -144,13 +146,13 @@ def _publish(
 
 
 def _begin(destination: Url, last: tuple[str, bytes], objects: list[str]) -> None:
-    """Write the journal: from here on `recover` knows what to remove."""
+    """Write the journal, which names the objects that `recover` removes."""
     told = {"last": last[0], "content": last[1].decode(), "objects": objects}
     destination.store.create(journal_of(destination), json.dumps(told, indent=1).encode())
 
 
 def _carried(plan: Plan) -> list[carrying.File]:
-    """What comes along unchanged: everything but what is written anew, and old originals."""
+    """Return the files to copy unchanged, including the original files of earlier steps."""
     written = {*plan.files, manifest.MARKER_FILE, sidecar.FILE, sidecar.FOLDER}
     found = carrying.files(plan.path, written)
     for step in range(plan.change.kept_steps):
@@ -161,7 +163,7 @@ def _carried(plan: Plan) -> list[carrying.File]:
 
 
 def _written(plan: Plan) -> dict[str, bytes]:
-    """What is written, in that order: metadata.json last."""
+    """Return name -> bytes of the files to write, in order: metadata.json last."""
     files = {name: content for name, content in plan.files.items() if content is not None}
     if manifest.MARKER_FILE not in files:
         files[manifest.MARKER_FILE] = directory(plan.path).read(manifest.MARKER_FILE)
@@ -189,14 +191,14 @@ def _create_checkpoint(
     for name, content in files.items():
         target.store.create(target / name, content)
     carrying.check(carried, target)
-    # What was created has been read back.
+    # `store.create` has read every object back, so the bytes in memory are those in the store.
     written = {**files, manifest.MARKER_FILE: marker}
     transaction.verify(plan, Overlay(StoreDirectory(target), written))
     target.store.create(target / manifest.MARKER_FILE, marker)
 
 
 def _take_back(destination: Url, why: BaseException) -> None:
-    """Remove what was written by now; if that cannot be done, say so."""
+    """Remove what a failed migration wrote; raise if that fails."""
     try:
         theirs = str(why) if isinstance(why, FileExistsError) else None
         outcome = _settle(destination, theirs)
@@ -220,7 +222,7 @@ def _take_back(destination: Url, why: BaseException) -> None:
 
 
 def _finish(destination: Url) -> None:
-    """What is left to do once it stands; if it fails, nothing is taken back."""
+    """Clean up after a committed migration; a failure here does not roll it back."""
     try:
         destination.store.remove(journal_of(destination))
         lock.release(lock_of(destination))
@@ -234,20 +236,20 @@ def _finish(destination: Url) -> None:
 
 
 def _settle(destination: Url, theirs: str | None = None) -> str:
-    """Remove what the journal names, unless all of it stands; then the journal.
+    """Remove the objects in the journal unless the migration is complete, then the journal.
 
     Args:
-        theirs: an object of that name which somebody else has written meanwhile.
+        theirs: the URL of an object that another process has written; it is kept.
 
     Returns:
-        Which of it.
+        NOTHING, REMOVED or COMPLETE.
     """
     journal = journal_of(destination)
     store = destination.store
     try:
         last, content, names = _parse(store.read(journal), journal)
     except FileNotFoundError as error:
-        if journal.is_file():  # one answer that is wrong is not enough
+        if journal.is_file():  # do not act on a single wrong answer of the store
             raise StoreError(
                 "is there and cannot be read",
                 path=journal,
@@ -258,10 +260,10 @@ def _settle(destination: Url, theirs: str | None = None) -> str:
     if whole.is_file() and store.read(whole) == content.encode():
         store.remove(journal)
         return COMPLETE
-    # Of the names that the journal tells only those that are there, whoever wrote it.
+    # Remove only existing objects: the names in the journal are not trusted.
     there = {name for name, _ in store.walk(destination)}
     left = [n for n in names if n in there and str(destination / n) != theirs]
-    # What makes a checkpoint one goes first.
+    # Remove metadata.json first, so that no release accepts an incomplete checkpoint.
     for name in (name for name in left if name.rpartition("/")[2] == manifest.MARKER_FILE):
         store.remove(destination / name)
     rest = [(name, 0) for name in left]
@@ -279,7 +281,7 @@ def _settle(destination: Url, theirs: str | None = None) -> str:
 
 
 def _parse(content: bytes, journal: Url) -> tuple[str, str, list[str]]:
-    """The object that makes it whole, its content, and every object."""
+    """Return the name and content of the last object, and the names of all objects."""
     try:
         found = json.loads(content)
         objects = [str(name) for name in found["objects"]]
@@ -291,11 +293,11 @@ def _parse(content: bytes, journal: Url) -> tuple[str, str, list[str]]:
 
 
 def locked(place: Url) -> list[Leftover]:
-    """Every destination directly in a place that is being written, or was."""
+    """Return the locked destinations directly in a place: in progress, or interrupted."""
     try:
         names = place.store.list(place, prefix=".").files
     except StoreError as error:
-        if isinstance(error.__cause__, PermissionError):  # of a bucket, one may list a part alone
+        if isinstance(error.__cause__, PermissionError):  # only a part of the bucket is listable
             return []
         raise
     return [
@@ -306,11 +308,11 @@ def locked(place: Url) -> list[Leftover]:
 
 
 def discard(destination: Url, *, break_lock: bool) -> str:
-    """Remove what an unfinished migration to a destination left; says what was done.
+    """Remove the objects of an interrupted migration; return what was done.
 
     Raises:
-        DestinationError: it still runs, or cannot be seen from here.
-        StoreError: it cannot be removed; run it again.
+        DestinationError: the migration still runs, or its process cannot be seen from this host.
+        StoreError: the objects cannot be removed; run it again.
     """
     with lock.of_the_dead(lock_of(destination), destination, break_lock=break_lock):
         return _settle(destination)

@@ -1,16 +1,17 @@
-"""A migration in place in a store, and the way out of one that did not finish.
+"""In-place migrations in an object store, and the recovery of interrupted ones.
 
-In the checkpoint, under `.ckptmigrate/`, lies what swapping.py keeps there, too:
+The files in the checkpoint, under `.ckptmigrate/`, are those of swapping.py:
 
-    lock                  who is at it
-    stage/NAME            new files, verified before any of them is in its place
+    lock                  the owner of the migration
+    stage/NAME            new files, validated before the swap starts
     stage/.old/NAME       copies of the old files
-    stage/journal.json    digests of every file before and after
-    NNNN/NAME             originals, for `undo` (sidecar.py)
+    stage/journal.json    hashes of every file before and after
+    NNNN/NAME             original files, for `undo` (sidecar.py)
 
-Once the journal is there, metadata.json is removed, then `.metadata`; what changes is copied from
-the stage over what was; `.metadata` comes back, and metadata.json last, as the commit. A copy
-inside a store replaces an object at once, and old files stay in the stage until all is over.
+After the journal is written, metadata.json is removed, then `.metadata`. The new files are copied
+from the staging directory over the old ones: `.metadata` next to last and metadata.json last, which
+commits. A copy inside a store replaces an object atomically. The old files stay in the staging
+directory until the migration is complete.
 """
 
 from __future__ import annotations
@@ -33,25 +34,25 @@ from ckptmigrate.writing.lock import refusal
 
 
 def stage_of(path: Url) -> Url:
-    """Where a migration in place stages the new files of a checkpoint."""
+    """Return the staging directory of an in-place migration."""
     return path / sidecar.FOLDER / "stage"
 
 
 def lock_of(path: Url) -> Url:
-    """The lock of a migration in place."""
+    """Return the lock of an in-place migration."""
     return path / sidecar.FOLDER / "lock"
 
 
 def is_unfinished(path: Url) -> bool:
-    """Whether a migration in place is at work on a checkpoint, or left something of itself."""
+    """Return whether an in-place migration is in progress or left files in a checkpoint."""
     return lock_of(path).is_file() or stage_of(path).is_dir()
 
 
 def check_whole(path: Url) -> None:
-    """Make sure that no migration in place has a checkpoint in its hands.
+    """Raise if an in-place migration of a checkpoint is incomplete.
 
     Raises:
-        DestinationError: one has; it says whether that one still runs.
+        DestinationError: it is; the message states whether the migration still runs.
     """
     if not stage_of(path).is_dir():
         return
@@ -65,12 +66,12 @@ def check_whole(path: Url) -> None:
 
 
 def rewrite(plan: Plan, path: Url) -> None:
-    """Change a checkpoint in place; its payload is not touched.
+    """Change a checkpoint in place, except its data files.
 
     Raises:
-        DestinationError: it is not as it was planned from, or somebody else is at it.
-        StoreError: it cannot be written; it is as it was, or the sentence says that
-            `ckptmigrate recover` has to make it so.
+        DestinationError: the checkpoint changed after planning, or another process is changing it.
+        StoreError: the checkpoint cannot be written. It is unchanged, or the message says to run
+            `ckptmigrate recover`.
     """
     if plan.changes_nothing:
         return
@@ -108,7 +109,7 @@ def _check_originals(path: Url) -> None:
 
 
 def _untold(path: Url) -> list[Url]:
-    """The folders of originals of steps that the sidecar does not tell of."""
+    """Return the folders of original files whose steps the migration history does not contain."""
     told = len(sidecar.load(StoreDirectory(path)))
     home = path / sidecar.FOLDER
     folders = [name for name in path.store.list(home).folders if sidecar.is_folder(name)]
@@ -118,7 +119,7 @@ def _untold(path: Url) -> list[Url]:
 def _stage(
     plan: Plan, now: StoreDirectory, new: Mapping[str, bytes], files: Mapping[str, FileState]
 ) -> None:
-    """Everything that is needed, and a look at it with the eyes of a reader."""
+    """Write all files that the swap needs, then validate the result of the swap."""
     path = now.path
     store, stage = path.store, stage_of(path)
     for name, content in new.items():
@@ -130,18 +131,18 @@ def _stage(
             store.copy(path / name, stage / journal.OLD / name, size_of(now, name) or 0)
     kept = {name: state.before for name, state in files.items() if state.before is not None}
     journal.check(StoreDirectory(stage / journal.OLD), kept)
-    # What was created has been read back.
+    # `store.create` has read every object back, so the bytes in memory are those in the store.
     replaced: dict[str, bytes | None] = {**dict.fromkeys(plan.files), **new}
     transaction.verify(plan, Overlay(StoreDirectory(path), replaced))
 
 
 def _begin(path: Url, files: Mapping[str, FileState]) -> None:
-    """Write the journal: from here on `recover` knows what to do."""
+    """Write the journal, which `recover` needs to roll the swap back."""
     path.store.create(stage_of(path) / journal.NAME, journal.dump(files))
 
 
 def _perform(path: Url, new: Mapping[str, bytes], files: Mapping[str, FileState]) -> None:
-    """The marker is the first to go and the last to come.
+    """Copy the new files over the old ones; remove metadata.json first and write it last.
 
     Raises:
         DamagedError: a file does not read back as written.
@@ -158,7 +159,7 @@ def _perform(path: Url, new: Mapping[str, bytes], files: Mapping[str, FileState]
 
 
 def _open(path: Url, files: Collection[str]) -> None:
-    """Remove what makes it a checkpoint to a reader, then the same of those in it."""
+    """Remove metadata.json and `.metadata` of a checkpoint and of those nested in it, in order."""
     for names in reversed(journal.groups({*files, *manifest.MARKS})):
         for name in reversed(names):
             if name.rpartition("/")[2] in manifest.MARKS:
@@ -166,13 +167,13 @@ def _open(path: Url, files: Collection[str]) -> None:
 
 
 def _take_back(path: Url, why: BaseException) -> None:
-    """Undo what was done by now; if it was too late for that, say so."""
+    """Roll back a failed in-place migration; raise if it was already committed."""
     try:
         outcome = _settle(path)
         lock.release(lock_of(path))
     except (StoreError, DamagedError, OSError) as error:
         with contextlib.suppress(StoreError):
-            lock.release(lock_of(path))  # this run is over, even if its process goes on
+            lock.release(lock_of(path))  # the process may continue, but this migration is over
         raise DestinationError(
             f"cannot be written ({reason_of(why)}), and the migration could not be taken back "
             f"({reason_of(error)})",
@@ -199,11 +200,11 @@ def _take_back(path: Url, why: BaseException) -> None:
 
 
 def recover(path: Url, *, break_lock: bool = False) -> Outcome:
-    """Finish what a migration in place left of a checkpoint; as `swapping.recover`.
+    """Recover from an interrupted in-place migration, as `swapping.recover`.
 
     Raises:
-        DestinationError: the migration still runs, or cannot be seen from here.
-        DamagedError: the journal, or what it keeps, cannot be read.
+        DestinationError: the migration still runs, or its process cannot be seen from this host.
+        DamagedError: the journal or a replaced file cannot be read.
         StoreError: an object cannot be written; run it again.
     """
     if not is_unfinished(path):
@@ -213,11 +214,12 @@ def recover(path: Url, *, break_lock: bool = False) -> Outcome:
 
 
 def _settle(path: Url) -> Outcome:
-    """Finish what is there, under the lock."""
+    """Complete or roll back the swap, then remove the staging directory; call it locked."""
     store, stage = path.store, stage_of(path)
     outcome = Outcome.UNTOUCHED
     place = stage / journal.NAME
-    # Without it the stage is removed, old files and all: one answer that is wrong is not enough.
+    # Without a journal, the staging directory is removed with the old files. Ask the store twice,
+    # so that a single wrong answer does no damage.
     if place.is_file() or journal.NAME in store.list(stage).files:
         files = journal.parse(store.read(place), place)
         if journal.matches(StoreDirectory(path), files, after=True):
@@ -230,20 +232,20 @@ def _settle(path: Url) -> Outcome:
 
 
 def _clean(path: Url) -> None:
-    """Remove the stage, once the checkpoint is as before the migration or as after it."""
+    """Remove the staging directory after the migration was completed or rolled back."""
     store, stage = path.store, stage_of(path)
     left = [name for name, _ in store.walk(stage)]
-    if left:  # without a stage, no originals were written either
+    if left:  # without a stage, no original files were written
         for folder in _told_or_none(path):
             for name, _ in store.walk(folder):
                 store.remove(folder / name)
-    # The journal goes first: with it alone the copies beside it mean anything.
+    # Remove the journal first: without it, the copies beside it have no effect.
     for name in sorted(left, key=lambda name: name != journal.NAME):
         store.remove(stage / name)
 
 
 def _told_or_none(path: Url) -> list[Url]:
-    """Folders of originals that nothing tells of; none where the sidecar cannot be read."""
+    """Return the result of `_untold`; empty if the migration history cannot be read."""
     try:
         return _untold(path)
     except DamagedError:

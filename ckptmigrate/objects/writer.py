@@ -1,4 +1,4 @@
-"""Writes checkpoints in an object store (see `ckptmigrate.writing.writer`)."""
+"""The writer for object stores (see `ckptmigrate.writing.writer`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ckptmigrate.writing.staging import Leftover
 
 @dataclass(frozen=True)
 class StoreWriter:
-    """Writes at a URL."""
+    """A writer for a URL of an object store."""
 
     url: Url
 
@@ -79,10 +79,11 @@ class StoreWriter:
         steps = sidecar.load(StoreDirectory(self.url))
         for name in trackers:
             if (self.url / name).is_file():
-                # What an attempt that failed has kept there is of no use any more.
+                # Replace the copy that a failed attempt may have left.
                 kept = self.url / sidecar.folder(len(steps)) / name
                 store.replace(kept, store.read(self.url / name))
-        # The sidecar first: a step that did not come to happen has another digest, and is no harm.
+        # The migration history first: a step that is then not carried out does no harm, because its
+        # hashes do not match.
         store.replace(self.url / sidecar.FILE, sidecar.dump((*steps, step)))
         self.name_latest(trackers)
 

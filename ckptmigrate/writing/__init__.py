@@ -1,1 +1,1 @@
-"""What was planned, carried out on a local file system so that no moment loses a checkpoint."""
+"""Crash-safe execution of plans on a local file system."""

@@ -1,4 +1,4 @@
-"""Write so that a power cut takes nothing back: new files, directories, removal."""
+"""Durable file operations: new files, directories and removals that survive a power failure."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ckptmigrate.access.storage import DEEPEST
 
 
 def write(path: Path, content: bytes, like: Path | None = None) -> None:
-    """A new file, never through a link, on disk when this returns; its name is not yet.
+    """Create a file and sync its content; do not follow links, and do not sync its directory.
 
     Args:
-        path: its name, which must not exist.
-        content: its bytes.
-        like: a file whose owner and permissions it gets (see `adopt`); without one it is for no
-            more people than its directory.
+        path: the path, which must not exist.
+        content: the bytes to write.
+        like: a file to copy the owner and permissions from (see `adopt`). Without it, the new file
+            grants no more read or write access than its directory.
     """
     mode = path.parent.stat().st_mode & 0o666 if like is None else 0o600
     with opener.create(path, mode) as file:
@@ -31,12 +31,12 @@ def write(path: Path, content: bytes, like: Path | None = None) -> None:
 
 
 def new_of(path: Path) -> Path:
-    """Where `overwrite` builds the new content of a file; a run that is cut short leaves it."""
+    """Return the temporary file of `overwrite`, which an interrupted run leaves behind."""
     return path.with_name(f".{path.name}.ckptmigrate-new")
 
 
 def overwrite(path: Path, content: bytes) -> None:
-    """New bytes for a file, or a new file: a reader finds the old bytes or the new."""
+    """Replace a file atomically, or create it."""
     fresh = new_of(path)
     remove(fresh)
     write(fresh, content, like=path if path.exists() else None)
@@ -45,19 +45,19 @@ def overwrite(path: Path, content: bytes) -> None:
 
 
 def adopt(handle: int, model: os.stat_result) -> None:
-    """Give something new the owner, the group and the permissions of a model, as far as is allowed.
+    """Copy the owner, group and permissions of a model, as far as the system allows it.
 
-    Never setuid, setgid or sticky: they would hold for another owner. Where the group is another
-    one, group and others get what both of them had, so nobody is let in whom the model keeps out.
-    A directory stays open to its owner, and keeps a setgid bit that the system gave it.
+    Never copies setuid, setgid or sticky bits: the owner may differ. If the group differs, group
+    and others both get the permissions that both had, so nobody gains access. A directory stays
+    accessible to its owner and keeps a setgid bit that the system set.
 
     Args:
-        handle: of the open file or directory.
-        model: what it is a copy of.
+        handle: the file descriptor of the new file or directory.
+        model: the status of the file or directory to copy from.
     """
     now = os.fstat(handle)
     if (model.st_uid, model.st_gid) != (now.st_uid, now.st_gid):
-        for user in (model.st_uid, -1):  # its own group is what a user may give without being root
+        for user in (model.st_uid, -1):  # without root, a user can only set one of their groups
             with contextlib.suppress(OSError):
                 os.fchown(handle, user, model.st_gid)
                 break
@@ -72,10 +72,10 @@ def adopt(handle: int, model: os.stat_result) -> None:
 
 
 def make_directory(path: Path, *like: Path) -> None:
-    """Make a directory for no more people than any of some others, nor than the umask allows.
+    """Create a directory that grants group and others no more than any of `like` or the umask.
 
     Raises:
-        OSError: it exists, or cannot be made.
+        OSError: it exists, or cannot be created.
     """
     mode = 0o777
     for each in like:
@@ -84,9 +84,9 @@ def make_directory(path: Path, *like: Path) -> None:
 
 
 def adopt_directory(path: Path, like: Path) -> None:
-    """The same as `adopt` for a directory; call it when nothing more is written into it.
+    """Do what `adopt` does, for a directory; call it after the last write into the directory.
 
-    Whoever owns a directory can put links into it, and root would write through them.
+    The new owner can create links in the directory, and a process of root would write through them.
     """
     handle = opener.directory(path)
     try:
@@ -96,26 +96,26 @@ def adopt_directory(path: Path, like: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Put the names in a directory on disk."""
+    """Sync the entries of a directory to disk."""
     try:
         handle = opener.directory(path)
     except PermissionError:
-        # It may be written and not read. What a crash could then lose is a name, never a file.
+        # The directory is writable but not readable. A crash may lose a name, but no content.
         return
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system without it
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not supported by the file system
             raise
     finally:
         os.close(handle)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a directory with all in it; nothing where there is nothing.
+    """Remove a file, a link or a directory tree; do nothing if it does not exist.
 
     Raises:
-        OSError: part of it is left.
+        OSError: it could not be removed completely.
     """
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
@@ -130,7 +130,7 @@ def remove(path: Path) -> None:
 
 
 def _empty(folder: Path, top: Path, raised: list[str], depth: int = 0) -> None:
-    """Remove what is in a directory; what is too deep for that is raised to the top, to be next."""
+    """Remove the contents of a directory; move directories that are too deep to `top`."""
     with os.scandir(folder) as found:
         inside = [*found]
     for item in inside:

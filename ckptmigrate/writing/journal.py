@@ -1,8 +1,8 @@
-"""The journal of a change in place: what goes and what comes, by digest, and in which order.
+"""The journal of an in-place change: the hash of every file before and after, and the order.
 
-A swap on a local file system (swapping.py) and one in an object store (objects/swap.py) share it.
-metadata.json goes away first, then `.metadata`; `.metadata` comes back, and metadata.json last.
-Whether a swap is complete is read from the digests, not from what the last step may have been.
+The swaps on a local file system (swapping.py) and in an object store (objects/swap.py) share it.
+metadata.json is removed first, then `.metadata`; `.metadata` is restored next to last, and
+metadata.json last. The hashes, not the last recorded step, decide whether a swap is complete.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ckptmigrate.errors import DamagedError, DestinationError, Retry
 from ckptmigrate.planning.change import Change
 from ckptmigrate.text.commands import removal
 
-NAME: Final = "journal.json"  # in the stage
-OLD: Final = ".old"  # beside it, where no nested checkpoint can be: what was moved out of the way
+NAME: Final = "journal.json"  # in the staging directory
+OLD: Final = ".old"  # the replaced files, beside NAME; no nested checkpoint can have this name
 
 
 class Outcome(Enum):
-    """What was made of a migration in place, in words."""
+    """The results of recovering an in-place migration, as printed."""
 
     NOTHING = "nothing to recover"
     UNTOUCHED = "removed what was staged; the checkpoint had not been touched"
@@ -35,16 +35,16 @@ class Outcome(Enum):
 
 
 def changes(change: Change, now: Directory) -> tuple[dict[str, bytes], dict[str, FileState]]:
-    """What a change in place comes to.
+    """Return the file operations of an in-place change.
 
     Args:
-        now: the directory as it is.
+        now: the current directory.
 
     Returns:
-        Name -> bytes of every file that comes in; name -> digests of every one that goes or comes.
+        Name -> bytes, of every new file; name -> hashes before and after, of every changed file.
 
     Raises:
-        DestinationError: the directory is not as it was planned from.
+        DestinationError: a file changed after the change was planned.
     """
     before = {name: digest_of(now, name) for name in change.before}
     for name, planned in change.before.items():
@@ -72,9 +72,10 @@ def changes(change: Change, now: Directory) -> tuple[dict[str, bytes], dict[str,
 
 
 def groups(names: Collection[str]) -> list[list[str]]:
-    """Names in the order of coming: the first group is on disk before the marker moves.
+    """Return names in the order of writing; the first group is synced before metadata.json moves.
 
-    Of a nested checkpoint, too, metadata.json is the last and `.metadata` the one before it.
+    In the first group, `.metadata` files follow all other files, and the metadata.json files of
+    nested checkpoints are last.
     """
     marker = manifest.MARKER_FILE
     order = {metadata.FILE: 1, marker: 2}
@@ -83,12 +84,16 @@ def groups(names: Collection[str]) -> list[list[str]]:
 
 
 def number(steps: int) -> str:
-    """The name of the folder of the last of so many steps; what comes after it is newer."""
+    """Return the name of the folder of original files of the last step; greater names are newer.
+
+    Args:
+        steps: the number of steps.
+    """
     return Path(sidecar.folder(steps - 1)).name
 
 
 def matches(directory: Directory, files: Mapping[str, FileState], *, after: bool) -> bool:
-    """Whether every file of a swap is as it was before, or is to be after."""
+    """Return whether every file of a swap has its hash from before the swap (or after it)."""
     return all(
         digest_of(directory, name) == (state.after if after else state.before)
         for name, state in files.items()
@@ -96,13 +101,13 @@ def matches(directory: Directory, files: Mapping[str, FileState], *, after: bool
 
 
 def check(directory: Directory, files: Mapping[str, str | None]) -> None:
-    """Raise unless files read back as they were written.
+    """Raise if a file does not read back as written.
 
     Args:
-        files: name -> digest, None for a file that was removed.
+        files: name -> hash, None for a file that was removed.
 
     Raises:
-        DamagedError: one does not; it is named.
+        DamagedError: a file has another hash; the message names the file.
     """
     for name, wanted in files.items():
         if digest_of(directory, name) != wanted:
@@ -114,16 +119,16 @@ def check(directory: Directory, files: Mapping[str, str | None]) -> None:
 
 
 def dump(files: Mapping[str, FileState]) -> bytes:
-    """The bytes of a journal."""
+    """Return the bytes of a journal: name -> hashes before and after, as JSON."""
     rows = {name: {"before": s.before, "after": s.after} for name, s in files.items()}
     return json.dumps({"files": rows}, indent=1).encode()
 
 
 def parse(content: bytes, file: Place) -> dict[str, FileState]:
-    """The digests in a journal.
+    """Return the hashes in a journal: name -> hashes before and after.
 
     Raises:
-        DamagedError: it is none.
+        DamagedError: `content` is not a journal, or names a file that a migration does not change.
     """
     try:
         rows = json.loads(content)["files"]
@@ -137,7 +142,7 @@ def parse(content: bytes, file: Place) -> dict[str, FileState]:
 
 
 def broken(file: Place, reason: str | None) -> DamagedError:
-    """The error of a journal from which a swap cannot be finished."""
+    """Return the error for an unreadable journal."""
     stage = file.parent
     return DamagedError(
         f"is no journal ({reason})",

@@ -1,4 +1,4 @@
-"""Bring files into a new directory without moving their bytes, where the system can."""
+"""The transfer of unchanged files into a new directory, by links where possible."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ckptmigrate.writing.durable import adopt, adopt_directory, make_directory, 
 
 
 class Link(str, Enum):
-    """How a payload file gets into the destination.
+    """The ways to bring a data file to the destination.
 
     reflink: a copy that shares its blocks until one side changes (XFS, Btrfs).
-    hardlink: the same file under a second name: a change to one is a change to both.
-    symlink: a pointer to the source, which must stay where it is.
-    copy: the bytes again.
+    hardlink: a second name of the same file; a change to one changes both.
+    symlink: a link to the source, which must stay where it is.
+    copy: a full copy.
     auto: reflink, else hardlink, else copy.
     """
 
@@ -40,9 +40,9 @@ class Link(str, Enum):
 
 _FICLONE: Final = 0x40049409  # linux/fs.h
 _PIECE: Final = 16 * 1024 * 1024  # bytes copied at a time
-# Smaller files than this are copied in any case, unless they are payload: they cost nothing, and
-# people edit them (run_config.yaml), which must not reach the source. Nor may a job that saves
-# again, so that metadata is copied whatever its size.
+# Files smaller than this are always copied, except data files: a copy is cheap, and an edit (of
+# run_config.yaml) must not change the source. Metadata files are copied whatever their size, so
+# that a job that saves again does not change the source either.
 _SMALL: Final = 1024 * 1024
 _PAYLOAD_SUFFIX: Final = ".distcp"
 _CANNOT: Final = {
@@ -51,15 +51,15 @@ _CANNOT: Final = {
 }  # fmt: skip
 
 
-NewFile = Callable[[Path], None]  # writes a file of a name that is free
+NewFile = Callable[[Path], None]  # writes a new file at a path that does not exist
 NO_FILES: Final[Mapping[str, NewFile]] = MappingProxyType({})
 
 
 class Carrier:
-    """Carries files of a checkpoint over, payload by the best means that works.
+    """Brings the files of a checkpoint to a destination, data files by the cheapest way that works.
 
     Attributes:
-        used: the means that the last payload file took.
+        used: the way that was used for the last data file.
     """
 
     def __init__(self, link: Link, progress: Progress | None = None) -> None:
@@ -76,19 +76,19 @@ class Carrier:
         new: Mapping[str, NewFile] = NO_FILES,
         depth: int = 0,
     ) -> None:
-        """Everything in a directory, and below it, into one that is there.
+        """Bring a directory tree to an existing directory.
 
-        Payload and large files go by the means asked for; small ones are copied.
+        Data files and large files use the requested way; small files and metadata files are copied.
 
         Args:
-            except_for: names that are left out, `folder/name` below a folder.
-            new: name -> what writes a file of that name there.
-            depth: how many directories of the checkpoint are around this one.
+            except_for: names to skip, `folder/name` below a folder.
+            new: name -> function that writes a file of that name in `target`.
+            depth: number of directories between the checkpoint and `source`.
 
         Raises:
-            DestinationError: the means asked for does not work here, or something cannot be carried
-                over by any.
-            OSError: the target cannot be written.
+            DestinationError: the requested way does not work here, or a file of `source` cannot be
+                transferred at all.
+            OSError: `target` cannot be written.
         """
         if depth > DEEPEST:
             raise too_deep(source)
@@ -96,7 +96,7 @@ class Carrier:
             if item.name in except_for:
                 continue
             here, there = Path(item.path), target / item.name
-            if stays_link(here):  # a relative one must still lead where it did
+            if stays_link(here):  # a relative link must keep its target
                 os.symlink(os.path.join(source.absolute(), os.readlink(here)), there)
             elif not (item.is_dir() or item.is_file()):
                 raise DestinationError(
@@ -114,7 +114,7 @@ class Carrier:
             else:
                 self._carry_file(here, there)
         for name, write in new.items():
-            if "/" not in name:  # those below were written before their folder was given away
+            if "/" not in name:  # the others were written by the calls for their folders
                 write(target / name)
         sync_directory(target)
 
@@ -125,12 +125,12 @@ class Carrier:
         except_for: Collection[str] = (),
         new: Mapping[str, NewFile] = NO_FILES,
     ) -> None:
-        """Everything below a place of a store into a directory that is there; always a copy.
+        """Copy a directory tree of an object store to an existing local directory.
 
         Raises:
-            DestinationError: another means was asked for.
+            DestinationError: a way other than a copy was requested.
             StoreError: the store cannot be read.
-            OSError: the target cannot be written.
+            OSError: `target` cannot be written.
         """
         from ckptmigrate.objects import carrying
 
@@ -153,7 +153,7 @@ class Carrier:
                 refusal = error
                 continue
             if means is not self._means[0]:
-                # What did not work for one file will not work for the next thousand.
+                # A way that fails for one file fails for all.
                 self._means = self._means[self._means.index(means) :]
             self.used = means
             return
@@ -167,7 +167,7 @@ class Carrier:
 
 
 def too_deep(folder: Path) -> DestinationError:
-    """The error of a checkpoint that nests more directories than are carried over."""
+    """Return the error for a checkpoint with more than DEEPEST nested directories."""
     top = folder.parents[DEEPEST - 1]
     return DestinationError(
         f"nests more than {DEEPEST} directories, and cannot be carried over",
@@ -227,20 +227,24 @@ def _copy(source: Path, target: Path, progress: Progress) -> None:
 
 
 def _require_space(size: int, target: Path) -> None:
-    """Refuse a file that has no room before a byte is written: a sparse one may be of any size.
+    """Raise before the first write if a file does not fit; a sparse file may have any size.
+
+    Args:
+        size: in bytes.
 
     Raises:
-        OSError: there is less space than that.
+        OSError: less space than `size` is free.
     """
     there = os.statvfs(target.parent)
-    if size > there.f_bavail * there.f_frsize and there.f_blocks:  # some file systems do not say
+    # Some file systems report no blocks at all.
+    if size > there.f_bavail * there.f_frsize and there.f_blocks:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
 
 
 def _finish(old: BinaryIO, new: BinaryIO) -> None:
-    """Owner, permissions and times, and all of it on disk; no other attributes.
+    """Copy owner, permissions and times, and sync the file.
 
-    An extended one may be a capability, which is worth as much as a setuid bit.
+    Copies no extended attributes: one may be a capability, which is as powerful as a setuid bit.
     """
     model = os.fstat(old.fileno())
     adopt(new.fileno(), model)

@@ -1,7 +1,7 @@
-"""Keep two runs apart: a symbolic link whose text says who holds the lock.
+"""Locks on a local file system: symbolic links whose text names the owner.
 
-A link is made whole or not at all, and never over another, so there is no moment in which a
-lock does not name its owner. flock and byte ranges are not: NFS and Lustre may lack them.
+The creation of a link is atomic and fails if the link exists, so a lock always names its owner.
+flock and byte-range locks are not used because NFS and Lustre may not support them.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ _LONGEST: Final = 256  # characters of each
 
 
 class Holder(Enum):
-    """What is known of the process that holds a lock."""
+    """The state of the process that holds a lock."""
 
     ALIVE = "alive"
     DEAD = "dead"
-    UNKNOWN = "unknown"  # on another machine, or out of sight in another container
+    UNKNOWN = "unknown"  # on another host or in another container
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lock.
+    """The owner of a lock.
 
     Attributes:
-        user, host, pid: for people.
-        since: when it was taken, ISO 8601 in UTC.
-        boot: the running kernel (/proc/sys/kernel/random/boot_id): the same id, the same machine.
-        namespace: of the pid (/proc/self/ns/pid).
-        ticks: when the process started, in clock ticks since the boot: a pid is used again.
+        user, host, pid: user name, host name and process id, for error messages.
+        since: when the lock was taken, ISO 8601 in UTC.
+        boot: the boot id of the host (/proc/sys/kernel/random/boot_id), which identifies the host.
+        namespace: the pid namespace (/proc/self/ns/pid).
+        ticks: start time of the process, in clock ticks since boot, because pids are reused.
     """
 
     user: str
@@ -63,10 +63,10 @@ class Owner:
 
 
 def this_process() -> Owner:
-    """The owner that a lock taken now has."""
+    """Return this process as the owner of a new lock."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a uid without a name, as containers have
+    except (KeyError, OSError):  # a uid without a name, as in containers
         user = str(os.geteuid())
     pid = os.getpid()
     return Owner(
@@ -89,23 +89,23 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When a process started, in ticks since the boot; None where it has ended.
+    """Return the start time of a process, in ticks since boot; None if it has ended.
 
     Raises:
-        OSError: that is not told.
+        OSError: /proc does not show the process.
     """
-    # The name, in parentheses, may hold anything; after it: state, ..., start (proc(5)).
+    # The name, in parentheses, may contain any character; after it: state, ..., start (proc(5)).
     content = opener.read(Path(f"/proc/{pid}/stat"), opener.LARGEST_TEXT)
     fields = content.rpartition(b")")[2].split()
     return None if fields[0] in b"ZX" else int(fields[19])
 
 
 def holder(owner: Owner | None) -> Holder:
-    """Whether the process that took a lock still runs. What cannot be seen is not assumed dead."""
+    """Return whether the owner of a lock still runs; UNKNOWN if this host cannot tell."""
     if owner is None:
         return Holder.UNKNOWN
     if owner.boot != _boot():
-        # This host under another kernel: it was booted since. `localhost` is any host.
+        # The same host name with another boot id: the host rebooted. Any host may be `localhost`.
         same = owner.host == socket.gethostname() and not owner.host.startswith("localhost")
         return Holder.DEAD if same else Holder.UNKNOWN
     if owner.namespace != _namespace():
@@ -113,7 +113,7 @@ def holder(owner: Owner | None) -> Holder:
     try:
         return Holder.ALIVE if _started(owner.pid) == owner.ticks else Holder.DEAD
     except OSError:
-        # It may be there all the same: /proc can hide the processes of other users (hidepid).
+        # The process may exist: /proc can hide the processes of other users (hidepid).
         try:
             os.kill(owner.pid, 0)
         except ProcessLookupError:
@@ -127,12 +127,12 @@ def take(lock: Path, about: Path) -> None:
     """Take a lock.
 
     Args:
-        lock: its place; the directory of it must exist.
-        about: what it locks, for messages.
+        lock: the path of the lock, in an existing directory.
+        about: what the lock protects, for error messages.
 
     Raises:
-        DestinationError: somebody has it, or had and did not finish.
-        OSError: it cannot be made.
+        DestinationError: another process holds the lock, or ended without releasing it.
+        OSError: the lock cannot be created.
     """
     try:
         os.symlink(json.dumps(asdict(this_process())), lock)
@@ -147,10 +147,10 @@ def take(lock: Path, about: Path) -> None:
 
 
 def owner_of(lock: Path) -> Owner | None:
-    """Who holds a lock that exists; None where its text does not say so.
+    """Return the owner of a lock; None if the lock does not exist or its text is not valid.
 
     Raises:
-        DamagedError: it is not a link, as every lock is.
+        DamagedError: the lock is not a symbolic link.
     """
     try:
         text = os.readlink(lock)
@@ -166,7 +166,7 @@ def owner_of(lock: Path) -> Owner | None:
 
 
 def parse(text: str | bytes) -> Owner | None:
-    """The owner that the text of a lock names; None where it is not one that `take` writes."""
+    """Return the owner in the text of a lock; None if `take` does not write such a text."""
     try:
         found = json.loads(text)
         texts = {name: found[name] for name in _TEXTS}
@@ -181,7 +181,7 @@ def parse(text: str | bytes) -> Owner | None:
 
 
 def refusal(owner: Owner | None, about: Place, lock: Place | None = None) -> DestinationError:
-    """Why a lock that somebody holds cannot be had, and what to do."""
+    """Return the error for a lock that cannot be taken."""
     if owner is None:
         return DestinationError(
             f"is locked, and {lock or 'its lock'} does not say by whom",
@@ -209,23 +209,25 @@ def refusal(owner: Owner | None, about: Place, lock: Place | None = None) -> Des
 
 @contextlib.contextmanager
 def of_the_dead(lock: Path, about: Path, *, break_lock: bool = False) -> Iterator[None]:
-    """Work under the lock of a process that is gone, and remove it at the end.
+    """Take over the lock of a process that has ended, run the block, and remove the lock.
 
-    The lock stays until then, so that being killed here, too, leaves it behind. After an error that
-    of the dead stays; one that was taken here goes, as this process may live on.
+    The lock exists until the block ends, so it remains if this process is killed. If the block
+    raises, a lock that was taken over remains, and a lock that was taken here is removed because
+    this process may continue to run. If no lock exists, one is taken.
 
     Args:
-        lock: its place.
-        about: what it locks, for messages.
-        break_lock: whether the user says that a process that cannot be seen is gone.
+        lock: the path of the lock.
+        about: what the lock protects, for error messages.
+        break_lock: whether to take over a lock whose process cannot be seen from this host.
 
     Raises:
-        DestinationError: the process lives, or cannot be seen; or another one is at this, too.
+        DestinationError: the process still runs or cannot be seen from this host, or another
+            process is recovering the same lock.
     """
     handle = opener.directory(lock.parent)
     try:
-        # Only the dead of this machine are known to be dead, so a lock of this machine is enough
-        # to keep two that bury them apart; where there is no flock, nothing does.
+        # This host can only tell that processes of this host have ended, so a host-local flock
+        # keeps two recoveries apart. Without flock support, nothing does.
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

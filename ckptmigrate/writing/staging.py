@@ -1,7 +1,8 @@
-"""The stage of a migration out of place: a hidden directory beside the destination.
+"""The staging directory of an out-of-place migration, hidden beside the destination.
 
-A lock beside it says whose it is (lock.py). It stands from before the stage is made until after it
-is published or removed, so a stage without a lock is nobody's, and is left alone.
+A lock beside the destination names the owner (lock.py). It exists before the staging directory is
+created and until that is published or removed. A staging directory without a lock has no known
+owner and is left as is.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ REMOVED: Final = "removed what an unfinished migration to it had staged"
 
 @dataclass(frozen=True)
 class Leftover:
-    """What a migration out of place that did not finish left beside its destination."""
+    """The lock of an out-of-place migration that is in progress or was interrupted."""
 
     destination: Place
     owner: lock.Owner | None
 
     @property
     def is_over(self) -> bool:
-        """Whether the run that left it is known to be gone."""
+        """Return whether its process is known to have ended."""
         return lock.holder(self.owner) is Holder.DEAD
 
     @property
     def fix(self) -> str:
-        """The command that removes it."""
+        """Return the command that removes it."""
         return command("recover", self.destination)
 
     def __str__(self) -> str:
@@ -48,25 +49,25 @@ class Leftover:
 
 
 def stage_of(destination: Path) -> Path:
-    """Where a destination is built."""
+    """Return the staging directory of a destination."""
     return destination.with_name(f".{destination.name}{_STAGE}")
 
 
 def lock_of(destination: Path) -> Path:
-    """The lock of a destination that is being built."""
+    """Return the lock of a destination."""
     return destination.with_name(f".{destination.name}{_LOCK}")
 
 
 def take(destination: Path, *like: Path) -> Path:
-    """Make the stage of a destination, and a lock beside it.
+    """Lock a destination and create its staging directory.
 
     Args:
-        destination: what is to be created.
-        like: directories; the stage is for no more people than any of them.
+        destination: the directory to create.
+        like: directories; the staging directory grants no more access than any of them.
 
     Raises:
-        DestinationError: another migration to it runs, or did not finish.
-        OSError: it cannot be made.
+        DestinationError: another migration to the destination is in progress or was interrupted.
+        OSError: the lock or the staging directory cannot be created.
     """
     stage = stage_of(destination)
     if os.path.lexists(stage) and not os.path.lexists(lock_of(destination)):
@@ -86,10 +87,10 @@ def take(destination: Path, *like: Path) -> Path:
 
 
 def discard(destination: Path) -> None:
-    """Remove the stage, then the lock.
+    """Remove the staging directory, then the lock.
 
     Raises:
-        OSError: part of it is left; `recover` has to be run.
+        OSError: they could not be removed completely; run `recover`.
     """
     remove(stage_of(destination))
     sync_directory(destination.parent)
@@ -97,27 +98,27 @@ def discard(destination: Path) -> None:
 
 
 def publish(destination: Path) -> None:
-    """Give the stage the name of the destination.
+    """Rename the staging directory to the destination.
 
     Raises:
-        OSError: something is there by now, or it cannot be renamed.
+        OSError: the destination exists, or the rename fails.
     """
-    if os.path.lexists(destination):  # made by somebody else meanwhile
+    if os.path.lexists(destination):  # another process created it meanwhile
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), destination)
     os.rename(stage_of(destination), destination)
 
 
 def release(destination: Path) -> None:
-    """Put the name of what was published on disk, then remove the lock."""
+    """Sync the rename to disk, then remove the lock."""
     sync_directory(destination.parent)
     os.unlink(lock_of(destination))
 
 
 def locked(directory: Path) -> list[Leftover]:
-    """Every destination in a directory that is being built, or was."""
+    """Return the locked destinations in a directory: in progress, or interrupted."""
     try:
         names = sorted(os.listdir(directory))
-    except OSError:  # not there, or not to be read
+    except OSError:  # missing or unreadable
         return []
     places = [directory / n for n in names if n.startswith(".") and n.endswith(_LOCK)]
     return [
@@ -130,11 +131,11 @@ def locked(directory: Path) -> list[Leftover]:
 
 
 def recover(destination: Path, *, break_lock: bool = False) -> str:
-    """Remove what an unfinished migration to a destination left.
+    """Remove the staging directory and lock of an interrupted migration; return what was done.
 
     Raises:
-        DestinationError: it still runs, or cannot be seen from here.
-        OSError: it cannot be removed; run it again.
+        DestinationError: the migration still runs, or its process cannot be seen from this host.
+        OSError: the files cannot be removed; run it again.
     """
     with lock.of_the_dead(lock_of(destination), destination, break_lock=break_lock):
         remove(stage_of(destination))

@@ -1,17 +1,17 @@
-"""The swap of a change in place on a local file system, and the way out of one that did not finish.
+"""The swap of an in-place change on a local file system, and the recovery of an interrupted one.
 
 In the checkpoint, under `.ckptmigrate/`:
 
-    lock                  who is at it (lock.py)
+    lock                  the owner of the migration (lock.py)
     stage/NAME            new files
-    stage/.old/NAME       old files, moved out of the way
-    stage/journal.json    digests of every file before and after (journal.py); while it is there,
-                          files may be out of place
-    NNNN/NAME             originals, for `undo` (sidecar.py)
+    stage/.old/NAME       replaced files
+    stage/journal.json    hashes of every file before and after (journal.py); while it exists, the
+                          swap may be incomplete
+    NNNN/NAME             original files, for `undo` (sidecar.py)
 
-That metadata.json is gone, and that all else is back, is on disk before the next step: without it
-no reader takes the directory for a torch_dist checkpoint. `recover` may itself be cut short and
-run again.
+The removal of metadata.json is synced to disk before other files change, and all other files are
+synced before metadata.json is restored: without it, no release accepts the directory as a
+torch_dist checkpoint. `recover` can be interrupted and run again.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ _UNFINISHED_JOURNAL: Final = f"{journal.NAME}.new"
 
 @dataclass(frozen=True)
 class Swap:
-    """A swap that is about to happen.
+    """A prepared swap.
 
     Attributes:
         path: the checkpoint.
-        stage: where the new files are written.
-        new: name -> bytes of every file that comes in; metadata.json always, as it commits.
-        files: name -> digests, of every file that goes or comes.
-        hidden: whether the directory is nothing to a reader meanwhile (Change.marks).
+        stage: the staging directory with the new files.
+        new: name -> bytes of every new file; always includes metadata.json, which commits.
+        files: name -> hashes before and after, of every changed file.
+        hidden: whether no release accepts the directory during the swap (Change.marks).
     """
 
     path: Path
@@ -63,17 +63,17 @@ class Swap:
 
 
 def stage_of(path: Path) -> Path:
-    """Where a migration in place stages the new files of a checkpoint."""
+    """Return the staging directory of an in-place migration."""
     return path / sidecar.FOLDER / "stage"
 
 
 def lock_of(path: Path) -> Path:
-    """The lock of a migration in place."""
+    """Return the lock of an in-place migration."""
     return path / sidecar.FOLDER / "lock"
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a migration in place is at work on a checkpoint, or left something of itself."""
+    """Return whether an in-place migration is in progress or left files in a checkpoint."""
     folder = path / sidecar.FOLDER
     if os.path.lexists(stage_of(path)) or os.path.lexists(lock_of(path)):
         return True
@@ -81,10 +81,10 @@ def is_unfinished(path: Path) -> bool:
 
 
 def check_whole(path: Path) -> None:
-    """Make sure that no migration in place has a checkpoint in its hands.
+    """Raise if an in-place migration of a checkpoint is incomplete.
 
     Raises:
-        DestinationError: one has; it says whether that one still runs.
+        DestinationError: it is; the message states whether the migration still runs.
     """
     if not os.path.lexists(stage_of(path)):
         return
@@ -98,12 +98,12 @@ def check_whole(path: Path) -> None:
 
 
 def take(path: Path) -> None:
-    """Take the lock of a checkpoint for a migration in place.
+    """Take the lock of a checkpoint for an in-place migration.
 
     Raises:
-        DestinationError: somebody has it, or did not finish.
-        DamagedError: `.ckptmigrate` is not a directory of the checkpoint.
-        OSError: it cannot be written.
+        DestinationError: another process holds the lock, or ended without releasing it.
+        DamagedError: `.ckptmigrate` is a link.
+        OSError: the lock cannot be written.
     """
     folder = path / sidecar.FOLDER
     with contextlib.suppress(FileExistsError):
@@ -118,13 +118,13 @@ def take(path: Path) -> None:
 
 
 def make_own(folder: Path, path: Path) -> None:
-    """Make a folder in a checkpoint, for the owner of the checkpoint, who may want to undo."""
+    """Create a folder in a checkpoint with the owner of the checkpoint, who may run `undo`."""
     make_directory(folder, path)
     adopt_directory(folder, path)
 
 
 def release(path: Path) -> None:
-    """Give the lock back."""
+    """Release the lock."""
     os.unlink(lock_of(path))
     _remove_if_empty(path / sidecar.FOLDER)
 
@@ -135,7 +135,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _check_own(path: Path) -> None:
-    """A link would have `recover` move and remove files of somebody else."""
+    """Raise if a folder of ckptmigrate is a link: `recover` would change files elsewhere."""
     for folder in (path / sidecar.FOLDER, stage_of(path), stage_of(path) / journal.OLD):
         if folder.is_symlink():
             raise DamagedError(
@@ -146,7 +146,7 @@ def _check_own(path: Path) -> None:
 
 
 def _check_folders(path: Path, inside: Collection[str]) -> None:
-    """Raise unless every folder that a journal names is one of the checkpoint and of the stage."""
+    """Raise if a folder in a journal is a link, in the checkpoint or in the staging directory."""
     for folder in inside:
         for place in (path, stage_of(path), stage_of(path) / journal.OLD):
             if (place / folder).is_symlink():
@@ -158,11 +158,12 @@ def _check_folders(path: Path, inside: Collection[str]) -> None:
 
 
 def prepare(change: Change) -> Swap:
-    """Make the stage of a change in place, with its folders, under its lock.
+    """Create the staging directory of an in-place change, with its folders; call it locked.
 
     Raises:
-        DestinationError: the checkpoint is not as it was planned from, or one did not finish.
-        OSError: the stage cannot be made.
+        DestinationError: the checkpoint changed after planning, or another migration of it is
+            incomplete.
+        OSError: the staging directory cannot be created.
     """
     path = change.path
     assert isinstance(path, Path)
@@ -177,12 +178,12 @@ def prepare(change: Change) -> Swap:
         raise
     for folder in folders_of(new):
         make_own(stage / folder, path)
-    sync_directory(stage.parent)  # without a stage `recover` would leave new originals alone
+    sync_directory(stage.parent)  # `recover` removes new original files only if the stage exists
     return Swap(path, stage, new, files, hidden=bool(change.marks))
 
 
 def _check_no_links(path: Path, names: Collection[str]) -> None:
-    """What a link leads to is not the checkpoint's own: it may be a cache's, or another root's."""
+    """Raise if a file to change is a link: its target may belong to a cache or another root."""
     for name in sorted({*names, *folders_of(names)}):
         if (path / name).is_symlink():
             raise DestinationError(
@@ -206,19 +207,19 @@ def _check_originals(path: Path) -> None:
 
 
 def _originals(path: Path) -> list[Path]:
-    """The folders of originals, in order of their step."""
+    """Return the folders of original files, in order of their step."""
     return sorted(
         item for item in (path / sidecar.FOLDER).iterdir() if sidecar.is_folder(item.name)
     )
 
 
 def begin(swap: Swap) -> None:
-    """Write the journal: from here on `recover` knows what to do."""
+    """Write the journal, which `recover` needs to roll the swap back."""
     old = swap.stage / journal.OLD
     inside = folders_of(swap.files)
     for folder in ("", *inside):
         make_own(old / folder, swap.path)
-    if inside:  # their names are on disk before a file is moved there
+    if inside:  # sync the folders before files are moved into them
         _sync(*(swap.stage / folder for folder in reversed(inside)), old)
     write(swap.stage / _UNFINISHED_JOURNAL, journal.dump(swap.files))
     os.rename(swap.stage / _UNFINISHED_JOURNAL, swap.stage / journal.NAME)
@@ -228,10 +229,11 @@ def begin(swap: Swap) -> None:
 
 
 def perform(swap: Swap) -> None:
-    """Old files out, new files in; the marker is the first to go and the last to come.
+    """Move the old files out and the new files in; remove metadata.json first, restore it last.
 
-    Where nothing marks the directory, a file is there at every moment: a job that finds no tracker
-    file begins from random weights (_load_base_checkpoint, megatron/training/checkpointing.py).
+    If `hidden` is false, each file is copied and then replaced, so that it always exists: a job
+    that finds no tracker file starts from random weights (_load_base_checkpoint,
+    megatron/training/checkpointing.py).
 
     Raises:
         DamagedError: a file does not read back as written.
@@ -255,7 +257,7 @@ def perform(swap: Swap) -> None:
 
 
 def _sync_homes(names: Collection[str], *places: Path) -> None:
-    """Put the names of files on disk: in each place, and in the folders there that they are in."""
+    """Sync each place, and the folders in it that contain files of these names."""
     for place in places:
         _sync(*(place / folder for folder in reversed(folders_of(names))), place)
 
@@ -266,15 +268,15 @@ def _sync(*folders: Path) -> None:
 
 
 def recover(path: Path, *, break_lock: bool = False) -> Outcome:
-    """Finish what a migration in place left of a checkpoint, one way or the other.
+    """Recover from an interrupted in-place migration: complete it if committed, else roll it back.
 
     Args:
         path: the checkpoint directory.
-        break_lock: whether the user says that a run which cannot be seen from here is over.
+        break_lock: whether to take over a lock whose process cannot be seen from this host.
 
     Raises:
-        DestinationError: the migration still runs, or cannot be seen from here.
-        DamagedError: the journal, or what it keeps, cannot be read.
+        DestinationError: the migration still runs, or its process cannot be seen from this host.
+        DamagedError: the journal or a replaced file cannot be read.
         OSError: a file cannot be moved; run it again.
     """
     folder = path / sidecar.FOLDER
@@ -289,11 +291,11 @@ def recover(path: Path, *, break_lock: bool = False) -> Outcome:
 
 
 def settle(path: Path) -> Outcome:
-    """Finish what is there, under the lock.
+    """Complete or roll back the swap, then remove the staging directory; call it locked.
 
     Raises:
-        DamagedError: the journal, or what it keeps, cannot be read.
-        OSError: a file cannot be moved; `recover` has to be run.
+        DamagedError: the journal or a replaced file cannot be read.
+        OSError: a file cannot be moved; run `recover`.
     """
     stage = stage_of(path)
     outcome = Outcome.UNTOUCHED
@@ -312,18 +314,18 @@ def settle(path: Path) -> Outcome:
 
 
 def clean(path: Path) -> None:
-    """Remove the stage, once the checkpoint is as before the migration or as after it.
+    """Remove the staging directory after the migration was completed or rolled back.
 
     Raises:
-        OSError: part of it is left; `recover` has to be run.
+        OSError: it could not be removed completely; run `recover`.
     """
     stage = stage_of(path)
     if os.path.lexists(stage / journal.NAME):
-        # On disk before the journal goes, and with it the knowledge of what belongs where.
+        # Sync all moves before the journal is removed: without it, they cannot be recovered.
         homes = ("", *folders_of(_read_journal(stage / journal.NAME)))
         places = (each / home for each in (stage / journal.OLD, stage, path) for home in homes)
         _sync(*(place for place in places if place.is_dir()))
-    if os.path.lexists(stage):  # without one, nothing was written either
+    if os.path.lexists(stage):  # without a stage, no original files were written
         _remove_originals(path)
         sync_directory(path / sidecar.FOLDER)
     if os.path.lexists(stage / journal.NAME):
@@ -351,7 +353,7 @@ def _roll_back(path: Path, files: Mapping[str, FileState]) -> None:
 
 
 def _remove_originals(path: Path) -> None:
-    """Those of steps that the sidecar, which is in its place again, does not tell of."""
+    """Remove the original files of steps that the restored migration history does not contain."""
     try:
         told = len(sidecar.load(LocalDirectory(path)))
     except DamagedError:

@@ -1,9 +1,9 @@
-"""Carry out plans on a local file system.
+"""The execution of plans on a local file system.
 
-Out of place everything is built in a stage beside the destination and published by one
-rename onto a name that does not exist. In place the new files are staged inside the
-checkpoint, metadata.json goes away first and comes back last, so that a checkpoint caught
-half-way is "not a distributed checkpoint" to every reader rather than a wrong one.
+An out-of-place migration is built in a staging directory beside the destination and published by
+one rename to a name that does not exist. An in-place migration stages the new files inside the
+checkpoint, removes metadata.json first and restores it last, so that every release rejects an
+incomplete checkpoint with "not a distributed checkpoint".
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ if TYPE_CHECKING:
 
 
 def check_destination(destination: Path, source: Place) -> None:
-    """Make sure that a destination can be created.
+    """Raise if a destination cannot be created.
 
     Raises:
-        DestinationError: it exists, lies inside the source, or has no parent directory.
+        DestinationError: it exists, is inside the source, or has no parent directory.
     """
     if os.path.lexists(destination):
         raise DestinationError(
@@ -91,7 +91,7 @@ def check_destination(destination: Path, source: Place) -> None:
 
 
 def _free(destination: Path) -> Path:
-    """A name like it that nothing has."""
+    """Return the destination, or the first DESTINATION.N from 2 on that does not exist."""
     names = itertools.chain(
         [destination.name], (f"{destination.name}.{n}" for n in itertools.count(2))
     )
@@ -109,17 +109,17 @@ def create(
     """Create a root with the migrated checkpoints and its tracker files.
 
     Args:
-        plans: one per checkpoint, by the name of its directory in the root.
+        plans: name of the directory in the root -> plan of the checkpoint.
         destination: the root; must not exist.
         trackers: its tracker files, name -> bytes.
-        link: how payload files get there.
-        progress: called with the number of payload bytes that were copied.
+        link: how to bring data files to the destination.
+        progress: called with a number of bytes whenever that many bytes of data files were copied.
 
     Returns:
-        How the payload got there.
+        How the data files were brought to the destination.
 
     Raises:
-        DestinationError: the destination cannot be written; nothing is left of it.
+        DestinationError: the destination cannot be written, and was not created.
     """
     for plan in plans.values():
         check_destination(destination, plan.path)
@@ -149,27 +149,27 @@ def create(
 def add(
     plan: Plan, destination: Path, *, link: Link = Link.AUTO, progress: Progress | None = None
 ) -> Link:
-    """Create one migrated checkpoint in a root that others are added to, too.
+    """Create one migrated checkpoint in a root to which other checkpoints are added too.
 
-    The root is made where it is missing, without a tracker file: no reader takes it for one before
-    `name_latest`.
+    Creates the root if it is missing, without a tracker file: no release loads it before
+    `name_latest` is called.
 
     Args:
         destination: the directory of the checkpoint in the root; must not exist.
-        link, progress: as of `create`.
+        link, progress: as in `create`.
 
     Returns:
-        How the payload got there.
+        How the data files were brought to the destination.
 
     Raises:
-        DestinationError: the destination cannot be written; nothing is left of it.
+        DestinationError: the destination cannot be written, and was not created.
     """
     root, sources = destination.parent, _local(plan.path)
     carrier = linking.Carrier(link, progress)
     with _told(destination, lambda: os.path.lexists(staging.lock_of(destination))):
         for folder in (root.parent, root):
             if not folder.is_dir():
-                with contextlib.suppress(FileExistsError):  # another run may be faster
+                with contextlib.suppress(FileExistsError):  # another run may create it first
                     make_directory(folder, *sources, *(each.parent for each in sources))
                 sync_directory(folder.parent)
         check_destination(destination, plan.path)
@@ -187,10 +187,10 @@ def add(
 
 
 def name_latest(root: Path, trackers: Mapping[str, bytes]) -> None:
-    """Give a root that was filled with `add` its tracker files, or others.
+    """Write the tracker files of a root that was filled with `add`, or replace them.
 
     Raises:
-        DestinationError: it cannot be written.
+        DestinationError: a tracker file cannot be written.
     """
     with _told(root, lambda: False):
         for name, content in trackers.items():
@@ -198,11 +198,11 @@ def name_latest(root: Path, trackers: Mapping[str, bytes]) -> None:
 
 
 def rewrite(plan: Plan) -> None:
-    """Change a checkpoint in place; its payload files are not touched.
+    """Change a checkpoint in place, except its data files.
 
     Raises:
-        DestinationError: it cannot be written; the checkpoint is as it was, or the sentence says
-            that `ckptmigrate recover` has to make it so.
+        DestinationError: the checkpoint cannot be written. It is unchanged, or the message says to
+            run `ckptmigrate recover`.
     """
     if plan.changes_nothing:
         return
@@ -210,14 +210,14 @@ def rewrite(plan: Plan) -> None:
 
 
 def repoint(root: Path, trackers: Mapping[str, bytes], step: sidecar.Step) -> None:
-    """Point the tracker files of a root elsewhere; its sidecar keeps the old ones.
+    """Replace the tracker files of a root and keep the original files.
 
     Args:
         trackers: name -> new bytes.
-        step: what the sidecar of the root is to say of it.
+        step: the step to append to the migration history of the root.
 
     Raises:
-        DamagedError: the sidecar of the root cannot be read.
+        DamagedError: the migration history of the root cannot be read.
         DestinationError: as `rewrite`.
     """
     directory = LocalDirectory(root)
@@ -238,7 +238,11 @@ def repoint(root: Path, trackers: Mapping[str, bytes], step: sidecar.Step) -> No
 
 
 def _swap(change: Change, look: Callable[[Directory], None]) -> None:
-    """Change small files in place, once what is staged was looked at."""
+    """Change metadata files in place.
+
+    Args:
+        look: validates the staged directory before the swap; raises if it is wrong.
+    """
     path = change.path
     assert isinstance(path, Path)
     with _told(path, lambda: swapping.is_unfinished(path)):
@@ -248,7 +252,7 @@ def _swap(change: Change, look: Callable[[Directory], None]) -> None:
             for name, content in swap.new.items():
                 write(swap.stage / name, content, like=_like(change, name))
             _write_originals(change, path)
-            # Looked at before it is swapped in: no reader ever sees what was not verified.
+            # Validate before the swap, so that no job can read unvalidated files.
             look(_staged(change, swap))
             swapping.begin(swap)
             swapping.perform(swap)
@@ -259,7 +263,7 @@ def _swap(change: Change, look: Callable[[Directory], None]) -> None:
 
 
 def _staged(change: Change, swap: Swap) -> Directory:
-    """The directory as it is to be, new files as they read back from the stage."""
+    """Return the directory after the change, with the new files read from the staging directory."""
     staged = {name: opener.read(swap.stage / name, LARGEST_PART) for name in swap.new}
     return Overlay(LocalDirectory(swap.path), {**dict.fromkeys(change.files), **staged})
 
@@ -270,13 +274,13 @@ def _clean(path: Path) -> None:
 
 
 def _take_back(path: Path, why: BaseException) -> None:
-    """Undo what a migration in place has done by now; if it was too late for that, say so."""
+    """Roll back a failed in-place migration; raise if it was already committed."""
     try:
         outcome = swapping.settle(path)
         swapping.release(path)
     except (OSError, DamagedError) as error:
         with contextlib.suppress(OSError):
-            swapping.release(path)  # this run is over, even if its process goes on
+            swapping.release(path)  # the process may continue to run, but this migration is over
         raise DestinationError(
             f"cannot be written ({reason_of(error)}), and the migration could not be taken back",
             path=path,
@@ -305,7 +309,7 @@ def _discard(destination: Path) -> None:
 
 
 def _finish(path: Path, what: str, finish: Callable[[], object]) -> None:
-    """What is left to do once a migration stands; if it fails, nothing is taken back."""
+    """Clean up after a committed migration; a failure here does not roll it back."""
     try:
         finish()
     except OSError as error:
@@ -318,7 +322,7 @@ def _finish(path: Path, what: str, finish: Callable[[], object]) -> None:
 
 
 def _fill(plan: Plan, target: Path, carrier: linking.Carrier) -> None:
-    """Everything of a migrated checkpoint, into a directory that is there."""
+    """Write all files of a migrated checkpoint to an existing directory."""
     written = {*plan.files, sidecar.FILE, sidecar.FOLDER}
     new = {name: _writing(plan.change, name) for name, b in plan.files.items() if b is not None}
     with _unchanged(plan):
@@ -339,14 +343,14 @@ def _fill(plan: Plan, target: Path, carrier: linking.Carrier) -> None:
 
 
 def _writing(change: Change, name: str) -> linking.NewFile:
-    """What writes a new file of a change."""
+    """Return the function that writes a new file of a change."""
     content = change.files[name]
     assert content is not None
     return lambda path: write(path, content, like=_like(change, name))
 
 
 def _local(place: Place) -> tuple[Path, ...]:
-    """A place, if it is a directory of this machine, that others may be made like."""
+    """Return the place if it is a local directory, whose owner and permissions can be copied."""
     return (place,) if isinstance(place, Path) else ()
 
 
@@ -356,14 +360,14 @@ def _adopt(folder: Path, like: Place) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder of originals in a checkpoint, for no more people than the checkpoint."""
+    """Create a folder of original files that grants no more access than the checkpoint."""
     if not folder.parent.is_dir():
         make_directory(folder.parent, folder.parent.parent)
     make_directory(folder, folder.parent.parent)
 
 
 def _unchanged(plan: Plan) -> contextlib.AbstractContextManager[None]:
-    """Make sure that a checkpoint in a store is the same before and after a block."""
+    """Return a context that raises if a checkpoint in a store changes during the block."""
     if isinstance(plan.path, Path):
         return contextlib.nullcontext()
     from ckptmigrate.objects import carrying
@@ -402,7 +406,10 @@ def _write_originals(change: Change, target: Path) -> None:
 
 
 def _like(change: Change, name: str) -> Path | None:
-    """The file whose permissions a new one gets: the one it replaces, or brings back, or any."""
+    """Return the file whose permissions a new file gets, or None.
+
+    It is the file that the new one replaces, else its newest original, else a file of `marks`.
+    """
     if not isinstance(change.path, Path):
         return None
     kept = [change.path / sidecar.folder(step) / name for step in range(change.kept_steps, -1, -1)]
@@ -438,11 +445,11 @@ _WORDS: Final = {
 
 @contextlib.contextmanager
 def _told(path: Path, left: Callable[[], bool]) -> Iterator[None]:
-    """Say what an error of the operating system means for what is written.
+    """Wrap an OSError of the block in a DestinationError.
 
     Args:
         path: the destination.
-        left: whether anything of what was begun could not be taken back.
+        left: returns whether files remain that could not be rolled back.
     """
     try:
         yield

@@ -1,8 +1,8 @@
-"""How a place is written: a local directory by renames, an object store by copies inside it.
+"""The writer of a place: a local directory (by renames) or an object store (by copies inside it).
 
-The one spot where that is decided. What both do has the same promises: out of place, the
-destination is a checkpoint only once it is whole; in place, a checkpoint that is caught half-way
-is none to any reader, and `recover` makes it what it was or what it was to be.
+Only this module chooses between them. Both writers guarantee the same. Out of place, no release
+accepts the destination before it is complete. In place, no release accepts an incomplete
+checkpoint, and `recover` restores the checkpoint from before or after the migration.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 
 class Writer(Protocol):
-    """Writes at one place, and cleans up what did not finish there."""
+    """The interface to write at one place and to recover interrupted migrations there."""
 
     # -- out of place
 
     def check_free(self, source: Place) -> None:
-        """Make sure that the place can be created as a destination.
+        """Raise if the place cannot be created as a destination.
 
         Raises:
-            DestinationError: it exists, lies inside the source, or has nothing to lie in.
+            DestinationError: the place exists, is inside the source, or has no parent directory.
         """
 
     def create(
@@ -49,59 +49,59 @@ class Writer(Protocol):
         """Create the place as a root with the migrated checkpoints; see `transaction.create`."""
 
     def add(self, plan: Plan, *, link: Link) -> Link:
-        """Create the place as one checkpoint among others; see `transaction.add`."""
+        """Create the place as one checkpoint of a root; see `transaction.add`."""
 
     def name_latest(self, trackers: Mapping[str, bytes]) -> None:
-        """Give the place, a root, its tracker files; see `transaction.name_latest`."""
+        """Write the tracker files of the place, a root; see `transaction.name_latest`."""
 
     def locked(self) -> list[Leftover]:
-        """The destinations directly in the place that are being created, or were."""
+        """Return the locked destinations directly in the place: in progress, or interrupted."""
 
     def is_locked(self) -> bool:
-        """Whether the place is a destination that is being created, or was."""
+        """Return whether the place is a locked destination: in progress, or interrupted."""
 
     def discard(self, *, break_lock: bool) -> tuple[Place, str]:
-        """Remove what a run that did not finish left of the place as a destination.
+        """Remove the files of an interrupted migration to the place.
 
         Returns:
-            Where that was, and what was done.
+            The path that was removed, and what was done.
 
         Raises:
-            DestinationError: it still runs, or cannot be seen from here.
+            DestinationError: the migration still runs, or its process is on another host.
         """
 
     # -- in place
 
     def rewrite(self, plan: Plan) -> None:
-        """Change the checkpoint there; see `transaction.rewrite`."""
+        """Change the checkpoint at the place; see `transaction.rewrite`."""
 
     def is_staged(self) -> bool:
-        """Whether a migration in place has begun, and not ended."""
+        """Return whether an in-place migration has a staging directory here."""
 
     def is_unfinished(self) -> bool:
-        """Whether a migration in place is at work, or left something of itself."""
+        """Return whether an in-place migration is in progress or left files here."""
 
     def check_whole(self) -> None:
-        """Make sure that no migration in place has the checkpoint in its hands.
+        """Raise if an in-place migration of the checkpoint is incomplete.
 
         Raises:
-            DestinationError: one has; it says whether that one still runs.
+            DestinationError: it is; the message states whether the migration still runs.
         """
 
     def recover(self, *, break_lock: bool) -> Outcome:
-        """Finish what a migration in place left, one way or the other; see `swapping.recover`."""
+        """Complete or roll back an interrupted in-place migration; see `swapping.recover`."""
 
     # -- the tracker files of a root
 
     def repoint(self, trackers: Mapping[str, bytes], step: Step) -> None:
-        """Point them elsewhere; see `transaction.repoint`."""
+        """Replace the tracker files; see `transaction.repoint`."""
 
     def clear_tracker(self) -> list[Place]:
-        """Remove what a `name_latest` that did not finish left; says what."""
+        """Remove the files of an interrupted `name_latest` and return their paths."""
 
 
 def writer(place: Place) -> Writer:
-    """What writes at a place."""
+    """Return the writer of a place."""
     if isinstance(place, Path):
         return LocalWriter(place)
     from ckptmigrate.objects.writer import StoreWriter
@@ -111,7 +111,7 @@ def writer(place: Place) -> Writer:
 
 @dataclass(frozen=True)
 class LocalWriter:
-    """Writes in the local file system."""
+    """A writer for the local file system."""
 
     path: Path
 
