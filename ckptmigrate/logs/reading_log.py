@@ -260,7 +260,7 @@ class _Reader:
         return self.streams.setdefault(identity, _Stream())
 
     def _stripped(self, line: str) -> tuple[str, str]:
-        """Return the process that a prefix names, or an empty text, and the line without prefixes."""
+        """Return the process that a prefix names (or an empty text) and the rest of the line."""
         if "\x1b" in line:
             line = _ESCAPE.sub("", line)
         if not line.isascii():
