@@ -117,7 +117,7 @@ class LogAnswer:
 
     Attributes:
         answers: one per kind of error: errors that end a job are first, in the order of the log.
-        log: what was read.
+        log: the content of the log.
         checkpoint: the checkpoint that was examined, or None.
     """
 

@@ -24,7 +24,7 @@ class Sure(str, Enum):
 
     certain: this error has no other meaning.
     likely: other programs raise the same text; the log does not show which program raised it.
-    possible: the text has several meanings; they are listed with what tells them apart.
+    possible: the text has several meanings; they are listed with the evidence for each.
     """
 
     CERTAIN = "certain"

@@ -17,7 +17,7 @@ from ckptmigrate.access import opener
 
 COMPILED: Final = "data/matrix.json"
 IDLE: Final = "idle"
-# The KnowledgeRow of a migrated outcome where nothing had to be written: it repeats the raw one.
+# The KnowledgeRow of a migrated outcome if nothing had to be written: that of `raw` applies.
 UNTOUCHED: Final = "untouched"
 
 # The outcomes of a load, apart from the failures of FailureRow.

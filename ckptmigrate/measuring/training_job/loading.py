@@ -36,7 +36,7 @@ def take(job: Job, rank: int, store: str, outcome: dict[str, Any]) -> None:
 
     Args:
         store: a file where the ranks meet.
-        outcome: filled after each step, so that it shows how far a failed load came.
+        outcome: filled after each step, so that it shows in which step a load fails.
     """
     fit_in()
     if job.resolve_foreign_symbols:

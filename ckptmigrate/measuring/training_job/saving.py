@@ -28,7 +28,7 @@ def save(job: Job, rank: int, store: str, outcome: dict[str, Any]) -> None:
 
     Args:
         store: a file where the ranks meet.
-        outcome: filled after each step, so that it shows how far a failed save came.
+        outcome: filled after each step, so that it shows in which step a save fails.
     """
     fit_in()
     start_ranks(job, rank, store)
