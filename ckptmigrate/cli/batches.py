@@ -1,4 +1,4 @@
-"""Run and print a batch; imported only for a batch, because the imports are slow."""
+"""The run of a batch and its output; imported only for a batch, because imports are slow."""
 
 from __future__ import annotations
 

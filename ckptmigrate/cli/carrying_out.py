@@ -1,4 +1,4 @@
-"""Carry out a migration with a progress bar, and print the result."""
+"""The execution of a migration with a progress bar, and its output."""
 
 from __future__ import annotations
 
