@@ -1,1 +1,1 @@
-"""What a migration costs, beside what else moves a checkpoint: `python -m benchmarks`."""
+"""Benchmarks of migrations and of other ways to move a checkpoint: `python -m benchmarks`."""

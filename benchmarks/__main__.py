@@ -1,4 +1,4 @@
-"""Measure and print one table: `python -m benchmarks [--quick] [--only NAME] ...`."""
+"""The program of the benchmarks: `python -m benchmarks [--quick] [--only NAME] ...`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CONDITIONS: Final = (
 
 
 def main() -> None:
-    """Run what is asked for, tell of it on stderr, and print the table."""
+    """Run the selected tasks, print their names to stderr, and print the table."""
     asked = _arguments()
     folder = Path(asked.folder)
     head = "\n".join((TITLE, f"{machine.describe(folder)}.\n", f"{CONDITIONS}\n"))
     scale = contenders.QUICK if asked.quick else contenders.FULL
     if not asked.quick:
-        # Every process once, on something tiny: what it imports is compiled, and in the cache.
+        # Run every process once on tiny data, to compile its imports and fill the page cache.
         for task in contenders.tasks(contenders.QUICK):
             running.run(task, folder)
     rows: list[table.Row] = []
@@ -35,7 +35,7 @@ def main() -> None:
         if asked.only in task.name:
             print(task.name, file=sys.stderr)
             rows += running.run(task, folder, at_most=asked.runs)
-            if asked.into:  # each time: a run that is stopped has told what it measured
+            if asked.into:  # after each task, so that an interrupted run keeps its results
                 asked.into.write_text(_page(head, rows, scale), encoding="utf-8")
     print(_page(head, rows, scale), end="")
 

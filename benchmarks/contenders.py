@@ -1,4 +1,4 @@
-"""What is measured against what: tasks, and their contenders."""
+"""The tasks of the benchmarks and the contenders of each task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNVERIFIED: Final = "read, change, write, fsync `.metadata`, unverified (no verb
 VERIFIED: Final = "read, change, verify, write, fsync `.metadata`"
 INSPECT: Final = "`ckptmigrate inspect`"
 IN_PLACE: Final = "`ckptmigrate downgrade --in-place`"
-# Why a goal may be missed.
+# Reasons why a goal is missed.
 _LEXED: Final = (
     "before anything is believed of a pickle, every row of it is read and held against what "
     "picklers write, at the speed of `re` and not of a disk"
@@ -34,17 +34,17 @@ _TWICE: Final = (
 )
 _WHOLE: Final = "the file, its new bytes and where each row stands are in memory at once"
 _NOISE: Final = "both do the same, as the bytes and calls beside them show: this is noise"
-# How many processes `--all` gets.
+# The values of --jobs for `--all`.
 JOBS: Final = (1, 2)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one run of a contender works.
+    """The paths of one run of a contender.
 
     Attributes:
-        root: a root of its own, which it may change.
-        out: a path that does not exist, for what it writes.
+        root: a copy of the payload, which the contender can change.
+        out: the path for its output, which does not exist.
     """
 
     root: Path
@@ -52,7 +52,7 @@ class Place:
 
     @property
     def checkpoint(self) -> Path:
-        """The newest checkpoint of the root."""
+        """Return the newest checkpoint of the root."""
         return max(self.root.glob("iter_*"))
 
 
@@ -64,10 +64,10 @@ class Contender:
     """One way to do a task: a process.
 
     Attributes:
-        name: as the table has it.
-        payload: what it is given.
-        command: the process, at a place.
-        environment: what the process finds beyond the usual.
+        name: its name in the table.
+        payload: the root that it works on.
+        command: returns the command line for a place.
+        environment: additional environment variables.
     """
 
     name: str
@@ -78,13 +78,13 @@ class Contender:
 
 @dataclass(frozen=True)
 class Task:
-    """What several contenders do; each is compared with the first.
+    """A task with its contenders; each is compared with the first.
 
     Attributes:
-        name: as the table has it.
-        repetitions: how often all of them run, in turn.
-        bytes_needed: of disk, at most, at once.
-        per: what time and bytes are divided by: the number of checkpoints.
+        name: its name in the table.
+        repetitions: how often the contenders run, in turn.
+        bytes_needed: the largest disk space that the task uses.
+        per: the number of checkpoints, by which time and bytes are divided.
     """
 
     name: str
@@ -96,14 +96,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Scale:
-    """How large and how often.
+    """The sizes and repetitions of a run of the benchmarks.
 
     Attributes:
         payloads: bytes of tensors -> repetitions.
         counts: checkpoints in one root -> repetitions.
-        entries: of a large `.metadata` -> repetitions.
-        largest: bytes of the sparse payload.
-        repetitions: of everything small.
+        entries: keys of a large `.metadata` -> repetitions.
+        largest: bytes of the sparse data files.
+        repetitions: repetitions of all small tasks.
     """
 
     payloads: Mapping[int, int]
@@ -124,7 +124,7 @@ QUICK: Final = Scale({GB // 1000: 1}, {3: 1}, {200: 1}, GB, 1)
 
 
 def tasks(scale: Scale) -> list[Task]:
-    """Everything there is, in the order of the table."""
+    """Return all tasks, in the order of the table."""
     return [
         *(_migrating(size, repetitions) for size, repetitions in scale.payloads.items()),
         _inspecting(scale.repetitions),
@@ -238,7 +238,7 @@ def _of_entries(entries: int) -> str:
 
 
 def goals(scale: Scale) -> list[Goal]:
-    """What is asked of the figures: of large metadata, and that payload costs nothing."""
+    """Return the goals: for large metadata, and that the size of data files costs no time."""
     found = []
     for task in map(_of_entries, scale.entries):
         found.append(Goal(task, UNVERIFIED, METADATA_FLOOR, Quantity.TIME, 3, _LEXED))
@@ -292,7 +292,7 @@ def _metadata_floor(place: Place) -> list[str]:
 
 
 def changed_files(root: Path, to: str) -> dict[str, int]:
-    """The files of a checkpoint that a migration writes, with their sizes in bytes."""
+    """Return the files of a checkpoint that a migration writes, with their sizes in bytes."""
     asked = _ckptmigrate("downgrade", root, "--to", to, "--dry-run", "--json")
     told = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
     files = told["checkpoints"][-1]["files"]

@@ -1,4 +1,4 @@
-"""What is asked of the figures, and by how much a run of the benchmarks meets or misses it."""
+"""Goals for the results, and how far a run of the benchmarks meets or misses each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.table import Row
 
 
 class Quantity(Enum):
-    """What is compared: wall time, or peak memory with the bytes that the other writes."""
+    """The compared quantity: wall time, or peak memory per byte that the base writes."""
 
     TIME = "time"
     MEMORY = "memory"
@@ -18,13 +18,13 @@ class Quantity(Enum):
 
 @dataclass(frozen=True)
 class Goal:
-    """At most so many times what another contender of the task takes.
+    """A limit for the ratio of a contender to another one of the same task.
 
     Attributes:
-        task, contender, base: names, as the table has them.
-        quantity: what is compared.
-        most: how many times at most.
-        why: what it takes that long or that much for, told where it is missed.
+        task, contender, base: names in the table.
+        quantity: the compared quantity.
+        most: the largest allowed ratio.
+        why: the reason for the time or memory, printed if the goal is missed.
     """
 
     task: str
@@ -35,7 +35,7 @@ class Goal:
     why: str
 
     def measured(self, rows: Sequence[Row]) -> float | None:
-        """How many times it is; None where one of the two was not run."""
+        """Return the measured ratio; None if one of the two was not run."""
         found = {row.contender: row for row in rows if row.task == self.task}
         if self.contender not in found or self.base not in found:
             return None
@@ -46,7 +46,7 @@ class Goal:
 
 
 def render(goals: Sequence[Goal], rows: Sequence[Row]) -> str:
-    """A table of the goals that the rows tell of, then why each that is missed is missed."""
+    """Return a table of the goals that have results, then the reasons of missed goals."""
     found = [(goal, times) for goal in goals if (times := goal.measured(rows)) is not None]
     if not found:
         return ""

@@ -1,4 +1,4 @@
-"""What the figures were measured on: no names, no paths."""
+"""A description of the machine of the measurement, without names and paths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def describe(folder: Path) -> str:
-    """The machine, and the file system of a folder, as one paragraph."""
+    """Return one paragraph about the machine and the file system of a directory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     parts = (
         f"{_cpu()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory",

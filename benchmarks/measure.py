@@ -1,4 +1,4 @@
-"""What one process took: time, memory, bytes."""
+"""Measurements of one process: time, memory, bytes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PROGRAMS: Final = Path(__file__).parent / "programs"
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a process and its children took.
+    """The resources that a process and its children used.
 
     Attributes:
         seconds: wall time from before its start to its end.
-        peak_bytes: resident memory of the largest of them (ru_maxrss).
-        read_bytes: what passed through read calls (rchar of /proc/PID/io): its own program, and
-            what the page cache serves, count; what is mapped does not.
-        written_bytes: what passed through write calls (wchar).
+        peak_bytes: resident memory of the largest process (ru_maxrss).
+        read_bytes: bytes of read calls (rchar of /proc/PID/io), including the program itself and
+            reads from the page cache, without memory-mapped files.
+        written_bytes: bytes of write calls (wchar).
     """
 
     seconds: float
@@ -33,13 +33,13 @@ class Measurement:
 
 
 def measure(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Measurement:
-    """Run a command to its end.
+    """Run a command and return the resources that it used.
 
     Args:
-        environment: what it finds beyond that of this process.
+        environment: environment variables in addition to those of this process.
 
     Raises:
-        RuntimeError: it fails; with what it said.
+        RuntimeError: the command fails; the message contains its stderr.
     """
     launched = subprocess.run(
         [sys.executable, "-I", "-S", str(PROGRAMS / "launcher.py"), *command],
@@ -55,5 +55,5 @@ def measure(command: Sequence[str], environment: Mapping[str, str] | None = None
 
 
 def _environment() -> dict[str, str]:
-    """As a user has it: compiled modules are kept."""
+    """Return the environment of a user, in which Python writes compiled modules."""
     return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}

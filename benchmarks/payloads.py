@@ -1,4 +1,4 @@
-"""The checkpoints that are measured: each a root, made once per task."""
+"""The roots that are measured, each created once per task."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _PAYLOAD: Final = "*.distcp"
 
 
 class Payload(Protocol):
-    """A root that can be made."""
+    """A root that can be created."""
 
     def make(self, root: Path) -> None:
-        """Make it, at a path that does not exist."""
+        """Create the root at a path that does not exist."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint that real megatron-core saves, with so many bytes of tensors."""
+    """A checkpoint with `size` bytes of tensors that real megatron-core saves."""
 
     size: int
 
@@ -41,7 +41,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Sample:
-    """A real sample; its first payload file made `size` bytes long, with a hole (sparse)."""
+    """A sample whose first data file is extended to `size` bytes with a hole (sparse)."""
 
     size: int | None = None
 
@@ -53,7 +53,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Many:
-    """A root with the checkpoint of a real sample so many times."""
+    """A root with `count` copies of the checkpoint of a sample."""
 
     count: int
 
@@ -66,7 +66,7 @@ class Many:
 
 @dataclass(frozen=True)
 class Grown:
-    """A real sample with so many more entries, made with torch's own classes; payload of holes."""
+    """A sample with `entries` more keys, made with torch's own classes, and sparse data files."""
 
     entries: int
 
@@ -76,7 +76,10 @@ class Grown:
 
 
 def working_copy(root: Path, copy: Path) -> None:
-    """A copy that a process may change: payload by hard link, since nothing writes to it."""
+    """Copy a root so that a process can change the copy.
+
+    Data files are hard links, because no process writes to them.
+    """
 
     def carry(source: str, target: str) -> None:
         if Path(source).match(_PAYLOAD):
@@ -88,10 +91,10 @@ def working_copy(root: Path, copy: Path) -> None:
 
 
 def warm(root: Path) -> None:
-    """Have a root in the page cache, as far as it fits and is no hole."""
+    """Read a root into the page cache, as far as it fits, without sparse files."""
     piece = bytearray(16 * 1024**2)
     for path in root.rglob("*"):
-        # A hole is as long to read as data, and in no cache.
+        # Reading a hole takes as long as reading data, and does not fill the page cache.
         if path.is_file() and path.stat().st_blocks * 512 >= path.stat().st_size:
             with path.open("rb", buffering=0) as file:
                 while file.readinto(piece):

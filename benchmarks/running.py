@@ -1,4 +1,4 @@
-"""Run the contenders of a task in turn, and make rows of what they took."""
+"""Runs of the contenders of a task in turn, and the rows of their results."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from benchmarks.table import Row
 
 
 def run(task: Task, folder: Path, *, at_most: int | None = None) -> list[Row]:
-    """Run every contender of a task, one after another, as often as the task says.
+    """Run every contender of a task in turn, and return a row for each.
 
     Args:
-        folder: where to make payloads, in a folder of its own that is removed.
-        at_most: fewer repetitions than the task says.
+        folder: a directory; payloads are created in a subdirectory, which is removed.
+        at_most: the largest number of repetitions.
 
     Raises:
         RuntimeError: there is not enough space, or a contender fails.
@@ -49,16 +49,16 @@ def _once(contender: Contender, root: Path, folder: Path) -> Measurement:
     working_copy(root, place.root)
     command = contender.command(place)
     warm(place.root)
-    os.sync()  # nothing of what was made before is left to be written meanwhile
+    os.sync()  # keep writes of the copy out of the measurement
     try:
         return measure(command, contender.environment)
     finally:
         shutil.rmtree(place.root)
-        shutil.rmtree(place.out, ignore_errors=True)  # not all of them make it
+        shutil.rmtree(place.out, ignore_errors=True)  # not all contenders create it
 
 
 def _row(task: Task, name: str, runs: Sequence[Measurement], first: Sequence[Measurement]) -> Row:
-    """Medians. The ratio is that of the runs side by side: a machine is faster at times."""
+    """Return the medians; a ratio compares runs of the same repetition, as machine speed varies."""
     return Row(
         task=task.name,
         contender=name,

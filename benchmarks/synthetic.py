@@ -1,9 +1,9 @@
-"""Checkpoints of any number of entries, made with torch's own classes out of a real sample.
+"""Checkpoints with any number of keys, made with torch's own classes from a real sample.
 
-The sample gives the common state, the rerun and RNG shards and the form of a plan; each entry that
-is added is one tensor of one chunk, as a save of many ranks leaves them: the chunk and the key are
-shared between `state_dict_metadata` and the plans, `storage_data` has copies of its own. Payload
-is sparse: holes of any size, which take no space.
+The sample provides the common state, the rerun and RNG shards and the format of a save plan. Each
+new key is a tensor of one chunk, as a save of many ranks writes it: `state_dict_metadata` and the
+save plans share the chunk and the key, and `storage_data` has its own copies. Data files are
+sparse, with holes that use no disk space.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 SAMPLE = HERE.parent / "tests" / "samples" / "0.18.2-idle-tp2"
-ROW_BYTES = 8192  # of payload behind each entry that is added
+ROW_BYTES = 8192  # of data files per new key
 _NAMES = (
     "decoder.mlp.linear_fc1.weight",
     "decoder.mlp.linear_fc2.weight",
@@ -31,19 +31,19 @@ _NAMES = (
 def checkpoint(
     root: Path, entries: int, *, plans: bool, row_bytes: int = ROW_BYTES, sample: Path = SAMPLE
 ) -> Path:
-    """Create a root with one checkpoint that has `entries` more entries than its sample.
+    """Create a root with one checkpoint that has `entries` more keys than its sample.
 
     Args:
         root: must not exist.
         plans: whether `.metadata` keeps `all_local_plans`.
-        row_bytes: of payload behind each of them.
+        row_bytes: bytes of data files per new key.
 
     Returns:
         The checkpoint directory.
     """
     shutil.copytree(sample, root)
     [path] = root.glob("iter_*")
-    gc.disable()  # millions of objects, none of them garbage
+    gc.disable()  # millions of objects without garbage
     try:
         content = _metadata((path / ".metadata").read_bytes(), entries, plans, row_bytes)
     finally:
@@ -56,7 +56,7 @@ def checkpoint(
 
 
 def _metadata(content: bytes, entries: int, plans: bool, row_bytes: int) -> bytes:
-    """The sample's `.metadata`, grown."""
+    """Return the `.metadata` of the sample with more keys."""
     metadata = pickle.loads(content)
     if not plans:
         del metadata.all_local_plans
@@ -92,7 +92,7 @@ def _rows(entries: int, row_bytes: int) -> Iterator[tuple[Any, ...]]:
             tensor_data=TensorWriteData(chunk=chunk, properties=properties, size=size),
         )
         entry = TensorStorageMetadata(properties=properties, size=size, chunks=[chunk])
-        # Another string object: what wrote the bytes tells of them in a message of its own.
+        # A separate string object: the rank that wrote the bytes reports them in another message.
         index = MetadataIndex(key.encode().decode(), torch.Size(zeros))
         place = _StorageInfo(f"__{number % 2}_9.distcp", number * row_bytes, row_bytes)
         yield entry, item, index, place

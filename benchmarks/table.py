@@ -1,4 +1,4 @@
-"""The table of results, in Markdown."""
+"""The table of results in Markdown."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Row:
-    """One contender at one task: medians of its runs.
+    """The medians of the runs of one contender at one task.
 
     Attributes:
-        ratio: its time over that of the task's first contender, in one repetition.
-        read_bytes: see `measure.Measurement`, as for the others.
-        runs: how many.
+        ratio: its time divided by that of the first contender in the same repetition.
+        peak_bytes, read_bytes, written_bytes: see `measure.Measurement`.
+        runs: the number of runs.
     """
 
     task: str
@@ -32,7 +32,7 @@ HEAD: Final = ("", "time", "ratio", "peak memory", "read", "written", "runs")
 
 
 def render(rows: Iterable[Row]) -> str:
-    """One table; a line in bold names the task of the rows below it."""
+    """Return the table; a bold line names the task of the rows below it."""
     lines: list[Sequence[str]] = [HEAD, ("---", *["---:"] * (len(HEAD) - 1))]
     for task, group in groupby(rows, key=lambda row: row.task):
         lines.append((f"**{task}**", *[""] * (len(HEAD) - 1)))
@@ -53,13 +53,13 @@ def _cells(row: Row) -> Sequence[str]:
 
 
 def seconds(value: float) -> str:
-    """Three digits, in seconds or milliseconds."""
+    """Return a time with three digits, in seconds or milliseconds."""
     unit, scaled = ("s", value) if value >= 1 else ("ms", 1000 * value)
     return f"{scaled:#.3g}".removesuffix(".") + f" {unit}"
 
 
 def amount(size: float) -> str:
-    """Bytes, three digits."""
+    """Return a number of bytes with three digits."""
     for unit in ("B", "kB", "MB"):
         if size < 999.5:
             return f"{size:.3g} {unit}"

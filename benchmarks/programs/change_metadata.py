@@ -1,4 +1,7 @@
-"""Read .metadata, drop the rerun shards, verify, write, fsync; as a migration does: CHECKPOINT."""
+"""A change of .metadata as a migration does it, with validation and fsync: CHECKPOINT.
+
+It removes the rerun shards.
+"""
 
 import os
 import sys
@@ -15,4 +18,4 @@ with new.open("wb") as file:
     file.flush()
     os.fsync(file.fileno())
 new.rename(place)
-os._exit(0)  # without the time to take millions of objects down
+os._exit(0)  # skip the deallocation of millions of objects

@@ -1,4 +1,4 @@
-"""As change_metadata.py, but that nobody looks at what was made; no verb does that: CHECKPOINT."""
+"""The change of change_metadata.py without validation, which no command does: CHECKPOINT."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ edited = found.without(keys)
 if isinstance(edited, bulk.BulkMetadata):
     spliced = splicing.splice(edited)
     content = framed(spliced.data, spliced.cuts)
-else:  # a small one, at --quick
+else:  # a small .metadata, with --quick
     content = edited.dump()
 new = place.with_name(".metadata.new")
 with new.open("wb") as file:
@@ -22,4 +22,4 @@ with new.open("wb") as file:
     file.flush()
     os.fsync(file.fileno())
 new.rename(place)
-os._exit(0)  # without the time to take millions of objects down
+os._exit(0)  # skip the deallocation of millions of objects

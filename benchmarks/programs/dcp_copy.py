@@ -1,4 +1,4 @@
-"""Load all entries and save them, with torch.distributed.checkpoint: SOURCE DESTINATION."""
+"""A copy of all keys, loaded and saved by torch.distributed.checkpoint: SOURCE DESTINATION."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""The least that replaces files for good: ROOT NAME=BYTES...
+"""The least work that replaces files durably: ROOT NAME=BYTES...
 
-In each checkpoint of the root, reads the files of these names where they are, writes as many
-bytes anew, syncs each file, renames them, and syncs the directory.
+In each checkpoint of the root, it reads the existing files of these names, writes new ones of these
+sizes, syncs and renames each file, and syncs the directory.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Unpickle .metadata with the C machine into inert stand-ins, and no more: CHECKPOINT."""
+"""A load of .metadata into inert objects by the C unpickler, and nothing more: CHECKPOINT."""
 
 import os
 import sys
@@ -11,4 +11,4 @@ with (Path(sys.argv[1]) / ".metadata").open("rb") as file:
     unpickler.named = {}
     with uncollected():
         unpickler.load()
-os._exit(0)  # without the time to take millions of objects down
+os._exit(0)  # skip the deallocation of millions of objects

@@ -1,8 +1,9 @@
-"""Run one command and tell what it took: `python -I -S launcher.py COMMAND...`.
+"""A launcher that measures one command: `python -I -S launcher.py COMMAND...`.
 
-Prints a line of JSON: exit status, seconds, peak_bytes, read_bytes, written_bytes. A process of
-its own, and a small one: the kernel counts into the peak of a child what it was forked from. What
-outlives the command, as a server of worker processes does for a moment, is waited for and counted.
+It prints a line of JSON: exit status, seconds, peak_bytes, read_bytes, written_bytes. It is a small
+separate process, because the kernel includes the memory of the forking process in the peak of a
+child. Processes that outlive the command, such as a server of worker processes, are waited for and
+included.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import resource
 import sys
 import time
 
-PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h: who is left alone becomes a child of this process
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h: orphaned descendants become children of this process
 NULL = os.open(os.devnull, os.O_RDWR)
 
 
@@ -27,7 +28,7 @@ def counters() -> tuple[int, int]:
 ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 earlier, before = counters(), counters()
 start = time.perf_counter()
-# What the command prints is not looked at; what it complains of is.
+# Discard stdout of the command, and keep its stderr.
 child = os.posix_spawnp(
     sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, NULL, 1)]
 )
@@ -44,7 +45,7 @@ print(
             "status": os.waitstatus_to_exitcode(status),
             "seconds": seconds,
             "peak_bytes": peak * 1024,
-            "read_bytes": read - before[0] - (before[0] - earlier[0]),  # counting is reading, too
+            "read_bytes": read - before[0] - (before[0] - earlier[0]),  # without counters()
             "written_bytes": written - before[1],
         }
     )

@@ -1,4 +1,4 @@
-"""Load all tensors and save them, with the megatron-core on PYTHONPATH: SOURCE DESTINATION."""
+"""A copy of all tensors by the megatron-core on PYTHONPATH: SOURCE DESTINATION."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from single_rank import process_group
 
 
 def copy(source: str, destination: str) -> None:
-    # Not on top: Megatron spawns a process for its queue, which imports this file again.
+    # Imported here, because Megatron spawns a process for its queue, which imports this file.
     from megatron.core import dist_checkpointing
     from megatron.core.dist_checkpointing.mapping import ShardedTensor
 

@@ -1,6 +1,7 @@
-"""Save a checkpoint of a size with the megatron-core on PYTHONPATH: CHECKPOINT BYTES.
+"""A checkpoint of a given size, saved by the megatron-core on PYTHONPATH: CHECKPOINT BYTES.
 
-The tensors are of a size that layers have; beside them lies what a job of one rank saves.
+The tensors have sizes of real layers. The common state and the RNG state are those of a job with
+one rank.
 """
 
 import argparse
@@ -13,7 +14,7 @@ COLUMNS = 4000
 
 
 def save(checkpoint: str, size: int) -> None:
-    # Not on top: Megatron spawns a process for its queue, which imports this file again.
+    # Imported here, because Megatron spawns a process for its queue, which imports this file.
     import torch
     from megatron.core import dist_checkpointing
     from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor

@@ -1,4 +1,4 @@
-"""What Megatron asks for: a process group, here of one rank, and a GPU to wait for."""
+"""The environment that Megatron requires: a process group, here of one rank, and a GPU."""
 
 import contextlib
 import os
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Start the group, and end it; where there is no GPU, waiting for it takes no time."""
+    """Start the process group and end it; without a GPU, replace the calls that wait for one."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # idle OpenMP threads do not survive its forks
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # idle OpenMP threads do not survive a fork
     import torch.distributed
 
     if not torch.cuda.is_available():

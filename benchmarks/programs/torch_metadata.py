@@ -1,6 +1,6 @@
-"""Read .metadata with torch's own classes and write it with pickle: CHECKPOINT.
+"""A copy of .metadata, read with torch's own classes and written with pickle: CHECKPOINT.
 
-It changes nothing, so it does less than a migration.
+It changes nothing, and so does less than a migration.
 """
 
 import os

@@ -99,15 +99,18 @@ _START = (
 
 
 def main() -> None:
-    """The entry point: run a verb, and turn errors into one sentence and an exit status."""
+    """Run the command line of this process, the entry point of the program.
+
+    The exit status of a command becomes that of the process. An error is printed as one sentence.
+    """
     streams.take_over()
     storage.on_wait = console.waiting
     output.reset(color=False if os.environ.get("NO_COLOR") else None)
-    # Known before the command line is understood, as it may not be.
+    # Set before click parses the command line, because parsing can fail.
     output.json = "--json" in itertools.takewhile(lambda word: word != "--", sys.argv[1:])
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, _stop)  # what is under way is taken back, as for Ctrl-C
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, _stop)  # rolls back unfinished work, as Ctrl-C does
     try:
         status = cli.main(prog_name=PROGRAM, standalone_mode=False)
         if sys.stdout is not None:

@@ -1,4 +1,4 @@
-"""A batch in words and in JSON."""
+"""A batch as lines of text and as JSON."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ckptmigrate.text.lines import Line
 from ckptmigrate.verifying.findings import counted
 
 _COLUMN: Final = 12  # width of the status
-_HANG: Final = 2  # the columns that a path has are worth more than a column of its own
-_MOST_UNDONE: Final = 8  # checkpoints in a command to take them back
+_HANG: Final = 2  # small, because paths need the width
+_MOST_UNDONE: Final = 8  # checkpoints that one undo command names
 _STYLES: Final = {
     Status.DONE: "green",
     Status.UNCHANGED: "green",
@@ -27,7 +27,7 @@ _STYLES: Final = {
 
 
 def lines(found: Batch, verb: str) -> list[Line]:
-    """A line for each checkpoint, how many came to what, and how to take it back."""
+    """Return the lines of a batch: each checkpoint, the number per status, and how to undo it."""
     shown = [_line(outcome) for outcome in found.outcomes]
     shown += [Line(path, f"{'not begun':{_COLUMN}}", hang=_HANG) for path in found.not_begun]
     shown.append(Line(telling.summary(found), hang=_HANG, style="bold"))
@@ -61,7 +61,7 @@ def _root(root: Root) -> Line:
 
 
 def as_json(found: Batch, verb: str, again: str | None) -> dict[str, Any]:
-    """The documented JSON form (docs/many.md)."""
+    """Return the documented JSON form (docs/many.md)."""
     return {
         "verb": verb,
         "good": found.good,
@@ -81,7 +81,10 @@ def as_json(found: Batch, verb: str, again: str | None) -> dict[str, Any]:
 
 
 def what_is_left(found: Batch, again: str | None) -> str | None:
-    """The sentence for stderr; None where all was done, and only something found wanting."""
+    """Return the sentence for stderr, or None.
+
+    None if every checkpoint is finished, although a check may have found problems.
+    """
     left = [outcome for outcome in found.outcomes if not outcome.status.good]
     failed = [outcome for outcome in left if outcome.status is not Status.WANTING]
     go_on = f"; to go on run `{again}`" if again else ""
@@ -92,7 +95,7 @@ def what_is_left(found: Batch, again: str | None) -> str | None:
     if failed:
         total = counted(found.total, "checkpoint")
         if again and not all(each.transient for each in failed):
-            # The same again fails again, unless something is done about it first.
+            # Running the same command again does not help before the cause is fixed.
             go_on = f"; do for each what its line says, and then to go on run `{again}`"
         return f"{len(failed)} of {total} failed, first {failed[0].path}{go_on}"
     if found.not_begun:

@@ -1,4 +1,4 @@
-"""How a batch is run and told; a verb imports it where there is one, to start fast without."""
+"""The run of a batch and its output; imported only for a batch, because imports are slow."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from ckptmigrate.text.commands import command
 
 
 def jobs(groups: Sequence[Group], work: Work, root: str | None = None) -> list[Job]:
-    """A task for each checkpoint of each PATH.
+    """Return the tasks of each PATH, one per checkpoint.
 
     Args:
-        root: the new root that they go into; None where none is made.
+        root: the new root to write, or None if no root is created.
     """
     task = partial(
         Task, work=work, root=root, detail=output.json, reported=recorder.report is not None
@@ -40,11 +40,11 @@ def jobs(groups: Sequence[Group], work: Work, root: str | None = None) -> list[J
 
 
 def run(many: Many, verb: str, *phases: Sequence[Job], dry_run: bool = False) -> None:
-    """Run a batch, tell what came of it, and exit with its status unless that is 0.
+    """Run a batch, print the result, and exit with its status unless the status is 0.
 
     Args:
-        phases: the jobs; those of one are over before those of the next are begun.
-        dry_run: leave the ledger alone, too.
+        phases: the jobs; a phase starts after all jobs of the previous phase have ended.
+        dry_run: do not write the ledger either.
     """
     if many.shard is not None:
         phases = tuple(_part(each, many.shard) for each in phases)
@@ -78,7 +78,7 @@ def run(many: Many, verb: str, *phases: Sequence[Job], dry_run: bool = False) ->
 
 
 def _executor(many: Many) -> Executor:
-    """What performs the tasks."""
+    """Return the executor that the options select."""
     if many.scheduler is not None:
         from ckptmigrate.batch.cluster import Cluster
 
@@ -91,7 +91,7 @@ def _executor(many: Many) -> Executor:
 
 
 def _part(found: Sequence[Job], shard: Shard) -> list[Job]:
-    """The same with this shard's tasks alone; a PATH that means none is a task, too."""
+    """Return the jobs of a partition (--shard); a PATH without checkpoints counts as one task."""
     one_each = [Job(job.group, (task,)) for job in found for task in job.tasks]
     one_each += [job for job in found if not job.tasks]
     taken: dict[str, Job] = {}
@@ -102,14 +102,14 @@ def _part(found: Sequence[Job], shard: Shard) -> list[Job]:
 
 
 def _sources(phases: Sequence[Sequence[Job]]) -> list[Place]:
-    """What is worked on, and where it leads to."""
+    """Return the PATHs of the jobs and the new roots that they write."""
     found = [job for each in phases for job in each if job.group.error is None]
     roots = {task.root for job in found for task in job.tasks if task.root is not None}
     return [place(path) for path in [*(job.group.path for job in found), *sorted(roots)]]
 
 
 def _again(many: Many, sources: Sequence[Place]) -> str | None:
-    """The command that goes on with this run; None for a verb that has no ledger."""
+    """Return the command that resumes this batch, or None if the command has no ledger."""
     if not many.ledgered:
         return None
     add: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Carry a migration out, with a progress bar, and tell of it."""
+"""The execution of a migration with a progress bar, and its output."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def carry_out(
     link: Link = Link.AUTO,
     print_path: bool = False,
 ) -> None:
-    """Carry a migration out and print the result.
+    """Carry out a migration and print the result.
 
     Args:
-        print_path: print nothing but the root to load.
+        print_path: print only the path of the root to load.
     """
     recorder.add(lambda report: reporting.building.of_migration(report, prepared))
     used = None
@@ -53,13 +53,13 @@ def carry_out(
 
 
 def done(plans: Sequence[Plan], do: Callable[[Progress], Link | None]) -> Link | None:
-    """Have plans carried out, before anything of them is printed, with what came of it reported.
+    """Carry out plans and add the result to the report, before the result is printed.
 
     Args:
-        do: what carries them out; it tells how many bytes of payload were copied.
+        do: carries out the plans; it calls its argument with the number of bytes copied.
 
     Returns:
-        How the payload got into the destination; None in place.
+        The link method of the data files in the destination, or None for an in-place migration.
     """
     total = sum(plan.payload[1] for plan in plans)
     with console.progress("copying payload", total) as progress:

@@ -13,17 +13,17 @@ def _items(words: dict[str, str], incomplete: str) -> list[CompletionItem]:
 
 
 def directories(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Directories: a checkpoint, a root, or where one is to be."""
+    """Complete directories: checkpoints, roots and destinations."""
     return [CompletionItem(incomplete, type="dir")]
 
 
 def releases(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The releases that are known as readers, and the layout of each."""
+    """Complete the releases that `--reader` accepts, with the layout that each writes."""
     return _items(_releases(), incomplete)
 
 
 def targets(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """What --to takes: layouts, `universal`, releases."""
+    """Complete the values of --to: layouts, `universal` and releases."""
     from ckptmigrate import versions
     from ckptmigrate.releases.facts import compat
 
@@ -33,14 +33,14 @@ def targets(_: click.Context, __: click.Parameter, incomplete: str) -> list[Comp
 
 
 def scenarios(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The scenarios of the matrix."""
+    """Complete the scenarios of the matrix."""
     from ckptmigrate.matrix.cells import matrix
 
     return _items({row.scenario: row.summary for row in matrix().scenarios}, incomplete)
 
 
 def explainable(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Every word that `explain` takes."""
+    """Complete the topics of `explain`."""
     from ckptmigrate import explaining
 
     words = {word: kind for kind, of in explaining.words().items() for word in of}
@@ -48,10 +48,10 @@ def explainable(_: click.Context, __: click.Parameter, incomplete: str) -> list[
 
 
 def iterations(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The iterations of the root on the line, newest first."""
+    """Complete the iterations of the root on the command line, newest first."""
     from ckptmigrate import locate
 
-    # While --iteration waits for its value, what stands before it is no parameter yet.
+    # While --iteration has no value, click has not assigned the earlier words to parameters.
     typed = context.params.get("path") or context.params.get("a") or next(iter(context.args), None)
     root = Path(typed or ".").expanduser()
     if not root.is_dir():

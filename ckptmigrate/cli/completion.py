@@ -13,7 +13,7 @@ from ckptmigrate.cli.manual import Manual
 from ckptmigrate.text.commands import PROGRAM
 
 VARIABLE: Final = "_CKPTMIGRATE_COMPLETE"
-# Where each shell looks for the script by itself.
+# The directory from which each shell loads completion scripts by default.
 FILES: Final = {
     "bash": "~/.local/share/bash-completion/completions/ckptmigrate",
     "zsh": "~/.zsh/completions/_ckptmigrate",
@@ -42,7 +42,7 @@ def completion(context: click.Context, shell: str) -> None:
       ckptmigrate completion fish > ~/.config/fish/completions/ckptmigrate.fish
     """
     kind = get_completion_class(shell)
-    assert kind is not None  # click has all of FILES
+    assert kind is not None  # click supports all of FILES
     script = kind(context.find_root().command, {}, PROGRAM, VARIABLE).source().strip()
     if output.json:
         output.object({"shell": shell, "script": script, "file": FILES[shell]})

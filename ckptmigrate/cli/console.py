@@ -1,4 +1,4 @@
-"""How the verbs speak: lines, JSON, colours, a progress bar."""
+"""Terminal output of the commands: lines, JSON, colors and progress bars."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from ckptmigrate.text.lines import Line, fitted
 
 @dataclass
 class Output:
-    """How to speak: filled from the options, read by everything that prints."""
+    """The output settings, set by the options of the command line."""
 
     json: bool = False
     verbose: bool = False
-    color: bool | None = None  # None: click decides by the terminal
+    color: bool | None = None  # None: click decides, depending on the terminal
 
     def reset(self, *, color: bool | None) -> None:
-        """Start anew, for another run in the same process."""
+        """Reset the settings for another run in the same process."""
         self.json, self.verbose, self.color = False, False, color
 
     def lines(self, lines: Iterable[Line | str], *, err: bool = False) -> None:
-        """Lines of an answer, or of an error, as wide as the terminal; whole in a pipe."""
+        """Print the lines of a result or an error, wrapped to the width of a terminal."""
         width = terminal_width(err=err)
         for line in lines:
             made = line if isinstance(line, Line) else Line(line, hang=2)
@@ -38,7 +38,7 @@ class Output:
                 click.echo(_styled(made, text, first=not number), color=self.color, err=err)
 
     def segments(self, lines: Iterable[Sequence[tuple[str, str]]]) -> None:
-        """Lines of (text, colour) parts; no colour for an empty name."""
+        """Print lines of (text, color) parts; an empty color name means no color."""
         for line in lines:
             parts = (click.style(text, fg=color) if color else text for text, color in line)
             click.echo("".join(parts).rstrip(), color=self.color)
@@ -48,12 +48,12 @@ class Output:
 
 
 output = Output()
-_waited = 0.0  # when that was reported
+_waited = 0.0  # time of the last message
 _BETWEEN_REPORTS = 4.0  # seconds
 
 
 def terminal_width(*, err: bool = False) -> int | None:
-    """The columns of the terminal, or COLUMNS; None where there is none, as in a pipe."""
+    """Return the columns of the terminal or COLUMNS; None if the stream is not a terminal."""
     stream = sys.stderr if err else sys.stdout
     if stream is None or not stream.isatty():
         return None
@@ -69,7 +69,7 @@ def _styled(line: Line, text: str, *, first: bool) -> str:
 
 
 def waiting(place: object, seconds: float) -> None:
-    """Report on a terminal that a store is slow to answer; of several at once, one."""
+    """Report on a terminal that a store does not answer, for one of several stores at most."""
     global _waited
     now = time.monotonic()
     if output.json or not sys.stderr.isatty() or now - _waited < _BETWEEN_REPORTS:
@@ -80,10 +80,12 @@ def waiting(place: object, seconds: float) -> None:
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, once bytes are reported, from whatever thread.
+    """Show a progress bar of bytes on a terminal; any thread can report bytes.
+
+    The bar appears when the first bytes are reported.
 
     Args:
-        total: how many there will be; None where that is not known.
+        total: the number of bytes, or None if it is not known.
     """
     bars: list[Any] = []
     lock = threading.Lock()
@@ -105,7 +107,7 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 @contextlib.contextmanager
 def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal that counts, with how many a second and the time that is left."""
+    """Show a progress bar of items on a terminal, with the rate and the remaining time."""
     if output.json or not sys.stderr.isatty():
         yield lambda _: None
         return

@@ -1,4 +1,4 @@
-"""An explained load error, or a whole log, as lines for people: the answer in the first line."""
+"""Lines of an explained load error or job log; the first line is the answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ckptmigrate.explaining import Explanation
 
 _COLUMN: Final = 11  # width of the label column
-_LONGEST: Final = 300  # characters shown of a line of a log
+_LONGEST: Final = 300  # of a log line, before it is cut
 _SURE: Final = {
     Sure.CERTAIN: "this text has no other meaning",
     Sure.LIKELY: "other programs raise this text too, and the log does not show which one did",
@@ -28,14 +28,14 @@ _BY_CHECKPOINT: Final = "the text has several meanings, and the checkpoint shows
 
 
 def error(found: Explanation, answer: Answer, *, of_log: bool = False) -> list[Line]:
-    """An explained error: what it means, the causes with their fixes, then how that is known.
+    """Return the lines of an explained error: its meaning, the causes and fixes, the evidence.
 
     Args:
-        of_log: whether to show the line of the log: somebody who passed it knows it.
+        of_log: whether to show the log line. Omit it if the user passed the line as an argument.
     """
     lines = [Line(f"{found.word}: {found.what}", hang=2, style="bold")]
     lines += _causes(answer)
-    # Of an error that was asked for by name: what was measured of it.
+    # The fixes that were measured for an error that the user named.
     lines += _rows("then", (each for each in found.remedy if each not in answer.fixes))
     causes = [each.cause.why for each in answer.open]
     lines += _rows("said", (each for each in found.why if each not in causes))
@@ -52,7 +52,7 @@ def error(found: Explanation, answer: Answer, *, of_log: bool = False) -> list[L
 
 
 def parts(found: Sequence[Explanation]) -> list[Line]:
-    """The errors that contain what somebody remembers: a line each."""
+    """Return a line for each known error that contains the text that the user passed."""
     many = counted(len(found), "known error contains", "known errors contain")
     lines = [Line(f"{many} this text: name one of them, or pass the whole line", style="bold")]
     width = max(len(each.word) for each in found) + 2
@@ -60,7 +60,7 @@ def parts(found: Sequence[Explanation]) -> list[Line]:
 
 
 def log(answer: LogAnswer, explained: Sequence[Explanation]) -> list[Line]:
-    """An explained log: each error, then what was read and what is not explained."""
+    """Return the lines of an explained log: each error, what was read, the unexplained lines."""
     lines = [
         line
         for each in explained
@@ -101,7 +101,7 @@ def _causes(answer: Answer) -> list[Line]:
 
 
 def _cause(label: str, decision: Decision, told: str = "") -> list[Line]:
-    """A cause and what the checkpoint shows of it; the cause is left out where it is told."""
+    """Return the lines of a cause and its evidence, without the cause if it equals `told`."""
     why, look = decision.cause.why, decision.look
     if why == told:
         return [] if look is None else _rows("found", [look.evidence])

@@ -1,4 +1,4 @@
-"""Whatever ends a verb, as one error with a sentence."""
+"""Conversion of any exception that ends a command to an error with one sentence."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ckptmigrate.errors import CkptMigrateError, of_system
 
 
 def told(error: Exception, group: click.Group, words: list[str]) -> CkptMigrateError:
-    """The error that a user is told of; one of ours ends with the command that works.
+    """Return the error to print; the fix of a CkptMigrateError ends with the command that works.
 
     Args:
-        group: the command that has every verb.
-        words: the command line that failed, after the name of the program.
+        group: the command that has all commands as subcommands.
+        words: the command line that failed, without the name of the program.
     """
     if isinstance(error, CkptMigrateError):
         retrying.with_command(error, group, words)

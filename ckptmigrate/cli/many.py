@@ -18,21 +18,21 @@ from ckptmigrate.batch.shard import Shard, parse
 from ckptmigrate.cli import completing
 from ckptmigrate.cli.options import Command
 
-RETRIES: Final = 2  # of a task on a cluster, by default
+RETRIES: Final = 2  # default for a task on a cluster
 
 
 @dataclass(frozen=True)
 class Many:
-    """The PATHs of a command, and the options that make a batch of them.
+    """The PATHs of a command and the options of a batch.
 
     Attributes:
-        given: the PATHs as they were given.
-        jobs: how many processes, or None.
-        ledger: the file that tells what is done, or None.
+        given: the PATHs of the command line, unchanged.
+        jobs: the number of processes, or None.
+        ledger: the file that records finished checkpoints, or None.
         scheduler: the address of a Dask scheduler, or None.
-        retries: how often a task is tried again there, or None.
-        shard: the part of the checkpoints that this run is to take, or None.
-        ledgered: whether the verb has a ledger at all.
+        retries: how often a task is retried on the Dask cluster, or None.
+        shard: the partition of the checkpoints to process, or None.
+        ledgered: whether the command has the option --ledger.
     """
 
     given: tuple[str, ...]
@@ -45,36 +45,39 @@ class Many:
 
     @property
     def several(self) -> bool:
-        """Whether there may be several PATHs."""
+        """Return whether there can be several PATHs."""
         return len(self.given) > 1 or paths.is_glob(self.given[0])
 
     @property
     def batch(self) -> bool:
-        """Whether anything here asks for a batch."""
+        """Return whether an option or the number of PATHs requires a batch."""
         options = (self.jobs, self.ledger, self.scheduler, self.shard)
         return self.several or any(option is not None for option in options)
 
     @property
     def only(self) -> Place:
-        """The PATH, where there is one."""
+        """Return the PATH of a command that is not a batch."""
         return place(self.given[0])
 
     @property
     def paths(self) -> list[str]:
-        """The PATHs, absolute; patterns as what they match, or as they are."""
+        """Return the PATHs, absolute; a pattern that matches nothing is returned unchanged."""
         found = paths.expand(self.given)
         return [path if isinstance(path, str) else str(path.path) for path in found]
 
     @property
     def goes_on(self) -> bool:
-        """Whether what this makes may be there in part, from another run of the same."""
+        """Return whether the destination can already be partly written by another run.
+
+        Runs of the same ledger and of other partitions write to the same destination.
+        """
         return self.ledger is not None or self.shard is not None
 
     def groups(self, choose: Callable[[Place], Group], *, in_place: bool = False) -> list[Group]:
-        """What the PATHs mean (see `paths.groups`).
+        """Return the groups of checkpoints that the PATHs select (see `paths.groups`).
 
         Raises:
-            CkptMigrateError: there is one PATH, and it means no checkpoint or matches nothing.
+            CkptMigrateError: the only PATH has no checkpoint or matches nothing.
         """
         found = paths.groups(paths.expand(self.given), choose, in_place=in_place)
         one = len(self.given) == 1 and (not self.several or paths.is_glob(found[0].path))

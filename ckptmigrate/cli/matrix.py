@@ -128,7 +128,7 @@ def matrix(
 
 
 def _check_page(file: Path, *, begins: str) -> None:
-    """Of the files that are there, a page alone is written over."""
+    """Raise if a file exists and is not an HTML page, which --html can replace."""
     if not file.is_file():
         return
     with opener.opened(file) as opened:
@@ -162,7 +162,7 @@ def _check(names: list[str], known: list[str], what: str) -> None:
 def _cells(
     found: Matrix, writer: str | None, reader: str | None, scenarios: list[str]
 ) -> list[Cell]:
-    """The cells of two releases, or of one with every other; None stands for every release."""
+    """Return the cells of two releases, or of one with every other; None means every release."""
     written = _named(writer, found.writers("idle"), "writer")
     read = _named(reader, found.readers, "reader")
     keys = [(w, r, s) for s in scenarios for w in written for r in read]
@@ -170,7 +170,7 @@ def _cells(
 
 
 def _named(release: str | None, known: Sequence[str], what: str) -> list[str]:
-    """The first known release of this name, of which the minor version will do."""
+    """Return the first known release with this name, which can be the minor version only."""
     if release is None:
         return list(known)
     fitting = [each for each in known if release in (each, tables.short_name(each))]
@@ -354,10 +354,10 @@ def run(
 
 
 def _require_extra() -> None:
-    """What an ordinary verb does without.
+    """Raise if the optional dependencies of `matrix add` and `matrix run` are not installed.
 
     Raises:
-        RefusedError: it is not installed.
+        RefusedError: ruamel.yaml or torch is not installed.
     """
     missing = [name for name in ("ruamel.yaml", "torch") if find_spec(name) is None]
     if missing:
@@ -365,6 +365,6 @@ def _require_extra() -> None:
 
 
 def _progress(text: str) -> None:
-    """What goes on, for somebody who waits; never mixed with the answer."""
+    """Print progress to stderr, and only on a terminal."""
     if sys.stderr.isatty():
         click.echo(text, err=True)

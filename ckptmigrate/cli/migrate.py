@@ -85,7 +85,7 @@ def _migration_options(command: options.Command) -> options.Command:
 
 
 class _TargetType(options.ReleaseType):
-    """What --to accepts."""
+    """The type of --to, with a list of releases for a missing value."""
 
     def get_missing_message(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         from ckptmigrate.releases.facts import compat
@@ -250,7 +250,7 @@ def _migrate(
             dry_run,
             always=output is not None,
         )
-        # A wrong one is refused at once.
+        # Fail before the batch starts if the target is not valid.
         target(to, torch=torch, environment=where, native=native, strict=strict)
         choose = partial(paths.located, iteration=iteration, every=every)
         groups = many.groups(choose, in_place=in_place)
@@ -276,7 +276,7 @@ def _migrate(
             strict=strict,
             hash_payload=hash_payload,
             loadable=verb is None and not in_place,
-            progress=progress if hash_payload else None,  # small files take no time
+            progress=progress if hash_payload else None,  # hashing only the metadata files is fast
         )
     prepared = replace(prepared, recovered=recovered)
     carry_out(prepared, dry_run=dry_run, full=full, link=Link(link), print_path=print_path)
@@ -285,7 +285,7 @@ def _migrate(
 def _jobs(
     many: Many, groups: list[Group], work: Migrate, *, output: Place | None, in_place: bool
 ) -> list[Job]:
-    """A task for each checkpoint, and the new root of each PATH."""
+    """Return a task for each checkpoint, with the new root of each PATH."""
     from ckptmigrate.batch import destinations
     from ckptmigrate.cli.batches import jobs
 

@@ -1,4 +1,4 @@
-"""Arguments and options of several commands."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class PlaceType(click.ParamType):  # type: ignore[type-arg]  # generic only in c
 
 
 class ReleaseType(click.ParamType):  # type: ignore[type-arg]  # as PlaceType
-    """A release as its tag or a person spells it: core_v0.13.0 and v0.13 are 0.13.0 and 0.13."""
+    """A release: the tags core_v0.13.0 and v0.13 are converted to 0.13.0 and 0.13."""
 
     name = "release"
 

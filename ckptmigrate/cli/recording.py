@@ -1,4 +1,4 @@
-"""What a verb has to report so far, for --report (see `reports`)."""
+"""The report of the running command, for --report (see `reports`)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Recorder:
-    """What there is to report so far.
+    """The report of the running command.
 
     Attributes:
-        report: None where no report is asked for.
+        report: the report so far, or None without --report.
     """
 
     report: Report | None = None
 
     def add(self, to: Callable[[Report], Report]) -> None:
-        """Add to the report, where one is asked for."""
+        """Update the report, if --report was passed."""
         if self.report is not None:
             self.report = to(self.report)
 

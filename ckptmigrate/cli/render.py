@@ -1,4 +1,4 @@
-"""Values as lines for people: the answer in the first line, the reasons under it."""
+"""Lines of text for the values of commands: the answer first, then the reasons."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ckptmigrate.verification import Verification
     from ckptmigrate.writing.linking import Link
 
-_MOST_LINES: Final = 40  # of one list; the rest is counted
-_MOST_ITEMS: Final = 8  # of one finding
+_MOST_LINES: Final = 40  # of one list; the number of the others is printed
+_MOST_ITEMS: Final = 8  # of one problem
 _COLUMN: Final = 11  # width of the label column
 _SIGNS: Final = {"+": "green", "-": "red", "~": "yellow"}
 _SEVERITIES: Final = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
@@ -56,7 +56,7 @@ def _cut(lines: list[Line], full: bool, most: int = _MOST_LINES, margin: int = 2
 
 
 def inspection(found: Inspection, *, full: bool = False) -> list[Line]:
-    """`inspect` in lines."""
+    """Return the lines of `inspect`."""
     lines = [_answer(f"{found.path}: {found.likely[0]}, {found.rerun.kind.value}")]
     for label, values in inspected(found).items():
         lines += _cut(list(_labelled(label, values)), full, margin=2 + _COLUMN)
@@ -68,11 +68,11 @@ def _labelled(label: str, values: Iterable[str]) -> Iterable[Line]:
         yield Line(value, f"{'' if number else label:{_COLUMN}}", margin=2, hang=_COLUMN + 2)
 
 
-# -- plans and what came of them
+# -- plans and their results
 
 
 def plan(found: Plan, *, full: bool = False) -> list[Line]:
-    """A plan in lines that read like a diff."""
+    """Return the lines of a plan, which look like a diff."""
     source = " or ".join(found.source)
     lines = [_answer(f"{found.verb} {found.path}: {source} -> {found.target}")]
     if found.satisfied:
@@ -95,7 +95,7 @@ def plan(found: Plan, *, full: bool = False) -> list[Line]:
 
 
 def repair(found: Repair, *, full: bool = False) -> list[Line]:
-    """A repair in lines: plan by plan, then the tracker."""
+    """Return the lines of a repair: each plan, then the tracker file."""
     plans = [each for each in found.migration.plans if not (found.astray and each.changes_nothing)]
     lines = [line for each in plans for line in plan(each, full=full)]
     if found.astray is not None:
@@ -109,12 +109,12 @@ def repair(found: Repair, *, full: bool = False) -> list[Line]:
 
 
 def recovered(done: Mapping[Place, str]) -> list[Line]:
-    """What was made of migrations that had not finished."""
+    """Return the lines of interrupted migrations and what `recover` did."""
     return [Line(f"{place}: {what}", hang=2) for place, what in done.items()]
 
 
 def outcome(done: Migration, link: Link | None, tracker: Tracker | None = None) -> list[Line]:
-    """What stands there after a migration, and how to undo it."""
+    """Return the lines of a migration that is done: the result and how to undo it."""
     if done.existing:
         told = [f"{done.destination} is there from an earlier run and verified"]
     elif done.destination is None:
@@ -137,7 +137,7 @@ def outcome(done: Migration, link: Link | None, tracker: Tracker | None = None) 
 
 
 def differences(found: Sequence[Difference], *, full: bool) -> list[Line]:
-    """`diff` in lines."""
+    """Return the lines of `diff`."""
     if not found:
         return [_answer("no difference")]
     changes = (str(each) for each in found)
@@ -149,7 +149,7 @@ def differences(found: Sequence[Difference], *, full: bool) -> list[Line]:
 
 
 def verdict(path: Place, found: Verdict, advice: Advice) -> list[Line]:
-    """`check --reader` in lines: the answer, then each reason and what to do."""
+    """Return the lines of `check --reader`: the answer, then each reason and its fix."""
     release = f"release {found.reader.release} (torch {found.reader.torch})"
     lines = [_answer(f"{_resumes(found)}: {release} on {path}")]
     for obstacle in found.obstacles:
@@ -175,7 +175,7 @@ def _advice(found: Verdict, advice: Advice) -> list[Line]:
 
 
 def verdicts(path: Place, found: Sequence[Verdict]) -> list[Line]:
-    """`check` in lines, one per release."""
+    """Return the lines of `check`, one per release."""
     good = sum(verdict.resumes for verdict in found)
     lines = [_answer(f"{path}: {good} of {len(found)} releases resume")]
     for each in found:
@@ -200,7 +200,7 @@ def _resumes(found: Verdict) -> str:
 
 
 def verification(found: Verification, *, full: bool) -> list[Line]:
-    """`verify` in lines: the answer, then each finding with what to do."""
+    """Return the lines of `verify`: the answer, then each problem with its fix."""
     files = sum(each.payload_files for each in found.checkpoints)
     held = payload(files, sum(each.payload_bytes for each in found.checkpoints))
     entries = counted(sum(each.entries for each in found.checkpoints), "entry", "entries")
@@ -224,7 +224,7 @@ def verification(found: Verification, *, full: bool) -> list[Line]:
 
 
 def explanation(found: Explanation) -> list[Line]:
-    """`explain WORD` in lines."""
+    """Return the lines of `explain TOPIC`."""
     if found.answer is not None:
         from ckptmigrate.cli import error_text
 
@@ -242,7 +242,7 @@ def explanation(found: Explanation) -> list[Line]:
 
 
 def explainable(words: Mapping[str, Sequence[str]]) -> list[Line]:
-    """`explain` alone: everything that can be explained."""
+    """Return the lines of `explain` without TOPIC: all topics."""
     many = sum(map(len, words.values()))
     told = f"{many} topics. You can also pass an error line of a job, or `-` to read a whole log."
     lines = [_answer(told)]

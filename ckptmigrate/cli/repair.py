@@ -153,9 +153,11 @@ def repair(
 def _phases(
     many: Many, work: Repair, output: Place | None, *, iteration: int | None, every: bool
 ) -> list[list[Job]]:
-    """In place, every checkpoint of a root is repaired before its tracker file is.
+    """Return the phases of a batch of repairs.
 
-    Out of place a PATH is repaired as a whole: what is not good stays out of no new root.
+    In place with --all, the first phase repairs every checkpoint of a root and the second its
+    tracker file. In all other cases one task repairs a whole PATH, so that a checkpoint that
+    cannot be repaired is not written to the new root.
     """
     from ckptmigrate.batch import destinations
     from ckptmigrate.cli.batches import jobs

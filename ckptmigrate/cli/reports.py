@@ -34,7 +34,7 @@ def _known_ending(_: click.Context, _parameter: click.Parameter, file: Path | No
 
 
 def reported(command: Command) -> Command:
-    """Add --report to a command; its checkpoints are `many`."""
+    """Add --report to a command that has the parameter `many`."""
 
     @click.option(
         "--report", "file", type=click.Path(path_type=Path, readable=False), metavar="FILE",
@@ -62,7 +62,7 @@ def _reported(run: Callable[[], None], file: Path, paths: list[str]) -> None:
     try:
         run()
     except SystemExit as stop:
-        # Found wanting, or a batch that a signal stopped; any other signal left nothing to tell.
+        # Status 1 is a result to report. Any other status is a signal, which only a batch reports.
         if stop.code == 1 or recorder.report.each:
             _write(recorder.report, file)
         raise
@@ -79,7 +79,7 @@ def _reported(run: Callable[[], None], file: Path, paths: list[str]) -> None:
 
 
 def _write(report: Report, file: Path) -> bool:
-    """Whether it could be written; what the verb has to say stays said."""
+    """Write the report; return False if that fails, which leaves the printed result valid."""
     from ckptmigrate.reporting import files
 
     try:

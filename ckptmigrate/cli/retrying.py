@@ -1,4 +1,4 @@
-"""The command line that was refused, changed so that it works."""
+"""Correction of a command line that failed, for the fix of an error."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ckptmigrate.text.commands import command
 
 
 def with_command(error: CkptMigrateError, group: click.Group, words: list[str]) -> None:
-    """Have the fix of an error end with the command that works, where the error tells of one.
+    """Append the corrected command to the fix of an error, if the error has a `retry`.
 
     Args:
-        words: the command line that was refused, after the name of the program.
+        words: the command line that failed, without the name of the program.
     """
-    # Options of the program itself, such as --json, may stand before the verb.
+    # Options of the program, such as --json, can precede the command.
     name = next((word for word in words if not word.startswith("-")), "")
     verb = group.get_command(click.Context(group), name)
     if error.retry is None or verb is None:
@@ -27,11 +27,11 @@ def with_command(error: CkptMigrateError, group: click.Group, words: list[str]) 
 def changed(
     words: list[str], retry: Retry, verb: click.Command, about: Place | str | None
 ) -> list[str]:
-    """The words of a command line with what Retry says.
+    """Return the words of a command line, changed as `retry` says.
 
     Args:
-        verb: the command, for which of its options have values.
-        about: the path that `retry.path` is named instead of.
+        verb: the command, for the options that have values.
+        about: the path to replace with `retry.path`.
     """
     options = {
         name: parameter
@@ -40,19 +40,19 @@ def changed(
         for name in (*parameter.opts, *parameter.secondary_opts)
     }
     added = options.get(retry.add[0]) if retry.add else None
-    # By now the report of the refusal is where --report says, and none is ever overwritten.
+    # The failed command wrote the report of --report, and a report is never overwritten.
     gone = {options[name] for name in (*retry.leave_out, "--report") if name in options}
     if added is not None and not added.multiple:
         gone.add(added)
     kept: list[str] = []
-    end = words.index("--") if "--" in words else len(words)  # behind it there are no options
+    end = words.index("--") if "--" in words else len(words)  # only arguments follow
     rest = iter(words[:end])
     for word in rest:
         option = options.get(word.partition("=")[0])
         if option is None or option not in gone:
             kept.append(_path(word, retry, about))
         elif not option.is_flag and "=" not in word:
-            next(rest, None)  # its value goes with it
+            next(rest, None)  # drop the value of the option, too
     return [*kept, *retry.add, *(_path(word, retry, about) for word in words[end:])]
 
 

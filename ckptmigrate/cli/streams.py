@@ -1,4 +1,4 @@
-"""Standard output and error that may go away while a verb is at work."""
+"""Standard output and error that can be closed while a command runs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ckptmigrate.errors import CkptMigrateError
 
 
 class Stream:
-    """A text stream; what comes after its reader went away (`| head`) is dropped.
+    """A text stream that drops its output after the reader closed it (`| head`).
 
-    The verb goes on and has its own exit status. Any other failure is an error where what is
-    written is the answer.
+    The command continues and keeps its exit status. Any other write error is raised for the stream
+    that carries the answer.
     """
 
     def __init__(self, stream: Any, *, is_answer: bool) -> None:
@@ -22,8 +22,8 @@ class Stream:
         self._is_answer = is_answer
 
     def write(self, text: str) -> int:
-        """Write, as of a text stream."""
-        if text == "":  # click asks so whether it can be written to, and drops the error
+        """Write text and return its length, as a text stream does."""
+        if text == "":  # click writes "" as a test, and ignores the error
             return 0
         try:
             return int(self._stream.write(text))
@@ -32,7 +32,7 @@ class Stream:
             return len(text)
 
     def flush(self) -> None:
-        """Flush, as of a text stream."""
+        """Flush the stream, as a text stream does."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -42,7 +42,7 @@ class Stream:
         return getattr(self._stream, name)
 
     def _drop(self, error: OSError) -> None:
-        """Have all the rest, and what is still in a buffer, go nowhere."""
+        """Discard all further output and the content of buffers."""
         nowhere = opener.nowhere()
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
@@ -56,7 +56,7 @@ _FIX: Final = "have it go elsewhere, and see with `ckptmigrate inspect PATH` wha
 
 
 def take_over() -> None:
-    """Have everything in this process print through such streams."""
+    """Replace sys.stdout and sys.stderr by streams of this class."""
     if sys.stdout is not None:
         sys.stdout = Stream(sys.stdout, is_answer=True)
     if sys.stderr is not None:

@@ -96,7 +96,7 @@ def verify(
 
 
 def _with_tracker(job: Job) -> Job:
-    """Have the first task of a root look at its tracker file, too."""
+    """Return the job with the check of the tracker file added to the first task of a root."""
     if not job.group.is_root:
         return job
     first, *others = job.tasks
@@ -105,7 +105,7 @@ def _with_tracker(job: Job) -> Job:
 
 
 def _total(path: Place, iteration: int | None, every: bool, passes: int) -> int:
-    """How many payload bytes will be read, in that many passes."""
+    """Return the bytes of the data files to read in that many passes."""
     if not passes:
         return 0
     chosen = roots.choose(path, iteration=iteration, every=every)

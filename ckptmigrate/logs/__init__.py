@@ -1,1 +1,1 @@
-"""Explain the errors in the log of a job: which known error a line is, and what causes it."""
+"""Explanation of the errors in a job log: the known error of a line, and its causes."""

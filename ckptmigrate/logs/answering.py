@@ -1,4 +1,4 @@
-"""Put together the answer to an error line or a log, with what a checkpoint shows."""
+"""The answer to an error line or a log, with the evidence of a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _PATH = "PATH"
 
 @dataclass(frozen=True)
 class Answer:
-    """What an error means.
+    """The meaning of an error.
 
     Attributes:
-        recognised: its kind, how sure, and the causes that the log leaves.
-        decisions: the causes, with what the checkpoint says; those that hold first.
-        found: the lines of the log; None where the error was asked for by name.
+        recognised: its kind, how sure that is, and the causes that the log does not exclude.
+        decisions: the causes with the evidence of the checkpoint; causes that hold are first.
+        found: the lines of the log; None for an error that the user named.
         prediction: the releases that fail with it on the checkpoint; None without a checkpoint.
-        notes: what else the checkpoint shows.
-        path: the checkpoint as commands name it.
+        notes: further facts about the checkpoint.
+        path: the checkpoint, as commands name it.
     """
 
     recognised: Recognised
@@ -37,12 +37,12 @@ class Answer:
 
     @property
     def kind(self) -> ErrorKind:
-        """The kind of the error."""
+        """Return the kind of the error."""
         return self.recognised.kind
 
     @property
     def open(self) -> tuple[Decision, ...]:
-        """The causes to consider: those that hold; where none does, those not ruled out."""
+        """Return the causes to consider: those that hold, or else those that are not excluded."""
         holding = tuple(each for each in self.decisions if each.look and each.look.holds)
         return holding or tuple(
             each for each in self.decisions if not each.look or each.look.holds is not False
@@ -50,14 +50,14 @@ class Answer:
 
     @property
     def what(self) -> str:
-        """What it means: where the text has several meanings, the one that is left."""
+        """Return the meaning: that of the only cause left, if the text has several meanings."""
         if self.kind.sure is Sure.POSSIBLE and len(self.open) == 1:
             return self.open[0].cause.why
         return self.kind.what
 
     @property
     def sure(self) -> Sure:
-        """How sure it is: what has several meanings is likely where a checkpoint shows a cause."""
+        """Return how sure the meaning is: likely if a checkpoint shows one of several causes."""
         shown = [each for each in self.open if each.look and each.look.holds]
         if len(shown) == 1 and self.recognised.sure is Sure.POSSIBLE:
             return Sure.LIKELY
@@ -65,27 +65,27 @@ class Answer:
 
     @property
     def ruled_out(self) -> tuple[Decision, ...]:
-        """The causes that the checkpoint does not have."""
+        """Return the causes that the checkpoint excludes."""
         return tuple(each for each in self.decisions if each.look and each.look.holds is False)
 
     def fix(self, decision: Decision) -> str:
-        """What to do about a cause."""
+        """Return the fix of a cause."""
         return filled(decision.cause.fix, self.path)
 
     @property
     def fixes(self) -> tuple[str, ...]:
-        """What to do: repairs of a cause that holds, what `check` advises, then the rest."""
+        """Return the fixes: repairs of causes that hold, the advice of `check`, then the others."""
         of_causes = [self.fix(each) for each in self.open]
         repairs = [each for each in of_causes if "`ckptmigrate repair " in each]
         advised = [] if self.prediction is None else predicted_fixes(self.prediction)
-        if advised:  # what `check` prints is there already
+        if advised:  # the advice already contains the command that `check` prints
             of_causes = [each for each in of_causes if "`ckptmigrate check " not in each]
         holding = any(each.look and each.look.holds for each in self.open)
         first = [*repairs, *advised] if holding else advised
         return tuple(dict.fromkeys([*first, *of_causes]))
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form, beside the keys that every explanation has."""
+        """Return the documented JSON form, without the keys that every explanation has."""
         return {
             "sure": self.sure.value,
             "causes": [
@@ -113,12 +113,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class LogAnswer:
-    """What the known errors in a log mean.
+    """The meaning of the known errors in a log.
 
     Attributes:
-        answers: one per kind of error: those that end a job first, then in order.
-        log: what was read.
-        checkpoint: the checkpoint that was looked at; None for none.
+        answers: one per kind of error: errors that end a job are first, in the order of the log.
+        log: the content of the log.
+        checkpoint: the checkpoint that was examined, or None.
     """
 
     answers: tuple[Answer, ...]
@@ -127,7 +127,7 @@ class LogAnswer:
 
 
 def predicted_fixes(prediction: Prediction) -> list[str]:
-    """What `check` advises for a job of the newest release that fails so."""
+    """Return the advice of `check` for the newest release that fails with the error."""
     fix, release = prediction.fix, prediction.release
     flags = f"run the job with {' '.join(fix.flags)}" if fix.flags else ""
     if fix.command:
@@ -137,21 +137,21 @@ def predicted_fixes(prediction: Prediction) -> list[str]:
 
 
 def of_kind(kind: ErrorKind, seen: Seen | None = None) -> Answer:
-    """The answer to the name of an error."""
+    """Return the answer to the name of an error."""
     return _answer(Recognised(kind, {}, kind.sure, kind.causes), None, seen)
 
 
 def of_text(text: str, seen: Seen | None = None) -> LogAnswer:
-    """The answer to a text, such as one line of a log."""
+    """Return the answer to a text, such as one line of a log."""
     return _of(parse_log(text), seen)
 
 
 def of_log(file: BinaryIO, checkpoint: Place | None = None) -> LogAnswer:
-    """The answer to a log.
+    """Return the answer to a log.
 
     Args:
-        file: its bytes.
-        checkpoint: the checkpoint or root that the job loaded; None to look at none.
+        file: the log, a stream of bytes.
+        checkpoint: the checkpoint or root that the job loaded, or None to examine none.
 
     Raises:
         NotACheckpointError: the checkpoint is not a directory.

@@ -1,6 +1,6 @@
-"""Look at a checkpoint to decide which cause an error has, and which releases fail with it.
+"""The cause of an error and the releases that fail with it, decided by a checkpoint.
 
-Nothing is written.
+Writes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ckptmigrate.planning import advice
 from ckptmigrate.planning.advice import Advice
 from ckptmigrate.releases.checking import RAISE_ALL, Job, Verdict
 
-# What a job has to be like for `check` to predict the error.
+# The job for which `check` predicts the error.
 _JOBS: Final = {
     "strict-rerun-shards": Job(strictness=RAISE_ALL),
     "strict-keys": Job(strictness=RAISE_ALL),
@@ -26,11 +26,11 @@ _JOBS: Final = {
 
 @dataclass(frozen=True)
 class Decision:
-    """A cause and what the checkpoint says about it.
+    """A cause and the evidence of the checkpoint for it.
 
     Attributes:
         cause: the cause.
-        look: what was found; None where nothing in a checkpoint can tell.
+        look: the evidence; None if a checkpoint cannot show the cause.
     """
 
     cause: Cause
@@ -39,12 +39,12 @@ class Decision:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Releases that fail with an error on a checkpoint, as `check` predicts.
+    """The releases that `check` predicts to fail with an error on a checkpoint.
 
     Attributes:
         releases: the releases, oldest first.
         release: the newest of them that is not a development version.
-        fix: what makes a job of that release resume.
+        fix: the fix for a job of that release.
     """
 
     releases: tuple[str, ...]
@@ -53,19 +53,22 @@ class Prediction:
 
 
 def decide(found: Recognised, seen: Seen) -> tuple[Decision, ...]:
-    """Say of each cause of an error what a checkpoint shows, those that hold first."""
+    """Return the evidence of a checkpoint for each cause of an error, causes that hold first."""
     decisions = [Decision(cause, _look(cause, found.values, seen)) for cause in found.causes]
     order: dict[bool | None, int] = {True: 0, None: 1, False: 2}
     return tuple(sorted(decisions, key=lambda each: order[each.look.holds if each.look else None]))
 
 
 def predict(kind: ErrorKind, seen: Seen, text: str = "") -> Prediction | None:
-    """The releases that `check` expects to fail with this error on a checkpoint, and the fix.
+    """Return the releases that `check` predicts to fail with an error, and the fix.
 
     Args:
         kind: the error.
         seen: the checkpoint.
-        text: the line of the log, which narrows the releases down where they print other texts.
+        text: the log line, which excludes releases that print another text.
+
+    Returns:
+        None if no release fails with the error or the checkpoint cannot be read.
     """
     if seen.reading is None:
         return None
@@ -82,7 +85,7 @@ def predict(kind: ErrorKind, seen: Seen, text: str = "") -> Prediction | None:
     found = failing(lambda error: is_kind(error) and kind.same(error, text)) or failing(is_kind)
     if not found:
         return None
-    # A development version comes last, and is what few jobs run.
+    # The newest reader is a development version, which few jobs run.
     released = [each for each in found if ".dev" not in each.reader.release] or found
     fix = advice.advise(seen.reading, released[-1], job, (seen.path,))
     releases = tuple(each.reader.release for each in found)

@@ -1,7 +1,7 @@
-"""Kinds of load errors: how a log line is recognised, and the causes that it can have.
+"""Kinds of load errors: the patterns that identify a log line, and the possible causes.
 
-The rows are in the modules known_*.py. A line that fits no row is not explained: no answer is
-better than a wrong one.
+The rows are in the modules known_*.py. A line that fits no row is not explained, because no answer
+is better than a wrong one.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from enum import Enum
 from functools import cached_property, lru_cache
 from typing import Final
 
-# What a key or a path in a message can consist of: never the braces of the source line that
-# raises the error, which a traceback shows too.
+# The characters of a key or path in a message. Braces are excluded, because a traceback also shows
+# the source line that formats the message.
 _KEY: Final = r"[^\s{}'\"\\]+?"
 _END: Final = r"\.?(?=$|[\s'\")\\])"
 
@@ -24,7 +24,7 @@ class Sure(str, Enum):
 
     certain: this error has no other meaning.
     likely: other programs raise the same text; the log does not show which program raised it.
-    possible: the text has several meanings; they are listed with what tells them apart.
+    possible: the text has several meanings; they are listed with the evidence for each.
     """
 
     CERTAIN = "certain"
@@ -34,14 +34,14 @@ class Sure(str, Enum):
 
 @dataclass(frozen=True)
 class Cause:
-    """One cause that an error can have.
+    """A possible cause of an error.
 
     Attributes:
         why: what is wrong, a clause.
-        fix: what to do; `{path}` stands for the checkpoint (see `commands.filled`).
-        tell: what tells it apart from the other causes of its kind; empty for a single cause.
+        fix: what to do; `{path}` is replaced by the checkpoint (see `commands.filled`).
+        tell: how to tell it from the other causes of its kind; empty for a single cause.
         frames: regular expression of a traceback frame (`path/file.py:function`) that shows it.
-        look: how a checkpoint shows it, a key of `deciding.LOOKS`; empty where it cannot.
+        look: the test for it on a checkpoint, a key of `looks.LOOKS`; empty if there is none.
     """
 
     why: str
@@ -56,22 +56,21 @@ class ErrorKind:
     """A kind of error.
 
     Attributes:
-        error: its stable name; no problem code, layout, loss or release has the same name.
-        patterns: regular expressions; one of them is found in a line of this kind.
+        error: its stable name, which no problem code, layout, data loss or release has.
+        patterns: regular expressions; one of them matches a part of a line of this kind.
         example: a line of this kind.
         what: what the error means, a clause.
-        causes: the causes, the most frequent one first; at least one.
-        source: the files of releases or of torch, the repositories or the issues it is known from.
+        causes: the causes, at least one, the most frequent first.
+        source: the files of releases or of torch, the repositories or the issues that show it.
         since: the releases that raise it.
         sure: how sure `what` is, from the line alone.
-        frames: regular expression of a traceback frame. Where a log shows the traceback of a
-            line, the kind fits only if one of its frames matches. Empty: the text is unmistakable.
+        frames: regular expression of a traceback frame. If a log shows the traceback of a line,
+            the kind fits only if one of its frames matches. Empty: the text has no other meaning.
         needs_frames: whether the kind fits only with such a traceback.
-        announces: whether the line only announces an error that another line names: it is left
-            out where a log has a line of another kind.
-        unless: regular expression of a line that is not explained and shows that this kind is
-            not either; empty for none.
-        fits: a condition on what the pattern took from the line; None for none.
+        announces: whether the line only announces an error that another line names. It is left
+            out if the log has a line of another kind.
+        unless: regular expression of an unexplained line that excludes this kind; empty for none.
+        fits: a condition on the values that the pattern extracts from the line; None for none.
     """
 
     error: str
@@ -90,7 +89,7 @@ class ErrorKind:
 
     @cached_property
     def compiled(self) -> tuple[re.Pattern[str], ...]:
-        """The patterns, compiled."""
+        """Return the patterns, compiled."""
         return tuple(re.compile(pattern) for pattern in self.patterns)
 
     def search(self, text: str) -> re.Match[str] | None:
@@ -101,7 +100,7 @@ class ErrorKind:
         return None
 
     def same(self, one: str, other: str) -> bool:
-        """Whether two texts of this kind match the same pattern, with the same key if any."""
+        """Return whether two texts of this kind match the same pattern and have the same key."""
         first, second = self.search(one), self.search(other)
         if first is None or second is None or first.re is not second.re:
             return False
@@ -114,9 +113,9 @@ class Recognised:
 
     Attributes:
         kind: the kind.
-        values: what its pattern took from the line, by name.
-        sure: how sure, with what the traceback shows.
-        causes: the causes that the traceback leaves.
+        values: the groups of its pattern in the line, by name.
+        sure: how sure that is, with the evidence of the traceback.
+        causes: the causes that the traceback does not exclude.
     """
 
     kind: ErrorKind
@@ -126,7 +125,7 @@ class Recognised:
 
 
 def missing(key: str) -> tuple[str, ...]:
-    """Patterns of the errors of torch and of Megatron for a key that a checkpoint does not have.
+    """Return the patterns of the errors of torch and Megatron for a key missing in a checkpoint.
 
     Args:
         key: regular expression of the key.
@@ -138,12 +137,12 @@ def missing(key: str) -> tuple[str, ...]:
 
 
 def shape(key: str, of_module: str = "") -> tuple[str, ...]:
-    """Patterns of the errors of Megatron, of torch and of nn.Module for a shape that differs.
+    """Return the patterns of the errors of Megatron, torch and nn.Module for different shapes.
 
     Args:
         key: regular expression of the key.
-        of_module: the same for nn.Module.load_state_dict, whose text every program of torch can
-            raise: of a key that models of Megatron alone have. Empty for none.
+        of_module: the same for nn.Module.load_state_dict. Any torch program can raise that error,
+            so the key must be one that only models of Megatron have. Empty for no such pattern.
     """
     size = r"\(*(?:torch\.Size\()?[\[(]?(?P<{}>[\d, ]*)[\])]+"
     saved, wanted = size.format("saved"), size.format("wanted")
@@ -167,13 +166,13 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def first_differs(values: Mapping[str, str]) -> bool:
-    """Whether two shapes differ in their first dimension alone."""
+    """Return whether two shapes differ in their first dimension only."""
     saved, wanted = numbers(values["saved"]), numbers(values["wanted"])
     return len(saved) == len(wanted) > 0 and saved[0] != wanted[0] and saved[1:] == wanted[1:]
 
 
 def other_dimensions(values: Mapping[str, str]) -> bool:
-    """Whether two shapes have different numbers of dimensions."""
+    """Return whether two shapes have different numbers of dimensions."""
     return len(numbers(values["saved"])) != len(numbers(values["wanted"]))
 
 
@@ -181,12 +180,12 @@ ANY_KEY: Final = _KEY
 EXTRA_STATE: Final = rf"(?:{_KEY}\.)?_extra_state\d*(?:/shard_[\d._]+)?"
 OPTIMIZER_KEY: Final = rf"(?:chained_\d+\.)?optimizer\.{_KEY}"
 
-# What many causes advise.
+# Fixes of several causes.
 VERIFY: Final = "run `ckptmigrate verify {path}`"
 CHECK: Final = "run `ckptmigrate check {path}`; with --reader RELEASE it prints the fix"
 
-# Frames of a load. A text that other programs raise too is explained only where its traceback
-# passes through one of them.
+# Frames of a load. If other programs raise the same text, the line is explained only if its
+# traceback contains one of these frames.
 METADATA_FRAMES: Final = r"distributed/checkpoint/filesystem\.py:read_metadata"
 DATA_FRAMES: Final = r"distributed/checkpoint/(?:filesystem\.py:read_data|\S+:load_bytes)"
 COMMON_FRAMES: Final = r":load_common(?:_state_dict)?$"
@@ -201,7 +200,7 @@ LOAD_FRAMES: Final = (
 
 @lru_cache(maxsize=1)
 def kinds() -> tuple[ErrorKind, ...]:
-    """Every kind; of several that fit a line, the first one counts."""
+    """Return every kind; the first one that fits a line is used."""
     from ckptmigrate.logs import (
         known_damage,
         known_files,
@@ -216,11 +215,11 @@ def kinds() -> tuple[ErrorKind, ...]:
 
 
 def recognise(text: str, frames: Sequence[str] | None = None) -> Recognised | None:
-    """Return the kind of an error line; None for a line of no known kind.
+    """Return the kind of an error line, or None if no known kind fits.
 
     Args:
         text: the line, without the prefixes of a launcher.
-        frames: the frames of its traceback, `path/file.py:function`; None where none is known.
+        frames: the frames of its traceback, `path/file.py:function`; None if they are not known.
     """
     for kind, match in _matching(text):
         found = _with_frames(kind, match.groupdict(), frames)
@@ -239,7 +238,7 @@ def _matching(text: str) -> Iterator[tuple[ErrorKind, re.Match[str]]]:
 def _with_frames(
     kind: ErrorKind, values: Mapping[str, str], frames: Sequence[str] | None
 ) -> Recognised | None:
-    """What the traceback leaves of a kind; None where it shows another program or cause."""
+    """Return the kind with the causes that fit the traceback; None if the traceback excludes it."""
     known = {name: value for name, value in values.items() if value is not None}
     if not frames:
         return None if kind.needs_frames else Recognised(kind, known, kind.sure, kind.causes)

@@ -1,4 +1,4 @@
-"""The table of load errors, part 2: files that are damaged, empty or of another kind."""
+"""The table of load errors, part 2: damaged and empty files, and files of another kind."""
 
 from __future__ import annotations
 

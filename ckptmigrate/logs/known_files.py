@@ -1,4 +1,4 @@
-"""The table of load errors, part 1: the root, its tracker file, and the files of an iteration."""
+"""The table of load errors, part 1: the root, its tracker file and the files of a checkpoint."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ ROWS: Final = (
         f"{_BRIDGE}/training (checkpointing, model_load_save, checkpoint_utils)",
         since="Megatron-Bridge",
     ),
-    # -- files of an iteration
+    # -- files of a checkpoint
     ErrorKind(
         "no-metadata-file",
         (r"No such file or directory: '(?P<file>[^']*/\.metadata)'(?! ->)",),

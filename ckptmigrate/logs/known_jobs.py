@@ -304,7 +304,7 @@ ROWS: Final = (
         "core_v0.19.0 megatron/training/checkpointing.py _maybe_setup_gpt_to_hybrid_load",
         since=">=0.19",
     ),
-    # -- the job's own shards
+    # -- shards of the job
     ErrorKind(
         "job-shards-incomplete",
         (

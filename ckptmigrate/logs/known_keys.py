@@ -34,17 +34,17 @@ _SKIP: Final = (
 )
 _NO_OPTIMIZER: Final = "run the job with --no-load-optim"
 _MODEL: Final = "give the job the model arguments that the checkpoint was saved with"
-# Parameters with a row per token, or per position.
+# Parameters with one row per token or per position.
 _VOCABULARY: Final = (
     rf"(?:{ANY_KEY}\.)?(?:word_embeddings|output_layer|lm_head|embed_tokens)\.(?:weight|bias)"
 )
 _POSITIONS: Final = rf"(?:{ANY_KEY}\.)?(?:position_embeddings|embed_positions)\.weight"
-# What nn.Module prints for parameters that models of Megatron alone have.
+# Parameters that only models of Megatron have, as nn.Module prints them.
 _IN_GPT: Final = r"(?:[\w.]+\.)?"
 _STACKED: Final = rf"(?:{ANY_KEY}\.)?(?:decoder|encoder)\.layers\.(?!\d){ANY_KEY}"
 
 ROWS: Final = (
-    # -- keys that the job asks for
+    # -- keys that the job requests
     ErrorKind(
         "no-rerun-shards",
         missing(rf"rerun_state_machine_state(?:/{ANY_KEY})?"),

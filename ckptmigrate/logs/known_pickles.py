@@ -21,7 +21,7 @@ _READ_FRAMES: Final = rf"{METADATA_FRAMES}|{DATA_FRAMES}|{COMMON_FRAMES}"
 # A tool can call torch.load on a file of a checkpoint without Megatron.
 _UNPICKLE_FRAMES: Final = rf"{LOAD_FRAMES}|torch/serialization\.py:"
 
-# Names that checkpoints of Megatron pickle: other programs do not load them.
+# Globals in checkpoints of Megatron, which other programs do not load.
 _MEGATRON_GLOBAL: Final = (
     r"megatron\.[\w.]+|signal\.Signals|"
     r"transformer_engine\.[\w.]+|nemo\.[\w.]+|modelopt\.[\w.]+|swift\.megatron[\w.]*"

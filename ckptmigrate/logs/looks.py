@@ -1,6 +1,6 @@
-"""What a checkpoint says about a cause: one small test per cause that a checkpoint can show.
+"""Tests of a checkpoint for the causes of load errors: one small test per cause.
 
-A test that cannot tell returns no answer, or one that neither confirms nor excludes the cause.
+A test that cannot decide returns None, or a Look that neither confirms nor excludes the cause.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _NUMBER: Final = re.compile(r"\.\d+(?=\.)")
 
 @dataclass(frozen=True)
 class Look:
-    """What a checkpoint says about a cause.
+    """The evidence of a checkpoint for a cause.
 
     Attributes:
-        holds: whether the cause holds; None where the checkpoint cannot tell.
-        evidence: what was found there, a clause.
+        holds: whether the cause holds; None if the checkpoint does not show it.
+        evidence: what was found, a clause.
     """
 
     holds: bool | None
@@ -258,7 +258,7 @@ def _lost_data(seen: Seen, wanted: str) -> Look | None:
 
 
 def _of_layout(seen: Seen) -> tuple[str, ...]:
-    """The releases that write the layouts that fit, where the other signs contradict."""
+    """Return the releases that write the matching layouts, for contradictory evidence."""
     rows = [compat().row(layout.ID) for layout in (seen.reading.layouts if seen.reading else ())]
     known = compat().known_releases
     return tuple(each for each in known if any(matches(each, row.releases) for row in rows))

@@ -1,6 +1,6 @@
-"""Read the log of a job: prefixes of launchers, tracebacks of many ranks, known error lines.
+"""A reader of job logs: launcher prefixes, tracebacks of many ranks, known error lines.
 
-A log is read once, line by line, in memory that does not grow with it.
+It reads a log once, line by line. Its memory does not grow with the log.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import BinaryIO, Final, cast
 
 from ckptmigrate.logs.kinds import Recognised, Sure, recognise
 
-_LONGEST_LINE: Final = 64 * 1024  # characters; the rest of a longer line is not looked at
+_LONGEST_LINE: Final = 64 * 1024  # characters; the rest of a longer line is ignored
 _LONGEST_LOG: Final = 2**30  # characters
 _MOST_STREAMS: Final = 20_000
 _MOST_FRAMES: Final = 100  # of one traceback
 _MOST_OTHERS: Final = 5  # error lines that are not explained
-# The message of an exception can have several lines; how far the traceback above them counts.
+# A message can have several lines: the number of lines that belong to the traceback above them.
 _MESSAGE_LINES: Final = 20
 
 _ESCAPE: Final = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])"
 )
 _QUOTES: Final = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
-# What launchers, schedulers and loggers put before a line; each can follow another.
+# Prefixes of launchers, schedulers and loggers; a line can have several.
 _PREFIX: Final = re.compile(
     r"""
       \[(?:rank|Rank\s|RANK\s)(?P<rank>\d+)\]:?\s?             # torchrun since 2.2: [rank3]:
@@ -47,15 +47,15 @@ _PREFIX: Final = re.compile(
     re.VERBOSE,
 )
 _FRAME: Final = re.compile(r"\s*File \"(?P<file>[^\"]+)\", line \d+(?:, in (?P<function>\S+))?")
-# The tracebacks of rich stand in a box.
+# rich prints tracebacks in a box.
 _BOXED: Final = re.compile(r"\s*│\s*(?P<file>\S+\.py):\d+ in (?P<function>[\w<>]+)")
 _BOX: Final = ("│", "╭", "╰")
 _HEADER: Final = re.compile(r"Traceback \(most recent call last\)")
 _OF_RANK: Final = re.compile(r"\(RANK (\d+)\)")  # torch.distributed.checkpoint
 _ERROR: Final = re.compile(r"[A-Za-z_][\w.]{0,200}(?:Error|Exception)(?:: |$)")
-# Errors that only say that a rank failed with another one.
+# Errors that only report the failure of another rank.
 _WRAPPER: Final = re.compile(r"CheckpointException ranks:|ChildFailedError|RayTaskError")
-# Every line that matters has one of these, and few other lines have: most lines are not looked at.
+# Every relevant line contains one of these; most other lines do not, and are skipped.
 _WORDS: Final = (
     "Error", "Exception", "Traceback", 'File "', ".py:", "heckpoint", "metadata", "issing ",
     "nexpected ", "nsupported ", "nable to ", "nvalid ", "mismatch", "has no ", " not ",
@@ -71,8 +71,8 @@ class Found:
         recognised: its kind.
         text: its first line, without the prefixes of launchers.
         line: the number of that line, from 1.
-        count: how many lines of the log are of this kind.
-        ranks: the ranks that printed them; empty where the log names none.
+        count: the number of lines of this kind.
+        ranks: the ranks that printed them; empty if the log does not name ranks.
     """
 
     recognised: Recognised
@@ -84,14 +84,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Log:
-    """What a log contains.
+    """The content of a log.
 
     Attributes:
-        lines: number of lines read.
-        ranks: the ranks, or processes, that its prefixes name.
-        found: the known errors, those that end a job first, then in order.
-        others: the first error lines that are not explained: (number of the line, text).
-        whole: whether all of it was read.
+        lines: the number of lines read.
+        ranks: the ranks or processes that its prefixes name.
+        found: the known errors: errors that end a job are first, in the order of the log.
+        others: the first error lines without explanation: (line number, text).
+        whole: whether the whole log was read.
     """
 
     lines: int
@@ -103,21 +103,21 @@ class Log:
 
 @dataclass
 class _Stream:
-    """The lines of one rank, or of all where they have no prefix."""
+    """The lines of one rank, or of all ranks if they have no prefix."""
 
     frames: deque[str] = field(default_factory=lambda: deque(maxlen=_MOST_FRAMES))
-    is_open: bool = False  # the exception line of the traceback is still to come
+    is_open: bool = False  # the exception line of the traceback is not read yet
     mixed: bool = False  # several tracebacks are interleaved
     since: int = _MESSAGE_LINES + 1  # lines after the exception line
     of_rank: str | None = None
-    pending: str | None = None  # an exception line that can go on in the next line
+    pending: str | None = None  # an exception line that can continue on the next line
 
 
 def read_log(file: BinaryIO) -> Log:
-    """Read a log and find the known errors in it.
+    """Return the known errors of a log.
 
     Args:
-        file: its bytes, in UTF-8, UTF-16 or UTF-32; what is not text is replaced.
+        file: a stream of bytes in UTF-8, UTF-16 or UTF-32; invalid bytes are replaced.
     """
     decoded = _decoded(file)
     try:
@@ -127,7 +127,7 @@ def read_log(file: BinaryIO) -> Log:
 
 
 def parse_log(text: str) -> Log:
-    """Find the known errors in a text, such as one line of a log."""
+    """Return the known errors in a text, such as one line of a log."""
     return _Reader(every_line=True).read(io.StringIO(text))
 
 
@@ -151,7 +151,7 @@ class _Reader:
     """The state of reading one log.
 
     Args:
-        every_line: whether to look at lines without a word of `_WORDS`, too.
+        every_line: whether to examine lines without a word of `_WORDS`, too.
     """
 
     def __init__(self, *, every_line: bool = False) -> None:
@@ -161,7 +161,7 @@ class _Reader:
         self.found: dict[str, Found] = {}
         self.others: dict[str, int] = {}
         self.number = 0
-        self.waiting: set[str] = set()  # whose last line can go on in the next one
+        self.waiting: set[str] = set()  # streams whose last line can continue on the next line
 
     def read(self, file: io.TextIOBase) -> Log:
         read = 0
@@ -199,7 +199,7 @@ class _Reader:
             stream.pending = None
             return
         if _HEADER.search(text):
-            stream.mixed = stream.is_open  # the one before has no exception line yet
+            stream.mixed = stream.is_open  # the previous traceback has no exception line yet
             if not stream.mixed:
                 stream.frames.clear()
             stream.is_open, stream.pending = True, None
@@ -237,7 +237,7 @@ class _Reader:
                 self.others.setdefault(text, self.number)
 
     def _withdraw(self, text: str) -> None:
-        """Drop what is not certain and what an unexplained line shows to be of another kind."""
+        """Remove uncertain errors that an unexplained line shows to be of another kind."""
         for name, each in list(self.found.items()):
             other = each.recognised.kind.unless
             unsure = each.recognised.sure is not Sure.CERTAIN
@@ -260,7 +260,7 @@ class _Reader:
         return self.streams.setdefault(identity, _Stream())
 
     def _stripped(self, line: str) -> tuple[str, str]:
-        """Who printed a line, empty where no prefix says so, and the line without prefixes."""
+        """Return the process that a prefix names (or an empty text) and the rest of the line."""
         if "\x1b" in line:
             line = _ESCAPE.sub("", line)
         if not line.isascii():
@@ -276,7 +276,7 @@ class _Reader:
 
 
 _ORDER: Final = tuple(Sure)
-# What tells a process from the others, the most telling first.
+# The prefixes that identify a process, the most specific first.
 _IDENTITIES: Final = ("rank", "mpi", "task", "tag", "actor", "local", "host", "role")
 
 
@@ -292,12 +292,12 @@ def _can_matter(line: str) -> bool:
 
 
 def _is_warning(found: Found) -> bool:
-    """Whether a job goes on after the line: such a line is not what ended it."""
+    """Return whether the line is a warning, which does not end a job."""
     return found.text.startswith("WARNING")
 
 
 def _texts(line: str) -> Iterator[str]:
-    """The lines of text in a line of a log: itself, or what a container logged as JSON."""
+    """Yield the lines in a log line: itself, or the text that a container logged as JSON."""
     if line.startswith('{"'):
         try:
             content = json.loads(line)

@@ -1,4 +1,4 @@
-"""A checkpoint, read for the errors of a log with what `inspect` and `verify` use."""
+"""A checkpoint that `inspect` and `verify` examine to explain the errors of a log."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ckptmigrate.versions.reading import Reading, read
 
 
 class Seen:
-    """A checkpoint, read once for every error of a log.
+    """A checkpoint, read once for all errors of a log.
 
     Args:
         path: a checkpoint or a root.
 
     Raises:
-        NotACheckpointError: it is not a directory.
+        NotACheckpointError: the path is not a directory.
     """
 
     def __init__(self, path: Place) -> None:
@@ -39,12 +39,12 @@ class Seen:
 
     @cached_property
     def is_root(self) -> bool:
-        """Whether the path is a root, with or without its tracker file."""
+        """Return whether the path is a root, with or without its tracker file."""
         return bool(locate.all_of(self.path)) or (self.path / locate.TRACKER_FILE).is_file()
 
     @cached_property
     def place(self) -> Place:
-        """The directory of the checkpoint: of a root, the iteration that a job would load."""
+        """Return the checkpoint; for a root, the one that a job would load."""
         try:
             return roots.choose(self.path).checkpoints[0]
         except (CkptMigrateError, OSError):
@@ -52,22 +52,22 @@ class Seen:
 
     @cached_property
     def files(self) -> Mapping[str, int]:
-        """The files of the checkpoint and their sizes in bytes."""
+        """Return the files of the checkpoint and their sizes in bytes."""
         return storage.directory(self.place).files()
 
     @cached_property
     def refusal(self) -> CkptMigrateError | None:
-        """Why it cannot be verified; None where it was."""
+        """Return the error that prevents `verify`, or None."""
         return self._verified if isinstance(self._verified, CkptMigrateError) else None
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
-        """The problems that `verify` finds."""
+        """Return the problems that `verify` reports."""
         return () if isinstance(self._verified, CkptMigrateError) else self._verified.findings
 
     @cached_property
     def reading(self) -> Reading | None:
-        """The checkpoint; None where it cannot be read as a whole."""
+        """Return the checkpoint, or None if it cannot be read."""
         try:
             return read(storage.directory(self.place))
         except (CkptMigrateError, OSError):
@@ -75,12 +75,12 @@ class Seen:
 
     @property
     def manifest(self) -> Manifest | None:
-        """The metadata of the checkpoint; None where it cannot be read."""
+        """Return the metadata of the checkpoint, or None if it cannot be read."""
         return None if self.reading is None else self.reading.manifest
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
-        """The keys of `.metadata`; none where it cannot be read."""
+        """Return the keys of `.metadata`; empty if it cannot be read."""
         if self.manifest is not None:
             return tuple(self.manifest.metadata.entries)
         try:
@@ -91,7 +91,7 @@ class Seen:
 
     @cached_property
     def globals(self) -> tuple[str, ...]:
-        """The names of classes and functions in its pickles, of one RNG state too."""
+        """Return the globals of the metadata files and of one RNG state."""
         found = self.manifest
         if found is None:
             return ()
@@ -105,11 +105,11 @@ class Seen:
         return tuple(dict.fromkeys(names))
 
     def argument(self, name: str) -> Any:
-        """A value of the job that saved the checkpoint; None where it is not stored."""
+        """Return an argument of the job that saved the checkpoint; None if it is not stored."""
         return None if self.manifest is None else self.manifest.common.argument(name)
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """The shape that the checkpoint stores under a key; empty where there is none."""
+        """Return the shape that the checkpoint stores for a key; empty if there is none."""
         entry = None if self.manifest is None else self.manifest.metadata.entries.get(key)
         size = entry.attributes.get("size") if isinstance(entry, Object) else None
         if isinstance(size, Object) and len(size.args) == 1:
@@ -118,7 +118,7 @@ class Seen:
         return tuple(size) if is_shape and isinstance(size, tuple) else ()
 
     def verdicts(self, job: Job) -> tuple[Verdict, ...]:
-        """What `check` predicts for a job of each release; none where it cannot be read."""
+        """Return the predictions of `check` per release; empty if the checkpoint is unreadable."""
         if self.reading is None:
             return ()
         if job not in self._verdicts:

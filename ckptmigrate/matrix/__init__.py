@@ -1,1 +1,1 @@
-"""What loads where: each pair of writer and reader, measured or derived, and how it is shown."""
+"""The compatibility matrix: a measured or derived result per pair of releases, and its output."""

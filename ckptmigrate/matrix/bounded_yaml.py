@@ -1,7 +1,7 @@
-"""YAML as compat_matrix.yaml has it: mappings, lists, text and small numbers, of bounded size.
+"""A YAML reader for compat_matrix.yaml: mappings, lists, text and small numbers of bounded size.
 
-What YAML has besides (dates, sets, aliases, merges, tags) and what is too much is an error that
-names its line, before anything is made of it.
+Other YAML features (dates, sets, aliases, merges, tags) and exceeded limits raise an error that
+names the line, before any value is built.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, Final
 from ckptmigrate.access import opener
 from ckptmigrate.errors import CompatError
 
-_LARGEST: Final = 512 * 1024  # bytes; the file has 100 kB
-_MOST: Final = 30_000  # values; the file has 7,000
-_DEEPEST: Final = 20  # mappings and lists in each other; the file has 7
+_LARGEST: Final = 512 * 1024  # bytes; compat_matrix.yaml has 100 kB
+_MOST: Final = 30_000  # values; compat_matrix.yaml has 7,000
+_DEEPEST: Final = 20  # nested mappings and lists; compat_matrix.yaml has 7
 _NUMBER: Final = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?")
 _TAG: Final = "tag:yaml.org,2002:"
 _NUMBERS: Final = ("int", "float")
@@ -26,8 +26,8 @@ def read(path: Path) -> str:
     """Return the text of a file.
 
     Raises:
-        CompatError: it is not UTF-8; names the line.
-        OSError: it cannot be read, or is too large.
+        CompatError: the file is not UTF-8; the message names the line.
+        OSError: the file cannot be read or is too large.
     """
     content = opener.read(path, _LARGEST)
     try:
@@ -38,14 +38,14 @@ def read(path: Path) -> str:
 
 
 def load(text: str, path: Path | str, yaml: Any = None) -> Any:
-    """Return what a text says.
+    """Return the content of a YAML text.
 
     Args:
-        path: where the text is from, for errors.
-        yaml: a `ruamel.yaml.YAML` with other settings than its own.
+        path: the file of the text, for errors.
+        yaml: a `ruamel.yaml.YAML` with other settings than the default.
 
     Raises:
-        CompatError: it is not YAML, or more than this file needs; names the line.
+        CompatError: the text is not YAML or exceeds a limit; the message names the line.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -71,14 +71,14 @@ def _composer() -> type:
     from ruamel.yaml.nodes import MappingNode, ScalarNode
 
     class Bounded(Composer):
-        """Makes nodes of what is parsed, and refuses the first one that is too much."""
+        """A composer that raises at the first node that exceeds a limit."""
 
         count = nested = 0
 
         def get_single_node(self) -> Any:
             try:
                 return super().get_single_node()
-            except (ValueError, OverflowError) as error:  # of an escape that is not a character
+            except (ValueError, OverflowError) as error:  # an escape that is not a character
                 raise ComposerError(
                     None, None, str(error), self.loader.reader.get_mark()
                 ) from error

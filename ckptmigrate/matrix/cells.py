@@ -1,7 +1,7 @@
-"""The measured compatibility matrix: which release resumes from whose checkpoint.
+"""The measured compatibility matrix: which release can resume from whose checkpoint.
 
-It is written down in compat_matrix.yaml and measured by `matrix run` (measuring/). Nothing that
-migrates or checks a checkpoint looks at it.
+compat_matrix.yaml contains it, and `matrix run` (measuring/) measures it. No command that migrates
+or checks a checkpoint uses it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ckptmigrate.access import opener
 
 COMPILED: Final = "data/matrix.json"
 IDLE: Final = "idle"
-# The KnowledgeRow of a reader that nothing is written for: what is known of the raw load counts.
+# The KnowledgeRow of a migrated outcome if nothing had to be written: that of `raw` applies.
 UNTOUCHED: Final = "untouched"
 
-# What a reader makes of a checkpoint, apart from the failures of FailureRow.
+# The outcomes of a load, apart from the failures of FailureRow.
 OK: Final = "ok"
 NO_FAULT: Final = "ok-no-fault"
 STALE_FAULT: Final = "ok-stale-fault"
@@ -35,7 +35,7 @@ MEANINGS: Final = {
 
 
 def grade(outcome: str) -> str:
-    """An outcome as `ok`, `partial` (it resumes without something) or `fails`."""
+    """Return the grade of an outcome: `ok`, `partial` (resumes without something) or `fails`."""
     if outcome == OK:
         return "ok"
     return "partial" if outcome in MEANINGS else "fails"
@@ -56,13 +56,13 @@ class ScenarioRow:
 
 @dataclass(frozen=True)
 class FailureRow:
-    """A way in which a load ends.
+    """A way in which a load fails.
 
     Attributes:
-        failure: its name, which cells use.
-        error: a regular expression found in what the reader says.
+        failure: the name that cells use.
+        error: a regular expression that matches a part of the error message.
         why: the reason in words.
-        source: the tag, file or sample it is known from.
+        source: the tag, file or sample that shows it.
     """
 
     failure: str
@@ -73,13 +73,13 @@ class FailureRow:
 
 @dataclass(frozen=True)
 class KnowledgeRow:
-    """How an outcome is known.
+    """The evidence for an outcome.
 
     Attributes:
-        known: its name, which cells use.
+        known: the name that cells use.
         how: `measured` or `derived`.
-        torch: the torch it was measured under; empty for a derived one.
-        source: who measured, or the rule that it is derived from.
+        torch: the PyTorch version of the measurement; empty if derived.
+        source: who measured it, or the rule that it is derived from.
     """
 
     known: str
@@ -90,15 +90,15 @@ class KnowledgeRow:
 
 @dataclass(frozen=True)
 class CellRow:
-    """What one reader makes of the checkpoints of a group.
+    """The outcomes of one reader for the checkpoints of a group.
 
     Attributes:
         reader: the release.
-        raw: the outcome for the checkpoint as it lies: one of MEANINGS, or a failure.
-        raw_known: how that is known, a KnowledgeRow's name.
-        migrated: the outcome after one command.
-        migrated_known: how that is known.
-        error: what the reader said of the checkpoint as it lies; empty where it resumes.
+        raw: the outcome for the unmigrated checkpoint: one of MEANINGS, or a failure.
+        raw_known: the name of the KnowledgeRow for `raw`.
+        migrated: the outcome for the migrated checkpoint.
+        migrated_known: the name of the KnowledgeRow for `migrated`.
+        error: the error message for the unmigrated checkpoint; empty if it resumes.
     """
 
     reader: str
@@ -115,9 +115,9 @@ class GroupRow:
 
     Attributes:
         writer: the release.
-        scenario: a ScenarioRow's name.
-        checkpoints: those that stand for it: names of samples, or `saved/w1` and the like for
-            one that the real release saves while the matrix is measured.
+        scenario: the name of a ScenarioRow.
+        checkpoints: the checkpoints that are measured: names of samples, or names such as
+            `saved/w1` for a checkpoint that the real release saves during the measurement.
         cells: one per reader.
     """
 
@@ -129,15 +129,15 @@ class GroupRow:
 
 @dataclass(frozen=True)
 class AlikeRow:
-    """A writer whose checkpoints of a scenario fare as others do.
+    """A writer whose checkpoints of a scenario have the same outcomes as those of another group.
 
-    What ends the load of an idle checkpoint of the writer ends the load of these, too.
+    An error that ends the load of an idle checkpoint of the writer also ends these loads.
 
     Attributes:
-        writer, scenario: which cells.
-        like, like_scenario: the writer and scenario of the group whose cells they repeat.
+        writer, scenario: the cells.
+        like, like_scenario: the writer and scenario of the group whose cells are repeated.
         because: the rule.
-        source: what shows it.
+        source: the evidence for the rule.
     """
 
     writer: str
@@ -148,7 +148,7 @@ class AlikeRow:
     source: str
 
 
-# The sections of compat_matrix.yaml that the matrix is made of.
+# The sections of compat_matrix.yaml that belong to the matrix.
 ROWS: Final[dict[str, type]] = {
     "scenarios": ScenarioRow,
     "failures": FailureRow,
@@ -160,16 +160,16 @@ ROWS: Final[dict[str, type]] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """What a reader makes of a writer's checkpoint, and how that is known.
+    """The outcomes for the checkpoint of a writer in a reader, with the evidence.
 
     Attributes:
         writer, reader: releases.
-        scenario: a ScenarioRow's name.
+        scenario: the name of a ScenarioRow.
         raw, migrated: outcomes, see CellRow.
-        raw_known, migrated_known: how each is known, in words.
-        error: what the reader says of the checkpoint as it lies; empty where it resumes.
-        reason: why, where it does not; empty where it resumes.
-        command: what is to be run before the reader resumes; empty where nothing is.
+        raw_known, migrated_known: the evidence for each, in words.
+        error: the error message for the unmigrated checkpoint; empty if it resumes.
+        reason: why the unmigrated checkpoint fails; empty if it resumes.
+        command: the command that lets the reader resume; empty if none is needed or helps.
     """
 
     writer: str
@@ -186,7 +186,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """The sections of compat_matrix.yaml that the matrix is made of, in the order of the file."""
+    """The matrix: its sections of compat_matrix.yaml, in the order of the file."""
 
     scenarios: tuple[ScenarioRow, ...]
     failures: tuple[FailureRow, ...]
@@ -196,12 +196,15 @@ class Matrix:
 
     @cached_property
     def readers(self) -> tuple[str, ...]:
-        """The readers, oldest first: those of the first group."""
+        """Return the readers of the first group, oldest first."""
         return tuple(cell.reader for cell in self.matrix[0].cells) if self.matrix else ()
 
     @cached_property
     def cells(self) -> Mapping[tuple[str, str, str], Cell]:
-        """Every cell by (writer, reader, scenario); the writers as in the scenario `idle`."""
+        """Return every cell by (writer, reader, scenario).
+
+        The cells of an AlikeRow require those of the same writer in the scenario `idle`.
+        """
         found = {}
         for group in self.matrix:
             for row in group.cells:
@@ -215,22 +218,22 @@ class Matrix:
         return found
 
     def writers(self, scenario: str) -> tuple[str, ...]:
-        """The writers that have cells of a scenario, oldest first."""
+        """Return the writers that have cells of a scenario, oldest first."""
         from packaging.version import Version
 
         found = {writer for writer, _, of in self.cells if of == scenario}
         return tuple(sorted(found, key=Version))
 
     def group(self, writer: str, scenario: str) -> GroupRow:
-        """The group of a writer and a scenario."""
+        """Return the group of a writer and a scenario."""
         return next(g for g in self.matrix if (g.writer, g.scenario) == (writer, scenario))
 
     def failure(self, error: str) -> FailureRow | None:
-        """The first failure whose pattern is found in an error; None for an unknown error."""
+        """Return the first failure whose pattern matches an error; None for an unknown error."""
         return next((row for row in self.failures if re.search(row.error, error)), None)
 
     def meaning(self, outcome: str) -> str:
-        """An outcome in words."""
+        """Return an outcome in words."""
         if outcome in MEANINGS:
             return MEANINGS[outcome]
         return next(row.why for row in self.failures if row.failure == outcome)
@@ -258,8 +261,11 @@ class Matrix:
         return f"derived: {row.source}"
 
     def _like(self, cell: Cell, idle: Cell, alike: AlikeRow) -> Cell:
-        """A cell that repeats another one's; what ends an idle checkpoint of the writer ends
-        this one, too, and what is of the other writer alone does not."""
+        """Return a cell that repeats one of another writer.
+
+        A load error of the idle checkpoint of the writer also applies to this cell. A load error
+        of the other writer alone does not.
+        """
         derived = f"derived from {alike.like}, {alike.like_scenario}: {alike.because}"
         raw, error, reason = cell.raw, cell.error, cell.reason
         if grade(idle.raw) == "fails":
@@ -278,7 +284,7 @@ class Matrix:
 
 
 def _command(writer: str, reader: str, raw: str, migrated: str) -> str:
-    """The command that makes a reader resume; empty where it resumes from what lies there."""
+    """Return the command that lets a reader resume; empty if none is needed or helps."""
     from packaging.version import Version
 
     if raw in (migrated, OK) or grade(migrated) == "fails":
@@ -289,7 +295,7 @@ def _command(writer: str, reader: str, raw: str, migrated: str) -> str:
 
 
 def from_sections(sections: Mapping[str, Any]) -> Matrix:
-    """The matrix from plain lists and mappings that fit the schema (see compiling.py)."""
+    """Return the matrix from plain lists and mappings that fit the schema (see compiling.py)."""
     groups = tuple(
         GroupRow(
             group["writer"],
@@ -308,5 +314,5 @@ def from_sections(sections: Mapping[str, Any]) -> Matrix:
 
 
 def matrix() -> Matrix:
-    """The matrix that is shipped."""
+    """Return the matrix that the package contains."""
     return from_sections(json.loads(opener.shipped(COMPILED)))

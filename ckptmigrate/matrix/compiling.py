@@ -1,9 +1,9 @@
-"""compat_matrix.yaml, which people edit, checked and compiled into what the package reads.
+"""The compiler of compat_matrix.yaml, which people edit, to the data files of the package.
 
     python -m ckptmigrate.matrix.compiling      (or: make facts)
 
-An ordinary verb reads the compiled facts about releases alone: YAML with comments and line
-numbers takes a second to parse. A test holds both in step.
+Commands read only the compiled files, because parsing YAML with comments and line numbers takes a
+second. A test checks that both have the same content.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _SPECIFIERS: Final = ("releases", "present", "absent", "importable", "pickled")
 
 
 def compiled(text: str, *, path: Path | str = FILE) -> dict[str, Any]:
-    """The sections of a compat_matrix.yaml as plain lists and mappings.
+    """Return the sections of a compat_matrix.yaml as plain lists and mappings.
 
     Raises:
-        CompatError: it is not YAML or does not fit the schema; names the line.
+        CompatError: the text is not YAML or does not fit the schema; the message names the line.
     """
     content = bounded_yaml.load(text, path)
     try:
@@ -43,7 +43,7 @@ def compiled(text: str, *, path: Path | str = FILE) -> dict[str, Any]:
 
 
 def parse(text: str, *, path: Path | str = FILE) -> tuple[Compat, Matrix]:
-    """The facts about releases, and the matrix, of a compat_matrix.yaml.
+    """Return the facts about releases, and the matrix, of a compat_matrix.yaml.
 
     Raises:
         CompatError: see `compiled`.
@@ -53,7 +53,7 @@ def parse(text: str, *, path: Path | str = FILE) -> tuple[Compat, Matrix]:
 
 
 def package_data(text: str, *, path: Path | str = FILE) -> dict[str, str]:
-    """What the package ships of it: file name -> text.
+    """Return the data files of the package: file name -> text.
 
     Raises:
         CompatError: see `compiled`.
@@ -71,7 +71,7 @@ def _json(value: Any) -> str:
 
 
 class _Mistake(Exception):
-    """A place in the file that does not fit the schema."""
+    """A line of the file that does not fit the schema."""
 
     def __init__(self, line: int, what: str) -> None:
         super().__init__(what)
@@ -108,7 +108,7 @@ def _rows(content: Any, section: str, row_type: type) -> list[dict[str, Any]]:
 
 
 def _value(row: Any, key: str, kind: str) -> Any:
-    """One value of a row, of the kind that its dataclass declares."""
+    """Return one value of a row, checked against the type that its dataclass declares."""
     if kind == "tuple[CellRow, ...]":
         return _rows(row, key, CellRow)
     if kind.startswith("tuple"):
@@ -161,7 +161,7 @@ def _check_version(text: str, line: int) -> None:
 
 
 def _check_names(content: Any, sections: Mapping[str, Any]) -> None:
-    """Cells name scenarios, outcomes, knowledge and groups that the file has."""
+    """Raise if a cell names a scenario, outcome, knowledge row or group that the file lacks."""
     scenarios = {row["scenario"] for row in sections["scenarios"]}
     outcomes = {*cells.MEANINGS, *(row["failure"] for row in sections["failures"])}
     knowledge = {row["known"] for row in sections["knowledge"]}
@@ -188,7 +188,9 @@ def _line(content: Any, key: str) -> int:
 
 
 def write(source: Path) -> list[str]:
-    """Compile a compat_matrix.yaml into the package beside it, if any; the files that changed.
+    """Compile a compat_matrix.yaml into the package next to it, and return the changed files.
+
+    Writes nothing if there is no package.
 
     Raises:
         CompatError: see `compiled`.

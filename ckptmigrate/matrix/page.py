@@ -1,7 +1,7 @@
-"""The matrix as one HTML page that needs no network: a heat map, and all about the chosen cell.
+"""The matrix as one HTML page that needs no network: a heat map and the details of one cell.
 
-The page is pages/matrix.html with its style and script inlined. The tables are made here, so that
-they can be read without JavaScript too; matrix.js repaints them and shows a cell's details.
+The page is pages/matrix.html with its style and script inlined. The tables are built here, so that
+they are readable without JavaScript; matrix.js repaints them and shows the details of a cell.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _FAILS: Final = "does not resume"
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What the page says of one outcome.
+    """The texts of one outcome on the page.
 
     Attributes:
         grade: `ok`, `partial` or `fails`.
         how: `measured` or `derived`.
         words: the outcome in words.
-        reason: why it does not resume; empty where it does.
-        known: how it is known, in words.
+        reason: why the release cannot resume; empty if it can.
+        known: the evidence, in words.
     """
 
     grade: str
@@ -38,9 +38,9 @@ class _Outcome:
 
 
 def page(found: Matrix) -> str:
-    """The whole page. The same matrix always gives the same text.
+    """Return the page, which is the same text for the same matrix.
 
-    Every text of the matrix is escaped: in the tables for HTML, in the data for a script element.
+    Texts of the matrix are escaped: for HTML in the tables, for a script element in the data.
     """
     rows = list(enumerate(found.scenarios))
     parts = {
@@ -60,13 +60,13 @@ def _tab(number: int, row: ScenarioRow) -> str:
 
 
 def _panel(found: Matrix, number: int, row: ScenarioRow) -> str:
-    """A scenario: what it is, how many pairs resume, and its table."""
+    """Return the panel of a scenario: its summary, the number of pairs that resume, its table."""
     heads = "".join(
         f'<th scope="col" title="{escaped(reader)}">{escaped(short_name(reader))}</th>'
         for reader in found.readers
     )
     lines = "\n".join(_line(found, row.scenario, writer) for writer in found.writers(row.scenario))
-    width = max(1, len(found.readers))  # a table without a column is no valid HTML
+    width = max(1, len(found.readers))  # a table without columns is not valid HTML
     return f"""<section id="panel-{number}" aria-labelledby="tab-{number}">
 <h2>{escaped(row.scenario)}</h2>
 <p class="what">{escaped(row.summary)}</p>
@@ -94,7 +94,7 @@ def _line(found: Matrix, scenario: str, writer: str) -> str:
 
 
 def _button(found: Matrix, cell: Cell) -> str:
-    """A cell as it lies. matrix.js puts the same together for the other view (`paint`)."""
+    """Return the button of an unmigrated cell; `paint` of matrix.js builds the migrated one."""
     raw = _outcome(found, cell.raw, cell.raw_known)
     words = f"{raw.words}: {raw.reason}" if raw.reason else raw.words
     label = f"{cell.writer} read by {cell.reader}: {words} ({raw.how})"
@@ -119,7 +119,7 @@ def _outcome(found: Matrix, outcome: str, known: str) -> _Outcome:
 
 
 def _data(found: Matrix) -> str:
-    """What matrix.js shows of each cell, as JSON. Texts repeat: each stands once, in `texts`."""
+    """Return the data of matrix.js as JSON; cells refer to `texts` by number, to save space."""
     texts: dict[str, int] = {}
 
     def numbers(text_of: dict[str, str]) -> dict[str, int]:
@@ -133,5 +133,5 @@ def _data(found: Matrix) -> str:
             **numbers({"error": cell.error, "command": cell.command}),
         }
     data = {"symbols": SYMBOLS, "texts": list(texts), "cells": cells}
-    # `</script>` and `<!--` would end or change the element that the data lies in.
+    # `</script>` and `<!--` end or change the script element that contains the data.
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

@@ -1,4 +1,4 @@
-"""The matrix as text: for a terminal of any width, and as Markdown."""
+"""The matrix as text: tables for a terminal of any width, and Markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from ckptmigrate.matrix.cells import MEANINGS, OK, Cell, Matrix, grade
 from ckptmigrate.text.lines import Line
 
-Parts = list[tuple[str, str]]  # parts of text with a colour each, "" for none
+Parts = list[tuple[str, str]]  # parts of a line, each with its color, "" for none
 
 SYMBOLS: Final = {"ok": "✓", "partial": "~", "fails": "✗"}
 _COLORS: Final = {"ok": "green", "partial": "yellow", "fails": "red"}
@@ -21,12 +21,14 @@ LEGEND: Final = (
 
 
 def table(matrix: Matrix, scenario: str, width: int | None) -> Iterator[Parts]:
-    """One scenario: a row per writer, a column per reader, raw and migrated side by side.
+    """Yield the lines of one scenario: a row per writer, a column per reader, two marks per cell.
+
+    The first mark is for the unmigrated checkpoint, the second for the migrated one.
 
     Args:
-        width: of the terminal, in columns; None for no terminal. Where the table does not fit,
-            there is a line per writer that names the readers that do not resume from the
-            checkpoint as it lies.
+        width: columns of the terminal, or None without a terminal. If the table is too wide, a
+            list per writer replaces it, with the readers that cannot resume from the unmigrated
+            checkpoint.
     """
     readers = matrix.readers
     fits = [c for c in (_WIDE, _NARROW) if width is None or _WRITER + c * len(readers) <= width]
@@ -48,7 +50,7 @@ def table(matrix: Matrix, scenario: str, width: int | None) -> Iterator[Parts]:
 
 
 def title(matrix: Matrix, scenario: str) -> Line:
-    """What a table is about, and its sum."""
+    """Return the title of a table: the scenario and the number of pairs that resume."""
     return Line(f"{scenario}: {summary(matrix, scenario)}", hang=2, style="bold")
 
 
@@ -62,7 +64,7 @@ def _lists(matrix: Matrix, scenario: str) -> Iterator[Parts]:
 
 
 def line(cell: Cell) -> Parts:
-    """One cell as a line: the releases, the scenario, its marks, and the outcome unmigrated."""
+    """Return one cell as a line: the releases, the scenario, the marks, the unmigrated outcome."""
     pair = f"{cell.writer} -> {cell.reader}"
     return [(f"{pair:24}{cell.scenario:{_WRITER}}", ""), *_marks(cell), (f"  {cell.raw}", "")]
 
@@ -72,7 +74,7 @@ def _marks(cell: Cell) -> Parts:
 
 
 def summary(matrix: Matrix, scenario: str) -> str:
-    """How many pairs resume, before and after one command."""
+    """Return how many pairs resume, unmigrated and migrated."""
     cells = [cell for (_, _, of), cell in matrix.cells.items() if of == scenario]
     raw = sum(grade(cell.raw) != "fails" for cell in cells)
     migrated = sum(grade(cell.migrated) != "fails" for cell in cells)
@@ -80,7 +82,7 @@ def summary(matrix: Matrix, scenario: str) -> str:
 
 
 def detail(matrix: Matrix, cell: Cell) -> list[Line]:
-    """Everything about one cell; the answer in the first line."""
+    """Return all details of one cell; the first line is the answer."""
     answer = f"{cell.writer} -> {cell.reader}, {cell.scenario}: {matrix.meaning(cell.raw)}"
     lines = [Line(answer, hang=2, style="bold")]
     if cell.error:
@@ -95,7 +97,7 @@ def detail(matrix: Matrix, cell: Cell) -> list[Line]:
 
 
 def markdown(matrix: Matrix, scenarios: Sequence[str]) -> str:
-    """Tables in Markdown, a table per scenario; raw and migrated in each cell."""
+    """Return a Markdown table per scenario, with both marks in each cell."""
     parts = []
     for scenario in scenarios:
         row = next(each for each in matrix.scenarios if each.scenario == scenario)
@@ -116,8 +118,9 @@ def markdown(matrix: Matrix, scenarios: Sequence[str]) -> str:
 
 
 def into(text: str, matrix: Matrix) -> str:
-    """A Markdown text with fresh tables wherever it has `<!-- matrix: SCENARIOS -->`, up to
-    `<!-- /matrix -->`."""
+    """Return a Markdown text with the tables between `<!-- matrix: SCENARIOS -->` and
+    `<!-- /matrix -->` replaced by new ones.
+    """
 
     def fresh(place: re.Match[str]) -> str:
         return f"{place[1]}\n{markdown(matrix, place[2].split())}\n{place[3]}"
@@ -126,5 +129,5 @@ def into(text: str, matrix: Matrix) -> str:
 
 
 def short_name(release: str) -> str:
-    """`0.13` of `0.13.1`; `0.20` of `0.20.dev0`."""
+    """Return the minor release: `0.13` for `0.13.1`, `0.20` for `0.20.dev0`."""
     return ".".join(release.split(".")[:2])

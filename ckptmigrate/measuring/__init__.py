@@ -1,1 +1,1 @@
-"""The package of what `matrix run` needs; no other verb imports it."""
+"""The measurement of the matrix; only `matrix run` and `matrix add` import it."""

@@ -1,4 +1,4 @@
-"""The checkpoints that the matrix is measured with: samples, and what real releases save."""
+"""The checkpoints that the matrix is measured with: samples, and checkpoints of real releases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.errors import RefusedError
 
 SAVED: Final = "saved/"
-# Sizes in the names of saved checkpoints, and what the jobs call them.
+# The sizes in names of saved checkpoints, and their names in jobs.
 _SIZES: Final = {
     "tp": "tensor_parallel",
     "pp": "pipeline_parallel",
@@ -27,13 +27,13 @@ _SIZES: Final = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that stands for a writer and a scenario.
+    """A checkpoint that represents a writer and a scenario.
 
     Attributes:
         writer: the release that wrote it.
-        scenario: a ScenarioRow's name.
-        name: as the matrix has it.
-        root: where it lies, or is to be saved.
+        scenario: the name of a ScenarioRow.
+        name: its name in the matrix.
+        root: its root, which may not exist yet.
         sizes: the job's tensor_parallel, pipeline_parallel, context_parallel and data_parallel.
     """
 
@@ -45,17 +45,17 @@ class Checkpoint:
 
     @property
     def saved(self) -> bool:
-        """Whether the release saves it while the matrix is measured."""
+        """Return whether the release saves it during the measurement."""
         return self.name.startswith(SAVED)
 
     @property
     def key(self) -> str:
-        """A name for folders."""
+        """Return a name for directories."""
         return f"{self.writer}-{self.scenario}-{self.name.removeprefix(SAVED)}"
 
     @property
     def folder(self) -> Path:
-        """The directory of its iteration; a saved one has 5."""
+        """Return the directory of its iteration; a saved checkpoint has iteration 5."""
         if not self.root.is_dir():
             return self.root / "iter_0000005"
         found = locate.locate(self.root).checkpoints[0]
@@ -64,11 +64,11 @@ class Checkpoint:
 
 
 def checkpoint(writer: str, scenario: str, name: str, samples: Path, saves: Path) -> Checkpoint:
-    """The checkpoint of a name in the matrix.
+    """Return the checkpoint with a name of the matrix.
 
     Args:
         samples: the directory of the samples, with index.json.
-        saves: where saved ones are to lie.
+        saves: the directory of saved checkpoints.
 
     Raises:
         RefusedError: there is no such sample.
@@ -87,9 +87,9 @@ def checkpoint(writer: str, scenario: str, name: str, samples: Path, saves: Path
 
 
 def digests(manifest: Manifest) -> dict[str, list[str]]:
-    """Key -> [dtype, digest of the bits] of every tensor, its pieces read with real torch.
+    """Return key -> [dtype, SHA-256 of the bits] of every tensor, read with real torch.
 
-    The form is that of training_job/telling.py, the shape the stored one.
+    The format is that of training_job/telling.py; the shape is the stored one.
     """
     import torch
 
@@ -103,7 +103,7 @@ def digests(manifest: Manifest) -> dict[str, list[str]]:
 
 
 def _whole(pieces: list[tuple[tuple[int, ...], Any]]) -> Any:
-    """The tensor that pieces make up, each with where it starts."""
+    """Return the tensor that consists of chunks, each with its offsets."""
     import torch
 
     ends = [

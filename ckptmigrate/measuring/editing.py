@@ -1,4 +1,4 @@
-"""Write measured cells into compat_matrix.yaml, and leave every other line as it is."""
+"""Edits of compat_matrix.yaml that write measured cells and keep every other line."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from ckptmigrate.matrix import bounded_yaml
 from ckptmigrate.matrix.cells import CellRow, GroupRow
 from ckptmigrate.matrix.compiling import FILE
 
-_UNBROKEN: Final = 10_000  # a line's width, in characters, that no row reaches
+_UNBROKEN: Final = 10_000  # characters; longer than any row
 
 
 def updated(text: str, groups: Sequence[GroupRow]) -> str:
-    """The text of a compat_matrix.yaml with the cells of some groups, comments kept.
+    """Return the text of a compat_matrix.yaml with the cells of some groups, comments kept.
 
     Args:
-        groups: groups that the file has, with the cells to be there. Cells that are there
-            already keep their lines.
+        groups: groups of the file with their new cells. Cells that do not change keep their lines.
     """
     yaml = _yaml()
     content = bounded_yaml.load(text, FILE, yaml)
@@ -34,7 +33,7 @@ def updated(text: str, groups: Sequence[GroupRow]) -> str:
         if group is None or [dict(cell) for cell in row["cells"]] == list(map(asdict, group.cells)):
             continue
         cells, old = _sequence(group.cells), row["cells"]
-        cells.ca.comment, cells.ca.end = old.ca.comment, old.ca.end  # what stands below the group
+        cells.ca.comment, cells.ca.end = old.ca.comment, old.ca.end  # comments below the group
         row["cells"] = cells
         changed = True
     if not changed:
@@ -45,10 +44,10 @@ def updated(text: str, groups: Sequence[GroupRow]) -> str:
 
 
 def update(path: Path, groups: Sequence[GroupRow]) -> bool:
-    """Write the cells of groups into a file; whether it changed.
+    """Write the cells of groups into a file, and return whether it changed.
 
     Raises:
-        OSError: it cannot be read or written.
+        OSError: the file cannot be read or written.
     """
     text = bounded_yaml.read(path)
     new = updated(text, groups)
@@ -58,17 +57,17 @@ def update(path: Path, groups: Sequence[GroupRow]) -> bool:
 
 
 def with_release(text: str, release: str, *, torch: str, source: str) -> str:
-    """The text with a release that is new: a reader, and a writer without cells yet.
+    """Return the text with a new release: a reader, and a writer without cells.
 
-    Its layout and constraints are those of the newest rows that name it (`releases`). `matrix
-    run --update` then measures what it reads and, where its wheel is at hand, what it saves.
+    Its layout and constraints are those of the newest rows whose `releases` include it. `matrix
+    run --update` then measures what it reads and, if its wheel is installed, what it saves.
 
     Args:
-        torch: the torch that it runs under.
-        source: where it is known from.
+        torch: the PyTorch version of the release.
+        source: where the release is published.
 
     Raises:
-        RefusedError: the file has it already, or no row that it could be like.
+        RefusedError: the file already has the release, or has no rows that the new ones can follow.
     """
     from packaging.version import Version
 
@@ -109,7 +108,7 @@ _GROUP: Final = """\
 
 
 def _end(text: str, rows: Any, number: int) -> int:
-    """The line after a row; comments and blank lines below it belong to what follows."""
+    """Return the line after a row; comments and blank lines below a row belong to the next one."""
     lines = text.splitlines()
     start = int(rows.lc.item(number)[0])
     end = start + 1
@@ -138,7 +137,7 @@ def _yaml() -> Any:
 
 
 def _sequence(cells: Sequence[CellRow]) -> Any:
-    """One line per cell."""
+    """Return cells as YAML, one line per cell."""
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
     found = CommentedSeq()

@@ -1,4 +1,4 @@
-"""Releases on the package index that the matrix does not have yet.
+"""Releases on the package index that the matrix does not have.
 
 python -m ckptmigrate.measuring.index      prints a JSON list
 """
@@ -15,7 +15,7 @@ from ckptmigrate.releases.facts import compat, minor
 
 
 def available() -> list[str]:
-    """The releases of megatron-core that pip finds.
+    """Return the releases of megatron-core that pip finds.
 
     Raises:
         subprocess.CalledProcessError: pip finds none.
@@ -31,10 +31,10 @@ def available() -> list[str]:
 
 
 def new(found: Iterable[str], known: Iterable[str]) -> list[str]:
-    """The last patch of each minor release that is newer than every known one of that minor.
+    """Return the last patch of each minor release that is newer than the known ones of that minor.
 
     Args:
-        found: releases on the index; those older than every known one count for nothing.
+        found: releases on the index; minor releases older than all known ones are ignored.
         known: releases that the matrix has.
     """
     from packaging.version import Version

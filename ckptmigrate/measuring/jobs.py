@@ -1,4 +1,4 @@
-"""Run training jobs of real releases: a process per release, its megatron-core on the path."""
+"""Training jobs of real releases: one process per release, with its megatron-core on the path."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, Final
 from ckptmigrate import search_path
 from ckptmigrate.errors import RefusedError
 
-# The program of the processes: a package that knows nothing of this one.
+# The program of the processes, a package that does not import ckptmigrate.
 _PROGRAM: Final = "training_job"
 _FOLDER: Final = str(Path(__file__).parent)
 _SECONDS: Final = 3600
 
 
 def installed(readers: Path) -> list[str]:
-    """The releases in a directory of theirs, oldest first; see `make readers`.
+    """Return the releases installed in a directory (see `make readers`), oldest first.
 
     Raises:
         RefusedError: there is none.
@@ -41,13 +41,13 @@ def run(release: str, readers: Path, jobs: Sequence[Mapping[str, Any]]) -> list[
 
     Args:
         release: a name in `readers`.
-        jobs: as training_job/release.py has them.
+        jobs: the jobs, with the fields of training_job/release.py.
 
     Returns:
-        What each job's ranks tell, in order.
+        The outcomes of the ranks of each job, in the order of the jobs.
 
     Raises:
-        RefusedError: the process did not come to its end; with its last words.
+        RefusedError: the process failed; the message contains the last line of its stderr.
     """
     process = subprocess.run(
         search_path.module(_PROGRAM, first=[str(readers.absolute() / release), _FOLDER]),

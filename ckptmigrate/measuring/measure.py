@@ -1,4 +1,4 @@
-"""Measure the cells of the matrix: real releases load every checkpoint, raw and migrated."""
+"""The measurement of the matrix: real releases load every checkpoint, unmigrated and migrated."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ Say = Callable[[str], None]
 
 _WILL_RERUN: Final = ["RerunState", 3]
 _IDLE: Final = ["RerunState", 0]
-_LASTING_SINCE: Final = ">=0.14"  # fault contexts name messages, not lines, from here on
-# What a reader says, in the form of a CellRow; the names of the KnowledgeRows.
+_LASTING_SINCE: Final = ">=0.14"  # fault contexts identify a call by its message, not line
+# Names of KnowledgeRows for the outcomes of readers.
 _WHEEL: Final = "wheel"
 _TRAINING: Final = "training-{torch}"
 _RULES: Final = "rules"
@@ -47,12 +47,12 @@ _RULES: Final = "rules"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one load.
+    """The outcome of one load.
 
     Attributes:
-        result: one of MEANINGS, or a FailureRow's name.
-        known: a KnowledgeRow's name.
-        error: what the reader said, on one line; empty where it resumed.
+        result: one of MEANINGS, or the name of a FailureRow.
+        known: the name of a KnowledgeRow.
+        error: the error message on one line; empty if the release resumes.
     """
 
     result: str
@@ -62,7 +62,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Difference:
-    """An outcome that is not the one that the matrix has."""
+    """A difference between an outcome and the matrix."""
 
     writer: str
     reader: str
@@ -75,11 +75,11 @@ class Difference:
 
 @dataclass
 class Measured:
-    """What a run of the matrix found.
+    """The result of a measurement.
 
     Attributes:
-        groups: the groups that were measured, with new cells.
-        differences: where they are not as before, or contradict each other.
+        groups: the measured groups, with new cells.
+        differences: cells that changed, and checkpoints of a group that contradict each other.
     """
 
     groups: list[GroupRow] = field(default_factory=list)
@@ -88,12 +88,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class _Migrated:
-    """A checkpoint after the command for one reader.
+    """A checkpoint after the migration for one reader.
 
     Attributes:
-        folder: the iteration to load; that of the source where nothing had to be written.
-        untouched: whether nothing had to be.
-        losses: those that were allowed for it.
+        folder: the iteration to load; that of the source if nothing had to be written.
+        untouched: whether nothing had to be written.
+        losses: the data losses that the migration needed.
     """
 
     folder: Path
@@ -102,19 +102,19 @@ class _Migrated:
 
     @property
     def as_before(self) -> bool:
-        """Whether a job loads it just as it would have before the command."""
+        """Return whether a job loads it as it loads the unmigrated checkpoint."""
         return self.untouched and not self.losses
 
 
 class Measurement:
-    """One run of the matrix.
+    """A measurement of the matrix.
 
     Args:
-        matrix, compat: what compat_matrix.yaml says.
-        readers: a directory with a folder per release, see `make readers`.
+        matrix, compat: the content of compat_matrix.yaml.
+        readers: a directory with one directory per release, see `make readers`.
         samples: the directory of the samples.
-        work: an empty directory for what is saved and migrated.
-        say: told in a line what goes on.
+        work: an empty directory for saved and migrated checkpoints.
+        say: called with a line of text for each step.
     """
 
     def __init__(
@@ -130,11 +130,11 @@ class Measurement:
         """Measure groups.
 
         Args:
-            groups: those to measure.
-            asked: the readers, by default every release of the section `readers`.
+            groups: the groups to measure.
+            asked: the readers; default: every release of the section `readers`.
 
         Raises:
-            RefusedError: a release does not run, or says what no row of `failures` knows.
+            RefusedError: a release does not run, or its error matches no row of `failures`.
         """
         found = {
             (group.writer, group.scenario): [self._checkpoint(group, n) for n in group.checkpoints]
@@ -186,7 +186,7 @@ class Measurement:
                         raise RefusedError(f"{writer} cannot save: {rank['error']}", path=each.root)
 
     def _ask(self, release: str, every: Sequence[Checkpoint]) -> dict[str, list[Outcome]]:
-        """[raw, migrated] outcome of each checkpoint in front of a reader, by key."""
+        """Return the [unmigrated, migrated] outcomes of a reader for each checkpoint, by key."""
         migrated = {each.key: self._migrate(each, release) for each in every}
         if release not in self.wheels:
             self.say(f"{release} is no wheel: its cells are derived")
@@ -223,7 +223,7 @@ class Measurement:
         return {"checkpoint": str(folder), "step": step, **dict(each.sizes)}
 
     def _migrate(self, each: Checkpoint, release: str) -> _Migrated:
-        """One command, with the losses that it asks for."""
+        """Migrate a checkpoint for a release, and allow the data losses that this requires."""
         output = self.work / f"{each.key}-for-{release}"
         losses: tuple[str, ...] = ()
         try:
@@ -245,7 +245,7 @@ class Measurement:
         ranks: Sequence[dict[str, Any]],
         losses: Collection[str],
     ) -> Outcome:
-        """What the ranks of a job tell, as one outcome."""
+        """Return the outcome of a job, from those of its ranks."""
         for rank in ranks:
             if rank["error"]:
                 return self._failed(each, release, rank["error"], _WHEEL)
@@ -270,10 +270,10 @@ class Measurement:
         return Outcome(row.failure, known, _one_line(error, each))
 
     def _known_otherwise(self, each: Checkpoint, release: str, found: Outcome) -> Outcome:
-        """The outcome of a load by Megatron-LM training, where one was measured.
+        """Return the outcome of Megatron-LM training if it was measured, else the given one.
 
-        The distributed optimizer itself, which refuses sharding types, is no part of the job
-        that loads here: what is known of it are the rules of check.
+        The jobs here do not include the distributed optimizer, which rejects some sharding types.
+        If training was not measured, the rules of `check` decide whether it does.
         """
         training = self._trained(each, release, self.training)
         if training is not None:
@@ -290,7 +290,7 @@ class Measurement:
         return found
 
     def _trained_migrated(self, each: Checkpoint, release: str, found: Outcome) -> Outcome:
-        """The outcome after the command, by Megatron-LM training where that was measured."""
+        """Return the migrated outcome of training if it was measured, else the given one."""
         training = self._trained(each, release, self.training_migrated)
         if training is None:
             return found
@@ -315,7 +315,7 @@ class Measurement:
         return Outcome(_fault_result(each, release, kept=row["fault_context_kept"]), known)
 
     def _derive(self, each: Checkpoint, release: str, after: _Migrated) -> list[Outcome]:
-        """For a reader that is no wheel: what training measured, else what the rules say."""
+        """Return the outcomes for a reader without a wheel: measured by training, or from rules."""
         raw = self._trained(each, release, self.training)
         raw = raw or self._by_rules(each, each.folder, release)
         if after.as_before:
@@ -342,7 +342,10 @@ class Measurement:
     def _cell(
         self, group: GroupRow, release: str, outcomes: Sequence[list[Outcome]], measured: Measured
     ) -> CellRow:
-        """One cell, where the checkpoints of its group agree; differences are noted."""
+        """Return a cell, and add its differences to `measured`.
+
+        A difference is a change of the cell, or an outcome that the checkpoints do not share.
+        """
 
         def differs(what: str) -> None:
             measured.differences.append(Difference(group.writer, release, group.scenario, what))
@@ -366,7 +369,7 @@ class Measurement:
 
 
 def _trained_cells(file: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """What Megatron-LM training did: (reader, sample) -> row."""
+    """Return what Megatron-LM training did: (reader, sample) -> row."""
     return {(row["reader"], row["sample"]): row for row in json.loads(opener.read_text(file))}
 
 
@@ -376,7 +379,7 @@ def _rerun_result(each: Checkpoint, release: str, ranks: Sequence[dict[str, Any]
     if each.scenario == "fault":
         kept = all(state == _WILL_RERUN for state in states)
         if kept and any("resumed" in rank for rank in ranks):
-            # One more step: the failing rank found its call again, and training goes on.
+            # After one more step, the failing rank has found its call, and training continues.
             kept = all(rank["resumed"] == [_IDLE[1], False] for rank in ranks)
             if not kept:
                 raise RefusedError(f"{release} keeps the fault of {each.key} and never finds it")
@@ -393,14 +396,14 @@ def _fault_result(each: Checkpoint, release: str, *, kept: bool) -> str:
     return OK if same or matches(each.writer, _LASTING_SINCE) else STALE_FAULT
 
 
-# What torch 2.6+ says between the two is advice of a dozen lines, in bold letters.
+# Between the two sentences, torch 2.6 and later print a dozen lines of advice in bold.
 _ADVICE: Final = re.compile(
     r"(Weights only load failed\.).*?(Unsupported global: .*? by default\.).*"
 )
 
 
 def _one_line(error: str, each: Checkpoint) -> str:
-    """An error without the places of this machine, short enough for a table."""
+    """Return an error without the paths of this machine, short enough for a table."""
     text = " ".join(error.split()).partition(" from '/")[0]
     text = text.replace(str(each.root), "CHECKPOINT").replace("\\n", " ")
     text = _ADVICE.sub(r"\1 ... \2", text)
@@ -410,7 +413,7 @@ def _one_line(error: str, each: Checkpoint) -> str:
 def groups_of(
     matrix: Matrix, *, writers: Collection[str] = (), scenarios: Collection[str] = ()
 ) -> Iterator[GroupRow]:
-    """The groups of some writers and scenarios; by default of all."""
+    """Yield the groups of some writers and scenarios; default: all."""
     for group in matrix.matrix:
         if (not writers or group.writer in writers) and (
             not scenarios or group.scenario in scenarios

@@ -1,1 +1,1 @@
-"""HTML pages that need no network, and the templates, styles and scripts that they are made of."""
+"""HTML pages that need no network, and their templates, styles and scripts."""

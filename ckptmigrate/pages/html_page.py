@@ -1,4 +1,4 @@
-"""One HTML page that needs no network: a template of `pages` with its style and script inlined."""
+"""An HTML page that needs no network: a template of `pages` with inlined style and script."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ckptmigrate.access import opener
 from ckptmigrate.text.printable import printable
 from ckptmigrate.version import __version__
 
-_MARK: Final = re.compile(r"\{\{(\w+)\}\}")  # a place in the template, filled in one pass
+_MARK: Final = re.compile(r"\{\{(\w+)\}\}")  # a placeholder; all are replaced in one pass
 
 
 def filled(template: str, parts: Mapping[str, str], *, style: str, script: str = "") -> str:
-    """The whole page, which is allowed to load nothing, whatever a text in it may hold.
+    """Return the page; its content security policy forbids loading anything.
 
     Args:
-        template: a file of `pages`; `{{name}}` stands for a part.
-        parts: their HTML, by name; `policy`, `style`, `script` and `version` are added.
-        style: the file of `pages` that comes after what every page shares.
-        script: the file of its script; empty for a page without.
+        template: a file of `pages` with the placeholders `{{name}}`.
+        parts: the HTML of each placeholder; `policy`, `style`, `script` and `version` are added.
+        style: the file of `pages` that is appended to base.css.
+        script: the file of the script, or empty for a page without a script.
     """
     styles = _file("base.css") + _file(style)
     code = _file(script) if script else ""
@@ -39,12 +39,12 @@ def filled(template: str, parts: Mapping[str, str], *, style: str, script: str =
 
 
 def escaped(text: str) -> str:
-    """A text for HTML, without a control character."""
+    """Return a text escaped for HTML, with control characters made printable."""
     return escape(printable(text))
 
 
 def _hash(text: str) -> str:
-    """The source expression that allows an inline element with this text, and no other."""
+    """Return the policy source that allows only an inline element with this text."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 

@@ -1,6 +1,6 @@
 "use strict";
-// The fragment is the state: #scenario/view/writer/reader. What a user does changes the fragment,
-// and `show` is the one place that changes the page. So every cell has a link, and back works.
+// The URL fragment is the state: #scenario/view/writer/reader. Event handlers change the fragment,
+// and only `show` changes the page. So every cell has a link, and the Back button works.
 
 const { symbols, texts, cells } = JSON.parse(document.getElementById("data").textContent);
 const tabs = [...document.querySelectorAll("[role=tab]")];
@@ -31,7 +31,7 @@ function wanted() {
   try {
     parts = location.hash.slice(1).split("/").map(decodeURIComponent);
   } catch {
-    // A fragment that is none of ours: the start page.
+    // Unknown fragment: show the start page.
   }
   const [scenario, mode, writer, reader] = parts;
   const known = tabs.some((tab) => tab.dataset.scenario === scenario);
@@ -42,14 +42,14 @@ function wanted() {
   };
 }
 
-// From the fragment, not from what is shown: `show` runs later, and a second key may come before it.
+// Uses the fragment, not `shown`: a second key can be pressed before `show` runs.
 function go(change) {
   const { scenario, mode, cell } = { ...wanted(), ...change };
   const place = cell && cellOf(scenario, cell.writer, cell.reader) ? [cell.writer, cell.reader] : [];
   location.hash = [scenario, mode, ...place].map(encodeURIComponent).join("/");
 }
 
-// -- what is shown
+// -- the page
 
 function show() {
   const { scenario, mode, cell } = wanted();
@@ -74,7 +74,7 @@ function show() {
   shown = { scenario, mode, cell };
   if (cell) choose(panel, cell);
   if (!same || !cell) describe(cell);
-  // Where the details lie below the table, a tap would seem to do nothing.
+  // If the details are below the table, a tap would have no visible effect.
   const { top } = details.getBoundingClientRect();
   if (cell && !same && top > innerHeight / 2) details.scrollIntoView({ block: "nearest" });
 }
@@ -87,7 +87,7 @@ function buttons(panel) {
   return [...panel.querySelectorAll("button.cell")];
 }
 
-// The same as _button in matrix_page.py makes for the first view.
+// Builds the same button as _button in matrix/page.py, which builds the first view.
 function paint(button, scenario, mode) {
   const { writer, reader } = button.dataset;
   const cell = cellOf(scenario, writer, reader);
@@ -114,7 +114,7 @@ function choose(panel, { writer, reader }) {
   panel.querySelector("thead tr:last-child").children[column].classList.add("on");
 }
 
-// Texts go in by textContent alone: nothing in them is taken for HTML.
+// Sets text with textContent only, so that markup in it is not parsed.
 function element(name, className, ...content) {
   const made = document.createElement(name);
   if (className) made.className = className;
@@ -154,7 +154,7 @@ function describe(cell) {
 function remedy({ migrated, command }) {
   if (migrated.grade === "fails") return [element("p", "note", "No command is known that helps.")];
   if (!command) return [element("p", "note", "There is nothing to run.")];
-  // A line breaks between words alone, not within an option.
+  // Lines break between words only, not within an option.
   const words = command.split(" ").map((word) => element("span", "word", word));
   const line = element("code", "", ...words.flatMap((word, at) => (at ? [" ", word] : [word])));
   return [
@@ -172,7 +172,7 @@ function copier(line) {
       await navigator.clipboard.writeText(line.textContent);
       button.textContent = "Copied";
     } catch {
-      // Where a page may not write to the clipboard, a user still may.
+      // Without permission to write to the clipboard, let the user copy the selection.
       getSelection().selectAllChildren(line);
       button.textContent = "Selected: copy it by hand";
     }

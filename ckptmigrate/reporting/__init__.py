@@ -1,6 +1,6 @@
-"""Reports for `--report FILE`: a value, and what it looks like as HTML, Markdown and JSON.
+"""Reports for `--report FILE`: one value, rendered as HTML, Markdown or JSON.
 
-What makes one is imported when it is first asked for, so that only who wants a report pays for it.
+Submodules are imported on first use, so that commands without --report start fast.
 """
 
 from __future__ import annotations

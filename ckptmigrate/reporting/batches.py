@@ -1,4 +1,4 @@
-"""From what came of a batch to one report: what each checkpoint came to, then all about each."""
+"""The report of a batch: the status of each checkpoint, then the details of each."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ckptmigrate.batch.work import Status
 from ckptmigrate.reporting.report import Member, Outcome, Refusal, Report, Step
 from ckptmigrate.text.commands import load
 
-_FOR_GOOD: Final = (  # the first that any checkpoint came to
+_FOR_GOOD: Final = (  # the first status that any checkpoint has
     (Status.PLANNED, Outcome.PLANNED),
     (Status.DONE, Outcome.DONE),
 )
 
 
 def of_batch(report: Report, found: Batch, verb: str, again: str | None) -> Report:
-    """What came of a batch.
+    """Return the report of a batch.
 
     Args:
-        again: the command that goes on with it, for a verb that has one.
+        again: the command that resumes the batch, or None if the command has no ledger.
     """
     reports = [each.done.report for each in found.outcomes if each.done.report is not None]
     return replace(

@@ -1,4 +1,4 @@
-"""From what the verbs compute to a report. Everything is read before anything is written."""
+"""Reports built from the results of commands; checkpoints are read before anything is written."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ from ckptmigrate.writing.linking import Link
 
 
 def begun(verb: str, paths: Sequence[str]) -> Report:
-    """The report of a verb that has not told anything yet, about absolute paths."""
+    """Return the report of a command that has no result yet, about absolute paths."""
     return Report(verb, tuple(paths), __version__, clock.now(), Outcome.PLANNED, "")
 
 
 def of_migration(report: Report, planned: Migration) -> Report:
-    """A migration, or its undo, before it is carried out (see `carried_out`)."""
+    """Return the report of a migration or undo that is not carried out yet (see `carried_out`)."""
     plans = planned.plans
     changes = tuple(
         _change(plan, planned.destination / name if planned.destination else plan.path)
@@ -75,12 +75,12 @@ def of_migration(report: Report, planned: Migration) -> Report:
 
 
 def of_plan(report: Report, plan: Plan, result: Place) -> Report:
-    """One checkpoint of a batch before its plan is carried out."""
+    """Return the report of one checkpoint of a batch, before its plan is carried out."""
     return replace(report, found=(_facts(inspect(plan.path)),), changes=(_change(plan, result),))
 
 
 def of_repair(report: Report, planned: Repair) -> Report:
-    """A repair before it is carried out (see `carried_out`)."""
+    """Return the report of a repair that is not carried out yet (see `carried_out`)."""
     report = of_migration(report, planned.migration)
     if planned.tracker is None:
         return report
@@ -94,7 +94,11 @@ def of_repair(report: Report, planned: Repair) -> Report:
 
 
 def carried_out(report: Report, link: Link | None) -> Report:
-    """The same after it was done: how the payload got there, None in place."""
+    """Return the report of a migration that is carried out.
+
+    Args:
+        link: the link method of the data files; None for an in-place migration.
+    """
     if report.outcome is Outcome.UNCHANGED:
         return report
     source = "was changed in place" if link is None else "is unchanged"
@@ -113,7 +117,7 @@ def carried_out(report: Report, link: Link | None) -> Report:
 def of_check(
     report: Report, path: Place, verdicts: Sequence[Verdict], advice: Advice | None
 ) -> Report:
-    """Verdicts about a checkpoint, and what to do where one release was asked."""
+    """Return the report of `check`: the verdicts, and with --reader also the fix."""
     good = sum(verdict.resumes for verdict in verdicts)
     if advice is None:
         answer = f"{good} of {len(verdicts)} releases resume from it."
@@ -154,7 +158,7 @@ def of_check(
 
 
 def of_verify(report: Report, found: Verification) -> Report:
-    """Everything that a verification found."""
+    """Return the report of `verify`."""
     counts = severities(found)
     return replace(
         report,
@@ -187,7 +191,7 @@ def of_verify(report: Report, found: Verification) -> Report:
 
 
 def refused(report: Report, error: CkptMigrateError) -> Report:
-    """The report of a verb that an error ended: what was found stays, what was planned goes."""
+    """Return the report of a command that failed: it keeps the facts and drops the plans."""
     path = None if error.path is None else str(error.path)
     return replace(
         report,
@@ -230,7 +234,7 @@ def _change(plan: Plan, result: Place) -> Change:
 
 
 def _tracker(found: Tracker) -> Change:
-    """The tracker files of a root, pointed elsewhere."""
+    """Return the change of the tracker files of a root."""
     files = tuple(
         FileChange(name, len(new), digest(found.before[name]), digest(new))
         for name, new in found.files.items()

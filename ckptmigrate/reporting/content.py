@@ -1,4 +1,4 @@
-"""A report as sections of a few kinds of blocks: what the pages for people have in common."""
+"""The sections and blocks of a report, which the HTML and Markdown pages share."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Final
 
 from ckptmigrate.reporting.report import Change, Member, Outcome, Prediction, Problem, Report
 
-_MOST: Final = 1000  # lines of one list; the rest is counted, and JSON has all
-_MOST_WHOLE: Final = 100  # checkpoints that everything is shown of
-GRADES: Final = {  # a mark, as the matrix has them
+_MOST: Final = 1000  # of one list; the number of the others is printed, and JSON contains all
+_MOST_WHOLE: Final = 100  # checkpoints that are shown in full
+GRADES: Final = {  # the mark of each outcome, as in the matrix
     Outcome.DONE: "ok",
     Outcome.PLANNED: "partial",
     Outcome.UNCHANGED: "ok",
@@ -32,28 +32,28 @@ _PURPOSES: Final = {
 
 @dataclass(frozen=True)
 class Line:
-    """A text of its own, such as a path, above what belongs to it."""
+    """A text, such as a path, above the blocks that belong to it."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels, and the lines of each."""
+    """Labels with the lines of each."""
 
     rows: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True)
 class Diff:
-    """Lines that begin with `+`, `-` or `~`."""
+    """Lines that start with `+`, `-` or `~`."""
 
     lines: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Files:
-    """Rows of a file: name, size after, digest before and after; None for no file."""
+    """Rows of files: name, new size, SHA-256 before and after; None for a missing file."""
 
     rows: tuple[tuple[str, str | None, str | None, str | None], ...]
 
@@ -67,7 +67,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Command:
-    """What to type, and what for."""
+    """A command and its purpose."""
 
     purpose: str
     text: str
@@ -75,7 +75,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A mark, what it is about, and why: lines such as errors or keys, each with its sentence."""
+    """A mark, a title and the reasons: lines such as errors or keys, with a sentence for each."""
 
     grade: str
     title: str
@@ -87,14 +87,14 @@ Block = Line | Labels | Diff | Files | Bullets | Command | Verdict
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report under a heading of its own."""
+    """A part of a report with its heading."""
 
     title: str
     blocks: tuple[Block, ...]
 
 
 def sections(report: Report) -> list[Section]:
-    """What a report says, in the order in which one asks; no section is empty."""
+    """Return the sections of a report that have content, in reading order."""
     wrote = report.outcome is Outcome.DONE or any(each.status == "done" for each in report.each)
     parts = {
         "What to do": _refusal(report),
@@ -116,7 +116,7 @@ def _refusal(report: Report) -> Iterator[Block]:
 
 
 def _members(report: Report) -> Iterator[Block]:
-    """Those first of which something is left to do."""
+    """Yield the checkpoints of a batch, those with unfinished work first."""
     for each in sorted(report.each, key=lambda member: member.good)[:_MOST]:
         yield _member(each)
     yield from _rest(len(report.each), _MOST)
@@ -179,7 +179,7 @@ def _change(found: Change) -> Iterator[Block]:
 
 
 def _predictions(report: Report) -> Iterator[Block]:
-    """A verdict for each release, under the path of its checkpoint where there are several."""
+    """Yield a verdict for each release, under the checkpoint path if there are several."""
     several = len(report.found) > 1
     path = None
     for each in report.predictions[:_MOST]:
@@ -191,7 +191,7 @@ def _predictions(report: Report) -> Iterator[Block]:
 
 
 def _prediction(found: Prediction) -> Verdict:
-    """What a job of a release says of the checkpoint."""
+    """Return the verdict of one release about a checkpoint."""
     grade, word = "ok", "resumes"
     if not found.resumes:
         grade, word = "fails", "does not resume"

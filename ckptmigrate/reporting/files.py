@@ -1,4 +1,4 @@
-"""Where a report goes: it overwrites nothing, and stays out of what it reports on."""
+"""The file of a report: it never replaces a file and is never inside the reported checkpoint."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ RENDERERS: Final[Mapping[str, Callable[[Report], str]]] = {
 
 
 def check_place(file: Path, source: Place) -> None:
-    """Refuse a place for a report before anything is done.
+    """Raise if a report cannot be written to a file; called before the command does anything.
 
     Raises:
-        DestinationError: it is there already, in what it reports on, or in no directory.
+        DestinationError: the file exists, is inside `source`, or has no writable directory.
     """
     folder = Path(os.path.realpath(file.parent))
     if os.path.lexists(file):
@@ -56,23 +56,23 @@ def check_place(file: Path, source: Place) -> None:
 
 
 def _free(file: Path) -> Path:
-    """A file beside it that is not there yet."""
+    """Return the path of a file next to it that does not exist."""
     names = (file.with_name(f"{file.stem}.{n}{file.suffix}") for n in itertools.count(2))
     return next(each for each in names if not os.path.lexists(each))
 
 
 def write(report: Report, file: Path) -> None:
-    """Write a report as the ending of the file says; a file that is there stays as it is.
+    """Write a report in the format of the file extension, without replacing a file.
 
     Raises:
-        DestinationError: it cannot be written.
+        DestinationError: the report cannot be written.
     """
     content = RENDERERS[file.suffix](report).encode()
     try:
         durable.write(file, content)
     except OSError as error:
         if not isinstance(error, FileExistsError):
-            file.unlink(missing_ok=True)  # half a report is none
+            file.unlink(missing_ok=True)  # remove an incomplete report
         raise DestinationError(
             f"cannot be written ({error.strerror}); the report is lost, and what it tells is not",
             path=file,

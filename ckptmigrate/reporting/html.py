@@ -1,4 +1,4 @@
-"""A report as one HTML page in the style of the matrix: no script, no network, to print."""
+"""A report as one printable HTML page in the style of the matrix, without script or network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SIGNS: Final = {"+": "add", "-": "drop", "~": "change"}
 
 
 def page(report: Report) -> str:
-    """The whole page; every text is escaped."""
+    """Return the page, with every text escaped."""
     parts = {
         "verb": escaped(report.verb),
         "path": escaped(report.about),
@@ -71,7 +71,7 @@ def _why(lines: tuple[str, ...], text: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    """A sentence, what is between backticks as code."""
+    """Return a sentence as HTML, with the text between backticks as code."""
     parts = map(escaped, text.split("`"))
     return "".join(f"<code>{part}</code>" if at % 2 else part for at, part in enumerate(parts))
 
@@ -95,7 +95,7 @@ def _files(block: Files) -> str:
 
 
 def _cell(head: str, text: str | None) -> str:
-    """A cell with its head, which stands above it where rows become cards."""
+    """Return a table cell with its column head, which CSS shows where rows become cards."""
     if text is None:
         return f'<td data-head="{head}" class="none">no file</td>'
     return f'<td data-head="{head}">{escaped(text)}</td>'

@@ -1,4 +1,4 @@
-"""A report as Markdown for an issue or a log; no text of a checkpoint is taken for markup."""
+"""A report as Markdown for an issue or a log; markup in texts of a checkpoint is escaped."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ckptmigrate.reporting.report import Report
 from ckptmigrate.text.printable import printable
 
 _SPECIAL: Final = re.compile(r"([\\`*_\[\]<>#|~&$])")
-_MENTION: Final = re.compile(r"([@#]|\bGH-)(?=\w)")  # of a user or an issue; a backslash is no help
-_LINK: Final = re.compile(r"(://|\bwww\.)", re.IGNORECASE)  # GitHub makes links of these
+_MENTION: Final = re.compile(r"([@#]|\bGH-)(?=\w)")  # of a user or an issue; `\` does not escape it
+_LINK: Final = re.compile(r"(://|\bwww\.)", re.IGNORECASE)  # GitHub turns these into links
 
 
 def page(report: Report) -> str:
-    """The whole text."""
+    """Return the report as Markdown."""
     lines = [
         f"# {_text(report.verb)} {_code(report.about)}",
         "",
@@ -68,20 +68,20 @@ def _block(block: Block) -> Iterator[str]:
 
 
 def _sentence(text: str) -> str:
-    """A sentence, what is between backticks as code."""
+    """Return a sentence as Markdown, with the text between backticks as code."""
     parts = text.split("`")
     shown = (_code(part) if at % 2 and part else _text(part) for at, part in enumerate(parts))
     return "".join(shown)
 
 
 def _text(text: str) -> str:
-    """A text in a line of its own words: nothing in it is markup."""
+    """Return a text with all markup escaped."""
     escaped = _MENTION.sub(r"\1<!-- -->", _SPECIAL.sub(r"\\\1", printable(text)))
     return _LINK.sub(lambda found: found[0].replace(":", "\\:").replace(".", "\\."), escaped)
 
 
 def _code(text: str) -> str:
-    """A text as code, between more backticks than it has in a row."""
+    """Return a text as code, delimited by more backticks than it has in a row."""
     text = printable(text)
     ticks = "`" * (_longest(text) + 1)
     room = " " if text.startswith("`") or text.endswith("`") else ""
@@ -89,17 +89,17 @@ def _code(text: str) -> str:
 
 
 def _cell(text: str | None) -> str:
-    """The same in a table, where even in code a bar ends the cell; None where there is no file."""
+    """Return a text as code for a table, where a bar ends a cell even in code; None: no file."""
     return "no file" if text is None else _code(text).replace("|", "\\|")
 
 
 def _fenced(kind: str, lines: tuple[str, ...]) -> list[str]:
-    """Lines in a block of code that none of them ends."""
+    """Return lines as a code block, with a fence that is longer than any in the lines."""
     shown = [printable(line) for line in lines]
     fence = "`" * max(3, *(_longest(line) + 1 for line in shown)) if shown else "```"
     return [f"{fence}{kind}", *shown, fence]
 
 
 def _longest(text: str) -> int:
-    """How many backticks it has in a row at most."""
+    """Return the largest number of backticks in a row."""
     return max(map(len, re.findall("`+", text)), default=0)

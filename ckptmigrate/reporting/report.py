@@ -1,4 +1,4 @@
-"""A report: one neutral value of what a verb found and did, whatever it is shown as."""
+"""A report: the facts and the result of one command, independent of the output format."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 class Outcome(str, Enum):
-    """How a verb ended.
+    """How a command ended.
 
     done: it wrote what it planned. planned: a dry run. unchanged: there was nothing to write.
-    passed, failed: what a verb that only looks says. incomplete: of a batch something is left to
-    do. refused: an error, and its fix.
+    passed, failed: the result of a command that only reads. incomplete: checkpoints of a batch are
+    not finished. refused: an error with its fix.
     """
 
     DONE = "done"
@@ -26,7 +26,7 @@ class Outcome(str, Enum):
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found at a place before anything was changed: label -> lines."""
+    """The facts of a checkpoint before a change: label -> lines."""
 
     path: str
     facts: dict[str, tuple[str, ...]]
@@ -34,12 +34,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class FileChange:
-    """A small file that changes.
+    """A metadata file that changes.
 
     Attributes:
-        name: relative to the checkpoint.
-        bytes: its new size, or None where it goes.
-        before, after: SHA-256 in hex, or None where there is no such file.
+        name: the path in the checkpoint.
+        bytes: its new size, or None if the file is removed.
+        before, after: its SHA-256 hash in hex, or None if the file does not exist.
     """
 
     name: str
@@ -50,7 +50,7 @@ class FileChange:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss that was allowed and happens, and what it means."""
+    """A data loss that the user allowed and that happens, with its meaning."""
 
     name: str
     meaning: str
@@ -58,16 +58,16 @@ class Loss:
 
 @dataclass(frozen=True)
 class Change:
-    """What happens to one checkpoint.
+    """The change of one checkpoint.
 
     Attributes:
-        path, result: the checkpoint, and where it stands afterwards.
-        source: the layouts that it may have had.
-        target, layout: what was asked for, and the layout afterwards.
-        differences: what changes in meaning, lines of a diff.
-        files: the small files that change.
-        losses, notes: what is lost, and what the user should know.
-        payload_files, payload_bytes: the payload, which is not touched.
+        path, result: the checkpoint, and its path after the change.
+        source: the layouts that it may have before the change.
+        target, layout: the requested target, and the layout after the change.
+        differences: changes of the content, as lines of a diff.
+        files: the metadata files that change.
+        losses, notes: the data losses, and notes for the user.
+        payload_files, payload_bytes: number and size of the data files, which do not change.
     """
 
     path: str
@@ -85,7 +85,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a job does not resume: the error that it dies with, why, and the flag around it."""
+    """A reason why a job cannot resume: the error, why it is raised, the flag that avoids it."""
 
     error: str
     why: str
@@ -94,7 +94,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Whether a job of a release resumes from the checkpoint at `path`."""
+    """The prediction whether a job of a release resumes from the checkpoint at `path`."""
 
     path: str
     release: str
@@ -108,7 +108,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Problem:
-    """A finding of `verify`; severity is error, warning or note."""
+    """A problem that `verify` reports; its severity is error, warning or note."""
 
     severity: str
     code: str
@@ -121,7 +121,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An error: what is wrong, where, and what to do."""
+    """An error: what is wrong, the path, and the fix."""
 
     kind: str
     path: str | None
@@ -139,16 +139,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Member:
-    """One checkpoint of a batch (or a PATH that means none), and what it came to.
+    """The result of one checkpoint of a batch, or of a PATH without checkpoints.
 
     Attributes:
         path: the checkpoint.
-        status: as the batch says it, such as `done` or `not begun`.
-        good: whether nothing is left to do.
-        text: what was done, or found, in a few words.
-        result: where the checkpoint is that came of it; None where nothing was written.
-        refusal: the error that it ended with, or None.
-        steps: what to do about it.
+        status: the status in the batch, such as `done` or `not begun`.
+        good: whether no work is left.
+        text: what was done or found, in a few words.
+        result: the path of the result, or None if nothing was written.
+        refusal: the error of the checkpoint, or None.
+        steps: the next steps.
     """
 
     path: str
@@ -162,20 +162,20 @@ class Member:
 
 @dataclass(frozen=True)
 class Report:
-    """All that is told.
+    """The content of a report.
 
     Attributes:
-        verb, paths: what was asked, the paths absolute.
-        version, time: of ckptmigrate, and when, ISO 8601 in UTC.
-        outcome, answer: how it ended, in a word and in a sentence.
-        each: of a batch, what each checkpoint came to.
-        found: what was found, a row per checkpoint.
-        changes: what changes, a row per checkpoint.
-        predictions: of `check`.
-        problems: of `verify`.
-        refusal: the error that ended it, or None.
-        steps: what to do next.
-        cautions: what to beware of.
+        verb, paths: the command and its PATHs, absolute.
+        version, time: the ckptmigrate version, and the time in ISO 8601, UTC.
+        outcome, answer: the result as a word and as a sentence.
+        each: the checkpoints of a batch with their results.
+        found: the facts of each checkpoint.
+        changes: the changes of each checkpoint.
+        predictions: the result of `check`.
+        problems: the result of `verify`.
+        refusal: the error that ended the command, or None.
+        steps: the next steps.
+        cautions: the warnings.
     """
 
     verb: str
@@ -195,10 +195,10 @@ class Report:
 
     @property
     def about(self) -> str:
-        """What was asked about, short enough for a heading."""
+        """Return the PATHs in a form that is short enough for a heading."""
         more = len(self.paths) - 1
         return f"{self.paths[0]} and {more} more" if more else self.paths[0]
 
     def as_json(self) -> dict[str, Any]:
-        """The documented JSON form (`ckptmigrate schema report`)."""
+        """Return the documented JSON form (`ckptmigrate schema report`)."""
         return {**asdict(self), "outcome": self.outcome.value}

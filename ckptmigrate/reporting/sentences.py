@@ -1,4 +1,4 @@
-"""What a terminal and a report both say of the values that the verbs compute."""
+"""Sentences that the terminal output and the reports share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CAUTIONS: Final[Mapping[Link | None, str]] = {
 
 
 def size(count: int) -> str:
-    """A number of bytes, in decimal units."""
+    """Return a number of bytes in decimal units."""
     amount = float(count)
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if amount < 1000 or unit == "TB":
@@ -32,17 +32,17 @@ def size(count: int) -> str:
 
 
 def payload(files: int, count: int) -> str:
-    """A number of payload files, and their bytes."""
+    """Return the number and the size of data files as text."""
     return f"{counted(files, 'file')}, {size(count)}"
 
 
 def severities(found: Verification) -> list[str]:
-    """How many findings there are of each severity that there is."""
+    """Return the number of problems for each severity that occurs."""
     return [counted(n, s.value) for s in Severity if (n := found.count(s))]
 
 
 def inspected(found: Inspection) -> dict[str, Sequence[str]]:
-    """A checkpoint, label by label: the answer, then what it rests on."""
+    """Return the facts of a checkpoint: label -> the answer, then the evidence for it."""
     first, *others = found.likely + tuple(x for x in found.layouts if x not in found.likely)
     layout = first
     if others:
@@ -84,10 +84,10 @@ def _writer(found: Inspection) -> list[str]:
 
 
 def _tightest(specifiers: Iterable[str]) -> list[str]:
-    """Of specifiers that all hold, those that the others follow from: `>2.5.1` of `>=2.3, >2.5.1`.
+    """Return the tightest lower and upper bound: `>2.5.1` for `>=2.3, >2.5.1`.
 
     Args:
-        specifiers: each a single bound.
+        specifiers: single bounds that all hold.
     """
     from packaging.version import Version
 

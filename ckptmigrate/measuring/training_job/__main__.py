@@ -1,17 +1,15 @@
-"""Resume from checkpoints, or save them, as a training job of one Megatron-Core release does.
+"""A training job of one Megatron-Core release that resumes from checkpoints or saves them.
 
-A program for a process of its own, with the release on PYTHONPATH. It knows nothing of
-ckptmigrate:
+A program for a separate process, with the release on PYTHONPATH. It does not import ckptmigrate:
 
     PYTHONPATH=.readers/0.12.3:ckptmigrate/measuring python -m training_job < jobs.json
 
-stdin is a JSON list of jobs (see release.Job). Each gives one JSON line on stdout, in order:
+stdin is a JSON list of jobs (see release.Job). For each job, the program prints a JSON line:
 
     {"checkpoint": ..., "release": "0.12.3", "ranks": [{"rank": 0, "error": null, ...}, ...]}
 
-What a rank tells is what `loading.take` or `saving.save` puts into its outcome. Every job gets
-fresh processes, one per rank, as a real job does; they are forked, so that torch is imported
-once for all of them.
+`loading.take` or `saving.save` fills the outcome of a rank. Each job has its own processes, one
+per rank, as a real job has. They are forked, so that torch is imported only once.
 """
 
 from __future__ import annotations
@@ -37,8 +35,8 @@ SECONDS_PER_JOB = 120
 
 
 def rank_main(job: Job, rank: int, folder: Path) -> None:
-    """The process of one rank: do the job, leave the outcome in a file."""
-    os.dup2(2, 1)  # stdout is for the JSON lines of the parent alone, and Megatron prints
+    """Run one rank, and write its outcome to a file."""
+    os.dup2(2, 1)  # Megatron prints to stdout, which is for the JSON lines of the parent
     outcome: dict[str, Any] = {"rank": rank, "stage": "start", "error": None}
     try:
         do = save if job.save else take
@@ -51,7 +49,7 @@ def rank_main(job: Job, rank: int, folder: Path) -> None:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Run a job to its end, or to its time limit."""
+    """Run a job until it ends or reaches its time limit."""
     fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -75,7 +73,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def outcome_of(folder: Path, rank: int, process: Any) -> dict[str, Any]:
-    """What a rank left, or how it ended where it left nothing."""
+    """Return the outcome of a rank, or its exit code if it wrote no outcome."""
     told = folder / f"rank{rank}.json"
     if told.exists():
         outcome: dict[str, Any] = json.loads(told.read_text())
@@ -85,9 +83,9 @@ def outcome_of(folder: Path, rank: int, process: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the jobs on stdin."""
+    """Run the jobs of stdin."""
     if RELEASE < (0, 11):
-        # Written for torch before 2.6, which loaded common.pt without weights_only.
+        # These releases require torch before 2.6, which loaded common.pt without weights_only.
         os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     for job in json.load(sys.stdin):
         print(json.dumps(run(Job(**job))), flush=True)

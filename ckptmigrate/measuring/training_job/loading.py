@@ -1,4 +1,4 @@
-"""Resume from a checkpoint as load_checkpoint does, and say what came of it."""
+"""Loads of a checkpoint as load_checkpoint does them, with their outcome."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ RERUN_KEYS = "rerun_state_machine_state/"
 
 
 def take(job: Job, rank: int, store: str, outcome: dict[str, Any]) -> None:
-    """Resume from a checkpoint as one rank, and write down what came of it.
+    """Resume from a checkpoint as one rank, and fill its outcome.
 
     Follows load_checkpoint in megatron/training/checkpointing.py of core_v0.9.0, core_v0.10.0,
-    core_v0.12.0 and core_v0.14.0, from its first call to dist_checkpointing on. The model and
-    the optimizer are left out: every tensor and object is asked for whole, by its key.
+    core_v0.12.0 and core_v0.14.0, from its first call to dist_checkpointing on. There is no model
+    and no optimizer: every tensor and object is requested whole, by its key.
 
     Args:
-        store: a file for the ranks to meet at.
-        outcome: filled step by step, so that it tells how far an error let the load get.
+        store: a file where the ranks meet.
+        outcome: filled after each step, so that it shows in which step a load fails.
     """
     fit_in()
     if job.resolve_foreign_symbols:
@@ -69,7 +69,7 @@ def take(job: Job, rank: int, store: str, outcome: dict[str, Any]) -> None:
 
 
 def rerun_template(job: Job, machine: Any, common: dict[str, Any]) -> Any:
-    """What the job asks for of the rerun state, by the rule of this release; None for nothing."""
+    """Return the rerun state that the job requests by the rule of this release; None for none."""
     if machine is None:
         return None
     args = common["args"]
@@ -88,25 +88,25 @@ def rerun_template(job: Job, machine: Any, common: dict[str, Any]) -> Any:
 
 
 def restore(machine: Any, state_dict: dict[str, Any], *, requested: bool) -> None:
-    """Put the loaded rerun state into the machine; 0.14 only does where it asked for one."""
+    """Load the rerun state into the machine; since 0.14 only if the job requested it."""
     if RERUN in state_dict and (requested or RELEASE < (0, 14)):
         machine.load_state_dict(state_dict[RERUN])
 
 
 def rerun_keys(rerun_state: Any) -> list[str]:
-    """The keys of the sharded objects in a rerun template."""
+    """Return the keys of the sharded objects in a rerun template."""
     parts = rerun_state.values() if isinstance(rerun_state, dict) else [rerun_state]
     return [part.unique_key for part in parts if isinstance(part, ShardedObject)]
 
 
 def whole_entries(job: Job, rank: int) -> dict[str, Any]:
-    """A template for every tensor and object of a checkpoint but the rerun shards.
+    """Return a template for every tensor and object of a checkpoint except the rerun shards.
 
-    Every rank asks for all of them. The replica ids make rank 0 the main one of each, so that
-    the integrity check of a load, which a job makes too, finds each shard accessed once.
+    Every rank requests all of them. With these replica ids, rank 0 is the main replica of each, so
+    that the integrity check of the load finds each shard accessed once, as in a real job.
 
-    Flattened optimizer states are asked for as a job does, in the shape of the parameter. With
-    `stored_shapes` they are ordinary tensors instead, of the shape they are stored in.
+    Flattened optimizer states are requested in the shape of the parameter, as a job requests them.
+    With `stored_shapes` they are ordinary tensors with the stored shape.
     """
     entries = serialization.load_sharded_metadata(job.checkpoint)
     if job.stored_shapes:
@@ -119,7 +119,7 @@ def whole_entries(job: Job, rank: int) -> dict[str, Any]:
 
 
 def stored_tensors(checkpoint: str) -> dict[str, ShardedTensor]:
-    """Templates for the tensors of a checkpoint in the shapes that `.metadata` has."""
+    """Return templates for the tensors of a checkpoint with the shapes of `.metadata`."""
     stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
     return {
         key: ShardedTensor.from_rank_offsets(

@@ -1,4 +1,4 @@
-"""What a training job needs of its release and of this machine, for loads and saves alike."""
+"""The release and the machine of a training job, for loads and saves."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from enum import Enum
 from signal import Signals
 from typing import Any
 
-# One thread per rank: the ranks share few cores, and idle OpenMP threads do not survive a fork.
+# One thread per rank: ranks share few cores, and idle OpenMP threads do not survive a fork.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Ranks talk to each other on this machine only.
+# The ranks communicate only on this machine.
 os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 import numpy as np
@@ -33,15 +33,15 @@ else:
 
 @dataclass(frozen=True)
 class Job:
-    """A checkpoint, and the training job that resumes from it or writes it.
+    """A checkpoint, and the training job that resumes from it or saves it.
 
     Attributes:
         checkpoint: the directory of one iteration.
-        tensor_parallel: and the other three: the sizes of the job, in ranks.
-        save: the scenario to save it in (see saving.py); empty to resume from it.
-        strictness: its --dist-ckpt-strictness; here, Megatron's default.
-        no_load_optim: whether it runs with --no-load-optim.
-        step: whether it trains one more step once it has resumed (see stepping.py).
+        tensor_parallel, pipeline_parallel, context_parallel, data_parallel: sizes in ranks.
+        save: the scenario to save (see saving.py); empty to resume.
+        strictness: --dist-ckpt-strictness of the job; the default is that of Megatron.
+        no_load_optim: whether the job runs with --no-load-optim.
+        step: whether the job trains one more step after it resumed (see stepping.py).
         resolve_foreign_symbols: see `resolve_foreign_symbols`.
         stored_shapes: see `loading.whole_entries`.
     """
@@ -60,25 +60,25 @@ class Job:
 
     @property
     def model_parallel(self) -> tuple[int, int]:
-        """What 'the same parallelism' means to every release."""
+        """Return the (TP, PP) sizes that every release compares before it loads the rerun state."""
         return self.tensor_parallel, self.pipeline_parallel
 
     @property
     def world_size(self) -> int:
-        """How many ranks it has."""
+        """Return the number of ranks."""
         sizes = (*self.model_parallel, self.context_parallel, self.data_parallel)
         return math.prod(sizes)
 
 
-# -- what stands between a release and this machine, and symbols of other releases
+# -- replacements for what this machine lacks, and globals of other releases
 
 
 def fit_in() -> None:
-    """Stand in for what a job calls on its way and a test machine lacks: a GPU, numpy < 2."""
+    """Replace what a job calls and a test machine lacks: a GPU, and numpy before 2."""
     on_host = torch.tensor
 
     def tensor(*args: Any, device: Any = None, **options: Any) -> torch.Tensor:
-        return on_host(*args, **options)  # the rerun machine reduces its flags on "cuda"
+        return on_host(*args, **options)  # the rerun state machine reduces its flags on "cuda"
 
     torch.tensor = tensor
     torch.cuda.synchronize = lambda *_: None
@@ -88,16 +88,19 @@ def fit_in() -> None:
     if RELEASE < (0, 13):
         filesystem_async._write_item = _write_item_of_its_day
     if not hasattr(np, "product"):
-        np.product = np.prod  # mapping.py; only flattened optimizer states get there
+        np.product = np.prod  # called in mapping.py, only for flattened optimizer states
 
 
 def _write_item_of_its_day(*args: Any) -> Any:
-    """`_write_item` of torch as releases before 0.13 call it: what came later is as it was."""
+    """Call `_write_item` of torch with the arguments of releases before 0.13.
+
+    Parameters that torch added later get values that keep the earlier behavior.
+    """
     transforms = () if len(args) == 5 else (filesystem._StorageWriterTransforms(),)
     return filesystem._write_item(*transforms, *args, filesystem.SerializationFormat.TORCH_SAVE)
 
 
-# Enums that later releases put into args, which lie in the common state. Members count from 1.
+# Enums in args (in the common state) that later releases added. Members count from 1.
 FOREIGN_ENUMS = {
     "AttnBackend": ("flash", "fused", "unfused", "local", "auto"),  # since 0.11
     "InferenceCudaGraphScope": ("none", "layer", "block"),  # since 0.18
@@ -105,16 +108,16 @@ FOREIGN_ENUMS = {
 
 
 def resolve_foreign_symbols() -> None:
-    """Let this release name and allow what other releases pickle beside the rerun state.
+    """Add globals that other releases pickle to this release and to its allow-list.
 
-    A test asks for it where such a symbol alone would end the load, so that the rerun state
-    and the tensors can be looked at. It adds names where the release has none, and nothing to
-    what the release does:
+    A test uses it to examine the rerun state and the tensors of a checkpoint that such a global
+    alone would prevent from loading. It adds only names that the release lacks, and does not
+    change what the release does:
 
     - enums in args, to `megatron.core.transformer.enums`;
-    - MCoreMetadata, the class of `.metadata` in 0.15 alone: what the fields of it mean is
-      known to every release before 0.16;
-    - those enums and `signal.Signals` (in args since 0.16), to the allow-list of torch, for
+    - MCoreMetadata, the class of `.metadata` in 0.15 only, whose fields every release before 0.16
+      knows;
+    - these enums and `signal.Signals` (in args since 0.16), to the allow-list of torch, for
       releases that load the common state with weights_only.
     """
     for name, members in FOREIGN_ENUMS.items():
@@ -127,7 +130,7 @@ def resolve_foreign_symbols() -> None:
 
 
 def start_ranks(job: Job, rank: int, store: str) -> None:
-    """Join the other ranks, and form the model parallel groups."""
+    """Connect to the other ranks, and create the model parallel groups."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=job.world_size
     )
@@ -137,7 +140,7 @@ def start_ranks(job: Job, rank: int, store: str) -> None:
 
 
 def start_machine(mode: str = "validate_results") -> Any:
-    """The global machine of a job with this --rerun-mode; None up to 0.9."""
+    """Return the global rerun state machine of a job with this --rerun-mode; None up to 0.9."""
     if rerun_state_machine is None:
         return None
     rerun_state_machine.initialize_rerun_state_machine(

@@ -1,4 +1,4 @@
-"""Save a checkpoint as save_checkpoint does, with a model that is small and made up."""
+"""Saves of a checkpoint as save_checkpoint does them, with a small synthetic model."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ ITERATION = 5
 
 
 def save(job: Job, rank: int, store: str, outcome: dict[str, Any]) -> None:
-    """Save a checkpoint as one rank, in a root of its own with a tracker.
+    """Save a checkpoint as one rank, in a new root with a tracker file.
 
     Follows save_checkpoint and generate_state_dict in megatron/training/checkpointing.py of
     core_v0.9.0, core_v0.10.0, core_v0.12.0 and core_v0.14.0. The scenarios: `idle`; `disabled`,
     with reruns disabled; `fault`, after a step whose result the last rank rejected twice.
 
     Args:
-        store: a file for the ranks to meet at.
-        outcome: filled step by step, so that it tells how far an error let the save get.
+        store: a file where the ranks meet.
+        outcome: filled after each step, so that it shows in which step a save fails.
     """
     fit_in()
     start_ranks(job, rank, store)
@@ -37,7 +37,7 @@ def save(job: Job, rank: int, store: str, outcome: dict[str, Any]) -> None:
     if machine is not None:
         machine.current_iteration = ITERATION
     if job.save == "fault":
-        machine.current_iteration = ITERATION - 2  # two steps from here
+        machine.current_iteration = ITERATION - 2  # `fail` runs two steps
         iterator = fail(machine, rank, failing=rank == job.world_size - 1)
 
     outcome["stage"] = "save"
@@ -61,7 +61,7 @@ def save(job: Job, rank: int, store: str, outcome: dict[str, Any]) -> None:
 
 
 def rerun(machine: Any, iterator: Any) -> Any:
-    """The rerun state as this release saves it; None for none."""
+    """Return the rerun state as this release saves it; None for none."""
     if machine is None:
         return None
     if RELEASE < (0, 12):
@@ -70,7 +70,7 @@ def rerun(machine: Any, iterator: Any) -> Any:
 
 
 def common_state(job: Job, mode: str) -> dict[str, Any]:
-    """What is not sharded: the arguments that a load looks at, and symbols they bring."""
+    """Return the common state: the arguments that a load reads, and the globals in them."""
     args = argparse.Namespace(
         tensor_model_parallel_size=job.tensor_parallel,
         pipeline_model_parallel_size=job.pipeline_parallel,
@@ -90,7 +90,7 @@ def common_state(job: Job, mode: str) -> dict[str, Any]:
 
 
 def rng_state(rank: int) -> ShardedObject:
-    """The (PP, TP) grid of random states, saved by the replica with data parallel rank 0."""
+    """Return the RNG states, one per (PP, TP) rank, saved by data parallel rank 0."""
     return ShardedObject(
         "rng_state",
         [{"torch_rng_state": torch.arange(rank, rank + 4)}],
@@ -107,7 +107,7 @@ def rng_state(rank: int) -> ShardedObject:
 
 
 def model() -> dict[str, ShardedTensor]:
-    """One layer per pipeline stage, split over the tensor parallel ranks; and its Adam state."""
+    """Return a layer per pipeline stage, split over the tensor parallel ranks, with Adam state."""
     pipeline = parallel_state.get_pipeline_model_parallel_rank()
     tensor = parallel_state.get_tensor_model_parallel_rank()
     parts = parallel_state.get_tensor_model_parallel_world_size()
@@ -127,7 +127,7 @@ def model() -> dict[str, ShardedTensor]:
 
 
 def values(count: int, seed: int) -> torch.Tensor:
-    """Numbers that differ from place to place, one of them not a number."""
+    """Return `count` different numbers, one of which is NaN."""
     found = torch.sin(torch.arange(count, dtype=torch.float32) * seed)
     found[seed % count] = math.nan
     return found

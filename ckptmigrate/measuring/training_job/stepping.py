@@ -1,4 +1,4 @@
-"""Training steps with the real rerun state machine: one that fails, and the one that resumes it."""
+"""Training steps with the real rerun state machine: one that fails, and one that resumes it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MESSAGE = "loss is NaN"
 
 
 def fail(machine: Any, rank: int, *, failing: bool) -> Any:
-    """Two steps, the second of which finds a loss that is not a number and finds it again.
+    """Run two steps; the second finds a NaN loss, and finds it again in its rerun.
 
-    The machine then wants a checkpoint, to rerun the step from it on another GPU.
+    The machine then requests a checkpoint, to rerun the step from it on another GPU.
 
     Args:
-        failing: whether it is the loss of this rank.
+        failing: whether the loss of this rank is NaN.
 
     Returns:
         The data iterator, which the checkpoint saves.
@@ -34,10 +34,10 @@ def fail(machine: Any, rank: int, *, failing: bool) -> Any:
 
 
 def resume(machine: Any, rank: int) -> list[Any]:
-    """One more step after a resume, in which the rank that failed sees the same result.
+    """Run one more step after a resume, in which the rank that failed has the same result.
 
-    Where the machine finds its call again, the result is confirmed on another GPU and training
-    goes on; a machine that never finds it stays where it is, and the job exits.
+    If the machine finds its call again, the result is confirmed on another GPU and training
+    continues. If it never finds the call, its state does not change and the job exits.
 
     Returns:
         Value of the state after the step, and whether the job has to exit.
@@ -51,12 +51,12 @@ def resume(machine: Any, rank: int) -> list[Any]:
 
 
 def train(machine: Any, iterator: Any, loss: float, *, fatal: bool = True) -> None:
-    """A step: forward and backward as often as the machine wants, each with one validation.
+    """Run a step: forward and backward as often as the machine requests, with one validation each.
 
     Args:
         fatal: whether a result that is rejected and then confirmed ends the job.
 
-    Up to 0.13 the machine knows a call by file and line: those of this function.
+    Up to 0.13 the machine identifies a call by file and line, here those of this function.
     """
     while machine.should_run_forward_backward(iterator):
         next(iterator)
@@ -70,5 +70,5 @@ def train(machine: Any, iterator: Any, loss: float, *, fatal: bool = True) -> No
 
 
 def _differ(first: Any, second: Any) -> float:
-    """0 where two results are the same, not-a-number included."""
+    """Return 0 if two results are equal (NaN equals NaN), else infinity."""
     return 0.0 if str(float(first)) == str(float(second)) else math.inf

@@ -1,4 +1,4 @@
-"""Values as JSON, for whoever reads what a job tells."""
+"""JSON values for the program that reads the output of a job."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
-# What a machine holds of a rerun, by the names of its attributes; no release has all of them.
-# The error injector is an object of its own and is told by its state dict.
+# Attributes of a rerun state machine; no release has all of them. The error injector is a separate
+# object, and its state dict is printed.
 MACHINE_FIELDS = (
     "mode",
     "state",
@@ -31,7 +31,7 @@ MACHINE_FIELDS = (
 
 
 def held(machine: Any) -> dict[str, Any]:
-    """What a machine holds, under the names that checkpoints use."""
+    """Return the state of a rerun state machine, under the names that checkpoints use."""
     fields = {name: getattr(machine, name) for name in MACHINE_FIELDS if hasattr(machine, name)}
     fields["error_injector_checkpoint"] = machine.error_injector.state_dict()
     told: dict[str, Any] = plain(fields)
@@ -39,14 +39,14 @@ def held(machine: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it, comparable by content.
+    """Return a value as JSON that compares by content.
 
     Raises:
-        TypeError: there is no rule for it; a text that hides a difference would be worse.
+        TypeError: there is no rule for the type, and a default text could hide a difference.
     """
     if isinstance(value, torch.Tensor):
         return ["tensor", str(value.dtype), value.tolist()]
-    if isinstance(value, Enum):  # before str: some enums are strings too
+    if isinstance(value, Enum):  # before str, because some enums are strings, too
         return [type(value).__name__, value.value]
     if isinstance(value, float) and value != value:
         return "nan"
@@ -60,7 +60,7 @@ def plain(value: Any) -> Any:
 
 
 def told_entries(entries: dict[str, Any]) -> tuple[dict[str, list[str]], list[str]]:
-    """[dtype, digest of the bits] by tensor key, and the keys of the objects."""
+    """Return [dtype, SHA-256 of the bits] by tensor key, and the keys of the objects."""
     tensors, objects = {}, []
     for key, value in entries.items():
         if isinstance(value, torch.Tensor) and "/shard_" not in key:
@@ -72,7 +72,7 @@ def told_entries(entries: dict[str, Any]) -> tuple[dict[str, list[str]], list[st
 
 
 def told_error(error: BaseException) -> str:
-    """What went wrong; of what torch gathers from all ranks, the first failure itself."""
+    """Return the error message; of the errors that torch gathers from all ranks, the first one."""
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
     return f"{type(error).__name__}: {error}"
