@@ -33,10 +33,10 @@ def visible(tree: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def without_time(tree: dict[str, bytes]) -> dict[str, object]:
-    """The sidecar as a value without what differs from run to run."""
+    """The sidecar as a value without when and where a step was made."""
     found: dict[str, object] = dict(tree)
     for name in tree:
         if name.endswith("ckptmigrate.json"):
             steps = json.loads(tree[name])["steps"]
-            found[name] = [{**step, "time": None} for step in steps]
+            found[name] = [{**step, "time": None, "in_place": None} for step in steps]
     return found

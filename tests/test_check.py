@@ -653,8 +653,9 @@ def test_verb(run: Run) -> None:
     root = SAMPLES / "0.17.1-idle-w1"
     result = run("check", root)
     assert result.returncode == 0  # a list is an answer
-    first, *lines, how = result.stdout.splitlines()
+    first, *lines, note, how = result.stdout.splitlines()
     assert first == f"{checkpoint_of(root)}: 7 of 12 releases resume"
+    assert "numpy._core.multiarray._reconstruct: only NumPy >=1.26.1 has" in note
     assert how.strip() == "with --reader RELEASE it says why, and which command helps"
     assert [line.split()[0] for line in lines] == READERS
     one = run("check", root, "--reader", "0.11")

@@ -763,7 +763,7 @@ DECIDED = {
     ),
     "NumPy 2": (
         IDLE, same, "ModuleNotFoundError: No module named 'numpy._core'",
-        "a job with NumPy 2 saved", "run the job with NumPy 2",
+        "a job with NumPy 2 saved", "--to RELEASE --numpy VERSION`",
     ),
     "layers": (
         "0.13.1-idle-w1", same, GLOBAL.format([2, 16]) + "((7, 16)) tensor for key "

@@ -148,7 +148,7 @@ def cut(root: Path) -> None:
         "from ckptmigrate.writing import journal, swapping; "
         "real = journal.groups; "
         "journal.groups = lambda names: os.kill(os.getpid(), 9) if len(names) > 3 and "
-        "os.path.exists(swapping.stage_of(path) / 'old/metadata.json') else real(names); "
+        "os.path.exists(swapping.stage_of(path) / '.old/metadata.json') else real(names); "
         "from pathlib import Path; path = Path(sys.argv[2]); "
         "migrate(sys.argv[1], to='pre-rerun', in_place=True)"
     )
@@ -230,8 +230,8 @@ def test_what_changes_while_a_plan_is_made_is_not_lost(
     other = checkpoint_of(SAMPLES / "0.13.1-idle-tp2") / "common.pt"
     after: list[str] = []
 
-    def late(directory: Directory) -> Reading:
-        found = read(directory)
+    def late(directory: Directory, *, unmarked: bool = False) -> Reading:
+        found = read(directory, unmarked=unmarked)
         if not after:
             shutil.copy(other, checkpoint_of(root))
             after.append(tree_hash(root))

@@ -12,7 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import SAMPLES, Run, refused
+from conftest import INDEX, SAMPLES, Run, refused
 from gcp_storage_emulator.server import create_server
 from object_stores import CLI, NAME, visible
 from s3_server import BUCKET, Bucket, environment, files_of
@@ -124,15 +124,15 @@ def test_multi_storage_client(
     ok("upgrade", SAMPLES / NAME, "--to", "always-sentinel", "-o", run)
     assert visible(tree("run")) == visible(source)
     assert f"use it as --load {out}" in ok("downgrade", run, *to, "-o", out)
-    ok("undo", out)
-    assert tree("out") == tree("run")
+    ok("migrate", out, "--to", "always-sentinel", "-o", f"{out}-back")
+    assert tree("out-back") == tree("run")
     ok("downgrade", run, *to, "--in-place")
     assert ok("verify", run, "--hash").splitlines()[0].startswith(run)
     ok("undo", run)
     assert visible(tree("run")) == visible(source)
     ok("downgrade", run, *to, "-o", local)
-    ok("undo", local)
-    assert visible(files_of(local)) == visible(source)
+    ok("migrate", local, "--to", "always-sentinel", "-o", tmp_path / "back")
+    assert visible(files_of(tmp_path / "back")) == visible(source)
 
 
 # -- gs://: Google's own servers cannot be reached from where the tests run
@@ -160,10 +160,10 @@ def test_gs_out_of_place_in_place_and_back(
     ok("downgrade", f"{there}/run", *to, "-o", f"{there}/out")
     ok("downgrade", f"{there}/run", *to, "--in-place")
     refused(stores("upgrade", SAMPLES / NAME, "-o", f"{there}/out", **emulator), "exists")
+    ok("undo", f"{there}/run")
+    back = INDEX[NAME]["layout"]
     for name in ("run", "out"):
-        ok("undo", f"{there}/{name}")
-        ok("downgrade", f"{there}/{name}", *to, "-o", tmp_path / name)
-        ok("undo", tmp_path / name)
+        ok("migrate", f"{there}/{name}", "--to", back, "-o", tmp_path / name)
         assert files_of(tmp_path / name) == files_of(SAMPLES / NAME)
 
 

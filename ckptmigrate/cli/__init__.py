@@ -88,7 +88,7 @@ def cli(context: click.Context) -> None:
 
 
 _START = (
-    Line(f"ckptmigrate {ckptmigrate.__version__}: migrate checkpoints between Megatron-Core "
+    Line(f"ckptmigrate {ckptmigrate.__version__}: migrate checkpoints between Megatron "
          "releases by rewriting their metadata", hang=2, style="bold"),
     Line("show which release wrote it", "ckptmigrate inspect PATH                ", 2),
     Line("predict whether 0.13 can resume from it", "ckptmigrate check PATH --reader 0.13    ", 2),

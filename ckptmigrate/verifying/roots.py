@@ -106,9 +106,11 @@ def _tracker(root: Place, there: tuple[Place, ...]) -> tuple[Place | None, tuple
 
 def latest_of_bridge(root: Place) -> Place | None:
     """Return the checkpoint that latest_train_state.pt names, or None."""
-    content = storage.read_if_there(storage.directory(root), places.LATEST_TRAIN_STATE)
+    if not (root / places.LATEST_TRAIN_STATE).is_file():
+        return None
+    content = storage.directory(root).read(places.LATEST_TRAIN_STATE)
     try:
-        return None if content is None else root / f"iter_{trackers.step(content):07d}"
+        return root / f"iter_{trackers.step(content):07d}"
     except DamagedError:
         return None
 
@@ -120,12 +122,11 @@ def _pair(root: Place, text: str, named: Place) -> list[Finding]:
         text: the content of the Megatron-LM tracker file.
         named: the checkpoint that the Megatron-LM tracker file names.
     """
-    there = storage.directory(root)
     file = root / places.LATEST_TRAIN_STATE
-    if file.name not in there.files():
+    if not file.is_file():
         return []
     try:
-        step = trackers.step(there.read(file.name))
+        step = trackers.step(storage.directory(root).read(file.name))
     except DamagedError as error:
         what = f"{file.name} {error.reason}"
     else:
