@@ -128,6 +128,8 @@ def derive(manifest: Manifest, given: Given | None = None) -> Topology:
     plans = manifest.metadata.plans
     encoder = has_encoder(manifest)
     grid = () if encoder else _rerun_grid(manifest)
+    ranks = [rank for rank, _ in manifest.payload_files.values()]
+    least = max(ranks, default=0) + 1  # ranks that wrote a data file
     world = _agree(
         manifest,
         _WORLD,
@@ -136,6 +138,7 @@ def derive(manifest: Manifest, given: Given | None = None) -> Topology:
             f"{len(plans or ())} plans": len(plans) if plans else None,
             "the rerun grid": grid[0] if len(grid) == 1 else None,
         },
+        least,
     )
     pipeline, tensor = (
         _agree(manifest, option, stated, {"the rerun grid": grid[i] if len(grid) == 2 else None})
@@ -145,10 +148,9 @@ def derive(manifest: Manifest, given: Given | None = None) -> Topology:
         world = world or grid[0]
     elif len(grid) == 2:
         pipeline, tensor = pipeline or grid[0], tensor or grid[1]
-    ranks = [rank for rank, _ in manifest.payload_files.values()]
-    if world is not None and ranks and max(ranks) >= world:
+    if world is not None and world < least:
         raise RefusedError(
-            f"world size {world} contradicts the payload files, which rank {max(ranks)} wrote too",
+            f"world size {world} contradicts the payload files, which rank {least - 1} wrote too",
             path=manifest.path,
             fix=f"state the right one with {_WORLD} N",
         )
@@ -165,7 +167,7 @@ def derive(manifest: Manifest, given: Given | None = None) -> Topology:
         pipeline,
         context if _is_size(context) else None,
         bool(args.argument("use_tp_pp_dp_mapping")),
-        len(plans) if plans else None,
+        len(plans) if plans and len(plans) >= least else None,
         encoder,
     )
 
@@ -205,11 +207,16 @@ def _argument(manifest: Manifest, option: str) -> Any:
 
 
 def _agree(
-    manifest: Manifest, option: str, stated: int | None, checks: dict[str, int | None]
+    manifest: Manifest,
+    option: str,
+    stated: int | None,
+    checks: dict[str, int | None],
+    least: int = 1,
 ) -> int | None:
     """Return the size that args or the user states; raise if another source contradicts it.
 
-    A stated size overrides args only if the files agree with it.
+    A stated size overrides args only if the files agree with it. A size below `least` is never
+    suggested.
 
     Raises:
         RefusedError: two sources contradict each other, or a size exceeds MOST_RANKS.
@@ -239,17 +246,19 @@ def _agree(
                 fix=f"leave {option} out, or state a size that the files bear out"
                 if stated is not None
                 else f"state the right size with {option} N, one that the files bear out",
-                retry=_retry(option, stated, checks),
+                retry=_retry(option, stated, checks, least),
             )
     return chosen
 
 
-def _retry(option: str, stated: int | None, checks: dict[str, int | None]) -> Retry | None:
+def _retry(
+    option: str, stated: int | None, checks: dict[str, int | None], least: int
+) -> Retry | None:
     """Return a retry without the stated size, or with the size that all files agree on."""
     if stated is not None:
         return Retry(leave_out=(option,))
     sizes = {value for value in checks.values() if value is not None}
-    return Retry(add=(option, str(*sizes))) if len(sizes) == 1 else None
+    return Retry(add=(option, str(*sizes))) if len(sizes) == 1 and min(sizes) >= least else None
 
 
 def _is_size(value: object) -> bool:

@@ -1,6 +1,7 @@
 """A training job of one Megatron-Core release that resumes from checkpoints or saves them.
 
-A program for a separate process, with the release on PYTHONPATH. It does not import ckptmigrate:
+A program for a separate process, with the release on PYTHONPATH. It imports nothing from this
+package:
 
     PYTHONPATH=.readers/0.12.3:ckptmigrate/measuring python -m training_job < jobs.json
 
