@@ -6,6 +6,7 @@ Each is made out of samples, and what must follow is what real releases do with 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,3 +210,45 @@ def test_the_value_decides(copy: Copy, run: Run) -> None:
     ordinary = SAMPLES / "0.17.1-idle-w1"
     assert run("check", ordinary, "--reader", "0.13.1").returncode == 0
     assert loads(ordinary, "0.13.1", resolve_foreign_symbols=True)["error"] is None
+
+
+# -- saves and downloads that did not finish
+
+
+def without_metadata(root: Path) -> Path:
+    """A root whose checkpoint has no .metadata; returns the checkpoint."""
+    checkpoint = checkpoint_of(root)
+    (checkpoint / ".metadata").unlink()
+    return checkpoint
+
+
+def test_a_save_that_did_not_finish_is_left_for_the_one_before(
+    copy: Copy, run: Run, tmp_path: Path
+) -> None:
+    """An asynchronous save that was killed leaves .metadata.tmp, and a tracker that names it."""
+    root = copy("0.17.1-idle-w1")
+    shutil.copytree(root / "iter_0000005", root / "iter_0000010")
+    (root / "latest_checkpointed_iteration.txt").write_text("10")
+    checkpoint = without_metadata(root)
+    (checkpoint / MARKER).unlink()
+    (checkpoint / ".metadata.tmp").write_bytes(b"\x80\x02")
+    before = tree_hash(root)
+    assert codes(run, root) == {"tracker-half-written", "marker-missing", "metadata-missing"}
+    assert run("repair", root, "-o", tmp_path / "out").returncode == 0
+    assert tree_hash(root) == before
+    assert checkpoint_of(tmp_path / "out").name == "iter_0000005"
+    assert codes(run, tmp_path / "out") == set()
+
+
+@pytest.mark.parametrize("downloaded", [False, True])
+def test_without_metadata_there_is_no_way_back(downloaded: bool, copy: Copy, run: Run) -> None:
+    """The only save did not finish, or a download has left out the files that begin with a dot."""
+    root = copy("0.17.1-idle-w1")
+    without_metadata(root)
+    if downloaded:
+        (root / ".cache" / "huggingface").mkdir(parents=True)
+    found = run("verify", root)
+    assert found.returncode == 1
+    assert "the save did not finish, or a copy or a download left out dot files" in found.stdout
+    assert "ckptmigrate repair" not in found.stdout
+    refused(run("repair", root), "there is no .metadata", "restore one from a copy")
