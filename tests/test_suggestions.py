@@ -20,7 +20,15 @@ import test_verify
 from conftest import CLI, MAIN, NAMES, SAMPLES
 
 CASES = Path(__file__).parent / "cases"
+HERE = "{}"  # stands for PATH where that is not the first argument
+LOGGED = (
+    "RuntimeError: Missing key in checkpoint state_dict: rerun_state_machine_state/shard_0.0_1.1.",
+    "TypeError: 'NoneType' object is not subscriptable",
+    "ModuleNotFoundError: No module named 'numpy._core'",
+)
 VERBS = (
+    *(("explain", line, "--checkpoint", HERE) for line in LOGGED),
+    ("diff", HERE, HERE),
     *(("inspect",), ("check",), ("verify",), ("undo",), ("recover",), ("repair",)),
     *(("check", "--reader", release) for release in ("0.9", "0.11", "0.13", "0.16", "0.19")),
     *(("downgrade", "--to", "pre-rerun", "--in-place"), ("repair", "--in-place")),
@@ -134,8 +142,14 @@ def worse(
 )
 def test_every_suggestion_works(subject: str, tmp_path: Path) -> None:
     place = Place(subject, tmp_path)
-    found = [each for verb, *rest in VERBS for each in wrong(place, (verb, str(place.root), *rest))]
-    assert found == []
+    root = str(place.root)
+    asked = [
+        tuple(root if word == HERE else word for word in (verb, *rest))
+        if HERE in rest
+        else (verb, root, *rest)
+        for verb, *rest in VERBS
+    ]
+    assert [each for words in asked for each in wrong(place, words)] == []
 
 
 def test_the_sample_is_of_the_subjects() -> None:

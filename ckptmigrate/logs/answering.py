@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from ckptmigrate.access.places import Place
 from ckptmigrate.logs.deciding import Decision, Prediction, decide, predict
-from ckptmigrate.logs.kinds import ErrorKind, Recognised, Sure
+from ckptmigrate.logs.kinds import VERIFY, ErrorKind, Recognised, Sure
 from ckptmigrate.logs.reading_log import Found, Log, parse_log, read_log
 from ckptmigrate.logs.seen import Seen
 from ckptmigrate.text.commands import filled
@@ -69,8 +69,11 @@ class Answer:
         return tuple(each for each in self.decisions if each.look and each.look.holds is False)
 
     def fix(self, decision: Decision) -> str:
-        """Return the fix of a cause."""
-        return filled(decision.cause.fix, self.path)
+        """Return the fix of a cause; `verify` where the checkpoint may refuse the repair."""
+        fix = decision.cause.fix
+        shown = decision.look is not None and decision.look.holds
+        doubtful = self.path != _PATH and not shown and "`ckptmigrate repair " in fix
+        return filled(VERIFY if doubtful else fix, self.path)
 
     @property
     def fixes(self) -> tuple[str, ...]:
