@@ -339,8 +339,7 @@ def _unknown(reading: Reading) -> list[str]:
     """Return a sentence per unknown global, which a job would import and call, with its file."""
     shards = reading.record.shards.values()
     named: dict[str, Iterable[str]] = {}
-    for folder, found in {"": reading.manifest, **reading.manifest.nested}.items():
-        start = f"{folder}/" if folder else ""
+    for start, found in reading.manifest.parts.items():
         named[f"{start}{metadata.FILE}"] = found.metadata.named
         named[f"{start}{_common_place(found)}"] = found.common.torch_file.named
     named["the rerun shards"] = [path for shard in shards for path in shard.file.named]

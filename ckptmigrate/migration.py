@@ -230,10 +230,9 @@ def has(plan: Plan, destination: Place) -> bool:
 
 def _payload(directory: Directory) -> dict[str, int]:
     """Return data file -> size in bytes, of a checkpoint and of the checkpoints nested in it."""
-    parts = [("", directory), *((f"{name}/", inside) for name, inside in nesting.nested(directory))]
     return {
         f"{start}{name}": size
-        for start, part in parts
+        for start, part in nesting.parts(directory)
         for name, size in part.files().items()
         if PAYLOAD.fullmatch(name)
     }

@@ -70,9 +70,7 @@ class Tracker:
 
     def as_json(self) -> dict[str, Any]:
         """Return the documented JSON form (docs/json.md, `repair --json`)."""
-        before = storage.read_if_there(storage.directory(self.root), locate.TRACKER_FILE)
-        if locate.TRACKER_FILE in self.before:
-            before = self.before[locate.TRACKER_FILE]
+        before = self.before.get(locate.TRACKER_FILE, self.text.encode())
         return {
             "path": str(self.root / locate.TRACKER_FILE),
             "before": None if before is None else before.decode("utf-8", "replace"),
@@ -243,22 +241,16 @@ def _tracker(named: Place, text: str, why: str) -> Tracker:
     latest_checkpointed_iteration.txt is created if missing; the files of Megatron-Bridge only
     change if the root has them.
     """
-    root, iteration = named.parent, storage.directory(named)
+    root = named.parent
     there = storage.directory(root)
     has_bridge = LATEST_TRAIN_STATE in there.files()
     before = {name: storage.read_if_there(there, name) for name in TRACKERS}
     files = {
         name: content
-        for name, content in trackers.files(text, iteration).items()
+        for name, content in trackers.files(text, storage.directory(named)).items()
         if content != before[name] and (has_bridge or name == locate.TRACKER_FILE)
     }
-    left = None
-    if has_bridge and trackers.train_state(text, iteration) is None:
-        file = root / LATEST_TRAIN_STATE
-        left = (
-            f"{LATEST_TRAIN_STATE} is not changed: {named.name} has no {trackers.TRAIN_STATE} of "
-            f"that iteration to copy; to have Megatron-Bridge read {locate.TRACKER_FILE} run "
-            f"`{removal(file)}`"
-        )
+    why_not = roots.no_train_state(root, text, named) if has_bridge else None
+    left = None if why_not is None else f"{LATEST_TRAIN_STATE} is not changed: {why_not}"
     kept = root / sidecar.folder(len(sidecar.load(there)))
     return Tracker(root, text, files, {name: before[name] for name in files}, why, kept, left)

@@ -291,9 +291,6 @@ def _ordered(found: list[Finding]) -> tuple[Finding, ...]:
 
 def _require_ours(directory: Directory) -> None:
     """Raise if a directory has another format; accept a damaged torch_dist checkpoint."""
-    try:
+    # Not a checkpoint: an empty iteration of a root, or a swap hides its files.
+    with contextlib.suppress(DamagedError, NotACheckpointError):
         recognise.require_torch_dist(directory)
-    except DamagedError:
-        return
-    except NotACheckpointError:  # an empty iteration of a root, or a swap hides its files
-        return

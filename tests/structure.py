@@ -21,7 +21,7 @@ ORDER = (
     "cli", "measuring", "matrix", "reporting", "batch", "logs", "root", "verifying", "planning",
     "objects", "writing", "releases", "versions", "checkpoint", "inert", "access", "text",
 )  # fmt: skip
-LEAVES = ("errors", "clock", "version", "text")
+LEAVES = ("errors", "clock", "search_path", "version", "text")
 _NO_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
     tokenize.ENCODING, tokenize.ENDMARKER,
@@ -46,11 +46,11 @@ class Module:
 
     @property
     def package(self) -> str:
-        """The folder below the root, or the module itself where it is a leaf, or `root`."""
+        """The folder below the root; a leaf is its own package, `__main__` belongs to `cli`."""
         first = self.name.partition(".")[0]
-        if (ROOT / first).is_dir() and first:
-            return first
-        return first if first in LEAVES else "root"
+        if first == "__main__":
+            return "cli"
+        return first if first in {*ORDER, *LEAVES, "pages"} else "root"
 
     @cached_property
     def code_lines(self) -> int:
@@ -88,43 +88,22 @@ def modules() -> dict[str, Module]:
     return found
 
 
-def imports(module: Module, known: Mapping[str, Module], *, typing: bool = True) -> set[str]:
-    """Return the names of the modules of the package that a module imports, anywhere in it.
-
-    Args:
-        module: the module.
-        known: all modules by name.
-        typing: whether to count what only `if TYPE_CHECKING` imports.
-    """
+def imports(module: Module, known: Mapping[str, Module]) -> set[str]:
+    """Return the names of the modules of the package that a module imports, anywhere in it."""
     found = set()
-    skipped: set[ast.AST] = set()
     for node in ast.walk(module.tree):
-        if not typing and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            skipped |= {each for part in node.body for each in ast.walk(part)}
-    here = module.path.relative_to(ROOT).parent.parts
-    for node in ast.walk(module.tree):
-        if node in skipped:
-            continue
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-            base = [name.removeprefix("ckptmigrate").lstrip(".") for name in names
-                    if name.split(".")[0] == "ckptmigrate"]  # fmt: skip
-            found |= {name for name in base if name in known}
         elif isinstance(node, ast.ImportFrom):
-            if node.level:
-                parts = [*here[: len(here) - node.level + 1]]
-            elif (node.module or "").split(".")[0] == "ckptmigrate":
-                parts = []
-            else:
-                continue
-            inside = (node.module or "").removeprefix("ckptmigrate") if not node.level else (
-                node.module or "")  # fmt: skip
-            parts += [part for part in inside.split(".") if part]
-            base_name = ".".join(parts)
-            for alias in node.names:
-                full = f"{base_name}.{alias.name}".lstrip(".")
-                found.add(full if full in known else base_name)
-    return found & known.keys() - {module.name}
+            # What is imported from a package is a module of it, or else is defined by it.
+            names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        inside = {name.removeprefix(f"{ROOT.name}.") for name in names if name != ROOT.name}
+        modules = {name for name in inside if name in known}
+        # A package counts only where nothing below it is meant.
+        found |= {a for a in modules if not any(b.startswith(f"{a}.") for b in modules)}
+    return found - {module.name}
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def test_no_rows_to_follow(run: Run, tmp_path: Path) -> None:
     facts = tmp_path / "facts.yaml"
     text = FACTS.read_text()
     facts.write_text(re.sub(r"(?s)\nmatrix:\n.*", "\nmatrix: []\nalike: []\n", text))
-    refused(run("matrix", "add", "9.9.0", "--facts", facts), "no rows for the new ones to follow")
+    refused(run("matrix", "add", "9.9.0", "--facts", facts), "no rows that the new rows can follow")
 
 
 def test_there_is_room_for_four_times_the_file() -> None:

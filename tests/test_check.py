@@ -837,7 +837,7 @@ def test_an_encoder_of_other_sizes_has_no_one_grid(
     root = t5(copy("0.9.0-idle-w1"), world_size=3, **sizes, **own)
     for target in ("sharded-rerun", "0.11"):
         result = run("upgrade", root, "--to", target, "-o", tmp_path / "out")
-        refused(result, "there is no one (PP, TP) grid", "encoder_tensor_model_parallel_size")
+        refused(result, "there is no single (PP, TP) grid", "encoder_tensor_model_parallel_size")
     # 0.12 asks for none, and gets none.
     assert run("check", root, "--reader", "0.12.3").returncode == 0
     assert run("upgrade", root, "--to", "0.12.3").returncode == 0

@@ -41,7 +41,7 @@ class StoreDirectory:
         try:
             # The listing does not include objects in subdirectories.
             size = self.files()[name] if name in self.files() else place.store.size(place)
-            if size > largest(place.name):
+            if size > largest(name):
                 raise too_large(place, largest(name))
             return place.store.read(place, size)
         except FileNotFoundError as error:

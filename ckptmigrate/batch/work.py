@@ -258,6 +258,6 @@ def digests_of(path: str, names: Mapping[str, Any] | None = None) -> dict[str, s
     files of the checkpoint and of those nested in it."""
     directory = storage.directory(place(path))
     if names is None:
-        folders = [f"{folder}/" for folder, _ in nesting.nested(directory)]
-        names = {f"{start}{name}": None for start in ("", *folders) for name in METADATA_FILES}
+        starts = [start for start, _ in nesting.parts(directory)]
+        names = {f"{start}{name}": None for start in starts for name in METADATA_FILES}
     return {name: digest_of(directory, name) for name in names}

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.inert import torchfile
 from ckptmigrate.inert.torchfile import TorchFile
-from ckptmigrate.inert.tree import Object
+from ckptmigrate.inert.tree import Global, Object, symbols
 
 FILE: Final = "common.pt"
 KEY: Final = "common_state/shard_0_1"
@@ -34,6 +35,11 @@ class CommonState:
     values: dict[str, Any]
     in_file: bool
     torch_file: TorchFile
+
+    @cached_property
+    def symbols(self) -> tuple[Global, ...]:
+        """Return each global of the dict once, in the order of the pickle."""
+        return tuple(symbols(self.values))
 
     @property
     def arguments(self) -> Mapping[str, Any] | None:

@@ -74,18 +74,23 @@ class Manifest:
         return found
 
     @property
+    def parts(self) -> Mapping[str, Manifest]:
+        """Return "" -> this checkpoint, and `folder/` -> each nested one; keys start file names."""
+        return {"": self, **{f"{folder}/": each for folder, each in self.nested.items()}}
+
+    @property
     def all_payload(self) -> Mapping[str, int]:
         """Return data file -> size in bytes; `folder/file` for nested checkpoints."""
-        found = {name: size for name, (_, size) in self.payload_files.items()}
-        for folder, inside in self.nested.items():
-            found |= {f"{folder}/{name}": size for name, size in inside.all_payload.items()}
-        return found
+        return {
+            f"{start}{name}": size
+            for start, each in self.parts.items()
+            for name, (_, size) in each.payload_files.items()
+        }
 
     @property
     def small_files(self) -> tuple[str, ...]:
         """Return the names of METADATA_FILES; `folder/file` for nested checkpoints."""
-        inside = (f"{folder}/{name}" for folder in self.nested for name in METADATA_FILES)
-        return (*METADATA_FILES, *inside)
+        return tuple(f"{start}{name}" for start in self.parts for name in METADATA_FILES)
 
     @cached_property
     def new_payload_file(self) -> str:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ckptmigrate.access.storage import Directory
-from ckptmigrate.checkpoint import manifest, metadata, recognise
+from ckptmigrate.checkpoint import manifest, recognise
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.sidecar import MOST_FOLDERS, is_visible
 from ckptmigrate.errors import DamagedError
@@ -64,11 +64,16 @@ def nested(directory: Directory, depth: int = MOST_FOLDERS) -> Iterator[tuple[st
             yield from ((f"{folder}/{name}", each) for name, each in nested(inside, depth - 1))
 
 
+def parts(directory: Directory) -> Iterator[tuple[str, Directory]]:
+    """Yield "" with a directory, and `folder/` with each nested checkpoint, as `Manifest.parts`."""
+    yield "", directory
+    for folder, inside in nested(directory):
+        yield f"{folder}/", inside
+
+
 def _refuse_linked(directory: Directory, folder: str) -> None:
     place = directory.path / folder
-    if isinstance(place, Path) and all(
-        (place / name).is_file() for name in (manifest.MARKER_FILE, metadata.FILE)
-    ):
+    if isinstance(place, Path) and all((place / name).is_file() for name in manifest.MARKS):
         raise DamagedError(
             "is a link to a checkpoint, and a job loads it with the one that it is in",
             path=place,

@@ -81,7 +81,7 @@ class Topology:
         if self.encoder:
             raise RefusedError(
                 f"its encoder has parallel sizes of its own (args.{_ENCODER_TENSOR} and "
-                f"args.{_ENCODER_PIPELINE}): there is no one (PP, TP) grid",
+                f"args.{_ENCODER_PIPELINE}): there is no single (PP, TP) grid",
                 fix="resume with 0.12 or later, which need none",
             )
         pipeline = self._require(self.pipeline, _PIPELINE, "PP", None)

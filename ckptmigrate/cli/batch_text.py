@@ -96,7 +96,7 @@ def what_is_left(found: Batch, again: str | None) -> str | None:
         total = counted(found.total, "checkpoint")
         if again and not all(each.transient for each in failed):
             # Running the same command again does not help before the cause is fixed.
-            go_on = f"; do for each what its line says, and then to go on run `{again}`"
+            go_on = f"; do what each line says, then to go on run `{again}`"
         return f"{len(failed)} of {total} failed, first {failed[0].path}{go_on}"
     if found.not_begun:
         what = f"what came of {len(found.not_begun)} of {found.total} is not known"

@@ -77,7 +77,7 @@ def with_release(text: str, release: str, *, torch: str, source: str) -> str:
         raise RefusedError(f"release {release} is among the readers already")
     missing = {"idle", "disabled", "fault"} - {group["scenario"] for group in groups}
     if missing or not readers or not content["known_releases"]:
-        raise RefusedError("the file has no rows for the new ones to follow")
+        raise RefusedError("the file has no rows that the new rows can follow")
     older = [n for n, row in enumerate(readers) if Version(row["release"]) < Version(release)]
     rows = {_end(text, readers, max(older, default=0)): _READER.format(release, torch, source)}
     for scenario in ("idle", "disabled", "fault"):

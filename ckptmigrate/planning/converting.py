@@ -73,8 +73,8 @@ def convert(
     notes: tuple[str, ...] = ()
     if losses or wanted not in begin.layouts:
         result, notes = _rewritten(begin, wanted, given, drop_fault=bool(losses))
-    unnamed = result
-    result = named = respelled(unnamed, compat(), environment, reader, in_file=in_file)
+    spelled = respelled(result, compat(), environment, reader, in_file=in_file)
+    renamed, result = spelled is not result, spelled
     foreign: tuple[str, ...] = ()
     if reader is not None:
         constrained = constrain(result, reader, in_file=in_file)
@@ -84,10 +84,9 @@ def convert(
         result = states.manifest
         losses += (RNG_STATE,) if states.lossy else ()
         notes += (states.note,) if states.note else ()
-    states_named = respelled_states(result, compat(), environment)
-    if named is not unnamed or states_named is not result:
-        notes += (environment.note,)
-    result = states_named
+    spelled = respelled_states(result, compat(), environment)
+    notes += (environment.note,) if renamed or spelled is not result else ()
+    result = spelled
     result = result.with_common_in_file() if in_file else result.with_common_in_entry()
     inside = {
         name: _nested(each, layout, reader, environment) for name, each in result.nested.items()

@@ -14,8 +14,8 @@ from typing import Final
 from ckptmigrate import versions
 from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
-from ckptmigrate.checkpoint import manifest, sidecar
-from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint import sidecar
+from ckptmigrate.checkpoint.manifest import MARKER_FILE, Manifest, marker_of
 from ckptmigrate.checkpoint.rerun import (
     IDLE,
     MODE_VALIDATE,
@@ -98,7 +98,7 @@ def plan(path: Place, wanted: Wanted, *, now: str) -> Plan:
     result = spelled
     # A sharded common state has to be serialized again after a change.
     result = result if in_file else result.with_common_in_entry()
-    start = {path: "", **{path / folder: f"{folder}/" for folder in result.nested}}
+    start = {part.path: start for start, part in result.parts.items()}
     other = [
         f"{start[finding.path]}{name}"
         for finding in verified.errors
@@ -135,11 +135,13 @@ def _marked(found: Manifest) -> tuple[Manifest, list[str]]:
     Returns:
         The checkpoint, and the names of the new files.
     """
-    whole = {"": found, **found.nested}
-    without = [folder for folder, each in whole.items() if not each.marker]
-    whole |= {f: replace(whole[f], marker=manifest.marker_of(whole[f])) for f in without}
-    result = replace(whole.pop(""), nested=whole) if without else found
-    return result, [f"{folder}/{manifest.MARKER_FILE}".lstrip("/") for folder in without]
+    new = [f"{start}{MARKER_FILE}" for start, each in found.parts.items() if not each.marker]
+    nested = {folder: _with_marker(each) for folder, each in found.nested.items()}
+    return (replace(_with_marker(found), nested=nested) if new else found), new
+
+
+def _with_marker(found: Manifest) -> Manifest:
+    return found if found.marker else replace(found, marker=marker_of(found))
 
 
 def _layout_of(result: Manifest, current: Reading) -> Layout:

@@ -124,10 +124,11 @@ def plan(
         CkptMigrateError: the directory is not a readable torch_dist checkpoint.
     """
     directory = Once(storage.directory(path))
-    damaged = integrity.mismatched(directory, payload=hash_payload, progress=progress)
-    for folder, inside in nesting.nested(directory):
-        other = integrity.mismatched(inside, payload=hash_payload, progress=progress)
-        damaged += [f"{folder}/{name}" for name in other]
+    damaged = [
+        f"{start}{name}"
+        for start, part in nesting.parts(directory)
+        for name in integrity.mismatched(part, payload=hash_payload, progress=progress)
+    ]
     if damaged and INTEGRITY not in allowed:
         raise refusals.no_integrity(path, damaged)
     current = read(directory)

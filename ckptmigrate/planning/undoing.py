@@ -32,7 +32,7 @@ def plan(path: Place) -> Plan:
         )
     if not steps[-1].in_place:
         raise RefusedError(
-            "was written out of place: its source is unchanged, and nothing is to be taken back",
+            "was written out of place: its source is unchanged, so there is nothing to undo",
             path=path,
             fix=f"if you do not need it, remove it with `{removal(_result(path), '-r')}`",
         )

@@ -16,7 +16,7 @@ from ckptmigrate.checkpoint.rerun import MODE_OF_ARGUMENT, SHARDED_KEY
 from ckptmigrate.checkpoint.topology import Topology, derive, told
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.inert.short import short
-from ckptmigrate.inert.tree import Object, enum_value, symbol_of, symbols, symbols_and_objects
+from ckptmigrate.inert.tree import Object, enum_value, symbol_of, symbols_and_objects
 from ckptmigrate.releases import optimizer, rng
 from ckptmigrate.releases.constraints import ARGS_CLASS
 from ckptmigrate.releases.evidence import writer
@@ -190,9 +190,9 @@ def _depends(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> tupl
     """Return a sentence for each global of a moved module whose load depends on a version."""
     states = manifest.rng_symbols if _loads_rng(job, offer) else ()
     named = [(_STATES, path, False) for path in states]
-    for each in (manifest, *manifest.nested.values()):
+    for each in manifest.parts.values():
         by_list = each.common.in_file and reader.weights_only
-        named += [(_COMMON, found.path, by_list) for found in symbols(each.common.values)]
+        named += [(_COMMON, found.path, by_list) for found in each.common.symbols]
         named += [(metadata.FILE, found.path, False) for found in each.metadata.symbols]
     found = (_named(where, path, reader, by_list=listed) for where, path, listed in named)
     return tuple(dict.fromkeys(filter(None, found)))

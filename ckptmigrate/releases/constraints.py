@@ -22,7 +22,6 @@ from ckptmigrate.inert.tree import (
     rebuilt,
     symbol,
     symbol_of,
-    symbols,
     symbols_and_objects,
 )
 from ckptmigrate.releases import optimizer
@@ -68,7 +67,7 @@ def respelled(
     by_list = in_file and reader is not None and reader.weights_only
     common, elsewhere = _renaming(facts, allows if by_list else imports), _renaming(facts, imports)
     values = found.common.values
-    if any(common(each) is not each for each in symbols(values)):
+    if any(common(each) is not each for each in found.common.symbols):
         found = _with_common(found, rebuilt(values, common))
     named = found.metadata.with_symbols(elsewhere)
     return found if named is found.metadata else found.with_metadata(named)

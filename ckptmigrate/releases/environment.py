@@ -72,7 +72,7 @@ class Environment:
     def note(self) -> str:
         """The note of a plan that renames modules."""
         numpy = "" if self.numpy is None else f" and NumPy {self.numpy}"
-        return f"modules that have moved are named as Python {self.python}{numpy} has them"
+        return f"moved modules are renamed for Python {self.python}{numpy}"
 
     def options(self) -> list[str]:
         """Return the command-line options for these versions; empty for the defaults."""

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ckptmigrate.checkpoint import diffing
-from ckptmigrate.checkpoint.manifest import RNG_KEY as KEY
-from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.manifest import RNG_KEY, Manifest
 from ckptmigrate.checkpoint.rerun import grid_size, parse_unique_key, positions, unique_key
 from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.checkpoint.topology import Given, derive, has_encoder
@@ -28,7 +27,7 @@ from ckptmigrate.versions.taking import MISSING
 FLAG: Final = "--no-load-rng"
 # Keys of several models, each with its own parallelism (core_v0.19.0, key_prefix). What their jobs
 # request is unknown.
-_PREFIXED: Final = re.compile(rf"[^/]+{KEY}/", re.ASCII)
+_PREFIXED: Final = re.compile(rf"[^/]+{RNG_KEY}/", re.ASCII)
 
 Position = tuple[int, ...]
 
@@ -72,7 +71,7 @@ def missing(
         return None
     has = " and ".join(_words(each) for each in stored) or "none"
     return (
-        f"{MISSING}{unique_key(lacking, asked, KEY)}.",
+        f"{MISSING}{unique_key(lacking, asked, RNG_KEY)}.",
         f"it asks for RNG states by {_words(asked)}, and the checkpoint has {has}",
     )
 
@@ -120,7 +119,7 @@ def _stored(found: Manifest) -> dict[Position, frozenset[Position]]:
     """Return the offsets of the RNG states in the checkpoint: global shape -> offsets."""
     stored: dict[Position, set[Position]] = {}
     for key in found.rng_keys:
-        parsed = parse_unique_key(key, KEY)
+        parsed = parse_unique_key(key, RNG_KEY)
         if parsed is not None:
             place, grid = parsed
             stored.setdefault(grid, set()).add(place)
@@ -129,9 +128,12 @@ def _stored(found: Manifest) -> dict[Position, frozenset[Position]]:
 
 def _with_fewer(found: Manifest, grid: Position) -> Rekeyed:
     """Keep the states of the first rank of each (PP, TP), as all releases but 0.16 save them."""
-    firsts = {place[:2]: unique_key(place, grid, KEY) for place in positions(grid) if not place[2]}
+    firsts = {
+        place[:2]: unique_key(place, grid, RNG_KEY) for place in positions(grid) if not place[2]
+    }
     lossy = not all(
-        _same(found, firsts[place[:2]], unique_key(place, grid, KEY)) for place in positions(grid)
+        _same(found, firsts[place[:2]], unique_key(place, grid, RNG_KEY))
+        for place in positions(grid)
     )
     ranks = {
         key: rank
@@ -139,7 +141,7 @@ def _with_fewer(found: Manifest, grid: Position) -> Rekeyed:
         for key in found.metadata.plan_keys(rank)
     }
     added = {
-        unique_key(place, grid[:2], KEY): (ranks.get(first, 0), found.metadata.blobs[first])
+        unique_key(place, grid[:2], RNG_KEY): (ranks.get(first, 0), found.metadata.blobs[first])
         for place, first in firsts.items()
     }
     note = "every data and context parallel rank has the RNG states of the first"
@@ -153,9 +155,9 @@ def _with_more(found: Manifest, grid: Position, given: Given | None) -> Rekeyed:
     topology = derive(found, given)
     whole = (*grid, max(topology.require_world() // grid_size(grid), 1))
     added = {
-        unique_key(place, whole, KEY): (
+        unique_key(place, whole, RNG_KEY): (
             topology.rank_of(*place),
-            found.metadata.blobs[unique_key(place[:2], grid, KEY)],
+            found.metadata.blobs[unique_key(place[:2], grid, RNG_KEY)],
         )
         for place in positions(whole)
     }
@@ -166,7 +168,7 @@ def _with_more(found: Manifest, grid: Position, given: Given | None) -> Rekeyed:
 def _with(
     found: Manifest, gone: Position, added: dict[str, tuple[int, Blob]], *, lossy: bool, note: str
 ) -> Rekeyed:
-    stale = frozenset(unique_key(place, gone, KEY) for place in positions(gone))
+    stale = frozenset(unique_key(place, gone, RNG_KEY) for place in positions(gone))
     edited = found.metadata.without(stale).with_blobs(added)
     return Rekeyed(found.with_metadata(edited), lossy, note)
 

@@ -93,18 +93,21 @@ def _marker(directory: Directory, note: _Note) -> Mapping[str, Any] | None:
         note("marker-missing", "there is no metadata.json")
         return None
     try:
-        directory.read(manifest.MARKER_FILE)
-    except DamagedError as error:  # repair keeps the original file, so it cannot read it either
-        path = directory.path
-        first = removal(path / manifest.MARKER_FILE)
-        fix = fix_of(error) or f"run `{first}`, then `{command('repair', path)}`"
-        note("marker-unreadable", f"metadata.json {error.reason}", fix=fix)
-        return None
-    try:
         return manifest.read_marker(directory)
     except DamagedError as error:
-        note("marker-unreadable", f"metadata.json {error.reason}")
+        note("marker-unreadable", f"metadata.json {error.reason}", fix=_fix_of_marker(directory))
         return None
+
+
+def _fix_of_marker(directory: Directory) -> str | None:
+    """Return the fix for a metadata.json that `repair` cannot read, and so cannot keep, or None."""
+    try:
+        directory.read(manifest.MARKER_FILE)
+    except DamagedError as error:
+        path = directory.path
+        first = removal(path / manifest.MARKER_FILE)
+        return fix_of(error) or f"run `{first}`, then `{command('repair', path)}`"
+    return None
 
 
 def _metadata(directory: Directory, note: _Note) -> Metadata | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ckptmigrate import locate
 from ckptmigrate.access import places, storage
 from ckptmigrate.access.places import Place
-from ckptmigrate.checkpoint import manifest, metadata, trackers
+from ckptmigrate.checkpoint import manifest, trackers
 from ckptmigrate.errors import DamagedError, NotACheckpointError
 from ckptmigrate.text.commands import removal
 from ckptmigrate.verifying.findings import PAIR, Finding
@@ -71,7 +71,7 @@ def choose(path: Place, *, iteration: int | None = None, every: bool = False) ->
 def is_finished(checkpoint: Place) -> bool:
     """Return whether a checkpoint has both files that a save writes last."""
     files = storage.directory(checkpoint).files()
-    return manifest.MARKER_FILE in files and metadata.FILE in files
+    return all(name in files for name in manifest.MARKS)
 
 
 def _tracker(root: Place, there: tuple[Place, ...]) -> tuple[Place | None, tuple[Finding, ...]]:
@@ -134,10 +134,19 @@ def _pair(root: Place, text: str, named: Place) -> list[Finding]:
         if text in (locate.RELEASE, str(step)):
             return []
         what = f"{file.name} names iteration {step}, and {locate.TRACKER_FILE} names {text}"
-    fix = None
-    if trackers.train_state(text, storage.directory(named)) is None:
-        fix = (
-            f"{named.name} has no {trackers.TRAIN_STATE} of that iteration to copy; to have "
-            f"Megatron-Bridge read {locate.TRACKER_FILE} run `{removal(file)}`"
-        )
-    return [Finding(PAIR, root, what, fix=fix)]
+    return [Finding(PAIR, root, what, fix=no_train_state(root, text, named))]
+
+
+def no_train_state(root: Place, text: str, named: Place) -> str | None:
+    """Return what to do if an iteration has no train_state.pt to copy for Megatron-Bridge, or None.
+
+    Args:
+        text: the text of latest_checkpointed_iteration.txt that names the iteration.
+    """
+    if trackers.train_state(text, storage.directory(named)) is not None:
+        return None
+    return (
+        f"{named.name} has no {trackers.TRAIN_STATE} of that iteration to copy; to have "
+        f"Megatron-Bridge read {locate.TRACKER_FILE} run "
+        f"`{removal(root / places.LATEST_TRAIN_STATE)}`"
+    )
