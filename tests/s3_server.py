@@ -321,7 +321,8 @@ class Proxy:
     def note(self, request: Request) -> Seen:
         with self._turn:
             self._open += 1
-            method, copies = request.command, "x-amz-copy-source" in request.headers
+            method = request.command
+            copies = "x-amz-copy-source" in request.headers or "/rewriteTo/" in request.path
             write = self.writes + 1 if method in WRITING else 0
             seen = Seen(len(self.requests) + 1, write, method, request.path, copies)
             self.requests.append(seen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import threading
 from collections.abc import Iterator
@@ -11,11 +10,12 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import gs_server
 import pytest
 from conftest import INDEX, SAMPLES, Run, refused
-from gcp_storage_emulator.server import create_server
+from msc_profiles import msc
 from object_stores import CLI, NAME, visible
-from s3_server import BUCKET, Bucket, environment, files_of
+from s3_server import BUCKET, Bucket, files_of
 
 from ckptmigrate.access.places import Url, place
 
@@ -73,41 +73,13 @@ def test_a_web_server_without_ranges_is_not_believed(stores: Run) -> None:
 # -- Megatron's own multi-storage-client
 
 
-def _msc(tmp_path: Path, port: int) -> str:
-    config = {
-        "profiles": {
-            "disk": {
-                "storage_provider": {
-                    "type": "file", "options": {"base_path": str(tmp_path / "disk")},
-                }
-            },
-            "moto": {
-                "storage_provider": {
-                    "type": "s3",
-                    "options": {
-                        "base_path": BUCKET, "region_name": "us-east-1",
-                        "endpoint_url": environment(port)["AWS_ENDPOINT_URL"],
-                    },
-                },
-                "credentials_provider": {
-                    "type": "S3Credentials",
-                    "options": {"access_key": "a", "secret_key": "b"},
-                },
-            },
-        }
-    }  # fmt: skip
-    file = tmp_path / "msc.json"
-    file.write_text(json.dumps(config))
-    (tmp_path / "disk").mkdir()
-    return str(file)
-
-
 @pytest.mark.costly("each command sets up boto3 for the library")
 @pytest.mark.parametrize("profile", ["disk", "moto"])
 def test_multi_storage_client(
     profile: str, bucket: Bucket, port: int, s3: Run, tmp_path: Path
 ) -> None:
-    more = {"MSC_CONFIG": _msc(tmp_path, port)}
+    more = msc(port, tmp_path / "msc.json")
+    (tmp_path / "disk").mkdir()
     source = files_of(SAMPLES / NAME)
     run, out = f"msc://{profile}/run", f"msc://{profile}/out"
     to = ("--to", "split-rerun", "--allow-loss", "fault-context")
@@ -141,9 +113,8 @@ def test_multi_storage_client(
 @pytest.fixture
 def emulator() -> Iterator[dict[str, str]]:
     """A server of Google Cloud Storage's API that is not Google's, by the way to it."""
-    with create_server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET) as server:
-        port = server._api._httpd.server_port
-        yield {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}"}
+    with gs_server.served() as port:
+        yield gs_server.environment(port)
 
 
 def test_gs_out_of_place_in_place_and_back(

@@ -368,7 +368,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]]
     "tracker-half-written": (IDLE, half_written, (), 0, "iter_0000009"),
     "nested-linked": (IDLE, linked_checkpoint, (), 0, "is a link to a checkpoint"),
     "tracker-pair": (IDLE, other_train_state, (), 0, "latest_train_state.pt names iteration 9"),
-    "tracker-behind": (IDLE, newer_iteration, (), 1, "iter_0000009"),
+    "tracker-behind": (IDLE, newer_iteration, (), 0, "iter_0000009"),
     "non-persistent-newer": (IDLE, non_persistent, (), 0, "iteration 5"),
     "integrity-unreadable": (IDLE, write("integrity.json", "[]"), (), 0, "no digests"),
     "integrity-absent": (IDLE, lambda root: None, ("--hash",), 0, "integrity.json"),

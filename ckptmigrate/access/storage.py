@@ -34,6 +34,7 @@ on_wait: Callable[[Place | str, float], None] = _say_nothing
 LARGEST_PART: Final = 4 * 1024**3
 _PIECE: Final = 1024**2
 LARGEST_JSON: Final = 32 * 1024**2  # a hash in integrity.json takes about 100 bytes
+_LARGEST_TRAIN_STATE: Final = 1024**2  # of Megatron-Bridge: a few numbers
 DEEPEST: Final = 100  # maximum depth of directories; releases write one level
 # The files of a checkpoint that releases and this package read; only these may be links.
 NAMES: Final = re.compile(
@@ -266,6 +267,8 @@ def check_link(path: Path) -> None:
 
 def largest(name: str) -> int:
     """Return the maximum bytes that are read at once from a file of this name."""
+    if name.endswith("train_state.pt"):
+        return _LARGEST_TRAIN_STATE
     return LARGEST_JSON if name.endswith(".json") else LARGEST_PART
 
 

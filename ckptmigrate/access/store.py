@@ -11,6 +11,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ _PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 # Fields of a listing that change each time an object is written.
 _VERSION: Final = ("ETag", "etag", "generation", "md5Hash", "LastModified", "mtime", "created")
+# Not a name of a file (NUL, no UTF-8), or for s3fs a version of another object.
+_NOT_A_NAME: Final = re.compile(r"\0|[\ud800-\udfff]|\?versionId=")
 _COPY: Final = "copy the checkpoint to a local directory, and name that"
 _PIECE: Final = 64 * 1024 * 1024  # bytes per part of an upload; S3 accepts 10,000 parts per object
 
@@ -68,12 +71,16 @@ class Listing:
             DamagedError: a name is invalid.
         """
         for name in (*self.files, *self.folders):
-            if name in ("", ".", "..") or "\0" in name:
-                raise DamagedError(
-                    f"holds an object with a part {name!r} in its name",
-                    path=place,
-                    fix="rename it, or remove it, with the tools of the store",
-                )
+            if name in ("", ".", "..") or _NOT_A_NAME.search(name):
+                raise _misnamed(f"an object with a part {name!r} in its name", place)
+        both = self.files.keys() & set(self.folders)
+        if both:
+            raise _misnamed(f"an object and a directory with the name {min(both)!r}", place)
+
+
+def _misnamed(what: str, place: Url) -> DamagedError:
+    fix = "rename it, or remove it, with the tools of the store"
+    return DamagedError(f"holds {what}", path=place, fix=fix)
 
 
 class Store:
@@ -305,7 +312,7 @@ class Store:
         Raises:
             StoreError: the object does not read back as written.
         """
-        with translated(place, "write"):
+        with translated(place, "replace"):
             with sent_twice(place, lambda: self._holds(place, content)):
                 self._call("pipe_file", place, content, size=len(content))
             self._check(place, content)

@@ -29,7 +29,11 @@ def translated(place: Url, purpose: str = "use", missing: Place | None = None) -
     """
     try:
         yield
-    except (StoreError, DamagedError, FileExistsError):
+    except (StoreError, DamagedError):
+        raise
+    except FileExistsError as error:  # gcsfs: of any request that is refused with 412
+        if purpose != "write":
+            raise explained(error, place, purpose) from error
         raise
     except FileNotFoundError as error:
         if code_of(error) in ("NoSuchBucket", "NoSuchUpload"):
@@ -37,6 +41,11 @@ def translated(place: Url, purpose: str = "use", missing: Place | None = None) -
         raise FileNotFoundError(str(missing or place)) from error
     except Exception as error:
         raise explained(error, place, purpose) from error
+
+
+def says_denied(error: BaseException | None) -> bool:
+    """Return whether a store denies access."""
+    return isinstance(error, PermissionError) or (error is not None and code_of(error) == "403")
 
 
 def says_it_exists(error: Exception) -> bool:
@@ -86,8 +95,11 @@ _WORDS: Final = {
     "500": _BUSY,
     "503": _BUSY,
     "PermissionError": _DENIED,
+    "403": _DENIED,
     "NoSuchUpload": ("was not written: its upload was ended by something else", "run this again"),
     "PreconditionFailed": _REFUSED,
+    "PreconditionFailedError": _REFUSED,
+    "FileExistsError": _REFUSED,
     "412": _REFUSED,
 }
 
@@ -122,6 +134,8 @@ def code_of(error: BaseException) -> str:
             return str(response.get("Error", {}).get("Code", ""))
         if type(each).__name__ == "HttpError":  # gcsfs
             return str(getattr(each, "code", ""))
+        if type(each) is OSError and str(each).startswith("Forbidden: "):  # gcsfs, of 403
+            return "403"
     return ""
 
 

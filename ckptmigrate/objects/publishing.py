@@ -16,6 +16,7 @@ from typing import Final
 from ckptmigrate.access.directory import StoreDirectory
 from ckptmigrate.access.places import Place, Url, lies_in
 from ckptmigrate.access.storage import Overlay, Progress, directory
+from ckptmigrate.access.store_errors import says_denied
 from ckptmigrate.checkpoint import manifest, sidecar
 from ckptmigrate.errors import DamagedError, DestinationError, StoreError, reason_of
 from ckptmigrate.objects import carrying, lock
@@ -297,7 +298,7 @@ def locked(place: Url) -> list[Leftover]:
     try:
         names = place.store.list(place, prefix=".").files
     except StoreError as error:
-        if isinstance(error.__cause__, PermissionError):  # only a part of the bucket is listable
+        if says_denied(error.__cause__):  # only a part of the bucket is listable
             return []
         raise
     return [
