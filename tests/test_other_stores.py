@@ -13,6 +13,8 @@ from pathlib import Path
 import gs_server
 import pytest
 from conftest import INDEX, SAMPLES, Run, refused
+from fault_proxy import KINDS, faulty
+from gs_server import GsBucket
 from msc_profiles import msc
 from object_stores import CLI, NAME, visible
 from s3_server import BUCKET, Bucket, files_of
@@ -136,6 +138,23 @@ def test_gs_out_of_place_in_place_and_back(
     for name in ("run", "out"):
         ok("migrate", f"{there}/{name}", "--to", back, "-o", tmp_path / name)
         assert files_of(tmp_path / name) == files_of(SAMPLES / NAME)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("403", "access is denied to "), ("412 from then on", "a precondition failed")],
+)
+def test_gs_says_what_a_refusal_is(kind: str, message: str, stores: Run) -> None:
+    """gcsfs raises the error of a file that exists, or one of no kind."""
+    there = f"gs://{BUCKET}/run"
+    with gs_server.served() as port:
+        GsBucket(port).put_tree(files_of(SAMPLES / NAME), "run")
+        for words in (("inspect", there), ("undo", there), ("upgrade", there, "-o", f"{there}.2")):
+            with faulty(port, KINDS[kind], at=1) as proxy:
+                told = stores(*words, **gs_server.environment(proxy.port))
+            refused(told, message)
+            assert "internal error" not in told.stderr
+            assert "somebody else" not in told.stderr
 
 
 def test_gs_is_handed_to_gcsfs_and_says_what_it_lacks() -> None:

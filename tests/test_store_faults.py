@@ -321,6 +321,22 @@ def test_some_faults(name: str, case: Case) -> None:
     assert _problems(case, runs) == []
 
 
+@pytest.mark.costly("runs a command six times")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "in place",
+        *(
+            pytest.param(each, marks=pytest.mark.full)
+            for each in ("into the store", "out of place", "undo", "verify")
+        ),
+    ],
+)
+def test_wrong_etags(name: str, case: Case) -> None:
+    """From the first request on, which no server of S3 does."""
+    assert _problems(case, [(kind, 1) for kind in KINDS.values() if "ETag" in kind.name]) == []
+
+
 OTHERS = pytest.mark.parametrize("service", ["gs", "msc"], indirect=True)
 
 

@@ -297,7 +297,9 @@ class Store:
             StoreError: the object does not read back as written.
         """
         with translated(place, "write"):
-            with sent_twice(place, lambda: self._holds(place, content), exclusive=True):
+            with sent_twice(
+                place, lambda: self._holds(place, content), exclusive=self.is_exclusive
+            ):
                 if self.is_exclusive:
                     self._call("pipe_file", place, content, mode="create", size=len(content))
                 elif self.is_file(place):
@@ -352,7 +354,7 @@ class Store:
         with (
             translated(target, "write", missing=source),
             counted(size, progress) as callback,
-            sent_twice(target, lambda: self._same(target, size, read), exclusive=True),
+            sent_twice(target, lambda: self._same(target, size, read), exclusive=self.is_exclusive),
         ):
             self._call("put_file", source, str(target), callback=callback, size=size, **options)
 
