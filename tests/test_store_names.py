@@ -102,6 +102,17 @@ def test_a_name_that_is_too_long_for_a_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["iter_", "iter_0000005/iter_", "iter_0000005/__"])
+def test_a_number_of_5000_digits(name: str) -> None:
+    """More than Python converts to an integer."""
+    run = flaky_store.put(SAMPLES / SAMPLE, "run")
+    FlakyFileSystem.objects[f"bucket/run/{name}{'1' * 5000}_0.distcp"] = b"x"
+    FlakyFileSystem.objects[f"bucket/run/{name}{'1' * 5000}/x"] = b"x"
+    assert ckptmigrate.inspect(run).layouts
+    assert ckptmigrate.verify(run, every=True).clean
+    migrate(run, to="pre-rerun", output="flaky://bucket/out", every=True)
+
+
 def test_an_object_that_stands_for_a_directory_is_none(tmp_path: Path) -> None:
     """Consoles make an empty object named `run/`, which no migration carries over."""
     run = flaky_store.put(SAMPLES / SAMPLE, "run")

@@ -73,6 +73,7 @@ _REFUSED: Final = (
     "is refused: the server says that a precondition failed",
     "look at what is between here and the store, such as a proxy, then run this again",
 )
+_INCOMPLETE: Final = ("gives an answer without what its protocol requires", _REFUSED[1])
 _WORDS: Final = {
     "NoSuchBucket": ("does not exist", "name a bucket that does"),
     "NoCredentialsError": _CREDENTIALS,
@@ -100,6 +101,7 @@ _WORDS: Final = {
     "PreconditionFailed": _REFUSED,
     "PreconditionFailedError": _REFUSED,
     "FileExistsError": _REFUSED,
+    "KeyError": _INCOMPLETE,
     "412": _REFUSED,
 }
 
