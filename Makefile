@@ -76,7 +76,7 @@ shells:
 
 ## facts: compile compat_matrix.yaml into the package, and its tables into the README
 facts: $(VENV)/.dev
-	$(BIN)/python -m ckptmigrate.matrix.compiling
+	$(BIN)/python -m ckptmigrate.compat.compilation
 	$(BIN)/ckptmigrate matrix --into README.md
 
 ## matrix: measure every cell of compat_matrix.yaml with the real releases, and rewrite it
@@ -84,8 +84,10 @@ matrix: $(VENV)/.dev readers
 	$(BIN)/ckptmigrate matrix run --readers $(READERS) --update
 	$(MAKE) facts
 
-## examples: run every example of the README and docs/ and write down what it prints
+## examples: run every example of the README and docs/ and write what it prints; generate the
+## command reference and the module map
 examples: $(VENV)/.dev
+	$(BIN)/python tests/module_map.py
 	$(BIN)/python tests/examples.py
 
 ## docs: the pages in site/, strict; without a network once the tools are there

@@ -87,7 +87,11 @@ def copy(tmp_path: Path) -> Callable[[str], Path]:
 
 
 # What needs an extra or a real release is imported where it is used.
-_WITH_EXTRAS = ("ckptmigrate.measuring.", "ckptmigrate.batch.cluster", "ckptmigrate.__main__")
+_WITH_EXTRAS = (
+    "ckptmigrate.measuring.",
+    "ckptmigrate.batch.dask_cluster",
+    "ckptmigrate.__main__",
+)
 _ON_FIRST_USE = ("encodings.ascii", "packaging.specifiers", "packaging.version", "pwd")
 CLI = forked.ForkServer(
     "cli",
