@@ -19,7 +19,7 @@ from msc_profiles import msc
 from object_stores import CLI, NAME, visible
 from s3_server import BUCKET, Bucket, files_of
 
-from ckptmigrate.access.places import Url, place
+from ckptmigrate.storage.places import Url, place
 
 pytest_plugins = ["store_fixtures"]
 
