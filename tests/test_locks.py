@@ -146,10 +146,10 @@ def cut(root: Path) -> None:
     """Kill an in-place migration in the middle of its swap."""
     code = (
         "import os, sys; from ckptmigrate import migrate; "
-        "from ckptmigrate.writing import journal, swapping; "
+        "from ckptmigrate.writing import journal, swap; "
         "real = journal.groups; "
         "journal.groups = lambda names: os.kill(os.getpid(), 9) if len(names) > 3 and "
-        "os.path.exists(swapping.stage_of(path) / '.old/metadata.json') else real(names); "
+        "os.path.exists(swap.stage_of(path) / '.old/metadata.json') else real(names); "
         "from pathlib import Path; path = Path(sys.argv[2]); "
         "migrate(sys.argv[1], to='pre-rerun', in_place=True)"
     )
