@@ -33,11 +33,11 @@ class Inspect:
 
     def do(self, task: Task) -> Done:
         """Summarize the layout, the rerun state and the first problem of a checkpoint."""
+        from ckptmigrate.checkpoint import migration_state
         from ckptmigrate.verbs import inspect
-        from ckptmigrate.writing.writer import writer
 
         path = place(task.path)
-        writer(path).check_whole()
+        migration_state.check_complete(path)
         found = inspect.inspect(path)
         text = f"{found.likely[0]}, {found.rerun.kind.value}"
         text += f": {found.anomalies[0]}" if found.anomalies else ""

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ckptmigrate.checkpoint import formats, manifest
+from ckptmigrate.checkpoint import formats, manifest, migration_state
 from ckptmigrate.errors import CkptMigrateError, NotACheckpointError, Retry, StoreError
 from ckptmigrate.storage import directories, places
 from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import command, shell
-from ckptmigrate.writing.writer import writer
 
 TRACKER_FILE: Final = places.TRACKER_FILE
 RELEASE: Final = manifest.RELEASE
@@ -64,7 +63,7 @@ def locate(path: Place, *, iteration: int | None = None, every: bool = False) ->
     """
     found = find(path, iteration=iteration, every=every)
     for checkpoint in found.checkpoints:
-        writer(checkpoint).check_whole()
+        migration_state.check_complete(checkpoint)
     return found
 
 
@@ -122,7 +121,7 @@ def is_one(path: Place) -> bool:
     if (path / TRACKER_FILE).exists():
         return False
     # During a swap a checkpoint has neither of the files that identify it.
-    return formats.is_checkpoint(directories.directory(path)) or writer(path).is_staged()
+    return formats.is_checkpoint(directories.directory(path)) or migration_state.is_staged(path)
 
 
 def words(checkpoint: Place) -> tuple[str | Place, ...]:

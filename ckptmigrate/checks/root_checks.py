@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ckptmigrate.checkpoint import locate, manifest, trackers
+from ckptmigrate.checkpoint import locate, manifest, migration_state, trackers
 from ckptmigrate.checks.findings import PAIR, Finding
 from ckptmigrate.errors import DamagedError, NotACheckpointError
 from ckptmigrate.storage import directories, places
 from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import removal
-from ckptmigrate.writing.writer import writer
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def _tracker(root: Place, there: tuple[Place, ...]) -> tuple[Place | None, tuple
         what = f"{locate.TRACKER_FILE} names {named.name}, which is not there"
         return None, (Finding("tracker-dangling", root, what),)
     found = []
-    if not is_finished(named) and not writer(named).is_staged():
+    if not is_finished(named) and not migration_state.is_staged(named):
         what = f"{locate.TRACKER_FILE} names {named.name}, which lacks .metadata or metadata.json"
         found.append(Finding("tracker-half-written", root, what))
     found += _pair(root, text, named)

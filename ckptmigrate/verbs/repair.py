@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ckptmigrate import clock
-from ckptmigrate.checkpoint import locate, sidecar, trackers
+from ckptmigrate.checkpoint import locate, migration_state, sidecar, trackers
 from ckptmigrate.checkpoint.sidecar import REPAIR, FileState, Step, digest
 from ckptmigrate.checks import root_checks
 from ckptmigrate.checks.findings import PAIR, Finding
@@ -138,7 +138,7 @@ def prepare(
     """
     chosen = root_checks.choose(path, iteration=iteration, every=every)
     for each in chosen.checkpoints:
-        writer(each).check_whole()
+        migration_state.check_complete(each)
     tracker = why = beyond = None
     if not chosen.is_root:
         text = locate.locate(chosen.path).tracker

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from ckptmigrate.checkpoint import manifest, sidecar
+from ckptmigrate.checkpoint import lock_owner, manifest, sidecar
 from ckptmigrate.errors import DamagedError, DestinationError, StoreError, reason_of
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.storage.directories import Overlay, Progress, directory
@@ -305,7 +305,7 @@ def locked(place: Url) -> list[Leftover]:
         raise
     return [
         Leftover(
-            place / name.removeprefix(".").removesuffix(_LOCK), store_lock.owner_of(place / name)
+            place / name.removeprefix(".").removesuffix(_LOCK), lock_owner.owner_of(place / name)
         )
         for name in names
         if name.startswith(".") and name.endswith(_LOCK)

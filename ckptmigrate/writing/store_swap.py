@@ -1,6 +1,6 @@
 """In-place migrations in an object store, and the recovery of interrupted ones.
 
-The files in the checkpoint, under `.ckptmigrate/`, are those of swapping.py:
+The files in the checkpoint, under `.ckptmigrate/`, are those of swap.py:
 
     lock                  the owner of the migration
     stage/NAME            new files, validated before the swap starts
@@ -20,6 +20,7 @@ import contextlib
 from collections.abc import Collection, Mapping
 
 from ckptmigrate.checkpoint import manifest, sidecar
+from ckptmigrate.checkpoint.migration_state import is_unfinished, lock_of, stage_of
 from ckptmigrate.checkpoint.sidecar import FileState
 from ckptmigrate.errors import DamagedError, DestinationError, StoreError, reason_of
 from ckptmigrate.planning.planner import Plan
@@ -29,39 +30,6 @@ from ckptmigrate.storage.store_directories import StoreDirectory
 from ckptmigrate.text.commands import command
 from ckptmigrate.writing import journal, store_lock, transaction
 from ckptmigrate.writing.journal import Outcome
-from ckptmigrate.writing.lock import refusal
-
-
-def stage_of(path: Url) -> Url:
-    """Return the staging directory of an in-place migration."""
-    return path / sidecar.FOLDER / "stage"
-
-
-def lock_of(path: Url) -> Url:
-    """Return the lock of an in-place migration."""
-    return path / sidecar.FOLDER / "lock"
-
-
-def is_unfinished(path: Url) -> bool:
-    """Return whether an in-place migration is in progress or left files in a checkpoint."""
-    return lock_of(path).is_file() or stage_of(path).is_dir()
-
-
-def check_whole(path: Url) -> None:
-    """Raise if an in-place migration of a checkpoint is incomplete.
-
-    Raises:
-        DestinationError: it is; the message states whether the migration still runs.
-    """
-    if not stage_of(path).is_dir():
-        return
-    if lock_of(path).is_file():
-        raise refusal(store_lock.owner_of(lock_of(path)), path)
-    raise DestinationError(
-        "a migration in place did not finish on it",
-        path=path,
-        fix=f"make it whole with `{command('recover', path)}`",
-    )
 
 
 def rewrite(plan: Plan, path: Url) -> None:
@@ -201,7 +169,7 @@ def _take_back(path: Url, why: BaseException) -> None:
 
 
 def recover(path: Url, *, break_lock: bool = False) -> Outcome:
-    """Recover from an interrupted in-place migration, as `swapping.recover`.
+    """Recover from an interrupted in-place migration, as `swap.recover`.
 
     Raises:
         DestinationError: the migration still runs, or its process cannot be seen from this host.

@@ -62,15 +62,6 @@ class StoreWriter:
     def rewrite(self, plan: Plan) -> None:
         store_swap.rewrite(plan, self.url)
 
-    def is_staged(self) -> bool:
-        return store_swap.stage_of(self.url).is_dir()
-
-    def is_unfinished(self) -> bool:
-        return store_swap.is_unfinished(self.url)
-
-    def check_whole(self) -> None:
-        store_swap.check_whole(self.url)
-
     def recover(self, *, break_lock: bool) -> Outcome:
         return store_swap.recover(self.url, break_lock=break_lock)
 

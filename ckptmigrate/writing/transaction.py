@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ckptmigrate.checkpoint import sidecar
+from ckptmigrate.checkpoint.migration_state import is_unfinished
 from ckptmigrate.errors import (
     CkptMigrateError,
     DamagedError,
@@ -247,7 +248,7 @@ def _swap(change: Change, look: Callable[[Directory], None]) -> None:
     """
     path = change.path
     assert isinstance(path, Path)
-    with _told(path, lambda: swapping.is_unfinished(path)):
+    with _told(path, lambda: is_unfinished(path)):
         swapping.take(path)
         try:
             swap = swapping.prepare(change)
