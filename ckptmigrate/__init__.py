@@ -53,11 +53,11 @@ if TYPE_CHECKING:
         undo,
         verify,
     )
+    from ckptmigrate.places import Url
     from ckptmigrate.planning.fixes import Advice, Checked
     from ckptmigrate.planning.losses import LOSSES
     from ckptmigrate.planning.planner import Plan
     from ckptmigrate.releases.prediction import Job, Obstacle, Verdict
-    from ckptmigrate.storage.places import Url
     from ckptmigrate.verbs.inspect import Inspection
     from ckptmigrate.verbs.repair import Repair
     from ckptmigrate.writing.links import Link
@@ -125,7 +125,7 @@ _MODULES: Final = {
     "Repair": "ckptmigrate.verbs.repair",
     "StoreError": "ckptmigrate.errors",
     "UnsupportedFormatError": "ckptmigrate.errors",
-    "Url": "ckptmigrate.storage.places",
+    "Url": "ckptmigrate.places",
     "Verdict": "ckptmigrate.releases.prediction",
     "Verification": "ckptmigrate.checks.verification",
     "check": "ckptmigrate.library",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
 from ckptmigrate.text.printable import printable
 
 

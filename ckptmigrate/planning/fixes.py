@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from ckptmigrate.checkpoint.locate import words
 from ckptmigrate.checkpoint.rerun import Kind
 from ckptmigrate.errors import CkptMigrateError, RefusedError
+from ckptmigrate.places import Place
 from ckptmigrate.planning import planner, refusals, repairs
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.planner import Plan
@@ -24,7 +25,6 @@ from ckptmigrate.releases.prediction import (
 )
 from ckptmigrate.releases.readers import Reader, reader
 from ckptmigrate.storage.directories import Overlay
-from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import command
 from ckptmigrate.version import __version__
 from ckptmigrate.versions import UNIVERSAL, none_emitting

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate.errors import DamagedError, StoreError
+from ckptmigrate.places import Url
 from ckptmigrate.storage import local_files
-from ckptmigrate.storage.directories import LARGEST_JSON, Progress, too_large
-from ckptmigrate.storage.places import Url
+from ckptmigrate.storage.limits import LARGEST_JSON, too_large
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.storage.store_calls import Calls
 from ckptmigrate.storage.store_errors import code_of, explained, first_line, translated
 from ckptmigrate.storage.transfers import counted, pieces, sent_twice
@@ -358,7 +359,7 @@ class Store:
         Raises:
             FileExistsError: a different object of this name exists.
         """
-        read = functools.partial(source.store.read_range, source)
+        read = functools.partial(store_of(source).read_range, source)
         with (
             translated(target, "write", missing=source),
             sent_twice(target, lambda: self._same(target, size, read), exclusive=self.is_exclusive),
@@ -410,7 +411,7 @@ class Store:
         return len(found)
 
 
-def of(place: Url) -> Store:
+def store_of(place: Url) -> Store:
     """Return the store of a place.
 
     Raises:

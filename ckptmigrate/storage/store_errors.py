@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ckptmigrate.errors import DamagedError, StoreError
-from ckptmigrate.storage.places import Place, Url
+from ckptmigrate.places import Place, Url
 from ckptmigrate.text.secrets import masked
 
 

@@ -14,11 +14,11 @@ from ckptmigrate.checkpoint.topology import Topology, derive
 from ckptmigrate.errors import CkptMigrateError, RefusedError
 from ckptmigrate.pickles.display import short, words
 from ckptmigrate.pickles.tree import Object
+from ckptmigrate.places import Place
 from ckptmigrate.releases import known_globals, writer_evidence
 from ckptmigrate.releases.facts import compat, matches
 from ckptmigrate.releases.writer_evidence import Writer
 from ckptmigrate.storage import directories
-from ckptmigrate.storage.places import Place
 from ckptmigrate.versions.detection import Reading, read
 
 

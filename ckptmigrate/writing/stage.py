@@ -16,7 +16,7 @@ from typing import Final
 
 from ckptmigrate.checkpoint.lock_owner import Holder, Owner, holder, owner_of
 from ckptmigrate.errors import DestinationError
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
 from ckptmigrate.text.commands import command, shell
 from ckptmigrate.writing import lock
 from ckptmigrate.writing.durable import make_directory, remove, sync_directory

@@ -23,7 +23,8 @@ from ckptmigrate.checkpoint.lock_owner import (
     this_process,
 )
 from ckptmigrate.errors import DestinationError, StoreError
-from ckptmigrate.storage.places import Url
+from ckptmigrate.places import Url
+from ckptmigrate.storage.store import store_of
 from ckptmigrate.text.commands import command
 
 # Lock -> token, of the locks that this process holds. A lock of a failed run may remain in the
@@ -60,7 +61,7 @@ def take(lock: Url, about: Url) -> None:
     content = json.dumps({**asdict(this_process()), "token": token}).encode()
     _held[str(lock)] = token
     try:
-        lock.store.create(lock, content)
+        store_of(lock).create(lock, content)
     except BaseException as error:
         del _held[str(lock)]
         if isinstance(error, FileExistsError):
@@ -73,7 +74,7 @@ def _discard(lock: Url, content: bytes, about: Url, why: BaseException) -> None:
     """Remove a lock that may have been written; if that fails, add a fix to the error."""
     try:
         if content_of(lock) == content:
-            lock.store.remove(lock)
+            store_of(lock).remove(lock)
     except StoreError:
         if isinstance(why, StoreError):
             why.fix = f"{why.fix}; a lock that is left is removed by `{command('recover', about)}`"
@@ -85,7 +86,7 @@ def release(lock: Url) -> None:
     Raises:
         StoreError: the lock cannot be removed.
     """
-    lock.store.remove(lock)
+    store_of(lock).remove(lock)
     _held.pop(str(lock), None)
 
 
@@ -121,7 +122,7 @@ def of_the_dead(lock: Url, about: Url, *, break_lock: bool = False) -> Iterator[
         if found is Holder.ALIVE or (found is Holder.UNKNOWN and not break_lock):
             raise refusal(owner, about, lock)
         yield
-        lock.store.remove(lock)
+        store_of(lock).remove(lock)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,8 @@ from ckptmigrate.checkpoint.sidecar import FileState
 from ckptmigrate.errors import DamagedError, DestinationError, Retry
 from ckptmigrate.planning.change import Change
 from ckptmigrate.storage import local_files
-from ckptmigrate.storage.directories import LARGEST_JSON, LARGEST_PART, LocalDirectory, folders_of
+from ckptmigrate.storage.directories import LocalDirectory, folders_of
+from ckptmigrate.storage.limits import LARGEST_JSON, LARGEST_PART
 from ckptmigrate.text.commands import shell
 from ckptmigrate.writing import journal, lock
 from ckptmigrate.writing.durable import (

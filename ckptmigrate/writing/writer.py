@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ckptmigrate.checkpoint.sidecar import Step
-from ckptmigrate.storage.directories import Progress
-from ckptmigrate.storage.places import TRACKERS, Place
+from ckptmigrate.checkpoint.trackers import TRACKERS
+from ckptmigrate.places import Place
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.writing import stage, swap, transaction
 from ckptmigrate.writing.durable import new_of, remove
 from ckptmigrate.writing.journal import Outcome
