@@ -16,7 +16,7 @@ from ckptmigrate.planning.planner import Plan
 from ckptmigrate.releases import prediction
 from ckptmigrate.releases.environment import environment
 from ckptmigrate.releases.facts import compat
-from ckptmigrate.releases.prediction import Job
+from ckptmigrate.releases.job import Job
 from ckptmigrate.releases.readers import reader, readers
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.progress import Progress

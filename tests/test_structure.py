@@ -12,14 +12,11 @@ PAIRS = 83
 UPWARD = {
     ("report", "batch"), ("report", "verbs"),
 }  # fmt: skip
-LARGE = {
-    "storage.store", "measuring.measure", "releases.prediction",
-    "checks.findings", "writing.transaction",
-}  # fmt: skip
+LARGE = {"checks.findings", "writing.transaction"}
 CIRCLES = 2
 IN_CIRCLES = 12  # modules
 SAME_FILE_NAMES = 0
-SAME_CLASS_NAMES = 14
+SAME_CLASS_NAMES = 11
 
 
 @pytest.fixture(scope="module")

@@ -246,7 +246,9 @@ def _lost_data(seen: Seen, wanted: str) -> Look | None:
         return None
     if "mcore_data" in seen.manifest.metadata.attributes:
         return Look(False, ".metadata has mcore_data")
-    releases = writer_evidence.writer(seen.manifest, compat()).releases or _of_layout(seen)
+    releases = writer_evidence.possible_writers(seen.manifest, compat()).releases or _of_layout(
+        seen
+    )
     old = [release for release in releases if matches(release, "<0.16")]
     found = "lost" if releases and len(old) == len(releases) else "" if old else "not-written"
     if not found or not releases:

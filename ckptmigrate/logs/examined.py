@@ -16,7 +16,8 @@ from ckptmigrate.pickles.tree import Object
 from ckptmigrate.places import Place
 from ckptmigrate.releases import prediction
 from ckptmigrate.releases.facts import compat
-from ckptmigrate.releases.prediction import Job, Verdict
+from ckptmigrate.releases.job import Job
+from ckptmigrate.releases.prediction import Verdict
 from ckptmigrate.releases.readers import readers
 from ckptmigrate.storage import directories
 from ckptmigrate.versions.detection import Reading, read

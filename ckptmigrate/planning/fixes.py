@@ -15,14 +15,8 @@ from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.planning.targets import Target, target
 from ckptmigrate.releases import optimizer_state, rng
-from ckptmigrate.releases.prediction import (
-    DEFAULT_STRICTNESS,
-    RAISE_ALL,
-    UNSAFE_LOAD,
-    Job,
-    Verdict,
-    check,
-)
+from ckptmigrate.releases.job import DEFAULT_STRICTNESS, RAISE_ALL, Job
+from ckptmigrate.releases.prediction import UNSAFE_LOAD, Verdict, check
 from ckptmigrate.releases.readers import Reader, reader
 from ckptmigrate.storage.directories import Overlay
 from ckptmigrate.text.commands import command

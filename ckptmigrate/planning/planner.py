@@ -25,7 +25,7 @@ from ckptmigrate.planning.conversion import Converted
 from ckptmigrate.planning.losses import INTEGRITY
 from ckptmigrate.planning.targets import Target, reach
 from ckptmigrate.releases.facts import minor
-from ckptmigrate.releases.writer_evidence import writer
+from ckptmigrate.releases.writer_evidence import possible_writers
 from ckptmigrate.storage import directories, link_rules
 from ckptmigrate.storage.directories import Directory, Once
 from ckptmigrate.storage.progress import Progress
@@ -194,7 +194,7 @@ def _verb_for(current: Reading, target: Target) -> str:
     wanted = versions.order(target.layout)
     if target.reader is not None and min(places) <= wanted <= max(places):
         # The layouts allow both directions, so the release that wrote the checkpoint decides.
-        writers = writer(current.manifest, target.reader.compat).releases
+        writers = possible_writers(current.manifest, target.reader.compat).releases
         if writers:
             newer = minor(writers[0]) > minor(target.reader.release)
             return "downgrade" if newer else "upgrade"

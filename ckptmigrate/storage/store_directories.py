@@ -8,7 +8,8 @@ from functools import cached_property
 from ckptmigrate.errors import DamagedError, StoreError
 from ckptmigrate.places import Place, Url
 from ckptmigrate.storage.limits import LARGEST_PART, largest, too_large
-from ckptmigrate.storage.store import Listing, store_of
+from ckptmigrate.storage.store import store_of
+from ckptmigrate.storage.store_index import Listing
 
 
 class StoreDirectory:
