@@ -1,4 +1,4 @@
-"""The place that a path or URL of a command line names."""
+"""The place that a path or URL in a text names."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ def place(text: str | Place) -> Place:
     """
     if not isinstance(text, str):
         return text
-    if ":" not in text:
-        return Path(text)
     if "://" not in text and not secrets.is_slip(text):
         return Path(text)
     match = _SCHEME.fullmatch(text)
