@@ -19,7 +19,8 @@ from msc_profiles import msc
 from object_stores import CLI, NAME, visible
 from s3_server import BUCKET, Bucket, files_of
 
-from ckptmigrate.storage.places import Url, place
+from ckptmigrate.places import Url
+from ckptmigrate.storage.urls import place
 
 pytest_plugins = ["store_fixtures"]
 
