@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import INDEX, LAYOUTS, Run, refused
 
-from ckptmigrate.checks.findings import CODES
+from ckptmigrate.checks.codes import CODES
 from ckptmigrate.logs.kinds import kinds
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.verbs import explain

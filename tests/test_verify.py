@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from ckptmigrate.checks import tiling
-from ckptmigrate.checks.findings import CODES
+from ckptmigrate.checks.codes import CODES
 
 # For --load, which imports torch.
 WITH_TORCH = ForkServer("cli-torch", [*CLI.preload, "torch.distributed.checkpoint"])

@@ -220,7 +220,7 @@ def _unlike(seen: Seen, values: Mapping[str, str]) -> Look | None:
     adapters = _only_adapters(seen, values)
     if _per_layer(seen, values) or _prefixed(seen, values) or (adapters and adapters.holds):
         return Look(False, "the checkpoint shows another cause")
-    return Look(True, f"none of its {len(seen.keys)} keys is like it")
+    return Look(True, f"none of the {len(seen.keys)} keys of the checkpoint is similar")
 
 
 # -- shapes and arguments

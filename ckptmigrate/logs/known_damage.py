@@ -86,8 +86,8 @@ ROWS: Final = (
         "truncated-archive",
         (r"\[Errno 22\] Invalid argument$", r"negative seek value -\d+"),
         "OSError: [Errno 22] Invalid argument",
-        "a file or an object of the checkpoint is truncated: torch.load looks for the end of its "
-        "archive before the beginning",
+        "a file or an object of the checkpoint is truncated: torch.load searches for the end of "
+        "its archive before the beginning",
         (
             Cause(
                 "the save or the copy of the file did not finish",

@@ -86,7 +86,8 @@ ROWS: Final = (
             Cause(
                 "the path is wrong, or the file system is not mounted on every node",
                 "make the same path available on every node",
-                tell="the directory exists where you look and only some ranks print the error",
+                tell="the directory exists on the node where you check, and only some ranks print "
+                "the error",
             ),
         ),
         f"core_v0.9.0 to core_v0.19.0 {_CORE}/validation.py",
@@ -122,7 +123,8 @@ ROWS: Final = (
                 tell="the directory has other mp_rank_* directories",
             ),
             Cause(
-                "the checkpoint is distributed, and the job is told to load the legacy format",
+                "the checkpoint is distributed, and the job is configured to load the legacy "
+                "format",
                 "run the job with --ckpt-format torch_dist",
                 tell="the directory has metadata.json and *.distcp files",
                 look="has-marker",
@@ -135,7 +137,7 @@ ROWS: Final = (
         (r"Detected load from a distributed checkpoint, but neither --use-dist-ckpt",),
         "RuntimeError: Detected load from a distributed checkpoint, but neither --use-dist-ckpt "
         "nor --auto-detect-ckpt-format is set.",
-        "the job is not told to load a distributed checkpoint",
+        "the job is not configured to load a distributed checkpoint",
         (Cause("a flag is missing", "run the job with --auto-detect-ckpt-format"),),
         f"{_TRAINING} _load_global_dist_base_checkpoint",
     ),
@@ -147,7 +149,7 @@ ROWS: Final = (
             r"No such file or directory: '(?P<file>[^']*/iter_\d+/metadata\.json)'",
         ),
         "CheckpointingException: /ckpt/iter_0000100 is not a distributed checkpoint",
-        "metadata.json is missing there: without it no release recognises a torch_dist checkpoint",
+        "metadata.json is missing, so no release recognises a torch_dist checkpoint",
         (
             Cause(
                 "the save did not finish: metadata.json is one of the last files written",
@@ -176,8 +178,8 @@ ROWS: Final = (
         "taken-for-torch-dcp",
         missing(r"(?:args|iteration|checkpoint_version)"),
         "RuntimeError: Missing key in checkpoint state_dict: args.",
-        "Megatron takes the directory for a torch_dcp or fsdp_dtensor checkpoint, because it has "
-        ".metadata and no metadata.json",
+        "Megatron recognises the directory as a torch_dcp or fsdp_dtensor checkpoint, because it "
+        "has .metadata and no metadata.json",
         (
             Cause(
                 "it is a torch_dist checkpoint whose metadata.json is missing",
@@ -252,7 +254,7 @@ ROWS: Final = (
         "no-metadata-file",
         (r"No such file or directory: '(?P<file>[^']*/\.metadata)'(?! ->)",),
         "FileNotFoundError: [Errno 2] No such file or directory: '/ckpt/iter_0000100/.metadata'",
-        ".metadata is missing: without it no release finds a tensor in the data files",
+        ".metadata is missing, so no release can locate any tensor",
         (
             Cause(
                 "the save did not finish: an asynchronous save writes .metadata at its end",

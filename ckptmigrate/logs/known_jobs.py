@@ -297,7 +297,7 @@ ROWS: Final = (
         "reverse",
         (
             Cause(
-                "the entry point or --hybrid-layer-pattern of the job is another one",
+                "the entry point or --hybrid-layer-pattern of the job differs",
                 "run the entry point that trained the checkpoint",
             ),
         ),

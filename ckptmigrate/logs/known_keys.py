@@ -86,7 +86,7 @@ ROWS: Final = (
         "RuntimeError: Missing key in checkpoint state_dict: "
         "decoder.layers.pre_mlp_layernorm._extra_state/shard_0_24.",
         "the job and the checkpoint differ in the `_extra_state` of Transformer Engine, which "
-        "holds FP8 state and is empty without FP8",
+        "contains FP8 state and is empty without FP8",
         (
             Cause(
                 "another version of Transformer Engine wrote the checkpoint, in which other "
@@ -127,8 +127,8 @@ ROWS: Final = (
                 look="other-optimizer-keys",
             ),
             Cause(
-                "the model of the job has a parameter of this name and that of the checkpoint has "
-                "not",
+                "the model of the job has a parameter with this name, and the model of the "
+                "checkpoint does not",
                 _MODEL,
                 tell="the parameter itself is not in the checkpoint either",
                 look="no-parameter",
@@ -180,7 +180,7 @@ ROWS: Final = (
                 "the keys of the checkpoint have another prefix, such as `module.` or "
                 "`language_model.`",
                 "load it with the framework that wrote it",
-                tell="the checkpoint has a key that ends like it",
+                tell="the checkpoint has a key with the same end",
                 look="other-prefix",
             ),
             Cause(
@@ -190,9 +190,10 @@ ROWS: Final = (
                 look="adapters-only",
             ),
             Cause(
-                "the model of the job has a parameter that the model of the checkpoint has not",
+                "the model of the job has a parameter that the model of the checkpoint does not "
+                "have",
                 _MODEL,
-                tell="no key of the checkpoint is like it",
+                tell="no key of the checkpoint is similar",
                 look="no-key-like-it",
             ),
         ),
@@ -253,10 +254,10 @@ ROWS: Final = (
             Cause(
                 "the checkpoint has keys that the job does not need (`missing`)",
                 "run the job with --dist-ckpt-strictness assume_ok_unexpected",
-                tell="the line begins with `Missing keys (for all ranks)`",
+                tell="the line starts with `Missing keys (for all ranks)`",
             ),
             Cause(
-                "the model of the job has keys that the checkpoint has not (`unexpected`)",
+                "the model of the job has keys that the checkpoint does not have (`unexpected`)",
                 _MODEL,
                 tell="the line begins with `Unexpected keys (for this rank)`",
             ),
@@ -282,7 +283,7 @@ ROWS: Final = (
                 look="vocabulary",
             ),
             Cause(
-                "the tokenizer is another one",
+                "the tokenizer differs",
                 "use the tokenizer that the checkpoint was trained with",
                 tell="the sizes differ by more than the padding",
             ),

@@ -235,7 +235,7 @@ ROWS: Final = (
             ),
             Cause(
                 "another file is refused, which is not part of the checkpoint",
-                "look for the torch.load call in the traceback",
+                "find the torch.load call in the traceback",
                 tell="the traceback does not pass through them",
             ),
         ),
@@ -267,7 +267,7 @@ ROWS: Final = (
             Cause(
                 "a newer torch saved the checkpoint",
                 "run the job with the torch that saved it, or a newer one; `ckptmigrate inspect "
-                "{path}` shows what is known of it",
+                "{path}` shows its known version range",
             ),
         ),
         "torch 2.13.0 torch/distributed/checkpoint/metadata.py StorageMeta",

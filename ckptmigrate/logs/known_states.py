@@ -149,7 +149,7 @@ ROWS: Final = (
             ),
             Cause(
                 "it is an error of the program, and not of the checkpoint",
-                "look at the last frame of the traceback",
+                "read the last frame of the traceback",
                 tell="the traceback passes through neither",
             ),
         ),
@@ -163,7 +163,7 @@ ROWS: Final = (
         "unloaded-rng",
         (r"Unable to load rng state from checkpoint",),
         "Unable to load rng state from checkpoint /ckpt/iter_0000100. Specify --no-load-rng",
-        "the job did not load RNG states, and stops because it was not told to go without them",
+        "the job did not load RNG states, and stops because --no-load-rng is not set",
         (
             Cause(
                 "TP or PP of the job differ from the checkpoint: then it does not ask for them",

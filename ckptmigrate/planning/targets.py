@@ -148,7 +148,8 @@ def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None)
             key=lambda o: o.metadata_only,
         )
         raise RefusedError(
-            f"release {release.release} cannot resume from it: {obstacle.why} ({obstacle.error})",
+            f"release {release.release} cannot resume after any migration: {obstacle.why} "
+            f"({obstacle.error})",
             path=begin.manifest.path,
             layout=wanted.layout.ID,
             fix=f"run the job with {obstacle.flag}" if obstacle.flag else None,

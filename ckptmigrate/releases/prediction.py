@@ -175,7 +175,8 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
         obstacles.append(
             Obstacle(
                 f"Missing keys (for all ranks): {{'{SHARDED_KEY}'}}",
-                "a strict job refuses rerun shards that it does not ask for",
+                "a job with --dist-ckpt-strictness raise_all refuses rerun shards that it does "
+                "not request",
                 "--dist-ckpt-strictness assume_ok_unexpected",
             )
         )
@@ -216,7 +217,7 @@ def _nested(manifest: Manifest, reader: Reader) -> list[Obstacle]:
     for name, inside in manifest.nested.items():
         common = _common(inside, reader, _NO_COMMON_FILE)
         for each in (*_marker(inside, reader), *common, *_metadata(inside, reader)):
-            found.append(replace(each, why=f"in the nested checkpoint {name} {each.why}"))
+            found.append(replace(each, why=f"in the nested checkpoint {name}, {each.why}"))
     return found
 
 
@@ -228,7 +229,7 @@ def _marker(manifest: Manifest, reader: Reader) -> list[Obstacle]:
         Obstacle(
             "TypeError: CheckpointingConfig.__init__() got an unexpected keyword argument "
             f"'{unknown[0]}'",
-            "metadata.json has keys that this release does not know",
+            "metadata.json has keys that the release does not know",
         )
     ]
 
@@ -241,7 +242,13 @@ def _common(manifest: Manifest, reader: Reader, missing: str | None = None) -> l
     """
     if not manifest.common.in_file and reader.missing_common_error is not None:
         error = (missing or reader.missing_common_error).format(path=manifest.path)
-        return [Obstacle(error, "the common state is in common_state, and it looks for common.pt")]
+        return [
+            Obstacle(
+                error,
+                "the release expects common.pt, and the checkpoint stores the common state in "
+                "common_state/shard_0_1",
+            )
+        ]
     weights_only = manifest.common.in_file and reader.weights_only
     for found in symbols_and_objects(manifest.common.values):
         # The reader's error names the first global that it cannot load.
@@ -253,7 +260,7 @@ def _common(manifest: Manifest, reader: Reader, missing: str | None = None) -> l
                 return [_no_member(found)]
             continue
         if weights_only and not reader.allows(found.path):
-            why = f"{_COMMON} names {found.path}, which this release does not allow"
+            why = f"{_COMMON} names {found.path}, which the release does not allow"
             return [
                 Obstacle(
                     "Weights only load failed. ... Unsupported global: GLOBAL "
@@ -271,8 +278,8 @@ def _no_member(found: Object) -> Obstacle:
     name = symbol_of(found).symbol
     return Obstacle(
         f"ValueError: {short(enum_value(found))} is not a valid {name}",
-        f"the common state has {short(found)}, and {name} has no member of that value in this "
-        "release",
+        f"the common state contains {short(found)}, and {name} of the release has no member with "
+        "that value",
     )
 
 
@@ -280,7 +287,8 @@ def _forbidden(name: str) -> Obstacle:
     return Obstacle(
         "Weights only load failed. ... Can only build Tensor, Parameter, OrderedDict or types "
         f"allowlisted via `add_safe_globals`, but got <class '{name}'>",
-        f"the common state has numpy data of the class {name}, which this release does not allow",
+        f"the common state contains NumPy data of the class {name}, which the release does not "
+        "allow",
     )
 
 
@@ -316,7 +324,7 @@ def _unresolved(path: str, where: str, reader: Reader, flag: str | None = None) 
         error = f"AttributeError: Can't get attribute '{name}' on <module '{module}'"
     else:
         error = f"ModuleNotFoundError: No module named '{module.partition('.')[0]}'"
-    return Obstacle(error, f"{where} names {path}, which this release does not have", flag)
+    return Obstacle(error, f"{where} names {path}, which the release does not have", flag)
 
 
 def _loads_rng(job: Job, offer: Offer) -> bool:
@@ -348,7 +356,10 @@ def _no_rng(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> list[
     if not rng.saved(manifest):
         why = "the checkpoint was saved with --no-save-rng"
     elif not offer.same_grid:
-        why = "of another TP or PP it does not ask for RNG states, and then misses them"
+        why = (
+            "TP or PP of the job differs from the checkpoint: the release then does not request "
+            "RNG states, and fails without them"
+        )
     else:
         return []
     return [Obstacle(error.format(path=manifest.path), why, rng.FLAG, metadata_only=False)]

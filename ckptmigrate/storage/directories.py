@@ -257,10 +257,10 @@ def check_link(path: Path) -> None:
     """
     if leads_out(path):
         raise DamagedError(
-            f"is a link out of the checkpoint, to {os.path.realpath(path)}",
+            f"is a link to {os.path.realpath(path)}, outside the checkpoint",
             path=path,
-            fix="put the file itself there; a link is followed only to a file of the same name, or "
-            "of one that is a digest, as caches have it",
+            fix="replace the link by the file; links are followed only to a file of the same "
+            "name, or of a hash as its name, as in caches",
         )
 
 
@@ -271,7 +271,7 @@ def largest(name: str) -> int:
 
 def too_large(path: Place, most: int) -> DamagedError:
     return DamagedError(
-        f"has more than {most} bytes to read at once, which no release writes",
+        f"is larger than {most} bytes, the most that is read at once",
         path=path,
         fix="restore it from a copy",
     )
@@ -280,7 +280,9 @@ def too_large(path: Place, most: int) -> DamagedError:
 def unreadable(path: Path, error: OSError) -> DamagedError:
     """Return the error for a checkpoint file that the system does not let us read."""
     return DamagedError(
-        f"cannot be read ({error.strerror})", path=path, fix="have it readable, then run this again"
+        f"cannot be read ({error.strerror})",
+        path=path,
+        fix="make it readable, then run the command again",
     )
 
 

@@ -34,7 +34,7 @@ _PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 # Fields of a listing that change each time an object is written.
 _VERSION: Final = ("ETag", "etag", "generation", "md5Hash", "LastModified", "mtime", "created")
-_COPY: Final = "copy the checkpoint to a local directory, and name that"
+_COPY: Final = "copy the checkpoint to a local directory, and use that"
 _PIECE: Final = 64 * 1024 * 1024  # bytes per part of an upload; S3 accepts 10,000 parts per object
 
 
@@ -65,9 +65,9 @@ class Listing:
         for name in (*self.files, *self.folders):
             if name in ("", ".", "..") or "\0" in name:
                 raise DamagedError(
-                    f"holds an object with a part {name!r} in its name",
+                    f"contains an object with the part {name!r} in its name",
                     path=place,
-                    fix="rename it, or remove it, with the tools of the store",
+                    fix="rename or remove it with the tools of the store",
                 )
 
 
@@ -116,9 +116,9 @@ class Store:
                 size = self.size(place / name) if told is None else int(told)
                 if files.setdefault(name, size) != size:
                     raise StoreError(
-                        f"is listed with {files[name]} bytes and with {size}",
+                        f"is listed twice, with {files[name]} and {size} bytes",
                         path=place / name,
-                        fix="make sure that nothing writes to it, then run this again",
+                        fix="stop other programs that write to it, then run the command again",
                     )
                 versions[name] = repr([item[key] for key in _VERSION if key in item])
         return Listing(dict(sorted(files.items())), versions, tuple(sorted(folders)))
@@ -189,7 +189,9 @@ class Store:
         with translated(place, "look at"):
             size = self._call("info", place)["size"]
         if size is None:
-            raise StoreError("has a size that its server does not tell", path=place, fix=_COPY)
+            raise StoreError(
+                "has an unknown size (the server does not report it)", path=place, fix=_COPY
+            )
         return int(size)
 
     def is_directory(self, place: Url) -> bool:
@@ -224,9 +226,9 @@ class Store:
         if size is not None and len(found) != size:
             told = "more" if len(found) > size else f"{len(found)}"
             raise StoreError(
-                f"gives {told} bytes, and was listed with {size}",
+                f"has {told} bytes, but was listed with {size}",
                 path=place,
-                fix="make sure that nothing writes to it, then run this again",
+                fix="stop other programs that write to it, then run the command again",
             )
         return found
 
@@ -254,7 +256,7 @@ class Store:
         with translated(place, "read"):
             found = bytes(self._call("cat_file", place, start=start, end=end, size=end - start))
         if len(found) != end - start:
-            what = f"gives {len(found)} bytes where {end - start} were asked for"
+            what = f"returned {len(found)} of {end - start} requested bytes"
             raise StoreError(what, path=place, fix=_COPY)
         return found
 
@@ -272,9 +274,9 @@ class Store:
         """Raise if an object does not read back as written, for example because of a proxy."""
         if not self._holds(place, content):
             raise StoreError(
-                "does not read back as it was written",
+                "differs from what was written when read back",
                 path=place,
-                fix="make sure that nothing else writes to it, then run this again",
+                fix="stop other programs that write to it, then run the command again",
             )
 
     def create(self, place: Url, content: bytes) -> None:
@@ -422,13 +424,15 @@ def of(place: Url) -> Store:
 @functools.cache
 def _of(root: Url) -> Store:
     if not root.key:
-        raise StoreError("names no bucket", path=root, fix="name one, as in s3://bucket/run")
+        raise StoreError(
+            "does not contain a bucket", path=root, fix="use a URL such as s3://bucket/run"
+        )
     packages = _PACKAGES.get(root.protocol)
     try:
         import fsspec
     except ImportError as error:
         raise StoreError(
-            "lies in a store, and fsspec is not installed",
+            "is in an object store, and fsspec is not installed",
             path=root,
             fix=f"run `{install(*packages or ('fsspec',))}`",
         ) from error
@@ -437,7 +441,7 @@ def _of(root: Url) -> Store:
         filesystem, _ = fsspec.core.url_to_fs(str(root), use_listings_cache=False)
     except ImportError as error:
         raise StoreError(
-            "lies in a store whose library is not installed",
+            "is in an object store whose library is not installed",
             path=root,
             fix=f"run `{install(*packages)}`" if packages else f"install it ({error})",
         ) from error
@@ -445,7 +449,8 @@ def _of(root: Url) -> Store:
         raise StoreError(
             f"cannot be opened ({first_line(error)})",
             path=root,
-            fix="name a local path, or a URL of a store that fsspec knows, such as s3:// or gs://",
+            fix="use a local path, or a URL of a store that fsspec supports, such as s3:// or "
+            "gs://",
         ) from error
     except Exception as error:
         raise explained(error, root) from error

@@ -48,31 +48,31 @@ def says_it_exists(error: Exception) -> bool:
 # Class name or code of an error -> (problem, fix).
 _CREDENTIALS: Final = (
     "cannot be reached without credentials",
-    "set them where its library looks for them (AWS_PROFILE, "
+    "set them where the library of the store reads them (AWS_PROFILE, "
     "GOOGLE_APPLICATION_CREDENTIALS, the configuration of fsspec or multi-storage-client)",
 )
 _UNREACHABLE: Final = (
     "cannot be reached",
-    "look at the endpoint (AWS_ENDPOINT_URL) and the network, then run this again",
+    "check the endpoint (AWS_ENDPOINT_URL) and the network, then run the command again",
 )
 _DENIED: Final = (
-    "access is denied to {purpose} it",
-    "use credentials (AWS_PROFILE) that may do this",
+    "cannot be accessed: no permission to {purpose} it",
+    "use credentials (AWS_PROFILE) with that permission",
 )
-_BUSY: Final = ("is too busy to answer", "run this again later")
+_BUSY: Final = ("is overloaded", "run the command again later")
 _REFUSED: Final = (
-    "is refused: the server says that a precondition failed",
-    "look at what is between here and the store, such as a proxy, then run this again",
+    "cannot be accessed: the server reports a failed precondition",
+    "check proxies between this host and the store, then run the command again",
 )
 _WORDS: Final = {
-    "NoSuchBucket": ("does not exist", "name a bucket that does"),
+    "NoSuchBucket": ("does not exist", "use a bucket that exists"),
     "NoCredentialsError": _CREDENTIALS,
     "PartialCredentialsError": _CREDENTIALS,
     "CredentialRetrievalError": _CREDENTIALS,
     "TokenRetrievalError": _CREDENTIALS,
     "DefaultCredentialsError": _CREDENTIALS,
     "RefreshError": _CREDENTIALS,
-    "ProfileNotFound": ("cannot be reached", "set AWS_PROFILE to a profile that is configured"),
+    "ProfileNotFound": ("cannot be reached", "set AWS_PROFILE to a configured profile"),
     "EndpointConnectionError": _UNREACHABLE,
     "ConnectTimeoutError": _UNREACHABLE,
     "ConnectionClosedError": _UNREACHABLE,
@@ -86,7 +86,7 @@ _WORDS: Final = {
     "500": _BUSY,
     "503": _BUSY,
     "PermissionError": _DENIED,
-    "NoSuchUpload": ("was not written: its upload was ended by something else", "run this again"),
+    "NoSuchUpload": ("was not written: another program ended its upload", "run the command again"),
     "PreconditionFailed": _REFUSED,
     "412": _REFUSED,
 }
@@ -99,7 +99,7 @@ def explained(error: BaseException, place: Url, purpose: str = "use") -> StoreEr
         (_WORDS[name] for name in names if name in _WORDS),
         (
             "cannot be read or written",
-            "look at the URL, and at what the library of its store is set up with",
+            "check the URL and the configuration of the library of the store",
         ),
     )
     # For a missing bucket, name the bucket, not the object.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate import versions
-from ckptmigrate.checks.findings import CODES, Code
+from ckptmigrate.checks.codes import CODES, Code
 from ckptmigrate.compat.cells import IDLE, Cell, Matrix, grade
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.logs import answers
@@ -186,7 +186,7 @@ def _finding(row: Code) -> Explanation:
         row.since,
         (),
         (row.source,),
-        (row.told("PATH", command("repair", "PATH", *(row.repair or ()))),),
+        (row.remedy_for("PATH", command("repair", "PATH", *(row.repair or ()))),),
     )
 
 

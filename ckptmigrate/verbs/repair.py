@@ -21,7 +21,8 @@ from ckptmigrate import clock
 from ckptmigrate.checkpoint import locate, sidecar, trackers
 from ckptmigrate.checkpoint.sidecar import REPAIR, FileState, Step, digest
 from ckptmigrate.checks import root_checks
-from ckptmigrate.checks.findings import PAIR, Finding
+from ckptmigrate.checks.codes import PAIR
+from ckptmigrate.checks.findings import Finding
 from ckptmigrate.checks.verification import verify_one
 from ckptmigrate.errors import RefusedError, UnsupportedFormatError
 from ckptmigrate.planning import repairs

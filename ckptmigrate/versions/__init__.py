@@ -84,10 +84,10 @@ def named(name: str) -> Layout:
     known = [*(layout.ID for layout in LAYOUTS), UNIVERSAL]
     near = difflib.get_close_matches(name, known, 1)
     raise RefusedError(
-        f"there is no layout {name!r} (there are {', '.join(known)})",
-        fix="name one of them"
+        f"{name!r} is not a layout (layouts: {', '.join(known)})",
+        fix="use one of these layouts"
         if near
-        else "name one of them, or a release such as 0.13.1; for what they are run "
+        else "use one of these layouts, or a release such as 0.13.1; to list them, run "
         "`ckptmigrate layouts`",
         retry=Retry(add=("--to", *near)) if near else None,
     )

@@ -23,7 +23,7 @@ KEEPS_FAULTS = True
 def detect(facts: RerunFacts) -> str | None:
     """Match a common state that is a sharded object."""
     if not facts.common_in_file and grid_world.fits(facts):
-        return "the common state in the sharded object common_state, no common.pt"
+        return "the common state is the sharded object common_state, and there is no common.pt"
     return None
 
 

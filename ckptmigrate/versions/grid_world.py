@@ -111,7 +111,9 @@ def take(offer: Offer) -> Taking:
         return Taking(without=lost(offer))
     missing = missing_key(offer, (offer.world,))
     if missing:
-        return Taking(True, missing, "the common state tells of a fault whose shards are not there")
+        return Taking(
+            True, missing, "the common state records a fault, and its rerun shards are missing"
+        )
     if disabled(offer):
         return Taking(True, without=lost(offer))
     return stuck(offer) or Taking(True)

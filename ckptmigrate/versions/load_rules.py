@@ -105,7 +105,7 @@ def restored(offer: Offer, looked_up: Iterable[str]) -> Taking:
         return Taking(
             True,
             f"Unable to restore RerunMachine from checkpoint: '{missing}'",
-            "the rerun payload is that of another release",
+            "the rerun shards have the fields of another release",
         )
     return stuck(offer) or Taking(True, warning=_foreign_context(offer))
 
@@ -126,7 +126,10 @@ def stuck(offer: Offer) -> Taking | None:
     if not offer.record.stuck:
         return None
     state = STATES[offer.record.state or 0]
-    why = f"it loads a fault in state {state}, and fails at the first step: no release resumes"
+    why = (
+        f"the release loads a fault in state {state} and fails at the first step: no release can "
+        "resume"
+    )
     return Taking(True, _AT_THE_FIRST_STEP[state], f"{why} from it")
 
 
@@ -143,6 +146,6 @@ def _foreign_context(offer: Offer) -> str | None:
     if offer.record.kind is not Kind.FAULT or offer.same_release:
         return None
     return (
-        "the fault context names its call by the line numbers of the release that wrote it, which "
-        "is not certainly this one: elsewhere it never matches, and every later resume exits"
+        "the fault context identifies the failing call by its source line: unless this release "
+        "wrote the checkpoint, the call never matches, and every later resume exits"
     )

@@ -22,9 +22,9 @@ def detect(facts: RerunFacts) -> str | None:
     if not (facts.common_in_file and grid_world.fits(facts)):
         return None
     if facts.fault:
-        return "a rerun entry of a fault in common.pt, rerun shards in a (WORLD,) grid"
+        return "common.pt records a fault, which requires one rerun shard per rank"
     if facts.entry is None:
-        return "no rerun entry in common.pt, as every release from 0.14 to 0.17 writes while idle"
+        return "common.pt has no rerun_state_machine, as 0.14 to 0.17 write it while idle"
     return None
 
 

@@ -17,7 +17,7 @@ KEEPS_FAULTS = False
 def detect(facts: RerunFacts) -> str | None:
     """Match a common.pt without `rerun_state_machine`, and no rerun shard."""
     if facts.common_in_file and facts.entry is None and not facts.grid:
-        return "no rerun entry in common.pt and no rerun shard"
+        return "common.pt has no rerun_state_machine, and there are no rerun shards"
     return None
 
 

@@ -25,7 +25,10 @@ _LATER_FIELDS = ("large_value_counts", "max_values")
 def detect(facts: RerunFacts) -> str | None:
     """Match one rerun shard per (PP, TP) rank, and no `rerun_state_machine`."""
     if facts.common_in_file and facts.entry is None and len(facts.grid) == 2:
-        return f"rerun shards in a (PP, TP) grid of {_shape(facts)} and no rerun entry in common.pt"
+        return (
+            f"one rerun shard per (PP, TP) rank ({_shape(facts)}), and common.pt has no "
+            "rerun_state_machine"
+        )
     return None
 
 
@@ -65,7 +68,9 @@ def take(offer: Offer) -> Taking:
     if missing:
         if offer.lenient:
             return Taking(without=lost(offer))
-        return Taking(True, missing, "it always asks for the (PP, TP) grid of rerun shards")
+        return Taking(
+            True, missing, "the release always requests one rerun shard per (PP, TP) rank"
+        )
     if disabled(offer):
         return Taking(True, without=lost(offer))
     return restored(offer, _LOOKED_UP)

@@ -34,8 +34,11 @@ _EARLIER_FIELD = "last_loss"  # removed in 0.12 (core_v0.12.0)
 def detect(facts: RerunFacts) -> str | None:
     """Match a `rerun_state_machine` that has only the mode."""
     if facts.common_in_file and facts.entry_fields == ("mode",) and len(facts.grid) != 1:
-        shape = " x ".join(map(str, facts.grid)) or "no shard at all"
-        return f"a rerun entry with the mode alone, rerun shards in a (PP, TP) grid of {shape}"
+        shape = " x ".join(map(str, facts.grid)) or "none"
+        return (
+            "common.pt has a rerun_state_machine with the mode only, and one rerun shard per (PP, "
+            f"TP) rank ({shape})"
+        )
     return None
 
 
@@ -82,14 +85,15 @@ def take(offer: Offer) -> Taking:
         return Taking(
             False,
             "KeyError: 'sharded' (with exit status 0)",
-            "the rerun entry is taken up without the shards that belong to it",
+            "rerun_state_machine is loaded without its rerun shards",
         )
     missing = missing_key(offer, offer.grid)
     if missing:
         return Taking(
             True,
             missing,
-            "it asks for a (PP, TP) grid of rerun shards where the common state has a rerun entry",
+            "the common state contains rerun_state_machine, so the release requests one rerun "
+            "shard per (PP, TP) rank, which the checkpoint does not have",
         )
     if unused:
         return Taking(True, without=lost(offer))

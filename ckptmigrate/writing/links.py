@@ -100,9 +100,9 @@ class Carrier:
                 os.symlink(os.path.join(source.absolute(), os.readlink(here)), there)
             elif not (item.is_dir() or item.is_file()):
                 raise DestinationError(
-                    f"{item.name} is neither a file nor a directory, and cannot be carried over",
+                    f"{item.name} is neither a file nor a directory, and cannot be copied",
                     path=source,
-                    fix=f"remove it from the checkpoint with `{shell('rm', here)}`",
+                    fix=f"to remove it from the checkpoint, run `{shell('rm', here)}`",
                 )
             elif item.is_dir():
                 make_directory(there, here)
@@ -159,7 +159,8 @@ class Carrier:
             return
         assert refusal is not None
         raise DestinationError(
-            f"payload cannot be carried over with --link {self._asked.value}: " + _reason(refusal),
+            f"the data files cannot be transferred with --link {self._asked.value}: "
+            + _reason(refusal),
             path=source,
             fix="use --link auto, or a destination on the file system of the source",
             retry=Retry(add=("--link", "auto")),
@@ -170,9 +171,9 @@ def too_deep(folder: Path) -> DestinationError:
     """Return the error for a checkpoint with more than DEEPEST nested directories."""
     top = folder.parents[DEEPEST - 1]
     return DestinationError(
-        f"nests more than {DEEPEST} directories, and cannot be carried over",
+        f"contains more than {DEEPEST} nested directories, and cannot be copied",
         path=top,
-        fix=f"move it out of the checkpoint with `{shell('mv', top, top.parents[1])}`",
+        fix=f"to move it out of the checkpoint, run `{shell('mv', top, top.parents[1])}`",
     )
 
 
@@ -183,7 +184,7 @@ def _is_large(item: os.DirEntry[str]) -> bool:
 def _reason(error: OSError) -> str:
     if error.errno == errno.EXDEV:
         return "the destination is on another device"
-    return f"the file system refuses it ({error.strerror})"
+    return f"the file system does not support it ({error.strerror})"
 
 
 def _hardlink(source: Path, target: Path, progress: Progress) -> None:
