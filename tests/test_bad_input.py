@@ -119,7 +119,7 @@ def test_payload_outside(run: Run, copy: Copy, place: str) -> None:
     long = data.replace(bytes([len(name)]) + name, bytes([len(place)]) + place.encode(), 1)
     size = int.from_bytes(data[3:11], "little") + len(place) - len(name)
     path.write_bytes(long[:3] + size.to_bytes(8, "little") + long[11:])
-    both_verbs(run, root, "outside of the checkpoint")
+    both_verbs(run, root, "outside the checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_running_in_place_resumes_nowhere(run: Run, copy: Copy, tmp_path: Path) 
     path.write_bytes(torch_zips.zipped([*members.items()]))
     for target in ("none-emitting", "always-sentinel", "common-state"):
         result = run("upgrade", root, "--to", target, "-o", tmp_path / target)
-        refused(result, "RERUNNING_IN_PLACE", "no release resumes", "--allow-loss fault-context")
+        refused(result, "RERUNNING_IN_PLACE", "no release can resume", "--allow-loss fault-context")
         done = run(
             "upgrade",
             root,

@@ -669,7 +669,7 @@ NO_COMMON = "CheckpointingException: Common file /x/common.pt does not exist"
 NO_METADATA = "FileNotFoundError: [Errno 2] No such file or directory: '/x/.metadata'"
 # Sample, what is changed, the line -> the cause that holds, a part of the fix ({} is the root).
 DECIDED = {
-    "a fault that no release resumes": (
+    "a fault that no release can resume": (
         "0.17.1-fault-w1", in_place, NONE,
         "RERUNNING_IN_PLACE", "`ckptmigrate repair {} --drop-rerun`",
     ),

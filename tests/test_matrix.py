@@ -72,10 +72,10 @@ def test_an_ordinary_verb_pays_for_neither_yaml_nor_matrix() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "word"),
     [
-        ("raw: missing-global", "raw: unheard-of", "'unheard-of' is no name of this file"),
-        ("migrated_known: wheel", "migrated_known: rumour", "'rumour' is no name of this file"),
-        ("    scenario: idle\n", "    scenario: idel\n", "'idel' is no name of this file"),
-        ('    like: "0.19.0"', '    like: "0.8.0"', "no group of 0.8.0"),
+        ("raw: missing-global", "raw: unheard-of", "'unheard-of' is not defined in this file"),
+        ("migrated_known: wheel", "migrated_known: rumour", "'rumour' is not defined in this file"),
+        ("    scenario: idle\n", "    scenario: idel\n", "'idel' is not defined in this file"),
+        ('    like: "0.19.0"', '    like: "0.8.0"', "no group 0.8.0 to derive from"),
         ("migrated: ok", "migratde: ok", "unknown key 'migratde'"),
     ],
 )

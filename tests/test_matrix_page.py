@@ -27,7 +27,7 @@ CELL = "#idle/raw/0.17.1/0.11.0"
 ERROR = (
     "RuntimeError: Missing key in checkpoint state_dict: rerun_state_machine_state/shard_0.0_1.1."
 )
-REASON = "the reader asks for rerun shards that the checkpoint does not have in the reader's grid"
+REASON = "the release requests rerun shards that the checkpoint does not have"
 COMMAND = "ckptmigrate downgrade PATH --to 0.11.0"
 
 
@@ -144,7 +144,7 @@ def test_a_click_shows_error_reason_and_command(at: Page) -> None:
     expect(details.locator("pre.error code")).to_have_text(ERROR)
     expect(details.locator("pre.command code")).to_have_text(COMMAND)
     expect(details.locator(".verdict").last).to_have_text(
-        "✓resumes with all that the checkpoint holds"
+        "✓resumes with everything in the checkpoint"
     )
     expect(details.locator(".known").first).to_contain_text(
         "measured with 0.11.0 under torch 2.5.1"
@@ -252,7 +252,7 @@ def test_the_switch_shows_what_fails_in_each_view(at: Page, found: Matrix) -> No
     expect(cell(at, "0.17.1", "0.11.0")).to_have_attribute(
         "aria-label",
         "0.17.1 read by 0.11.0, after one command: "
-        "resumes with all that the checkpoint holds (measured)",
+        "resumes with everything in the checkpoint (measured)",
     )
 
 

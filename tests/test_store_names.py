@@ -43,7 +43,7 @@ def test_every_verb_names_it(key: str, where: str, tmp_path: Path) -> None:
     if where == "run":
         verbs = {"all": lambda: ckptmigrate.verify(run, every=True)} if not deep else {}
     for name, verb in verbs.items():
-        with pytest.raises(CkptMigrateError, match="holds an object with a part '") as caught:
+        with pytest.raises(CkptMigrateError, match="contains an object with the part '") as caught:
             verb()
         assert caught.value.fix, name
         assert below("") == before, name
@@ -80,7 +80,7 @@ def test_a_real_server(bucket: Bucket, s3: Run) -> None:
     bucket.client.put_object(Bucket=BUCKET, Key=f"run/{CHECKPOINT}//x", Body=b"x")
     told = s3("inspect", url("run"))
     assert told.returncode == 1
-    assert f"{url('run')}/{CHECKPOINT}: holds an object with a part ''" in told.stderr
+    assert f"{url('run')}/{CHECKPOINT}: contains an object with the part ''" in told.stderr
 
 
 @pytest.mark.full

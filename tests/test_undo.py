@@ -63,7 +63,7 @@ def test_a_changed_file_is_named(name: str, copy: Copy, run: Run) -> None:
     else:  # readable still, and one byte more
         path.write_bytes(path.read_bytes() + b"\n")
     before = tree_hash(root)
-    refused(run("undo", root), "cannot be undone", name, "changed since")
+    refused(run("undo", root), "cannot be undone", name, "changed after")
     assert tree_hash(root) == before
 
 

@@ -122,7 +122,7 @@ def recorded(directory: Directory) -> Mapping[str, str]:
 
 def _fix(path: Place) -> str:
     remove = shell("rm", path)
-    return f"to remove it, run `{remove}`, and run the job without --verify-integrity"
+    return f"run the job without --verify-integrity, and remove this file with `{remove}`"
 
 
 def _load(directory: Directory) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -135,7 +135,7 @@ def derive(manifest: Manifest, given: Given | None = None) -> Topology:
         _WORLD,
         given.world,
         {
-            f"{len(plans or ())} save plans": len(plans) if plans else None,
+            "the number of save plans": len(plans) if plans else None,
             "the rerun shards": grid[0] if len(grid) == 1 else None,
         },
         least,

@@ -56,12 +56,12 @@ _UNREACHABLE: Final = (
     "check the endpoint (AWS_ENDPOINT_URL) and the network, then run the command again",
 )
 _DENIED: Final = (
-    "cannot be accessed: no permission to {purpose} it",
+    "no permission to {purpose} it",
     "use credentials (AWS_PROFILE) with that permission",
 )
 _BUSY: Final = ("is overloaded", "run the command again later")
 _REFUSED: Final = (
-    "cannot be accessed: the server reports a failed precondition",
+    "is refused: the server reports a failed precondition",
     "check proxies between this host and the store, then run the command again",
 )
 _WORDS: Final = {

@@ -195,7 +195,7 @@ def refusal(owner: Owner | None, about: Place, lock: Place | None = None) -> Des
         )
     if found is Holder.DEAD:
         return DestinationError(
-            f"a migration of it by {who} was interrupted",
+            f"a migration by {who} was interrupted",
             path=about,
             fix=f"to recover it, run `{command('recover', about)}`",
         )

@@ -58,7 +58,7 @@ def check_whole(path: Url) -> None:
     if lock_of(path).is_file():
         raise refusal(store_lock.owner_of(lock_of(path)), path)
     raise DestinationError(
-        "an in-place migration of it was interrupted",
+        "an in-place migration was interrupted",
         path=path,
         fix=f"to recover it, run `{command('recover', path)}`",
     )
@@ -189,7 +189,7 @@ def _take_back(path: Url, why: BaseException) -> None:
             path=path,
             fix=f"to examine it, run `{command('inspect', path)}`",
         ) from why
-    done = outcome.value if outcome is Outcome.ROLLED_BACK else "nothing was modified"
+    done = outcome.value if outcome is Outcome.ROLLED_BACK else "nothing was changed"
     if isinstance(why, OSError):  # an object appeared or vanished
         raise DestinationError(
             f"was changed by another program during the migration ({reason_of(why)}); {done}",

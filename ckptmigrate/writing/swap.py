@@ -91,7 +91,7 @@ def check_whole(path: Path) -> None:
     if os.path.lexists(lock_of(path)):
         raise lock.refusal(lock.owner_of(lock_of(path)), path, lock_of(path))
     raise DestinationError(
-        "an in-place migration of it was interrupted",
+        "an in-place migration was interrupted",
         path=path,
         fix=f"to recover it, run `{command('recover', path)}`",
     )

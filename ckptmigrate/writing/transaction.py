@@ -461,7 +461,7 @@ def _told(path: Path, left: Callable[[], bool]) -> Iterator[None]:
         yield
     except OSError as error:
         what, fix = _WORDS.get(error.errno or 0, (error.strerror or str(error), ""))
-        done = "nothing was modified"
+        done = "nothing was changed"
         if left():
             done = "the unfinished work could not be rolled back"
             fix = f"when it is writable again, run `{command('recover', path)}`"
