@@ -35,7 +35,7 @@ def test_one_by_one(copy: Copy, run: Run) -> None:
         assert run("undo", root).returncode == 0
         assert tree_hash(root) == tree
     assert payload(root) == untouched
-    refused(run("undo", root), "nothing to undo")
+    refused(run("undo", root), "no migration to undo")
 
 
 def test_dry_run_and_json(copy: Copy, run: Run) -> None:

@@ -122,7 +122,7 @@ def ranks(material: Material) -> Iterator[Finding]:
     Without save plans, the ranks of args.world_size are compared.
     """
     if material.planned is not None:
-        world, source = len(material.planned), "plans"
+        world, source = len(material.planned), "save plans"
     else:
         told = material.common.argument("world_size") if material.common else None
         if type(told) is not int or told < 1:

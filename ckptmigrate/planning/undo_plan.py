@@ -27,7 +27,7 @@ def plan(path: Place) -> Plan:
         raise RefusedError(
             f"has no migration to undo (no {sidecar.FILE})",
             path=path,
-            fix=f"to see what it is run `{command('inspect', path)}`",
+            fix=f"to examine it, run `{command('inspect', path)}`",
         )
     if not steps[-1].in_place:
         raise RefusedError(
