@@ -268,7 +268,7 @@ def _afterwards(cells: list[Cell], matrix: Matrix) -> Iterator[str]:
 
 _LOADS: Final = {
     "any": "common.pt may contain any global that can be imported",
-    "torch-default": "common.pt may contain globals that torch.load allows (an allow-list since torch 2.6)",
+    "torch-default": "common.pt may contain globals that torch.load allows (since 2.6 a list)",
 }
 
 
