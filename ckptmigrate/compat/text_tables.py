@@ -79,7 +79,7 @@ def summary(matrix: Matrix, scenario: str) -> str:
     cells = [cell for (_, _, of), cell in matrix.cells.items() if of == scenario]
     raw = sum(grade(cell.raw) != "fails" for cell in cells)
     migrated = sum(grade(cell.migrated) != "fails" for cell in cells)
-    return f"{raw} of {len(cells)} combinations resume unmigrated, {migrated} after one command"
+    return f"{raw} of {len(cells)} combinations resume unmigrated, {migrated} migrated"
 
 
 def detail(matrix: Matrix, cell: Cell) -> list[Line]:

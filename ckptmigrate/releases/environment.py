@@ -57,7 +57,7 @@ class Environment:
         known = (
             f"and the {row.package} of the job is not known (set it with {option})"
             if version is None
-            else f"and the job is assumed to run {version} (change it with {option})"
+            else f"and the {row.package} of the job is {version} (set it with {option})"
         )
         return f"only {row.package} {needed.replace('|', ' or ')} {verb} it, {known}"
 
