@@ -24,7 +24,7 @@ from ckptmigrate.releases.readers import Reader
 from ckptmigrate.releases.writer_evidence import writer
 from ckptmigrate.versions import named, rerun_facts
 from ckptmigrate.versions.detection import Reading
-from ckptmigrate.versions.load_rules import LENIENT, MISSING, Offer
+from ckptmigrate.versions.load_rules import LENIENT, MISSING, LoadRequest
 
 STRICTNESS: Final = ("assume_ok_unexpected", "raise_unexpected", "raise_all", *LENIENT)
 DEFAULT_STRICTNESS: Final = "assume_ok_unexpected"
@@ -154,23 +154,23 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
             Obstacle(each.error, each.why, optimizer_state.FLAG, metadata_only=each.metadata_only)
             for each in optimizer_state.problems(manifest, reader)
         ]
-    offer = _offer(reading, reader, job)
-    taking = named(reader.layout).take(offer)
-    states, rerun = _rng(manifest, reader, job, offer), []
-    if taking.error is not None:
-        rerun = [Obstacle(taking.error, taking.why)]
+    request = _load_request(reading, reader, job)
+    outcome = named(reader.layout).predict_load(request)
+    states, rerun = _rng(manifest, reader, job, request), []
+    if outcome.error is not None:
+        rerun = [Obstacle(outcome.error, outcome.why)]
     # A job loads rerun shards before RNG states, but restores in another order: optimizer, rerun
     # state, RNG states.
-    if taking.error is not None and taking.error.startswith(MISSING):
+    if outcome.error is not None and outcome.error.startswith(MISSING):
         obstacles += [*rerun, *states, *_no_optimizer(manifest, job)]
     else:
         obstacles += [*states, *_no_optimizer(manifest, job), *rerun]
-    obstacles += _no_rng(manifest, reader, job, offer)
+    obstacles += _no_rng(manifest, reader, job, request)
     if (
-        taking.error is None
+        outcome.error is None
         and job.strictness == RAISE_ALL
         and manifest.rerun_keys
-        and not taking.requested
+        and not outcome.requested
     ):
         obstacles.append(
             Obstacle(
@@ -181,15 +181,19 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
             )
         )
     obstacles += _nested(manifest, reader)
-    warnings = (taking.warning,) if taking.warning else ()
+    warnings = (outcome.warning,) if outcome.warning else ()
     return Verdict(
-        reader, tuple(obstacles), taking.without, warnings, _depends(manifest, reader, job, offer)
+        reader,
+        tuple(obstacles),
+        outcome.without,
+        warnings,
+        _depends(manifest, reader, job, request),
     )
 
 
-def _depends(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> tuple[str, ...]:
+def _depends(manifest: Manifest, reader: Reader, job: Job, request: LoadRequest) -> tuple[str, ...]:
     """Return a sentence for each global of a moved module whose load depends on a version."""
-    states = manifest.rng_symbols if _loads_rng(job, offer) else ()
+    states = manifest.rng_symbols if _loads_rng(job, request) else ()
     named = [(_STATES, path, False) for path in states]
     for each in manifest.parts.values():
         by_list = each.common.in_file and reader.weights_only
@@ -327,14 +331,14 @@ def _unresolved(path: str, where: str, reader: Reader, flag: str | None = None) 
     return Obstacle(error, f"{where} names {path}, which the release does not have", flag)
 
 
-def _loads_rng(job: Job, offer: Offer) -> bool:
-    return not (job.no_load_rng or job.finetune) and offer.same_grid
+def _loads_rng(job: Job, request: LoadRequest) -> bool:
+    return not (job.no_load_rng or job.finetune) and request.same_grid
 
 
-def _rng(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> list[Obstacle]:
-    if not _loads_rng(job, offer):
+def _rng(manifest: Manifest, reader: Reader, job: Job, request: LoadRequest) -> list[Obstacle]:
+    if not _loads_rng(job, request):
         return []
-    found = rng.missing(manifest, reader, offer.grid, offer.world)
+    found = rng.missing(manifest, reader, request.grid, request.world)
     if found is not None:
         return [Obstacle(*found, rng.FLAG)]
     unresolved = (path for path in manifest.rng_symbols if not reader.resolves(path))
@@ -348,14 +352,14 @@ def _no_optimizer(manifest: Manifest, job: Job) -> list[Obstacle]:
     return [Obstacle(found.error, found.why, optimizer_state.FLAG, metadata_only=False)]
 
 
-def _no_rng(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> list[Obstacle]:
+def _no_rng(manifest: Manifest, reader: Reader, job: Job, request: LoadRequest) -> list[Obstacle]:
     """Return the error of a job that requests no RNG states although it has no --no-load-rng."""
     error = reader.missing_rng_error
     if error is None or job.no_load_rng or job.finetune or manifest.is_release:
         return []
     if not rng.saved(manifest):
         why = "the checkpoint was saved with --no-save-rng"
-    elif not offer.same_grid:
+    elif not request.same_grid:
         why = (
             "TP or PP of the job differs from the checkpoint: the release then does not request "
             "RNG states, and fails without them"
@@ -365,7 +369,7 @@ def _no_rng(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> list[
     return [Obstacle(error.format(path=manifest.path), why, rng.FLAG, metadata_only=False)]
 
 
-def _offer(reading: Reading, reader: Reader, job: Job) -> Offer:
+def _load_request(reading: Reading, reader: Reader, job: Job) -> LoadRequest:
     manifest, record = reading.manifest, reading.record
     saved = _saved(manifest)
     grid = (job.pipeline or saved.pipeline or 1, job.tensor or saved.tensor or 1)
@@ -377,7 +381,7 @@ def _offer(reading: Reading, reader: Reader, job: Job) -> Offer:
     if shard is not None:
         fields |= set(shard.stored or shard.fields)
     same_grid = grid == (saved.pipeline or grid[0], saved.tensor or grid[1])
-    return Offer(
+    return LoadRequest(
         facts=rerun_facts.gather(manifest),
         record=record,
         fields=frozenset(fields),

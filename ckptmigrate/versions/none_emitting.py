@@ -9,7 +9,7 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind, RerunRecord, StoredRerun
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.versions import grid_world
-from ckptmigrate.versions.load_rules import Offer, Taking
+from ckptmigrate.versions.load_rules import LoadOutcome, LoadRequest
 from ckptmigrate.versions.rerun_facts import RerunFacts
 
 ID = "none-emitting"
@@ -38,6 +38,6 @@ def write(record: RerunRecord, topology: Topology) -> StoredRerun:
     return grid_world.keep(record) if record.kind is Kind.FAULT else StoredRerun()
 
 
-def take(offer: Offer) -> Taking:
+def predict_load(request: LoadRequest) -> LoadOutcome:
     """Return what a job does: it requests the shards of a fault if its parallelism is the same."""
-    return grid_world.take(offer)
+    return grid_world.predict_load(request)
