@@ -15,7 +15,7 @@ UPWARD = {
 }  # fmt: skip
 LARGE = {
     "storage.directories", "storage.store", "measuring.measure", "releases.prediction",
-    "checks.findings", "writing.transaction",
+    "writing.transaction",
 }  # fmt: skip
 CIRCLES = 6
 IN_CIRCLES = 40  # modules
