@@ -86,7 +86,7 @@ def test_no_error_is_told_with_a_place_left_open() -> None:
 
 def test_a_failure_of_no_cell_says_so() -> None:
     [found] = explain.explain("other-optimizer-shape")
-    assert found.since == "<0.11; in no cell of the matrix"
+    assert found.since == "<0.11; not in the matrix"
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from test_sources import PATH, TAG, looks
 
 from ckptmigrate.compat.cells import matrix
 from ckptmigrate.logs import log_reader
-from ckptmigrate.logs.cause_tests import LOOKS
+from ckptmigrate.logs.cause_tests import CAUSE_TESTS
 from ckptmigrate.logs.examined import Seen
 from ckptmigrate.logs.kinds import ErrorKind, Sure, kinds, recognise
 from ckptmigrate.logs.log_reader import parse_log, read_log
@@ -131,7 +131,7 @@ def test_a_row_is_complete(kind: ErrorKind) -> None:
     for cause in kind.causes:
         assert cause.why
         assert cause.fix.format(path="PATH")
-        assert not cause.look or cause.look in LOOKS
+        assert not cause.test or cause.test in CAUSE_TESTS
         assert bool(cause.tell) or len(kind.causes) == 1
     assert kind.sure is not Sure.POSSIBLE or len(kind.causes) > 1
     assert kind.frames or not kind.needs_frames
@@ -140,7 +140,7 @@ def test_a_row_is_complete(kind: ErrorKind) -> None:
 
 
 def test_every_look_decides_a_cause() -> None:
-    assert {cause.look for kind in kinds() for cause in kind.causes} - {""} == set(LOOKS)
+    assert {cause.test for kind in kinds() for cause in kind.causes} - {""} == set(CAUSE_TESTS)
 
 
 def test_a_name_means_one_thing() -> None:

@@ -227,7 +227,9 @@ def test_the_verb(source: Path, run: Run) -> None:
 def test_down_takes_the_first_of_each(source: Path, run: Run, tmp_path: Path) -> None:
     before, hashes = rng(source), tree_hash(source)
     arguments = ("downgrade", source, "--to", "0.15.3", "-o", tmp_path / "out")
-    refused(run(*arguments), "an RNG state for every rank", "--no-load-rng", "--allow-loss rng-state")
+    refused(
+        run(*arguments), "an RNG state for every rank", "--no-load-rng", "--allow-loss rng-state"
+    )
     assert not (tmp_path / "out").exists()
     done = run(*arguments, "--allow-loss", "rng-state", "--json")
     assert done.returncode == 0, done.stderr

@@ -138,14 +138,14 @@ ROWS: Final = (
                 tell="the last frame of the traceback is _restore_state in rerun_state_machine.py, "
                 "at the first training step",
                 frames=_REPLAY_FRAMES,
-                look="rerunning-in-place",
+                test="rerunning-in-place",
             ),
             Cause(
                 "no checkpoint was loaded, because --load names no root with a tracker file",
                 VERIFY,
                 tell="the last frame is load_checkpoint, at state_dict['iteration']",
                 frames=r":load_checkpoint$",
-                look="no-tracker",
+                test="no-tracker",
             ),
             Cause(
                 "it is an error of the program, and not of the checkpoint",
@@ -174,7 +174,7 @@ ROWS: Final = (
                 "the checkpoint was saved with --no-save-rng",
                 _NO_RNG,
                 tell="the checkpoint has no rng_state key",
-                look="no-rng-keys",
+                test="no-rng-keys",
             ),
         ),
         _LOAD,
