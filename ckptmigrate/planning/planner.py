@@ -140,8 +140,8 @@ def plan(
     refusals.check_corrupt(begin)
     result = reach(begin, target, given)
     # An earlier step already dropped this data, so it needs no permission again.
-    agreed = {*allowed, *(loss for step in original.undone for loss in step.losses)}
-    refusals.check_allowed(begin, target, result, agreed, verb)
+    accepted = {*allowed, *(loss for step in original.undone for loss in step.losses)}
+    refusals.check_allowed(begin, target, result, accepted, verb)
     notes = result.notes
     if target.reader is not None and target.reader.caveat is not None:
         notes += (target.reader.caveat,)

@@ -91,14 +91,14 @@ def rebuild_options(begin: Reading) -> tuple[str, ...]:
 
 
 def check_allowed(
-    begin: Reading, target: Target, result: Converted, agreed: Collection[str], verb: str
+    begin: Reading, target: Target, result: Converted, accepted: Collection[str], verb: str
 ) -> None:
     """Raise if a result has a data loss that is not allowed.
 
     Raises:
         RefusedError: gives the reason for each such data loss, and the command that allows it.
     """
-    refused = tuple(loss for loss in result.losses if loss not in agreed)
+    refused = tuple(loss for loss in result.losses if loss not in accepted)
     if not refused:
         return
     path = begin.manifest.path

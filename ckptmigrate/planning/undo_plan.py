@@ -52,7 +52,7 @@ def plan(path: Place) -> Plan:
         source=tuple(layout.ID for layout in current.layouts),
         target=" or ".join(layout.ID for layout in previous.layouts),
         layout=previous.layouts[0].ID,
-        undo=_again(last, path),
+        undo=_redo_command(last, path),
         satisfied=False,
         differences=tuple(differences.diff(current.manifest, previous.manifest, payload=False)),
         change=change_of(
@@ -82,7 +82,7 @@ def _result(path: Place) -> Place:
     return root if only else path
 
 
-def _again(step: Step, path: Place) -> str:
+def _redo_command(step: Step, path: Place) -> str:
     if step.verb == REPAIR:
         return command(REPAIR, path, "--in-place")
     allowed = [word for loss in step.losses for word in ("--allow-loss", loss)]
