@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
 from ckptmigrate.text.commands import filled
 
 
@@ -112,7 +112,7 @@ _ROWS: Final = (
     ),
     Code(
         "marker-unreadable", Severity.ERROR,
-        "metadata.json is not a JSON object, so no release recognises the checkpoint.",
+        "metadata.json is not a JSON object, so no release recognizes the checkpoint.",
         _REPAIR,
         _MARKER, repair=(),
     ),

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from ckptmigrate.checks.codes import CODES, Severity
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
 from ckptmigrate.text.printable import printable
 
 _LONGEST: Final = 200  # characters; longer texts from a checkpoint are cut

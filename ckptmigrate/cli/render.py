@@ -9,8 +9,8 @@ from ckptmigrate.checkpoint.locate import TRACKER_FILE
 from ckptmigrate.checkpoint.sidecar import REPAIR
 from ckptmigrate.checks.codes import Severity
 from ckptmigrate.checks.findings import counted
+from ckptmigrate.places import Place
 from ckptmigrate.report.sentences import CAUTIONS, inspected, payload, severities, size
-from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import load
 from ckptmigrate.text.lines import Line
 

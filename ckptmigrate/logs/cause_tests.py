@@ -55,7 +55,7 @@ Test = Callable[[Seen, Mapping[str, str]], Evidence | None]
 def _tracker(seen: Seen, wanted: bool) -> Evidence | None:
     if not seen.is_root:
         return None
-    there = (seen.path / locate.TRACKER_FILE).is_file()
+    there = directories.is_file(seen.path / locate.TRACKER_FILE)
     what = "has" if there else "has no"
     return Evidence(there is wanted, f"{seen.path} {what} {locate.TRACKER_FILE}")
 
@@ -99,7 +99,7 @@ def _unfinished(seen: Seen, values: Mapping[str, str]) -> Evidence:
 
 def _dot_files(seen: Seen, _: Mapping[str, str], holds: bool = True) -> Evidence | None:
     cache = seen.path / ".cache" / "huggingface"
-    if metadata.FILE in seen.files or not cache.is_dir():
+    if metadata.FILE in seen.files or not directories.is_dir(cache):
         return None
     return Evidence(holds, f"{cache} shows that it was downloaded, without .metadata")
 
@@ -250,7 +250,9 @@ def _lost_data(seen: Seen, wanted: str) -> Evidence | None:
         return None
     if "mcore_data" in seen.manifest.metadata.attributes:
         return Evidence(False, ".metadata has mcore_data")
-    releases = writer_evidence.writer(seen.manifest, compat()).releases or _of_layout(seen)
+    releases = writer_evidence.possible_writers(seen.manifest, compat()).releases or _of_layout(
+        seen
+    )
     old = [release for release in releases if matches(release, "<0.16")]
     found = "lost" if releases and len(old) == len(releases) else "" if old else "not-written"
     if not found or not releases:
