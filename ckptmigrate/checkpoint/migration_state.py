@@ -60,7 +60,7 @@ def check_complete(checkpoint: Place) -> None:
     raise DestinationError(
         "an in-place migration was interrupted",
         path=checkpoint,
-        fix=f"make it whole with `{command('recover', checkpoint)}`",
+        fix=f"to recover it, run `{command('recover', checkpoint)}`",
     )
 
 

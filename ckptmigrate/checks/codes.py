@@ -112,7 +112,7 @@ _ROWS: Final = (
     ),
     Code(
         "marker-unreadable", Severity.ERROR,
-        "metadata.json is not a JSON object, so no release recognizes the checkpoint.",
+        "metadata.json is not a JSON object, so no release recognises the checkpoint.",
         _REPAIR,
         _MARKER, repair=(),
     ),
