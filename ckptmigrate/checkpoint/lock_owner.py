@@ -170,7 +170,7 @@ def refusal(owner: Owner | None, about: Place, lock: Place) -> DestinationError:
     """Return the error for a lock that cannot be taken."""
     if owner is None:
         return DestinationError(
-            f"is locked, and {lock} does not say by whom",
+            f"is locked, and {lock} does not name the process",
             path=about,
             fix=f"if no migration is running, run `{command('recover', about, '--break-lock')}`",
         )

@@ -150,7 +150,7 @@ def no_train_state(root: Place, text: str, named: Place) -> str | None:
     if trackers.train_state(text, directories.directory(named)) is not None:
         return None
     return (
-        f"{named.name} has no {trackers.TRAIN_STATE} of that iteration to copy; to have "
-        f"Megatron-Bridge read {locate.TRACKER_FILE} run "
+        f"{named.name} has no {trackers.TRAIN_STATE} of that iteration to copy; to make "
+        f"Megatron-Bridge use {locate.TRACKER_FILE}, run "
         f"`{removal(root / trackers.LATEST_TRAIN_STATE)}`"
     )
