@@ -269,27 +269,27 @@ DENIED: dict[str, tuple[Callable[[Request], bool], Callable[[], Any], str]] = {
     "writes, out of place": (
         lambda request: request.command in WRITING,
         _out,
-        r"/\.out\.ckptmigrate-lock: no permission to to write it",
+        r"/\.out\.ckptmigrate-lock: no permission to write it",
     ),
     "writes, in place": (
         lambda request: request.command in WRITING,
         _in_place,
-        r"/\.ckptmigrate/lock: no permission to to write it",
+        r"/\.ckptmigrate/lock: no permission to write it",
     ),
     "listing": (
         lambda request: "list-type" in request.path,
         lambda: ckptmigrate.inspect(url("run")),
-        "/run: no permission to to list it",
+        "/run: no permission to list it",
     ),
     "one object": (
         lambda request: request.command == "GET" and request.path.endswith("/common.pt"),
         lambda: ckptmigrate.inspect(url("run")),
-        "/common.pt: no permission to to read it",
+        "/common.pt: no permission to read it",
     ),
     "copies": (
         lambda request: "x-amz-copy-source" in request.headers,
         _out,
-        r"/out/iter_0000005/__0_0\.distcp: no permission to to copy to it",
+        r"/out/iter_0000005/__0_0\.distcp: no permission to copy to it",
     ),
 }
 
@@ -313,7 +313,7 @@ def test_what_may_not_be_removed_is_left_to_recover(
     before = bucket.tree("")
     with (
         through(_denied(lambda request: request.command == "DELETE")),
-        pytest.raises(CkptMigrateError, match="no permission to to remove it") as caught,
+        pytest.raises(CkptMigrateError, match="no permission to remove it") as caught,
     ):
         verb()
     place = "out" if verb is _out else f"{CHECKPOINT}"

@@ -60,7 +60,7 @@ def test_an_object_that_stands_for_a_directory_is_none(tmp_path: Path) -> None:
     migrate(run, to="pre-rerun", output="flaky://bucket/out")
     migrate(run, to="pre-rerun", in_place=True)
     FlakyFileSystem.objects[f"bucket/run/{CHECKPOINT}/"] = b"not empty"
-    with pytest.raises(CkptMigrateError, match="with a part ''"):
+    with pytest.raises(CkptMigrateError, match="with the part ''"):
         ckptmigrate.inspect(run)
 
 
@@ -99,4 +99,4 @@ def test_google_cloud_storage(run: Run) -> None:
             assert put.returncode == 0, put.stderr
             found = run("inspect", there, **told)
             assert found.returncode == status, found.stderr
-            assert ("with a part ''" in found.stderr) == bool(status)
+            assert ("with the part ''" in found.stderr) == bool(status)
