@@ -29,6 +29,9 @@ SHARED = (
     "bf16", "swiglu", "tied_embedding", "experts",
 )  # fmt: skip
 
+# The beginning of these errors, which names the global, is not in the file.
+CUT_OFF = ("obal if you trust", "bals([signal.Signals])`")
+
 
 def job_of(sample: str) -> dict[str, Any]:
     """The job that resumes from a sample with the sizes that it was saved with."""
@@ -38,8 +41,8 @@ def job_of(sample: str) -> dict[str, Any]:
 
 def common_part(error: str) -> str:
     """The part of an error that does not depend on the machine, and not on who prints it."""
-    by_training = "RuntimeError: sys.exit called: Unable to restore RerunMachine from checkpoint: "
-    return error.partition(" on <module")[0].replace(by_training, "KeyError: ").strip()
+    error = error.partition(" on <module")[0].removeprefix("RuntimeError: sys.exit called: ")
+    return error.replace("Unable to restore RerunMachine from checkpoint: ", "KeyError: ").strip()
 
 
 def test_the_rows_are_there() -> None:
@@ -53,6 +56,10 @@ def test_check_agrees_with_training(sample: str) -> None:
     for row in (row for row in ROWS if row["sample"] == sample):
         verdict = ask(found, row["reader"], torch=row["reader_torch"])
         assert verdict.resumes == row["optimizer_equal"], row
+        if row["error"] and not row["error"].startswith(CUT_OFF):
+            predicted = common_part(verdict.obstacles[0].error).rpartition(" ... ")[2]
+            predicted = predicted.rpartition("Common file /")[2].rpartition("iter_")[2]
+            assert predicted.rstrip(".'") in common_part(row["error"]), row
 
 
 @pytest.mark.parametrize("release", jobs.installed(READERS))

@@ -146,15 +146,12 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
     """
     job = job or Job()
     manifest = reading.manifest
-    obstacles = [*_marker(manifest, reader), *_common(manifest, reader)]
+    offer = _offer(reading, reader, job)
+    early, late = _optimizer(manifest, reader, job, offer)
+    obstacles = [*_marker(manifest, reader), *_common(manifest, reader), *early]
     obstacles += _metadata(manifest, reader)
     obstacles += _model(manifest, reader)
-    if not (job.no_load_optim or job.finetune):
-        obstacles += [
-            Obstacle(each.error, each.why, optimizer_state.FLAG, metadata_only=each.metadata_only)
-            for each in optimizer_state.problems(manifest, reader)
-        ]
-    offer = _offer(reading, reader, job)
+    obstacles += late
     taking = named(reader.layout).take(offer)
     states, rerun = _rng(manifest, reader, job, offer), []
     if taking.error is not None:
@@ -282,6 +279,22 @@ def _forbidden(name: str) -> Obstacle:
         f"allowlisted via `add_safe_globals`, but got <class '{name}'>",
         f"the common state has numpy data of the class {name}, which this release does not allow",
     )
+
+
+def _optimizer(
+    manifest: Manifest, reader: Reader, job: Job, offer: Offer
+) -> tuple[list[Obstacle], list[Obstacle]]:
+    """Return the obstacles of the optimizer before the job reads `.metadata`, and after."""
+    if job.no_load_optim or job.finetune:
+        return [], []
+    saved = _saved(manifest)
+    sizes = offer.grid[::-1], (saved.tensor or offer.grid[1], saved.pipeline or offer.grid[0])
+    problems = optimizer_state.problems(manifest, reader, None if offer.same_grid else sizes)
+    found = [
+        (each.before_load, Obstacle(each.error, each.why, optimizer_state.FLAG, each.metadata_only))
+        for each in problems
+    ]
+    return [o for early, o in found if early], [o for early, o in found if not early]
 
 
 def _metadata(manifest: Manifest, reader: Reader) -> list[Obstacle]:

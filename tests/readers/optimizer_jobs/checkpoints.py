@@ -6,12 +6,14 @@ megatron/training/checkpointing.py of core_v0.9.0 to core_v0.16.1.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing import serialization
+from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelSaveStrategyWrapper,
 )
@@ -36,7 +38,7 @@ def save(job: Job, rank: int, training: Training, machine: Any, path: str, itera
         content["distrib_optim_fully_reshardable_mem_efficient"] = False
     state = {**common_state(job, sharding_type), "iteration": iteration}
     state |= sharded(training, content, is_loading=False)
-    state["rng_state"] = saving.rng_state(rank)
+    state["rng_state"] = rng_state(job, rank)
     rerun = saving.rerun(machine, None)
     if rerun:
         state["rerun_state_machine"] = rerun
@@ -72,10 +74,13 @@ def load(job: Job, rank: int, training: Training, machine: Any, outcome: dict[st
     sharding_type = content.get("distrib_optim_sharding_type", FLATTENED)
     sizes = args.tensor_model_parallel_size, args.pipeline_model_parallel_size
     if sizes != job.model_parallel and sharding_type not in _RESHARDABLE:
-        raise RuntimeError(f"(TP, PP) mismatch, sharding type {sharding_type}")
+        raise RuntimeError(
+            f"(TP, PP) mismatch after resume ({job.model_parallel} vs {sizes} from checkpoint): "
+            f"not supported for DistributedOptimizer with sharding type {sharding_type}."
+        )
     template = sharded(training, content, is_loading=True)
     if sizes == job.model_parallel:
-        template["rng_state"] = saving.rng_state(rank)
+        template["rng_state"] = rng_state(job, rank)
     rerun = loading.rerun_template(job, machine, common)
     if rerun is not None:
         template[loading.RERUN] = rerun
@@ -118,6 +123,20 @@ def sharded(training: Training, content: dict[str, Any], *, is_loading: bool) ->
     )
     state["opt_param_scheduler"] = training.scheduler.state_dict()
     return state
+
+
+def rng_state(job: Job, rank: int) -> ShardedObject:
+    """Return the RNG states; with experts, 0.16 saves those of every data parallel rank."""
+    entry = saving.rng_state(rank)
+    if RELEASE != (0, 16) or job.expert_parallel == 1:
+        return entry
+    sizes = parallel_state.get_data_parallel_world_size(with_context_parallel=True)
+    return replace(
+        entry,
+        global_shape=(*entry.global_shape, sizes),
+        global_offset=(*entry.global_offset, entry.replica_id),
+        replica_id=0,
+    )
 
 
 def common_state(job: Job, sharding_type: str) -> dict[str, Any]:
