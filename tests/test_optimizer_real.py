@@ -22,7 +22,7 @@ from real_releases import run_optimizer_jobs
 from test_check import ask, read
 
 from ckptmigrate import migrate
-from ckptmigrate.releases.prediction import Job
+from ckptmigrate.releases.job import Job
 
 RELEASES = ("0.9.0", "0.10.0", "0.11.0", "0.12.3", "0.13.1", "0.14.0", "0.15.3", "0.16.1")
 FLATTENED, GATHERED = "fully_sharded_model_space", "dp_zero_gather_scatter"

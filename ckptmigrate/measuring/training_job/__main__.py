@@ -5,7 +5,7 @@ package:
 
     PYTHONPATH=.readers/0.12.3:ckptmigrate/measuring python -m training_job < jobs.json
 
-stdin is a JSON list of jobs (see release.Job). For each job, the program prints a JSON line:
+stdin is a JSON list of jobs (see release.TrainingJob). The program prints a JSON line for each job:
 
     {"checkpoint": ..., "release": "0.12.3", "ranks": [{"rank": 0, "error": null, ...}, ...]}
 
@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from .loading import take
 from .output import told_error
-from .release import RELEASE, Job
+from .release import RELEASE, TrainingJob
 from .saving import save
 
 SECONDS_PER_JOB = 120
@@ -40,7 +40,7 @@ SECONDS_PER_JOB = 120
 RankMain = Callable[[Any, int, str, dict[str, Any]], None]
 
 
-def run_rank(main: RankMain, job: Job, rank: int, folder: Path) -> None:
+def run_rank(main: RankMain, job: TrainingJob, rank: int, folder: Path) -> None:
     """Run one rank, and write its outcome to a file."""
     os.dup2(2, 1)  # Megatron prints to stdout, which is for the JSON lines of the parent
     outcome: dict[str, Any] = {"rank": rank, "stage": "start", "error": None}
@@ -53,7 +53,7 @@ def run_rank(main: RankMain, job: Job, rank: int, folder: Path) -> None:
     told.rename(folder / f"rank{rank}.json")
 
 
-def run(job: Job, main: RankMain) -> dict[str, Any]:
+def run(job: TrainingJob, main: RankMain) -> dict[str, Any]:
     """Run a job until it ends or reaches its time limit."""
     fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +93,7 @@ def main() -> None:
         # These releases require torch before 2.6, which loaded common.pt without weights_only.
         os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     for fields in json.load(sys.stdin):
-        job = Job(**fields)
+        job = TrainingJob(**fields)
         print(json.dumps(run(job, save if job.save else take)), flush=True)
 
 

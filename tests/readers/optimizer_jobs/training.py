@@ -21,7 +21,7 @@ from .formula import LR, STATES, STEP, WEIGHT_DECAY, values
 
 
 @dataclass(frozen=True)
-class Job(release.Job):
+class Job(release.TrainingJob):
     """A training job with a distributed optimizer.
 
     Attributes:
