@@ -48,7 +48,7 @@ class Job:
 def offered(reading: Reading, reader: Reader, job: Job) -> LoadRequest:
     """Return what a checkpoint offers to a job of a release."""
     manifest, record = reading.manifest, reading.record
-    saved = _saved(manifest)
+    saved = saved_parallelism(manifest)
     grid = (job.pipeline or saved.pipeline or 1, job.tensor or saved.tensor or 1)
     world = job.world or saved.world or saved.hint or 1
     fields: set[str] = set()
@@ -79,7 +79,7 @@ def _wrote(reader: Reader, manifest: Manifest) -> bool:
     return [minor(release) for release in writers] == [minor(reader.release)]
 
 
-def _saved(manifest: Manifest) -> Topology:
+def saved_parallelism(manifest: Manifest) -> Topology:
     """Return the parallelism of the checkpoint; that of args, as in Megatron, if they disagree."""
     try:
         return derive(manifest)

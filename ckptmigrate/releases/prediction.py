@@ -17,7 +17,7 @@ from ckptmigrate.pickles.display import short
 from ckptmigrate.pickles.tree import Object, enum_value, symbol_of, symbols_and_objects
 from ckptmigrate.releases import optimizer_state, rng
 from ckptmigrate.releases.constraints import ARGS_CLASS
-from ckptmigrate.releases.job import RAISE_ALL, Job, offered
+from ckptmigrate.releases.job import RAISE_ALL, Job, offered, saved_parallelism
 from ckptmigrate.releases.readers import Reader
 from ckptmigrate.versions import named
 from ckptmigrate.versions.detection import Reading
@@ -116,15 +116,12 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
     """
     job = job or Job()
     manifest = reading.manifest
-    obstacles = [*_marker(manifest, reader), *_common(manifest, reader)]
+    request = offered(reading, reader, job)
+    early, late = _optimizer(manifest, reader, job, request)
+    obstacles = [*_marker(manifest, reader), *_common(manifest, reader), *early]
     obstacles += _metadata(manifest, reader)
     obstacles += _model(manifest, reader)
-    if not (job.no_load_optim or job.finetune):
-        obstacles += [
-            Obstacle(each.error, each.why, optimizer_state.FLAG, metadata_only=each.metadata_only)
-            for each in optimizer_state.problems(manifest, reader)
-        ]
-    request = offered(reading, reader, job)
+    obstacles += late
     outcome = named(reader.layout).predict_load(request)
     states, rerun = _rng(manifest, reader, job, request), []
     if outcome.error is not None:
@@ -264,6 +261,22 @@ def _forbidden(name: str) -> Obstacle:
         f"the common state contains NumPy data of the class {name}, which the release does not "
         "allow",
     )
+
+
+def _optimizer(
+    manifest: Manifest, reader: Reader, job: Job, request: LoadRequest
+) -> tuple[list[Obstacle], list[Obstacle]]:
+    """Return the obstacles of the optimizer before the job reads `.metadata`, and after."""
+    if job.no_load_optim or job.finetune:
+        return [], []
+    saved = saved_parallelism(manifest)
+    sizes = request.grid[::-1], (saved.tensor or request.grid[1], saved.pipeline or request.grid[0])
+    problems = optimizer_state.problems(manifest, reader, None if request.same_grid else sizes)
+    found = [
+        (each.before_load, Obstacle(each.error, each.why, optimizer_state.FLAG, each.metadata_only))
+        for each in problems
+    ]
+    return [o for early, o in found if early], [o for early, o in found if not early]
 
 
 def _metadata(manifest: Manifest, reader: Reader) -> list[Obstacle]:
