@@ -158,7 +158,7 @@ def test_of_many_newer_iterations_only_the_newest_is_looked_at(good: Path) -> No
     FlakyFileSystem.requests.clear()
     [only] = ckptmigrate.verify(run).findings
     assert (only.code, only.items) == ("tracker-behind", ())
-    assert only.what == f"{TEXT} names iter_0000005, and iter_0000298 is there"
+    assert only.what == f"{TEXT} names iter_0000005, and iter_0000298 is newer"
     assert len(FlakyFileSystem.requests) < 60
 
 
