@@ -14,7 +14,7 @@ from ckptmigrate.releases.readers import Reader
 from ckptmigrate.releases.writer_evidence import possible_writers
 from ckptmigrate.versions import rerun_facts
 from ckptmigrate.versions.detection import Reading
-from ckptmigrate.versions.load_rules import LENIENT, Offer
+from ckptmigrate.versions.load_rules import LENIENT, LoadRequest
 
 STRICTNESS: Final = ("assume_ok_unexpected", "raise_unexpected", "raise_all", *LENIENT)
 DEFAULT_STRICTNESS: Final = "assume_ok_unexpected"
@@ -45,7 +45,7 @@ class Job:
     strictness: str = DEFAULT_STRICTNESS
 
 
-def offered(reading: Reading, reader: Reader, job: Job) -> Offer:
+def offered(reading: Reading, reader: Reader, job: Job) -> LoadRequest:
     """Return what a checkpoint offers to a job of a release."""
     manifest, record = reading.manifest, reading.record
     saved = saved_parallelism(manifest)
@@ -58,7 +58,7 @@ def offered(reading: Reading, reader: Reader, job: Job) -> Offer:
     if shard is not None:
         fields |= set(shard.stored or shard.fields)
     same_grid = grid == (saved.pipeline or grid[0], saved.tensor or grid[1])
-    return Offer(
+    return LoadRequest(
         facts=rerun_facts.gather(manifest),
         record=record,
         fields=frozenset(fields),

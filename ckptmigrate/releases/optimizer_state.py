@@ -199,8 +199,8 @@ def _of_sharding(manifest: Manifest, reader: Reader) -> list[Problem]:
             return taken_for_flattened
     error = row.error if row else f"NotImplementedError: Unknown sharding_type: {found}"
     why = (
-        f"its distributed optimizer does not know the sharding type {found}, and no metadata "
-        "edit can re-lay the bytes"
+        f"the distributed optimizer of the release does not support the sharding type {found}, "
+        "and a change of metadata cannot convert the data"
     )
     return [Problem(error, why, before_load=True)]
 
