@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1] / "ckptmigrate"
 # A package may import those after it. Modules of the root that anything may import come last.
 ORDER = (
     "cli", "measuring", "matrix", "reporting", "batch", "logs", "root", "verifying", "planning",
-    "objects", "writing", "releases", "versions", "checkpoint", "inert", "access", "text",
+    "objects", "writing", "releases", "versions", "optimizer", "checkpoint", "inert", "access",
+    "text",
 )  # fmt: skip
 LEAVES = ("errors", "clock", "search_path", "version", "text")
 _NO_CODE = {

@@ -16,6 +16,7 @@ from ckptmigrate.access import storage
 from ckptmigrate.access.places import Place
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.manifest import MARKER_FILE, Manifest, marker_of
+from ckptmigrate.checkpoint.metadata import SHAPES
 from ckptmigrate.checkpoint.rerun import (
     IDLE,
     MODE_VALIDATE,
@@ -36,7 +37,6 @@ from ckptmigrate.planning.refusals import rebuild_options
 from ckptmigrate.releases.constraints import respelled, with_shapes
 from ckptmigrate.releases.environment import USUAL
 from ckptmigrate.releases.facts import compat
-from ckptmigrate.releases.optimizer import SHAPES
 from ckptmigrate.text.commands import command
 from ckptmigrate.verification import verify_one
 from ckptmigrate.verifying.findings import CODES

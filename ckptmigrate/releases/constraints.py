@@ -198,7 +198,7 @@ def with_shapes(found: Manifest) -> Manifest:
     if not optimizer.shapes_lost(found):
         return found
     rows = optimizer.shapes(found)
-    return replace(found, metadata=found.metadata.with_attribute(optimizer.SHAPES, rows))
+    return replace(found, metadata=found.metadata.with_attribute(metadata.SHAPES, rows))
 
 
 def _with_shapes(found: Manifest, reader: Reader) -> Manifest:

@@ -13,11 +13,11 @@ from typing import Any
 
 from ckptmigrate.access.storage import LARGEST_PART, Progress
 from ckptmigrate.checkpoint.rows import Chunk, Piece, is_tensor_entry, piece_of
+from ckptmigrate.checkpoint.shapes import shape_of
 from ckptmigrate.errors import DamagedError, RefusedError
 from ckptmigrate.text.commands import install
 from ckptmigrate.verifying.findings import Finding, counted
 from ckptmigrate.verifying.material import Material
-from ckptmigrate.verifying.tiling import shape_of
 
 
 def require_torch() -> Any:
