@@ -38,10 +38,10 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev readers browser shells
-	$(BIN)/python -m pytest -n auto -m 'not full'
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not full'
 
 all-tests: $(VENV)/.dev readers browser shells
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 some-faults: $(VENV)/.dev
 	$(BIN)/python tests/faults/inject.py --every 37
@@ -52,7 +52,7 @@ some-faults: $(VENV)/.dev
 faults: $(VENV)/.dev
 	$(BIN)/python tests/faults/inject.py
 	$(BIN)/python tests/faults/crash.py
-	$(BIN)/python -m pytest -n auto -m full tests/test_object_store_kills.py tests/test_store_faults.py
+	$(BIN)/python -m pytest -n auto --dist worksteal -m full tests/test_object_store_kills.py tests/test_store_faults.py
 
 ## readers: real megatron-core releases, each in a folder of its own
 readers: $(READER_RELEASES:%=$(READERS)/%/.installed)
@@ -76,7 +76,7 @@ shells:
 
 ## facts: compile compat_matrix.yaml into the package, and its tables into the README
 facts: $(VENV)/.dev
-	$(BIN)/python -m ckptmigrate.matrix.compiling
+	$(BIN)/python -m ckptmigrate.compat.compilation
 	$(BIN)/ckptmigrate matrix --into README.md
 
 ## matrix: measure every cell of compat_matrix.yaml with the real releases, and rewrite it
@@ -84,8 +84,10 @@ matrix: $(VENV)/.dev readers
 	$(BIN)/ckptmigrate matrix run --readers $(READERS) --update
 	$(MAKE) facts
 
-## examples: run every example of the README and docs/ and write down what it prints
+## examples: run every example of the README and docs/ and write what it prints; generate the
+## command reference and the module map
 examples: $(VENV)/.dev
+	$(BIN)/python tests/module_map.py
 	$(BIN)/python tests/examples.py
 
 ## docs: the pages in site/, strict; without a network once the tools are there

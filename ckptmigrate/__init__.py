@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any, Final
 from ckptmigrate.version import __version__
 
 if TYPE_CHECKING:
-    from ckptmigrate.access.places import Url
-    from ckptmigrate.checkpoint.diffing import Difference
+    from ckptmigrate.checkpoint.differences import Difference
     from ckptmigrate.checkpoint.topology import Given
+    from ckptmigrate.checks.findings import Finding
+    from ckptmigrate.checks.verification import Verification
     from ckptmigrate.errors import (
         CkptMigrateError,
         CompatError,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
         StoreError,
         UnsupportedFormatError,
     )
-    from ckptmigrate.inspection import Inspection
     from ckptmigrate.library import (
         check,
         diff,
@@ -53,14 +53,14 @@ if TYPE_CHECKING:
         undo,
         verify,
     )
-    from ckptmigrate.planning.advice import Advice, Checked
+    from ckptmigrate.planning.fixes import Advice, Checked
     from ckptmigrate.planning.losses import LOSSES
     from ckptmigrate.planning.planner import Plan
-    from ckptmigrate.releases.checking import Job, Obstacle, Verdict
-    from ckptmigrate.repairing import Repair
-    from ckptmigrate.verification import Verification
-    from ckptmigrate.verifying.findings import Finding
-    from ckptmigrate.writing.linking import Link
+    from ckptmigrate.releases.prediction import Job, Obstacle, Verdict
+    from ckptmigrate.storage.places import Url
+    from ckptmigrate.verbs.inspect import Inspection
+    from ckptmigrate.verbs.repair import Repair
+    from ckptmigrate.writing.links import Link
 
 __all__ = [
     "LOSSES",
@@ -104,30 +104,30 @@ __all__ = [
 # for unused modules. The imports above declare the same names for type checkers.
 _MODULES: Final = {
     "LOSSES": "ckptmigrate.planning.losses",
-    "Advice": "ckptmigrate.planning.advice",
-    "Checked": "ckptmigrate.planning.advice",
+    "Advice": "ckptmigrate.planning.fixes",
+    "Checked": "ckptmigrate.planning.fixes",
     "CkptMigrateError": "ckptmigrate.errors",
     "CompatError": "ckptmigrate.errors",
     "CorruptError": "ckptmigrate.errors",
     "DamagedError": "ckptmigrate.errors",
     "DestinationError": "ckptmigrate.errors",
-    "Difference": "ckptmigrate.checkpoint.diffing",
-    "Finding": "ckptmigrate.verifying.findings",
+    "Difference": "ckptmigrate.checkpoint.differences",
+    "Finding": "ckptmigrate.checks.findings",
     "Given": "ckptmigrate.checkpoint.topology",
-    "Inspection": "ckptmigrate.inspection",
-    "Job": "ckptmigrate.releases.checking",
-    "Link": "ckptmigrate.writing.linking",
+    "Inspection": "ckptmigrate.verbs.inspect",
+    "Job": "ckptmigrate.releases.prediction",
+    "Link": "ckptmigrate.writing.links",
     "NotACheckpointError": "ckptmigrate.errors",
-    "Obstacle": "ckptmigrate.releases.checking",
+    "Obstacle": "ckptmigrate.releases.prediction",
     "PickleError": "ckptmigrate.errors",
     "Plan": "ckptmigrate.planning.planner",
     "RefusedError": "ckptmigrate.errors",
-    "Repair": "ckptmigrate.repairing",
+    "Repair": "ckptmigrate.verbs.repair",
     "StoreError": "ckptmigrate.errors",
     "UnsupportedFormatError": "ckptmigrate.errors",
-    "Url": "ckptmigrate.access.places",
-    "Verdict": "ckptmigrate.releases.checking",
-    "Verification": "ckptmigrate.verification",
+    "Url": "ckptmigrate.storage.places",
+    "Verdict": "ckptmigrate.releases.prediction",
+    "Verification": "ckptmigrate.checks.verification",
     "check": "ckptmigrate.library",
     "diff": "ckptmigrate.library",
     "inspect": "ckptmigrate.library",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ckptmigrate.access.places import Place
+from ckptmigrate.storage.places import Place
 from ckptmigrate.text.printable import printable
 
 

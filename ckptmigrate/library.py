@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ckptmigrate import inspection, locate, migration, recovery, repairing, verification
-from ckptmigrate.access import storage
-from ckptmigrate.access.places import Place, place
-from ckptmigrate.access.storage import Progress
-from ckptmigrate.checkpoint import diffing
-from ckptmigrate.checkpoint.diffing import Difference
+from ckptmigrate.checkpoint import differences, locate
+from ckptmigrate.checkpoint.differences import Difference
 from ckptmigrate.checkpoint.topology import Given
-from ckptmigrate.inspection import Inspection
-from ckptmigrate.planning import advice, mending
-from ckptmigrate.planning.advice import Checked
+from ckptmigrate.checks import verification
+from ckptmigrate.checks.verification import Verification
+from ckptmigrate.planning import fixes, repairs
+from ckptmigrate.planning.fixes import Checked
 from ckptmigrate.planning.planner import Plan
-from ckptmigrate.releases import checking
-from ckptmigrate.releases.checking import Job
+from ckptmigrate.releases import prediction
 from ckptmigrate.releases.environment import environment
 from ckptmigrate.releases.facts import compat
+from ckptmigrate.releases.prediction import Job
 from ckptmigrate.releases.readers import reader, readers
-from ckptmigrate.repairing import Repair
-from ckptmigrate.verification import Verification
-from ckptmigrate.versions.reading import read
-from ckptmigrate.writing.linking import Link
+from ckptmigrate.storage import directories
+from ckptmigrate.storage.directories import Progress
+from ckptmigrate.storage.places import Place, place
+from ckptmigrate.verbs import inspect as inspection
+from ckptmigrate.verbs import migrate as migration
+from ckptmigrate.verbs import recover as recovery
+from ckptmigrate.verbs import repair as repairing
+from ckptmigrate.verbs.inspect import Inspection
+from ckptmigrate.verbs.repair import Repair
+from ckptmigrate.versions.detection import read
+from ckptmigrate.writing.links import Link
 
 
 def inspect(path: str | Place, *, iteration: int | None = None) -> Inspection:
@@ -72,15 +76,15 @@ def check(
         CkptMigrateError: `path` contains no readable torch_dist checkpoint.
     """
     located = locate.locate(place(path), iteration=iteration)
-    found = read(storage.directory(located.checkpoints[0]))
+    found = read(directories.directory(located.checkpoints[0]))
     named = located.words(iteration)
     job = job or Job()
     where = environment(python, numpy)
     asked = (
         [reader(release, compat(), torch, where)] if release else readers(compat(), torch, where)
     )
-    verdicts = [checking.check(found, each, job) for each in asked]
-    return tuple(Checked(each, advice.advise(found, each, job, named)) for each in verdicts)
+    verdicts = [prediction.check(found, each, job) for each in asked]
+    return tuple(Checked(each, fixes.advise(found, each, job, named)) for each in verdicts)
 
 
 def plan(
@@ -289,7 +293,7 @@ def repair(
         raise ValueError("rebuild_sentinel and drop_rerun exclude each other")
     prepared = repairing.prepare(
         place(path),
-        mending.Wanted(rebuild_sentinel, drop_rerun, given, known, hashed),
+        repairs.Wanted(rebuild_sentinel, drop_rerun, given, known, hashed),
         output=None if output is None else place(output),
         in_place=in_place,
         iteration=iteration,
@@ -353,8 +357,8 @@ def diff(a: str | Place, b: str | Place, *, iteration: int | None = None) -> lis
     Raises:
         CkptMigrateError: `a` or `b` contains no readable torch_dist checkpoint.
     """
-    first, second = (read(storage.directory(_one(path, iteration))).manifest for path in (a, b))
-    return diffing.diff(first, second)
+    first, second = (read(directories.directory(_one(path, iteration))).manifest for path in (a, b))
+    return differences.diff(first, second)
 
 
 def _one(path: str | Place, iteration: int | None) -> Place:

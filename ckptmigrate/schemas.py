@@ -7,8 +7,8 @@ import json
 from functools import cache
 from typing import Any, Final
 
-from ckptmigrate.access import opener
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.storage import local_files
 from ckptmigrate.text.commands import command
 
 _FILE: Final = "data/schemas.json"
@@ -16,7 +16,7 @@ _FILE: Final = "data/schemas.json"
 
 @cache
 def _all() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(opener.shipped(_FILE))
+    found: dict[str, Any] = json.loads(local_files.shipped(_FILE))
     return found
 
 

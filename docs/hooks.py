@@ -15,8 +15,8 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from ckptmigrate.matrix.cells import matrix
-from ckptmigrate.matrix.page import page
+from ckptmigrate.compat.cells import matrix
+from ckptmigrate.compat.page import page
 
 ROOT = Path(__file__).parent.parent
 _FROM = re.compile(r"<!-- from: ([\w./]+)(?:, (.*?))? -->")

@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from ckptmigrate.cli import cli
-from ckptmigrate.cli.manual import ARGUMENTS, EXITS, MIGRATED, SECTIONS, Manual, ManualGroup
+from ckptmigrate.cli.help import ARGUMENTS, EXITS, MIGRATED, SECTIONS, Manual, ManualGroup
 
 PAGE: Final = Path(__file__).parent.parent / "docs" / "cli.md"
 _HEAD: Final = """\

@@ -87,7 +87,11 @@ def copy(tmp_path: Path) -> Callable[[str], Path]:
 
 
 # What needs an extra or a real release is imported where it is used.
-_WITH_EXTRAS = ("ckptmigrate.measuring.", "ckptmigrate.batch.cluster", "ckptmigrate.__main__")
+_WITH_EXTRAS = (
+    "ckptmigrate.measuring.",
+    "ckptmigrate.batch.dask_cluster",
+    "ckptmigrate.__main__",
+)
 _ON_FIRST_USE = ("encodings.ascii", "packaging.specifiers", "packaging.version", "pwd")
 CLI = forked.ForkServer(
     "cli",
@@ -188,6 +192,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--costly", type=float, default=5.0, help="the CPU seconds from which a test needs a reason"
     )
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the workers of `-n auto`: more than cores, as a third of the time tests only wait."""
+    return min(2 * len(os.sched_getaffinity(0)), 16)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -14,7 +14,7 @@ from object_stores import CLI
 from s3_server import Bucket, environment
 from s3fs import S3FileSystem
 
-from ckptmigrate.access import store
+from ckptmigrate.storage import store
 
 
 @pytest.fixture(scope="module")

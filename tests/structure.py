@@ -18,9 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "ckptmigrate"
 # A package may import those after it. Modules of the root that anything may import come last.
 ORDER = (
-    "cli", "measuring", "matrix", "reporting", "batch", "logs", "root", "verifying", "planning",
-    "objects", "writing", "releases", "versions", "optimizer", "checkpoint", "inert", "access",
-    "text",
+    "cli", "measuring", "batch", "root", "verbs", "logs", "report", "compat", "writing", "planning",
+    "checks", "releases", "versions", "optimizer", "checkpoint", "pickles", "storage", "text",
 )  # fmt: skip
 LEAVES = ("errors", "clock", "search_path", "version", "text")
 _NO_CODE = {
@@ -147,9 +146,11 @@ class Structure:
 
     @property
     def same_file_names(self) -> dict[str, list[str]]:
-        """File names that several modules have."""
-        return _twice((name.rpartition(".")[2], name) for name, m in self.modules.items()
-                      if m.path.stem != "__init__")  # fmt: skip
+        """File names that several modules have, other than `cli/X.py` and `verbs/X.py`."""
+        names = _twice((name.rpartition(".")[2], name) for name, m in self.modules.items()
+                       if m.path.stem not in ("__init__", "__main__"))  # fmt: skip
+        return {name: modules for name, modules in names.items()
+                if modules != [f"cli.{name}", f"verbs.{name}"]}  # fmt: skip
 
     @property
     def same_class_names(self) -> dict[str, list[str]]:

@@ -22,10 +22,10 @@ from conftest import CLI, MAIN, SAMPLES, Run, checkpoint_of, refused, tree_hash
 
 from ckptmigrate import RefusedError
 from ckptmigrate.batch import shard
-from ckptmigrate.batch.looking import Inspect
+from ckptmigrate.batch.executors import Stop
 from ckptmigrate.batch.processes import Processes
-from ckptmigrate.batch.running import Stop
-from ckptmigrate.batch.work import Task
+from ckptmigrate.batch.read_tasks import Inspect
+from ckptmigrate.batch.tasks import Task
 
 SAMPLE = "0.19.0-idle-tp2"
 TRACKER = "latest_checkpointed_iteration.txt"

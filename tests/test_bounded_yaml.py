@@ -11,8 +11,8 @@ import pytest
 from conftest import Run, refused
 
 from ckptmigrate import clock
+from ckptmigrate.compat import bounded_yaml, compilation
 from ckptmigrate.errors import CompatError
-from ckptmigrate.matrix import bounded_yaml, compiling
 
 FACTS = Path(__file__).parent.parent / "compat_matrix.yaml"
 SECONDS = 10.0  # of CPU, for the largest; a file of 100 kB takes 1
@@ -82,7 +82,7 @@ def test_a_release_is_one(old: str, new: str) -> None:
     text = FACTS.read_text()
     line = text[: text.index(old)].count("\n") + 1
     with pytest.raises(CompatError, match=f"line {line}: 'newest' is not a release"):
-        compiling.compiled(text.replace(old, new, 1))
+        compilation.compiled(text.replace(old, new, 1))
 
 
 def test_no_rows_to_follow(run: Run, tmp_path: Path) -> None:

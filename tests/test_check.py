@@ -25,18 +25,19 @@ from real_releases import run_code, run_jobs
 
 import ckptmigrate
 from ckptmigrate import migrate
-from ckptmigrate.access.storage import LocalDirectory
-from ckptmigrate.inert import torchfile
-from ckptmigrate.matrix import compiling
+from ckptmigrate.compat import compilation
 from ckptmigrate.measuring import jobs
-from ckptmigrate.planning import advice
+from ckptmigrate.pickles import torch_file
+from ckptmigrate.planning import fixes
 from ckptmigrate.planning.planner import Plan
-from ckptmigrate.releases import checking, facts
-from ckptmigrate.releases.checking import Job, Verdict
+from ckptmigrate.releases import facts, prediction
 from ckptmigrate.releases.dtypes import unnamed_class
+from ckptmigrate.releases.prediction import Job, Verdict
 from ckptmigrate.releases.readers import reader, readers
-from ckptmigrate.versions import reading
-from ckptmigrate.versions.reading import Reading
+from ckptmigrate.storage.directories import LocalDirectory
+from ckptmigrate.verbs import migrate as migrations
+from ckptmigrate.versions import detection
+from ckptmigrate.versions.detection import Reading
 
 CELLS: list[dict[str, Any]] = json.loads((SAMPLES / "raw_matrix.json").read_text())
 READERS = [row.release for row in facts.compat().readers]
@@ -47,7 +48,7 @@ def ask(
     root: Path | Reading, release: str, job: Job | None = None, torch: str | None = None
 ) -> Verdict:
     found = read(root) if isinstance(root, Path) else root
-    return checking.check(found, reader(release, facts.compat(), torch), job)
+    return prediction.check(found, reader(release, facts.compat(), torch), job)
 
 
 def resuming(root: Path) -> list[str]:
@@ -62,7 +63,7 @@ def read(root: Path) -> Reading:
 
 
 def _read(root: Path) -> Reading:
-    return reading.read(LocalDirectory(checkpoint_of(root)))
+    return detection.read(LocalDirectory(checkpoint_of(root)))
 
 
 _sample = functools.cache(_read)
@@ -327,7 +328,7 @@ def test_the_class_of_a_dtype_is_that_of_torch(code: str) -> None:
             pytest.raises(pickle.UnpicklingError) as told,
         ):
             torch.load(io.BytesIO(data), weights_only=True)
-        assert f"got <class '{unnamed_class(torchfile.load(data).tree, facts.compat())}'>" in str(
+        assert f"got <class '{unnamed_class(torch_file.load(data).tree, facts.compat())}'>" in str(
             told.value
         )
 
@@ -421,8 +422,8 @@ def test_what_was_not_saved_is_not_to_be_looked_for(copy: Copy, tmp_path: Path) 
     assert plan.losses == ()
     job = Job(no_load_optim=True, no_load_rng=True)
     assert ask(tmp_path / "out", "0.11.0", job).resumes
-    found = reading.read(LocalDirectory(checkpoint_of(root)))
-    fix = advice.advise(found, ask(root, "0.11.0"), Job())
+    found = detection.read(LocalDirectory(checkpoint_of(root)))
+    fix = fixes.advise(found, ask(root, "0.11.0"), Job())
     assert fix.command is not None and "--to 0.11.0" in fix.command
     assert fix.flags == ("--no-load-optim", "--no-load-rng")
 
@@ -601,14 +602,13 @@ def test_native_and_strict(tmp_path: Path) -> None:
         assert plan.satisfied
         assert not source.with_name(f"{source.name}.{release}").exists()
     strict = SAMPLES / "0.18.2-idle-w1"
-    from ckptmigrate import migration
 
-    native = migration.prepare(source, "0.12.3", output=tmp_path / "n", native=True)
-    migration.carry_out(native)
+    native = migrations.prepare(source, "0.12.3", output=tmp_path / "n", native=True)
+    migrations.carry_out(native)
     result = torch_side.read(checkpoint_of(tmp_path / "n"))
     assert set(result.common["rerun_state_machine"]) == {"mode"}
-    bare = migration.prepare(strict, "0.18.2", output=tmp_path / "s", strict=True)
-    migration.carry_out(bare)
+    bare = migrations.prepare(strict, "0.18.2", output=tmp_path / "s", strict=True)
+    migrations.carry_out(bare)
     assert ask(tmp_path / "s", "0.18.2", Job(strictness="raise_all")).resumes
     assert torch_side.read(checkpoint_of(tmp_path / "s")).rerun_keys == set()
 
@@ -638,9 +638,9 @@ def test_a_new_release_is_an_edit_of_the_facts_alone(run: Run, tmp_path: Path) -
     compat = facts.from_sections(compiled)
     newest = readers(compat)[-1]
     assert (newest.release, newest.layout, newest.torch) == ("0.21.0", "common-state", "2.14.0")
-    found = reading.read(LocalDirectory(checkpoint_of(SAMPLES / "0.9.0-idle-w1")))
-    assert checking.check(found, newest).resumes
-    _, matrix = compiling.parse(edited.read_text())
+    found = detection.read(LocalDirectory(checkpoint_of(SAMPLES / "0.9.0-idle-w1")))
+    assert prediction.check(found, newest).resumes
+    _, matrix = compilation.parse(edited.read_text())
     mine = [group for group in matrix.matrix if group.writer == "0.21.0"]
     assert [group.scenario for group in mine] == ["idle", "disabled", "fault"]
     refused(run("matrix", "add", "0.21.0", "--facts", edited), "among the readers already")

@@ -298,7 +298,7 @@ def test_errors_as_json(run: Run) -> None:
 def test_an_unforeseen_error_is_one_sentence_too() -> None:
     """Simulated: something inside breaks in a way that nobody thought of."""
     code = (
-        "import ckptmigrate.inspection as i, ckptmigrate.cli as c; "
+        "import ckptmigrate.verbs.inspect as i, ckptmigrate.cli as c; "
         "i.inspect = lambda path: 1 / 0; c.main()"
     )
     result = CLI.run(["inspect", str(SAMPLES / SENTINEL)], code=code)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import CLI, LAYOUTS, MAIN, SAMPLES, Run
 
+from ckptmigrate.checks.findings import CODES
 from ckptmigrate.planning.losses import LOSSES
-from ckptmigrate.verifying.findings import CODES
 
 ROOT = "0.17.1-corrupt-tp2"  # iterations 4 and 5
 CASES = {

@@ -23,7 +23,7 @@ from forked import ForkServer
 SAMPLE = "0.19.0-idle-tp2"
 COUNT = 24
 # The command line in processes that have imported Dask, too.
-CLI = ForkServer("dask", [*conftest.CLI.preload, "ckptmigrate.batch.cluster", "distributed"])
+CLI = ForkServer("dask", [*conftest.CLI.preload, "ckptmigrate.batch.dask_cluster", "distributed"])
 SMALL = (".metadata", "common.pt", "metadata.json")
 
 

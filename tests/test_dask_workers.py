@@ -14,13 +14,13 @@ from types import SimpleNamespace
 import pytest
 from distributed import Client, LocalCluster
 
-from ckptmigrate.access import storage
-from ckptmigrate.batch import cluster, processes
-from ckptmigrate.batch.cluster import Cluster
-from ckptmigrate.batch.looking import Inspect
-from ckptmigrate.batch.running import Stop
-from ckptmigrate.batch.work import Done, Outcome, Status, Task, checked
+from ckptmigrate.batch import dask_cluster, processes
+from ckptmigrate.batch.dask_cluster import Cluster
+from ckptmigrate.batch.executors import Stop
+from ckptmigrate.batch.read_tasks import Inspect
+from ckptmigrate.batch.tasks import Done, Outcome, Status, Task, checked
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.storage import directories
 from ckptmigrate.version import __version__
 
 TASKS = [Task(f"/nowhere/{number}", Inspect()) for number in range(3)]
@@ -79,7 +79,7 @@ def test_a_worker_that_cannot_perform_a_task(
         assert f"this is {__version__}" in str(caught.value)
         assert f"pip install ckptmigrate=={__version__}" in str(caught.value)
         # One that joins later is not known before the tasks are sent, and survives them.
-        monkeypatch.setattr(cluster, "_check_versions", lambda client: None)
+        monkeypatch.setattr(dask_cluster, "_check_versions", lambda client: None)
         outcomes = dict(perform(TASKS, Stop()))
         assert process.poll() is None
     assert {outcome.status for outcome in outcomes.values()} == {Status.FAILED}
@@ -92,8 +92,8 @@ def test_a_worker_that_cannot_perform_a_task(
 def test_a_worker_that_hangs(
     scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "_TIMEOUT", 2)
-    with worker(scheduler, Path(cluster.__file__).parents[2]) as process:
+    monkeypatch.setattr(dask_cluster, "_TIMEOUT", 2)
+    with worker(scheduler, Path(dask_cluster.__file__).parents[2]) as process:
         os.kill(process.pid, signal.SIGSTOP)
         with pytest.raises(RefusedError, match="does not answer within 2 s"):
             list(Cluster(scheduler, retries=0)(TASKS, Stop()))
@@ -101,9 +101,9 @@ def test_a_worker_that_hangs(
 
 def test_a_cluster_without_workers(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[str] = []
-    monkeypatch.setattr(storage, "on_wait", lambda what, seconds: reported.append(str(what)))
-    monkeypatch.setattr(cluster, "_NO_WORKER", 0.3)
-    monkeypatch.setattr(cluster, "_LOOK", 0.1)
+    monkeypatch.setattr(directories, "on_wait", lambda what, seconds: reported.append(str(what)))
+    monkeypatch.setattr(dask_cluster, "_NO_WORKER", 0.3)
+    monkeypatch.setattr(dask_cluster, "_LOOK", 0.1)
     outcomes = dict(Cluster(scheduler, retries=0)(TASKS, Stop()))
     assert set(outcomes) == set(TASKS)
     for outcome in outcomes.values():
@@ -114,7 +114,7 @@ def test_a_cluster_without_workers(scheduler: str, monkeypatch: pytest.MonkeyPat
 
 def test_a_task_of_another_version_is_refused_on_the_worker() -> None:
     with pytest.raises(RefusedError, match=f"the worker has ckptmigrate {__version__}"):
-        cluster.attempt("0.0.1", b"not unpickled")
+        dask_cluster.attempt("0.0.1", b"not unpickled")
 
 
 # -- results
@@ -149,10 +149,10 @@ def test_results_of_a_cluster_are_checked() -> None:
     foreign = Outcome("/elsewhere", Done(Status.DONE, ""))
     for future in (
         Future(result=foreign),
-        Future(cluster.TransientError(foreign)),
-        Future(cluster.TransientError()),
+        Future(dask_cluster.TransientError(foreign)),
+        Future(dask_cluster.TransientError()),
     ):
-        outcome = cluster._outcome(TASKS[0], future)
+        outcome = dask_cluster._outcome(TASKS[0], future)
         assert (outcome.path, outcome.status) == (TASKS[0].path, Status.FAILED)
 
 

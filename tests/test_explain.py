@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from conftest import INDEX, LAYOUTS, Run, refused
 
-from ckptmigrate import explaining
+from ckptmigrate.checks.findings import CODES
 from ckptmigrate.logs.kinds import kinds
 from ckptmigrate.planning.losses import LOSSES
-from ckptmigrate.verifying.findings import CODES
+from ckptmigrate.verbs import explain
 from ckptmigrate.versions import UNIVERSAL
 
 KEYS = {"word", "kind", "what", "since", "why", "source", "remedy"}
@@ -31,7 +31,7 @@ WORDS = {
 @pytest.mark.parametrize("kind", WORDS)
 def test_every_word_has_every_part(kind: str) -> None:
     for word in WORDS[kind]:
-        [found] = [each for each in explaining.explain(word) if each.kind == kind]
+        [found] = [each for each in explain.explain(word) if each.kind == kind]
         assert found.word == word
         keys = KEYS | (OF_ERRORS if kind == "failure" else set())
         assert set(found.as_json()) == keys, word
@@ -72,20 +72,20 @@ def test_a_release_says_whose_checkpoints_it_reads(run: Run) -> None:
     ],
 )
 def test_nothing_is_newer_than_the_newest(word: str, verb: str, other: str) -> None:
-    [found] = explaining.explain(word)
+    [found] = explain.explain(word)
     assert f"`ckptmigrate {verb} PATH --to " in found.remedy[0]
     assert other not in found.remedy[0]
 
 
 def test_no_error_is_told_with_a_place_left_open() -> None:
-    for words in explaining.words().values():
+    for words in explain.words().values():
         for word in words:
-            for found in explaining.explain(word):
+            for found in explain.explain(word):
                 assert "{path}" not in " ".join(found.why)
 
 
 def test_a_failure_of_no_cell_says_so() -> None:
-    [found] = explaining.explain("other-optimizer-shape")
+    [found] = explain.explain("other-optimizer-shape")
     assert found.since == "<0.11; in no cell of the matrix"
 
 
@@ -119,7 +119,7 @@ def test_the_text_of_an_error(run: Run, error: str, failure: str) -> None:
     ],
 )
 def test_what_somebody_remembers_of_an_error(words: str, failures: list[str]) -> None:
-    assert [each.word for each in explaining.explain(words)] == failures
+    assert [each.word for each in explain.explain(words)] == failures
 
 
 def test_a_part_of_many_errors_lists_them(run: Run) -> None:
@@ -175,7 +175,7 @@ TITLES = [
 def test_the_error_of_every_recipe_as_it_stands_in_a_log() -> None:
     assert len(TITLES) > 10
     for error in TITLES:
-        [found] = explaining.explain(f"2026-01-01 12:00:01 [rank0]: {error}\nand so on")
+        [found] = explain.explain(f"2026-01-01 12:00:01 [rank0]: {error}\nand so on")
         assert found.kind == "failure", error
         assert found.why, error
 

@@ -29,14 +29,14 @@ from real_releases import READERS, run_parts
 from test_schemas import validator
 from test_sources import PATH, TAG, looks
 
-from ckptmigrate import explaining
-from ckptmigrate.logs import reading_log
+from ckptmigrate.compat.cells import matrix
+from ckptmigrate.logs import log_reader
+from ckptmigrate.logs.cause_tests import LOOKS
+from ckptmigrate.logs.examined import Seen
 from ckptmigrate.logs.kinds import ErrorKind, Sure, kinds, recognise
-from ckptmigrate.logs.looks import LOOKS
-from ckptmigrate.logs.reading_log import parse_log, read_log
-from ckptmigrate.logs.seen import Seen
-from ckptmigrate.matrix.cells import matrix
+from ckptmigrate.logs.log_reader import parse_log, read_log
 from ckptmigrate.releases.facts import compat
+from ckptmigrate.verbs import explain
 
 CASES = Path(__file__).parent / "cases"
 LINES = dict(
@@ -136,7 +136,7 @@ def test_a_row_is_complete(kind: ErrorKind) -> None:
     assert kind.sure is not Sure.POSSIBLE or len(kind.causes) > 1
     assert kind.frames or not kind.needs_frames
     # A log is searched for a few words first.
-    assert reading_log._can_matter(kind.example)
+    assert log_reader._can_matter(kind.example)
 
 
 def test_every_look_decides_a_cause() -> None:
@@ -144,7 +144,7 @@ def test_every_look_decides_a_cause() -> None:
 
 
 def test_a_name_means_one_thing() -> None:
-    names = [name for of in explaining.words().values() for name in of]
+    names = [name for of in explain.words().values() for name in of]
     assert sorted(names) == sorted(set(names))
 
 
@@ -520,7 +520,7 @@ def test_a_long_line_and_a_long_log_are_bounded(monkeypatch: pytest.MonkeyPatch)
     assert (answer.lines, answer.whole) == (2, True)
     assert len(answer.found[0].text) < 100_000
     assert answer.found[0].count == 2
-    monkeypatch.setattr(reading_log, "_LONGEST_LOG", 1000)
+    monkeypatch.setattr(log_reader, "_LONGEST_LOG", 1000)
     answer = read_log(io.BytesIO(b"nothing here\n" * 10_000))
     assert not answer.whole
     assert answer.lines < 100
@@ -560,7 +560,7 @@ class Endless(io.RawIOBase):
 
 
 def test_a_line_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading_log, "_LONGEST_LOG", 10_000_000)
+    monkeypatch.setattr(log_reader, "_LONGEST_LOG", 10_000_000)
     file = Endless()
     assert not read_log(file).whole  # type: ignore[arg-type]
     assert file.read_bytes < 20_000_000
@@ -842,7 +842,7 @@ def test_looking_writes_nothing(copy: Callable[[str], Path]) -> None:
     root = copy(IDLE)
     before, seen = tree_hash(root), Seen(root)
     for kind in kinds():
-        [only] = explaining.explain(kind.error, seen)
+        [only] = explain.explain(kind.error, seen)
         assert only.as_json()["causes"]
     assert tree_hash(root) == before
 

@@ -14,7 +14,7 @@ from cli_reference import commands
 from conftest import SAMPLES, Run
 
 from ckptmigrate.cli import cli
-from ckptmigrate.cli.manual import EVERYTHING, RARE, SECTIONS
+from ckptmigrate.cli.help import EVERYTHING, RARE, SECTIONS
 
 ALL = commands()
 

@@ -14,13 +14,14 @@ import pytest
 from conftest import checkpoint_of
 
 import ckptmigrate
-from ckptmigrate.access import opener
 from ckptmigrate.errors import DestinationError
-from ckptmigrate.writing import lock, staging, swapping
+from ckptmigrate.storage import local_files
+from ckptmigrate.writing import lock, swap
+from ckptmigrate.writing import stage as staging
 from ckptmigrate.writing.lock import Holder, this_process
 
 Copy = Callable[[str], Path]
-REAL = opener.read
+REAL = local_files.read
 
 
 @pytest.fixture(params=[FileNotFoundError, PermissionError])
@@ -32,7 +33,7 @@ def hidden(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
             raise request.param
         return REAL(path, most)
 
-    monkeypatch.setattr(opener, "read", read)
+    monkeypatch.setattr(local_files, "read", read)
 
 
 def ended() -> int:
@@ -71,9 +72,9 @@ def test_recover_leaves_it_alone_and_says_how_to_be_sure(
 ) -> None:
     root, owner = copy("0.17.1-idle-w1"), owners["another user's"]
     out = checkpoint_of(root) if in_place else tmp_path / "out"
-    stage = swapping.stage_of(out) if in_place else staging.stage_of(out)
+    stage = swap.stage_of(out) if in_place else staging.stage_of(out)
     (stage / "work").mkdir(parents=True)
-    place = swapping.lock_of(out) if in_place else staging.lock_of(out)
+    place = swap.lock_of(out) if in_place else staging.lock_of(out)
     place.symlink_to(json.dumps(asdict(owner)))
     with pytest.raises(DestinationError, match="cannot be seen from here") as refused:
         ckptmigrate.recover(out)

@@ -17,15 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import synthetic
-from ckptmigrate import migration
-from ckptmigrate.checkpoint import bulk, metadata, splicing
-from ckptmigrate.checkpoint.bulk import BulkMetadata
+from ckptmigrate.checkpoint import large_edits, large_metadata, metadata
+from ckptmigrate.checkpoint.large_metadata import BulkMetadata
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.rows import Blob, size_value
 from ckptmigrate.errors import DamagedError, PickleError
-from ckptmigrate.inert import limits
-from ckptmigrate.inert.splice import spliced
-from ckptmigrate.inert.tokens import framed
+from ckptmigrate.pickles import bounds
+from ckptmigrate.pickles.large.splice import spliced
+from ckptmigrate.pickles.large.tokens import framed
+from ckptmigrate.verbs import migrate
 
 PATHS = sorted(SAMPLES.glob("*/iter_*/.metadata"))
 SMALL, LARGE = 200, 4000  # entries added to a sample
@@ -73,7 +73,7 @@ def grown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def by_rows(data: bytes) -> BulkMetadata:
-    found = bulk.load(data)
+    found = large_metadata.load(data)
     assert found is not None
     return found
 
@@ -193,7 +193,7 @@ def test_any_edit_of_a_sample_is_the_canonical_edit(path: Path, draw: Random) ->
 def test_a_spliced_file_is_not_parsed_again(grown: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     written = edited(by_rows(grown), Random(5))
     content = written.dump()  # known as long as what wrote it is referenced
-    monkeypatch.setattr(bulk.skeleton, "read", None)
+    monkeypatch.setattr(large_metadata.skeleton, "read", None)
     found = metadata.read(content, 0)
     monkeypatch.undo()
     agree(found, metadata.load(content))
@@ -203,7 +203,7 @@ def test_a_wrong_splice_is_written_as_a_whole(
     grown: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     canonical = edited(metadata.load(grown), Random(5)).dump()
-    monkeypatch.setattr(splicing, "POP", b"")
+    monkeypatch.setattr(large_edits, "POP", b"")
     found = edited(by_rows(grown), Random(5)).dump()
     assert contents(found) == contents(canonical)
 
@@ -218,14 +218,14 @@ def test_damaged_files_read_by_rows_are_read_as_a_whole(grown: bytes) -> None:
             data[at] = random.choice((data[at] ^ (1 << random.randrange(8)), 0x30, 0x94, 0x6A))
         damaged = bytes(data)
         try:
-            found = bulk.load(damaged)
+            found = large_metadata.load(damaged)
         except DamagedError:
             raise AssertionError("refused by rows, not as a whole") from None
         if found is None:
             refused += 1
             continue
         read += 1
-        limits.check(damaged)
+        bounds.check(damaged)
         agree(found, metadata.load(damaged))
     assert read > 1
     assert refused > 10
@@ -239,7 +239,7 @@ def test_opcodes_inserted_between_rows(grown: bytes) -> None:
     for run, inserted in itertools.product((runs[0], runs[-1]), (b"00", b"0N", b"(u", b"}b")):
         made = spliced(bare, found.tables.skeleton.cuts, [(run.ends[5], inserted)])
         data = framed(made.data, made.cuts)
-        again = bulk.load(data)
+        again = large_metadata.load(data)
         try:
             whole = metadata.load(data)
         except (DamagedError, PickleError):
@@ -275,16 +275,16 @@ def migrate_and_undo(place: Path, entries: int, plans: bool) -> None:
     path = synthetic.checkpoint(place / "root", entries, plans=plans)
     before = (path / ".metadata").read_bytes()
     assert isinstance(metadata.read(before), BulkMetadata)
-    planned = migration.prepare(path, "0.13.1", in_place=True)
+    planned = migrate.prepare(path, "0.13.1", in_place=True)
     differences = {str(each) for each in planned.plans[0].differences}
-    migration.carry_out(planned)
+    migrate.carry_out(planned)
     plain = torch_side.unpickle((path / ".metadata").read_bytes())
     kept = [k for k in torch_side.unpickle(before).state_dict_metadata if not k.startswith("rerun")]
     assert [k for k in plain.state_dict_metadata if not k.startswith("rerun")] == kept
     torch_side.consistent(torch_side.Contents(plain, {}, {}, {}), has_plans=plans)
-    back = migration.prepare_undo(path)
+    back = migrate.prepare_undo(path)
     assert len(back.plans[0].differences) == len(differences)
-    migration.carry_out(back)
+    migrate.carry_out(back)
     assert (path / ".metadata").read_bytes() == before
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import pytest
 from test_huge import agree
 
-from ckptmigrate.checkpoint import bulk, metadata
+from ckptmigrate.checkpoint import large_metadata, metadata
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.inert.equality import equal
+from ckptmigrate.pickles.equality import equal
 
 _DCP = "torch.distributed.checkpoint"
 _BATCH = 100
@@ -154,7 +154,7 @@ def judge(data: bytes) -> Metadata | str:
 
 def test_the_file_that_is_attacked_is_read_by_rows() -> None:
     found = judge(plain()[0].end())
-    assert isinstance(found, bulk.BulkMetadata)
+    assert isinstance(found, large_metadata.BulkMetadata)
     stepped = sum(len(run.ends) for run in found.tables.skeleton.rows.runs)
     assert stepped == 2 * (_ROWS - 1)  # all but the one that each kind was learned from
 
@@ -260,7 +260,7 @@ def test_a_chain_of_rows_is_no_recursion() -> None:
     file.rows("state_dict_metadata", row)
     file.rows("storage_data", lambda n: file.stored_row(n, file.sizes))
     found = metadata.read(file.end(), 0)
-    assert isinstance(found, bulk.BulkMetadata)
+    assert isinstance(found, large_metadata.BulkMetadata)
     entry = found.entries[f"entry{_ROWS - 1}"]
     for _ in range(_ROWS - 1):
         entry = entry.attributes["extra"]
@@ -409,5 +409,5 @@ def test_thousands_of_kinds_of_rows(kinds: int, batch: int) -> None:
     bounded(lambda: judge(data))
     found = metadata.read(data, 0)
     assert len(found.entries) == 20 * kinds
-    if isinstance(found, bulk.BulkMetadata):
+    if isinstance(found, large_metadata.BulkMetadata):
         assert len(found.tables.skeleton.rows.patterns) <= 64

@@ -12,7 +12,7 @@ import pytest
 from conftest import CLI, SAMPLES, Run, checkpoint_of, refused, tree_hash
 
 from ckptmigrate import DestinationError, migrate
-from ckptmigrate.writing import swapping
+from ckptmigrate.writing import swap
 
 SAMPLE = "0.19.0-idle-tp2"  # .metadata, common.pt and metadata.json all change
 RENAMES = 7  # of a migration of it; the first one names the journal
@@ -123,10 +123,10 @@ migrate(sys.argv[1], to="pre-rerun", in_place=True)
 def test_a_second_migration_meanwhile_is_refused(root: Path, run: Run) -> None:
     """The first one is this very process; its stage is not swept away under its feet."""
     checkpoint = checkpoint_of(root)
-    swapping.take(checkpoint)
+    swap.take(checkpoint)
     for staged in (False, True):
         if staged:
-            swapping.stage_of(checkpoint).mkdir()
+            swap.stage_of(checkpoint).mkdir()
         before = tree_hash(root)
         for verb in (["downgrade", root, "--to", "pre-rerun", "--in-place"], ["recover", root]):
             refused(run(*verb), "is being migrated by", f"pid {os.getpid()}", socket.gethostname())

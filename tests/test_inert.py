@@ -19,15 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptmigrate.errors import PickleError
-from ckptmigrate.inert import reader, torchfile, writer
-from ckptmigrate.inert.tree import Global, Object, PersistentId
+from ckptmigrate.pickles import reader, serializer, torch_file
+from ckptmigrate.pickles.tree import Global, Object, PersistentId
 
 CHECKPOINTS = sorted(p.parent for p in SAMPLES.glob("*/iter_*/.metadata"))
 IDS = [f"{p.parent.name}/{p.name}" for p in CHECKPOINTS]
 
 
 def again(data: bytes) -> bytes:
-    return writer.dump(reader.load(data), writer.protocol_of(data))
+    return serializer.dump(reader.load(data), serializer.protocol_of(data))
 
 
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=IDS)
@@ -45,7 +45,7 @@ def test_torch_files_no_op_is_byte_identical(checkpoint: Path) -> None:
     if (checkpoint / "common.pt").exists():
         files.append((checkpoint / "common.pt").read_bytes())
     for data in files:
-        assert torchfile.dump(torchfile.load(data)) == data
+        assert torch_file.dump(torch_file.load(data)) == data
 
 
 def test_the_samples_are_all_there() -> None:
@@ -79,7 +79,7 @@ _TREES = st.recursive(
 @given(_TREES, st.sampled_from([4, 5]))
 def test_writes_what_the_c_pickler_writes(tree: Any, protocol: int) -> None:
     data = pickle.dumps(tree, protocol)
-    assert writer.dump(tree, protocol) == data
+    assert serializer.dump(tree, protocol) == data
     assert again(data) == data
 
 
@@ -142,19 +142,19 @@ def test_recursive_structures() -> None:
 def test_tensors_are_references() -> None:
     buffer = io.BytesIO()
     torch.save({"weight": torch.arange(6.0).reshape(2, 3)}, buffer)
-    loaded = torchfile.load(buffer.getvalue())
+    loaded = torch_file.load(buffer.getvalue())
     weight = loaded.tree["weight"]
     assert type(weight).path == "torch._utils._rebuild_tensor_v2"
     assert isinstance(weight.args[0], PersistentId)
-    assert torchfile.dump(loaded) == buffer.getvalue()
+    assert torch_file.dump(loaded) == buffer.getvalue()
 
 
 def test_an_edited_archive_is_aligned_and_torch_reads_it() -> None:
     buffer = io.BytesIO()
     torch.save({"name": "short", "weight": torch.arange(100)}, buffer)
-    loaded = torchfile.load(buffer.getvalue())
+    loaded = torch_file.load(buffer.getvalue())
     edited = loaded.with_tree({**loaded.tree, "name": "longer " * 50})
-    data = torchfile.dump(edited)
+    data = torch_file.dump(edited)
     # weights_only is the strictest reader: protocol 2, known opcodes, known symbols.
     result = torch.load(io.BytesIO(data), weights_only=True)
     assert result["name"] == "longer " * 50
@@ -168,11 +168,11 @@ def test_an_edited_archive_is_aligned_and_torch_reads_it() -> None:
 
 
 def test_a_new_archive_is_read_by_torch() -> None:
-    data = torchfile.dump(torchfile.new([{"a": 1, "b": [None, True, "x", 2.5]}]))
+    data = torch_file.dump(torch_file.new([{"a": 1, "b": [None, True, "x", 2.5]}]))
     assert torch.load(io.BytesIO(data), weights_only=True) == [
         {"a": 1, "b": [None, True, "x", 2.5]}
     ]
-    assert torchfile.dump(torchfile.load(data)) == data
+    assert torch_file.dump(torch_file.load(data)) == data
 
 
 # -- what is refused
@@ -242,7 +242,7 @@ def test_deep_nesting_reads_and_is_refused_in_writing() -> None:
     data = b"\x80\x04" + b"]" * 50_000 + b"a" * 49_999 + b"."
     tree = reader.load(data)
     with pytest.raises(PickleError, match="nested too deeply"):
-        writer.dump(tree, 4)
+        serializer.dump(tree, 4)
 
 
 def bomb(levels: int) -> bytes:
@@ -299,16 +299,16 @@ GOOD = pickle.dumps([1], 2)
 )
 def test_refused_zip(data: bytes, word: str) -> None:
     with pytest.raises(PickleError, match=word):
-        torchfile.load(data)
+        torch_file.load(data)
 
 
 def test_refused_duplicate_member() -> None:
     with pytest.raises(PickleError, match="one name"):
-        torchfile.load(zip_of(("archive/data.pkl", GOOD), ("archive/data.pkl", GOOD)))
+        torch_file.load(zip_of(("archive/data.pkl", GOOD), ("archive/data.pkl", GOOD)))
 
 
 def test_refused_flipped_byte() -> None:
     data = bytearray(zip_of(("archive/data.pkl", GOOD)))
     data[data.index(GOOD) + 3] ^= 1
     with pytest.raises(PickleError, match="CRC"):
-        torchfile.load(bytes(data))
+        torch_file.load(bytes(data))

@@ -16,7 +16,7 @@ from conftest import LAYOUTS, SAMPLES, checkpoint_of, tree_hash
 
 import ckptmigrate
 from ckptmigrate import Given, Link, RefusedError
-from ckptmigrate.matrix import compiling
+from ckptmigrate.compat import compilation
 from ckptmigrate.releases import facts
 
 Copy = Callable[[str], Path]
@@ -441,10 +441,10 @@ def test_commands_are_quoted_for_a_shell(copy: Copy, tmp_path: Path) -> None:
     import subprocess
 
     root = copy("0.18.2-idle-w1").rename(tmp_path / "it's $(touch owned) here")
-    from ckptmigrate import migration
+    from ckptmigrate.verbs import migrate
 
-    prepared = migration.prepare(root, "pre-rerun")
-    migration.carry_out(prepared)
+    prepared = migrate.prepare(root, "pre-rerun")
+    migrate.carry_out(prepared)
     [undo] = prepared.undo()
     assert shlex.split(undo) == ["rm", "-r", f"{root}.pre-rerun"]
     subprocess.run(undo, shell=True, check=True, cwd=tmp_path)
@@ -491,7 +491,7 @@ def test_a_mistake_in_the_facts_names_its_line(old: str, new: str, word: str) ->
     text = shipped()
     assert old in text
     with pytest.raises(ckptmigrate.CompatError, match=r"line \d+") as error:
-        compiling.parse(text.replace(old, new, 1))
+        compilation.parse(text.replace(old, new, 1))
     assert word in str(error.value)
     line = int(str(error.value).partition("line ")[2].partition(":")[0])
     near = text[: text.index(old)].count("\n") + 1

@@ -15,9 +15,10 @@ import pytest
 from conftest import CLI, SAMPLES, Run, checkpoint_of, refused, tree_hash
 
 from ckptmigrate import DamagedError, DestinationError, migrate, recover, undo
-from ckptmigrate.access.storage import Directory
-from ckptmigrate.versions.reading import Reading, read
-from ckptmigrate.writing import lock, staging, swapping
+from ckptmigrate.storage.directories import Directory
+from ckptmigrate.versions.detection import Reading, read
+from ckptmigrate.writing import lock, swap
+from ckptmigrate.writing import stage as staging
 from ckptmigrate.writing.lock import Holder, this_process
 
 SAMPLE = "0.19.0-idle-tp2"
@@ -71,7 +72,7 @@ def test_a_run_on_another_host_is_not_assumed_dead(copy: Copy, run: Run) -> None
     root = copy(SAMPLE)
     checkpoint, before = checkpoint_of(root), tree_hash(root)
     (checkpoint / ".ckptmigrate").mkdir()
-    put(swapping.lock_of(checkpoint), replace(this_process(), host="node-2", boot="another"))
+    put(swap.lock_of(checkpoint), replace(this_process(), host="node-2", boot="another"))
     for words in (["downgrade", root, "--to", "pre-rerun", "--in-place"], ["recover", root]):
         refused(run(*words), "node-2", f"ckptmigrate recover {checkpoint} --break-lock")
     assert run("recover", root, "--break-lock").returncode == 0
@@ -80,9 +81,9 @@ def test_a_run_on_another_host_is_not_assumed_dead(copy: Copy, run: Run) -> None
 
 def test_breaking_a_lock_does_not_break_a_live_one(copy: Copy, run: Run) -> None:
     root = copy(SAMPLE)
-    swapping.take(checkpoint_of(root))
+    swap.take(checkpoint_of(root))
     refused(run("recover", root, "--break-lock"), "is being migrated by")
-    assert swapping.lock_of(checkpoint_of(root)).is_symlink()
+    assert swap.lock_of(checkpoint_of(root)).is_symlink()
 
 
 def test_a_leftover_stage_is_named_and_removed(copy: Copy, run: Run, tmp_path: Path) -> None:
@@ -223,7 +224,7 @@ def test_what_changes_while_a_plan_is_made_is_not_lost(
     copy: Copy, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     """Another file, between the look at a checkpoint and the end of the plan made from it."""
-    from ckptmigrate.planning import planner, undoing
+    from ckptmigrate.planning import planner, undo_plan
 
     root = copy("0.19.0-idle-tp2")
     migrate(root, to="split-rerun", in_place=True)
@@ -237,7 +238,7 @@ def test_what_changes_while_a_plan_is_made_is_not_lost(
             after.append(tree_hash(root))
         return found
 
-    for module in (planner, undoing):
+    for module in (planner, undo_plan):
         monkeypatch.setattr(module, "read", late)
     with pytest.raises(DestinationError, match=r"common\.pt was changed while"):
         if verb == "undo":
@@ -248,12 +249,12 @@ def test_what_changes_while_a_plan_is_made_is_not_lost(
 
 
 def test_a_checkpoint_that_changed_since_it_was_planned(copy: Copy) -> None:
-    from ckptmigrate import migration
+    from ckptmigrate.verbs import migrate
 
     root = copy(SAMPLE)
-    planned = migration.prepare(root, "pre-rerun", in_place=True)
+    planned = migrate.prepare(root, "pre-rerun", in_place=True)
     shutil.copy(checkpoint_of(SAMPLES / "0.18.2-idle-tp2") / ".metadata", checkpoint_of(root))
     before = tree_hash(root)
     with pytest.raises(DestinationError, match=r"\.metadata was changed while"):
-        migration.carry_out(planned)
+        migrate.carry_out(planned)
     assert tree_hash(root) == before

@@ -17,9 +17,9 @@ from s3fs import S3FileSystem
 
 import ckptmigrate
 from ckptmigrate import migrate
-from ckptmigrate.access import store
-from ckptmigrate.access.places import Url
 from ckptmigrate.errors import CkptMigrateError, DestinationError, StoreError
+from ckptmigrate.storage import store
+from ckptmigrate.storage.places import Url
 
 pytest_plugins = ["store_fixtures"]
 SAMPLE = "0.18.2-idle-w1"

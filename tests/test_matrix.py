@@ -17,9 +17,9 @@ from conftest import CLI, MAIN, SAMPLES, Run, refused
 from real_releases import READERS, run_jobs
 
 from ckptmigrate.cli import cli
-from ckptmigrate.matrix import compiling, tables
-from ckptmigrate.matrix.cells import Cell, Matrix, grade, matrix
-from ckptmigrate.measuring import editing, index, jobs
+from ckptmigrate.compat import compilation, text_tables
+from ckptmigrate.compat.cells import Cell, Matrix, grade, matrix
+from ckptmigrate.measuring import jobs, package_index, yaml_edit
 
 ROOT = Path(__file__).parent.parent
 FACTS = ROOT / "compat_matrix.yaml"
@@ -41,7 +41,7 @@ def found() -> Matrix:
 
 
 def test_what_is_shipped_is_in_step_with_the_file() -> None:
-    for name, text in compiling.package_data(FACTS.read_text()).items():
+    for name, text in compilation.package_data(FACTS.read_text()).items():
         shipped = (ROOT / "ckptmigrate" / name).read_text()
         assert shipped == text, "run `make facts`"
 
@@ -83,8 +83,8 @@ def test_a_mistake_in_a_cell_names_its_line(old: str, new: str, word: str) -> No
     text = FACTS.read_text()
     head, section, cells = text.partition("\nmatrix:\n")
     assert old in cells
-    with pytest.raises(compiling.CompatError, match=r"line \d+") as error:
-        compiling.parse(head + section + cells.replace(old, new, 1))
+    with pytest.raises(compilation.CompatError, match=r"line \d+") as error:
+        compilation.parse(head + section + cells.replace(old, new, 1))
     assert word in str(error.value)
     line = int(str(error.value).partition("line ")[2].partition(":")[0])
     near = (head + section + cells[: cells.index(old)]).count("\n") + 1
@@ -180,8 +180,8 @@ def test_pairs_of_the_issue(found: Matrix) -> None:
 @pytest.mark.costly("reads and writes the file with its comments, some times")
 def test_an_update_keeps_every_other_line() -> None:
     text = FACTS.read_text()
-    _, found = compiling.parse(text)
-    assert editing.updated(text, found.matrix) == text
+    _, found = compilation.parse(text)
+    assert yaml_edit.updated(text, found.matrix) == text
     group = found.matrix[0]
     one, *others = group.cells
     changed = type(group)(
@@ -193,13 +193,13 @@ def test_an_update_keeps_every_other_line() -> None:
     # Comments below the last group of a scenario are of the next one.
     last = [g for g in found.matrix if g.scenario == group.scenario][-1]
     every = [type(last)(**{**vars(last), "cells": last.cells[::-1]}), changed]
-    assert editing.updated(text, every).count("  # -- ") == text.count("  # -- ") > 2
-    new = editing.updated(text, [changed])
+    assert yaml_edit.updated(text, every).count("  # -- ") == text.count("  # -- ") > 2
+    new = yaml_edit.updated(text, [changed])
     old_lines, new_lines = text.splitlines(), new.splitlines()
     assert len(old_lines) == len(new_lines)
     assert sum(a != b for a, b in zip(old_lines, new_lines, strict=True)) == 1
     assert new.count("#") == text.count("#") + 1
-    assert compiling.parse(new)[1].matrix[0] == changed
+    assert compilation.parse(new)[1].matrix[0] == changed
 
 
 # -- the verb
@@ -288,10 +288,10 @@ def test_no_colour_when_piped(run: Run) -> None:
 def test_the_table_of_the_readme_is_fresh(found: Matrix, run: Run) -> None:
     readme = (ROOT / "README.md").read_text()
     assert readme.count("<!-- matrix: ") == 1
-    assert tables.into(readme, found) == readme, "run `make facts`"
+    assert text_tables.into(readme, found) == readme, "run `make facts`"
     stale = readme.replace("✗✓", "✓✓")
     assert stale != readme
-    assert tables.into(stale, found) == readme
+    assert text_tables.into(stale, found) == readme
     assert run("matrix", "--markdown").stdout.startswith("**idle**: reruns enabled, no fault.")
 
 
@@ -313,5 +313,5 @@ def test_commands_of_cells(found: Matrix) -> None:
 def test_new_releases_of_the_index() -> None:
     known = ["0.9.0", "0.15.3", "0.20.dev0"]
     found = ["0.8.0", "0.9.0", "0.15.2", "0.15.3", "0.15.4", "0.20.0", "0.21.0", "0.22.0rc1"]
-    assert index.new(found, known) == ["0.15.4", "0.20.0", "0.21.0"]
-    assert index.new(["0.9.0", "0.15.3"], known) == []
+    assert package_index.new(found, known) == ["0.15.4", "0.20.0", "0.21.0"]
+    assert package_index.new(["0.9.0", "0.15.3"], known) == []

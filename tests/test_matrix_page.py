@@ -10,7 +10,7 @@ from browser import CONTRASTS, PHONE, SCHEMES, chromium, in_context, opened, sta
 from conftest import Run
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from ckptmigrate.matrix.cells import (
+from ckptmigrate.compat.cells import (
     CellRow,
     FailureRow,
     GroupRow,
@@ -20,7 +20,7 @@ from ckptmigrate.matrix.cells import (
     grade,
     matrix,
 )
-from ckptmigrate.matrix.page import page
+from ckptmigrate.compat.page import page
 
 SYMBOLS = {"ok": "✓", "partial": "~", "fails": "✗"}
 CELL = "#idle/raw/0.17.1/0.11.0"

@@ -19,7 +19,7 @@ from conftest import Run, checkpoint_of, refused, tree_hash
 from numpy._core.multiarray import _reconstruct
 
 from ckptmigrate import check, migrate, repair
-from ckptmigrate.inert import torchfile
+from ckptmigrate.pickles import torch_file
 from ckptmigrate.releases.environment import Environment
 from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.readers import reader
@@ -209,7 +209,7 @@ def test_the_numpy_of_the_job_decides(name: str, copy: Copy, run: Run, tmp_path:
     result = tmp_path / "out"
     assert run("check", result, "--reader", release, "--numpy", "1.24.4").returncode == 0
     for key, blob in torch_side.read(checkpoint_of(result)).blobs.items():
-        named = torchfile.load(blob).named
+        named = torch_file.load(blob).named
         assert not [path for path in named if path.startswith("numpy._core")], key
     # The same states, and NumPy 2 reads them, too.
     assert repr(states(result)) == repr(states(root))

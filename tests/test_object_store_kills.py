@@ -17,8 +17,9 @@ from object_stores import CLI, KEPT, NAME, TRACKER, url, visible, without_time
 from s3_server import BUCKET, Bucket, Proxy, Request, environment, files_of, pass_on, proxied
 
 import ckptmigrate
-from ckptmigrate import LOSSES, NotACheckpointError, migrate, recovery
-from ckptmigrate.access.places import Place, place
+from ckptmigrate import LOSSES, NotACheckpointError, migrate
+from ckptmigrate.storage.places import Place, place
+from ckptmigrate.verbs import recover
 
 pytest_plugins = ["store_fixtures"]
 DOWN = ("downgrade", url("run"), "--to", "split-rerun", "--allow-loss", "fault-context")
@@ -32,7 +33,7 @@ def share(every: int) -> str:
 def recovered(path: str) -> dict[Place, str]:
     """What `recover` does; it refuses a destination that is not there, and left nothing."""
     try:
-        return recovery.recover(place(path))
+        return recover.recover(place(path))
     except NotACheckpointError:
         return {}
 
@@ -155,7 +156,7 @@ def test_recover_killed_at_every_request(
             for number in itertools.count(1 + every // 4, every):
                 assert killed(proxy, change, at, after=False)
                 hit = killed(proxy, ("recover", url("run")), number, after=after)
-                recovery.recover(place(url("run")))
+                recover.recover(place(url("run")))
                 assert bucket.tree("run") == source
                 if not hit:
                     break

@@ -19,9 +19,9 @@ from s3_server import BUCKET, Bucket, environment, files_of, proxied, served
 
 import ckptmigrate
 from ckptmigrate import LOSSES, Link, RefusedError, migrate
-from ckptmigrate.access.places import Url, place
 from ckptmigrate.errors import DamagedError, DestinationError, StoreError
-from ckptmigrate.objects import publishing, swap
+from ckptmigrate.storage.places import Url, place
+from ckptmigrate.writing import store_publication, store_swap
 
 pytest_plugins = ["store_fixtures"]
 
@@ -213,14 +213,14 @@ def test_a_destination_that_appears_meanwhile_is_left_alone(
 ) -> None:
     bucket.put(SAMPLES / "0.18.2-idle-w1", "run")
     checkpoint = checkpoint_of(SAMPLES / "0.18.2-idle-w1").name
-    real = publishing._create_checkpoint
+    real = store_publication._create_checkpoint
 
     def late(*arguments: object) -> None:
         bucket.client.put_object(Bucket=BUCKET, Key=f"out/{checkpoint}/mine", Body=b"keep")
         bucket.client.put_object(Bucket=BUCKET, Key=f"out/{TRACKER}", Body=b"7")
         real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(publishing, "_create_checkpoint", late)
+    monkeypatch.setattr(store_publication, "_create_checkpoint", late)
     with pytest.raises(DestinationError, match="somebody else"):
         migrate(url("run"), to="pre-rerun", output=url("out"))
     assert bucket.tree("out") == {f"{checkpoint}/mine": b"keep", TRACKER: b"7"}
@@ -349,7 +349,7 @@ def test_two_runs_are_kept_apart(bucket: Bucket, s3: Run) -> None:
              "boot": "another", "namespace": "x", "ticks": 1}  # fmt: skip
     put = bucket.client.put_object
     put(Bucket=BUCKET, Key=f"{checkpoint}/{KEPT}lock", Body=json.dumps(owner))
-    put(Bucket=BUCKET, Key="." + f"out{publishing._LOCK}", Body=json.dumps(owner))
+    put(Bucket=BUCKET, Key="." + f"out{store_publication._LOCK}", Body=json.dumps(owner))
     before = bucket.tree("")
     change = ("downgrade", url("run"), "--to", "pre-rerun")
     refused(s3(*change, "--in-place"), "ann on node-2 (pid 7", "--break-lock")
@@ -377,4 +377,4 @@ def test_a_library_user_gets_the_parts_of_the_sentence(port: int) -> None:
     with pytest.raises(StoreError) as caught:
         ckptmigrate.inspect("s3://no-such-bucket/run")
     assert caught.value.path == Url("s3", "no-such-bucket")
-    assert swap.stage_of(Url("s3", "b/run")) == Url("s3", "b/run/.ckptmigrate/stage")
+    assert store_swap.stage_of(Url("s3", "b/run")) == Url("s3", "b/run/.ckptmigrate/stage")

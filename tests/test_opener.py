@@ -11,7 +11,7 @@ import pytest
 from conftest import Run, checkpoint_of
 
 import ckptmigrate
-from ckptmigrate.access import opener
+from ckptmigrate.storage import local_files
 
 PACKAGE = Path(ckptmigrate.__file__).parent
 OPENER = "access/opener.py"
@@ -92,8 +92,8 @@ KINDS = {"a FIFO": fifo, "a device": device, "a directory": folder}
 def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "file"
     KINDS[kind](path)
-    for call in (lambda: opener.read(path, 10), lambda: opener.append(path)):
-        with pytest.raises(opener.NotRegularError):
+    for call in (lambda: local_files.read(path, 10), lambda: local_files.append(path)):
+        with pytest.raises(local_files.NotRegularError):
             call()
 
 
@@ -101,10 +101,10 @@ def test_a_read_has_a_bound(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * 11)
     with pytest.raises(OSError, match="more than 10 bytes"):
-        opener.read(path, 10)
-    assert opener.read(path, 11) == b"x" * 11
-    assert opener.read(Path("/proc/self/status"), 10**6)  # says that it is empty
-    assert len(opener.read(Path("/proc/self/pagemap"), 100)) == 100  # and has no end
+        local_files.read(path, 10)
+    assert local_files.read(path, 11) == b"x" * 11
+    assert local_files.read(Path("/proc/self/status"), 10**6)  # says that it is empty
+    assert len(local_files.read(Path("/proc/self/pagemap"), 100)) == 100  # and has no end
 
 
 # -- through the verbs

@@ -19,9 +19,9 @@ from test_check import ask, read
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 
 from ckptmigrate import migrate
-from ckptmigrate.releases.checking import Job
+from ckptmigrate.releases.prediction import Job
 from ckptmigrate.versions import LAYOUTS
-from ckptmigrate.versions.reading import Reading
+from ckptmigrate.versions.detection import Reading
 
 Copy = Callable[[str], Path]
 BIAS = "optimizer.state.exp_avg.decoder.final_layernorm.bias"

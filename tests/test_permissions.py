@@ -15,7 +15,7 @@ import pytest
 from conftest import Run, checkpoint_of
 
 import ckptmigrate
-from ckptmigrate.writing import durable, linking
+from ckptmigrate.writing import durable, links
 
 Copy = Callable[[str], Path]
 SPECIAL = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
@@ -65,8 +65,8 @@ def test_no_special_bit_comes_along(
     checkpoint = with_special_bits(root)
     out = tmp_path / "out"
     if link == "reflink":  # where the file system has none, by the same way as one that has
-        monkeypatch.setattr(linking.fcntl, "ioctl", clone)
-    ckptmigrate.migrate(root, to="pre-rerun", output=out, link=linking.Link(link))
+        monkeypatch.setattr(links.fcntl, "ioctl", clone)
+    ckptmigrate.migrate(root, to="pre-rerun", output=out, link=links.Link(link))
     copied = [path for path in below(out) if path.lstat().st_ino not in inodes(checkpoint)]
     assert {"tool", "inner", "run_config.yaml", ".metadata"} <= {path.name for path in copied}
     assert [path for path in copied if path.stat().st_mode & SPECIAL] == []
@@ -201,6 +201,6 @@ def test_a_copy_belongs_to_the_owner_of_the_source(copy: Copy, tmp_path: Path) -
     root = copy("0.17.1-idle-w1")
     (checkpoint_of(root) / "notes").mkdir()
     give(root)
-    ckptmigrate.migrate(root, to="pre-rerun", output=tmp_path / "out", link=linking.Link.COPY)
+    ckptmigrate.migrate(root, to="pre-rerun", output=tmp_path / "out", link=links.Link.COPY)
     for path in below(checkpoint_of(tmp_path / "out")):
         assert (path.stat().st_uid, path.stat().st_gid) == (USER, GROUP), path

@@ -26,8 +26,8 @@ from hostile import pickles
 
 import ckptmigrate
 from ckptmigrate.errors import PickleError
-from ckptmigrate.inert import limits, reader, writer
-from ckptmigrate.inert.tree import Object, with_state
+from ckptmigrate.pickles import bounds, reader, serializer
+from ckptmigrate.pickles.tree import Object, with_state
 
 MOST = 10  # times what a harmless file takes
 LEAST = 5_000  # bytes that any file is taken to have, as short times are noise
@@ -145,7 +145,7 @@ def test_keys_of_one_hash(name: str) -> None:
 
 def test_the_measure_sees_a_flood(monkeypatch: pytest.MonkeyPatch) -> None:
     data = b"\x80\x04" + of_keys(n * P for n in range(1, 20_000)) + b"."
-    monkeypatch.setattr(limits, "HEAVIEST_KEYS", 10**9)
+    monkeypatch.setattr(bounds, "HEAVIEST_KEYS", 10**9)
     assert seconds(data, math.inf) > MOST * per_byte() * len(data)
 
 
@@ -180,7 +180,7 @@ def with_pieces(data: bytes, offsets: list[tuple[int, int]]) -> bytes:
         entry, {**entry.attributes, "chunks": chunks, "size": sized((P, P))}
     )
     tree.attributes["storage_data"] = {**stored, **rows}
-    return writer.dump(tree, 4)
+    return serializer.dump(tree, 4)
 
 
 def test_offsets_of_one_hash(tmp_path: Path) -> None:

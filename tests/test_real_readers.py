@@ -1,8 +1,8 @@
 """Real Megatron-Core releases load migrated checkpoints and end up with the state they should.
 
 `make readers` installs the releases into .readers/ (or $CKPTMIGRATE_READERS), one folder each.
-ckptmigrate/measuring/training_job does what a training job of that release does on load. What a
-job must hold is written here by hand, or read from the source checkpoint with real torch
+ckptmigrate/measuring/training_job does what a training job of that release does on load.
+What a job must hold is written here by hand, or read from the source checkpoint with real torch
 (torch_side.py).
 """
 

@@ -1,7 +1,8 @@
 """Real releases save, a migration follows, and real releases load.
 
-No shipped sample is involved. The jobs are those of ckptmigrate/measuring/training_job; what must
-arrive is written here by hand, or read from what was saved with real torch.
+No shipped sample is involved. The jobs are those of
+ckptmigrate/measuring/training_job; what must arrive is written here by hand, or read from
+what was saved with real torch.
 """
 
 from __future__ import annotations

@@ -25,10 +25,10 @@ from markdown_it import MarkdownIt
 from playwright.sync_api import Browser, ViewportSize, expect
 
 import ckptmigrate
-from ckptmigrate import migration
-from ckptmigrate.access.places import place as place_of
-from ckptmigrate.objects import publishing
-from ckptmigrate.reporting import building
+from ckptmigrate.report import build
+from ckptmigrate.storage.places import place as place_of
+from ckptmigrate.verbs import migrate
+from ckptmigrate.writing import store_publication
 
 RUN, FAULT, BROKEN = "0.17.1-idle-w1", "0.17.1-fault-tp2pp2", "0.17.1-corrupt-tp2"
 Copy = Callable[[str], Path]
@@ -181,10 +181,10 @@ def test_only_a_place_that_jobs_read_is_told_to_be_used(
 ) -> None:
     path, to = place_of(str(SAMPLES / RUN)), place_of(destination)
     # What is planned is planned without a look at the store.
-    monkeypatch.setattr(publishing, "check_free", lambda *_: None)
-    monkeypatch.setattr(publishing, "locked", lambda _: [])
-    planned = migration.prepare(path, "0.11", verb="downgrade", output=to)
-    told = building.of_migration(building.begun("downgrade", [str(path)]), planned)
+    monkeypatch.setattr(store_publication, "check_free", lambda *_: None)
+    monkeypatch.setattr(store_publication, "locked", lambda _: [])
+    planned = migrate.prepare(path, "0.11", verb="downgrade", output=to)
+    told = build.of_migration(build.begun("downgrade", [str(path)]), planned)
     used = [step.command for step in told.steps if step.purpose == "use"]
     assert used == ([f"--load {destination}"] if use else [])
 

@@ -26,8 +26,8 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 
 from ckptmigrate import migrate
-from ckptmigrate.releases.checking import Job
-from ckptmigrate.versions.reading import Reading
+from ckptmigrate.releases.prediction import Job
+from ckptmigrate.versions.detection import Reading
 
 Copy = Callable[[str], Path]
 Place = tuple[int, ...]

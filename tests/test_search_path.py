@@ -101,5 +101,8 @@ def test_real_releases(folder: Path) -> None:
 def test_the_index_of_packages(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """pip, too: it imports some hundred modules before it finds that there is no network."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    code = "import sys; del sys.path[0]; from ckptmigrate.measuring import index; index.available()"
+    code = (
+        "import sys; del sys.path[0]; "
+        "from ckptmigrate.measuring import package_index; package_index.available()"
+    )
     assert run(folder, sys.executable, "-c", code) == 1

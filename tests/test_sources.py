@@ -16,12 +16,12 @@ import torch
 from packaging.version import Version
 from real_releases import READERS
 
+from ckptmigrate.checks.findings import CODES
+from ckptmigrate.compat.cells import matrix
 from ckptmigrate.logs.kinds import kinds
-from ckptmigrate.matrix.cells import matrix
 from ckptmigrate.measuring import jobs
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.releases.facts import ROWS, compat
-from ckptmigrate.verifying.findings import CODES
 
 INSTALLED = jobs.installed(READERS)
 PATH = re.compile(r"\b(?:megatron|torch)/[\w/]+\.py")

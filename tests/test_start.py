@@ -24,19 +24,19 @@ COMMANDS = {
 }
 # For a large file, several PATHs, a report, a URL, a bar; for other verbs.
 OTHERWISE = (
-    "ckptmigrate.access.store",
-    "ckptmigrate.batch.driving",
-    "ckptmigrate.batch.work",
-    "ckptmigrate.checkpoint.bulk",
+    "ckptmigrate.storage.store",
+    "ckptmigrate.batch.drive",
+    "ckptmigrate.batch.tasks",
+    "ckptmigrate.checkpoint.large_metadata",
     "ckptmigrate.cli.batches",
-    "ckptmigrate.explaining",
+    "ckptmigrate.verbs.explain",
     "ckptmigrate.library",
-    "ckptmigrate.matrix",
+    "ckptmigrate.compat",
     "ckptmigrate.measuring",
-    "ckptmigrate.objects",
-    "ckptmigrate.repairing",
-    "ckptmigrate.reporting.building",
-    "ckptmigrate.reporting.report",
+    "ckptmigrate.writing.store_writer",
+    "ckptmigrate.verbs.repair",
+    "ckptmigrate.report.build",
+    "ckptmigrate.report.document",
     "distributed",
     "fsspec",
     "numpy",
@@ -44,8 +44,8 @@ OTHERWISE = (
     "ruamel",
     "torch",
 )
-PLANS = ("ckptmigrate.migration", "ckptmigrate.planning.planner")
-CHECKS = ("ckptmigrate.verification", "ckptmigrate.verifying.material")
+PLANS = ("ckptmigrate.verbs.migrate", "ckptmigrate.planning.planner")
+CHECKS = ("ckptmigrate.checks.verification", "ckptmigrate.checks.material")
 NEEDLESS = {
     "--version": (*OTHERWISE, *PLANS, *CHECKS, "ckptmigrate.checkpoint", "ckptmigrate.releases"),
     "inspect": (*OTHERWISE, *PLANS, *CHECKS),

@@ -16,10 +16,10 @@ import pytest
 from conftest import Run, checkpoint_of, refused, tree_hash
 
 import ckptmigrate
-from ckptmigrate.access.storage import LocalDirectory
 from ckptmigrate.batch import ledger
 from ckptmigrate.checkpoint import integrity, sidecar
 from ckptmigrate.errors import CkptMigrateError, DamagedError
+from ckptmigrate.storage.directories import LocalDirectory
 from ckptmigrate.writing import journal, lock
 
 Copy = Callable[[str], Path]

@@ -12,8 +12,8 @@ from flaky_store import FlakyFileSystem, below
 
 import ckptmigrate
 from ckptmigrate import CkptMigrateError, migrate
-from ckptmigrate.access import storage
 from ckptmigrate.errors import DamagedError, StoreError
+from ckptmigrate.storage import directories
 
 SAMPLE = "0.18.2-idle-w1"
 TARGET = "pre-rerun"
@@ -136,8 +136,8 @@ def test_a_key_that_is_listed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_lock_of_any_size_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     flaky_store.put(SAMPLES / SAMPLE, "run")
-    monkeypatch.setattr(storage, "LARGEST_JSON", 1000)
-    monkeypatch.setattr("ckptmigrate.access.store.LARGEST_JSON", 1000)
+    monkeypatch.setattr(directories, "LARGEST_JSON", 1000)
+    monkeypatch.setattr("ckptmigrate.storage.store.LARGEST_JSON", 1000)
     FlakyFileSystem.objects[f"{HERE}/.ckptmigrate/lock"] = bytes(5000)
     with pytest.raises(DamagedError, match="has more than 1000 bytes"):
         ckptmigrate.recover(RUN)

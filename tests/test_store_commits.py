@@ -14,10 +14,10 @@ from flaky_store import FlakyFileSystem, OnlyAnswered, below
 
 import ckptmigrate
 from ckptmigrate import CkptMigrateError, migrate
-from ckptmigrate.batch.changing import Migrate
-from ckptmigrate.batch.work import Status, Task, perform
+from ckptmigrate.batch.change_tasks import Migrate
+from ckptmigrate.batch.tasks import Status, Task, perform
 from ckptmigrate.errors import StoreError
-from ckptmigrate.writing import journal, swapping
+from ckptmigrate.writing import journal, swap
 
 SAMPLE = "0.18.2-idle-w1"
 TARGET = "pre-rerun"
@@ -198,7 +198,7 @@ def test_a_local_file_that_is_not_as_written(
 ) -> None:
     root = copy(SAMPLE)
     before = {p.name: p.read_bytes() for p in (root / CHECKPOINT).iterdir() if p.is_file()}
-    sync, turn = swapping._sync, itertools.count()
+    sync, turn = swap._sync, itertools.count()
 
     def other(*folders: Path) -> None:
         sync(*folders)
@@ -206,7 +206,7 @@ def test_a_local_file_that_is_not_as_written(
         if file.exists() and next(turn) == 0:
             file.write_bytes(file.read_bytes() + b" ")
 
-    monkeypatch.setattr(swapping, "_sync", other)
+    monkeypatch.setattr(swap, "_sync", other)
     with pytest.raises(CkptMigrateError, match="does not read back as it was written"):
         migrate(root, to=TARGET, in_place=True)
     monkeypatch.undo()

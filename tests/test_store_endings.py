@@ -27,13 +27,13 @@ from s3fs import S3FileSystem
 
 import ckptmigrate
 from ckptmigrate import CkptMigrateError, migrate
-from ckptmigrate.access import calls, storage, store
-from ckptmigrate.access.calls import Calls
-from ckptmigrate.access.places import Url
-from ckptmigrate.batch.changing import Migrate
-from ckptmigrate.batch.work import Task, perform
+from ckptmigrate.batch.change_tasks import Migrate
+from ckptmigrate.batch.tasks import Task, perform
 from ckptmigrate.cli import console
 from ckptmigrate.errors import StoreError
+from ckptmigrate.storage import directories, store, store_calls
+from ckptmigrate.storage.places import Url
+from ckptmigrate.storage.store_calls import Calls
 
 SAMPLE = "0.18.2-idle-w1"
 TARGET = "pre-rerun"
@@ -182,9 +182,9 @@ def test_a_server_that_does_not_answer(
 ) -> None:
     """Every call ends within its limit, and is reported meanwhile."""
     reported: list[float] = []
-    monkeypatch.setattr(storage, "on_wait", lambda place, seconds: reported.append(seconds))
-    monkeypatch.setattr(calls, "_LIMIT", 1.5)
-    monkeypatch.setattr(calls, "_REPORTED", 0.3)
+    monkeypatch.setattr(directories, "on_wait", lambda place, seconds: reported.append(seconds))
+    monkeypatch.setattr(store_calls, "_LIMIT", 1.5)
+    monkeypatch.setattr(store_calls, "_REPORTED", 0.3)
     with server(answer) as port:
         for name, value in environment(port).items():
             monkeypatch.setenv(name, value)
@@ -217,8 +217,8 @@ class Slow:
 def test_what_follows_a_call_that_was_given_up_is_given_less_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(calls, "_LIMIT", 0.5)
-    monkeypatch.setattr(calls, "_AFTER_ONE", 0.1)
+    monkeypatch.setattr(store_calls, "_LIMIT", 0.5)
+    monkeypatch.setattr(store_calls, "_AFTER_ONE", 0.1)
     call = Calls(Url("s3", "bucket"), Slow())
     for limit in (0.5, 0.1):
         start = time.monotonic()

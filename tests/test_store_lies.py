@@ -19,7 +19,7 @@ from s3fs import S3FileSystem
 
 import ckptmigrate
 from ckptmigrate import CkptMigrateError, migrate
-from ckptmigrate.access import calls, store
+from ckptmigrate.storage import store, store_calls
 
 pytest_plugins = ["store_fixtures"]
 SAMPLE = "0.18.2-idle-w1"
@@ -151,7 +151,7 @@ def test_a_listing_that_is_wrong(
 ) -> None:
     text, said = LISTINGS[what]
     if said == ENDLESS:
-        monkeypatch.setattr(calls, "_LIMIT", SECONDS)
+        monkeypatch.setattr(store_calls, "_LIMIT", SECONDS)
 
     def handle(request: Request) -> None:
         if _lists(request, f"{CHECKPOINT}/") and _asked(request)["delimiter"]:
@@ -212,7 +212,7 @@ def test_an_object_that_is_wrong(
 ) -> None:
     handle, said = OBJECTS[what]
     if said == ENDLESS:
-        monkeypatch.setattr(calls, "_LIMIT", SECONDS)
+        monkeypatch.setattr(store_calls, "_LIMIT", SECONDS)
     with through(handle), pytest.raises(CkptMigrateError, match=said) as caught:
         ckptmigrate.inspect(url("run"))
     assert caught.value.fix
@@ -222,7 +222,7 @@ def test_a_library_without_coroutines_is_given_up_while_it_reads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url = flaky_store.put(SAMPLES / SAMPLE, "run")
-    monkeypatch.setattr(calls, "_LIMIT", 1.0)
+    monkeypatch.setattr(store_calls, "_LIMIT", 1.0)
     ended = threading.Event()
 
     def hang(operation: str, key: str) -> None:

@@ -15,7 +15,7 @@ from s3_server import BUCKET, Bucket
 
 import ckptmigrate
 from ckptmigrate import CkptMigrateError, migrate
-from ckptmigrate.access.places import Url
+from ckptmigrate.storage.places import Url
 
 pytest_plugins = ["store_fixtures"]
 

@@ -14,8 +14,8 @@ from conftest import NAMES, SAMPLES, Run, checkpoint_of
 
 from ckptmigrate import inspect
 from ckptmigrate.checkpoint import metadata
-from ckptmigrate.inert import reader, torchfile
-from ckptmigrate.releases import symbols
+from ckptmigrate.pickles import reader, torch_file
+from ckptmigrate.releases import known_globals
 
 Copy = Callable[[str], Path]
 
@@ -29,10 +29,10 @@ def test_samples_name_none(name: str) -> None:
         blobs = list(contents.blobs.values())
         if (path / "common.pt").exists():
             blobs.append((path / "common.pt").read_bytes())
-        named += [torchfile.load(blob).named for blob in blobs]
+        named += [torch_file.load(blob).named for blob in blobs]
         assert len(named) >= 3
         assert len(named[0]) > 5
-        assert symbols.unknown([path for paths in named for path in paths]) == []
+        assert known_globals.unknown([path for paths in named for path in paths]) == []
         assert not [a for a in inspect(path).anomalies if "symbol" in a]
 
 
@@ -65,14 +65,14 @@ def test_unknown(path: str) -> None:
     data = f"\x80\x02Nc{module}\n{name}\n)R0."
     tree, named = reader.load_with_symbols(data.encode("latin1"))
     assert tree is None
-    assert symbols.unknown([*named, *named]) == [path]
+    assert known_globals.unknown([*named, *named]) == [path]
 
 
 @pytest.mark.parametrize("value", [torch.float8_e4m3fn, torch.qint8, torch.uint16, torch.bool])
 def test_every_dtype_is_known(value: torch.dtype) -> None:
     _, named = reader.load_with_symbols(pickle.dumps([value, torch.Size([1])], 2))
     assert len(named) == 2
-    assert symbols.unknown(named) == []
+    assert known_globals.unknown(named) == []
 
 
 class Framework:

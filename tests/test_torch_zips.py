@@ -19,7 +19,7 @@ import torch_zips
 from conftest import Run, checkpoint_of, refused
 
 from ckptmigrate.errors import PickleError
-from ckptmigrate.inert import torchzip
+from ckptmigrate.pickles import torch_zip
 
 Members = list[tuple[str, bytes]]
 
@@ -53,7 +53,7 @@ def read_by_torch(data: bytes) -> dict[str, bytes] | None:
 
 def read_here(data: bytes) -> dict[str, bytes] | None:
     try:
-        return dict(torchzip.read(data).members)
+        return dict(torch_zip.read(data).members)
     except PickleError as error:
         assert str(error).startswith("is not a torch zip (") and str(error).isprintable()
         return None
@@ -176,7 +176,7 @@ def test_what_torch_writes_is_read_and_written_back(value: str, given: dict[str,
         config.save.storage_alignment = 64
         torch.serialization.set_crc32_options(True)
     assert agree(data)
-    assert torchzip.write(torchzip.read(data)) == data
+    assert torch_zip.write(torch_zip.read(data)) == data
     assert torch.load(io.BytesIO(data), weights_only=False) is not None
 
 
@@ -212,7 +212,7 @@ def test_what_other_releases_of_torch_write_is_read(release: str) -> None:
     data = torch_zips.zipped([(f"archive/{name}", body) for name, body in members])
     assert hashlib.sha256(data).hexdigest() == digest
     assert agree(data)
-    assert torchzip.write(torchzip.read(data)) == data
+    assert torch_zip.write(torch_zip.read(data)) == data
 
 
 @pytest.mark.parametrize("name", ["common.pt", "no suffix", "a.b.c", "ünï cödé.pt", "x" * 200])
@@ -220,16 +220,16 @@ def test_any_name_of_a_file(tmp_path: Path, name: str) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / name)
     data = (tmp_path / name).read_bytes()
     assert agree(data)
-    assert torchzip.write(torchzip.read(data)) == data
+    assert torch_zip.write(torch_zip.read(data)) == data
 
 
 def test_a_file_of_more_members_than_a_zip_counts() -> None:
     members = [("archive/data.pkl", pickle.dumps([], 2)), ("archive/version", b"3\n")]
     members += [(f"archive/data/{n}", b"x") for n in range(70_000)]
     data = torch_zips.zipped(members)
-    found = torchzip.read(data)
+    found = torch_zip.read(data)
     assert len(found.members) == len(members)
-    assert torchzip.write(found) == data
+    assert torch_zip.write(found) == data
     assert torch._C.PyTorchFileReader(io.BytesIO(data)).get_record("data/69999") == b"x"
 
 
@@ -237,7 +237,7 @@ def test_a_wrong_content_is_seen_by_its_checksum() -> None:
     data = bytearray(SAVED)
     data[data.index(MEMBERS[0][1]) + 5] ^= 1
     with pytest.raises(PickleError, match=r"the CRC or size after data\.pkl, at byte \d+"):
-        torchzip.read(bytes(data))
+        torch_zip.read(bytes(data))
 
 
 # -- through the verbs

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from conftest import CLI, CORRUPT, MAIN, Run, checkpoint_of, refused, tree_hash
 
-from ckptmigrate.access import places
-from ckptmigrate.access.places import Url, place
 from ckptmigrate.errors import StoreError
+from ckptmigrate.storage import places
+from ckptmigrate.storage.places import Url, place
 
 Copy = Callable[[str], Path]
 PROGRAM = str(Path(sys.executable).with_name("ckptmigrate"))
@@ -381,7 +381,7 @@ def test_ctrl_c_while_the_program_is_still_imported(program: list[str], tmp_path
 def test_nohup_stays_in_force(tmp_path: Path) -> None:
     """A hangup that is ignored before the start stays so, also in a batch."""
     code = (
-        "import signal; from ckptmigrate import cli; from ckptmigrate.batch.running import Stop\n"
+        "import signal; from ckptmigrate import cli; from ckptmigrate.batch.executors import Stop\n"
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
         "seen = []\n"
         "cli.cli.main = lambda **_: seen.append(signal.getsignal(signal.SIGHUP))\n"
@@ -397,10 +397,10 @@ def test_signals_to_all_do_not_reach_processes_that_start(copy: Copy) -> None:
     """Ctrl-C while they import what they need; the end of a Slurm job step, before a task."""
     code = (
         "import os, signal, subprocess, sys\n"
-        "from ckptmigrate.batch.looking import Inspect\n"
+        "from ckptmigrate.batch.read_tasks import Inspect\n"
         "from ckptmigrate.batch.processes import Processes\n"
-        "from ckptmigrate.batch.running import Stop\n"
-        "from ckptmigrate.batch.work import Task\n"
+        "from ckptmigrate.batch.executors import Stop\n"
+        "from ckptmigrate.batch.tasks import Task\n"
         "class Signalled(subprocess.Popen):\n"
         "    def __init__(self, *words, **options):\n"
         "        super().__init__(*words, **options)\n"

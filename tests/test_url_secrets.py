@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import SAMPLES, Run
 
-from ckptmigrate.access.places import Url, place
-from ckptmigrate.access.store_errors import explained
 from ckptmigrate.errors import CkptMigrateError, StoreError
+from ckptmigrate.storage.places import Url, place
+from ckptmigrate.storage.store_errors import explained
 from ckptmigrate.text.secrets import masked
 
 SECRETS = ("AKID", "S3CR3T", "T0K3N")

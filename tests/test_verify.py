@@ -32,8 +32,8 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from ckptmigrate.checkpoint import shapes
-from ckptmigrate.verifying import tiling
-from ckptmigrate.verifying.findings import CODES
+from ckptmigrate.checks import tiling
+from ckptmigrate.checks.findings import CODES
 
 # For --load, which imports torch.
 WITH_TORCH = ForkServer("cli-torch", [*CLI.preload, "torch.distributed.checkpoint"])

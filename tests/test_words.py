@@ -11,9 +11,9 @@ import pytest
 from conftest import Run, checkpoint_of
 
 import ckptmigrate
-from ckptmigrate.access import opener
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.reporting import markdown
+from ckptmigrate.report import markdown
+from ckptmigrate.storage import local_files
 
 Copy = Callable[[str], Path]
 
@@ -21,7 +21,7 @@ Copy = Callable[[str], Path]
 @pytest.fixture
 def forbid(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     """Have the system refuse to open a file, as it does to all but root."""
-    opened = opener.opened
+    opened = local_files.opened
 
     def of(forbidden: Path) -> None:
         @contextlib.contextmanager
@@ -31,7 +31,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
             with opened(path) as file:
                 yield file
 
-        monkeypatch.setattr(opener, "opened", refusing)
+        monkeypatch.setattr(local_files, "opened", refusing)
 
     return of
 

@@ -4,15 +4,15 @@ import os
 import sys
 from pathlib import Path
 
-from ckptmigrate.checkpoint import bulk, metadata, splicing
-from ckptmigrate.inert.tokens import framed
+from ckptmigrate.checkpoint import large_edits, large_metadata, metadata
+from ckptmigrate.pickles.large.tokens import framed
 
 place = Path(sys.argv[1]) / ".metadata"
 found = metadata.read(place.read_bytes())
 keys = [key for key in found.entries if key.startswith("rerun_state_machine_state/")]
 edited = found.without(keys)
-if isinstance(edited, bulk.BulkMetadata):
-    spliced = splicing.splice(edited)
+if isinstance(edited, large_metadata.BulkMetadata):
+    spliced = large_edits.splice(edited)
     content = framed(spliced.data, spliced.cuts)
 else:  # a small .metadata, with --quick
     content = edited.dump()

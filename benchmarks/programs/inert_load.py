@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from ckptmigrate.inert.reader import InertUnpickler, uncollected
+from ckptmigrate.pickles.reader import InertUnpickler, uncollected
 
 with (Path(sys.argv[1]) / ".metadata").open("rb") as file:
     unpickler = InertUnpickler(file, fix_imports=False)

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from ckptmigrate.access import opener
-from ckptmigrate.access.places import Place, lies_in
-from ckptmigrate.batch.work import Done, Outcome, Status, Task
+from ckptmigrate.batch.tasks import Done, Outcome, Status, Task
 from ckptmigrate.errors import DestinationError
+from ckptmigrate.storage import local_files
+from ckptmigrate.storage.places import Place, lies_in
 from ckptmigrate.writing.durable import sync_directory
 
 _FORMAT: Final = 1
@@ -52,7 +52,7 @@ class Ledger:
         """
         self.path = path
         try:
-            self._handle = opener.append(path)
+            self._handle = local_files.append(path)
         except OSError as error:
             raise self._unwritable(error) from error
         try:
@@ -68,7 +68,7 @@ class Ledger:
             return {}
         if not _is_one(os.pread(self._handle, _LONGEST_LINE, 0)):
             raise OSError("it is another file, and no ledger")
-        with opener.over(self._handle) as file:
+        with local_files.over(self._handle) as file:
             done = _done(iter(partial(file.readline, _LONGEST_LINE), b""))
         if os.pread(self._handle, 1, size - 1) != b"\n":
             os.write(self._handle, b"\n")  # end the truncated line

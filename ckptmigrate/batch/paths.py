@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptmigrate import locate
-from ckptmigrate.access import places
-from ckptmigrate.access.places import Place
-from ckptmigrate.access.storage import DEEPEST
+from ckptmigrate.checkpoint import locate
+from ckptmigrate.checks import root_checks
 from ckptmigrate.errors import CkptMigrateError, NotACheckpointError, of_system
-from ckptmigrate.verifying import roots
+from ckptmigrate.storage import places
+from ckptmigrate.storage.directories import DEEPEST
+from ckptmigrate.storage.places import Place
 
 
 @dataclass(frozen=True)
@@ -141,5 +141,5 @@ def chosen(path: Place, *, iteration: int | None, every: bool) -> Group:
     Raises:
         NotACheckpointError: as `roots.choose`.
     """
-    found = roots.choose(path, iteration=iteration, every=every)
+    found = root_checks.choose(path, iteration=iteration, every=every)
     return Group(str(found.path), tuple(map(str, found.checkpoints)), None, found.is_root)

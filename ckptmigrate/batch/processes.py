@@ -18,8 +18,8 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from ckptmigrate import search_path
-from ckptmigrate.batch.running import Outcomes, Stop
-from ckptmigrate.batch.work import Outcome, Status, Task, checked, died, interrupted, perform
+from ckptmigrate.batch.executors import Outcomes, Stop
+from ckptmigrate.batch.tasks import Outcome, Status, Task, checked, died, interrupted, perform
 
 # A terminal or a Slurm job step sends these signals to every process, but only the parent decides
 # whether to continue. So the processes block them; SIGTERM is unblocked during a task.

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from ckptmigrate import locate
-from ckptmigrate.access import storage
-from ckptmigrate.access.places import TRACKERS, Place
-from ckptmigrate.checkpoint import trackers
+from ckptmigrate.checkpoint import locate, trackers
 from ckptmigrate.errors import DestinationError
+from ckptmigrate.storage import directories
+from ckptmigrate.storage.places import TRACKERS, Place
 from ckptmigrate.writing.writer import writer
 
 
@@ -28,7 +27,7 @@ def check(root: Place, source: Place, names: Collection[str], *, go_on: bool) ->
         made = isinstance(root, Path) and not root.parent.is_dir()
         writer(root.parent if made else root).check_free(source)
         return
-    found = storage.directory(root)
+    found = directories.directory(root)
     begun = tuple(f".{name}.ckptmigrate-" for name in names)
     strange = [
         name
@@ -53,7 +52,7 @@ def name_latest(root: Place, tracker: str) -> None:
     Raises:
         DestinationError: a tracker file cannot be written.
     """
-    there = storage.directory(root)
-    files = trackers.files(tracker, storage.directory(root / locate.directory_of(tracker)))
-    if any(storage.read_if_there(there, name) != content for name, content in files.items()):
+    there = directories.directory(root)
+    files = trackers.files(tracker, directories.directory(root / locate.directory_of(tracker)))
+    if any(directories.read_if_there(there, name) != content for name, content in files.items()):
         writer(root).name_latest(files)

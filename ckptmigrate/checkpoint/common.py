@@ -12,9 +12,9 @@ from functools import cached_property
 from typing import Any, Final
 
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.inert import torchfile
-from ckptmigrate.inert.torchfile import TorchFile
-from ckptmigrate.inert.tree import Global, Object, symbols
+from ckptmigrate.pickles import torch_file as torchfile
+from ckptmigrate.pickles.torch_file import TorchFile
+from ckptmigrate.pickles.tree import Global, Object, symbols
 
 FILE: Final = "common.pt"
 KEY: Final = "common_state/shard_0_1"

@@ -12,12 +12,12 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ckptmigrate.access.places import Place
-from ckptmigrate.access.storage import Directory, Progress
 from ckptmigrate.checkpoint.manifest import METADATA_FILES
 from ckptmigrate.checkpoint.sidecar import digest
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.inert.short import short
+from ckptmigrate.pickles.display import short
+from ckptmigrate.storage.directories import Directory, Progress
+from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import shell
 
 FILE: Final = "integrity.json"

@@ -13,16 +13,16 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
-from ckptmigrate.access.places import Place
-from ckptmigrate.access.storage import Directory
 from ckptmigrate.checkpoint import common, metadata
 from ckptmigrate.checkpoint.common import CommonState
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.rerun import COMMON_ENTRY, SHARDED_KEY, StoredRerun
 from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.inert import torchfile
-from ckptmigrate.inert.torchfile import TorchFile
+from ckptmigrate.pickles import torch_file
+from ckptmigrate.pickles.torch_file import TorchFile
+from ckptmigrate.storage.directories import Directory
+from ckptmigrate.storage.places import Place
 
 MARKER_FILE: Final = "metadata.json"
 # The metadata files that a migration may rewrite.
@@ -144,7 +144,7 @@ class Manifest:
             DamagedError: the key has no bytes, or they are not a torch zip.
         """
         try:
-            return torchfile.load(self.read_blob_bytes(key))
+            return torch_file.load(self.read_blob_bytes(key))
         except DamagedError as error:
             raise DamagedError(
                 f"sharded object {key!r} {error.reason}", path=self.path, fix=error.fix
@@ -206,7 +206,7 @@ class Manifest:
             if key in unchanged and unchanged[key] is fields:
                 continue
             if id(fields) not in known:  # equal contents share their bytes
-                content = torchfile.dump(file.with_tree([fields], "archive"))
+                content = torch_file.dump(file.with_tree([fields], "archive"))
                 known[id(fields)] = Blob(self.new_payload_file, len(payload), len(content))
                 payload += content
             if key in edited.entries:

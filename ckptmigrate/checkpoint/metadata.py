@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from ckptmigrate.checkpoint.modelling import Models
+from ckptmigrate.checkpoint.row_templates import Models
 from ckptmigrate.checkpoint.rows import (
     Blob,
     Chunk,
@@ -27,8 +27,8 @@ from ckptmigrate.checkpoint.rows import (
     piece_of,
 )
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.inert import reader, writer
-from ckptmigrate.inert.tree import (
+from ckptmigrate.pickles import reader, serializer
+from ckptmigrate.pickles.tree import (
     Global,
     Object,
     is_object,
@@ -155,7 +155,7 @@ class Metadata:
 
     def dump(self) -> bytes:
         """Return the bytes of the file."""
-        return writer.dump(self.tree, self.protocol)
+        return serializer.dump(self.tree, self.protocol)
 
     def written(self) -> Metadata:
         """Return the metadata read back from the bytes if they were validated, else self."""
@@ -258,9 +258,9 @@ def read(data: bytes, threshold: int = THRESHOLD) -> Metadata:
     """
     if len(data) < threshold:
         return load(data)
-    from ckptmigrate.checkpoint import bulk  # rarely needed, and its import is slow
+    from ckptmigrate.checkpoint import large_metadata  # rarely needed, and its import is slow
 
-    found = bulk.load(data)
+    found = large_metadata.load(data)
     return load(data) if found is None else found
 
 
@@ -277,7 +277,7 @@ def parse(data: bytes) -> Metadata:
     if not is_object(tree, *CLASSES):
         found = type(tree).path if isinstance(tree, Object) else type(tree).__name__
         raise DamagedError(f"holds {found}, not checkpoint metadata")
-    return Metadata(tree, writer.protocol_of(data), named)
+    return Metadata(tree, serializer.protocol_of(data), named)
 
 
 def check_tables(metadata: Metadata) -> None:

@@ -15,10 +15,10 @@ from enum import Enum
 from typing import Any, Final
 
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.inert import torchfile
-from ckptmigrate.inert.short import short
-from ckptmigrate.inert.torchfile import TorchFile
-from ckptmigrate.inert.tree import Object, enum_member, enum_value, is_object, symbol
+from ckptmigrate.pickles import torch_file
+from ckptmigrate.pickles.display import short
+from ckptmigrate.pickles.torch_file import TorchFile
+from ckptmigrate.pickles.tree import Object, enum_member, enum_value, is_object, symbol
 
 COMMON_ENTRY: Final = "rerun_state_machine"
 SHARDED_KEY: Final = "rerun_state_machine_state"
@@ -249,4 +249,4 @@ def idle_fields() -> dict[str, Any]:
 def idle_shard() -> Shard:
     """Return a new idle shard."""
     fields = idle_fields()
-    return Shard(fields, None, torchfile.new([fields]))
+    return Shard(fields, None, torch_file.new([fields]))

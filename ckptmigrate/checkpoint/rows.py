@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.inert.tree import Object, is_object
+from ckptmigrate.pickles.tree import Object, is_object
 
 _DCP: Final = "torch.distributed.checkpoint"
 _TENSOR_ENTRY: Final = f"{_DCP}.metadata.TensorStorageMetadata"

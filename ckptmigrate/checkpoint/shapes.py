@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from ckptmigrate.checkpoint.rows import size_value
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.inert.tree import Object, is_object
+from ckptmigrate.pickles.tree import Object, is_object
 
 _CHUNK: Final = "torch.distributed.checkpoint.metadata.ChunkStorageMetadata"
 _MOST_DIMENSIONS: Final = 64  # the limit of torch operations

@@ -19,9 +19,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from ckptmigrate.access.storage import LARGEST_JSON, NAMES, Directory, Overlay, size_of
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.inert.short import short
+from ckptmigrate.pickles.display import short
+from ckptmigrate.storage.directories import LARGEST_JSON, NAMES, Directory, Overlay, size_of
 from ckptmigrate.text.commands import shell
 
 FILE: Final = "ckptmigrate.json"

@@ -8,10 +8,10 @@ from typing import Any
 
 from ckptmigrate.checkpoint import metadata
 from ckptmigrate.checkpoint.metadata import Metadata
-from ckptmigrate.checkpoint.modelling import Models
+from ckptmigrate.checkpoint.row_templates import Models
 from ckptmigrate.checkpoint.rows import Blob, is_tensor_entry
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.inert.tree import Object, enum_member, symbol, symbol_of, with_state
+from ckptmigrate.pickles.tree import Object, enum_member, symbol, symbol_of, with_state
 
 Numbers = tuple[int, ...]
 _SHARD = 2  # torch.distributed.checkpoint.planner.WriteItemType.SHARD

@@ -13,7 +13,7 @@ from typing import Any
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import MOST_RANKS, parse_unique_key
 from ckptmigrate.errors import RefusedError, Retry
-from ckptmigrate.inert.short import short
+from ckptmigrate.pickles.display import short
 
 _WORLD, _TENSOR, _PIPELINE = "--world-size", "--tensor-parallel", "--pipeline-parallel"
 _ARGUMENTS = {

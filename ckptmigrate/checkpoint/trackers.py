@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ckptmigrate.access.places import LATEST_TRAIN_STATE, TRACKER_FILE
-from ckptmigrate.access.storage import Directory, read_if_there
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.inert import torchfile
-from ckptmigrate.inert.tree import Global, Object, PersistentId
+from ckptmigrate.pickles import torch_file
+from ckptmigrate.pickles.tree import Global, Object, PersistentId
+from ckptmigrate.storage.directories import Directory, read_if_there
+from ckptmigrate.storage.places import LATEST_TRAIN_STATE, TRACKER_FILE
 
 TRAIN_STATE: Final = "train_state.pt"
 _TENSOR: Final = "torch._utils._rebuild_tensor_v2"
@@ -53,7 +53,7 @@ def step(content: bytes) -> int:
     Raises:
         DamagedError: the content is not a train state.
     """
-    found = torchfile.load(content)
+    found = torch_file.load(content)
     tensor = found.tree.get("step") if isinstance(found.tree, dict) else None
     storage = _storage(tensor)
     if storage is None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ckptmigrate.access.places import place
-from ckptmigrate.batch import telling
-from ckptmigrate.batch.driving import Batch, Root
-from ckptmigrate.batch.work import Outcome, Status
+from ckptmigrate.batch import summary
+from ckptmigrate.batch.drive import Batch, Root
+from ckptmigrate.batch.tasks import Outcome, Status
+from ckptmigrate.checks.findings import counted
+from ckptmigrate.storage.places import place
 from ckptmigrate.text.commands import load
 from ckptmigrate.text.lines import Line
-from ckptmigrate.verifying.findings import counted
 
 _COLUMN: Final = 12  # width of the status
 _HANG: Final = 2  # small, because paths need the width
@@ -30,14 +30,14 @@ def lines(found: Batch, verb: str) -> list[Line]:
     """Return the lines of a batch: each checkpoint, the number per status, and how to undo it."""
     shown = [_line(outcome) for outcome in found.outcomes]
     shown += [Line(path, f"{'not begun':{_COLUMN}}", hang=_HANG) for path in found.not_begun]
-    shown.append(Line(telling.summary(found), hang=_HANG, style="bold"))
+    shown.append(Line(summary.summary(found), hang=_HANG, style="bold"))
     shown += map(_root, found.roots)
-    undone = telling.undo(found, verb)
+    undone = summary.undo(found, verb)
     done = [each for each in found.outcomes if each.status is Status.DONE]
     if len(done) > _MOST_UNDONE and not found.roots:
         undone = ["`ckptmigrate undo` with the checkpoints that are done above"][: len(undone)]
     shown += [Line(each, "undo: ", whole=True) for each in undone]
-    shown += [Line(text, "caution: ", style="yellow") for text in telling.cautions(found)]
+    shown += [Line(text, "caution: ", style="yellow") for text in summary.cautions(found)]
     return shown
 
 
@@ -54,7 +54,7 @@ def _line(outcome: Outcome) -> Line:
 def _root(root: Root) -> Line:
     text = f"wrote {root.path}"
     if root.tracker is None:
-        text += f", without a tracker file yet: {telling.root_without_tracker(root)}"
+        text += f", without a tracker file yet: {summary.root_without_tracker(root)}"
     elif use := load(place(root.path)):
         text += f": use it as {use}"
     return Line(text, hang=_HANG)
@@ -73,7 +73,7 @@ def as_json(found: Batch, verb: str, again: str | None) -> dict[str, Any]:
         "seconds": round(found.seconds, 3),
         "signal": found.signal,
         "go_on": None if found.good else again,
-        "undo": telling.undo(found, verb),
+        "undo": summary.undo(found, verb),
         "roots": [root.as_json() for root in found.roots],
         "checkpoints": [outcome.as_json() for outcome in found.outcomes],
         "not_begun": list(found.not_begun),

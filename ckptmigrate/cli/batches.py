@@ -11,19 +11,19 @@ from pathlib import Path
 
 import click
 
-from ckptmigrate import reporting
-from ckptmigrate.access.places import Place, lies_in, place
-from ckptmigrate.batch.driving import Batch, Job, drive
+from ckptmigrate import report
+from ckptmigrate.batch.drive import Batch, Job, drive
+from ckptmigrate.batch.executors import Executor, Stop, here
 from ckptmigrate.batch.ledger import Ledger, check_place
 from ckptmigrate.batch.paths import Group
-from ckptmigrate.batch.running import Executor, Stop, here
 from ckptmigrate.batch.shard import Shard
-from ckptmigrate.batch.work import Task, Work
-from ckptmigrate.cli import batch_text, console, retrying
+from ckptmigrate.batch.tasks import Task, Work
+from ckptmigrate.cli import batch_text, console, corrected_command
+from ckptmigrate.cli.batch_options import RETRIES, Many
 from ckptmigrate.cli.console import output
-from ckptmigrate.cli.many import RETRIES, Many
-from ckptmigrate.cli.recording import recorder
+from ckptmigrate.cli.report_recorder import recorder
 from ckptmigrate.errors import Retry
+from ckptmigrate.storage.places import Place, lies_in, place
 from ckptmigrate.text.commands import command
 
 
@@ -62,7 +62,7 @@ def run(many: Many, verb: str, *phases: Sequence[Job], dry_run: bool = False) ->
         done = [drive(p, executor, stop, ledger=ledger, progress=progress) for p in phases]
     batch = functools.reduce(Batch.followed_by, done)
     again = None if dry_run else _again(many, sources)
-    recorder.add(lambda report: reporting.batches.of_batch(report, batch, verb, again))
+    recorder.add(lambda document: report.batch_report.of_batch(document, batch, verb, again))
     if output.json:
         output.object(batch_text.as_json(batch, verb, again))
     else:
@@ -80,7 +80,7 @@ def run(many: Many, verb: str, *phases: Sequence[Job], dry_run: bool = False) ->
 def _executor(many: Many) -> Executor:
     """Return the executor that the options select."""
     if many.scheduler is not None:
-        from ckptmigrate.batch.cluster import Cluster
+        from ckptmigrate.batch.dask_cluster import Cluster
 
         return Cluster(many.scheduler, RETRIES if many.retries is None else many.retries)
     if many.jobs is not None and many.jobs > 1:
@@ -122,4 +122,4 @@ def _again(many: Many, sources: Sequence[Place]) -> str | None:
         )
         add = ("--ledger", "ledger.jsonl" if there == current else str(there / "ledger.jsonl"))
     verb = click.get_current_context().command
-    return command(*retrying.changed(sys.argv[1:], Retry(add=add), verb, None))
+    return command(*corrected_command.changed(sys.argv[1:], Retry(add=add), verb, None))

@@ -6,20 +6,21 @@ from functools import partial
 
 import click
 
-from ckptmigrate import locate, reporting
-from ckptmigrate.access import storage
+from ckptmigrate import report
 from ckptmigrate.batch import paths
+from ckptmigrate.checkpoint import locate
 from ckptmigrate.checkpoint.rerun import MODE_OF_ARGUMENT
-from ckptmigrate.cli import completing, options, render
+from ckptmigrate.cli import completion_values, options, render
+from ckptmigrate.cli.batch_options import Many, several
 from ckptmigrate.cli.console import output
-from ckptmigrate.cli.manual import CHECKPOINT, Manual
-from ckptmigrate.cli.many import Many, several
-from ckptmigrate.cli.recording import recorder
-from ckptmigrate.cli.reports import reported
-from ckptmigrate.releases import checking
+from ckptmigrate.cli.help import CHECKPOINT, Manual
+from ckptmigrate.cli.report_option import reported
+from ckptmigrate.cli.report_recorder import recorder
+from ckptmigrate.releases import prediction
 from ckptmigrate.releases.environment import environment
 from ckptmigrate.releases.readers import reader, readers
-from ckptmigrate.versions.reading import read
+from ckptmigrate.storage import directories
+from ckptmigrate.versions.detection import read
 
 
 @click.command(
@@ -32,7 +33,7 @@ from ckptmigrate.versions.reading import read
     "release",
     type=options.RELEASE,
     metavar="RELEASE",
-    shell_complete=completing.releases,
+    shell_complete=completion_values.releases,
     help="Check this release only, for example 0.13.1. 0.13 means its latest patch release.",
 )
 @options.torch
@@ -41,11 +42,11 @@ from ckptmigrate.versions.reading import read
 @options.strict
 @click.option(
     "--strictness",
-    type=click.Choice(checking.STRICTNESS),
+    type=click.Choice(prediction.STRICTNESS),
     metavar="POLICY",
-    default=checking.DEFAULT_STRICTNESS,
+    default=prediction.DEFAULT_STRICTNESS,
     show_default=True,
-    help=f"--dist-ckpt-strictness of the job: {', '.join(checking.STRICTNESS)}.",
+    help=f"--dist-ckpt-strictness of the job: {', '.join(prediction.STRICTNESS)}.",
 )
 @click.option(
     "--job-tp", type=click.IntRange(min=1), metavar="N", help="Tensor parallel size of the job."
@@ -112,7 +113,7 @@ def check(
     from ckptmigrate.releases.facts import compat
 
     options.check_choice(iteration, every=every)
-    job = checking.Job(
+    job = prediction.Job(
         tensor=job_tp,
         pipeline=job_pp,
         context=job_cp,
@@ -121,29 +122,29 @@ def check(
         finetune=finetune,
         no_load_optim=no_load_optim,
         no_load_rng=no_load_rng,
-        strictness=checking.RAISE_ALL if strict else strictness,
+        strictness=prediction.RAISE_ALL if strict else strictness,
     )
     where = environment(python, numpy)
     if many.batch or every:
-        from ckptmigrate.batch.looking import Check
+        from ckptmigrate.batch.read_tasks import Check
         from ckptmigrate.cli.batches import jobs, run
 
         choose = partial(paths.located, iteration=iteration, every=every)
         run(many, "check", jobs(many.groups(choose), Check(release, torch, where, job)))
         return
     located = locate.locate(many.only, iteration=iteration)
-    found = read(storage.directory(located.checkpoints[0]))
+    found = read(directories.directory(located.checkpoints[0]))
     asked = (
         [reader(release, compat(), torch, where)] if release else readers(compat(), torch, where)
     )
-    verdicts = [checking.check(found, each, job) for each in asked]
+    verdicts = [prediction.check(found, each, job) for each in asked]
     advised = None
     if release:
-        from ckptmigrate.planning import advice
+        from ckptmigrate.planning import fixes
 
-        advised = advice.advise(found, verdicts[0], job, located.words(iteration))
+        advised = fixes.advise(found, verdicts[0], job, located.words(iteration))
     recorder.add(
-        lambda report: reporting.building.of_check(report, found.manifest.path, verdicts, advised)
+        lambda document: report.build.of_check(document, found.manifest.path, verdicts, advised)
     )
     if advised is not None:
         if output.json:

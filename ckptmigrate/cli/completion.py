@@ -9,7 +9,7 @@ from click.shell_completion import get_completion_class
 
 from ckptmigrate.cli import options
 from ckptmigrate.cli.console import output
-from ckptmigrate.cli.manual import Manual
+from ckptmigrate.cli.help import Manual
 from ckptmigrate.text.commands import PROGRAM
 
 VARIABLE: Final = "_CKPTMIGRATE_COMPLETE"

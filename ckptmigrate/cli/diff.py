@@ -5,15 +5,15 @@ from __future__ import annotations
 import click
 
 import ckptmigrate
-from ckptmigrate.access.places import Place
-from ckptmigrate.cli import completing, options, render
+from ckptmigrate.cli import completion_values, options, render
 from ckptmigrate.cli.console import output
-from ckptmigrate.cli.manual import Manual
+from ckptmigrate.cli.help import Manual
+from ckptmigrate.storage.places import Place
 
 
 @click.command(cls=Manual, found="error, or the checkpoints differ")
-@click.argument("a", type=options.PLACE, shell_complete=completing.directories)
-@click.argument("b", type=options.PLACE, shell_complete=completing.directories)
+@click.argument("a", type=options.PLACE, shell_complete=completion_values.directories)
+@click.argument("b", type=options.PLACE, shell_complete=completion_values.directories)
 @options.iteration
 @options.full
 @options.output_options

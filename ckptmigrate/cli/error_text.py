@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from ckptmigrate.logs.answering import Answer, LogAnswer, predicted_fixes
-from ckptmigrate.logs.deciding import Decision
+from ckptmigrate.checks.findings import counted
+from ckptmigrate.logs.answers import Answer, LogAnswer, predicted_fixes
+from ckptmigrate.logs.diagnosis import Decision
 from ckptmigrate.logs.kinds import Sure
-from ckptmigrate.logs.reading_log import Found
+from ckptmigrate.logs.log_reader import Found
 from ckptmigrate.text.lines import Line
 from ckptmigrate.text.printable import few
-from ckptmigrate.verifying.findings import counted
 
 if TYPE_CHECKING:
-    from ckptmigrate.explaining import Explanation
+    from ckptmigrate.verbs.explain import Explanation
 
 _COLUMN: Final = 11  # width of the label column
 _LONGEST: Final = 300  # of a log line, before it is cut

@@ -6,10 +6,10 @@ import sys
 
 import click
 
-from ckptmigrate.access.places import Place
-from ckptmigrate.cli import completing, options, render
+from ckptmigrate.cli import completion_values, options, render
 from ckptmigrate.cli.console import output
-from ckptmigrate.cli.manual import Manual
+from ckptmigrate.cli.help import Manual
+from ckptmigrate.storage.places import Place
 
 _STDIN = "-"
 
@@ -20,13 +20,13 @@ _STDIN = "-"
     type=options.RELEASE,
     required=False,
     metavar="[TOPIC]",
-    shell_complete=completing.explainable,
+    shell_complete=completion_values.explainable,
 )
 @click.option(
     "--checkpoint",
     type=options.PLACE,
     metavar="PATH",
-    shell_complete=completing.directories,
+    shell_complete=completion_values.directories,
     help="The checkpoint or root that the job loads. Examined to decide between possible causes.",
 )
 @options.output_options
@@ -53,7 +53,7 @@ def explain(word: str | None, checkpoint: Place | None) -> None:
       ckptmigrate explain rerun-shards-missing
       ckptmigrate explain 0.13
     """
-    from ckptmigrate import explaining
+    from ckptmigrate.verbs import explain as explaining
 
     if word is None:
         if checkpoint is not None:
@@ -67,7 +67,7 @@ def explain(word: str | None, checkpoint: Place | None) -> None:
     if word == _STDIN:
         _explain_log(checkpoint)
         return
-    from ckptmigrate.logs.seen import Seen
+    from ckptmigrate.logs.examined import Seen
 
     seen = None if checkpoint is None else Seen(checkpoint)
     found = explaining.explain(word, seen)
@@ -82,13 +82,13 @@ def explain(word: str | None, checkpoint: Place | None) -> None:
 
 
 def _explain_log(checkpoint: Place | None) -> None:
-    from ckptmigrate import explaining
     from ckptmigrate.cli import error_text
-    from ckptmigrate.logs import answering
+    from ckptmigrate.logs import answers
+    from ckptmigrate.verbs import explain as explaining
 
     if sys.stdin is None:
         raise click.UsageError("Cannot read a log (-): standard input is closed.")
-    answer = answering.of_log(sys.stdin.buffer, checkpoint)
+    answer = answers.of_log(sys.stdin.buffer, checkpoint)
     found = explaining.explain_log(answer)
     if output.json:
         output.object(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ckptmigrate.cli import retrying
+from ckptmigrate.cli import corrected_command
 from ckptmigrate.errors import CkptMigrateError, of_system
 
 
@@ -16,7 +16,7 @@ def told(error: Exception, group: click.Group, words: list[str]) -> CkptMigrateE
         words: the command line that failed, without the name of the program.
     """
     if isinstance(error, CkptMigrateError):
-        retrying.with_command(error, group, words)
+        corrected_command.with_command(error, group, words)
         return error
     if isinstance(error, OSError):
         return of_system(error)

@@ -6,13 +6,14 @@ from functools import partial
 
 import click
 
-from ckptmigrate import inspection, locate
 from ckptmigrate.batch import paths
+from ckptmigrate.checkpoint import locate
 from ckptmigrate.cli import options, render
+from ckptmigrate.cli.batch_options import Many, several
 from ckptmigrate.cli.console import output
-from ckptmigrate.cli.manual import MIGRATED, Manual
-from ckptmigrate.cli.many import Many, several
+from ckptmigrate.cli.help import MIGRATED, Manual
 from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.verbs import inspect as inspection
 from ckptmigrate.writing.writer import writer
 
 
@@ -36,7 +37,7 @@ def inspect(many: Many, iteration: int | None, every: bool, full: bool) -> None:
     """
     options.check_choice(iteration, every=every)
     if many.batch:
-        from ckptmigrate.batch.looking import Inspect
+        from ckptmigrate.batch.read_tasks import Inspect
         from ckptmigrate.cli.batches import jobs, run
 
         choose = partial(paths.located, iteration=iteration, every=every)

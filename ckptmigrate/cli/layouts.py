@@ -6,7 +6,7 @@ import click
 
 from ckptmigrate.cli import options
 from ckptmigrate.cli.console import output
-from ckptmigrate.cli.manual import Manual
+from ckptmigrate.cli.help import Manual
 from ckptmigrate.text.lines import Line
 
 

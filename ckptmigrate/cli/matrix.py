@@ -12,13 +12,13 @@ from typing import Final
 
 import click
 
-from ckptmigrate.access import opener
-from ckptmigrate.cli import completing, options
+from ckptmigrate.cli import completion_values, options
 from ckptmigrate.cli.console import output, terminal_width
-from ckptmigrate.cli.manual import Manual, ManualGroup
+from ckptmigrate.cli.help import Manual, ManualGroup
+from ckptmigrate.compat import text_tables
+from ckptmigrate.compat.cells import Cell, Matrix
 from ckptmigrate.errors import DestinationError, RefusedError, Retry
-from ckptmigrate.matrix import tables
-from ckptmigrate.matrix.cells import Cell, Matrix
+from ckptmigrate.storage import local_files
 from ckptmigrate.text.commands import install
 
 _DOCTYPE: Final = len("<!DOCTYPE html>")
@@ -36,15 +36,15 @@ _facts = click.option(
 @click.option(
     "--scenario",
     metavar="NAME",
-    shell_complete=completing.scenarios,
+    shell_complete=completion_values.scenarios,
     help="Show this scenario only: idle, disabled, fault or optimizer.",
 )
 @click.option(
-    "--writer", type=options.RELEASE, metavar="RELEASE", shell_complete=completing.releases,
+    "--writer", type=options.RELEASE, metavar="RELEASE", shell_complete=completion_values.releases,
     help="Show only checkpoints that this release wrote.",
 )  # fmt: skip
 @click.option(
-    "--reader", type=options.RELEASE, metavar="RELEASE", shell_complete=completing.releases,
+    "--reader", type=options.RELEASE, metavar="RELEASE", shell_complete=completion_values.releases,
     help="Show only whether this release can resume. With --writer, show details.",
 )  # fmt: skip
 @click.option("--markdown", is_flag=True, help="Print Markdown tables.")
@@ -92,20 +92,20 @@ def matrix(
     """
     if context.invoked_subcommand is not None:
         return
-    from ckptmigrate.matrix.cells import matrix as shipped
+    from ckptmigrate.compat.cells import matrix as shipped
 
     found = shipped()
     scenarios = [scenario] if scenario else [row.scenario for row in found.scenarios]
     _check(scenarios, [row.scenario for row in found.scenarios], "scenario")
     if html is not None:
-        from ckptmigrate.matrix import page
+        from ckptmigrate.compat import page
 
         text = page.page(found)
         _check_page(html, begins=text[:_DOCTYPE])
-        opener.write_text(html, text)
+        local_files.write_text(html, text)
         output.lines([f"wrote {html}"])
     elif into is not None:
-        opener.write_text(into, tables.into(_markdown(into), found))
+        local_files.write_text(into, text_tables.into(_markdown(into), found))
         output.lines([f"refreshed {into}"])
     elif writer is not None or reader is not None:
         cells = _cells(found, writer, reader, scenarios)
@@ -119,19 +119,19 @@ def matrix(
     elif output.json:
         output.object([asdict(cell) for cell in found.cells.values() if cell.scenario in scenarios])
     elif markdown:
-        click.echo(tables.markdown(found, scenarios))
+        click.echo(text_tables.markdown(found, scenarios))
     else:
         for each in scenarios:
-            output.lines([tables.title(found, each)])
-            output.segments([*tables.table(found, each, terminal_width()), []])
-        output.lines([tables.LEGEND])
+            output.lines([text_tables.title(found, each)])
+            output.segments([*text_tables.table(found, each, terminal_width()), []])
+        output.lines([text_tables.LEGEND])
 
 
 def _check_page(file: Path, *, begins: str) -> None:
     """Raise if a file exists and is not an HTML page, which --html can replace."""
     if not file.is_file():
         return
-    with opener.opened(file) as opened:
+    with local_files.opened(file) as opened:
         there = opened.read(len(begins))
     if there and there != begins.encode():
         raise DestinationError(
@@ -143,7 +143,7 @@ def _check_page(file: Path, *, begins: str) -> None:
 
 def _markdown(file: Path) -> str:
     try:
-        return opener.read_text(file)
+        return local_files.read_text(file)
     except UnicodeDecodeError as error:
         raise RefusedError(
             "is no text in UTF-8", path=file, fix="name a Markdown file with --into FILE"
@@ -173,7 +173,7 @@ def _named(release: str | None, known: Sequence[str], what: str) -> list[str]:
     """Return the first known release with this name, which can be the minor version only."""
     if release is None:
         return list(known)
-    fitting = [each for each in known if release in (each, tables.short_name(each))]
+    fitting = [each for each in known if release in (each, text_tables.short_name(each))]
     _check([] if fitting else [release], list(known), what)
     return fitting[:1]
 
@@ -183,10 +183,10 @@ def _tell(found: Matrix, cells: list[Cell], *, one_pair: bool) -> None:
         output.object([asdict(cell) for cell in cells])
     elif one_pair:
         for cell in cells:
-            output.lines(tables.detail(found, cell))
+            output.lines(text_tables.detail(found, cell))
     else:
-        output.segments(tables.line(cell) for cell in cells)
-        output.lines([tables.LEGEND])
+        output.segments(text_tables.line(cell) for cell in cells)
+        output.lines([text_tables.LEGEND])
 
 
 @matrix.command("add", cls=Manual, hidden=True, files=_FACTS)
@@ -217,15 +217,15 @@ def add(release: str, torch: str, source: str, facts: Path) -> None:
       ckptmigrate matrix add 0.21.0
     """
     _require_extra()
-    from ckptmigrate.matrix import bounded_yaml, compiling
-    from ckptmigrate.measuring import editing
+    from ckptmigrate.compat import bounded_yaml, compilation
+    from ckptmigrate.measuring import yaml_edit
 
     text = bounded_yaml.read(facts)
-    compiling.compiled(text, path=facts)
-    new = editing.with_release(text, release, torch=torch, source=source)
-    compiling.compiled(new, path=facts)
-    opener.write_text(facts, new)
-    changed = [str(facts), *compiling.write(facts)]
+    compilation.compiled(text, path=facts)
+    new = yaml_edit.with_release(text, release, torch=torch, source=source)
+    compilation.compiled(new, path=facts)
+    local_files.write_text(facts, new)
+    changed = [str(facts), *compilation.write(facts)]
     if output.json:
         output.object({"release": release, "written": changed})
     else:
@@ -268,7 +268,7 @@ def add(release: str, torch: str, source: str, facts: Path) -> None:
     "only",
     multiple=True,
     metavar="RELEASE",
-    shell_complete=completing.releases,
+    shell_complete=completion_values.releases,
     help="Measure only whether this release can resume. Repeat for more.",
 )
 @click.option(
@@ -276,7 +276,7 @@ def add(release: str, torch: str, source: str, facts: Path) -> None:
     "writers",
     multiple=True,
     metavar="RELEASE",
-    shell_complete=completing.releases,
+    shell_complete=completion_values.releases,
     help="Measure only checkpoints that this release wrote. Repeat for more.",
 )
 @click.option(
@@ -284,7 +284,7 @@ def add(release: str, torch: str, source: str, facts: Path) -> None:
     "scenarios",
     multiple=True,
     metavar="NAME",
-    shell_complete=completing.scenarios,
+    shell_complete=completion_values.scenarios,
     help="Measure this scenario only. Repeat for more.",
 )
 @options.output_options
@@ -309,11 +309,11 @@ def run(
       ckptmigrate matrix run --reader 0.16.1 --writer 0.17.1 --update
     """
     _require_extra()
-    from ckptmigrate.matrix import bounded_yaml, compiling
-    from ckptmigrate.measuring import editing
+    from ckptmigrate.compat import bounded_yaml, compilation
+    from ckptmigrate.measuring import yaml_edit
     from ckptmigrate.measuring.measure import Measurement, groups_of
 
-    compat, found = compiling.parse(bounded_yaml.read(facts), path=facts)
+    compat, found = compilation.parse(bounded_yaml.read(facts), path=facts)
     groups = list(groups_of(found, writers=writers, scenarios=scenarios))
     if not groups:
         raise RefusedError(
@@ -326,8 +326,8 @@ def run(
         work = Path(folder)
         measurement = Measurement(found, compat, readers, samples, work, _progress)
         measured = measurement.run(groups, only)
-    if update and editing.update(facts, measured.groups):
-        changed = [str(facts), *compiling.write(facts)]
+    if update and yaml_edit.update(facts, measured.groups):
+        changed = [str(facts), *compilation.write(facts)]
     else:
         changed = []
     cells = sum(len(group.cells) for group in measured.groups)

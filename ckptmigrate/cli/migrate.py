@@ -8,24 +8,26 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ckptmigrate import migration, recovery, versions
-from ckptmigrate.access.places import Place
+from ckptmigrate import versions
 from ckptmigrate.batch import paths
 from ckptmigrate.checkpoint.topology import Given
-from ckptmigrate.cli import completing, console, options
-from ckptmigrate.cli.carrying_out import carry_out
+from ckptmigrate.cli import completion_values, console, options
+from ckptmigrate.cli.batch_options import Many, several
 from ckptmigrate.cli.console import output
-from ckptmigrate.cli.manual import MIGRATED, Manual
-from ckptmigrate.cli.many import Many, several
-from ckptmigrate.cli.reports import reported
+from ckptmigrate.cli.execution import carry_out
+from ckptmigrate.cli.help import MIGRATED, Manual
+from ckptmigrate.cli.report_option import reported
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.targets import target
 from ckptmigrate.releases.environment import environment
-from ckptmigrate.writing.linking import Link
+from ckptmigrate.storage.places import Place
+from ckptmigrate.verbs import migrate as migration
+from ckptmigrate.verbs import recover
+from ckptmigrate.writing.links import Link
 
 if TYPE_CHECKING:
-    from ckptmigrate.batch.changing import Migrate
-    from ckptmigrate.batch.driving import Job
+    from ckptmigrate.batch.change_tasks import Migrate
+    from ckptmigrate.batch.drive import Job
     from ckptmigrate.batch.paths import Group
 
 
@@ -34,7 +36,7 @@ def _migration_options(command: options.Command) -> options.Command:
     for option in (
         click.option(
             "-o", "--output", type=options.PLACE, metavar="DEST",
-            shell_complete=completing.directories,
+            shell_complete=completion_values.directories,
             help="Create the new root DEST, or one root for each PATH in directory DEST. Default: "
             "PATH.TARGET, next to PATH.",
         ),
@@ -112,7 +114,7 @@ _TO_HELP: Final = (
     show_default=True,
     metavar="TARGET",
     help=_TO_HELP,
-    shell_complete=completing.targets,
+    shell_complete=completion_values.targets,
 )
 @_migration_options
 @several(ledger=True)
@@ -140,7 +142,7 @@ def upgrade(many: Many, to: str, **options: Any) -> None:
     required=True,
     metavar="TARGET",
     help=_TO_HELP,
-    shell_complete=completing.targets,
+    shell_complete=completion_values.targets,
 )
 @_migration_options
 @several(ledger=True)
@@ -170,7 +172,7 @@ def downgrade(many: Many, to: str, **options: Any) -> None:
     required=True,
     metavar="TARGET",
     help=_TO_HELP,
-    shell_complete=completing.targets,
+    shell_complete=completion_values.targets,
 )
 @click.option(
     "--print-path",
@@ -233,7 +235,7 @@ def _migrate(
     where = environment(python, numpy)
     given = Given(world_size, tensor_parallel, pipeline_parallel)
     if many.batch or every:
-        from ckptmigrate.batch.changing import Migrate
+        from ckptmigrate.batch.change_tasks import Migrate
         from ckptmigrate.cli.batches import run
 
         work = Migrate(
@@ -258,7 +260,7 @@ def _migrate(
         run(many, work.verb, found, dry_run=dry_run)
         return
     path = many.only
-    recovered = recovery.in_place(path) if in_place and not dry_run else {}
+    recovered = recover.in_place(path) if in_place and not dry_run else {}
     with console.progress("hashing", None) as progress:
         prepared = migration.prepare(
             path,

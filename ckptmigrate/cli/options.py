@@ -8,10 +8,10 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from ckptmigrate.access.places import Place, place
-from ckptmigrate.cli import completing
+from ckptmigrate.cli import completion_values
 from ckptmigrate.cli.console import output
-from ckptmigrate.cli.manual import EVERYTHING
+from ckptmigrate.cli.help import EVERYTHING
+from ckptmigrate.storage.places import Place, place
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -77,9 +77,9 @@ class ReleaseType(click.ParamType):  # type: ignore[type-arg]  # as PlaceType
 
 PLACE: Final = PlaceType()
 RELEASE: Final = ReleaseType()
-path = click.argument("path", type=PLACE, shell_complete=completing.directories)
+path = click.argument("path", type=PLACE, shell_complete=completion_values.directories)
 iteration = click.option(
-    "--iteration", type=int, metavar="N", shell_complete=completing.iterations,
+    "--iteration", type=int, metavar="N", shell_complete=completion_values.iterations,
     help="Use iteration N of a root, not the one in latest_checkpointed_iteration.txt.",
 )  # fmt: skip
 every = click.option(

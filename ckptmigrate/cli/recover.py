@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from ckptmigrate import recovery
-from ckptmigrate.access.places import Place, absolute
 from ckptmigrate.cli import options, render
 from ckptmigrate.cli.console import output
-from ckptmigrate.cli.manual import Manual
+from ckptmigrate.cli.help import Manual
+from ckptmigrate.storage.places import Place, absolute
+from ckptmigrate.verbs import recover as recovery
 
 
 @click.command(

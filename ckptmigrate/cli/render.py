@@ -5,31 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from ckptmigrate.access.places import Place
+from ckptmigrate.checkpoint.locate import TRACKER_FILE
 from ckptmigrate.checkpoint.sidecar import REPAIR
-from ckptmigrate.locate import TRACKER_FILE
-from ckptmigrate.reporting.sentences import (
-    CAUTIONS,
-    inspected,
-    payload,
-    severities,
-    size,
-)
+from ckptmigrate.checks.findings import Severity, counted
+from ckptmigrate.report.sentences import CAUTIONS, inspected, payload, severities, size
+from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import load
 from ckptmigrate.text.lines import Line
-from ckptmigrate.verifying.findings import Severity, counted
 
 if TYPE_CHECKING:
-    from ckptmigrate.checkpoint.diffing import Difference
-    from ckptmigrate.explaining import Explanation
-    from ckptmigrate.inspection import Inspection
-    from ckptmigrate.migration import Migration
-    from ckptmigrate.planning.advice import Advice
+    from ckptmigrate.checkpoint.differences import Difference
+    from ckptmigrate.checks.verification import Verification
+    from ckptmigrate.planning.fixes import Advice
     from ckptmigrate.planning.planner import Plan
-    from ckptmigrate.releases.checking import Verdict
-    from ckptmigrate.repairing import Repair, Tracker
-    from ckptmigrate.verification import Verification
-    from ckptmigrate.writing.linking import Link
+    from ckptmigrate.releases.prediction import Verdict
+    from ckptmigrate.verbs.explain import Explanation
+    from ckptmigrate.verbs.inspect import Inspection
+    from ckptmigrate.verbs.migrate import Migration
+    from ckptmigrate.verbs.repair import Repair, Tracker
+    from ckptmigrate.writing.links import Link
 
 _MOST_LINES: Final = 40  # of one list; the number of the others is printed
 _MOST_ITEMS: Final = 8  # of one problem

@@ -8,23 +8,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptmigrate import recovery, repairing, reporting
-from ckptmigrate.access.places import Place
+from ckptmigrate import report
 from ckptmigrate.batch import paths
 from ckptmigrate.checkpoint.topology import Given
-from ckptmigrate.cli import completing, options, render
-from ckptmigrate.cli.carrying_out import done
+from ckptmigrate.cli import completion_values, options, render
+from ckptmigrate.cli.batch_options import Many, several
 from ckptmigrate.cli.console import output
-from ckptmigrate.cli.manual import MIGRATED, Manual
-from ckptmigrate.cli.many import Many, several
-from ckptmigrate.cli.recording import recorder
-from ckptmigrate.cli.reports import reported
-from ckptmigrate.planning.mending import Wanted
-from ckptmigrate.writing.linking import Link
+from ckptmigrate.cli.execution import done
+from ckptmigrate.cli.help import MIGRATED, Manual
+from ckptmigrate.cli.report_option import reported
+from ckptmigrate.cli.report_recorder import recorder
+from ckptmigrate.planning.repairs import Wanted
+from ckptmigrate.storage.places import Place
+from ckptmigrate.verbs import recover
+from ckptmigrate.verbs import repair as repairing
+from ckptmigrate.writing.links import Link
 
 if TYPE_CHECKING:
-    from ckptmigrate.batch.changing import Repair
-    from ckptmigrate.batch.driving import Job
+    from ckptmigrate.batch.change_tasks import Repair
+    from ckptmigrate.batch.drive import Job
 
 
 @click.command(cls=Manual, files=MIGRATED)
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     "destination",
     type=options.PLACE,
     metavar="DEST",
-    shell_complete=completing.directories,
+    shell_complete=completion_values.directories,
     help="Create the new root DEST, or one root for each PATH in directory DEST. Default: "
     "PATH.repaired, next to PATH.",
 )
@@ -115,7 +117,7 @@ def repair(
     options.check_choice(iteration, every=every)
     wanted = Wanted(rebuild, drop, Given(world_size), known, hashed)
     if many.batch or every:
-        from ckptmigrate.batch.changing import Repair
+        from ckptmigrate.batch.change_tasks import Repair
         from ckptmigrate.cli.batches import run
 
         changed = Repair(wanted, in_place=in_place, link=Link(link), dry_run=dry_run)
@@ -127,11 +129,11 @@ def repair(
         )
         return
     path = many.only
-    recovered = recovery.in_place(path) if in_place and not dry_run else {}
+    recovered = recover.in_place(path) if in_place and not dry_run else {}
     prepared = repairing.prepare(
         path, wanted, output=destination, in_place=in_place, iteration=iteration
     )
-    recorder.add(lambda report: reporting.building.of_repair(report, prepared))
+    recorder.add(lambda document: report.build.of_repair(document, prepared))
     used = None
     if not dry_run:
         how = Link(link)

@@ -7,7 +7,7 @@ import click
 from ckptmigrate import schemas
 from ckptmigrate.cli import options
 from ckptmigrate.cli.console import output
-from ckptmigrate.cli.manual import Manual
+from ckptmigrate.cli.help import Manual
 
 
 @click.command(cls=Manual, found="no schema with that name")

@@ -6,8 +6,8 @@ import os
 import sys
 from typing import Any, Final
 
-from ckptmigrate.access import opener
 from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.storage import local_files
 
 
 class Stream:
@@ -43,7 +43,7 @@ class Stream:
 
     def _drop(self, error: OSError) -> None:
         """Discard all further output and the content of buffers."""
-        nowhere = opener.nowhere()
+        nowhere = local_files.nowhere()
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
         if self._is_answer and not isinstance(error, BrokenPipeError):

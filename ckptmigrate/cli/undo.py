@@ -7,13 +7,13 @@ from functools import partial
 
 import click
 
-from ckptmigrate import migration, recovery
 from ckptmigrate.batch import paths
 from ckptmigrate.cli import options
-from ckptmigrate.cli.carrying_out import carry_out
-from ckptmigrate.cli.manual import MIGRATED, Manual
-from ckptmigrate.cli.many import Many, several
-from ckptmigrate.cli.reports import reported
+from ckptmigrate.cli.batch_options import Many, several
+from ckptmigrate.cli.execution import carry_out
+from ckptmigrate.cli.help import MIGRATED, Manual
+from ckptmigrate.cli.report_option import reported
+from ckptmigrate.verbs import migrate, recover
 
 
 @click.command(cls=Manual, files=MIGRATED)
@@ -39,7 +39,7 @@ def undo(many: Many, dry_run: bool, full: bool, every: bool, iteration: int | No
     """
     options.check_choice(iteration, every=every)
     if many.batch or every:
-        from ckptmigrate.batch.changing import Undo
+        from ckptmigrate.batch.change_tasks import Undo
         from ckptmigrate.cli.batches import jobs, run
 
         choose = partial(paths.located, iteration=iteration, every=every)
@@ -47,6 +47,6 @@ def undo(many: Many, dry_run: bool, full: bool, every: bool, iteration: int | No
         run(many, "undo", found, dry_run=dry_run)
         return
     path = many.only
-    recovered = {} if dry_run else recovery.in_place(path)
-    prepared = migration.prepare_undo(path, iteration=iteration)
+    recovered = {} if dry_run else recover.in_place(path)
+    prepared = migrate.prepare_undo(path, iteration=iteration)
     carry_out(replace(prepared, recovered=recovered), dry_run=dry_run, full=full)

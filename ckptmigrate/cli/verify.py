@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from ckptmigrate import reporting, verification
-from ckptmigrate.access import storage
-from ckptmigrate.access.places import Place
+from ckptmigrate import report
 from ckptmigrate.batch import paths
 from ckptmigrate.checkpoint.manifest import PAYLOAD
+from ckptmigrate.checks import root_checks, verification
+from ckptmigrate.checks.torch_load import require_torch
 from ckptmigrate.cli import console, options, render
+from ckptmigrate.cli.batch_options import Many, several
 from ckptmigrate.cli.console import output
-from ckptmigrate.cli.manual import CHECKPOINT, Manual
-from ckptmigrate.cli.many import Many, several
-from ckptmigrate.cli.recording import recorder
-from ckptmigrate.cli.reports import reported
-from ckptmigrate.verifying import roots
-from ckptmigrate.verifying.loading import require_torch
+from ckptmigrate.cli.help import CHECKPOINT, Manual
+from ckptmigrate.cli.report_option import reported
+from ckptmigrate.cli.report_recorder import recorder
+from ckptmigrate.storage import directories
+from ckptmigrate.storage.places import Place
 
 if TYPE_CHECKING:
-    from ckptmigrate.batch.driving import Job
-    from ckptmigrate.batch.looking import Verify
+    from ckptmigrate.batch.drive import Job
+    from ckptmigrate.batch.read_tasks import Verify
 
 
 @click.command(
@@ -68,7 +68,7 @@ def verify(
     if load:
         require_torch()
     if many.batch:
-        from ckptmigrate.batch.looking import Verify
+        from ckptmigrate.batch.read_tasks import Verify
         from ckptmigrate.cli.batches import jobs, run
 
         choose = partial(paths.chosen, iteration=iteration, every=every)
@@ -86,7 +86,7 @@ def verify(
             known=known,
             progress=progress if load or hashed else None,
         )
-    recorder.add(lambda report: reporting.building.of_verify(report, found))
+    recorder.add(lambda document: report.build.of_verify(document, found))
     if output.json:
         output.object(found.as_json())
     else:
@@ -108,10 +108,10 @@ def _total(path: Place, iteration: int | None, every: bool, passes: int) -> int:
     """Return the bytes of the data files to read in that many passes."""
     if not passes:
         return 0
-    chosen = roots.choose(path, iteration=iteration, every=every)
+    chosen = root_checks.choose(path, iteration=iteration, every=every)
     return passes * sum(
         size
         for each in chosen.checkpoints
-        for name, size in storage.directory(each).files().items()
+        for name, size in directories.directory(each).files().items()
         if PAYLOAD.fullmatch(name)
     )

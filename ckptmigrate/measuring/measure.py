@@ -10,11 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ckptmigrate import migration
-from ckptmigrate.access import opener
-from ckptmigrate.access.storage import LocalDirectory
-from ckptmigrate.errors import RefusedError
-from ckptmigrate.matrix.cells import (
+from ckptmigrate.compat.cells import (
     NO_FAULT,
     NO_OPTIMIZER,
     OK,
@@ -24,15 +20,19 @@ from ckptmigrate.matrix.cells import (
     GroupRow,
     Matrix,
 )
-from ckptmigrate.measuring import checkpoints, jobs
-from ckptmigrate.measuring.checkpoints import Checkpoint
+from ckptmigrate.errors import RefusedError
+from ckptmigrate.measuring import jobs, subjects
+from ckptmigrate.measuring.subjects import Checkpoint
 from ckptmigrate.planning.losses import OPTIMIZER_STATE
-from ckptmigrate.releases import checking
-from ckptmigrate.releases.checking import Verdict
+from ckptmigrate.releases import prediction
 from ckptmigrate.releases.facts import Compat, matches, minor
+from ckptmigrate.releases.prediction import Verdict
 from ckptmigrate.releases.readers import reader
-from ckptmigrate.versions.reading import read
-from ckptmigrate.versions.taking import WITHOUT_CONTEXT
+from ckptmigrate.storage import local_files
+from ckptmigrate.storage.directories import LocalDirectory
+from ckptmigrate.verbs import migrate
+from ckptmigrate.versions.detection import read
+from ckptmigrate.versions.load_rules import WITHOUT_CONTEXT
 
 Say = Callable[[str], None]
 
@@ -143,8 +143,7 @@ class Measurement:
         every = [checkpoint for each in found.values() for checkpoint in each]
         self._save([checkpoint for checkpoint in every if checkpoint.saved])
         self.tensors = {
-            each.key: checkpoints.digests(read(LocalDirectory(each.folder)).manifest)
-            for each in every
+            each.key: subjects.digests(read(LocalDirectory(each.folder)).manifest) for each in every
         }
         releases = [r.release for r in self.compat.readers if not asked or r.release in asked]
         with ThreadPoolExecutor(2) as pool:
@@ -167,7 +166,7 @@ class Measurement:
         return measured
 
     def _checkpoint(self, group: GroupRow, name: str) -> Checkpoint:
-        return checkpoints.checkpoint(
+        return subjects.checkpoint(
             group.writer, group.scenario, name, self.samples, self.work / "saves"
         )
 
@@ -227,15 +226,15 @@ class Measurement:
         output = self.work / f"{each.key}-for-{release}"
         losses: tuple[str, ...] = ()
         try:
-            prepared = migration.prepare(each.root, release, output=output)
+            prepared = migrate.prepare(each.root, release, output=output)
         except RefusedError as refused:
             if not refused.losses:
                 raise
             losses = refused.losses
-            prepared = migration.prepare(each.root, release, output=output, allowed=losses)
+            prepared = migrate.prepare(each.root, release, output=output, allowed=losses)
         if prepared.destination is None:
             return _Migrated(each.folder, True, losses)
-        migration.carry_out(prepared)
+        migrate.carry_out(prepared)
         return _Migrated(output / prepared.names[0], False, losses)
 
     def _outcome(
@@ -337,7 +336,7 @@ class Measurement:
         return Outcome(_fault_result(each, release, kept=kept and found == "fault"), _RULES)
 
     def _check(self, folder: Path, release: str) -> Verdict:
-        return checking.check(read(LocalDirectory(folder)), reader(release, self.compat))
+        return prediction.check(read(LocalDirectory(folder)), reader(release, self.compat))
 
     def _cell(
         self, group: GroupRow, release: str, outcomes: Sequence[list[Outcome]], measured: Measured
@@ -370,7 +369,7 @@ class Measurement:
 
 def _trained_cells(file: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """Return what Megatron-LM training did: (reader, sample) -> row."""
-    return {(row["reader"], row["sample"]): row for row in json.loads(opener.read_text(file))}
+    return {(row["reader"], row["sample"]): row for row in json.loads(local_files.read_text(file))}
 
 
 def _rerun_result(each: Checkpoint, release: str, ranks: Sequence[dict[str, Any]]) -> str:

@@ -9,9 +9,9 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, Final
 
-from ckptmigrate.access.storage import Directory
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.optimizer.tensors import Spans, blocks
+from ckptmigrate.storage.directories import Directory
 from ckptmigrate.text.commands import install
 
 MAIN: Final = "float32"  # dtype of main parameters

@@ -10,7 +10,6 @@ from typing import Any, Final
 from ckptmigrate.checkpoint.common import CommonState
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.tensor_rows import replaced
-from ckptmigrate.inert.tree import Object, with_state
 from ckptmigrate.optimizer import (
     damage,
     flattened,
@@ -23,6 +22,7 @@ from ckptmigrate.optimizer.output import NewBlob, NewState
 from ckptmigrate.optimizer.record import OptimizerRecord, Replica
 from ckptmigrate.optimizer.source import CONTENT_TYPE, OPTIMIZER, TYPE, Source
 from ckptmigrate.optimizer.target import OptimizerTarget
+from ckptmigrate.pickles.tree import Object, with_state
 
 _UNPREFIXED: Final = "chained_optim_avoid_prefix"
 _PARALLEL_SAVE: Final = "ckpt_fully_parallel_save"

@@ -12,11 +12,14 @@ _DEFAULT: Final = "default_config"  # since 0.16: whether no override changes th
 _STEP: Final = "step"
 
 
-def adapted(chained: Chained, target: OptimizerTarget) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+def adapted(
+    chained: Chained, target: OptimizerTarget
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Return the param_groups for a target, and the changes as sentences.
 
-    Source: core_v0.13.1, core_v0.15.3, core_v0.16.1, core_v0.19.0 megatron/core/optimizer/__init__
-    .py get_param_groups; megatron/core/optimizer/distrib_optimizer.py load_state_dict.
+    Source: core_v0.13.1, core_v0.15.3, core_v0.16.1, core_v0.19.0
+    megatron/core/optimizer/__init__.py _get_param_groups,
+    megatron/core/optimizer/distrib_optimizer.py load_state_dict.
     """
     groups = [dict(group) for group in chained.groups]
     notes = []

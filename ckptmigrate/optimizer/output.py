@@ -8,12 +8,12 @@ from typing import Final
 
 from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.checkpoint.tensor_rows import NewChunk, NewTensor
-from ckptmigrate.inert import torchfile
-from ckptmigrate.inert.torchzip import STORAGES as STORAGE_NAMES
-from ckptmigrate.inert.torchzip import Outlined, Stored
-from ckptmigrate.inert.tree import Object, PersistentId, symbol
 from ckptmigrate.optimizer import tensors
 from ckptmigrate.optimizer.tensors import Numbers, Spans
+from ckptmigrate.pickles import torch_file
+from ckptmigrate.pickles.torch_zip import STORAGES as STORAGE_NAMES
+from ckptmigrate.pickles.torch_zip import Outlined, Stored
+from ckptmigrate.pickles.tree import Object, PersistentId, symbol
 
 # A file is closed after this many bytes. Files can be written in parallel.
 _FULL: Final = 1024**3
@@ -131,10 +131,10 @@ def _split(whole: NewRange) -> Iterable[NewRange]:
 def _blob(each: NewRange) -> NewBlob:
     view = each.spans[0].view
     count = sum(span.count for span in each.spans)
-    file = torchfile.new(_tree(view.dtype, each.sizes, count))
+    file = torch_file.new(_tree(view.dtype, each.sizes, count))
     size = count * view.item_size
     members: list[tuple[str, bytes | Stored]] = []
-    for name, content in torchfile.written(file).members:
+    for name, content in torch_file.written(file).members:
         members.append((name, content))
         if name == "byteorder":
             members.append((f"{STORAGE_NAMES}0", Stored(size)))

@@ -8,12 +8,12 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ckptmigrate.access import opener
-from ckptmigrate.access.storage import Directory, LocalDirectory, Progress
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.optimizer.conversion import Conversion
 from ckptmigrate.optimizer.output import NewBlob
 from ckptmigrate.optimizer.tensors import blocks
+from ckptmigrate.storage import local_files
+from ckptmigrate.storage.directories import Directory, LocalDirectory, Progress
 
 
 def perform(
@@ -45,7 +45,7 @@ def _write(
     source: Directory, path: Path, blobs: tuple[NewBlob, ...], progress: Progress | None
 ) -> str:
     digest = hashlib.sha256()
-    with opener.create(path, path.parent.stat().st_mode & 0o666) as file:
+    with local_files.create(path, path.parent.stat().st_mode & 0o666) as file:
         for blob in blobs:
             for part in _parts(source, blob):
                 file.write(part)

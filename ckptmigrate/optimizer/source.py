@@ -12,10 +12,10 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.checkpoint.shapes import Shape, shape_of
 from ckptmigrate.errors import DamagedError, RefusedError
-from ckptmigrate.inert.short import short
 from ckptmigrate.optimizer import tensors
 from ckptmigrate.optimizer.record import KEY, Chained
 from ckptmigrate.optimizer.tensors import Numbers, Span, View
+from ckptmigrate.pickles.display import short
 
 TYPE: Final = "param_state_sharding_type"
 CONTENT_TYPE: Final = "distrib_optim_sharding_type"

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ckptmigrate.access.storage import Directory
 from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.inert import reader, torchzip
-from ckptmigrate.inert.short import short
-from ckptmigrate.inert.torchzip import Fetch, Outlined, Stored
-from ckptmigrate.inert.tree import Global, Object, PersistentId, is_object
+from ckptmigrate.pickles import reader, torch_zip
+from ckptmigrate.pickles.display import short
+from ckptmigrate.pickles.torch_zip import Fetch, Outlined, Stored
+from ckptmigrate.pickles.tree import Global, Object, PersistentId, is_object
+from ckptmigrate.storage.directories import Directory
 
 Numbers = tuple[int, ...]
 
@@ -186,11 +186,11 @@ def outline(directory: Directory, blob: Blob) -> tuple[Any, Outlined]:
         PickleError: `torch.save` does not write such a file, or its pickle is refused.
         DamagedError: the data file is truncated.
     """
-    found = torchzip.outline(_fetch(directory, blob), blob.length)
+    found = torch_zip.outline(_fetch(directory, blob), blob.length)
     members = dict(found.members)
     if members.get("byteorder", b"little") != b"little":
         raise DamagedError("stores tensors in big-endian order")
-    pickled = members[torchzip.PICKLE]
+    pickled = members[torch_zip.PICKLE]
     assert isinstance(pickled, bytes)  # only storages are not read
     return reader.load_with_symbols(pickled, storages=True)[0], found
 
@@ -236,7 +236,7 @@ def view_of(tree: Any, found: Outlined, blob: Blob) -> View:
     dtype, item_size = STORAGES.get(pid[1].path, (None, 0))
     if dtype is None:
         raise DamagedError(f"holds a tensor with a {short(pid[1].path)}")
-    stored = dict(found.members).get(f"{torchzip.STORAGES}{pid[2]}")
+    stored = dict(found.members).get(f"{torch_zip.STORAGES}{pid[2]}")
     if not isinstance(stored, Stored) or stored.size != _number(pid[4]) * item_size:
         raise DamagedError("holds a tensor whose storage has another size")
     sizes, steps = _numbers(shape), _numbers(strides)

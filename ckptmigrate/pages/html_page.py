@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Final
 
-from ckptmigrate.access import opener
+from ckptmigrate.storage import local_files
 from ckptmigrate.text.printable import printable
 from ckptmigrate.version import __version__
 
@@ -50,4 +50,4 @@ def _hash(text: str) -> str:
 
 
 def _file(name: str) -> str:
-    return opener.shipped(f"pages/{name}")
+    return local_files.shipped(f"pages/{name}")

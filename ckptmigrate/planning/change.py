@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ckptmigrate.access.places import Place
+from ckptmigrate.storage.places import Place
 
 
 @dataclass(frozen=True)

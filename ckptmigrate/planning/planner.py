@@ -11,25 +11,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ckptmigrate import versions
-from ckptmigrate.access import storage
-from ckptmigrate.access.places import Place
-from ckptmigrate.access.storage import Directory, Once, Progress
-from ckptmigrate.checkpoint import diffing, integrity, nesting, sidecar
-from ckptmigrate.checkpoint.diffing import Difference
+from ckptmigrate.checkpoint import differences as diffing
+from ckptmigrate.checkpoint import integrity, nested, sidecar
+from ckptmigrate.checkpoint.differences import Difference
 from ckptmigrate.checkpoint.manifest import MARKS, Manifest
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.sidecar import FileState, Original, Step, digest
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.planning import refusals
 from ckptmigrate.planning.change import Change
-from ckptmigrate.planning.converting import Converted
+from ckptmigrate.planning.conversion import Converted
 from ckptmigrate.planning.losses import INTEGRITY
 from ckptmigrate.planning.targets import Target, reach
-from ckptmigrate.releases.evidence import writer
 from ckptmigrate.releases.facts import minor
+from ckptmigrate.releases.writer_evidence import writer
+from ckptmigrate.storage import directories
+from ckptmigrate.storage.directories import Directory, Once, Progress
+from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import command
 from ckptmigrate.text.printable import few
-from ckptmigrate.versions.reading import Reading, read
+from ckptmigrate.versions.detection import Reading, read
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,10 @@ def plan(
             parallel sizes are unknown or contradict each other.
         CkptMigrateError: the directory is not a readable torch_dist checkpoint.
     """
-    directory = Once(storage.directory(path))
+    directory = Once(directories.directory(path))
     damaged = [
         f"{start}{name}"
-        for start, part in nesting.parts(directory)
+        for start, part in nested.parts(directory)
         for name in integrity.mismatched(part, payload=hash_payload, progress=progress)
     ]
     if damaged and INTEGRITY not in allowed:
@@ -208,7 +209,7 @@ def assemble(
     wanted = {**original.files, **beyond_original}
     wanted |= _digests(original.directory, begin, {**request.refreshed, **beyond_original})
     now = {
-        name: storage.read_if_there(directory, name)
+        name: directories.read_if_there(directory, name)
         for name in {**dict.fromkeys(current.manifest.small_files), **wanted}
     }
     files = {name: content for name, content in wanted.items() if content != now[name]}
@@ -263,13 +264,13 @@ def _digests(
     """Return every updated integrity.json of a checkpoint and its nested ones."""
     files = integrity.updated(directory, {n: c for n, c in changes.items() if "/" not in n})
     for folder, inside in found.nested.items():
-        new = integrity.updated(inside.directory, storage.within(folder, changes))
+        new = integrity.updated(inside.directory, directories.within(folder, changes))
         files |= {f"{folder}/{name}": content for name, content in new.items()}
     return files
 
 
 def _links(path: Place) -> tuple[str, ...]:
-    found = list(storage.links(path, (sidecar.FOLDER,))) if isinstance(path, Path) else []
+    found = list(directories.links(path, (sidecar.FOLDER,))) if isinstance(path, Path) else []
     return (f"not followed, and kept as a link: {few(found)}",) if found else ()
 
 

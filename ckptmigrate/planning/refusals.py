@@ -6,12 +6,11 @@ from collections.abc import Collection
 from typing import Final
 
 from ckptmigrate import versions
-from ckptmigrate.access.places import Place
 from ckptmigrate.checkpoint import integrity
+from ckptmigrate.checkpoint.locate import words
 from ckptmigrate.checkpoint.rerun import STATES, Kind
 from ckptmigrate.errors import CorruptError, RefusedError, Retry
-from ckptmigrate.locate import words
-from ckptmigrate.planning.converting import Converted
+from ckptmigrate.planning.conversion import Converted
 from ckptmigrate.planning.losses import (
     FAULT_CONTEXT,
     FOREIGN_SYMBOLS,
@@ -20,11 +19,12 @@ from ckptmigrate.planning.losses import (
     RNG_STATE,
 )
 from ckptmigrate.planning.targets import Target
-from ckptmigrate.releases import optimizer, rng
+from ckptmigrate.releases import optimizer_state, rng
+from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import command
 from ckptmigrate.text.printable import few
 from ckptmigrate.versions import sharded_rerun
-from ckptmigrate.versions.reading import Reading
+from ckptmigrate.versions.detection import Reading
 
 
 def no_integrity(path: Place, damaged: list[str]) -> RefusedError:
@@ -133,10 +133,10 @@ def _why_foreign(begin: Reading, target: Target, result: Converted) -> str:
 
 def _why_optimizer(begin: Reading, target: Target, result: Converted) -> str:
     assert target.reader is not None  # only a release target checks the optimizer
-    whys = [problem.why for problem in optimizer.problems(begin.manifest, target.reader)]
+    whys = [problem.why for problem in optimizer_state.problems(begin.manifest, target.reader)]
     return (
         f"has an optimizer that release {target.name} cannot read: {', and '.join(whys)} (the job "
-        f"resumes with {optimizer.FLAG})"
+        f"resumes with {optimizer_state.FLAG})"
     )
 
 

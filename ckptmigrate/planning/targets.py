@@ -6,15 +6,15 @@ import re
 from dataclasses import dataclass, replace
 
 from ckptmigrate import versions
-from ckptmigrate.access.storage import Overlay
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.planning.converting import Converted, convert
+from ckptmigrate.planning.conversion import Converted, convert
 from ckptmigrate.planning.losses import OPTIMIZER_STATE
-from ckptmigrate.releases import optimizer, rng
-from ckptmigrate.releases.checking import (
+from ckptmigrate.releases import optimizer_state, rng
+from ckptmigrate.releases.environment import USUAL, Environment
+from ckptmigrate.releases.prediction import (
     DEFAULT_STRICTNESS,
     RAISE_ALL,
     Job,
@@ -22,10 +22,10 @@ from ckptmigrate.releases.checking import (
     Verdict,
     check,
 )
-from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.releases.readers import Reader, reader
+from ckptmigrate.storage.directories import Overlay
 from ckptmigrate.versions import Layout, none_emitting
-from ckptmigrate.versions.reading import Reading, read_manifest
+from ckptmigrate.versions.detection import Reading, read_manifest
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None)
     # The job does not request an optimizer or RNG states that were not saved.
     job = Job(
         strictness=RAISE_ALL if wanted.strict else DEFAULT_STRICTNESS,
-        no_load_optim=not optimizer.saved(begin.manifest),
+        no_load_optim=not optimizer_state.saved(begin.manifest),
         no_load_rng=not rng.saved(begin.manifest),
     )
     candidates: list[Converted] = []

@@ -14,8 +14,8 @@ from typing import Any, Final
 from ckptmigrate.checkpoint import metadata
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import COMMON_ENTRY
-from ckptmigrate.inert import torchfile
-from ckptmigrate.inert.tree import (
+from ckptmigrate.pickles import torch_file
+from ckptmigrate.pickles.tree import (
     Global,
     Object,
     enum_value,
@@ -24,11 +24,11 @@ from ckptmigrate.inert.tree import (
     symbol_of,
     symbols_and_objects,
 )
-from ckptmigrate.releases import optimizer
+from ckptmigrate.releases import optimizer_state
 from ckptmigrate.releases.environment import Environment
-from ckptmigrate.releases.evidence import writer
 from ckptmigrate.releases.facts import Compat, matches
 from ckptmigrate.releases.readers import Reader
+from ckptmigrate.releases.writer_evidence import writer
 
 ARGS_CLASS: Final = "argparse.Namespace"
 _SIGNALS: Final = "signal.Signals"
@@ -88,7 +88,7 @@ def respelled_states(found: Manifest, facts: Compat, job: Environment) -> Manife
     renaming = _renaming(facts, imports)
     return found.with_objects(
         {
-            key: torchfile.dump(state.with_tree(rebuilt(state.tree, renaming)))
+            key: torch_file.dump(state.with_tree(rebuilt(state.tree, renaming)))
             for key, state in states.items()
         }
     )
@@ -195,16 +195,16 @@ def _with_class(found: Manifest, reader: Reader) -> Manifest:
 
 def with_shapes(found: Manifest) -> Manifest:
     """Compute the shapes of flattened optimizer states if `.metadata` lacks them."""
-    if not optimizer.shapes_lost(found):
+    if not optimizer_state.shapes_lost(found):
         return found
-    rows = optimizer.shapes(found)
+    rows = optimizer_state.shapes(found)
     return replace(found, metadata=found.metadata.with_attribute(metadata.SHAPES, rows))
 
 
 def _with_shapes(found: Manifest, reader: Reader) -> Manifest:
     return (
         with_shapes(found)
-        if any(p.metadata_only for p in optimizer.problems(found, reader))
+        if any(p.metadata_only for p in optimizer_state.problems(found, reader))
         else found
     )
 

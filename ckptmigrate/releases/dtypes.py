@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from ckptmigrate.inert.tree import is_object
+from ckptmigrate.pickles.tree import is_object
 from ckptmigrate.releases.facts import Compat
 
 # By the letter of the code; the size in bytes follows the letter.

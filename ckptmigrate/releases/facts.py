@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from ckptmigrate.access import opener
+from ckptmigrate.storage import local_files
 
 COMPILED: Final = "data/releases.json"
 
@@ -272,7 +272,7 @@ TEXTS: Final = ("known_releases", "torch_allows")
 @lru_cache(maxsize=1)
 def compat() -> Compat:
     """Return the facts that the package ships."""
-    return from_sections(json.loads(opener.shipped(COMPILED)))
+    return from_sections(json.loads(local_files.shipped(COMPILED)))
 
 
 def from_sections(sections: Mapping[str, Any]) -> Compat:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ckptmigrate.checkpoint.manifest import COMMON_MARKER
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.inert.tree import Object, enum_value
+from ckptmigrate.pickles.tree import Object, enum_value
 from ckptmigrate.releases.dtypes import unnamed_class
 from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.releases.facts import Compat, FormRow, MissingRow, matches, minor

@@ -16,13 +16,13 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from ckptmigrate.checkpoint import diffing
+from ckptmigrate.checkpoint import differences
 from ckptmigrate.checkpoint.manifest import RNG_KEY, Manifest
 from ckptmigrate.checkpoint.rerun import grid_size, parse_unique_key, positions, unique_key
 from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.checkpoint.topology import Given, derive, has_encoder
 from ckptmigrate.releases.readers import Reader
-from ckptmigrate.versions.taking import MISSING
+from ckptmigrate.versions.load_rules import MISSING
 
 FLAG: Final = "--no-load-rng"
 # Keys of several models, each with its own parallelism (core_v0.19.0, key_prefix). What their jobs
@@ -177,7 +177,7 @@ def _same(found: Manifest, first: str, other: str) -> bool:
     """Return whether two keys have the same states."""
     if first == other:
         return True
-    return diffing.same_object(found.read_blob_bytes(first), found.read_blob_bytes(other))
+    return differences.same_object(found.read_blob_bytes(first), found.read_blob_bytes(other))
 
 
 def _words(grid: Position) -> str:

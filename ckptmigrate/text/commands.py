@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate.access.places import Place
+from ckptmigrate.storage.places import Place
 from ckptmigrate.text.printable import printable
 
 PROGRAM: Final = "ckptmigrate"

@@ -29,8 +29,8 @@ from ckptmigrate.versions import (
     sharded_rerun,
     split_rerun,
 )
-from ckptmigrate.versions.facts import RerunFacts
-from ckptmigrate.versions.taking import Offer, Taking
+from ckptmigrate.versions.load_rules import Offer, Taking
+from ckptmigrate.versions.rerun_facts import RerunFacts
 
 
 class Layout(Protocol):

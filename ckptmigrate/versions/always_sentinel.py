@@ -10,8 +10,8 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import MODE_DISABLED, Kind, RerunRecord, StoredRerun
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.versions import grid_world
-from ckptmigrate.versions.facts import RerunFacts
-from ckptmigrate.versions.taking import Offer, Taking
+from ckptmigrate.versions.load_rules import Offer, Taking
+from ckptmigrate.versions.rerun_facts import RerunFacts
 
 ID = "always-sentinel"
 COMMON_IN_FILE = True

@@ -12,8 +12,8 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import RerunRecord, StoredRerun
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.versions import always_sentinel, grid_world
-from ckptmigrate.versions.facts import RerunFacts
-from ckptmigrate.versions.taking import Offer, Taking
+from ckptmigrate.versions.load_rules import Offer, Taking
+from ckptmigrate.versions.rerun_facts import RerunFacts
 
 ID = "common-state"
 COMMON_IN_FILE = False

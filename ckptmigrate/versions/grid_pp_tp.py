@@ -23,8 +23,8 @@ from ckptmigrate.checkpoint.rerun import (
 )
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.inert.torchfile import TorchFile
-from ckptmigrate.versions.facts import gather, read_payload
+from ckptmigrate.pickles.torch_file import TorchFile
+from ckptmigrate.versions.rerun_facts import gather, read_payload
 
 
 def read(manifest: Manifest, mode_of: Callable[[dict[str, Any]], Any]) -> RerunRecord:

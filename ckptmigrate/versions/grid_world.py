@@ -21,8 +21,8 @@ from ckptmigrate.checkpoint.rerun import (
 )
 from ckptmigrate.checkpoint.topology import Topology, derive
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.versions.facts import RerunFacts, gather, read_payload
-from ckptmigrate.versions.taking import Offer, Taking, disabled, lost, missing_key, stuck
+from ckptmigrate.versions.load_rules import Offer, Taking, disabled, lost, missing_key, stuck
+from ckptmigrate.versions.rerun_facts import RerunFacts, gather, read_payload
 
 
 def fits(facts: RerunFacts) -> bool:

@@ -9,8 +9,8 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind, RerunRecord, StoredRerun
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.versions import grid_world
-from ckptmigrate.versions.facts import RerunFacts
-from ckptmigrate.versions.taking import Offer, Taking
+from ckptmigrate.versions.load_rules import Offer, Taking
+from ckptmigrate.versions.rerun_facts import RerunFacts
 
 ID = "none-emitting"
 COMMON_IN_FILE = True

@@ -6,8 +6,8 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import RerunRecord, StoredRerun
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.versions import grid_world
-from ckptmigrate.versions.facts import RerunFacts
-from ckptmigrate.versions.taking import Offer, Taking, lost
+from ckptmigrate.versions.load_rules import Offer, Taking, lost
+from ckptmigrate.versions.rerun_facts import RerunFacts
 
 ID = "pre-rerun"
 COMMON_IN_FILE = True

@@ -11,15 +11,8 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import IDLE, RerunRecord, StoredRerun, mode_member, state_member
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.versions import grid_pp_tp
-from ckptmigrate.versions.facts import RerunFacts
-from ckptmigrate.versions.taking import (
-    Offer,
-    Taking,
-    disabled,
-    lost,
-    missing_key,
-    restored,
-)
+from ckptmigrate.versions.load_rules import Offer, Taking, disabled, lost, missing_key, restored
+from ckptmigrate.versions.rerun_facts import RerunFacts
 
 ID = "sharded-rerun"
 COMMON_IN_FILE = True

@@ -21,15 +21,8 @@ from ckptmigrate.checkpoint.rerun import (
 )
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.versions import grid_pp_tp
-from ckptmigrate.versions.facts import RerunFacts
-from ckptmigrate.versions.taking import (
-    Offer,
-    Taking,
-    disabled,
-    lost,
-    missing_key,
-    restored,
-)
+from ckptmigrate.versions.load_rules import Offer, Taking, disabled, lost, missing_key, restored
+from ckptmigrate.versions.rerun_facts import RerunFacts
 
 ID = "split-rerun"
 COMMON_IN_FILE = True

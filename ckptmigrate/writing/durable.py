@@ -8,8 +8,8 @@ import os
 import stat
 from pathlib import Path
 
-from ckptmigrate.access import opener
-from ckptmigrate.access.storage import DEEPEST
+from ckptmigrate.storage import local_files
+from ckptmigrate.storage.directories import DEEPEST
 
 
 def write(path: Path, content: bytes, like: Path | None = None) -> None:
@@ -22,7 +22,7 @@ def write(path: Path, content: bytes, like: Path | None = None) -> None:
             grants no more read or write access than its directory.
     """
     mode = path.parent.stat().st_mode & 0o666 if like is None else 0o600
-    with opener.create(path, mode) as file:
+    with local_files.create(path, mode) as file:
         if like is not None:
             adopt(file.fileno(), like.stat())
         file.write(content)
@@ -88,7 +88,7 @@ def adopt_directory(path: Path, like: Path) -> None:
 
     The new owner can create links in the directory, and a process of root would write through them.
     """
-    handle = opener.directory(path)
+    handle = local_files.directory(path)
     try:
         adopt(handle, like.stat())
     finally:
@@ -98,7 +98,7 @@ def adopt_directory(path: Path, like: Path) -> None:
 def sync_directory(path: Path) -> None:
     """Sync the entries of a directory to disk."""
     try:
-        handle = opener.directory(path)
+        handle = local_files.directory(path)
     except PermissionError:
         # The directory is writable but not readable. A crash may lose a name, but no content.
         return

@@ -13,12 +13,12 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate.access.places import Place
-from ckptmigrate.access.storage import Directory
 from ckptmigrate.checkpoint import manifest, metadata, sidecar
 from ckptmigrate.checkpoint.sidecar import FileState, digest, digest_of
 from ckptmigrate.errors import DamagedError, DestinationError, Retry
 from ckptmigrate.planning.change import Change
+from ckptmigrate.storage.directories import Directory
+from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import removal
 
 NAME: Final = "journal.json"  # in the staging directory

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Final
 
 from ckptmigrate import clock
-from ckptmigrate.access import opener
-from ckptmigrate.access.places import Place
 from ckptmigrate.errors import DamagedError, DestinationError
+from ckptmigrate.storage import local_files
+from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import command, shell
 from ckptmigrate.writing.durable import sync_directory
 
@@ -81,7 +81,7 @@ def this_process() -> Owner:
 
 
 def _boot() -> str:
-    return opener.read_text(Path("/proc/sys/kernel/random/boot_id")).strip()
+    return local_files.read_text(Path("/proc/sys/kernel/random/boot_id")).strip()
 
 
 def _namespace() -> str:
@@ -95,7 +95,7 @@ def _started(pid: int) -> int | None:
         OSError: /proc does not show the process.
     """
     # The name, in parentheses, may contain any character; after it: state, ..., start (proc(5)).
-    content = opener.read(Path(f"/proc/{pid}/stat"), opener.LARGEST_TEXT)
+    content = local_files.read(Path(f"/proc/{pid}/stat"), local_files.LARGEST_TEXT)
     fields = content.rpartition(b")")[2].split()
     return None if fields[0] in b"ZX" else int(fields[19])
 
@@ -224,7 +224,7 @@ def of_the_dead(lock: Path, about: Path, *, break_lock: bool = False) -> Iterato
         DestinationError: the process still runs or cannot be seen from this host, or another
             process is recovering the same lock.
     """
-    handle = opener.directory(lock.parent)
+    handle = local_files.directory(lock.parent)
     try:
         # This host can only tell that processes of this host have ended, so a host-local flock
         # keeps two recoveries apart. Without flock support, nothing does.

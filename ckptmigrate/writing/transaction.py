@@ -16,17 +16,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ckptmigrate.access import opener
-from ckptmigrate.access.places import Place, lies_in
-from ckptmigrate.access.storage import (
-    LARGEST_PART,
-    Directory,
-    LocalDirectory,
-    Overlay,
-    Progress,
-    folders_of,
-    read_if_there,
-)
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.errors import (
     CkptMigrateError,
@@ -36,9 +25,22 @@ from ckptmigrate.errors import (
     reason_of,
 )
 from ckptmigrate.planning.change import Change
+from ckptmigrate.storage import local_files
+from ckptmigrate.storage.directories import (
+    LARGEST_PART,
+    Directory,
+    LocalDirectory,
+    Overlay,
+    Progress,
+    folders_of,
+    read_if_there,
+)
+from ckptmigrate.storage.places import Place, lies_in
 from ckptmigrate.text.commands import command, shell
-from ckptmigrate.versions.reading import read
-from ckptmigrate.writing import linking, staging, swapping
+from ckptmigrate.versions.detection import read
+from ckptmigrate.writing import links
+from ckptmigrate.writing import stage as staging
+from ckptmigrate.writing import swap as swapping
 from ckptmigrate.writing.durable import (
     adopt_directory,
     make_directory,
@@ -47,8 +49,8 @@ from ckptmigrate.writing.durable import (
     write,
 )
 from ckptmigrate.writing.journal import Outcome
-from ckptmigrate.writing.linking import Link
-from ckptmigrate.writing.swapping import Swap
+from ckptmigrate.writing.links import Link
+from ckptmigrate.writing.swap import Swap
 
 if TYPE_CHECKING:
     from ckptmigrate.planning.planner import Plan
@@ -123,7 +125,7 @@ def create(
     """
     for plan in plans.values():
         check_destination(destination, plan.path)
-    carrier = linking.Carrier(link, progress)
+    carrier = links.Carrier(link, progress)
     sources = [each for plan in plans.values() for each in _local(plan.path)]
     with _told(destination, lambda: os.path.lexists(staging.lock_of(destination))):
         stage = staging.take(destination, *sources, *(each.parent for each in sources))
@@ -165,7 +167,7 @@ def add(
         DestinationError: the destination cannot be written, and was not created.
     """
     root, sources = destination.parent, _local(plan.path)
-    carrier = linking.Carrier(link, progress)
+    carrier = links.Carrier(link, progress)
     with _told(destination, lambda: os.path.lexists(staging.lock_of(destination))):
         for folder in (root.parent, root):
             if not folder.is_dir():
@@ -264,7 +266,7 @@ def _swap(change: Change, look: Callable[[Directory], None]) -> None:
 
 def _staged(change: Change, swap: Swap) -> Directory:
     """Return the directory after the change, with the new files read from the staging directory."""
-    staged = {name: opener.read(swap.stage / name, LARGEST_PART) for name in swap.new}
+    staged = {name: local_files.read(swap.stage / name, LARGEST_PART) for name in swap.new}
     return Overlay(LocalDirectory(swap.path), {**dict.fromkeys(change.files), **staged})
 
 
@@ -321,7 +323,7 @@ def _finish(path: Path, what: str, finish: Callable[[], object]) -> None:
         ) from error
 
 
-def _fill(plan: Plan, target: Path, carrier: linking.Carrier) -> None:
+def _fill(plan: Plan, target: Path, carrier: links.Carrier) -> None:
     """Write all files of a migrated checkpoint to an existing directory."""
     written = {*plan.files, sidecar.FILE, sidecar.FOLDER}
     new = {name: _writing(plan.change, name) for name, b in plan.files.items() if b is not None}
@@ -342,7 +344,7 @@ def _fill(plan: Plan, target: Path, carrier: linking.Carrier) -> None:
     sync_directory(target)
 
 
-def _writing(change: Change, name: str) -> linking.NewFile:
+def _writing(change: Change, name: str) -> links.NewFile:
     """Return the function that writes a new file of a change."""
     content = change.files[name]
     assert content is not None
@@ -370,17 +372,17 @@ def _unchanged(plan: Plan) -> contextlib.AbstractContextManager[None]:
     """Return a context that raises if a checkpoint in a store changes during the block."""
     if isinstance(plan.path, Path):
         return contextlib.nullcontext()
-    from ckptmigrate.objects import carrying
+    from ckptmigrate.writing import store_transfer
 
-    return carrying.unchanged(plan.path, plan.change.before)
+    return store_transfer.unchanged(plan.path, plan.change.before)
 
 
 def _carry(
     source: Place,
     target: Path,
-    carrier: linking.Carrier,
+    carrier: links.Carrier,
     except_for: Collection[str] = (),
-    new: Mapping[str, linking.NewFile] = linking.NO_FILES,
+    new: Mapping[str, links.NewFile] = links.NO_FILES,
 ) -> None:
     if isinstance(source, Path):
         carrier.carry_directory(source, target, except_for, new)

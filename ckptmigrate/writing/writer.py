@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ckptmigrate.access.places import TRACKERS, Place
-from ckptmigrate.access.storage import Progress
 from ckptmigrate.checkpoint.sidecar import Step
-from ckptmigrate.writing import staging, swapping, transaction
+from ckptmigrate.storage.directories import Progress
+from ckptmigrate.storage.places import TRACKERS, Place
+from ckptmigrate.writing import stage, swap, transaction
 from ckptmigrate.writing.durable import new_of, remove
 from ckptmigrate.writing.journal import Outcome
-from ckptmigrate.writing.linking import Link
-from ckptmigrate.writing.staging import Leftover
+from ckptmigrate.writing.links import Link
+from ckptmigrate.writing.stage import Leftover
 
 if TYPE_CHECKING:
     from ckptmigrate.planning.planner import Plan
@@ -104,7 +104,7 @@ def writer(place: Place) -> Writer:
     """Return the writer of a place."""
     if isinstance(place, Path):
         return LocalWriter(place)
-    from ckptmigrate.objects.writer import StoreWriter
+    from ckptmigrate.writing.store_writer import StoreWriter
 
     return StoreWriter(place)
 
@@ -135,29 +135,29 @@ class LocalWriter:
         transaction.name_latest(self.path, trackers)
 
     def locked(self) -> list[Leftover]:
-        return staging.locked(self.path)
+        return stage.locked(self.path)
 
     def is_locked(self) -> bool:
-        return os.path.lexists(staging.lock_of(self.path))
+        return os.path.lexists(stage.lock_of(self.path))
 
     def discard(self, *, break_lock: bool) -> tuple[Place, str]:
-        what = staging.recover(self.path, break_lock=break_lock)
-        return staging.stage_of(self.path), what
+        what = stage.recover(self.path, break_lock=break_lock)
+        return stage.stage_of(self.path), what
 
     def rewrite(self, plan: Plan) -> None:
         transaction.rewrite(plan)
 
     def is_staged(self) -> bool:
-        return swapping.stage_of(self.path).is_dir()
+        return swap.stage_of(self.path).is_dir()
 
     def is_unfinished(self) -> bool:
-        return swapping.is_unfinished(self.path)
+        return swap.is_unfinished(self.path)
 
     def check_whole(self) -> None:
-        swapping.check_whole(self.path)
+        swap.check_whole(self.path)
 
     def recover(self, *, break_lock: bool) -> Outcome:
-        return swapping.recover(self.path, break_lock=break_lock)
+        return swap.recover(self.path, break_lock=break_lock)
 
     def repoint(self, trackers: Mapping[str, bytes], step: Step) -> None:
         transaction.repoint(self.path, trackers, step)

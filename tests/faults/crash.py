@@ -30,10 +30,10 @@ from preload import (
 )
 from scenarios import LONG_AGO, SCENARIOS, Scenario, Snapshot, differences, make, snapshot
 
-from ckptmigrate import recovery
-from ckptmigrate.access.places import TRACKER_FILE
+from ckptmigrate.checkpoint.locate import directory_of
 from ckptmigrate.errors import CkptMigrateError, NotACheckpointError
-from ckptmigrate.locate import directory_of
+from ckptmigrate.storage.places import TRACKER_FILE
+from ckptmigrate.verbs import recover
 
 _MOST = 1024  # states after one call; more are sampled, always the same ones
 
@@ -95,7 +95,7 @@ class Recorded:
         if what := self._seen_by_reader():
             return what
         try:
-            recovery.recover(Path(self.scenario.recovery.format(place=self.place)))
+            recover.recover(Path(self.scenario.recovery.format(place=self.place)))
         except NotACheckpointError:
             pass  # nothing is there, nor left of it; whether that is right is told below
         except CkptMigrateError as error:

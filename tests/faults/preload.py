@@ -21,7 +21,11 @@ import ckptmigrate
 RECORD, KILL_BEFORE, KILL_AFTER, FAIL_ONCE, FAIL_FROM_THEN_ON = range(5)
 _SOURCE = Path(__file__).with_name("shim.c")
 # What needs an extra; importing the rest once is cheaper than in each child.
-_NOT_IMPORTED = ("ckptmigrate.measuring.", "ckptmigrate.batch.cluster", "ckptmigrate.__main__")
+_NOT_IMPORTED = (
+    "ckptmigrate.measuring.",
+    "ckptmigrate.batch.dask_cluster",
+    "ckptmigrate.__main__",
+)
 
 
 def restart_under_shim() -> None:

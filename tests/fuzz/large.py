@@ -20,12 +20,12 @@ from typing import Any
 
 from fuzz import mutations, oracle
 
-from ckptmigrate.checkpoint import bulk, metadata
+from ckptmigrate.checkpoint import large_metadata, metadata
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.inert import limits
-from ckptmigrate.inert.equality import equal
+from ckptmigrate.pickles import bounds
+from ckptmigrate.pickles.equality import equal
 
 _REPOSITORY = Path(__file__).parents[2]
 # Python's own pickler with batches of 70 items instead of 1,000: a kind of row is learned from the
@@ -177,11 +177,11 @@ def judge(data: bytes) -> bool:
     Raises:
         Wrong: the two ways come to different things.
     """
-    found = bulk.load(data)
+    found = large_metadata.load(data)
     if found is None:
         return False
     try:
-        limits.check(data)
+        bounds.check(data)
         whole = metadata.load(data)
     except CkptMigrateError as error:
         raise oracle.Wrong(f"read by rows, and whole: {error}") from error

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from random import Random
 
-from ckptmigrate.inert import torchzip
+from ckptmigrate.pickles import torch_zip
 
 _OPCODES = [ord(op.code) for op in pickletools.opcodes]
 _BYTES = (0, 1, 2, 0x7F, 0x80, 0xFF)
@@ -285,7 +285,7 @@ def zipped(members: list[tuple[str, bytes]]) -> bytes:
     """A whole zip as torch writes it, all in the folder of the first; names may repeat."""
     folder = members[0][0].partition("/")[0]
     inside = ((name.removeprefix(f"{folder}/"), body) for name, body in members)
-    return torchzip.write(torchzip.TorchZip(folder, tuple(inside)))
+    return torch_zip.write(torch_zip.TorchZip(folder, tuple(inside)))
 
 
 def archive(original: Archive, other: Archive, random: Random) -> bytes:

@@ -1,6 +1,6 @@
 """What a mutant must come to: a clear error, or what Python's own pickle says of the same bytes.
 
-The judge shares no code with `ckptmigrate.inert`: it reads with the standard library's unpickler,
+The judge shares no code with `ckptmigrate.pickles`: it reads with the standard library's unpickler,
 which a training job would run, and stand-in classes of its own.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from ckptmigrate.checkpoint import metadata
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.inert import torchfile
+from ckptmigrate.pickles import torch_file
 
 
 class Wrong(AssertionError):
@@ -142,8 +142,8 @@ def judge(kind: str, data: bytes) -> bool:
             found = metadata.load(data)
             written = found.dump()
         else:
-            file = torchfile.load(data)
-            written = torchfile.dump(file)
+            file = torch_file.load(data)
+            written = torch_file.dump(file)
     except CkptMigrateError as error:
         _check_clear(error)
         return False

@@ -25,16 +25,16 @@ from typing import Any
 from fuzz import large, mutations, oracle
 from hostile.guard import Guard
 
-from ckptmigrate import inspection, migration
-from ckptmigrate.access.storage import LocalDirectory
-from ckptmigrate.checkpoint import diffing, manifest, metadata
+from ckptmigrate.checkpoint import differences, manifest, metadata
 from ckptmigrate.cli import render
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.releases import checking
+from ckptmigrate.releases import prediction
 from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.readers import readers
+from ckptmigrate.storage.directories import LocalDirectory
 from ckptmigrate.text.lines import Line, fitted
-from ckptmigrate.versions.reading import read
+from ckptmigrate.verbs import inspect, migrate
+from ckptmigrate.versions.detection import read
 
 KINDS = ("metadata", "common", "blob", "large")
 SECONDS = 5
@@ -142,23 +142,23 @@ class Verbs:
 
     @staticmethod
     def _inspect(place: Path, _: Path) -> list[Line]:
-        return render.inspection(inspection.inspect(place))
+        return render.inspection(inspect.inspect(place))
 
     @staticmethod
     def _check(place: Path, _: Path) -> list[Line]:
         found = read(LocalDirectory(place))
-        return render.verdicts(place, [checking.check(found, r) for r in readers(compat())])
+        return render.verdicts(place, [prediction.check(found, r) for r in readers(compat())])
 
     @staticmethod
     def _diff(place: Path, other: Path) -> list[Line]:
         a, b = (read(LocalDirectory(path)).manifest for path in (place, other))
-        return render.differences(diffing.diff(a, b), full=False)
+        return render.differences(differences.diff(a, b), full=False)
 
     @staticmethod
     def _plan(place: Path, _: Path) -> Iterator[Line]:
         for to in ("sharded-rerun", "common-state", "0.13.1", "0.18.2"):
             try:
-                made = migration.prepare(place, to, output=place.parent / "out")
+                made = migrate.prepare(place, to, output=place.parent / "out")
             except CkptMigrateError as error:
                 oracle._check_clear(error)
             else:

@@ -34,8 +34,8 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
 from megatron.core.optimizer.optimizer import ChainedOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
+from training_job.output import told_error
 from training_job.release import RELEASE, fit_in
-from training_job.telling import told_error
 
 
 def objects(job: dict[str, Any]) -> dict[str, Any]:

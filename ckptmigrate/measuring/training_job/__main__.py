@@ -28,9 +28,9 @@ from megatron.core import package_info
 from torch.distributed.checkpoint.api import CheckpointException
 
 from .loading import take
+from .output import told_error
 from .release import RELEASE, Job
 from .saving import save
-from .telling import told_error
 
 SECONDS_PER_JOB = 120
 

@@ -12,6 +12,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTenso
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from .output import held, told_entries
 from .release import (
     RELEASE,
     Job,
@@ -21,7 +22,6 @@ from .release import (
     start_ranks,
 )
 from .stepping import resume
-from .telling import held, told_entries
 
 RERUN = "rerun_state_machine"
 RERUN_KEYS = "rerun_state_machine_state/"

@@ -1,0 +1,204 @@
+"""Detection of the checkpoint format of a directory, by the rules of the releases.
+
+Source: _get_checkpoint_format of megatron/training/checkpointing.py and
+check_is_distributed_checkpoint (core_v0.19.0): metadata.json identifies a distributed checkpoint,
+`mp_rank_0*` a legacy one, and `.metadata` without metadata.json a torch_dcp or fsdp_dtensor one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ckptmigrate.checkpoint import common, manifest, metadata, sidecar
+from ckptmigrate.errors import (
+    DamagedError,
+    NotACheckpointError,
+    Retry,
+    StoreError,
+    UnsupportedFormatError,
+)
+from ckptmigrate.pickles import torch_file
+from ckptmigrate.pickles.display import short
+from ckptmigrate.pickles.tree import Object
+from ckptmigrate.storage.directories import Directory
+from ckptmigrate.storage.places import TRACKER_FILE, Place
+from ckptmigrate.text.commands import command
+
+_OURS = "torch_dist"
+
+
+def is_checkpoint(directory: Directory) -> bool:
+    """Return whether a directory looks like a checkpoint of any format."""
+    files = directory.files()
+    return manifest.MARKER_FILE in files or metadata.FILE in files or _is_legacy(directory)
+
+
+def holds_shards(directory: Directory) -> bool:
+    """Return whether a folder is a distributed checkpoint of Megatron-Core, intact or damaged.
+
+    `save` of megatron/core/dist_checkpointing/serialization.py writes the common state, then data
+    files and `.metadata`, then metadata.json (core_v0.9.0 to core_v0.19.0).
+    """
+    files = directory.files()
+    if manifest.MARKER_FILE in files:
+        try:
+            return "sharded_backend" in manifest.read_marker(directory)
+        except DamagedError:
+            return metadata.FILE in files
+    if metadata.FILE in files:
+        return _has_common_state(directory)
+    return common.FILE in files or any(manifest.PAYLOAD.fullmatch(name) for name in files)
+
+
+def require_outermost(path: Place) -> None:
+    """Raise if a checkpoint is nested in another one, with which it is migrated.
+
+    Raises:
+        NotACheckpointError: it is nested; names the enclosing checkpoint.
+    """
+    around = path
+    for _ in range(sidecar.MOST_FOLDERS):
+        around = around.parent
+        if _is_ours(around):
+            raise NotACheckpointError(
+                f"is a checkpoint nested in {around.name}, and is migrated with it",
+                path=path,
+                fix=f"name the checkpoint around it: {around}",
+                retry=Retry(path=around),
+            )
+
+
+def require_torch_dist(directory: Directory) -> None:
+    """Raise if a directory is not a `torch_dist` checkpoint.
+
+    Raises:
+        NotACheckpointError: it is not a checkpoint.
+        UnsupportedFormatError: it is a checkpoint of another format; names the format.
+        DamagedError: metadata.json specifies torch_dist, and `.metadata` is missing; or
+            metadata.json is missing, and the common state is that of a torch_dist checkpoint.
+    """
+    path, files = directory.path, directory.files()
+    if manifest.MARKER_FILE in files:
+        marker = manifest.read_marker(directory)
+        backend = marker.get("sharded_backend")
+        if backend == _OURS:
+            _require_version(path, marker)
+            if metadata.FILE not in files:
+                raise DamagedError(
+                    ".metadata is missing",
+                    path=path,
+                    fix="restore it from a copy; without it no reader finds a tensor",
+                )
+            return
+        if backend == "zarr":
+            raise UnsupportedFormatError(
+                "is a zarr checkpoint, which only releases up to 0.15 read and whose tensors "
+                "would have to be rewritten",
+                path=path,
+                fix="load and save it as torch_dist with a release up to 0.15",
+            )
+        raise UnsupportedFormatError(
+            f"has the sharded backend {short(backend)}, not torch_dist",
+            path=path,
+            fix="load it with what wrote it, and save it with --ckpt-format torch_dist",
+        )
+    if _is_legacy(directory):
+        raise UnsupportedFormatError(
+            "is a legacy torch checkpoint (mp_rank_*/model_optim_rng.pt), not torch_dist",
+            path=path,
+            fix="load it with Megatron and save it with --ckpt-format torch_dist",
+        )
+    if metadata.FILE in files:
+        if _has_common_state(directory):
+            raise DamagedError(
+                "metadata.json is missing, and the common state beside .metadata is that of a "
+                "torch_dist checkpoint",
+                path=path,
+                fix=f"for what to do run `{command('verify', path)}`",
+            )
+        kind = _dcp_kind(directory)
+        raise UnsupportedFormatError(
+            f"is a {kind} checkpoint (.metadata without metadata.json), not torch_dist",
+            path=path,
+            fix="if it was torch_dist, restore its metadata.json from a copy",
+        )
+    look = command("verify", path.parent)
+    raise NotACheckpointError(
+        "is no checkpoint: it has neither metadata.json nor .metadata",
+        path=path,
+        fix=f"a save that was cut short leaves that: name another iteration; for which see `{look}`"
+        if _is_root(path.parent)
+        else f"name a root with {TRACKER_FILE}, or an iter_* directory in one",
+    )
+
+
+def _require_version(path: Place, marker: dict[str, Any]) -> None:
+    """Raise if metadata.json has a version other than 1.
+
+    Releases 0.7 to 0.20.dev0 write and read only version 1 (CheckpointingConfig of
+    megatron/core/dist_checkpointing/core.py, core_v0.7.0 to core_v0.19.0).
+
+    Raises:
+        UnsupportedFormatError: the version is not 1.
+    """
+    for name, known in {"sharded_backend_version": 1, **manifest.COMMON_MARKER}.items():
+        found = marker.get(name, known)
+        if type(found) is not type(known) or found != known:
+            raise UnsupportedFormatError(
+                f"has {name} {short(found)} in metadata.json, and every release known has {known}",
+                path=path,
+                fix="restore metadata.json from a copy, or use a newer ckptmigrate",
+            )
+
+
+def _is_ours(place: Place) -> bool:
+    """Return whether a place has the files of a torch_dist checkpoint."""
+    try:
+        return all((place / name).is_file() for name in (manifest.MARKER_FILE, metadata.FILE))
+    except StoreError:  # the user may be allowed to read only a part of a bucket
+        return False
+
+
+def _is_root(place: Place) -> bool:
+    """Return whether a place has a tracker file."""
+    try:
+        return (place / TRACKER_FILE).is_file()
+    except StoreError:
+        return False
+
+
+def _is_legacy(directory: Directory) -> bool:
+    names = (*directory.folders(), *directory.files())
+    return any(name.startswith("mp_rank_0") for name in names)
+
+
+def _has_common_state(directory: Directory) -> bool:
+    """Return whether there is a common state of Megatron-Core, which no other format has.
+
+    Megatron writes metadata.json last, so a save that is interrupted just before leaves all other
+    files (`save` of megatron/core/dist_checkpointing/serialization.py, core_v0.9.0 to
+    core_v0.19.0).
+    """
+    if common.FILE in directory.files():
+        return True
+    try:
+        return common.KEY in metadata.read(directory.read(metadata.FILE)).entries
+    except DamagedError:
+        return False
+
+
+def _dcp_kind(directory: Directory) -> str:
+    """Return the format of a DCP checkpoint: torch_dcp, fsdp_dtensor, or both if unknown.
+
+    The two have the same files and differ in the args that they store.
+    """
+    either = "torch_dcp or fsdp_dtensor"
+    try:
+        blob = metadata.read(directory.read(metadata.FILE)).blobs.get("args")
+        if blob is None or blob.file not in directory.files():
+            return either
+        tree = torch_file.load(directory.read_range(blob.file, blob.offset, blob.length)).tree
+    except DamagedError:
+        return either
+    named = tree.attributes.get("ckpt_format") if isinstance(tree, Object) else None
+    return named if named in ("torch_dcp", "fsdp_dtensor") else either

@@ -1,0 +1,132 @@
+"""Checks of data files: byte ranges inside them, no overlaps, no unknown ranks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from ckptmigrate.checkpoint.manifest import PAYLOAD
+from ckptmigrate.checkpoint.rows import Chunk
+from ckptmigrate.checks.findings import Finding, counted, number, shown
+from ckptmigrate.checks.material import Material
+
+Span = tuple[int, int]  # first byte, byte after the last
+
+
+def ranges(material: Material) -> Iterator[Finding]:
+    """Yield findings about byte ranges that are outside their data file or overlap."""
+    sizes = material.directory.files()
+    of_file: dict[str, list[Chunk]] = defaultdict(list)
+    for chunk in material.chunks:
+        of_file[chunk.blob.file].append(chunk)
+    for name, chunks in of_file.items():
+        if "/" in name or "\\" in name or name in ("", ".", ".."):
+            what = f"{counted(len(chunks), 'entry lies', 'entries lie')} in {shown(name)!r}"
+            yield material.finding("payload-name", what, *_keys(chunks))
+        elif name not in sizes:
+            many = counted(len(chunks), "piece of an entry lies", "pieces of entries lie")
+            yield material.finding("payload-missing", f"{many} in {shown(name)}", *_keys(chunks))
+        else:
+            yield from _outside(material, name, chunks)
+        yield from _overlapping(material, name, chunks)
+
+
+def _span(chunk: Chunk) -> Span:
+    return chunk.blob.offset, chunk.blob.offset + chunk.blob.length
+
+
+def _keys(chunks: Iterable[Chunk]) -> list[str]:
+    return list(dict.fromkeys(chunk.key for chunk in chunks))
+
+
+def _outside(material: Material, name: str, chunks: list[Chunk]) -> Iterator[Finding]:
+    size = material.directory.files()[name]
+    beyond = [c for c in chunks if c.blob.offset + c.blob.length > size]
+    if beyond:
+        end = max(c.blob.offset + c.blob.length for c in beyond)
+        many = counted(len(beyond), "piece of an entry lies", "pieces of entries lie")
+        yield material.finding(
+            "byte-range-outside",
+            f"{shown(name)} has {size} bytes, and {many} behind its end, up to byte {number(end)}",
+            *_keys(beyond),
+        )
+
+
+def _overlapping(material: Material, name: str, chunks: list[Chunk]) -> Iterator[Finding]:
+    """Yield a finding about byte ranges that partly overlap.
+
+    Identical ranges are valid: equal idle rerun shards share their bytes.
+    """
+    chunks = sorted((c for c in chunks if c.blob.length), key=lambda chunk: _span(chunk))
+    pairs: list[tuple[str, str]] = []
+    furthest = before = None
+    for chunk in chunks:
+        first, end = _span(chunk)
+        if before is not None and _span(before) == (first, end):
+            continue
+        before = chunk
+        if furthest is not None and first < _span(furthest)[1]:
+            pairs.append((furthest.key, chunk.key))
+        if furthest is None or end > _span(furthest)[1]:
+            furthest = chunk
+    if pairs:
+        many = counted(len(pairs), "byte range overlaps", "byte ranges overlap")
+        what = f"{many} with one before it in {shown(name)}"
+        yield material.finding("byte-ranges-overlap", what, *(f"{a} and {b}" for a, b in pairs))
+
+
+def orphans(material: Material) -> Iterator[Finding]:
+    """Yield findings about data files and bytes that no key refers to."""
+    if material.metadata is None:
+        return
+    spans: dict[str, list[Span]] = defaultdict(list)
+    for chunk in material.chunks:
+        spans[chunk.blob.file].append(_span(chunk))
+    files = {n: size for n, size in material.directory.files().items() if PAYLOAD.fullmatch(n)}
+    lone = [name for name in files if name not in spans]
+    if lone:
+        many = counted(len(lone), "payload file holds", "payload files hold")
+        size = sum(files[name] for name in lone)
+        yield material.finding("orphan-payload", f"{many} no entry ({size} bytes)", *lone)
+    unclaimed = {n: size - _covered(spans[n], size) for n, size in files.items() if n in spans}
+    loose = {name: count for name, count in unclaimed.items() if count}
+    if loose:
+        yield material.finding(
+            "orphan-bytes",
+            f"{counted(sum(loose.values()), 'byte belongs', 'bytes belong')} to no entry",
+            *(f"{name}: {counted(count, 'byte')}" for name, count in loose.items()),
+        )
+
+
+def _covered(spans: Iterable[Span], size: int) -> int:
+    """Return how many of the first `size` bytes are in a span."""
+    covered = end = 0
+    for first, after in sorted(spans):
+        first, after = max(first, end), min(after, size)
+        covered += max(after - first, 0)
+        end = max(end, after)
+    return covered
+
+
+def ranks(material: Material) -> Iterator[Finding]:
+    """Yield a finding about data files of ranks that have no save plan.
+
+    Without save plans, the ranks of args.world_size are compared.
+    """
+    if material.planned is not None:
+        world, source = len(material.planned), "plans"
+    else:
+        told = material.common.argument("world_size") if material.common else None
+        if type(told) is not int or told < 1:
+            return
+        world, source = told, "ranks in args.world_size"
+    unknown = [
+        name
+        for name in material.directory.files()
+        if (match := PAYLOAD.fullmatch(name)) and int(match[1][:20]) >= world
+    ]
+    if unknown:
+        many = counted(len(unknown), "payload file is", "payload files are")
+        yield material.finding(
+            "plan-rank-unknown", f"{many} of a rank beyond the {number(world)} {source}", *unknown
+        )

@@ -1,0 +1,57 @@
+"""Comparison of the keys in the tables of `.metadata`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+
+from ckptmigrate.checkpoint import metadata
+from ckptmigrate.checks.findings import Finding, counted
+from ckptmigrate.checks.material import Material
+
+
+def check(material: Material) -> Iterator[Finding]:
+    """Yield findings about tables that lack a key of state_dict_metadata or have another key."""
+    if material.metadata is None:
+        return
+    keys = material.entries.keys()
+    yield from _compare(material, metadata.STORED, {c.key for c in material.chunks}, keys)
+    if material.planned is not None:
+        planned = {key for rank in material.planned for key in rank}
+        yield from _compare(material, metadata.PLANS, planned, keys)
+        yield from _plan_counts(material)
+    # Torch fills this table only if it flattened the state dict (releases up to 0.10).
+    flattened = material.metadata.attributes.get(metadata.FLATTENED)
+    if isinstance(flattened, dict) and flattened:
+        named = {key for key in flattened if isinstance(key, str)}
+        yield from _compare(material, metadata.FLATTENED, named, keys)
+
+
+def _compare(
+    material: Material, table: str, named: Collection[str], keys: Collection[str]
+) -> Iterator[Finding]:
+    lacking = [key for key in keys if key not in named]
+    if lacking:
+        many = counted(len(lacking), "entry is", "entries are")
+        yield material.finding("table-mismatch", f"{many} not in {table}", *lacking)
+    beyond = sorted(set(named).difference(keys))
+    if beyond:
+        many = counted(len(beyond), "key", "keys")
+        what = f"{table} names {many} that state_dict_metadata does not"
+        yield material.finding("table-mismatch", what, *beyond)
+
+
+def _plan_counts(material: Material) -> Iterator[Finding]:
+    """Yield a finding if save plans and `storage_data` differ in the number of chunks of a key."""
+    assert material.planned is not None
+    planned = Counter(key for rank in material.planned for key in rank)
+    stored = Counter(chunk.key for chunk in material.chunks)
+    both = planned.keys() & stored.keys()
+    other = sorted(key for key in both if planned[key] != stored[key])
+    if other:
+        many = counted(len(other), "entry has", "entries have")
+        yield material.finding(
+            "table-mismatch",
+            f"{many} another number of pieces in storage_data than in all_local_plans",
+            *(f"{key}: {stored[key]} stored, {planned[key]} planned" for key in other),
+        )

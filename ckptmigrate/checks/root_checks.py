@@ -1,0 +1,151 @@
+"""Selection of the checkpoints of a PATH, and checks of the tracker file of a root.
+
+`locate` raises at the first problem; this module reports all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ckptmigrate.checkpoint import locate, manifest, trackers
+from ckptmigrate.checks.findings import PAIR, Finding
+from ckptmigrate.errors import DamagedError, NotACheckpointError
+from ckptmigrate.storage import directories, places
+from ckptmigrate.storage.places import Place
+from ckptmigrate.text.commands import removal
+from ckptmigrate.writing.writer import writer
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The checkpoints that a PATH selects.
+
+    Attributes:
+        path: the PATH, absolute.
+        checkpoints: the checkpoints to verify, in order of iteration.
+        named: the checkpoint that the tracker file names; None if PATH is a checkpoint, or if the
+            tracker file names no existing checkpoint.
+        is_root: whether PATH is a root.
+        findings: findings about the tracker file.
+    """
+
+    path: Place
+    checkpoints: tuple[Place, ...]
+    named: Place | None
+    is_root: bool
+    findings: tuple[Finding, ...]
+
+
+def choose(path: Place, *, iteration: int | None = None, every: bool = False) -> Chosen:
+    """Return the checkpoints that a PATH selects, and the findings about its tracker file.
+
+    If the tracker file names no existing checkpoint, the newest iteration is selected.
+
+    Args:
+        iteration: select this iteration.
+        every: select all iterations.
+
+    Raises:
+        NotACheckpointError: there is no checkpoint.
+    """
+    path = places.absolute(path)
+    is_root = path.is_dir() and not locate.is_one(path)
+    there = locate.all_of(path) if is_root else ()
+    if not there and not (path / locate.TRACKER_FILE).exists():  # a checkpoint, or an error
+        return Chosen(path, locate.find(path, iteration=iteration).checkpoints, None, False, ())
+    named, findings = _tracker(path, there)
+    if every:
+        checkpoints = there
+    elif iteration is not None:
+        checkpoints = locate.find(path, iteration=iteration).checkpoints
+    else:
+        checkpoints = (named,) if named is not None else there[-1:]
+    if not checkpoints:
+        raise NotACheckpointError(
+            "has a tracker file and no iteration", path=path, fix="restore one from a copy"
+        )
+    return Chosen(path, checkpoints, named, True, findings)
+
+
+def is_finished(checkpoint: Place) -> bool:
+    """Return whether a checkpoint has both files that a save writes last."""
+    files = directories.directory(checkpoint).files()
+    return all(name in files for name in manifest.MARKS)
+
+
+def _tracker(root: Place, there: tuple[Place, ...]) -> tuple[Place | None, tuple[Finding, ...]]:
+    """Return the checkpoint that the tracker file names, if it exists, and the findings."""
+    file = root / locate.TRACKER_FILE
+    if not file.is_file():
+        return None, (Finding("tracker-missing", root, f"there is no {locate.TRACKER_FILE}"),)
+    text = locate.tracker_text(root)
+    if text is None:
+        what = f"{locate.TRACKER_FILE} names neither an iteration nor `release`"
+        return None, (Finding("tracker-unreadable", root, what),)
+    named = root / locate.directory_of(text)
+    if not named.is_dir():
+        what = f"{locate.TRACKER_FILE} names {named.name}, which is not there"
+        return None, (Finding("tracker-dangling", root, what),)
+    found = []
+    if not is_finished(named) and not writer(named).is_staged():
+        what = f"{locate.TRACKER_FILE} names {named.name}, which lacks .metadata or metadata.json"
+        found.append(Finding("tracker-half-written", root, what))
+    found += _pair(root, text, named)
+    newer = [each for each in there if text != locate.RELEASE and each.name > named.name]
+    newer = [each for each in newer if each.name != locate.RELEASE and is_finished(each)]
+    if newer:
+        what = f"{locate.TRACKER_FILE} names {named.name}, and {newer[-1].name} is there"
+        found.append(Finding("tracker-behind", root, what, tuple(each.name for each in newer)))
+    beside = locate.newest_non_persistent(root, text)
+    if beside is not None:
+        what = f"non_persistent has iteration {beside}, and the tracker names {text}"
+        found.append(Finding("non-persistent-newer", root, what))
+    return named, tuple(found)
+
+
+def latest_of_bridge(root: Place) -> Place | None:
+    """Return the checkpoint that latest_train_state.pt names, or None."""
+    if not (root / places.LATEST_TRAIN_STATE).is_file():
+        return None
+    content = directories.directory(root).read(places.LATEST_TRAIN_STATE)
+    try:
+        return root / f"iter_{trackers.step(content):07d}"
+    except DamagedError:
+        return None
+
+
+def _pair(root: Place, text: str, named: Place) -> list[Finding]:
+    """Return findings about a Megatron-Bridge tracker file that differs from that of Megatron-LM.
+
+    Args:
+        text: the content of the Megatron-LM tracker file.
+        named: the checkpoint that the Megatron-LM tracker file names.
+    """
+    file = root / places.LATEST_TRAIN_STATE
+    if not file.is_file():
+        return []
+    try:
+        step = trackers.step(directories.directory(root).read(file.name))
+    except DamagedError as error:
+        what = f"{file.name} {error.reason}"
+    else:
+        # `release` has no iteration to compare with.
+        if text in (locate.RELEASE, str(step)):
+            return []
+        what = f"{file.name} names iteration {step}, and {locate.TRACKER_FILE} names {text}"
+    return [Finding(PAIR, root, what, fix=no_train_state(root, text, named))]
+
+
+def no_train_state(root: Place, text: str, named: Place) -> str | None:
+    """Return what to do if an iteration has no train_state.pt to copy for Megatron-Bridge, or None.
+
+    Args:
+        text: the text of latest_checkpointed_iteration.txt that names the iteration.
+    """
+    if trackers.train_state(text, directories.directory(named)) is not None:
+        return None
+    return (
+        f"{named.name} has no {trackers.TRAIN_STATE} of that iteration to copy; to have "
+        f"Megatron-Bridge read {locate.TRACKER_FILE} run "
+        f"`{removal(root / places.LATEST_TRAIN_STATE)}`"
+    )

@@ -1,0 +1,103 @@
+"""Checks of the common state, the rerun state, the parallel sizes and the sidecar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ckptmigrate.checkpoint import common, sidecar
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.metadata import SHAPES
+from ckptmigrate.checkpoint.rerun import STATES, Kind, grid_size
+from ckptmigrate.checkpoint.topology import derive
+from ckptmigrate.checks.findings import Finding, counted
+from ckptmigrate.checks.material import Material
+from ckptmigrate.errors import CkptMigrateError, DamagedError, RefusedError, StoreError
+from ckptmigrate.pickles import torch_file
+from ckptmigrate.releases import optimizer_state
+from ckptmigrate.versions import sharded_rerun
+from ckptmigrate.versions.detection import read_manifest
+from ckptmigrate.writing.writer import writer
+
+
+def reruns(material: Material) -> Iterator[Finding]:
+    """Yield findings about a common state and rerun shards that do not match."""
+    found = material.whole
+    if found is None or not _readable(found):
+        return  # other checks report it
+    try:
+        reading = read_manifest(found)
+    except StoreError:  # a failure of the store, not of the checkpoint
+        raise
+    except CkptMigrateError as error:
+        yield material.finding("rerun-contradictory", f"the checkpoint {error.reason}")
+        return
+    record = reading.record
+    if record.kind is Kind.CORRUPT:
+        many = counted(len(record.missing), "shard")
+        are = "is" if len(record.missing) == 1 else "are"
+        what = f"{record.promise}, and {many} of it {are} missing"
+        finding = material.finding("rerun-shards-missing", what, *record.missing)
+        # 0.10 and 0.11 always request rerun shards, so the repair has to write new ones.
+        always = all(layout is sharded_rerun for layout in reading.layouts)
+        yield replace(finding, options=("--rebuild-sentinel",) if always else ())
+    elif record.stuck:
+        what = f"a fault in state {STATES[record.state or 0]}, from which no release resumes"
+        yield material.finding("rerun-not-resumable", what)
+    elif found.rerun_keys and record.entry is None and not record.shards:
+        what = f"{counted(len(found.rerun_keys), 'rerun shard')} without a rerun entry"
+        yield material.finding("rerun-shards-unclaimed", what, *found.rerun_keys)
+    elif record.entry is not None and record.kind is Kind.IDLE and not record.shards:
+        yield material.finding("rerun-sentinel-missing", "an idle rerun entry, and no shards")
+    elif record.missing:
+        many = f"{len(record.missing)} of its {grid_size(record.grid)} shards"
+        what = f"an idle rerun entry, and without {many}"
+        yield material.finding("rerun-sentinel-missing", what, *record.missing)
+    if found.common.in_file and common.KEY in found.metadata.entries:
+        yield material.finding("common-twice", f"the common state is in {common.KEY}, too")
+
+
+def shapes(material: Material) -> Iterator[Finding]:
+    """Yield a finding if the shapes of flattened optimizer states are missing."""
+    found = material.whole
+    if found is not None and optimizer_state.shapes_lost(found):
+        what = f"the optimizer states are flattened, and .metadata has no {SHAPES}"
+        yield material.finding("optimizer-shapes-missing", what)
+
+
+def _readable(found: Manifest) -> bool:
+    try:
+        for key in found.rerun_keys:
+            torch_file.load(found.read_blob_bytes(key))
+    except DamagedError:
+        return False
+    return True
+
+
+def sizes(material: Material) -> Iterator[Finding]:
+    """Yield a finding if args, save plans, shards and data files disagree on the parallel sizes."""
+    found = material.whole
+    if found is None:
+        return
+    try:
+        derive(found)
+    except RefusedError as error:
+        if "payload files" not in error.reason:  # payload.ranks reports these
+            yield material.finding("sizes-contradict", error.reason)
+    except DamagedError:
+        return
+
+
+def history(material: Material) -> Iterator[Finding]:
+    """Yield findings about an incomplete migration or an outdated sidecar."""
+    if writer(material.path).is_staged():
+        yield material.finding("migration-unfinished", "a migration in place left its stage behind")
+        return
+    try:
+        stale = sidecar.original(material.directory).stale
+    except StoreError:  # a failure of the store, not of the checkpoint
+        raise
+    except CkptMigrateError as error:
+        stale = f"{sidecar.FILE} {error.reason}"
+    if stale:
+        yield material.finding("sidecar-stale", stale)

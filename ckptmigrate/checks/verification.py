@@ -1,0 +1,295 @@
+"""The validation of checkpoints for `verify`: all problems at once, without loading.
+
+Other commands read a checkpoint with `manifest.load`, which raises at the first problem. `verify`
+reads as much as possible (`material`) and runs a list of checks on the result. It writes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+from ckptmigrate.checkpoint import formats, locate, nested
+from ckptmigrate.checkpoint.manifest import METADATA_FILES, PAYLOAD
+from ckptmigrate.checks import (
+    data_files,
+    hashes,
+    key_tables,
+    root_checks,
+    sharded_objects,
+    states,
+    tiling,
+    torch_load,
+)
+from ckptmigrate.checks.findings import CODES, Finding, Severity
+from ckptmigrate.checks.material import Material, gather
+from ckptmigrate.errors import (
+    CkptMigrateError,
+    DamagedError,
+    NotACheckpointError,
+    UnsupportedFormatError,
+    of_system,
+)
+from ckptmigrate.pickles.reader import uncollected
+from ckptmigrate.storage import directories
+from ckptmigrate.storage.directories import Directory, Progress
+from ckptmigrate.storage.places import Place
+from ckptmigrate.text.commands import command
+
+Check = Callable[[Material], Iterator[Finding]]
+
+_DIGEST: Final = "integrity-mismatch"
+# In the order in which their findings are printed.
+CHECKS: Final[tuple[Check, ...]] = (
+    states.history,
+    data_files.ranges,
+    key_tables.check,
+    tiling.check,
+    data_files.ranks,
+    states.sizes,
+    states.reruns,
+    states.shapes,
+    data_files.orphans,
+)
+
+
+# A checkpoint nested in another one has no rerun state, no args and no migration history.
+NESTED_CHECKS: Final[tuple[Check, ...]] = (
+    data_files.ranges,
+    key_tables.check,
+    tiling.check,
+    data_files.ranks,
+    data_files.orphans,
+)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The result for one checkpoint.
+
+    Attributes:
+        path: the directory of the checkpoint.
+        entries: number of keys that could be read.
+        payload_files, payload_bytes: number and size, in bytes, of the data files.
+        findings: the problems found, errors first.
+    """
+
+    path: Place
+    entries: int
+    payload_files: int
+    payload_bytes: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Return the findings that are errors."""
+        return tuple(f for f in self.findings if f.severity is Severity.ERROR)
+
+    @property
+    def lost(self) -> tuple[Finding, ...]:
+        """Return the errors that `repair` cannot repair."""
+        return tuple(
+            error
+            for error in self.errors
+            if CODES[error.code].repair is None
+            # Only these files are validated enough to recompute their hashes.
+            or (error.code == _DIGEST and not set(error.items) <= set(METADATA_FILES))
+        )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The result of `verify` for a PATH.
+
+    Attributes:
+        path: the PATH, absolute.
+        checkpoints: the result for each checkpoint.
+        findings: all problems, errors first; within a severity, those of the root come first.
+    """
+
+    path: Place
+    checkpoints: tuple[Verified, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Return whether there are no errors; warnings and notes are allowed."""
+        return not self.count(Severity.ERROR)
+
+    def beside(self, findings: Collection[Finding]) -> Verification:
+        """Return a copy with additional findings about the root."""
+        return replace(self, findings=_ordered([*findings, *self.findings]))
+
+    def count(self, severity: Severity) -> int:
+        """Return the number of findings of a severity."""
+        return sum(finding.severity is severity for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the documented JSON form (docs/json.md, `verify --json`)."""
+        return {
+            "path": str(self.path),
+            "clean": self.clean,
+            "errors": self.count(Severity.ERROR),
+            "warnings": self.count(Severity.WARNING),
+            "notes": self.count(Severity.NOTE),
+            "findings": [finding.as_json() for finding in self.findings],
+            "checkpoints": [
+                {
+                    "path": str(each.path),
+                    "clean": not each.errors,
+                    "entries": each.entries,
+                    "payload": {"files": each.payload_files, "bytes": each.payload_bytes},
+                }
+                for each in self.checkpoints
+            ],
+        }
+
+
+def verify(
+    path: Place,
+    *,
+    load: bool = False,
+    hashed: bool = False,
+    iteration: int | None = None,
+    every: bool = False,
+    known: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Verification:
+    """Verify the checkpoints of a PATH without writing anything.
+
+    Arguments and errors are those of `library.verify`, which also accepts a path as text.
+    """
+    if load:
+        torch_load.require_torch()
+    chosen = root_checks.choose(path, iteration=iteration, every=every)
+    one = partial(verify_one, load=load, hashed=hashed, known=known, progress=progress)
+    several = every and chosen.is_root
+    done = tuple(_told(one, each) if several else one(each) for each in chosen.checkpoints)
+    of_root = _of_root(chosen, partial(verify_one, known=known))
+    found = [*of_root, *(finding for each in done for finding in each.findings)]
+    return Verification(chosen.path, done, _ordered(found))
+
+
+def verify_one(
+    path: Place,
+    *,
+    load: bool = False,
+    hashed: bool = False,
+    known: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Verified:
+    """Verify one checkpoint and those nested in it; arguments and errors as in `verify`."""
+    directory = directories.directory(path)
+    _require_ours(directory)
+    look = partial(_look, load=load, hashed=hashed, known=known, progress=progress)
+    parts = [look(directory, CHECKS)]
+    inside: list[Directory] = []
+    others: list[Finding] = []
+    try:
+        inside = [each for _, each in nested.nested(directory)]
+    except DamagedError as error:
+        others.append(Finding("nested-linked", path, f"{error.path} {error.reason}"))
+    for each in inside:
+        try:
+            _require_ours(each)
+            parts.append(look(each, NESTED_CHECKS))
+        except UnsupportedFormatError as error:
+            others.append(Finding("not-verified", each.path, error.reason, fix=error.fix))
+    verified = Verified(
+        path,
+        sum(part.entries for part in parts),
+        sum(part.payload_files for part in parts),
+        sum(part.payload_bytes for part in parts),
+        _ordered([*(finding for part in parts for finding in part.findings), *others]),
+    )
+    return _with_repairs(verified, known)
+
+
+def _look(
+    directory: Directory,
+    checks: Collection[Check],
+    *,
+    load: bool,
+    hashed: bool,
+    known: Collection[str],
+    progress: Progress | None,
+) -> Verified:
+    """Verify one checkpoint without those nested in it."""
+    with uncollected():
+        material = gather(directory)
+        found = list(material.findings)
+        for check in checks:
+            found += check(material)
+        found += sharded_objects.check(material, known)
+    found += hashes.check(material, payload=hashed, progress=progress)
+    if load:
+        found += torch_load.check(material, progress)
+    held = [size for name, size in directory.files().items() if PAYLOAD.fullmatch(name)]
+    return Verified(directory.path, len(material.entries), len(held), sum(held), tuple(found))
+
+
+def _with_repairs(verified: Verified, known: Collection[str]) -> Verified:
+    """Return a copy in which each repairable finding has the command that repairs it."""
+    if verified.lost:
+        return verified
+    vouched = [word for name in known for word in ("--known", name)]
+
+    def named(finding: Finding) -> Finding:
+        if CODES[finding.code].repair is None:
+            return finding
+        options = dict.fromkeys(
+            option
+            for each in (*verified.errors, finding)
+            for option in (*(CODES[each.code].repair or ()), *each.options)
+        )
+        words = (*locate.words(verified.path), *options, *vouched)
+        return replace(finding, repair=command("repair", *words))
+
+    return replace(verified, findings=tuple(map(named, verified.findings)))
+
+
+def _of_root(chosen: root_checks.Chosen, verify: Callable[[Place], Verified]) -> Iterator[Finding]:
+    """Yield the findings about a root, with the command that repairs its tracker file, if any."""
+    for finding in chosen.findings:
+        if CODES[finding.code].repair is None or finding.fix is not None:
+            yield finding
+        else:
+            yield replace(finding, repair=_tracker_repair(chosen, verify))
+
+
+def _tracker_repair(chosen: root_checks.Chosen, verify: Callable[[Place], Verified]) -> str | None:
+    """Return the command that makes the tracker file name an intact checkpoint, or None."""
+    if chosen.named is not None:
+        there = verify(chosen.named)
+        if not there.lost:
+            again = command("repair", chosen.path, "--in-place")
+            return next((error.repair for error in there.errors), again)
+    for each in reversed(locate.all_of(chosen.path)):
+        with contextlib.suppress(CkptMigrateError):
+            if each != chosen.named and not verify(each).errors:
+                return command("repair", chosen.path, "--in-place")
+    return None
+
+
+def _told(verify: Callable[[Place], Verified], path: Place) -> Verified:
+    """Verify one of several checkpoints; return an error as a finding, so that others proceed."""
+    try:
+        return verify(path)
+    except (CkptMigrateError, OSError) as error:
+        told = error if isinstance(error, CkptMigrateError) else of_system(error, path)
+        return Verified(path, 0, 0, 0, (Finding("not-verified", path, told.reason),))
+
+
+def _ordered(found: list[Finding]) -> tuple[Finding, ...]:
+    order = list(Severity)
+    return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
+
+
+def _require_ours(directory: Directory) -> None:
+    """Raise if a directory has another format; accept a damaged torch_dist checkpoint."""
+    # Not a checkpoint: an empty iteration of a root, or a swap hides its files.
+    with contextlib.suppress(DamagedError, NotACheckpointError):
+        formats.require_torch_dist(directory)

@@ -1,0 +1,193 @@
+"""Fixes for a verdict: a command that is planned, and its result checked, before it is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
+
+from ckptmigrate.checkpoint.locate import words
+from ckptmigrate.checkpoint.rerun import Kind
+from ckptmigrate.errors import CkptMigrateError, RefusedError
+from ckptmigrate.planning import planner, refusals, repairs
+from ckptmigrate.planning.losses import LOSSES
+from ckptmigrate.planning.planner import Plan
+from ckptmigrate.planning.targets import Target, target
+from ckptmigrate.releases import optimizer_state, rng
+from ckptmigrate.releases.prediction import (
+    DEFAULT_STRICTNESS,
+    RAISE_ALL,
+    UNSAFE_LOAD,
+    Job,
+    Verdict,
+    check,
+)
+from ckptmigrate.releases.readers import Reader, reader
+from ckptmigrate.storage.directories import Overlay
+from ckptmigrate.storage.places import Place
+from ckptmigrate.text.commands import command
+from ckptmigrate.version import __version__
+from ckptmigrate.versions import UNIVERSAL, none_emitting
+from ckptmigrate.versions.detection import Reading, read
+
+# The fields of Job that each flag of an obstacle sets.
+_FLAGS: Final[dict[str, dict[str, Any]]] = {
+    optimizer_state.FLAG: {"no_load_optim": True},
+    rng.FLAG: {"no_load_rng": True},
+    f"--dist-ckpt-strictness {DEFAULT_STRICTNESS}": {"strictness": DEFAULT_STRICTNESS},
+    UNSAFE_LOAD: {},
+}
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The fix for a verdict.
+
+    Attributes:
+        command: the command to run before the job; None if none is needed, or if none works.
+        flags: the flags that the job then needs.
+        reason: why neither a command nor a flag works, or None.
+    """
+
+    command: str | None = None
+    flags: tuple[str, ...] = ()
+    reason: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the documented JSON form (docs/json.md, `check --json`)."""
+        return {"command": self.command, "flags": list(self.flags), "reason": self.reason}
+
+
+class Checked(NamedTuple):
+    """A verdict and its fix."""
+
+    verdict: Verdict
+    fix: Advice
+
+
+def advise(found: Reading, verdict: Verdict, job: Job, named: Sequence[str | Place] = ()) -> Advice:
+    """Return the fix for a verdict; an empty one if the job resumes and has no warning.
+
+    Every command is planned as the user would run it, and its result is checked for the job.
+
+    Args:
+        named: the command-line arguments that select the checkpoint; by default its path.
+    """
+    if verdict.resumes and not verdict.warnings:
+        return Advice()
+    reason = None
+    if found.record.kind is Kind.CORRUPT:
+        return _repaired(found, verdict.reader, job, named)
+    if verdict.warnings or any(obstacle.metadata_only for obstacle in verdict.obstacles):
+        for wanted in _targets(verdict.reader, job):
+            try:
+                options, made = _planned(found, wanted)
+                result = _after(made, found)
+            except CkptMigrateError as error:
+                reason = reason or error.reason
+                continue
+            after = check(result, verdict.reader, job)
+            flags = _flags(after)
+            if made.files and flags is not None and not after.warnings:
+                place = named or (found.manifest.path,)
+                return Advice(command(made.verb, *place, *options), flags)
+    if verdict.resumes:
+        return Advice()
+    flags = _flags(verdict, metadata_too=True)
+    if flags is not None:
+        after = check(found, verdict.reader, _with(job, flags))
+        if all(obstacle.flag in flags for obstacle in after.obstacles):
+            return Advice(flags=flags)
+    return Advice(reason=reason or verdict.obstacles[0].why)
+
+
+def _repaired(found: Reading, release: Reader, job: Job, named: Sequence[str | Place]) -> Advice:
+    """Return the fix for a corrupt checkpoint, which only `repair` can make loadable."""
+    path, options = found.manifest.path, refusals.rebuild_options(found)
+    first = command("repair", *(named or words(path)), *options)
+    try:
+        made = repairs.plan(path, repairs.Wanted(rebuild=bool(options)), now="")
+    except CkptMigrateError as error:
+        return Advice(reason=error.reason)
+    if check(_after(made, found), release, job).resumes:
+        return Advice(first)
+    return Advice(reason=f"it is corrupt; run `{first}`, then check it again")
+
+
+def _after(made: Plan, found: Reading) -> Reading:
+    """Read the checkpoint as it would be after a plan."""
+    return read(Overlay(found.manifest.directory, made.files))
+
+
+def _targets(release: Reader, job: Job) -> Iterator[Target]:
+    """Yield the targets to try: the release, then the layouts that the most jobs can load.
+
+    A release target is planned for a job with the checkpoint's parallelism; the layouts are for
+    all other jobs.
+    """
+    strict = job.strictness == RAISE_ALL
+    for native in (False, True):
+        yield target(
+            release.release,
+            torch=release.torch,
+            environment=release.environment,
+            native=native,
+            strict=strict,
+        )
+    yield target(none_emitting.ID, environment=release.environment)
+    yield target(UNIVERSAL, environment=release.environment)
+
+
+def _planned(found: Reading, wanted: Target) -> tuple[list[str], Plan]:
+    """Plan a migration to a target, with every data loss allowed that it needs.
+
+    Returns:
+        The command-line options after command name and PATH, and the plan.
+
+    Raises:
+        CkptMigrateError: there is no plan, even with all data losses allowed.
+    """
+    allowed: tuple[str, ...] = ()
+    while True:
+        try:
+            made = planner.plan(
+                found.manifest.path, wanted, verb=None, allowed=allowed, now="", version=__version__
+            )
+        except RefusedError as error:
+            if not set(error.losses) - set(allowed):
+                raise
+            allowed = tuple(loss for loss in LOSSES if loss in {*allowed, *error.losses})
+            continue
+        words = ["--to", wanted.name, *_options(wanted)]
+        return words + [word for loss in allowed for word in ("--allow-loss", loss)], made
+
+
+def _options(wanted: Target) -> list[str]:
+    if wanted.reader is None:
+        return wanted.environment.options()
+    release = wanted.reader
+    usual = reader(release.release, release.compat).torch
+    torch = [] if release.torch == usual else ["--torch", release.torch]
+    native = ["--native"] if wanted.native else []
+    strict = ["--strict"] if wanted.strict else []
+    return [*torch, *wanted.environment.options(), *native, *strict]
+
+
+def _flags(verdict: Verdict, *, metadata_too: bool = False) -> tuple[str, ...] | None:
+    """Return the flags that avoid all obstacles; None if an obstacle has no flag.
+
+    Args:
+        metadata_too: whether to accept flags for obstacles that a migration can remove.
+    """
+    flags: dict[str, None] = {}
+    for obstacle in verdict.obstacles:
+        if obstacle.flag is None or (obstacle.metadata_only and not metadata_too):
+            return None
+        flags[obstacle.flag] = None
+    return tuple(flags)
+
+
+def _with(job: Job, flags: tuple[str, ...]) -> Job:
+    for flag in flags:
+        job = replace(job, **_FLAGS[flag])
+    return job

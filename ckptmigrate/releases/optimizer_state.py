@@ -1,0 +1,269 @@
+"""The optimizer state of a checkpoint, and the reasons why a reader cannot load it.
+
+A metadata edit cannot convert the optimizer: its tensor data and keys depend on how the model
+groups its parameters, so a job has to resume with `--no-load-optim`. The exception is the table of
+the shapes of flattened states, which is metadata only: `shapes` computes it if it is missing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.metadata import ORIGINAL_SHAPE, SHAPES
+from ckptmigrate.pickles.tree import Object
+from ckptmigrate.releases.readers import Reader
+
+FLAG: Final = "--no-load-optim"
+FLATTENED: Final = "fully_sharded_model_space"
+
+_CHAINED: Final = re.compile(r"chained_\d+\.", re.ASCII)
+# `optimizer.state.exp_avg.<parameter>`, for each of several optimizers under a prefix.
+_STATE: Final = re.compile(
+    r"(?P<prefix>(?:chained_\d+\.)?)optimizer\.state\.[^.]+\.(?P<parameter>.+)", re.ASCII
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A reason why a reader cannot load the optimizer.
+
+    Attributes:
+        error: the error that the reader raises.
+        why: the reason.
+        metadata_only: whether an edit of `.metadata` removes it.
+    """
+
+    error: str
+    why: str
+    metadata_only: bool = False
+
+
+def saved(manifest: Manifest) -> bool:
+    """Return whether the checkpoint was saved without --no-save-optim."""
+    return not manifest.common.argument("no_save_optim")
+
+
+def unsaved(manifest: Manifest) -> Problem | None:
+    """Return the problem of a job of any release if the optimizer was not saved, or None.
+
+    Source: load_checkpoint of megatron/training/checkpointing.py, core_v0.9.0 to core_v0.19.0.
+    """
+    if saved(manifest) or manifest.is_release:
+        return None
+    return Problem("KeyError: 'optimizer'", "the checkpoint was saved with --no-save-optim")
+
+
+def problems(manifest: Manifest, reader: Reader) -> list[Problem]:
+    """Return the reasons why a reader cannot load the optimizer, in the order of their errors.
+
+    A `release` checkpoint has none, because no job loads its optimizer (load_checkpoint of
+    megatron/training/checkpointing.py, core_v0.9.0 to core_v0.19.0).
+    """
+    if manifest.is_release:
+        return []
+    found = _of_sharding(manifest, reader)
+    # A job builds the sharded state dict before it reads a tensor, so its error is the only one.
+    return found or [
+        *_of_shapes(manifest, reader),
+        *_of_chain(manifest, reader),
+        *_of_dimension(manifest, reader),
+    ]
+
+
+def shapes_lost(manifest: Manifest) -> bool:
+    """Return whether there are flattened states and `.metadata` has no table of their shapes.
+
+    torch 2.9 to 2.12 drop the attribute when Megatron-Core up to 0.14 saves (pytorch #178001).
+    All states of an optimizer have one form, so the first state of each optimizer decides.
+    """
+    if manifest.metadata.attributes.get(SHAPES):
+        return False
+    entries, seen = manifest.metadata.entries, set()
+    for key in entries:
+        match = _STATE.fullmatch(key)
+        if match is None or match["prefix"] in seen or match["parameter"] not in entries:
+            continue
+        shape = _size(entries[match["parameter"]])
+        if len(shape) > 1:  # releases up to 0.10 do not flatten states of one dimension
+            seen.add(match["prefix"])
+            if _is_flattened(shape, _size(entries[key])):
+                return True
+    return False
+
+
+def shapes(manifest: Manifest) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Compute `mcore_data` from the shapes of the parameters: a row per tensor, as Megatron saves.
+
+    Source: core_v0.9.0, core_v0.14.0 megatron/core/dist_checkpointing/strategies/torch.py
+    MCoreSavePlanner.create_local_plan.
+    """
+    entries = manifest.metadata.entries
+    rows: dict[str, dict[str, tuple[int, ...]]] = {}
+    for key in entries:
+        if manifest.metadata.is_object_entry(key):
+            continue
+        match = _STATE.fullmatch(key)
+        parameter = entries.get(match["parameter"]) if match else None
+        shape = () if parameter is None else _size(parameter)
+        rows[key] = {ORIGINAL_SHAPE: shape} if _is_flattened(shape, _size(entries[key])) else {}
+    return rows
+
+
+def _is_flattened(shape: tuple[int, ...], stored: tuple[int, ...]) -> bool:
+    """Return whether a state is stored flattened.
+
+    Args:
+        shape: the parameter's global shape.
+        stored: the state's global shape; flattened, it is (chunks per dimension..., elements of a
+            chunk).
+    """
+    grid = stored[:-1]
+    if not shape or len(grid) != len(shape) or not all(grid):
+        return False
+    return all(size % cells == 0 for size, cells in zip(shape, grid, strict=True)) and (
+        stored[-1] == math.prod(size // cells for size, cells in zip(shape, grid, strict=True))
+    )
+
+
+def sharding_type(manifest: Manifest) -> str | None:
+    """Return the sharding type of the distributed optimizer, or None if it is unknown."""
+    named_type = (manifest.common.content or {}).get("distrib_optim_sharding_type")
+    if isinstance(named_type, str):
+        return named_type
+    return FLATTENED if _flattened(manifest) or shapes_lost(manifest) else None
+
+
+def _of_sharding(manifest: Manifest, reader: Reader) -> list[Problem]:
+    found = sharding_type(manifest)
+    if found is None:
+        return []
+    row = next((row for row in reader.compat.optimizer_sharding if row.type == found), None)
+    if row is not None and reader.is_in(row.releases):
+        return []
+    error = row.error if row else f"NotImplementedError: Unknown sharding_type: {found}"
+    why = (
+        f"its distributed optimizer does not know the sharding type {found}, and no metadata "
+        "edit can re-lay the bytes"
+    )
+    return [Problem(error, why)]
+
+
+def _of_form(reader: Reader, form: str, **values: object) -> list[Problem]:
+    """Return the problem with a form of compat_matrix.yaml; empty if the reader can read it."""
+    return [Problem(row.error.format(**values), row.why) for row in reader.unread_forms(form)]
+
+
+def _of_shapes(manifest: Manifest, reader: Reader) -> list[Problem]:
+    """Return the problem with flattened states that lack the table of their shapes."""
+    if not shapes_lost(manifest):
+        return []
+    found = _of_form(reader, "flattened-shapes-lost")
+    return [Problem(each.error, each.why, metadata_only=True) for each in found]
+
+
+def _of_chain(manifest: Manifest, reader: Reader) -> list[Problem]:
+    """Return the problem with several optimizers (MoE) whose keys lack the `chained_N.` prefix.
+
+    Releases up to 0.13 write the prefix. If the keys have it, every reader requests it, because
+    `content_metadata`, which makes a reader omit it, is saved together with the keys.
+    """
+    states = manifest.common.values.get("optimizer")
+    # Several optimizers are stored under 0, 1, ... in the common state; a single one is not.
+    if not isinstance(states, dict) or len(states) < 2 or {*states} != {*range(len(states))}:
+        return []
+    keys = manifest.metadata.entries
+    if any(_CHAINED.match(key) for key in keys):
+        return []
+    first = next((key for key in keys if key.startswith("optimizer.")), None)
+    if first is None:
+        return []
+    flattened = _flattened(manifest)
+    if flattened:
+        first = next((key for key, shape in flattened.items() if len(shape) > 1), first)
+    form = "chained-without-prefix-flattened" if flattened else "chained-without-prefix"
+    return _of_form(reader, form, key=f"chained_0.{first}")
+
+
+def _of_dimension(manifest: Manifest, reader: Reader) -> list[Problem]:
+    """Return the problem with flattened states of one-dimensional parameters.
+
+    Releases store these states in one of two forms.
+    """
+    if sharding_type(manifest) != FLATTENED:
+        return []
+    flattened, entries = _flattened(manifest), manifest.metadata.entries
+    # Filter by key first: in a large file, each entry that is accessed is unpickled on demand.
+    for key in entries:
+        if len(flattened.get(key, ())) == 1:
+            stored = _size(entries[key])
+            return _of_form(
+                reader, "flattened-1d-reshaped", key=key, stored=list(stored), shape=flattened[key]
+            )
+    for key in entries:
+        cut = None if key in flattened else _cut(key, entries)
+        if cut is not None:
+            shape, size = cut
+            return _of_form(reader, "flattened-1d-cut", shape=shape, size=size)
+    return []
+
+
+def _cut(key: str, entries: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Compare the chunks of a state with the chunks of its parameter.
+
+    Returns:
+        (size of the parameter's shard, size of a chunk of it), in elements, if the state has
+        smaller chunks than model parallelism gives its parameter; None if it has not, or if the
+        parameter is not in the checkpoint.
+    """
+    match = _STATE.fullmatch(key)
+    parameter = entries.get(match["parameter"]) if match else None
+    if parameter is None or len(_size(entries[key])) != 1:
+        return None
+    whole = sorted(_pieces(parameter))
+    for piece in _pieces(entries[key]):
+        after = bisect_right(whole, piece)
+        if not after or whole[after - 1] != piece:
+            shard = next((size for offset, size in reversed(whole) if offset <= piece[0]), None)
+            return None if shard is None else (shard, piece[1])
+    return None
+
+
+def _pieces(entry: Any) -> Iterator[tuple[int, int]]:
+    """Yield (offset, size), in elements, of each chunk of a one-dimensional tensor."""
+    chunks = entry.attributes.get("chunks") if isinstance(entry, Object) else None
+    for chunk in chunks if isinstance(chunks, list) else ():
+        if isinstance(chunk, Object):
+            offsets, sizes = (_numbers(chunk.attributes.get(name)) for name in ("offsets", "sizes"))
+            if len(offsets) == len(sizes) == 1:
+                yield offsets[0], sizes[0]
+
+
+def _size(entry: Any) -> tuple[int, ...]:
+    return _numbers(entry.attributes.get("size")) if isinstance(entry, Object) else ()
+
+
+def _flattened(manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    """Return the keys that are stored flattened: key -> shape of the parameter."""
+    data = manifest.metadata.attributes.get(SHAPES)
+    if not isinstance(data, dict):
+        return {}
+    return {
+        k: _numbers(v[ORIGINAL_SHAPE])
+        for k, v in data.items()
+        if isinstance(v, dict) and ORIGINAL_SHAPE in v
+    }
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    """Return the numbers of a tuple or an inert torch.Size; () for anything else."""
+    if isinstance(value, Object) and len(value.args) == 1:
+        value = value.args[0]
+    if isinstance(value, tuple) and all(type(number) is int for number in value):
+        return value
+    return ()

@@ -1,0 +1,401 @@
+"""Prediction of whether a Megatron release can resume from a checkpoint.
+
+The prediction uses the content of the checkpoint and the constraints of the reader, in the order in
+which the reader applies them. It does not use measured results.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from ckptmigrate.checkpoint import metadata
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.rerun import MODE_OF_ARGUMENT, SHARDED_KEY
+from ckptmigrate.checkpoint.topology import Topology, derive, told
+from ckptmigrate.errors import RefusedError
+from ckptmigrate.pickles.display import short
+from ckptmigrate.pickles.tree import Object, enum_value, symbol_of, symbols_and_objects
+from ckptmigrate.releases import optimizer_state, rng
+from ckptmigrate.releases.constraints import ARGS_CLASS
+from ckptmigrate.releases.facts import minor
+from ckptmigrate.releases.readers import Reader
+from ckptmigrate.releases.writer_evidence import writer
+from ckptmigrate.versions import named, rerun_facts
+from ckptmigrate.versions.detection import Reading
+from ckptmigrate.versions.load_rules import LENIENT, MISSING, Offer
+
+STRICTNESS: Final = ("assume_ok_unexpected", "raise_unexpected", "raise_all", *LENIENT)
+DEFAULT_STRICTNESS: Final = "assume_ok_unexpected"
+RAISE_ALL: Final = "raise_all"
+_SINGLETON: Final = "singleton_local_shards"
+# The key of a tensor of one layer. The key of stacked layers is the same without the number.
+_LAYER: Final = re.compile(
+    r"((?!optimizer\.|chained_)(?:\w+\.)*layers\.)\d+\.((?:\w+\.)*\w+)", re.ASCII
+)
+# The error of dist_checkpointing.load, which loads a nested checkpoint. Training loads the common
+# state of the outer checkpoint separately, with another error (core_v0.9.0 to core_v0.18.2
+# megatron/core/dist_checkpointing/strategies/common.py load_common).
+_NO_COMMON_FILE: Final = "CheckpointingException: Common file {path}/common.pt does not exist"
+_COMMON: Final = "the common state"
+_STATES: Final = "the RNG state"
+# Avoids the load error of args in releases up to 0.10 under a torch newer than the release, which
+# does not depend on the content of args.
+UNSAFE_LOAD: Final = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
+
+
+@dataclass(frozen=True)
+class Job:
+    """The job that loads a checkpoint; a size of None means the size in the checkpoint.
+
+    Attributes:
+        tensor, pipeline, context, world: parallel sizes, in ranks.
+        rerun_mode: its --rerun-mode.
+        finetune: whether it runs with --finetune.
+        no_load_optim: whether it runs with --no-load-optim.
+        no_load_rng: whether it runs with --no-load-rng.
+        strictness: its --dist-ckpt-strictness.
+    """
+
+    tensor: int | None = None
+    pipeline: int | None = None
+    context: int | None = None
+    world: int | None = None
+    rerun_mode: str = "validate_results"
+    finetune: bool = False
+    no_load_optim: bool = False
+    no_load_rng: bool = False
+    strictness: str = DEFAULT_STRICTNESS
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """One reason why a job cannot resume.
+
+    Attributes:
+        error: the error message of the job.
+        why: the reason.
+        flag: the option or environment variable of the job that avoids the error, or None.
+        metadata_only: whether a migration removes it.
+    """
+
+    error: str
+    why: str
+    flag: str | None = None
+    metadata_only: bool = True
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The prediction of whether a job of a release can resume.
+
+    Attributes:
+        reader: the release.
+        obstacles: the reasons why it cannot, in the order of the job's errors; empty if it can.
+        without: data of the checkpoint that the job resumes without.
+        warnings: what fails later.
+        depends: a sentence for each global whose load depends on the Python or NumPy version.
+    """
+
+    reader: Reader
+    obstacles: tuple[Obstacle, ...]
+    without: tuple[str, ...]
+    warnings: tuple[str, ...]
+    depends: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the documented JSON form (docs/json.md, `check --json`)."""
+        return {
+            "release": self.reader.release,
+            "torch": self.reader.torch,
+            "like": self.reader.like,
+            "resumes": self.resumes,
+            "without": list(self.without),
+            "warnings": list(self.warnings),
+            "depends": list(self.depends),
+            "obstacles": [
+                {"error": o.error, "why": o.why, "flag": o.flag, "metadata_only": o.metadata_only}
+                for o in self.obstacles
+            ],
+        }
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The assumptions of the prediction, without those that an obstacle already states."""
+        told = {obstacle.why for obstacle in self.obstacles}
+        caveat = self.reader.caveat
+        return (
+            *(() if caveat is None else (caveat,)),
+            *(text for text in self.depends if text not in told),
+        )
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the load succeeds, even if without some of the data."""
+        return not self.obstacles
+
+
+def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
+    """Predict whether a job of a release can resume from a checkpoint.
+
+    Args:
+        reading: the checkpoint.
+        reader: the release and its torch.
+        job: by default a job with the checkpoint's parallelism and with reruns enabled.
+    """
+    job = job or Job()
+    manifest = reading.manifest
+    obstacles = [*_marker(manifest, reader), *_common(manifest, reader)]
+    obstacles += _metadata(manifest, reader)
+    obstacles += _model(manifest, reader)
+    if not (job.no_load_optim or job.finetune):
+        obstacles += [
+            Obstacle(each.error, each.why, optimizer_state.FLAG, metadata_only=each.metadata_only)
+            for each in optimizer_state.problems(manifest, reader)
+        ]
+    offer = _offer(reading, reader, job)
+    taking = named(reader.layout).take(offer)
+    states, rerun = _rng(manifest, reader, job, offer), []
+    if taking.error is not None:
+        rerun = [Obstacle(taking.error, taking.why)]
+    # A job loads rerun shards before RNG states, but restores in another order: optimizer, rerun
+    # state, RNG states.
+    if taking.error is not None and taking.error.startswith(MISSING):
+        obstacles += [*rerun, *states, *_no_optimizer(manifest, job)]
+    else:
+        obstacles += [*states, *_no_optimizer(manifest, job), *rerun]
+    obstacles += _no_rng(manifest, reader, job, offer)
+    if (
+        taking.error is None
+        and job.strictness == RAISE_ALL
+        and manifest.rerun_keys
+        and not taking.requested
+    ):
+        obstacles.append(
+            Obstacle(
+                f"Missing keys (for all ranks): {{'{SHARDED_KEY}'}}",
+                "a strict job refuses rerun shards that it does not ask for",
+                "--dist-ckpt-strictness assume_ok_unexpected",
+            )
+        )
+    obstacles += _nested(manifest, reader)
+    warnings = (taking.warning,) if taking.warning else ()
+    return Verdict(
+        reader, tuple(obstacles), taking.without, warnings, _depends(manifest, reader, job, offer)
+    )
+
+
+def _depends(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> tuple[str, ...]:
+    """Return a sentence for each global of a moved module whose load depends on a version."""
+    states = manifest.rng_symbols if _loads_rng(job, offer) else ()
+    named = [(_STATES, path, False) for path in states]
+    for each in manifest.parts.values():
+        by_list = each.common.in_file and reader.weights_only
+        named += [(_COMMON, found.path, by_list) for found in each.common.symbols]
+        named += [(metadata.FILE, found.path, False) for found in each.metadata.symbols]
+    found = (_named(where, path, reader, by_list=listed) for where, path, listed in named)
+    return tuple(dict.fromkeys(filter(None, found)))
+
+
+def _named(where: str, path: str, reader: Reader, *, by_list: bool) -> str | None:
+    """Return the sentence that a global depends on a version; None if it does not.
+
+    Args:
+        where: the part of the checkpoint that names the global.
+        path: the dotted name.
+        by_list: whether the global has to be on the allow-list.
+    """
+    condition = reader.condition(path, by_list=by_list)
+    return None if condition is None else f"{where} names {path}: {condition}"
+
+
+def _nested(manifest: Manifest, reader: Reader) -> list[Obstacle]:
+    """Return the obstacles of the nested checkpoints, which a job loads last."""
+    found = []
+    for name, inside in manifest.nested.items():
+        common = _common(inside, reader, _NO_COMMON_FILE)
+        for each in (*_marker(inside, reader), *common, *_metadata(inside, reader)):
+            found.append(replace(each, why=f"in the nested checkpoint {name} {each.why}"))
+    return found
+
+
+def _marker(manifest: Manifest, reader: Reader) -> list[Obstacle]:
+    unknown = reader.unknown_marker_keys(manifest.marker)
+    if not unknown:
+        return []
+    return [
+        Obstacle(
+            "TypeError: CheckpointingConfig.__init__() got an unexpected keyword argument "
+            f"'{unknown[0]}'",
+            "metadata.json has keys that this release does not know",
+        )
+    ]
+
+
+def _common(manifest: Manifest, reader: Reader, missing: str | None = None) -> list[Obstacle]:
+    """Return the obstacles of the common state.
+
+    Args:
+        missing: the error for a missing common.pt, if it is not the error of load_checkpoint.
+    """
+    if not manifest.common.in_file and reader.missing_common_error is not None:
+        error = (missing or reader.missing_common_error).format(path=manifest.path)
+        return [Obstacle(error, "the common state is in common_state, and it looks for common.pt")]
+    weights_only = manifest.common.in_file and reader.weights_only
+    for found in symbols_and_objects(manifest.common.values):
+        # The reader's error names the first global that it cannot load.
+        if isinstance(found, Object):
+            forbidden = reader.forbidden_class(found) if weights_only else None
+            if forbidden is not None:
+                return [_forbidden(forbidden)]
+            if not reader.makes(found):
+                return [_no_member(found)]
+            continue
+        if weights_only and not reader.allows(found.path):
+            why = f"{_COMMON} names {found.path}, which this release does not allow"
+            return [
+                Obstacle(
+                    "Weights only load failed. ... Unsupported global: GLOBAL "
+                    f"{found.path} was not an allowed global by default.",
+                    _named(_COMMON, found.path, reader, by_list=True) or why,
+                    UNSAFE_LOAD if found.path == ARGS_CLASS else None,
+                )
+            ]
+        if not reader.resolves(found.path):
+            return [_unresolved(found.path, _COMMON, reader)]
+    return []
+
+
+def _no_member(found: Object) -> Obstacle:
+    name = symbol_of(found).symbol
+    return Obstacle(
+        f"ValueError: {short(enum_value(found))} is not a valid {name}",
+        f"the common state has {short(found)}, and {name} has no member of that value in this "
+        "release",
+    )
+
+
+def _forbidden(name: str) -> Obstacle:
+    return Obstacle(
+        "Weights only load failed. ... Can only build Tensor, Parameter, OrderedDict or types "
+        f"allowlisted via `add_safe_globals`, but got <class '{name}'>",
+        f"the common state has numpy data of the class {name}, which this release does not allow",
+    )
+
+
+def _metadata(manifest: Manifest, reader: Reader) -> list[Obstacle]:
+    for found in manifest.metadata.symbols:
+        if not reader.resolves(found.path):
+            return [_unresolved(found.path, metadata.FILE, reader)]
+    return []
+
+
+def _model(manifest: Manifest, reader: Reader) -> list[Obstacle]:
+    """Return the obstacle if the model is stored under keys that the release does not request."""
+    if (manifest.common.content or {}).get(_SINGLETON) is not True:
+        return []
+    layers = (_LAYER.fullmatch(key) for key in manifest.metadata.entries)
+    first = next((match for match in layers if match), None)
+    if first is None:  # no layers
+        return []
+    key = "".join(first.groups())
+    return [
+        Obstacle(row.error.format(key=key), row.why, metadata_only=False)
+        for row in reader.unread_forms("singleton-shards")
+    ]
+
+
+def _unresolved(path: str, where: str, reader: Reader, flag: str | None = None) -> Obstacle:
+    module, _, name = path.rpartition(".")
+    moved = reader.compat.moved(path)
+    if moved is not None:
+        why = _named(where, path, reader, by_list=False)
+        return Obstacle(moved.error, why or f"{where} names {path}", flag)
+    if module.startswith("megatron."):
+        error = f"AttributeError: Can't get attribute '{name}' on <module '{module}'"
+    else:
+        error = f"ModuleNotFoundError: No module named '{module.partition('.')[0]}'"
+    return Obstacle(error, f"{where} names {path}, which this release does not have", flag)
+
+
+def _loads_rng(job: Job, offer: Offer) -> bool:
+    return not (job.no_load_rng or job.finetune) and offer.same_grid
+
+
+def _rng(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> list[Obstacle]:
+    if not _loads_rng(job, offer):
+        return []
+    found = rng.missing(manifest, reader, offer.grid, offer.world)
+    if found is not None:
+        return [Obstacle(*found, rng.FLAG)]
+    unresolved = (path for path in manifest.rng_symbols if not reader.resolves(path))
+    return [_unresolved(path, _STATES, reader, rng.FLAG) for path in unresolved][:1]
+
+
+def _no_optimizer(manifest: Manifest, job: Job) -> list[Obstacle]:
+    found = optimizer_state.unsaved(manifest)
+    if found is None or job.no_load_optim or job.finetune:
+        return []
+    return [Obstacle(found.error, found.why, optimizer_state.FLAG, metadata_only=False)]
+
+
+def _no_rng(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> list[Obstacle]:
+    """Return the error of a job that requests no RNG states although it has no --no-load-rng."""
+    error = reader.missing_rng_error
+    if error is None or job.no_load_rng or job.finetune or manifest.is_release:
+        return []
+    if not rng.saved(manifest):
+        why = "the checkpoint was saved with --no-save-rng"
+    elif not offer.same_grid:
+        why = "of another TP or PP it does not ask for RNG states, and then misses them"
+    else:
+        return []
+    return [Obstacle(error.format(path=manifest.path), why, rng.FLAG, metadata_only=False)]
+
+
+def _offer(reading: Reading, reader: Reader, job: Job) -> Offer:
+    manifest, record = reading.manifest, reading.record
+    saved = _saved(manifest)
+    grid = (job.pipeline or saved.pipeline or 1, job.tensor or saved.tensor or 1)
+    world = job.world or saved.world or saved.hint or 1
+    fields: set[str] = set()
+    if record.entry is not None:
+        fields |= {name for name in record.entry if isinstance(name, str)}
+    shard = next(iter(record.shards.values()), None)  # all have the same fields
+    if shard is not None:
+        fields |= set(shard.stored or shard.fields)
+    same_grid = grid == (saved.pipeline or grid[0], saved.tensor or grid[1])
+    return Offer(
+        facts=rerun_facts.gather(manifest),
+        record=record,
+        fields=frozenset(fields),
+        grid=grid,
+        world=world,
+        same_grid=same_grid,
+        same_job=same_grid and _same_size(world, saved, job),
+        mode=MODE_OF_ARGUMENT.get(job.rerun_mode, job.rerun_mode),
+        finetune=job.finetune or manifest.is_release,
+        lenient=job.strictness in LENIENT,
+        same_release=_wrote(reader, manifest),
+    )
+
+
+def _wrote(reader: Reader, manifest: Manifest) -> bool:
+    """Return whether the reader's minor release is the only possible writer."""
+    writers = writer(manifest, reader.compat).releases
+    return [minor(release) for release in writers] == [minor(reader.release)]
+
+
+def _saved(manifest: Manifest) -> Topology:
+    """Return the parallelism of the checkpoint; that of args, as in Megatron, if they disagree."""
+    try:
+        return derive(manifest)
+    except RefusedError:
+        return told(manifest)
+
+
+def _same_size(world: int, saved: Topology, job: Job) -> bool:
+    return world == (saved.world or world) and (
+        job.context is None or saved.context is None or job.context == saved.context
+    )

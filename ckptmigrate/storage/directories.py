@@ -1,0 +1,402 @@
+"""Read access to one checkpoint directory: list, read, read a range.
+
+Only regular files are opened. A link is followed only to a file of the same name, to a file named
+by its content, or to a file in the same directory. Therefore an untrusted checkpoint cannot choose
+which files are opened or how much of a file is held in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Final, Protocol, TypeVar
+
+from ckptmigrate.errors import DamagedError
+from ckptmigrate.storage import local_files
+from ckptmigrate.storage.places import Place
+
+T = TypeVar("T")
+Progress = Callable[[int], None]  # called with each number of bytes moved
+
+
+def _say_nothing(place: Place | str, seconds: float) -> None:
+    """Do nothing."""
+
+
+# Called while a request to a store is pending, with its place and the elapsed seconds.
+on_wait: Callable[[Place | str, float], None] = _say_nothing
+
+# Maximum bytes held in memory at once. A `.metadata` with a million keys has 432 MB.
+LARGEST_PART: Final = 4 * 1024**3
+_PIECE: Final = 1024**2
+LARGEST_JSON: Final = 32 * 1024**2  # a hash in integrity.json takes about 100 bytes
+DEEPEST: Final = 100  # maximum depth of directories; releases write one level
+# The files of a checkpoint that releases and this package read; only these may be links.
+NAMES: Final = re.compile(
+    r"\.metadata|common\.pt|metadata\.json|integrity\.json|__\d+_\d+\.distcp|ckptmigrate\.json"
+    r"|train_state\.pt|latest_train_state\.pt"  # of Megatron-Bridge
+    r"|latest_checkpointed_iteration\.txt",  # of a root
+    re.ASCII,
+)
+# A file named by its content, as in caches: `blobs/DIGEST` (huggingface_hub), `md5/ab/CDEF` (DVC),
+# `SHA256E-s1024--DIGEST.distcp` (git-annex). Files with secrets do not have such names.
+_CONTENT_ADDRESS: Final = re.compile(
+    r"[0-9a-f]{30,128}|[A-Z0-9_]{3,12}-s\d+--[0-9a-f]{32,128}(\.\w{1,16})*", re.ASCII
+)
+
+
+class Directory(Protocol):
+    """Read access to one checkpoint directory."""
+
+    @property
+    def path(self) -> Place:
+        """Return the place of the directory."""
+
+    def files(self) -> Mapping[str, int]:
+        """Return name -> size in bytes of every file directly inside."""
+
+    def folders(self) -> Collection[str]:
+        """Return the names of the directories directly inside."""
+
+    def below(self, folder: str) -> Directory | None:
+        """Return a directory directly inside; None if it does not exist or is a link."""
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a small file."""
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """Yield the content of a file in chunks, for callers that need not hold all of it."""
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`; fewer at the end of the file."""
+
+    def check_link(self, name: str) -> None:
+        """Raise if a file is a link to a file that is not part of a checkpoint.
+
+        Raises:
+            DamagedError: the file is such a link; the message names its target.
+        """
+
+    def same_file(self, name: str, other: Place) -> bool:
+        """Return whether two names refer to one file, so that no bytes need to be compared."""
+
+
+def directory(place: Place) -> Directory:
+    """Return the checkpoint directory at a place."""
+    if isinstance(place, Path):
+        return LocalDirectory(place)
+    from ckptmigrate.storage.store_directories import StoreDirectory
+
+    return StoreDirectory(place)
+
+
+def start_of(file: Place, most: int) -> bytes:
+    """Return the first bytes of a file without listing its directory.
+
+    Args:
+        most: maximum number of bytes.
+
+    Raises:
+        DamagedError: the file cannot be read.
+    """
+    if isinstance(file, Path):
+        return LocalDirectory(file.parent).read_range(file.name, 0, most)
+    from ckptmigrate.storage.store_directories import missing
+
+    try:
+        return file.store.read_start(file, most)
+    except FileNotFoundError as error:
+        raise missing(file) from error
+
+
+class LocalDirectory:
+    """Directory of the local file system."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def _listing(self) -> tuple[dict[str, int], list[str]]:
+        sizes: dict[str, int] = {}
+        folders = []
+        with os.scandir(self.path) as found:
+            for item in found:
+                try:
+                    if item.is_file():
+                        sizes[item.name] = item.stat().st_size
+                    elif item.is_dir():
+                        folders.append(item.name)
+                except OSError:  # a dangling link is not a file
+                    continue
+        return dict(sorted(sizes.items())), sorted(folders)
+
+    def files(self) -> Mapping[str, int]:
+        return self._listing[0]
+
+    def folders(self) -> Collection[str]:
+        return self._listing[1]
+
+    def below(self, folder: str) -> Directory | None:
+        if folder not in self.folders() or (self.path / folder).is_symlink():
+            return None
+        return LocalDirectory(self.path / folder)
+
+    def read(self, name: str) -> bytes:
+        with _opened(self.path / name) as file:
+            return file.read(_size(file, self.path / name))
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        with _opened(self.path / name) as file:
+            left = _size(file, self.path / name)
+            while piece := file.read(min(left, _PIECE)):
+                left -= len(piece)
+                yield piece
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        path = self.path / name
+        if length > LARGEST_PART:
+            raise too_large(path, LARGEST_PART)
+        with _opened(path) as file:
+            size = local_files.size_of(file)
+            file.seek(offset)
+            return file.read(max(0, min(length, size - offset)))
+
+    def check_link(self, name: str) -> None:
+        check_link(self.path / name)
+
+    def same_file(self, name: str, other: Place) -> bool:
+        try:
+            return isinstance(other, Path) and (self.path / name).samefile(other)
+        except OSError:
+            return False
+
+
+def _size(file: BinaryIO, path: Path) -> int:
+    """Return the size of an open file in bytes.
+
+    Raises:
+        DamagedError: the file is larger than the limit for its name.
+    """
+    size, most = local_files.size_of(file), largest(path.name)
+    if size > most:
+        raise too_large(path, most)
+    return size
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading; do not open a FIFO or a device.
+
+    Raises:
+        DamagedError: the path is not a regular file, cannot be read, or is a link out of the
+            checkpoint.
+    """
+    check_link(path)
+    try:
+        with local_files.opened(path) as file:
+            yield file
+    except local_files.NotRegularError as error:
+        raise DamagedError(
+            "is not a regular file", path=path, fix="restore it from a copy"
+        ) from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def leads_out(path: Path) -> bool:
+    """Return whether a path is a link out of its directory to a file outside the checkpoint.
+
+    A target of the same name counts as part of the checkpoint. So does a target that a cache named
+    by its content, if the link has the name of a checkpoint file.
+    """
+    if not path.is_symlink():
+        return False
+    there, name = os.path.split(os.path.realpath(path))
+    known = name == path.name or _CONTENT_ADDRESS.fullmatch(name)
+    followed = known and NAMES.fullmatch(path.name)
+    return not followed and there != os.path.realpath(path.parent)
+
+
+def stays_link(path: Path) -> bool:
+    """Return whether a path is a link that a migration copies as a link.
+
+    Such a link leads to a directory, to a missing file, or to a file outside the checkpoint.
+    """
+    return path.is_symlink() and (not path.is_file() or leads_out(path))
+
+
+def links(folder: Path, except_for: Collection[str] = (), depth: int = 0) -> Iterator[str]:
+    """Yield the names of the links in a directory and below that are copied as links.
+
+    Args:
+        except_for: names to leave out.
+        depth: number of checkpoint directories that enclose this one.
+    """
+    with os.scandir(folder) as found:
+        items = sorted(found, key=lambda item: item.name)
+    for item in items:
+        if item.name in except_for:
+            continue
+        if item.is_symlink():
+            if stays_link(Path(item.path)):
+                yield item.name
+        elif item.is_dir() and depth < DEEPEST:
+            inside = links(Path(item.path), depth=depth + 1)
+            yield from (f"{item.name}/{name}" for name in inside)
+
+
+def check_link(path: Path) -> None:
+    """Raise if a path is a link to a file that is not part of a checkpoint.
+
+    Raises:
+        DamagedError: the path is such a link; the message names its target.
+    """
+    if leads_out(path):
+        raise DamagedError(
+            f"is a link out of the checkpoint, to {os.path.realpath(path)}",
+            path=path,
+            fix="put the file itself there; a link is followed only to a file of the same name, or "
+            "of one that is a digest, as caches have it",
+        )
+
+
+def largest(name: str) -> int:
+    """Return the maximum bytes that are read at once from a file of this name."""
+    return LARGEST_JSON if name.endswith(".json") else LARGEST_PART
+
+
+def too_large(path: Place, most: int) -> DamagedError:
+    return DamagedError(
+        f"has more than {most} bytes to read at once, which no release writes",
+        path=path,
+        fix="restore it from a copy",
+    )
+
+
+def unreadable(path: Path, error: OSError) -> DamagedError:
+    """Return the error for a checkpoint file that the system does not let us read."""
+    return DamagedError(
+        f"cannot be read ({error.strerror})", path=path, fix="have it readable, then run this again"
+    )
+
+
+class Once:
+    """Directory that caches every file that is read as a whole."""
+
+    def __init__(self, base: Directory) -> None:
+        self.path = base.path
+        self._base = base
+        self._read: dict[str, bytes] = {}
+        self._below: dict[str, Directory | None] = {}
+
+    def files(self) -> Mapping[str, int]:
+        return self._base.files()
+
+    def folders(self) -> Collection[str]:
+        return self._base.folders()
+
+    def below(self, folder: str) -> Directory | None:
+        if folder not in self._below:
+            inside = self._base.below(folder)
+            self._below[folder] = None if inside is None else Once(inside)
+        return self._below[folder]
+
+    def read(self, name: str) -> bytes:
+        if name not in self._read:
+            self._read[name] = self._base.read(name)
+        return self._read[name]
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        yield self.read(name)
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        return self._base.read_range(name, offset, length)
+
+    def check_link(self, name: str) -> None:
+        self._base.check_link(name)
+
+    def same_file(self, name: str, other: Place) -> bool:
+        return self._base.same_file(name, other)
+
+
+class Overlay:
+    """Directory with some of its files replaced, added, or (None) removed.
+
+    `folder/file` names a file in a directory inside it.
+    """
+
+    def __init__(self, base: Directory, replaced: Mapping[str, bytes | None]) -> None:
+        self.path = base.path
+        self._base = base
+        self._replaced = replaced
+
+    def files(self) -> Mapping[str, int]:
+        sizes = {n: s for n, s in self._base.files().items() if n not in self._replaced}
+        own = {n: b for n, b in self._replaced.items() if "/" not in n}
+        sizes.update({n: len(b) for n, b in own.items() if b is not None})
+        return dict(sorted(sizes.items()))
+
+    def read(self, name: str) -> bytes:
+        if name not in self._replaced:
+            return self._base.read(name)
+        content = self._replaced[name]
+        if content is None:
+            raise DamagedError("does not exist", path=self.path / name)
+        return content
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        if name in self._replaced:
+            yield self.read(name)
+        else:
+            yield from self._base.pieces(name)
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        if name not in self._replaced:
+            return self._base.read_range(name, offset, length)
+        return self.read(name)[offset : offset + length]
+
+    def folders(self) -> Collection[str]:
+        return self._base.folders()
+
+    def below(self, folder: str) -> Directory | None:
+        inside = self._base.below(folder)
+        return None if inside is None else Overlay(inside, within(folder, self._replaced))
+
+    def check_link(self, name: str) -> None:
+        if name not in self._replaced:
+            self._base.check_link(name)
+
+    def same_file(self, name: str, other: Place) -> bool:
+        return name not in self._replaced and self._base.same_file(name, other)
+
+
+def within(folder: str, files: Mapping[str, T]) -> dict[str, T]:
+    """Return the files in a folder, by their name in the folder."""
+    start = f"{folder}/"
+    return {n.removeprefix(start): value for n, value in files.items() if n.startswith(start)}
+
+
+def size_of(directory: Directory, name: str) -> int | None:
+    """Return the size of `file` or `folder/file` in bytes; None if missing or below a link."""
+    *folders, file = name.split("/")
+    for folder in folders:
+        inside = directory.below(folder)
+        if inside is None:
+            return None
+        directory = inside
+    return directory.files().get(file)
+
+
+def read_if_there(directory: Directory, name: str) -> bytes | None:
+    """Return the content of `file` or `folder/file`; None if it does not exist."""
+    return None if size_of(directory, name) is None else directory.read(name)
+
+
+def folders_of(names: Iterable[str]) -> list[str]:
+    """Return the folders of files named `folder/file`, outer folders first."""
+    found = {parent for name in names for parent in PurePosixPath(name).parents}
+    return sorted(str(folder) for folder in found if folder.name)

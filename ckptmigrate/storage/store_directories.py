@@ -1,0 +1,85 @@
+"""Read access to a checkpoint directory in an object store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+from ckptmigrate.errors import DamagedError, StoreError
+from ckptmigrate.storage.directories import LARGEST_PART, largest, too_large
+from ckptmigrate.storage.places import Place, Url
+from ckptmigrate.storage.store import Listing
+
+
+class StoreDirectory:
+    """The objects below a URL, listed once and read on demand."""
+
+    def __init__(self, path: Url) -> None:
+        self.path = path
+
+    @cached_property
+    def _listing(self) -> Listing:
+        found = self.path.store.list(self.path)
+        found.check(self.path)
+        return found
+
+    def files(self) -> Mapping[str, int]:
+        return self._listing.files
+
+    def folders(self) -> tuple[str, ...]:
+        return self._listing.folders
+
+    @cached_property
+    def _below(self) -> Mapping[str, StoreDirectory]:
+        return {folder: StoreDirectory(self.path / folder) for folder in self.folders()}
+
+    def below(self, folder: str) -> StoreDirectory | None:
+        return self._below.get(folder)
+
+    def read(self, name: str) -> bytes:
+        place = self.path / name
+        try:
+            # The listing does not include objects in subdirectories.
+            size = self.files()[name] if name in self.files() else place.store.size(place)
+            if size > largest(name):
+                raise too_large(place, largest(name))
+            return place.store.read(place, size)
+        except FileNotFoundError as error:
+            raise (_gone(place) if name in self.files() else missing(place)) from error
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        yield self.read(name)
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        place = self.path / name
+        if length > LARGEST_PART:
+            raise too_large(place, LARGEST_PART)
+        size = self.files().get(name)
+        if size is None:
+            raise missing(place)
+        end = min(size, offset + length)
+        if offset >= end:
+            return b""
+        try:
+            return place.store.read_range(place, offset, end)
+        except FileNotFoundError as error:
+            raise _gone(place) from error
+
+    def check_link(self, name: str) -> None:
+        """Do nothing: a store has no links."""
+
+    def same_file(self, name: str, other: Place) -> bool:
+        return self.path / name == other
+
+
+def missing(place: Url) -> DamagedError:
+    """Return the error for a missing object of a checkpoint."""
+    return DamagedError("cannot be read (there is none)", path=place, fix="restore it from a copy")
+
+
+def _gone(place: Url) -> StoreError:
+    return StoreError(
+        "was listed, and cannot be found",
+        path=place,
+        fix="make sure that nothing removes it, then run this again",
+    )

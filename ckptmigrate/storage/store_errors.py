@@ -1,0 +1,130 @@
+"""Translation of the errors of object store libraries into one sentence.
+
+botocore, google-auth and others have no common base class, but their class names have been stable
+for years.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+from ckptmigrate.errors import DamagedError, StoreError
+from ckptmigrate.storage.places import Place, Url
+from ckptmigrate.text.secrets import masked
+
+
+@contextlib.contextmanager
+def translated(place: Url, purpose: str = "use", missing: Place | None = None) -> Iterator[None]:
+    """Translate the errors of a store library into a StoreError.
+
+    Args:
+        purpose: the attempted operation, a verb with the place as its object.
+        missing: the place that does not exist, if different from `place`.
+
+    Raises:
+        StoreError: the store cannot be reached or refuses the request.
+        FileNotFoundError, FileExistsError: with the place as the message.
+    """
+    try:
+        yield
+    except (StoreError, DamagedError, FileExistsError):
+        raise
+    except FileNotFoundError as error:
+        if code_of(error) in ("NoSuchBucket", "NoSuchUpload"):
+            raise explained(error, place, purpose) from error
+        raise FileNotFoundError(str(missing or place)) from error
+    except Exception as error:
+        raise explained(error, place, purpose) from error
+
+
+def says_it_exists(error: Exception) -> bool:
+    """Return whether a store refuses to overwrite an object."""
+    refusals = ("PreconditionFailed", "ConditionalRequestConflict", "412")
+    return isinstance(error, FileExistsError) or code_of(error) in refusals
+
+
+# Class name or code of an error -> (problem, fix).
+_CREDENTIALS: Final = (
+    "cannot be reached without credentials",
+    "set them where its library looks for them (AWS_PROFILE, "
+    "GOOGLE_APPLICATION_CREDENTIALS, the configuration of fsspec or multi-storage-client)",
+)
+_UNREACHABLE: Final = (
+    "cannot be reached",
+    "look at the endpoint (AWS_ENDPOINT_URL) and the network, then run this again",
+)
+_DENIED: Final = (
+    "access is denied to {purpose} it",
+    "use credentials (AWS_PROFILE) that may do this",
+)
+_BUSY: Final = ("is too busy to answer", "run this again later")
+_REFUSED: Final = (
+    "is refused: the server says that a precondition failed",
+    "look at what is between here and the store, such as a proxy, then run this again",
+)
+_WORDS: Final = {
+    "NoSuchBucket": ("does not exist", "name a bucket that does"),
+    "NoCredentialsError": _CREDENTIALS,
+    "PartialCredentialsError": _CREDENTIALS,
+    "CredentialRetrievalError": _CREDENTIALS,
+    "TokenRetrievalError": _CREDENTIALS,
+    "DefaultCredentialsError": _CREDENTIALS,
+    "RefreshError": _CREDENTIALS,
+    "ProfileNotFound": ("cannot be reached", "set AWS_PROFILE to a profile that is configured"),
+    "EndpointConnectionError": _UNREACHABLE,
+    "ConnectTimeoutError": _UNREACHABLE,
+    "ConnectionClosedError": _UNREACHABLE,
+    "ReadTimeoutError": _UNREACHABLE,
+    "ClientConnectorError": _UNREACHABLE,
+    "ConnectionRefusedError": _UNREACHABLE,
+    "TimeoutError": _UNREACHABLE,
+    "SlowDown": _BUSY,
+    "ServiceUnavailable": _BUSY,
+    "InternalError": _BUSY,
+    "500": _BUSY,
+    "503": _BUSY,
+    "PermissionError": _DENIED,
+    "NoSuchUpload": ("was not written: its upload was ended by something else", "run this again"),
+    "PreconditionFailed": _REFUSED,
+    "412": _REFUSED,
+}
+
+
+def explained(error: BaseException, place: Url, purpose: str = "use") -> StoreError:
+    causes = list(_causes(error))
+    names = [code_of(error)] + [kind.__name__ for each in causes for kind in type(each).__mro__]
+    what, fix = next(
+        (_WORDS[name] for name in names if name in _WORDS),
+        (
+            "cannot be read or written",
+            "look at the URL, and at what the library of its store is set up with",
+        ),
+    )
+    # For a missing bucket, name the bucket, not the object.
+    about = place.root if "NoSuchBucket" in names else place
+    what = what.format(purpose=purpose)
+    return StoreError(f"{what} ({first_line(error)})", path=about, fix=fix)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def code_of(error: BaseException) -> str:
+    """Return the server's error code of an error or of its first cause that has one."""
+    for each in _causes(error):
+        response = getattr(each, "response", None)
+        if isinstance(response, dict):  # botocore
+            return str(response.get("Error", {}).get("Code", ""))
+        if type(each).__name__ == "HttpError":  # gcsfs
+            return str(getattr(each, "code", ""))
+    return ""
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return masked(lines[0].rstrip(".")) if lines else type(error).__name__

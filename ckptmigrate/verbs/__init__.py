@@ -1,0 +1,1 @@
+"""The verbs: one module for each operation on the checkpoints of a PATH."""

@@ -1,0 +1,350 @@
+"""The result of `inspect`: layout, writer, rerun state, sizes, history and anomalies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ckptmigrate.checkpoint import common, metadata, sidecar
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.rerun import STATES, Kind, RerunRecord
+from ckptmigrate.checkpoint.sidecar import Step
+from ckptmigrate.checkpoint.topology import Topology, derive
+from ckptmigrate.errors import CkptMigrateError, RefusedError
+from ckptmigrate.pickles.display import short, words
+from ckptmigrate.pickles.tree import Object
+from ckptmigrate.releases import known_globals, writer_evidence
+from ckptmigrate.releases.facts import compat, matches
+from ckptmigrate.releases.writer_evidence import Writer
+from ckptmigrate.storage import directories
+from ckptmigrate.storage.places import Place
+from ckptmigrate.versions.detection import Reading, read
+
+
+@dataclass(frozen=True)
+class FaultyRank:
+    """The fault context in one rerun shard.
+
+    Attributes:
+        position: the offset of the shard: (rank,), or (PP rank, TP rank).
+        call: the validation call that failed, or None if it failed on another rank.
+        node, device: the suspicious node and device, or None.
+        microbatches: number of saved microbatches, which the job reruns.
+    """
+
+    position: tuple[int, ...]
+    call: str | None
+    node: str | None
+    device: str | None
+    microbatches: int
+
+
+@dataclass(frozen=True)
+class Nested:
+    """A checkpoint in a directory of another checkpoint.
+
+    Attributes:
+        folder: its path relative to the outer checkpoint.
+        tensors, objects: number of keys of tensors and of sharded objects.
+        payload_files, payload_bytes: number and size, in bytes, of the data files.
+        common_place: where the common state is stored: `common.pt`, or the key of the sharded
+            object.
+    """
+
+    folder: str
+    tensors: int
+    objects: int
+    payload_files: int
+    payload_bytes: int
+    common_place: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the documented JSON form (docs/json.md, `inspect --json`)."""
+        return {
+            "folder": self.folder,
+            "entries": _entries_json(self.tensors, self.objects),
+            "payload": {"files": self.payload_files, "bytes": self.payload_bytes},
+            "common_state": self.common_place,
+        }
+
+
+def _entries_json(tensors: int, objects: int) -> dict[str, int]:
+    return {"total": tensors + objects, "tensors": tensors, "objects": objects}
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The result of `inspect`.
+
+    Attributes:
+        path: the directory of the checkpoint.
+        iteration: the iteration of the checkpoint, or None.
+        layouts: names of all layouts that match the rerun data.
+        likely: the layouts that the other evidence does not exclude; never empty.
+        evidence: the reasons, one sentence per layout in `layouts`.
+        writer: the releases that may have written the checkpoint.
+        rerun: the rerun state.
+        faulty: the fault contexts that have a failed call or a suspicious node or device.
+        topology: the parallelism, in ranks; None if unknown.
+        tensors, objects: number of keys of tensors and of sharded objects.
+        payload_files, payload_bytes: number and size, in bytes, of the data files.
+        common_place: where the common state is stored: `common.pt`, or the key of the sharded
+            object.
+        nested: the checkpoints in directories of this checkpoint.
+        steps: the migration history.
+        anomalies: problems, one sentence each.
+    """
+
+    path: Place
+    iteration: int | None
+    layouts: tuple[str, ...]
+    likely: tuple[str, ...]
+    evidence: tuple[str, ...]
+    writer: Writer
+    rerun: RerunRecord
+    faulty: tuple[FaultyRank, ...]
+    topology: Topology | None
+    tensors: int
+    objects: int
+    payload_files: int
+    payload_bytes: int
+    common_place: str
+    nested: tuple[Nested, ...]
+    steps: tuple[Step, ...]
+    anomalies: tuple[str, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Return whether a release of its layout can load it: the rerun state is not corrupt."""
+        return self.rerun.kind is not Kind.CORRUPT
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the documented JSON form (docs/json.md, `inspect --json`)."""
+        record, topology = self.rerun, self.topology
+        return {
+            "path": str(self.path),
+            "iteration": self.iteration,
+            "layout": {
+                "candidates": list(self.layouts),
+                "likely": list(self.likely),
+                "evidence": list(self.evidence),
+            },
+            "writer": {
+                "releases": list(self.writer.releases),
+                "evidence": [str(sign) for sign in self.writer.decisive],
+                "torch": list(self.writer.torch),
+            },
+            "rerun": {
+                "state": record.kind.value,
+                "mode": record.mode,
+                "machine_state": None if record.state is None else STATES[record.state],
+                "iteration": record.iteration,
+                "grid": list(record.grid),
+                "shards": len(record.shards),
+                "missing": list(record.missing),
+                "fault": [
+                    {
+                        "position": list(rank.position),
+                        "failed_call": rank.call,
+                        "suspicious_node": rank.node,
+                        "suspicious_device": rank.device,
+                        "saved_microbatches": rank.microbatches,
+                    }
+                    for rank in self.faulty
+                ],
+            },
+            "topology": {
+                "world": topology.world if topology else None,
+                "tensor": topology.tensor if topology else None,
+                "pipeline": topology.pipeline if topology else None,
+                "data": topology.data if topology else None,
+                "context": topology.context if topology else None,
+            },
+            "entries": _entries_json(self.tensors, self.objects),
+            "payload": {"files": self.payload_files, "bytes": self.payload_bytes},
+            "common_state": self.common_place,
+            "nested": [each.as_json() for each in self.nested],
+            "migrations": [
+                {
+                    "verb": step.verb,
+                    "from": list(step.source),
+                    "to": step.target,
+                    "version": step.version,
+                    "time": step.time,
+                    "losses": list(step.losses),
+                    "changes": list(step.changes),
+                }
+                for step in self.steps
+            ],
+            "anomalies": list(self.anomalies),
+        }
+
+
+def inspect(path: Place) -> Inspection:
+    """Inspect one checkpoint.
+
+    Raises:
+        CkptMigrateError: `path` is not a readable torch_dist checkpoint.
+    """
+    directory = directories.directory(path)
+    reading = read(directory)
+    manifest, anomalies = reading.manifest, []
+    try:
+        original = sidecar.original(directory)
+        steps, undone, stale = original.steps, original.undone, original.stale
+    except CkptMigrateError as error:
+        steps, undone, stale = (), (), str(error)
+    if stale:
+        anomalies.append(f"the sidecar does not match the checkpoint: {stale}")
+    writer = writer_evidence.writer(manifest, compat())
+    layouts = tuple(layout.ID for layout in reading.layouts)
+    likely = _narrowed(layouts, writer, undone)
+    try:
+        topology = derive(manifest)
+    except RefusedError as error:
+        topology = None
+        anomalies.append(error.reason)
+    objects = manifest.metadata.count_objects()
+    return Inspection(
+        path=path,
+        iteration=manifest.iteration,
+        layouts=layouts,
+        likely=likely,
+        evidence=reading.evidence,
+        writer=writer,
+        rerun=reading.record,
+        faulty=_faulty(reading.record),
+        topology=topology,
+        tensors=len(manifest.metadata.entries) - objects,
+        objects=objects,
+        payload_files=len(manifest.payload_files),
+        payload_bytes=sum(size for _, size in manifest.payload_files.values()),
+        common_place=_common_place(manifest),
+        nested=tuple(_nested(*each) for each in manifest.nested.items()),
+        steps=steps,
+        anomalies=(*anomalies, *_anomalies(reading, writer, likely, migrated=bool(undone))),
+    )
+
+
+def _nested(folder: str, found: Manifest) -> Nested:
+    objects = found.metadata.count_objects()
+    return Nested(
+        folder,
+        len(found.metadata.entries) - objects,
+        objects,
+        len(found.payload_files),
+        sum(found.all_payload.values()),
+        _common_place(found),
+    )
+
+
+def _common_place(found: Manifest) -> str:
+    return common.FILE if found.common.in_file else common.KEY
+
+
+def _narrowed(
+    layouts: tuple[str, ...], writer: Writer, undone: tuple[Step, ...]
+) -> tuple[str, ...]:
+    """Return the likely layouts: the target of the last migration, else the layouts that the
+    possible writers write, else all."""
+    if undone and undone[-1].target in layouts:
+        return (undone[-1].target,)
+    rows = compat()
+    left = tuple(
+        layout
+        for layout in layouts
+        if any(matches(release, rows.row(layout).releases) for release in writer.releases)
+    )
+    return left or layouts
+
+
+def _faulty(record: RerunRecord) -> tuple[FaultyRank, ...]:
+    if record.kind is not Kind.FAULT:
+        return ()
+    found = []
+    for position, shard in sorted(record.shards.items()):
+        fields = shard.fields
+        rank = FaultyRank(
+            position,
+            _call(fields.get("failed_validation_call")),
+            _suspect(fields.get("suspicious_node")),
+            _suspect(fields.get("suspicious_device")),
+            _microbatches(fields.get("data_iterator_checkpoints")),
+        )
+        if (rank.call, rank.node, rank.device) != (None, None, None):
+            found.append(rank)
+    return tuple(found)
+
+
+def _call(value: Any) -> str | None:
+    """Format a `Call(caller, sequence)`; the caller is (filename, lineno, rank) up to 0.13 and
+    (message, rank) from 0.14."""
+    if not isinstance(value, Object):
+        return None
+    caller = value.args[0] if value.args else None
+    if not isinstance(caller, Object):
+        return short(value)
+    *where, rank = caller.args or (None,)
+    place = ":".join(words(part) for part in where if isinstance(part, (str, int)))
+    return f"{place} on rank {short(rank) if isinstance(rank, int) else '?'}"
+
+
+def _suspect(value: Any) -> str | None:
+    return None if value is None else words(value)
+
+
+def _microbatches(value: Any) -> int:
+    if not isinstance(value, list):
+        return 0
+    saved = (i.get("saved_microbatches") for i in value if isinstance(i, dict))
+    return sum(len(batches) for batches in saved if isinstance(batches, list))
+
+
+def _anomalies(
+    reading: Reading, writer: Writer, likely: tuple[str, ...], *, migrated: bool
+) -> list[str]:
+    manifest, record, found = reading.manifest, reading.record, []
+    if manifest.common.in_file and common.KEY in manifest.metadata.entries:
+        found.append("the common state is there twice; every release reads common.pt")
+    if record.kind is Kind.CORRUPT:
+        found.append(f"{record.promise}, and {len(record.missing)} shards of it are missing")
+    elif manifest.rerun_keys and record.entry is None and not record.shards:
+        found.append("rerun shards without a rerun entry; no release asks for them")
+    if record.entry is not None and record.kind is Kind.IDLE and not record.shards:
+        found.append("an idle rerun entry without its sentinel shards")
+    elif record.kind is Kind.IDLE and record.missing:
+        found.append(f"an idle rerun entry without {len(record.missing)} of its sentinel shards")
+    found += _unknown(reading)
+    orphans = [name for name in manifest.payload_files if name not in manifest.metadata.ends]
+    if orphans:
+        found.append(
+            f"{len(orphans)} payload files that no entry lies in: {', '.join(orphans[:3])}"
+        )
+    if migrated:  # a migrated checkpoint has traces of two releases
+        return found
+    if not writer.releases:
+        found.append("the signs of the writing release contradict each other")
+    elif not any(
+        matches(release, compat().row(layout).releases)
+        for layout in likely
+        for release in writer.releases
+    ):
+        span = " or ".join(writer.releases)
+        found.append(f"layout {likely[0]}, but signs of release {span}: migrated before?")
+    return found
+
+
+def _unknown(reading: Reading) -> list[str]:
+    """Return a sentence per unknown global, which a job would import and call, with its file."""
+    shards = reading.record.shards.values()
+    named: dict[str, Iterable[str]] = {}
+    for start, found in reading.manifest.parts.items():
+        named[f"{start}{metadata.FILE}"] = found.metadata.named
+        named[f"{start}{_common_place(found)}"] = found.common.torch_file.named
+    named["the rerun shards"] = [path for shard in shards for path in shard.file.named]
+    return [
+        f"{where} names a symbol of no known writer, which a job would load: {path}"
+        for where, paths in named.items()
+        for path in known_globals.unknown(paths)
+    ]

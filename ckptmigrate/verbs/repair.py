@@ -1,0 +1,257 @@
+"""Repairs of checkpoints whose metadata is damaged, and of tracker files.
+
+Four kinds of damage are repaired: a corrupt rerun state, which is a recorded fault whose rerun
+shards are missing (a known bug of 0.14 to 0.17 with --ckpt-assume-constant-structure); a fault
+context that the user wants to drop; outdated hashes of metadata files in integrity.json; and a
+tracker file that names a missing or incomplete iteration. Other damage is refused with an error
+that names it.
+
+A repair is planned and carried out like a migration and recorded in the migration history.
+mending.py plans the repair of one checkpoint. This module resolves a PATH and repairs the tracker
+files of a root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ckptmigrate import clock
+from ckptmigrate.checkpoint import locate, sidecar, trackers
+from ckptmigrate.checkpoint.sidecar import REPAIR, FileState, Step, digest
+from ckptmigrate.checks import root_checks
+from ckptmigrate.checks.findings import PAIR, Finding
+from ckptmigrate.checks.verification import verify_one
+from ckptmigrate.errors import RefusedError, UnsupportedFormatError
+from ckptmigrate.planning import repairs
+from ckptmigrate.planning.repairs import Wanted
+from ckptmigrate.storage import directories, places
+from ckptmigrate.storage.directories import Progress
+from ckptmigrate.storage.places import LATEST_TRAIN_STATE, TRACKERS, Place
+from ckptmigrate.text.commands import command, copy, removal
+from ckptmigrate.verbs import migrate
+from ckptmigrate.verbs.migrate import Migration
+from ckptmigrate.version import __version__
+from ckptmigrate.writing.links import Link
+from ckptmigrate.writing.writer import writer
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """The repair of the tracker files of a root, in place.
+
+    Attributes:
+        root: the root.
+        text: the new text of latest_checkpointed_iteration.txt.
+        files: name -> new bytes, of the tracker files that change.
+        before: name -> current bytes, of the same files; None if the file does not exist.
+        why: what is wrong with the tracker files, one sentence.
+        kept: the directory for the original files.
+        left: what cannot be repaired and what to do, or None.
+    """
+
+    root: Place
+    text: str
+    files: Mapping[str, bytes]
+    before: Mapping[str, bytes | None]
+    why: str
+    kept: Place
+    left: str | None = None
+
+    @property
+    def undo(self) -> list[str]:
+        """Return the commands that undo the repair."""
+        return [
+            removal(self.root / name)
+            if self.before[name] is None
+            else copy(self.kept / name, self.root / name)
+            for name in self.files
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the documented JSON form (docs/json.md, `repair --json`)."""
+        before = self.before.get(locate.TRACKER_FILE, self.text.encode())
+        return {
+            "path": str(self.root / locate.TRACKER_FILE),
+            "before": None if before is None else before.decode("utf-8", "replace"),
+            "after": self.text,
+            "why": self.why,
+            "files": list(self.files),
+            "left": self.left,
+        }
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A planned repair.
+
+    Attributes:
+        migration: the plans of the checkpoints.
+        tracker: the repair of the tracker files; None if they stay unchanged, or out of place.
+        astray: what is wrong with the tracker files of PATH, one sentence; None if nothing.
+    """
+
+    migration: Migration
+    tracker: Tracker | None
+    astray: str | None = None
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Return whether there is nothing to repair."""
+        return self.astray is None and all(p.changes_nothing for p in self.migration.plans)
+
+    def undo(self) -> list[str]:
+        """Return the commands that undo the repair."""
+        return self.migration.undo() + (self.tracker.undo if self.tracker else [])
+
+    def as_json(self, *, done: bool, link: Link | None) -> dict[str, Any]:
+        """Return the documented JSON form (docs/json.md, `repair --json`)."""
+        return {
+            **self.migration.as_json(done=done, link=link),
+            "undo": self.undo(),
+            "tracker": None if self.tracker is None else self.tracker.as_json(),
+        }
+
+
+def prepare(
+    path: Place,
+    wanted: Wanted,
+    *,
+    output: Place | None = None,
+    in_place: bool = False,
+    iteration: int | None = None,
+    every: bool = False,
+) -> Repair:
+    """Plan the repair of the checkpoints of a PATH without writing anything.
+
+    Args:
+        path: a checkpoint directory, or a root: then the iteration that its tracker file names.
+        output: the root to create; by default `PATH.repaired`.
+        in_place: whether to change PATH itself instead of creating a root.
+        iteration, every: this iteration, or every iteration, of a root instead of the one in the
+            tracker file.
+
+    Raises:
+        RefusedError: the damage cannot be repaired.
+        CkptMigrateError: as `roots.choose`, `Writer.check_free`.
+    """
+    chosen = root_checks.choose(path, iteration=iteration, every=every)
+    for each in chosen.checkpoints:
+        writer(each).check_whole()
+    tracker = why = beyond = None
+    if not chosen.is_root:
+        text = locate.locate(chosen.path).tracker
+    elif iteration is not None:
+        text = str(iteration)
+    else:
+        text = locate.tracker_text(chosen.path) if chosen.named is not None else None
+        why = _astray(chosen, wanted)
+        if why is not None:
+            good = _newest_good(chosen, wanted, why)
+            text = locate.tracker_of(good.name) or locate.RELEASE
+            tracker = _tracker(good, text, why)
+            if not every:
+                chosen = replace(chosen, checkpoints=(good,))
+        elif pair := next((each for each in chosen.findings if each.code == PAIR), None):
+            assert chosen.named is not None and text is not None
+            if pair.fix is None:
+                why = pair.what
+                tracker = _tracker(chosen.named, text, why)
+            else:
+                beyond = pair
+    now = clock.now()
+    plans = tuple(repairs.plan(each, wanted, now=now) for each in chosen.checkpoints)
+    if beyond is not None and all(each.changes_nothing for each in plans):
+        raise RefusedError(f"cannot be repaired: {beyond.what}", path=chosen.path, fix=beyond.fix)
+    destination = None
+    if not in_place and (tracker is not None or not all(each.changes_nothing for each in plans)):
+        destination = output or migrate.default_output(chosen.path, "repaired")
+        destination = places.absolute(destination)
+        writer(destination).check_free(chosen.path)
+        plans = tuple(each.out_of_place() for each in plans)
+        tracker = None  # the new root gets its own tracker file
+    root = chosen.path if chosen.is_root and iteration is None else None
+    return Repair(migrate.leading(plans, destination, text, root), tracker, why)
+
+
+def carry_out(
+    repair: Repair, *, link: Link = Link.AUTO, progress: Progress | None = None
+) -> Link | None:
+    """Carry out a repair: first the checkpoints, then the tracker files.
+
+    Raises:
+        DestinationError: the destination cannot be written.
+    """
+    used = migrate.carry_out(repair.migration, link=link, progress=progress)
+    found = repair.tracker
+    if found is not None:
+        files = {
+            name: FileState(digest(found.before[name]), digest(content))
+            for name, content in found.files.items()
+        }
+        what = (f"~ tracker -> {found.text}: {found.why}",)
+        step = Step(REPAIR, (), found.text, __version__, clock.now(), changes=what, files=files)
+        writer(found.root).repoint(found.files, step)
+    return used
+
+
+def _astray(chosen: root_checks.Chosen, wanted: Wanted) -> str | None:
+    """Return why the tracker file must change; None if its iteration is intact or repairable."""
+    if chosen.named is None:
+        return chosen.findings[0].what
+    if wanted.drop or wanted.rebuild:
+        return None  # the options apply to the iteration in the tracker file
+    lost = verify_one(chosen.named, known=wanted.known, hashed=wanted.hashed).lost
+    return f"{_name(lost[0], chosen)} is not whole: {lost[0].what}" if lost else None
+
+
+def _name(finding: Finding, chosen: root_checks.Chosen) -> str:
+    """Return the checkpoint of a finding relative to the root; it may be a nested checkpoint."""
+    return str(finding.path).removeprefix(f"{chosen.path}/")
+
+
+def _newest_good(chosen: root_checks.Chosen, wanted: Wanted, why: str) -> Place:
+    bad = []
+    # Without Megatron-LM's tracker file, the one of Megatron-Bridge names the latest iteration.
+    latest = None if chosen.named else root_checks.latest_of_bridge(chosen.path)
+    there = reversed(locate.all_of(chosen.path))
+    for each in sorted(there, key=lambda each: each != latest):
+        if each == chosen.named:
+            continue
+        try:
+            errors = verify_one(each, known=wanted.known, hashed=wanted.hashed).errors
+        except UnsupportedFormatError as error:
+            bad.append(f"{each.name}: {error.reason}")
+            continue
+        if not errors:
+            return each
+        bad.append(f"{_name(errors[0], chosen)}: {errors[0].what}")
+    more = f" (nor does another one: {'; '.join(bad[:5])})" if bad else ""
+    raise RefusedError(
+        f"cannot be repaired: {why}, and there is no good iteration to lead to{more}",
+        path=chosen.path,
+        fix=f"restore one from a copy; for all of it see "
+        f"`{command('verify', chosen.path, '--all')}`",
+    )
+
+
+def _tracker(named: Place, text: str, why: str) -> Tracker:
+    """Plan the change of a root's tracker files to an iteration.
+
+    latest_checkpointed_iteration.txt is created if missing; the files of Megatron-Bridge only
+    change if the root has them.
+    """
+    root = named.parent
+    there = directories.directory(root)
+    has_bridge = LATEST_TRAIN_STATE in there.files()
+    before = {name: directories.read_if_there(there, name) for name in TRACKERS}
+    files = {
+        name: content
+        for name, content in trackers.files(text, directories.directory(named)).items()
+        if content != before[name] and (has_bridge or name == locate.TRACKER_FILE)
+    }
+    why_not = root_checks.no_train_state(root, text, named) if has_bridge else None
+    left = None if why_not is None else f"{LATEST_TRAIN_STATE} is not changed: {why_not}"
+    kept = root / sidecar.folder(len(sidecar.load(there)))
+    return Tracker(root, text, files, {name: before[name] for name in files}, why, kept, left)
