@@ -3,3 +3,10 @@
 Every type is read into one neutral form (`record`) and written from it. Planning reads the
 checkpoint and writes nothing; only `performing` writes.
 """
+
+from ckptmigrate.optimizer.comparison import Comparison, compare
+from ckptmigrate.optimizer.performing import perform
+from ckptmigrate.optimizer.resharding import Conversion, convert
+from ckptmigrate.optimizer.target import OptimizerTarget
+
+__all__ = ["Comparison", "Conversion", "OptimizerTarget", "compare", "convert", "perform"]

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ckptmigrate.optimizer import model_space
-from ckptmigrate.optimizer.output import NewRange, NewState
+from ckptmigrate.optimizer.new_files import NewRange, NewState
 from ckptmigrate.optimizer.record import STATES, OptimizerRecord, Parameter
 from ckptmigrate.optimizer.source import Source, Weight
 from ckptmigrate.optimizer.tensors import Numbers, Spans
 
 TYPE = "fully_reshardable"
+COMPARES = False
 _STATES = {state: state for state in STATES}
 
 

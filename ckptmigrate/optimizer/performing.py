@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.optimizer.conversion import Conversion
-from ckptmigrate.optimizer.output import NewBlob
+from ckptmigrate.optimizer.new_files import NewBlob
+from ckptmigrate.optimizer.resharding import Conversion
 from ckptmigrate.optimizer.tensors import blocks
 from ckptmigrate.storage import local_files
 from ckptmigrate.storage.directories import Directory, LocalDirectory, Progress

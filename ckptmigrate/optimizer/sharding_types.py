@@ -1,14 +1,15 @@
 """The sharding types that can be read, one module each, and the names of those that cannot.
 
-Every module has the same interface: TYPE is the name in `param_state_sharding_type`, and
-`read(source)` returns the OptimizerRecord. `flattened` and `fully_reshardable` also have `write`.
+Every module has the same interface: TYPE is the name in `param_state_sharding_type`, COMPARES
+whether reading compares the main parameters with the weights, and `read(source)` returns the
+OptimizerRecord. `flattened` and `fully_reshardable` also have `write`.
 """
 
 from __future__ import annotations
 
 from typing import Final, Protocol
 
-from ckptmigrate.optimizer import flattened, fully_reshardable
+from ckptmigrate.optimizer import dp_reshardable, dp_zero, flattened, fully_reshardable
 from ckptmigrate.optimizer.record import OptimizerRecord
 from ckptmigrate.optimizer.source import CONTENT_TYPE, Source, argument
 
@@ -17,16 +18,22 @@ class ShardingType(Protocol):
     """The interface of a module that reads one sharding type."""
 
     TYPE: str
+    COMPARES: bool
 
     def read(self, source: Source) -> OptimizerRecord: ...
 
 
-TYPES: Final[tuple[ShardingType, ...]] = (flattened, fully_reshardable)
+TYPES: Final[tuple[ShardingType, ...]] = (
+    flattened,
+    fully_reshardable,
+    dp_reshardable,
+    dp_zero,
+)
 _BUCKETS: Final = "fully_sharded_bucket_space"
 
 
 def recognise(source: Source) -> ShardingType:
-    """Return the layout of a distributed optimizer, after the checks that need no tensor.
+    """Return the type of a distributed optimizer, after the checks that need no tensor.
 
     Raises:
         RefusedError: the optimizer is not distributed, or is of a kind that cannot be converted.
@@ -34,13 +41,13 @@ def recognise(source: Source) -> ShardingType:
     """
     _check_kind(source)
     (found,) = source.types
-    layout = next((each for each in TYPES if found == each.TYPE), None)
-    if layout is None:
+    known = next((each for each in TYPES if found == each.TYPE), None)
+    if known is None:
         raise source.refusal(f"it has the sharding type {found}, which cannot be converted")
     named = (source.manifest.common.content or {}).get(CONTENT_TYPE, found)
     if named != found:
         raise source.error(f"content_metadata names the sharding type {named}, it has {found}")
-    return layout
+    return known
 
 
 def _check_kind(source: Source) -> None:

@@ -11,14 +11,14 @@ from ckptmigrate.checkpoint.common import CommonState
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.tensor_rows import replaced
 from ckptmigrate.optimizer import (
-    damage,
+    comparison,
     flattened,
     fully_reshardable,
     groups,
-    output,
+    new_files,
     sharding_types,
 )
-from ckptmigrate.optimizer.output import NewBlob, NewState
+from ckptmigrate.optimizer.new_files import NewBlob, NewState
 from ckptmigrate.optimizer.record import OptimizerRecord, Replica
 from ckptmigrate.optimizer.source import CONTENT_TYPE, OPTIMIZER, TYPE, Source
 from ckptmigrate.optimizer.target import OptimizerTarget
@@ -62,18 +62,19 @@ def convert(manifest: Manifest, target: OptimizerTarget) -> Conversion:
         DamagedError: the optimizer is incomplete, or contradicts the weights.
     """
     source = Source(manifest)
-    layout = sharding_types.recognise(source)
-    record = layout.read(source)
-    _check_weights(source, record, layout.TYPE)
+    current = sharding_types.recognise(source)
+    record = current.read(source)
+    if not current.COMPARES:
+        _check_weights(source, record, current.TYPE)
     states = dict(_new_states(source, record, target))
-    rows, files = output.plan(states, _unused_names(manifest))
+    rows, files = new_files.plan(states, _unused_names(manifest))
     common, notes = _common(source, record, target)
     edited = replaced(manifest.metadata, source.keys, rows, flattened=target.type == flattened.TYPE)
     blobs = [blob for each in files.values() for blob in each]
     return Conversion(
         replace(manifest, metadata=edited, common=common),
         files,
-        layout.TYPE,
+        current.TYPE,
         target.type,
         record.replicas,
         (*record.notes, *notes),
@@ -88,7 +89,7 @@ def _check_weights(source: Source, record: OptimizerRecord, type_: str) -> None:
     Raises:
         DamagedError: they differ.
     """
-    found = damage.compare(source, record)
+    found = comparison.compare_record(source, record)
     if not found.is_damaged:
         return
     names = list(found.differing)

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ckptmigrate.optimizer.comparing import DTYPES, MAIN, digest
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.optimizer import sharding_types
+from ckptmigrate.optimizer.hashing import DTYPES, MAIN, digest
 from ckptmigrate.optimizer.record import PARAM, OptimizerRecord, Parameter, ParameterCell
 from ckptmigrate.optimizer.source import Source
 
@@ -36,7 +38,20 @@ class Comparison:
         return bool(self.differing)
 
 
-def compare(source: Source, record: OptimizerRecord, sample: int | None = None) -> Comparison:
+def compare(manifest: Manifest, sample: int | None = None) -> Comparison:
+    """Compare the main parameters of a checkpoint with its weights; arguments as `compare_record`.
+
+    Raises:
+        DamagedError: the optimizer is incomplete, or has no names and matches no weights.
+        RefusedError: this kind of optimizer cannot be read.
+    """
+    source = Source(manifest)
+    return compare_record(source, sharding_types.recognise(source).read(source), sample)
+
+
+def compare_record(
+    source: Source, record: OptimizerRecord, sample: int | None = None
+) -> Comparison:
     """Compare the main parameters with the weights.
 
     Args:
