@@ -70,9 +70,10 @@ def convert(manifest: Manifest, target: OptimizerTarget) -> Conversion:
     rows, files = new_files.plan(states, _unused_names(manifest))
     common, notes = _common(source, record, target)
     edited = replaced(manifest.metadata, source.keys, rows, flattened=target.type == flattened.TYPE)
+    result = replace(manifest, metadata=edited, common=common)
     blobs = [blob for each in files.values() for blob in each]
     return Conversion(
-        replace(manifest, metadata=edited, common=common),
+        result if common.in_file else result.with_common_in_entry(),
         files,
         current.TYPE,
         target.type,
