@@ -7,6 +7,16 @@ checkpoint and writes nothing; only `performing` writes.
 from ckptmigrate.optimizer.comparison import Comparison, compare
 from ckptmigrate.optimizer.performing import perform
 from ckptmigrate.optimizer.resharding import Conversion, convert
+from ckptmigrate.optimizer.summary import OptimizerSummary, describe
 from ckptmigrate.optimizer.target import OptimizerTarget
 
-__all__ = ["Comparison", "Conversion", "OptimizerTarget", "compare", "convert", "perform"]
+__all__ = [
+    "Comparison",
+    "Conversion",
+    "OptimizerSummary",
+    "OptimizerTarget",
+    "compare",
+    "convert",
+    "describe",
+    "perform",
+]

@@ -35,6 +35,11 @@ def read(source: Source, states: Mapping[str, str], cells: ReadCells) -> Optimiz
         if states[state] in of_parameter:
             raise source.error(f"two optimizers have the state {state} of {name}")
         of_parameter[states[state]] = cells(source, key, source.weight(name))
+    all_states = {state for by_state in found.values() for state in by_state}
+    for name, by_state in found.items():
+        if by_state.keys() != all_states:
+            missing = ", ".join(sorted(all_states - by_state.keys()))
+            raise source.error(f"{name} has no {missing}, and other parameters have")
     parameters = {}
     for name, by_state in found.items():
         weight = source.weight(name)

@@ -29,6 +29,10 @@ from ckptmigrate.optimizer.tensors import Numbers, Spans, blocks, part_of
 _ALIGNMENT: Final = 64  # elements; each parameter starts at a multiple of it in its bucket
 _PREFIX: Final = 64  # elements that are compared first
 _SHOWN: Final = 5  # names in a message
+# Tensors that are not parameters (core_v0.19.0 megatron/core/transformer/moe/router.py).
+_NOT_PARAMETERS: Final = (
+    ".expert_bias", ".local_tokens_per_expert", ".global_tokens_per_expert", ".ga_steps",
+)  # fmt: skip
 
 CellName = tuple[str, Numbers]  # parameter, offsets of the cell
 
@@ -95,11 +99,11 @@ def named(
             ParameterCell(at, weight.sizes, found[name, at][0].states()) for at in weight.cells
         )
         parameters[name] = Parameter(name, weight.shape, cells)
-    notes = [f"the names of {len(parameters)} parameters are found by comparing {PARAM} ranges"]
+    notes = (f"the names of {len(parameters)} parameters were found by comparing every element",)
     without = [name for name in weights.names if name not in parameters]
     if without:
-        notes.append(f"tensors of the model without a state: {', '.join(without)}")
-    return OptimizerRecord(parameters, chained, replicas, tuple(notes))
+        raise source.error(f"no range has the main parameters of {_shown(without)}")
+    return OptimizerRecord(parameters, chained, replicas, notes)
 
 
 class Weights:
@@ -115,7 +119,7 @@ class Weights:
             self._add(name)
 
     def _add(self, name: str) -> None:
-        if self._source.dtype(name) not in DTYPES:
+        if name.endswith(_NOT_PARAMETERS) or self._source.dtype(name) not in DTYPES:
             return
         weight = self._source.weight(name)
         self.names.append(name)
@@ -278,5 +282,8 @@ def _replicas(source: Source, found: dict[CellName, list[Use]]) -> Iterator[Repl
 
 
 def _ambiguous(source: Source, names: Sequence[str], place: str) -> RefusedError:
-    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-    return source.refusal(f"{place} may belong to each of several equal weights: {shown}")
+    return source.refusal(f"{place} may belong to each of several equal weights: {_shown(names)}")
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

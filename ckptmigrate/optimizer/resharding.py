@@ -18,6 +18,7 @@ from ckptmigrate.optimizer import (
     new_files,
     sharding_types,
 )
+from ckptmigrate.optimizer.hashing import MAIN
 from ckptmigrate.optimizer.new_files import NewBlob, NewState
 from ckptmigrate.optimizer.record import OptimizerRecord, Replica
 from ckptmigrate.optimizer.source import CONTENT_TYPE, OPTIMIZER, TYPE, Source
@@ -113,6 +114,13 @@ def _new_states(
     prefixed = _is_prefixed(source, target)
     for parameter in record.parameters.values():
         weight = source.weight(parameter.name)
+        for cell in parameter.cells:
+            for state, spans in cell.states.items():
+                if any(span.view.dtype != MAIN for span in spans):
+                    raise source.refusal(
+                        f"{state} of {parameter.name} has the dtype {spans[0].view.dtype}; only "
+                        f"states in {MAIN} can be converted"
+                    )
         if target.type == flattened.TYPE:
             plain = target.is_before("0.11")
             states = flattened.write(parameter, weight, plain=plain)
