@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.checkpoint.metadata import Metadata
 
 Array = Any
 SAMPLES = Path(__file__).parent / "optimizer"
@@ -31,7 +32,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("megatron."):
-            base = (torch.distributed.checkpoint.metadata.Metadata,) if "Metadata" in name else ()
+            base = (Metadata,) if "Metadata" in name else ()
             return type(name, base, {})
         return super().find_class(module, name)
 

@@ -76,10 +76,13 @@ def replaced(
     if attributes.get(metadata.FLATTENED):
         attributes[metadata.FLATTENED] = {**attributes[metadata.FLATTENED], **named}
     rows = _shape_rows(added)
-    if flattened or attributes.get(metadata.SHAPES) is not None:
-        known = _kept_rows(attributes.get(metadata.SHAPES), dropped) or {
+    known = _kept_rows(attributes.get(metadata.SHAPES), dropped)
+    if flattened:
+        plain: dict[str, Any] = {
             key: {} for key, entry in kept.entries.items() if is_tensor_entry(entry)
         }
+        known = {**plain, **known}
+    if flattened or known:
         attributes[metadata.SHAPES] = {**known, **rows}
     if kept.plans is not None:
         plans = [_plan_without_shapes(plan, dropped) for plan in kept.plans]
