@@ -25,7 +25,8 @@ STORAGES: Final = "data/"  # start of the names of tensor storages
 Fetch = Callable[[int, int], bytes]  # parameters: offset, size
 _ALIGNMENT: Final = ".storage_alignment"  # torch 2.7 and later store the setting in the file
 _DEFAULT_ALIGNMENT: Final = 64
-_LARGEST: Final = 2**32 - 2  # bytes; larger files have ZIP64 fields in their entries
+_LARGEST: Final = 2**32 - 2  # bytes; larger files are read only in outline
+_ZIP64: Final = 2**32 - 1  # a size or an offset from here on is in a ZIP64 field
 _MOST_MEMBERS: Final = 1_000_000
 _SEARCHED: Final = 1024**2  # bytes that are searched for the start of a zip
 
@@ -33,6 +34,7 @@ _FLAGS: Final = 0x0800  # UTF-8 names
 _DESCRIPTOR: Final = 0x0008  # sizes are in a data descriptor; not for an empty member
 _LOCAL: Final = struct.Struct("<4s5H3I2H")
 _SIZES: Final = struct.Struct("<4s3I")
+_SIZES64: Final = struct.Struct("<4sI2Q")
 _CENTRAL: Final = struct.Struct("<4s6H3I5H2I")
 _END64: Final = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR: Final = struct.Struct("<4sIQI")
@@ -133,19 +135,23 @@ def _parts(
         else:
             checksum = zlib.crc32(body) if checksums else 0
         flags = _FLAGS | _DESCRIPTOR if size else _FLAGS
-        padding = -(offset + _LOCAL.size + len(path) + 4) % alignment
-        header = _LOCAL.pack(b"PK\3\4", 0, flags, 0, 0, 0, 0, 0, 0, len(path), padding + 4)
-        header += path + struct.pack("<2sH", b"FB", padding) + b"Z" * padding
-        descriptor = _SIZES.pack(b"PK\7\10", checksum, size, size) if size else b""
+        wide = _zip64(size, 0, offset)
+        padding = -(offset + _LOCAL.size + len(path) + len(wide) + 4) % alignment
+        extra = wide + struct.pack("<2sH", b"FB", padding) + b"Z" * padding
+        header = _LOCAL.pack(b"PK\3\4", 0, flags, 0, 0, 0, 0, 0, 0, len(path), len(extra))
+        header += path + extra
+        sizes = _SIZES64 if wide else _SIZES
+        descriptor = sizes.pack(b"PK\7\10", checksum, size, size) if size else b""
         position += len(header) + size + len(descriptor)
         yield f"the header of {name}", header
         yield f"the content of {name}", body
         yield f"the CRC or size after {name}", descriptor
+        narrow, at, wide = min(size, _ZIP64), min(offset, _ZIP64), _zip64(size, size, offset)
         central += _CENTRAL.pack(
-            b"PK\1\2", 0, 0, flags, 0, 0, 0, checksum, size, size,
-            len(path), 0, 0, 0, 0, 0, offset,
+            b"PK\1\2", 0, 0, flags, 0, 0, 0, checksum, narrow, narrow,
+            len(path), len(wide), 0, 0, 0, 0, at,
         )  # fmt: skip
-        central += path
+        central += path + wide
     count, end = len(bodies), position + len(central)
     few = min(count, 0xFFFF)
     yield "the central directory", bytes(central)
@@ -154,7 +160,16 @@ def _parts(
         _END64.pack(b"PK\6\6", 44, 0x031E, 45, 0, 0, count, count, len(central), position),
     )
     yield "the ZIP64 locator", _LOCATOR.pack(b"PK\6\7", 0, end, 1)
-    yield "the end record", _END.pack(b"PK\5\6", 0, 0, few, few, len(central), position, 0)
+    at = min(position, _ZIP64)
+    yield "the end record", _END.pack(b"PK\5\6", 0, 0, few, few, len(central), at, 0)
+
+
+def _zip64(size: int, packed: int, offset: int) -> bytes:
+    """Return the ZIP64 field with the numbers that have no place in an entry; empty if none."""
+    numbers = ([size, packed] if size >= _ZIP64 else []) + ([offset] if offset >= _ZIP64 else [])
+    if not numbers:
+        return b""
+    return struct.pack(f"<2H{len(numbers)}Q", 1, 8 * len(numbers), *numbers)
 
 
 def write(zipped: TorchZip) -> bytes:
@@ -191,7 +206,7 @@ def _read(fetch: Fetch, length: int, *, outlined: bool) -> Outlined:
     if start != b"PK\3\4":
         late = b"PK\3\4" in fetch(0, _SEARCHED)
         raise _other("bytes are before its first member" if late else "it does not start as one")
-    if length > _LARGEST:
+    if length > _LARGEST and not outlined:
         raise _other("it has 4 GiB or more")
     try:
         found = _listed(fetch, length, outlined=outlined)
@@ -213,10 +228,10 @@ def _read(fetch: Fetch, length: int, *, outlined: bool) -> Outlined:
 
 def _listed(fetch: Fetch, length: int, *, outlined: bool) -> Outlined:
     """Return the contents of the central directory, not yet validated."""
-    end = fetch(length - _END.size, _END.size)
-    signature, *_, size, start, _ = _END.unpack(end)
+    signature, *_ = _END.unpack(fetch(length - _END.size, _END.size))
     if signature != b"PK\5\6":
         raise _other("it is cut short, or bytes are after its end")
+    *_, size, start = _END64.unpack(fetch(length - _ENDS, _END64.size))
     left = length
     if start + size != length - _ENDS:
         raise _other("its end record points to another central directory")
@@ -230,7 +245,12 @@ def _listed(fetch: Fetch, length: int, *, outlined: bool) -> Outlined:
         )
         at += _CENTRAL.size + width
         path = central[at - width : at].decode()
-        if signature != b"PK\1\2" or extra or note:
+        wide = iter(struct.unpack_from(f"<{extra // 8}Q", central, at + 4) if extra else ())
+        at += extra
+        full, packed, begin = (
+            next(wide, 0) if number == _ZIP64 else number for number in (full, packed, begin)
+        )
+        if signature != b"PK\1\2" or note:
             raise _other(f"its central directory has other records before byte {start + at}")
         if method or packed != full:
             raise _other(f"{path!r} in it is compressed")
