@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Final
 
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.optimizer import registration
 from ckptmigrate.optimizer.buffers import Buffer
 from ckptmigrate.optimizer.hashing import DTYPES, cast, digest
 from ckptmigrate.optimizer.record import (
@@ -23,8 +24,9 @@ from ckptmigrate.optimizer.record import (
     ParameterCell,
     Replica,
 )
+from ckptmigrate.optimizer.registration import CellName
 from ckptmigrate.optimizer.source import Source
-from ckptmigrate.optimizer.tensors import Numbers, Spans, blocks, part_of
+from ckptmigrate.optimizer.tensors import Spans, blocks, part_of
 
 _ALIGNMENT: Final = 64  # elements; each parameter starts at a multiple of it in its bucket
 _PREFIX: Final = 64  # elements that are compared first
@@ -33,8 +35,6 @@ _SHOWN: Final = 5  # names in a message
 _NOT_PARAMETERS: Final = (
     ".expert_bias", ".local_tokens_per_expert", ".global_tokens_per_expert", ".ga_steps",
 )  # fmt: skip
-
-CellName = tuple[str, Numbers]  # parameter, offsets of the cell
 
 
 @dataclass(frozen=True)
@@ -249,21 +249,51 @@ def _assigned(source: Source, uses: Sequence[Use]) -> dict[CellName, list[Use]]:
     """Return the ranges of each cell, copies of it in the order of the ranks.
 
     Raises:
-        RefusedError: cells have equal weights and different states.
+        RefusedError: cells have equal weights and different states, and the order of registration
+            does not decide.
     """
     by_cells: dict[tuple[CellName, ...], list[Use]] = defaultdict(list)
     for use in uses:
         by_cells[use.match.cells].append(use)
     found: dict[CellName, list[Use]] = {}
+    tied: set[tuple[CellName, ...]] = set()
     for cells, ranges in by_cells.items():
         if len(cells) == 1:
             found[cells[0]] = ranges
         elif len(ranges) >= len(cells) and len({_content(source, use) for use in ranges}) == 1:
             found.update((cell, ranges[:1]) for cell in cells)
         else:
-            names = sorted({name for name, _ in cells})
-            raise _ambiguous(source, names, ranges[0].place)
+            tied.add(cells)
+    if tied:
+        for use, cell in _ordered(source, uses, tied):
+            found.setdefault(cell, []).append(use)
     return found
+
+
+def _ordered(
+    source: Source, uses: Sequence[Use], tied: set[tuple[CellName, ...]]
+) -> Iterator[tuple[Use, CellName]]:
+    """Yield the ranges of tied cells with the cell that the order of registration gives each.
+
+    Raises:
+        RefusedError: the order does not decide.
+    """
+    order = registration.planned(source)
+    by_buffer: dict[str, list[Use]] = defaultdict(list)
+    for use in uses:
+        if len(use.match.cells) == 1 or use.match.cells in tied:
+            # Buckets of a buffer are in order.
+            by_buffer[use.buffer.name.partition(".bucket_idx_")[0]].append(use)
+    for ranges in by_buffer.values():
+        if not any(use.match.cells in tied for use in ranges):
+            continue
+        cells = registration.assigned(order, [use.match.cells for use in ranges])
+        for use, cell in zip(ranges, cells or [None] * len(ranges), strict=True):
+            if cell is None and use.match.cells in tied:
+                names = sorted({name for name, _ in use.match.cells})
+                raise _ambiguous(source, names, use.place)
+            if cell is not None and use.match.cells in tied:
+                yield use, cell
 
 
 def _content(source: Source, use: Use) -> tuple[bytes, ...]:
