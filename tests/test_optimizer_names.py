@@ -15,11 +15,12 @@ import optimizer_side
 import pytest
 import torch
 from test_optimizer_conversion import FLATTENED, RESHARDABLE, read, sample, write
+from test_optimizer_sources import edited
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
 from ckptmigrate import optimizer
-from ckptmigrate.errors import RefusedError
+from ckptmigrate.errors import DamagedError, RefusedError
 from ckptmigrate.optimizer import OptimizerTarget
 
 SAMPLE = "0.17.1-optim-dp2"
@@ -138,3 +139,47 @@ def test_args_that_contradict_the_borders_are_refused() -> None:
     wrong = replace(found, common=replace(found.common, values=values))
     with pytest.raises(Exception, match="is not cut at every"):
         optimizer.convert(wrong, TARGETS[0])
+
+
+@pytest.mark.parametrize("padding", [64, 128])
+def test_padding_of_a_bucket_before_a_shared_embedding(padding: int, tmp_path: Path) -> None:
+    """Up to 0.12 the bucket may be stored with its padding, which has no meaning."""
+    name = "0.14.0-optim-tp2-dpzero"
+    key = "optimizer.distributed.dp_group_idx_0.param_state/shard_0_1"
+
+    def edit(found: Any) -> None:
+        where = next(w for i, w in found.storage_data.items() if i.fqn == key)
+        data = (sample(name) / where.relative_path).read_bytes()[where.offset :][: where.length]
+        [state] = torch.load(io.BytesIO(data), weights_only=True)
+        [tensors] = state[0].values()
+        for name_ in ("param", "exp_avg", "exp_avg_sq"):
+            # The first parameter, output_layer, has 256 elements and a bucket of its own.
+            first, rest = tensors[name_][:256], tensors[name_][256:]
+            tensors[name_] = torch.cat([first, torch.full((padding,), 7.0), rest])
+        tensors["numel_unpadded"] += padding
+        blob = io.BytesIO()
+        torch.save([state], blob)
+        (tmp_path / "edited" / "__0_7.distcp").write_bytes(blob.getvalue())
+        index = next(i for i in found.storage_data if i.fqn == key)
+        found.storage_data[index] = _StorageInfo("__0_7.distcp", 0, len(blob.getvalue()))
+
+    found = read(edited(name, tmp_path, edit))
+    with pytest.raises(DamagedError, match="no weight has the main parameters from element"):
+        optimizer.convert(found, TARGETS[0])  # 0.13 and later do not write it
+    arguments = found.common.arguments
+    assert isinstance(arguments, dict)
+    sizes = {"pipeline_model_parallel_size": 2, "untie_embeddings_and_output_weights": False}
+    values = {**found.common.values, "args": {**arguments, **sizes}}
+    del values["content_metadata"]
+    old = replace(found, common=replace(found.common, values=values))
+    made = optimizer.convert(old, TARGETS[1])
+    (tmp_path / "out").mkdir()
+    optimizer.perform(made, tmp_path / "out")
+    plain = optimizer.convert(read(sample(name)), TARGETS[1])
+    (tmp_path / "plain").mkdir()
+    optimizer.perform(plain, tmp_path / "plain")
+    written = [
+        [(folder / file).read_bytes() for file in each.files]
+        for folder, each in ((tmp_path / "out", made), (tmp_path / "plain", plain))
+    ]
+    assert written[0] == written[1]

@@ -14,13 +14,16 @@ from typing import Any, Final
 
 from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.optimizer.record import KEY, Chained
-from ckptmigrate.optimizer.source import OPTIMIZER, Source
+from ckptmigrate.optimizer.source import OPTIMIZER, Source, argument
 from ckptmigrate.optimizer.tensors import Spans
 from ckptmigrate.pickles.tree import Global
 
 _OBJECT: Final = re.compile(
     r"distributed\.dp_group_idx_(?P<group>\d{1,9})\.(?P<name>\w+)/shard_0_1", re.ASCII
 )
+_OBJECTS: Final = (
+    OPTIMIZER, "grad_scaler", "param_state", "per_bucket_numel", "per_bucket_numel_unpadded",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Buffer:
         borders: the starts of the stored pieces and the end; None if parameters and buckets have
             no stored borders.
         rank_borders: the borders that data parallel ranks make, which may be inside a parameter.
+        padding: the most elements of padding after a bucket, without the alignment of parameters.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Buffer:
     states: Mapping[str, Spans]
     borders: frozenset[int] | None = None
     rank_borders: frozenset[int] = frozenset()
+    padding: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def groups_of(source: Source) -> dict[tuple[int, int], GroupKeys]:
         place = (int(match["chain"] or 0), int(group[1]))
         keys = found.setdefault(place, GroupKeys({}, []))
         named = _OBJECT.fullmatch(rest)
-        if named:
+        if named and named["name"] in _OBJECTS:
             keys.objects[named["name"]] = key
         else:
             keys.tensors.append(key)
@@ -142,3 +147,14 @@ def blob_of(source: Source, key: str) -> Blob:
     if blob is None:
         raise source.error(f"{key} has no bytes in storage_data")
     return blob
+
+
+def data_parallel(source: Source, chained: int) -> int:
+    """Return the number of ranks that share a buffer, according to args."""
+    if chained and source.is_chained:
+        world = argument(source, "world_size")
+        pipeline = argument(source, "pipeline_model_parallel_size")
+        tensor = argument(source, "tensor_model_parallel_size")
+        expert_tensor = argument(source, "expert_tensor_parallel_size", tensor)
+        return world // (expert_tensor * argument(source, "expert_model_parallel_size") * pipeline)
+    return argument(source, "data_parallel_size") * argument(source, "context_parallel_size")

@@ -11,9 +11,16 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ckptmigrate.optimizer import naming
-from ckptmigrate.optimizer.buffers import Buffer, GroupKeys, chained_of, dtype_of, groups_of
+from ckptmigrate.optimizer.buffers import (
+    Buffer,
+    GroupKeys,
+    chained_of,
+    data_parallel,
+    dtype_of,
+    groups_of,
+)
 from ckptmigrate.optimizer.record import KEY, PARAM, STATES, OptimizerRecord
-from ckptmigrate.optimizer.source import Source, argument
+from ckptmigrate.optimizer.source import Source
 from ckptmigrate.optimizer.tensors import Numbers, Spans
 
 TYPE = "dp_reshardable"
@@ -100,7 +107,7 @@ def _buffer(
     if len(borders) > 1:
         raise source.error(f"the states of {keys[PARAM]} are cut in different ways")
     (cuts,) = borders
-    ranks = _data_parallel(source, group[0])
+    ranks = data_parallel(source, group[0])
     local = padded // ranks
     cuts_of_ranks = frozenset(range(0, count, local)) if local else frozenset()
     if padded % ranks or padded < count or not cuts_of_ranks <= cuts:
@@ -111,17 +118,6 @@ def _buffer(
     return Buffer(
         keys[PARAM].removesuffix(f".{PARAM}"), *group, place[1], count, spans, cuts, cuts_of_ranks
     )
-
-
-def _data_parallel(source: Source, chained: int) -> int:
-    """Return the number of ranks that share a buffer, according to args."""
-    if chained and source.is_chained:
-        world = argument(source, "world_size")
-        pipeline = argument(source, "pipeline_model_parallel_size")
-        tensor = argument(source, "tensor_model_parallel_size")
-        expert_tensor = argument(source, "expert_tensor_parallel_size", tensor)
-        return world // (expert_tensor * argument(source, "expert_model_parallel_size") * pipeline)
-    return argument(source, "data_parallel_size") * argument(source, "context_parallel_size")
 
 
 def _numbers(source: Source, keys: GroupKeys, name: str) -> dict[_Place, int]:

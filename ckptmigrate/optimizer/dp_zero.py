@@ -7,6 +7,7 @@ get_parameter_state_dp_zero, sharded_param_state_dp_zero.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Final
 
@@ -17,11 +18,12 @@ from ckptmigrate.optimizer.buffers import (
     GroupKeys,
     blob_of,
     chained_of,
+    data_parallel,
     dtype_of,
     groups_of,
 )
 from ckptmigrate.optimizer.record import PARAM, STATES, OptimizerRecord
-from ckptmigrate.optimizer.source import Source
+from ckptmigrate.optimizer.source import Source, argument
 from ckptmigrate.optimizer.tensors import Span
 
 TYPE = "dp_zero_gather_scatter"
@@ -54,6 +56,7 @@ def _buffers(source: Source, chained: int, group: int, keys: GroupKeys) -> Itera
     content = tree[0] if isinstance(tree, list) and len(tree) == 1 else None
     if not isinstance(content, dict) or content.get(_COALESCED) is not True:
         raise source.error(f"{key} is not the coalesced state of a rank")
+    padding = _padding(source, chained)
     for index, by_dtype in content.items():
         if index == _COALESCED:
             continue
@@ -77,6 +80,20 @@ def _buffers(source: Source, chained: int, group: int, keys: GroupKeys) -> Itera
             if states.get(_COUNT) != count or any(v.shape != (count,) for v in views.values()):
                 raise source.error(f"{key} has tensors that do not have {_COUNT} elements")
             spans = {name: (Span(view, 0, view.count),) for name, view in views.items()}
-            yield Buffer(
-                f"{key} gbuf_idx_{index}", chained, group, dtype_of(dtypes[0]), count, spans
-            )
+            name, dtype = f"{key} gbuf_idx_{index}", dtype_of(dtypes[0])
+            yield Buffer(name, chained, group, dtype, count, spans, padding=padding)
+
+
+def _padding(source: Source, chained: int) -> int:
+    """Return the most elements of padding that a bucket is stored with, which is mostly none.
+
+    Up to 0.12, the bucket before a shared embedding may be stored with its padding
+    (core_v0.9.0, core_v0.12.0 megatron/core/distributed/param_and_grad_buffer.py).
+    """
+    given = source.manifest.common.argument
+    staged = argument(source, "pipeline_model_parallel_size") > 1
+    shared = given("untie_embeddings_and_output_weights") is False or given("mtp_num_layers")
+    if source.manifest.common.content is not None or not (staged and shared):
+        return 0
+    wide = 2**16 if given("ddp_pad_buckets_for_high_nccl_busbw") else 1
+    return math.lcm(data_parallel(source, chained), 128, wide)

@@ -15,7 +15,7 @@ from typing import Final
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.optimizer import registration
 from ckptmigrate.optimizer.buffers import Buffer
-from ckptmigrate.optimizer.hashing import DTYPES, cast, digest
+from ckptmigrate.optimizer.hashing import DTYPES, MAIN, cast, digest
 from ckptmigrate.optimizer.record import (
     PARAM,
     Chained,
@@ -85,6 +85,8 @@ def named(
         DamagedError: a range matches no weight, or a cell of a parameter has no range.
         RefusedError: weights are equal, so that a name cannot be found with certainty.
     """
+    if len({frozenset(each.states) for each in buffers}) > 1:
+        raise source.error("its buffers have different states")
     weights = Weights(source)
     uses = [Use(each, match) for each in buffers for match in _parsed(source, weights, each)]
     found = _assigned(source, uses)
@@ -112,6 +114,7 @@ class Weights:
     def __init__(self, source: Source) -> None:
         self._source = source
         self.names: list[str] = []
+        self.most_cells = 1  # of a parameter
         # Dtype and first elements -> counts of cells. Dtype, count and hash -> cells.
         self._counts: dict[tuple[str, bytes], set[int]] = defaultdict(set)
         self._cells: dict[tuple[str, int, bytes], list[CellName]] = defaultdict(list)
@@ -123,6 +126,7 @@ class Weights:
             return
         weight = self._source.weight(name)
         self.names.append(name)
+        self.most_cells = max(self.most_cells, len(weight.cells))
         for offsets, blob in weight.cells.items():
             spans = (self._source.span(name, blob, weight.sizes),)
             some = min(_PREFIX, weight.cell_count)
@@ -174,12 +178,20 @@ def _parsed(source: Source, weights: Weights, buffer: Buffer) -> list[Match]:
         raise source.refusal(
             f"{buffer.name} has parameters of the dtype {buffer.dtype} (as with FP8 parameters)"
         )
+    stored = {span.view.dtype for span in buffer.states[PARAM]} - {MAIN}
+    if stored:
+        raise source.refusal(
+            f"{buffer.name} has main parameters of the dtype {', '.join(stored)}, not {MAIN} "
+            "(as with --use-precision-aware-optimizer)"
+        )
     steps: dict[int, list[_Step]] = {}  # by the first element of a parameter
     todo = [0]
     while todo:
         first = todo.pop()
         if first not in steps and first < buffer.count:
-            steps[first] = list(_steps(weights, buffer, first))
+            steps[first] = list(_steps(weights, buffer, first)) or list(
+                _step_over_padding(weights, buffer, first)
+            )
             todo += [following for _, following in steps[first]]
     # The number of ways to read the rest of the buffer, counted up to 2.
     ways: dict[int, int] = {}
@@ -212,11 +224,20 @@ def _steps(weights: Weights, buffer: Buffer, first: int) -> Iterator[_Step]:
         if not _is_uncut(buffer, first, end):
             continue
         yield from ((cells, after) for after in _following(buffer, first, end))
-        if end < buffer.count:
+        if end < buffer.count and len(cells) < weights.most_cells:
             names = {name for name, _ in cells[0].cells}
             for each in weights.matches(buffer, end):
                 if names & {name for name, _ in each.cells}:
                     todo.append((*cells, each))
+
+
+def _step_over_padding(weights: Weights, buffer: Buffer, first: int) -> Iterator[_Step]:
+    """Yield the step to the first parameter after padding."""
+    end = min(buffer.count, first + buffer.padding + 1)
+    for start in range(first + _ALIGNMENT, end, _ALIGNMENT):
+        if next(weights.matches(buffer, start), None) is not None:
+            yield (), start
+            return
 
 
 def _is_uncut(buffer: Buffer, first: int, end: int) -> bool:
@@ -260,6 +281,8 @@ def _assigned(source: Source, uses: Sequence[Use]) -> dict[CellName, list[Use]]:
     for cells, ranges in by_cells.items():
         if len(cells) == 1:
             found[cells[0]] = ranges
+            if len({(use.buffer.chained, use.buffer.group) for use in ranges}) < len(ranges):
+                raise _ambiguous(source, [cells[0][0]], ranges[-1].place)
         elif len(ranges) >= len(cells) and len({_content(source, use) for use in ranges}) == 1:
             found.update((cell, ranges[:1]) for cell in cells)
         else:

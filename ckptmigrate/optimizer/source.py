@@ -20,6 +20,8 @@ from ckptmigrate.pickles.display import short
 TYPE: Final = "param_state_sharding_type"
 CONTENT_TYPE: Final = "distrib_optim_sharding_type"
 OPTIMIZER: Final = "optimizer"  # key of the common state
+# `param_state` has the steps of torch's own Adam, which are in the param_groups, too.
+_STATE_KEYS: Final = (OPTIMIZER, "grad_scaler", "param_state", TYPE)
 
 
 @dataclass(frozen=True)
@@ -217,11 +219,14 @@ class Source:
         Raises:
             DamagedError: there are no param_groups.
         """
+        unknown = sorted(short(key) for key in state if key not in _STATE_KEYS)
+        if unknown:
+            raise self.error(f"its state has {', '.join(unknown)}, which is unknown")
         inner = state.get(OPTIMIZER)
         groups = inner.get("param_groups") if isinstance(inner, dict) else None
         if not isinstance(groups, list) or not all(isinstance(each, dict) for each in groups):
             raise self.error("it has no param_groups")
-        other = sorted(short(key) for key in (inner or {}) if key not in ("param_groups", "state"))
+        other = sorted(short(key) for key in (inner or {}) if key != "param_groups")
         if other or not groups:
             raise self.error(f"it has {', '.join(other) or 'no param_groups'}, which is unknown")
         return Chained(tuple(groups), state.get("grad_scaler"))
