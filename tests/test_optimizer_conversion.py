@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ckptmigrate import optimizer
 from ckptmigrate.checkpoint import manifest
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.errors import CkptMigrateError, DamagedError
-from ckptmigrate.optimizer import Conversion, OptimizerTarget
+from ckptmigrate.optimizer import Conversion, OptimizerTarget, new_files
 from ckptmigrate.storage.directories import LocalDirectory
 
 SAMPLES = optimizer_side.SAMPLES
@@ -82,3 +83,76 @@ def test_stale_weights_are_refused(name: str) -> None:
     checkpoint = next((SAMPLES.parent / "samples" / name).glob("iter_*"))
     with pytest.raises(CkptMigrateError, match="the weights were changed after the save"):
         optimizer.convert(read(checkpoint), OptimizerTarget(FLATTENED))
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=label)
+def test_large_chunks_are_split_over_several_files(
+    target: OptimizerTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(new_files, "LARGEST_CHUNK", 300)  # bytes
+    monkeypatch.setattr(new_files, "_FULL", 50_000)
+    name = "0.17.1-optim-tp2pp2-bf16-swiglu-tied"
+    copy, made = write(sample(name), target, tmp_path)
+    assert len(made.files) > 2
+    assert max(blob.size for blobs in made.files.values() for blob in blobs) <= 300
+    for (parameter, state), elements in optimizer_side.states(copy).items():
+        expected = optimizer_side.expected(parameter, state, elements.shape)
+        assert np.array_equal(elements, expected), (parameter, state)
+
+
+@pytest.mark.parametrize("name", INTACT)
+def test_swapped_moments_are_not_those_expected(name: str, tmp_path: Path) -> None:
+    """The comparison of these tests sees what it is meant to see."""
+    copy, _ = write(sample(name), OptimizerTarget(RESHARDABLE), tmp_path)
+    found = optimizer_side.states(copy)
+    for parameter in {parameter for parameter, _ in found}:
+        swapped = found[parameter, "exp_avg_sq"]
+        expected = optimizer_side.expected(parameter, "exp_avg", swapped.shape)
+        assert not np.array_equal(swapped, expected)
+
+
+@pytest.mark.parametrize("name", INTACT)
+def test_weights_are_the_main_parameters(name: str) -> None:
+    found = optimizer.compare(read(sample(name)))
+    assert not found.is_damaged and found.compared == found.cells > 0
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_sample_of_the_weights_is_compared(count: int) -> None:
+    found = optimizer.compare(read(sample("0.20.dev0-optim-dp2-fr")), count)
+    assert (found.compared, found.is_damaged) == (count, False)
+    found = optimizer.compare(read(sample(DAMAGED[0])), count)
+    assert found.compared == count
+
+
+def test_the_damage_is_counted() -> None:
+    """In the damaged sample, all parameters are shifted but those before the first padding."""
+    found = optimizer.compare(read(sample(DAMAGED[0])))
+    assert found.is_damaged
+    intact = {"output_layer.weight", "decoder.final_layernorm.bias"}
+    assert not intact & set(found.differing)
+
+
+@pytest.mark.parametrize("name", sorted(INDEX))
+def test_the_summary_is_that_of_the_index(name: str) -> None:
+    found = optimizer.describe(read(sample(name)))
+    assert found is not None
+    assert found.type == INDEX[name]["sharding"]
+    if found.parameters is not None:
+        assert found.elements == INDEX[name]["elements"]
+
+
+def test_a_summary_warns_of_damage_from_arguments(tmp_path: Path) -> None:
+    found = read(sample(DAMAGED[0]))
+    described = optimizer.describe(found)
+    assert described is not None and not described.may_be_damaged  # its job set buckets by hand
+    arguments = found.common.arguments
+    assert isinstance(arguments, dict)
+    for changed in (
+        {"overlap_grad_reduce": True},
+        {"pipeline_model_parallel_size": 2, "untie_embeddings_and_output_weights": False},
+        {"pipeline_model_parallel_size": 2, "mtp_num_layers": 1},
+    ):
+        values = {**found.common.values, "args": {**arguments, **changed}}
+        risky = optimizer.describe(replace(found, common=replace(found.common, values=values)))
+        assert risky is not None and risky.may_be_damaged
