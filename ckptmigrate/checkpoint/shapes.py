@@ -18,7 +18,7 @@ Box = tuple[Numbers, Numbers]  # offsets, sizes
 
 
 @dataclass(frozen=True)
-class Shape:
+class TensorDescription:
     """A tensor as `state_dict_metadata` describes it.
 
     Attributes:
@@ -32,7 +32,7 @@ class Shape:
     dtype: str | None
 
 
-def shape_of(entry: Any) -> Shape:
+def shape_of(entry: Any) -> TensorDescription:
     """Return the shape of an inert `TensorStorageMetadata`.
 
     Raises:
@@ -46,7 +46,9 @@ def shape_of(entry: Any) -> Shape:
     for chunk in chunks:
         box = (_sizes(chunk.attributes.get("offsets")), _sizes(chunk.attributes.get("sizes")))
         boxes.append(box)
-    return Shape(_sizes(fields.get("size")), tuple(boxes), _dtype(fields.get("properties")))
+    return TensorDescription(
+        _sizes(fields.get("size")), tuple(boxes), _dtype(fields.get("properties"))
+    )
 
 
 def _sizes(value: Any) -> Numbers:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from ckptmigrate.checkpoint.rows import is_entry, is_tensor_entry
-from ckptmigrate.checkpoint.shapes import Box, Numbers, Shape, shape_of
+from ckptmigrate.checkpoint.shapes import Box, Numbers, TensorDescription, shape_of
 from ckptmigrate.checks.findings import Finding, counted, number
 from ckptmigrate.checks.material import Material
 from ckptmigrate.errors import DamagedError
@@ -75,7 +75,7 @@ def _inside(box: Box, size: Numbers) -> bool:
     return all(at + n <= whole for at, n, whole in zip(offsets, sizes, size, strict=True))
 
 
-def _not_tiled(shape: Shape) -> str | None:
+def _not_tiled(shape: TensorDescription) -> str | None:
     """Return why the chunks do not tile the shape; None if they do.
 
     All chunks have to be inside the shape.
@@ -106,7 +106,7 @@ def _cut_dimensions(boxes: Sequence[Box], size: Numbers) -> list[int]:
     return [d for d, n in enumerate(size) if any(box[1][d] != n for box in boxes)]
 
 
-def too_many_corners(shape: Shape) -> bool:
+def too_many_corners(shape: TensorDescription) -> bool:
     """Return whether there are too many corners to count; no real tensor reaches the limit."""
     return len(shape.chunks) << len(_cut_dimensions(shape.chunks, shape.size)) > _MOST_CORNERS
 

@@ -5,9 +5,9 @@ checkpoint and writes nothing; only `performing` writes.
 """
 
 from ckptmigrate.optimizer.comparison import Comparison, compare
+from ckptmigrate.optimizer.description import OptimizerSummary, describe
 from ckptmigrate.optimizer.performing import perform
 from ckptmigrate.optimizer.resharding import Conversion, convert
-from ckptmigrate.optimizer.summary import OptimizerSummary, describe
 from ckptmigrate.optimizer.target import OptimizerTarget
 
 __all__ = [

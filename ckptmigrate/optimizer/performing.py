@@ -13,7 +13,8 @@ from ckptmigrate.optimizer.new_files import NewBlob
 from ckptmigrate.optimizer.resharding import Conversion
 from ckptmigrate.optimizer.tensors import blocks
 from ckptmigrate.storage import local_files
-from ckptmigrate.storage.directories import Directory, LocalDirectory, Progress
+from ckptmigrate.storage.directories import Directory, LocalDirectory
+from ckptmigrate.storage.progress import Progress
 
 
 def perform(

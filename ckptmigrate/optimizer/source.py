@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rows import Blob
-from ckptmigrate.checkpoint.shapes import Shape, shape_of
+from ckptmigrate.checkpoint.shapes import TensorDescription, shape_of
 from ckptmigrate.errors import DamagedError, RefusedError
 from ckptmigrate.optimizer import tensors
 from ckptmigrate.optimizer.record import KEY, Chained
@@ -88,7 +88,7 @@ class Source:
             found.setdefault(chunk.key, {})[chunk.offsets] = chunk.blob
         return found
 
-    def shape(self, key: str) -> Shape:
+    def shape(self, key: str) -> TensorDescription:
         """Return the shape of a tensor and of its chunks, each of which is stored.
 
         Raises:
