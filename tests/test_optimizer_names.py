@@ -122,6 +122,7 @@ def test_copies_that_differ_are_reported(state: str, tmp_path: Path) -> None:
     copy, made = write(source, TARGETS[1], tmp_path)
     assert [(each.name, each.states) for each in made.replicas] == [(name, (state,))]
     assert len(made.replicas[0].places) == 2
+    assert made.losses == ("replica-difference",)
     found = optimizer_side.states(copy)[name, state]
     assert np.array_equal(found, optimizer_side.expected(name, state, found.shape))
 

@@ -26,6 +26,7 @@ from test_optimizer_conversion import (
 
 from ckptmigrate import optimizer
 from ckptmigrate.checks.verification import verify_one
+from ckptmigrate.errors import RefusedError
 from ckptmigrate.optimizer import OptimizerTarget
 
 OLD, NEW = (
@@ -158,6 +159,22 @@ def test_an_override_is_a_decoupled_learning_rate_up_to_0_15() -> None:
     assert groups_of(found, MIDDLE) == [group(is_decoupled_lr=True, lr=0.2), group()]
     target = OptimizerTarget(FLATTENED, Version("0.14"))
     assert groups_of(found, target) == [group(), group(is_decoupled_lr=True, lr=0.2)]
+
+
+def test_the_order_of_three_groups_up_to_0_13() -> None:
+    """After the embedding, the layers of the sample start with a norm, which has no decay."""
+    plain, no_decay = group(default_config=True), group(default_config=True, wd_mult=0.0)
+    decoupled = group(default_config=False, lr=0.2)
+    found = with_groups("0.20.dev0-optim-dp2-fr", [plain, no_decay, decoupled])
+    assert groups_of(found, MIDDLE) == [
+        group(is_decoupled_lr=True, lr=0.2),
+        group(wd_mult=0.0),
+        group(),
+    ]
+    attributes = {**found.metadata.attributes, "all_local_plans": None}
+    planless = found.with_metadata(found.metadata._with(attributes))
+    with pytest.raises(RefusedError, match="order of its param_groups"):
+        optimizer.convert(planless, MIDDLE)
 
 
 def test_a_missing_step_is_that_of_the_other_groups() -> None:

@@ -162,3 +162,24 @@ def _ranked(order: Registration, cells: Sequence[CellName]) -> list[CellName] | 
     if sorted(ranks) != list(range(len(cells))):
         return None
     return [cell for _, cell in sorted(zip(ranks, cells, strict=True))]
+
+
+def layers_start_with_decay(source: Source) -> bool | None:
+    """Return whether weight decay applies to the first parameter after the word embedding.
+
+    Returns:
+        None if the save plans do not show which parameter it is.
+    """
+    names = list(source.weight_keys())
+    if any(name.endswith("position_embeddings.weight") for name in names):
+        return True
+    order = planned(source)
+    cells = [(name, at) for name in names for at in list(source.weight(name).cells)[:1]]
+    layered = [cell for cell in cells if _position(cell).block]
+    lowest = min((_position(cell).layer for cell in layered), default=0)
+    first = [cell for cell in layered if _position(cell).layer == lowest]
+    minimal = [c for c in first if not any(order.is_before(other, c) for other in first)]
+    decays = {
+        not name.endswith(".bias") and len(source.weight(name).shape) > 2 for name, _ in minimal
+    }
+    return decays.pop() if len(decays) == 1 else None

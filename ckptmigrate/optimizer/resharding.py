@@ -25,6 +25,7 @@ from ckptmigrate.optimizer.source import CONTENT_TYPE, OPTIMIZER, TYPE, Source
 from ckptmigrate.optimizer.target import OptimizerTarget
 from ckptmigrate.pickles.tree import Object, with_state
 
+REPLICA_DIFFERENCE: Final = "replica-difference"  # a data loss
 _UNPREFIXED: Final = "chained_optim_avoid_prefix"
 _PARALLEL_SAVE: Final = "ckpt_fully_parallel_save"
 _SHOWN: Final = 5  # names in a message
@@ -51,6 +52,11 @@ class Conversion:
     decisions: tuple[str, ...]
     read_size: int
     written_size: int
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Return the names of the data losses."""
+        return (REPLICA_DIFFERENCE,) if self.replicas else ()
 
 
 def convert(manifest: Manifest, target: OptimizerTarget) -> Conversion:
@@ -159,7 +165,7 @@ def _common(
     states = []
     notes: dict[str, None] = {}
     for chained in record.chained:
-        adapted, said = groups.adapted(chained, target)
+        adapted, said = groups.adapted(source, chained, target)
         notes.update(dict.fromkeys(said))
         state: dict[str, Any] = {OPTIMIZER: {"param_groups": adapted}}
         if chained.grad_scaler is not None:
