@@ -14,10 +14,11 @@ import pytest
 from packaging.version import Version
 
 from ckptmigrate import optimizer
-from ckptmigrate.checkpoint import manifest
+from ckptmigrate.checkpoint import manifest, metadata
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.optimizer import Conversion, OptimizerTarget, new_files
+from ckptmigrate.pickles.equality import equal
 from ckptmigrate.storage.directories import LocalDirectory
 
 SAMPLES = optimizer_side.SAMPLES
@@ -156,3 +157,29 @@ def test_a_summary_warns_of_damage_from_arguments(tmp_path: Path) -> None:
         values = {**found.common.values, "args": {**arguments, **changed}}
         risky = optimizer.describe(replace(found, common=replace(found.common, values=values)))
         assert risky is not None and risky.may_be_damaged
+
+
+@pytest.mark.parametrize(
+    "name", ["0.10.0-optim-dp2", "0.13.1-optim-tp2dp2", "0.17.1-optim-moe-ep2"]
+)
+def test_a_large_metadata_file_is_edited_in_the_same_way(name: str) -> None:
+    data = (sample(name) / ".metadata").read_bytes()
+    whole = read(sample(name))
+    by_rows = replace(whole, metadata=metadata.read(data, threshold=1))
+    assert type(by_rows.metadata) is not type(whole.metadata)
+    for target in TARGETS:
+        one, other = (optimizer.convert(each, target) for each in (whole, by_rows))
+        assert one.files == other.files
+        assert equal(one.manifest.metadata.whole().tree, other.manifest.metadata.whole().tree)
+
+
+@pytest.mark.parametrize("name", ["0.10.0-optim-dp2", "0.17.1-optim-dp2"])
+def test_progress_counts_what_is_read_and_written(name: str, tmp_path: Path) -> None:
+    seen: list[int] = []
+    made = optimizer.convert(read(sample(name)), OptimizerTarget(RESHARDABLE), seen.append)
+    # Main parameters and weights, 4 bytes per element each.
+    assert sum(seen) == INDEX[name]["elements"] // 3 * 4 * 2
+    written: list[int] = []
+    optimizer.perform(made, tmp_path, written.append)
+    assert sum(written) == made.written_size
+    assert made.read_size == INDEX[name]["elements"] * 4

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.optimizer import sharding_types
-from ckptmigrate.optimizer.hashing import DTYPES, MAIN, digest
+from ckptmigrate.optimizer.hashing import DTYPES, MAIN
 from ckptmigrate.optimizer.record import PARAM, OptimizerRecord, Parameter, ParameterCell
 from ckptmigrate.optimizer.source import Source
+from ckptmigrate.storage.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,20 @@ class Comparison:
         return bool(self.differing)
 
 
-def compare(manifest: Manifest, sample: int | None = None) -> Comparison:
-    """Compare the main parameters of a checkpoint with its weights; arguments as `compare_record`.
+def compare(
+    manifest: Manifest, sample: int | None = None, progress: Progress | None = None
+) -> Comparison:
+    """Compare the main parameters of a checkpoint with its weights.
+
+    Args:
+        sample: see `compare_record`.
+        progress: called with each number of bytes that were read.
 
     Raises:
         DamagedError: the optimizer is incomplete, or has no names and matches no weights.
         RefusedError: this kind of optimizer cannot be read.
     """
-    source = Source(manifest)
+    source = Source(manifest, progress)
     return compare_record(source, sharding_types.recognise(source).read(source), sample)
 
 
@@ -96,5 +103,4 @@ def is_weight(source: Source, name: str, cell: ParameterCell) -> bool:
     if weight.dtype not in DTYPES:
         raise source.refusal(f"{name} has the dtype {weight.dtype} (as with FP8 parameters)")
     stored = source.span(name, weight.cells[cell.offsets], weight.sizes)
-    directory = source.manifest.directory
-    return digest(directory, spans, weight.dtype) == digest(directory, (stored,))
+    return source.digest(spans, weight.dtype) == source.digest((stored,))

@@ -15,7 +15,7 @@ from typing import Final
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.optimizer import registration
 from ckptmigrate.optimizer.buffers import Buffer
-from ckptmigrate.optimizer.hashing import DTYPES, MAIN, cast, digest
+from ckptmigrate.optimizer.hashing import DTYPES, MAIN, cast
 from ckptmigrate.optimizer.record import (
     PARAM,
     Chained,
@@ -118,6 +118,7 @@ class Weights:
         # Dtype and first elements -> counts of cells. Dtype, count and hash -> cells.
         self._counts: dict[tuple[str, bytes], set[int]] = defaultdict(set)
         self._cells: dict[tuple[str, int, bytes], list[CellName]] = defaultdict(list)
+        self._matches: dict[tuple[str, str, int], tuple[Match, ...]] = {}
         for name in source.weight_keys():
             self._add(name)
 
@@ -132,7 +133,7 @@ class Weights:
             some = min(_PREFIX, weight.cell_count)
             prefix = self._read(part_of(spans, 0, some))
             self._counts[weight.dtype, prefix].add(weight.cell_count)
-            content = digest(self._source.manifest.directory, spans)
+            content = self._source.digest(spans)
             self._cells[weight.dtype, weight.cell_count, content].append((name, offsets))
 
     def _read(self, spans: Spans) -> bytes:
@@ -146,8 +147,14 @@ class Weights:
             found[dtype] |= {min(_PREFIX, count) for count in counts}
         return {dtype: sorted(lengths) for dtype, lengths in found.items()}
 
-    def matches(self, buffer: Buffer, first: int) -> Iterator[Match]:
-        """Yield the ranges from an element on whose main parameters are those of a cell."""
+    def matches(self, buffer: Buffer, first: int) -> Sequence[Match]:
+        """Return the ranges from an element on whose main parameters are those of a cell."""
+        key = (buffer.name, buffer.dtype, first)
+        if key not in self._matches:
+            self._matches[key] = tuple(self._find(buffer, first))
+        return self._matches[key]
+
+    def _find(self, buffer: Buffer, first: int) -> Iterator[Match]:
         params, dtype = buffer.states[PARAM], buffer.dtype
         start = self._read(part_of(params, first, min(_PREFIX, buffer.count - first)))
         elements = cast(start, dtype)
@@ -157,7 +164,7 @@ class Weights:
                 if first + count > buffer.count or min(_PREFIX, count) != length:
                     continue
                 spans = part_of(params, first, count)
-                content = digest(self._source.manifest.directory, spans, dtype)
+                content = self._source.digest(spans, dtype)
                 cells = self._cells.get((dtype, count, content))
                 if cells:
                     yield Match(first, count, tuple(cells))
@@ -235,7 +242,7 @@ def _step_over_padding(weights: Weights, buffer: Buffer, first: int) -> Iterator
     """Yield the step to the first parameter after padding."""
     end = min(buffer.count, first + buffer.padding + 1)
     for start in range(first + _ALIGNMENT, end, _ALIGNMENT):
-        if next(weights.matches(buffer, start), None) is not None:
+        if weights.matches(buffer, start):
             yield (), start
             return
 
@@ -320,7 +327,7 @@ def _ordered(
 
 
 def _content(source: Source, use: Use) -> tuple[bytes, ...]:
-    return tuple(digest(source.manifest.directory, spans) for spans in use.states().values())
+    return tuple(source.digest(spans) for spans in use.states().values())
 
 
 def _replicas(source: Source, found: dict[CellName, list[Use]]) -> Iterator[Replica]:

@@ -24,6 +24,7 @@ from ckptmigrate.optimizer.record import OptimizerRecord, Replica
 from ckptmigrate.optimizer.source import CONTENT_TYPE, OPTIMIZER, TYPE, Source
 from ckptmigrate.optimizer.target import OptimizerTarget
 from ckptmigrate.pickles.tree import Object, with_state
+from ckptmigrate.storage.progress import Progress
 
 REPLICA_DIFFERENCE: Final = "replica-difference"  # a data loss
 _UNPREFIXED: Final = "chained_optim_avoid_prefix"
@@ -59,16 +60,21 @@ class Conversion:
         return (REPLICA_DIFFERENCE,) if self.replicas else ()
 
 
-def convert(manifest: Manifest, target: OptimizerTarget) -> Conversion:
+def convert(
+    manifest: Manifest, target: OptimizerTarget, progress: Progress | None = None
+) -> Conversion:
     """Plan the conversion of the optimizer of a checkpoint to another sharding type.
 
     Reads the main parameters and the weights, to compare them.
+
+    Args:
+        progress: called with each number of bytes that were read.
 
     Raises:
         RefusedError: this kind of optimizer cannot be converted, or not to this target.
         DamagedError: the optimizer is incomplete, or contradicts the weights.
     """
-    source = Source(manifest)
+    source = Source(manifest, progress)
     current = sharding_types.recognise(source)
     record = current.read(source)
     if not current.COMPARES:

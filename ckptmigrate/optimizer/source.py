@@ -12,10 +12,11 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.checkpoint.shapes import TensorDescription, shape_of
 from ckptmigrate.errors import DamagedError, RefusedError
-from ckptmigrate.optimizer import tensors
+from ckptmigrate.optimizer import hashing, tensors
 from ckptmigrate.optimizer.record import KEY, Chained
-from ckptmigrate.optimizer.tensors import Numbers, Span, View
+from ckptmigrate.optimizer.tensors import Numbers, Span, Spans, View
 from ckptmigrate.pickles.display import short
+from ckptmigrate.storage.progress import Progress
 
 TYPE: Final = "param_state_sharding_type"
 CONTENT_TYPE: Final = "distrib_optim_sharding_type"
@@ -55,9 +56,15 @@ class Weight:
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint with a distributed optimizer."""
+    """A checkpoint with a distributed optimizer.
+
+    Attributes:
+        manifest: the checkpoint.
+        progress: called with each number of bytes of tensors that were read.
+    """
 
     manifest: Manifest
+    progress: Progress | None = None
 
     def error(self, reason: str, fix: str | None = None) -> DamagedError:
         """Return an error about the optimizer of this checkpoint."""
@@ -164,6 +171,13 @@ class Source:
         """Return all elements of a chunk; see `view`."""
         view = self.view(key, blob, sizes)
         return Span(view, 0, view.count)
+
+    def digest(self, spans: Spans, dtype: str | None = None) -> bytes:
+        """Return the hash of elements; see `hashing.digest`."""
+        found = hashing.digest(self.manifest.directory, spans, dtype)
+        if self.progress is not None:
+            self.progress(sum(span.size for span in spans))
+        return found
 
     def read_object(self, key: str) -> Any:
         """Return the contents of a sharded object, inert.
