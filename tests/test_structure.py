@@ -12,7 +12,7 @@ PAIRS = 86
 UPWARD = {
     ("report", "batch"), ("report", "verbs"),
 }  # fmt: skip
-LARGE = {"checks.findings", "writing.transaction"}
+LARGE = {"writing.transaction"}
 CIRCLES = 2
 IN_CIRCLES = 12  # modules
 SAME_FILE_NAMES = 0

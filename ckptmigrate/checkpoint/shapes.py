@@ -54,9 +54,9 @@ def shape_of(entry: Any) -> TensorDescription:
 def _sizes(value: Any) -> Numbers:
     sizes = size_value(value)
     if sizes is None or len(sizes) > _MOST_DIMENSIONS:
-        raise DamagedError("has a size that no tensor has")
+        raise DamagedError("has an invalid size")
     if not all(0 <= size <= _LARGEST_SIZE for size in sizes):
-        raise DamagedError("has a size that no tensor has")
+        raise DamagedError("has an invalid size")
     return sizes
 
 

@@ -228,21 +228,21 @@ def view_of(tree: Any, found: Outlined, blob: Blob) -> View:
     """
     if not is_object(tree, TENSOR) or len(tree.args) < 4:
         what = type(tree).path if isinstance(tree, Object) else type(tree).__name__
-        raise DamagedError(f"holds {short(what)}, not a tensor that torch.save writes")
+        raise DamagedError(f"contains {short(what)}, not a tensor that torch.save writes")
     handle, offset, shape, strides = tree.args[:4]
     pid = handle.pid if isinstance(handle, PersistentId) else None
     if not (isinstance(pid, tuple) and len(pid) == 5 and isinstance(pid[1], Global)):
-        raise DamagedError("holds a tensor without a storage")
+        raise DamagedError("contains a tensor without a storage")
     dtype, item_size = STORAGES.get(pid[1].path, (None, 0))
     if dtype is None:
-        raise DamagedError(f"holds a tensor with a {short(pid[1].path)}")
+        raise DamagedError(f"contains a tensor with a {short(pid[1].path)}")
     stored = dict(found.members).get(f"{torch_zip.STORAGES}{pid[2]}")
     if not isinstance(stored, Stored) or stored.size != _number(pid[4]) * item_size:
-        raise DamagedError("holds a tensor whose storage has another size")
+        raise DamagedError("contains a tensor whose storage has another size")
     sizes, steps = _numbers(shape), _numbers(strides)
     last = _number(offset) + sum((n - 1) * s for n, s in zip(sizes, steps, strict=False))
     if len(sizes) != len(steps) or (all(sizes) and (last + 1) * item_size > stored.size):
-        raise DamagedError("holds a tensor that is larger than its storage")
+        raise DamagedError("contains a tensor that is larger than its storage")
     return View(blob.file, blob.offset + stored.offset, stored, dtype, offset, sizes, steps)
 
 
@@ -258,11 +258,11 @@ def read_view(directory: Directory, blob: Blob) -> View:
 
 def _numbers(value: Any) -> Numbers:
     if not isinstance(value, tuple) or len(value) > _MOST_DIMENSIONS:
-        raise DamagedError("holds a tensor without a shape")
+        raise DamagedError("contains a tensor without a shape")
     return tuple(map(_number, value))
 
 
 def _number(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**63:
-        raise DamagedError("holds a tensor with a size that is not a number")
+        raise DamagedError("contains a tensor with a size that is not a number")
     return value

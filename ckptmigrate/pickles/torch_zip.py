@@ -28,6 +28,7 @@ _DEFAULT_ALIGNMENT: Final = 64
 _LARGEST: Final = 2**32 - 2  # bytes; larger files are read only in outline
 _ZIP64: Final = 2**32 - 1  # a size or an offset from here on is in a ZIP64 field
 _MOST_MEMBERS: Final = 1_000_000
+_LATE: Final = "there are bytes before its first member"
 _SEARCHED: Final = 1024**2  # bytes that are searched for the start of a zip
 
 _FLAGS: Final = 0x0800  # UTF-8 names
@@ -205,13 +206,13 @@ def _read(fetch: Fetch, length: int, *, outlined: bool) -> Outlined:
     start = fetch(0, 4)
     if start != b"PK\3\4":
         late = b"PK\3\4" in fetch(0, _SEARCHED)
-        raise _other("bytes are before its first member" if late else "it does not start as one")
+        raise _other(_LATE if late else "it does not start with a member")
     if length > _LARGEST and not outlined:
-        raise _other("it has 4 GiB or more")
+        raise _other("it is 4 GiB or larger")
     try:
         found = _listed(fetch, length, outlined=outlined)
     except (struct.error, UnicodeError) as error:
-        raise _other(f"its central directory is wrong: {error}") from error
+        raise _other(f"its central directory is not valid: {error}") from error
     position = 0
     for what, part in found.parts():
         if isinstance(part, Stored):
@@ -219,10 +220,10 @@ def _read(fetch: Fetch, length: int, *, outlined: bool) -> Outlined:
         else:
             same = fetch(position, len(part)) == part
         if not same:
-            raise _other(f"{what}, at byte {position}, is not as torch.save writes it")
+            raise _other(f"{what}, at byte {position}, differs from what torch.save writes")
         position += len(part)
     if position != length:
-        raise _other("bytes are between its members and its central directory")
+        raise _other("there are bytes between its members and its central directory")
     return found
 
 
@@ -230,11 +231,11 @@ def _listed(fetch: Fetch, length: int, *, outlined: bool) -> Outlined:
     """Return the contents of the central directory, not yet validated."""
     signature, *_ = _END.unpack(fetch(length - _END.size, _END.size))
     if signature != b"PK\5\6":
-        raise _other("it is cut short, or bytes are after its end")
+        raise _other("it is truncated, or there are bytes after its end")
     *_, size, start = _END64.unpack(fetch(length - _ENDS, _END64.size))
     left = length
     if start + size != length - _ENDS:
-        raise _other("its end record points to another central directory")
+        raise _other("its end record refers to another central directory")
     central = fetch(start, size)
     members: dict[str, bytes | Stored] = {}
     folder, checksums = "", False
@@ -251,16 +252,16 @@ def _listed(fetch: Fetch, length: int, *, outlined: bool) -> Outlined:
             next(wide, 0) if number == _ZIP64 else number for number in (full, packed, begin)
         )
         if signature != b"PK\1\2" or note:
-            raise _other(f"its central directory has other records before byte {start + at}")
+            raise _other(f"its central directory has unknown records before byte {start + at}")
         if method or packed != full:
             raise _other(f"{path!r} in it is compressed")
         here, _, name = path.partition("/")
         folder = folder or here
         content = next((row for known, row in _MEMBERS.items() if known.fullmatch(name)), None)
         if content is None or here != folder or not _FOLDER.fullmatch(folder):
-            raise _other(f"it holds {path!r}, which torch.save does not write")
+            raise _other(f"it contains {path!r}, which torch.save does not write")
         if name in members:
-            raise _other(f"two members in it have one name, {path!r}")
+            raise _other(f"two of its members have the name {path!r}")
         left -= full
         if left < 0 or len(members) == _MOST_MEMBERS:
             raise _other("its members overlap, or are too many")
@@ -271,7 +272,7 @@ def _listed(fetch: Fetch, length: int, *, outlined: bool) -> Outlined:
             continue
         members[name] = found = fetch(body, full)
         if not content.fullmatch(found):
-            raise _other(f"torch.load does not accept what {path!r} in it holds")
+            raise _other(f"torch.load does not accept the content of {path!r} in it")
     for name in (PICKLE, "version"):
         if name not in members:
             raise _other(f"no {name}")
@@ -279,4 +280,4 @@ def _listed(fetch: Fetch, length: int, *, outlined: bool) -> Outlined:
 
 
 def _other(reason: str) -> PickleError:
-    return PickleError(f"is not a torch zip ({reason})")
+    return PickleError(f"is not a torch zip file ({reason})")
