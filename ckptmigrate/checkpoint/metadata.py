@@ -52,6 +52,10 @@ ENTRIES: Final = "state_dict_metadata"
 STORED: Final = "storage_data"
 PLANS: Final = "all_local_plans"
 FLATTENED: Final = "planner_data"  # also in each plan
+# A row per tensor, with the field ORIGINAL_SHAPE if an optimizer state is stored flattened; also in
+# each plan.
+SHAPES: Final = "mcore_data"
+ORIGINAL_SHAPE: Final = "nd_reformulated_orig_global_shape"
 
 
 @dataclass(frozen=True)

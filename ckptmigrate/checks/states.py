@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ckptmigrate.checkpoint import common, migration_state, sidecar
 from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.metadata import SHAPES
 from ckptmigrate.checkpoint.rerun import STATES, Kind, grid_size
 from ckptmigrate.checkpoint.topology import derive
 from ckptmigrate.checks.findings import Finding, counted
@@ -65,7 +66,7 @@ def shapes(material: Material) -> Iterator[Finding]:
     """Yield a finding if the shapes of flattened optimizer states are missing."""
     found = material.whole
     if found is not None and optimizer_state.shapes_lost(found):
-        what = f"the optimizer states are flattened, and .metadata has no {optimizer_state.SHAPES}"
+        what = f"the optimizer states are flattened, and .metadata has no {SHAPES}"
         yield material.finding("optimizer-shapes-missing", what)
 
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ckptmigrate.checkpoint.rows import Chunk, Piece, is_tensor_entry, piece_of
+from ckptmigrate.checkpoint.shapes import shape_of
 from ckptmigrate.checks.findings import Finding, counted
 from ckptmigrate.checks.material import Material
-from ckptmigrate.checks.tiling import shape_of
 from ckptmigrate.errors import DamagedError, RefusedError
 from ckptmigrate.storage.limits import LARGEST_PART
 from ckptmigrate.storage.progress import Progress

@@ -14,6 +14,7 @@ from typing import Final
 from ckptmigrate import versions
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.manifest import MARKER_FILE, Manifest, marker_of
+from ckptmigrate.checkpoint.metadata import SHAPES
 from ckptmigrate.checkpoint.rerun import (
     IDLE,
     MODE_VALIDATE,
@@ -37,7 +38,6 @@ from ckptmigrate.planning.refusals import rebuild_options
 from ckptmigrate.releases.constraints import respelled, with_shapes
 from ckptmigrate.releases.environment import USUAL
 from ckptmigrate.releases.facts import compat
-from ckptmigrate.releases.optimizer_state import SHAPES
 from ckptmigrate.storage import directories
 from ckptmigrate.text.commands import command
 from ckptmigrate.version import __version__
