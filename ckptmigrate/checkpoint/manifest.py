@@ -1,6 +1,6 @@
 """One checkpoint as an immutable value: its metadata, common state, metadata.json and file list.
 
-`load` reads all metadata files; this module writes nothing. An edit returns another manifest, and
+`material.load` reads it; this module writes nothing. An edit returns another manifest, and
 `contents` returns the new bytes of each changed file.
 """
 
@@ -288,31 +288,6 @@ class Manifest:
         return changed
 
 
-def load(directory: Directory, marker: Mapping[str, Any] | None = None) -> Manifest:
-    """Read a `torch_dist` checkpoint directory.
-
-    The caller must check that it is one (`recognise.require_torch_dist`).
-
-    Args:
-        marker: content to use for metadata.json instead of reading it.
-
-    Raises:
-        DamagedError: a file is missing, malformed or contradicts another.
-    """
-    if marker is None:
-        marker = read_marker(directory)
-    try:
-        edited = metadata.read(directory.read(metadata.FILE))
-    except DamagedError as error:
-        raise DamagedError(
-            error.reason,
-            path=error.path or directory.path / metadata.FILE,
-            fix=error.fix or "restore this file from a copy; without it no reader finds a tensor",
-        ) from error
-    _check_payload(directory, edited)
-    return Manifest(directory, marker, edited, _load_common(directory, edited))
-
-
 def marker_of(found: Manifest) -> dict[str, Any]:
     """Return the content of metadata.json as releases write it.
 
@@ -338,55 +313,3 @@ def read_marker(directory: Directory) -> dict[str, Any]:
     if not isinstance(marker, dict):
         raise DamagedError("is no JSON object", path=path)
     return marker
-
-
-def _check_payload(directory: Directory, edited: Metadata) -> None:
-    """Raise unless every byte range is inside a file of this directory.
-
-    Raises:
-        DamagedError: a data file is missing, truncated, a link, or outside the checkpoint.
-    """
-    sizes = directory.files()
-    for name, end in edited.ends.items():
-        if "/" in name or "\\" in name or name in ("", ".", ".."):
-            raise DamagedError(
-                f"places entries in {name!r}, outside of the checkpoint",
-                path=directory.path / metadata.FILE,
-            )
-        if name not in sizes:
-            raise DamagedError(
-                f"payload file {name} is missing, and .metadata places entries in it",
-                path=directory.path,
-                fix="restore the file from a copy",
-            )
-        directory.check_link(name)
-        if end > sizes[name]:
-            raise DamagedError(
-                f"payload file {name} is truncated: it has {sizes[name]} bytes and .metadata "
-                f"places entries up to byte {end}",
-                path=directory.path,
-                fix="restore the file from a copy",
-            )
-
-
-def _load_common(directory: Directory, edited: Metadata) -> CommonState:
-    if common.FILE in directory.files():
-        try:
-            return common.load(directory.read(common.FILE), in_file=True)
-        except DamagedError as error:
-            path = directory.path / common.FILE
-            raise DamagedError(error.reason, path=path, fix=error.fix) from error
-    blob = edited.blobs.get(common.KEY)
-    if blob is None:
-        raise DamagedError(
-            f"has no common state: neither {common.FILE} nor the entry {common.KEY}",
-            path=directory.path,
-            fix="restore common.pt from a copy; it cannot be made up",
-        )
-    try:
-        content = directory.read_range(blob.file, blob.offset, blob.length)
-        return common.load(content, in_file=False)
-    except DamagedError as error:
-        raise DamagedError(
-            f"sharded object {common.KEY!r} {error.reason}", path=directory.path, fix=error.fix
-        ) from error

@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from ckptmigrate.checkpoint.manifest import PAYLOAD
+from ckptmigrate.checkpoint.material import Material
 from ckptmigrate.checkpoint.rows import Chunk
-from ckptmigrate.checks.findings import Finding, counted, number, shown
-from ckptmigrate.checks.material import Material
+from ckptmigrate.checks.findings import Finding, finding, number, shown
+from ckptmigrate.text.printable import counted
 
 Span = tuple[int, int]  # first byte, byte after the last
 
@@ -22,10 +23,10 @@ def ranges(material: Material) -> Iterator[Finding]:
     for name, chunks in of_file.items():
         if "/" in name or "\\" in name or name in ("", ".", ".."):
             what = f"{counted(len(chunks), 'entry lies', 'entries lie')} in {shown(name)!r}"
-            yield material.finding("payload-name", what, *_keys(chunks))
+            yield finding(material, "payload-name", what, *_keys(chunks))
         elif name not in sizes:
             many = counted(len(chunks), "piece of an entry lies", "pieces of entries lie")
-            yield material.finding("payload-missing", f"{many} in {shown(name)}", *_keys(chunks))
+            yield finding(material, "payload-missing", f"{many} in {shown(name)}", *_keys(chunks))
         else:
             yield from _outside(material, name, chunks)
         yield from _overlapping(material, name, chunks)
@@ -45,7 +46,8 @@ def _outside(material: Material, name: str, chunks: list[Chunk]) -> Iterator[Fin
     if beyond:
         end = max(c.blob.offset + c.blob.length for c in beyond)
         many = counted(len(beyond), "piece of an entry lies", "pieces of entries lie")
-        yield material.finding(
+        yield finding(
+            material,
             "byte-range-outside",
             f"{shown(name)} has {size} bytes, and {many} behind its end, up to byte {number(end)}",
             *_keys(beyond),
@@ -72,7 +74,7 @@ def _overlapping(material: Material, name: str, chunks: list[Chunk]) -> Iterator
     if pairs:
         many = counted(len(pairs), "byte range overlaps", "byte ranges overlap")
         what = f"{many} with one before it in {shown(name)}"
-        yield material.finding("byte-ranges-overlap", what, *(f"{a} and {b}" for a, b in pairs))
+        yield finding(material, "byte-ranges-overlap", what, *(f"{a} and {b}" for a, b in pairs))
 
 
 def orphans(material: Material) -> Iterator[Finding]:
@@ -87,11 +89,12 @@ def orphans(material: Material) -> Iterator[Finding]:
     if lone:
         many = counted(len(lone), "payload file holds", "payload files hold")
         size = sum(files[name] for name in lone)
-        yield material.finding("orphan-payload", f"{many} no entry ({size} bytes)", *lone)
+        yield finding(material, "orphan-payload", f"{many} no entry ({size} bytes)", *lone)
     unclaimed = {n: size - _covered(spans[n], size) for n, size in files.items() if n in spans}
     loose = {name: count for name, count in unclaimed.items() if count}
     if loose:
-        yield material.finding(
+        yield finding(
+            material,
             "orphan-bytes",
             f"{counted(sum(loose.values()), 'byte belongs', 'bytes belong')} to no entry",
             *(f"{name}: {counted(count, 'byte')}" for name, count in loose.items()),
@@ -127,6 +130,9 @@ def ranks(material: Material) -> Iterator[Finding]:
     ]
     if unknown:
         many = counted(len(unknown), "payload file is", "payload files are")
-        yield material.finding(
-            "plan-rank-unknown", f"{many} of a rank beyond the {number(world)} {source}", *unknown
+        yield finding(
+            material,
+            "plan-rank-unknown",
+            f"{many} of a rank beyond the {number(world)} {source}",
+            *unknown,
         )

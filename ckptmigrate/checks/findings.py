@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.checkpoint.material import Material
 from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import filled
 from ckptmigrate.text.printable import printable
@@ -444,12 +444,20 @@ class Finding:
         }
 
 
-def fix_of(error: CkptMigrateError) -> str | None:
-    """Return the fix of an error if the system could not read a file; None for other errors.
+def finding(
+    material: Material, code: str, what: str, *items: str, fix: str | None = None
+) -> Finding:
+    """Return a finding about a checkpoint."""
+    return Finding(code, material.path, what, tuple(map(shown, items)), fix=fix)
 
-    Such a file can still be intact.
-    """
-    return error.fix if isinstance(error.__cause__, OSError) else None
+
+def of_damage(material: Material) -> list[Finding]:
+    """Return the findings about the parts of a checkpoint that cannot be read."""
+    return [
+        finding(material, each.code, each.what, *each.items, fix=each.fix)
+        for each in material.damage
+        if each.code is not None
+    ]
 
 
 def shown(text: str) -> str:
@@ -463,8 +471,3 @@ def number(value: int) -> str:
     Python cannot convert an integer of thousands of digits to text.
     """
     return str(value) if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"
-
-
-def counted(count: int, one: str, many: str | None = None) -> str:
-    """Return a count and its noun, for example `1 entry` or `2 entries`."""
-    return f"{count} {one if count == 1 else many or one + 's'}"

@@ -14,11 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ckptmigrate.checkpoint.material import Material
 from ckptmigrate.checkpoint.rows import is_entry, is_tensor_entry, size_value
-from ckptmigrate.checks.findings import Finding, counted, number
-from ckptmigrate.checks.material import Material
+from ckptmigrate.checks.findings import Finding, finding, number
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.pickles.tree import Object, is_object
+from ckptmigrate.text.printable import counted
 
 _CHUNK: Final = "torch.distributed.checkpoint.metadata.ChunkStorageMetadata"
 _MOST_DIMENSIONS: Final = 64  # the limit of torch operations
@@ -81,46 +82,74 @@ def _dtype(properties: Any) -> str | None:
     return path if isinstance(path, str) else None
 
 
+@dataclass(frozen=True)
+class _Described:
+    """What an entry says of its chunks.
+
+    Attributes:
+        entry: the entry.
+        code: the code of what is wrong with it, or None.
+        wrong: what is wrong, after the key.
+        offsets: the offsets of its chunks, in order; None if they are not compared.
+    """
+
+    entry: Any
+    code: str | None
+    wrong: str = ""
+    offsets: list[Numbers | None] | None = None
+
+
+_WRONG: Final = (
+    ("entry-malformed", "tensor is", "tensors are", "not described as torch does"),
+    ("chunk-outside", "tensor has", "tensors have", "a chunk outside of its shape"),
+    ("chunks-do-not-tile", "tensor is", "tensors are", "not tiled by its chunks"),
+    ("chunks-not-compared", "tensor is", "tensors are", "cut in too many dimensions"),
+    ("table-mismatch", "entry has", "entries have",
+     "other chunks in storage_data than in state_dict_metadata"),
+)  # fmt: skip
+
+
 def check(material: Material) -> Iterator[Finding]:
     """Yield findings about chunks that do not tile their tensor or that are not stored."""
     stored: dict[str, list[Numbers | None]] = {}
     for chunk in material.chunks:
         stored.setdefault(chunk.key, []).append(chunk.offsets)
-    malformed: list[str] = []
-    outside: list[str] = []
-    loose: list[str] = []
-    unmatched: list[str] = []
-    skipped: list[str] = []
+    found: dict[str, list[str]] = {code: [] for code, *_ in _WRONG}
+    # By identity: in a large file, equal rows share their value.
+    described: dict[int, _Described] = {}
     for key, entry in material.entries.items():
         if not is_tensor_entry(entry):
             if is_entry(entry) and any(stored.get(key, ())):
-                unmatched.append(f"{key}: a sharded object that is stored as a tensor")
+                what = f"{key}: a sharded object that is stored as a tensor"
+                found["table-mismatch"].append(what)
             continue
-        try:
-            shape = shape_of(entry)
-        except DamagedError as error:
-            malformed.append(f"{key}: {error.reason}")
-            continue
-        if not all(_inside(box, shape.size) for box in shape.chunks):
-            outside.append(key)
-            continue
-        wrong = _not_tiled(shape)
-        if wrong:
-            loose.append(f"{key}: {wrong}")
-        elif too_many_corners(shape):
-            skipped.append(key)
-        if key in stored and _in_order(stored[key]) != _in_order(at for at, _ in shape.chunks):
-            unmatched.append(f"{key}: {len(stored[key])} stored, {len(shape.chunks)} described")
-    for code, found, one, many, rest in (
-        ("entry-malformed", malformed, "tensor is", "tensors are", "not described as torch does"),
-        ("chunk-outside", outside, "tensor has", "tensors have", "a chunk outside of its shape"),
-        ("chunks-do-not-tile", loose, "tensor is", "tensors are", "not tiled by its chunks"),
-        ("chunks-not-compared", skipped, "tensor is", "tensors are", "cut in too many dimensions"),
-        ("table-mismatch", unmatched, "entry has", "entries have",
-         "other chunks in storage_data than in state_dict_metadata"),
-    ):  # fmt: skip
-        if found:
-            yield material.finding(code, f"{counted(len(found), one, many)} {rest}", *found)
+        if id(entry) not in described:
+            described[id(entry)] = _describe(entry)
+        each = described[id(entry)]
+        if each.code is not None:
+            found[each.code].append(f"{key}{each.wrong}")
+        if each.offsets is not None and key in stored and _in_order(stored[key]) != each.offsets:
+            what = f"{key}: {len(stored[key])} stored, {len(each.offsets)} described"
+            found["table-mismatch"].append(what)
+    for code, one, many, rest in _WRONG:
+        if found[code]:
+            what = f"{counted(len(found[code]), one, many)} {rest}"
+            yield finding(material, code, what, *found[code])
+
+
+def _describe(entry: Any) -> _Described:
+    try:
+        shape = shape_of(entry)
+    except DamagedError as error:
+        return _Described(entry, "entry-malformed", f": {error.reason}")
+    if not all(_inside(box, shape.size) for box in shape.chunks):
+        return _Described(entry, "chunk-outside")
+    offsets = _in_order(at for at, _ in shape.chunks)
+    wrong = _not_tiled(shape)
+    if wrong:
+        return _Described(entry, "chunks-do-not-tile", f": {wrong}", offsets)
+    code = "chunks-not-compared" if too_many_corners(shape) else None
+    return _Described(entry, code, offsets=offsets)
 
 
 def _in_order(offsets: Iterable[Numbers | None]) -> list[Numbers | None]:

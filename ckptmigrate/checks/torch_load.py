@@ -11,13 +11,14 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+from ckptmigrate.checkpoint.material import Material
 from ckptmigrate.checkpoint.rows import Chunk, Piece, is_tensor_entry, piece_of
-from ckptmigrate.checks.findings import Finding, counted
-from ckptmigrate.checks.material import Material
+from ckptmigrate.checks.findings import Finding, finding
 from ckptmigrate.checks.tiling import shape_of
 from ckptmigrate.errors import DamagedError, RefusedError
 from ckptmigrate.storage.directories import LARGEST_PART, Progress
 from ckptmigrate.text.commands import install
+from ckptmigrate.text.printable import counted
 
 
 def require_torch() -> Any:
@@ -74,13 +75,13 @@ def check(material: Material, progress: Progress | None = None) -> Iterator[Find
             other.append(f"{name}: {told}, and .metadata says {dtype} {list(shape)}")
     if unreadable:
         many = counted(len(unreadable), "chunk does", "chunks do")
-        yield material.finding("tensor-unreadable", f"{many} not load", *unreadable)
+        yield finding(material, "tensor-unreadable", f"{many} not load", *unreadable)
     if large:
         many = counted(len(large), "chunk has", "chunks have")
-        yield material.finding("blob-not-read", f"{many} more than {LARGEST_PART} bytes", *large)
+        yield finding(material, "blob-not-read", f"{many} more than {LARGEST_PART} bytes", *large)
     if other:
         many = counted(len(other), "chunk is", "chunks are")
-        yield material.finding("tensor-mismatch", f"{many} not as .metadata says", *other)
+        yield finding(material, "tensor-mismatch", f"{many} not as .metadata says", *other)
 
 
 def _wanted(material: Material) -> Iterator[tuple[Chunk, str | None, tuple[int, ...]]]:

@@ -30,3 +30,8 @@ def few(names: Sequence[str], most: int = 4) -> str:
     """Return the first names of a list, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Return a count and its noun, for example `1 entry` or `2 entries`."""
+    return f"{count} {one if count == 1 else many or one + 's'}"

@@ -20,7 +20,8 @@ from typing import Any
 
 from fuzz import mutations, oracle
 
-from ckptmigrate.checkpoint import large_metadata, metadata
+from ckptmigrate.checkpoint import metadata
+from ckptmigrate.checkpoint.large import view
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.errors import CkptMigrateError
@@ -177,7 +178,7 @@ def judge(data: bytes) -> bool:
     Raises:
         Wrong: the two ways come to different things.
     """
-    found = large_metadata.load(data)
+    found = view.load(data)
     if found is None:
         return False
     try:

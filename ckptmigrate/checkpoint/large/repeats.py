@@ -18,9 +18,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ckptmigrate.checkpoint.large.patterns import Pattern, Shape, kinds_of, learn
+from ckptmigrate.checkpoint.large.tokens import tokens
 from ckptmigrate.pickles.bounds import ENDS_A_ROW, PUTS, State
-from ckptmigrate.pickles.large.patterns import Pattern, Shape, kinds_of, learn
-from ckptmigrate.pickles.large.tokens import tokens
 
 _WORTHWHILE: Final = 8  # minimum rows of a kind in a batch to learn from
 _LARGE_BATCH: Final = 64  # items
