@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Final
 
 from ckptmigrate.checkpoint import metadata
@@ -12,6 +14,20 @@ from ckptmigrate.checkpoint.metadata import Metadata
 # plans and at 0.8 MB with plans. Below 2 MB the whole tree takes at most half a second, and the
 # written file contains no POP.
 THRESHOLD: Final = 2 * 1024**2  # bytes
+_KEPT: Final[list[list[Metadata]]] = []  # for each open block of `kept`, what it read last
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Keep the large file that the block read last, so that it does not read the same bytes twice.
+
+    Other large files are kept only while they are in use.
+    """
+    _KEPT.append([])
+    try:
+        yield
+    finally:
+        _KEPT.pop()
 
 
 def read(data: bytes, threshold: int | None = None) -> Metadata:
@@ -36,5 +52,7 @@ def parse(data: bytes, threshold: int | None = None) -> Metadata:
 
         found = view.load(data)
         if found is not None:
+            for kept in _KEPT:
+                kept[:] = [found]
             return found
     return metadata.parse(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 
 from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.checkpoint.material import Material
@@ -59,18 +60,17 @@ def _overlapping(material: Material, name: str, chunks: list[Chunk]) -> Iterator
 
     Identical ranges are valid: equal idle rerun shards share their bytes.
     """
-    chunks = sorted((c for c in chunks if c.blob.length), key=lambda chunk: _span(chunk))
+    spans = [(*_span(chunk), chunk.key) for chunk in chunks if chunk.blob.length]
     pairs: list[tuple[str, str]] = []
-    furthest = before = None
-    for chunk in chunks:
-        first, end = _span(chunk)
-        if before is not None and _span(before) == (first, end):
+    before, furthest, holder = (-1, -1), 0, ""
+    for first, end, key in sorted(spans, key=itemgetter(0, 1)):
+        if before == (first, end):
             continue
-        before = chunk
-        if furthest is not None and first < _span(furthest)[1]:
-            pairs.append((furthest.key, chunk.key))
-        if furthest is None or end > _span(furthest)[1]:
-            furthest = chunk
+        before = first, end
+        if first < furthest:
+            pairs.append((holder, key))
+        if end > furthest:
+            furthest, holder = end, key
     if pairs:
         many = counted(len(pairs), "byte range overlaps", "byte ranges overlap")
         what = f"{many} with one before it in {shown(name)}"

@@ -15,7 +15,7 @@ def check(material: Material) -> Iterator[Finding]:
     """Yield findings about tables that lack a key of state_dict_metadata or have another key."""
     if material.metadata is None:
         return
-    keys = material.entries.keys()
+    keys = dict.fromkeys(material.entries)
     yield from _compare(material, STORED, {c.key for c in material.chunks}, keys)
     if material.planned is not None:
         planned = {key for rank in material.planned for key in rank}

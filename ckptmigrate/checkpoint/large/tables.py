@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ckptmigrate.checkpoint.large import patterns
@@ -259,6 +260,9 @@ class Tables:
 
 def sizes_of(offsets: bytes | tuple[int, ...] | None) -> tuple[int, ...] | None:
     """Return the numbers of the offsets in a `Row`."""
-    if not isinstance(offsets, bytes):
-        return offsets
+    return _numbers(offsets) if isinstance(offsets, bytes) else offsets
+
+
+@lru_cache(1024)  # most rows have equal offsets
+def _numbers(offsets: bytes) -> tuple[int, ...]:
     return tuple(patterns.numbers(offsets))
