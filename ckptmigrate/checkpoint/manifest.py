@@ -48,7 +48,7 @@ class Manifest:
         metadata: the content of `.metadata`.
         common: the common state, from `common.pt` or the sharded object.
         new_payload: the bytes of `new_payload_file`, a data file that does not exist yet.
-        nested: the checkpoints in folders of this one, by the path of the folder (nesting.py).
+        nested: the checkpoints in folders of this one, by the path of the folder (nested.py).
     """
 
     directory: Directory

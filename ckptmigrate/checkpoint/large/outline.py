@@ -15,7 +15,7 @@ from ckptmigrate.pickles.bounds import State
 
 
 class Outline(KnownRows):
-    """The items of every dict and list that `skeleton` did not step over; see `limits.Repeats`.
+    """The items of every dict and list that `skeleton` did not step over; see `bounds.Repeats`.
 
     A dict or list is identified by its start offset.
     """

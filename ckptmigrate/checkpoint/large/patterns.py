@@ -92,7 +92,7 @@ class Pattern:
         shape: meaning of the row.
         arity: number of items that it pushes: 2 in a dict, 1 in a list.
         last: its last opcode.
-        weights: weight of each item that it memoizes, as in `limits.State`.
+        weights: weight of each item that it memoizes, as in `bounds.State`.
         texts: pairs of group numbers: the length of a text, and the text.
         gets: group number of a memo index, and how many items the row has memoized before it.
         columns: functions that read the wanted values from the groups.
@@ -218,7 +218,7 @@ class _Item:
     """An item of a row on the stack.
 
     Attributes:
-        weight: as in `limits.State`.
+        weight: as in `bounds.State`.
         is_own: whether the row created it and so may change it; an item from the memo is shared
             with other rows.
         is_hashable: whether it can be a key for all arguments; the C unpickler checks the parts

@@ -4,7 +4,7 @@ The pickle of a table has the same opcodes for every row, with different argumen
 rows has been lexed opcode by opcode, each sequence that repeats becomes one regular expression, and
 one match steps over each row of later batches. A match implies exactly the opcodes of the pattern:
 only arguments differ, and those that affect the meaning (text lengths, memo indexes) are checked
-separately. Rows that do not match are lexed, so nothing passes that `limits.check` refuses.
+separately. Rows that do not match are lexed, so nothing passes that `bounds.check` refuses.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class _Lesson:
 
 @dataclass
 class Rows:
-    """Rows of one pickle, which the lexer steps over; see `limits.Repeats`.
+    """Rows of one pickle, which the lexer steps over; see `bounds.Repeats`.
 
     Attributes:
         data: the pickle, without frames.
@@ -179,7 +179,7 @@ class Rows:
             start: start of the first row.
             base: memo length before the first row.
             taken, groups, ends: pattern, matched groups and end of each row.
-            memo: as in `limits.State`, including what these rows memoize.
+            memo: as in `bounds.State`, including what these rows memoize.
         """
         bases = array("I", itertools.accumulate((len(p.weights) for p in taken), initial=base))
         mixed: list[Any] = [None] * len(taken)

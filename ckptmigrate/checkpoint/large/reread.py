@@ -36,7 +36,7 @@ from ckptmigrate.pickles.bounds import State
 
 
 class KnownRows:
-    """Rows found by an earlier read, which the lexer steps over; see `limits.Repeats`."""
+    """Rows found by an earlier read, which the lexer steps over; see `bounds.Repeats`."""
 
     def __init__(self, runs: list[Run], patterns: list[Pattern]) -> None:
         self._runs = {run.start: run for run in runs}

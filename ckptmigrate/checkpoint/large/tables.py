@@ -1,7 +1,7 @@
 """The tables of a large `.metadata`: their rows, and the values that are read from each row.
 
 These are the key of a `state_dict_metadata` row, the key and byte range of a `storage_data` row,
-and the key of a plan item. `shape` decides which rows `inert.repeats` may step over.
+and the key of a plan item. `shape` decides which rows `repeats` may step over.
 """
 
 from __future__ import annotations
