@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import pickle
@@ -24,6 +25,7 @@ from ckptmigrate.checkpoint.large.tokens import framed
 from ckptmigrate.checkpoint.large.view import LargeMetadata
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.rows import Blob, size_value
+from ckptmigrate.checks import verification
 from ckptmigrate.errors import DamagedError, PickleError
 from ckptmigrate.pickles import bounds
 from ckptmigrate.verbs import migrate
@@ -306,6 +308,94 @@ def test_a_large_file_is_read_by_rows_and_a_small_one_as_a_whole() -> None:
     assert not isinstance(metadata_file.read(data, len(data) + 1), LargeMetadata)
     assert not isinstance(metadata_file.read(data), LargeMetadata)
     assert metadata_file.THRESHOLD == 2 * 1024**2
+
+
+def _wrong_size(plain: Any, key: str) -> None:
+    entry = plain.state_dict_metadata[key]
+    entry.size = type(entry.size)(n + 1 for n in entry.size)
+
+
+def _chunk_outside(plain: Any, key: str) -> None:
+    chunk = plain.state_dict_metadata[key].chunks[0]
+    chunk.offsets = type(chunk.offsets)(n + 3 for n in chunk.offsets)
+
+
+def _stored_elsewhere(plain: Any, key: str) -> None:
+    [index] = [index for index in plain.storage_data if index.fqn == key]
+    where = plain.storage_data.pop(index)
+    offset = type(index.offset)(n + 1 for n in index.offset)
+    plain.storage_data[dataclasses.replace(index, offset=offset)] = where
+
+
+def _not_planned(plain: Any, key: str) -> None:
+    for plan in plain.all_local_plans:
+        plan.items[:] = [item for item in plan.items if item.index.fqn != key]
+
+
+def _behind_the_end(plain: Any, key: str) -> None:
+    [where] = [where for index, where in plain.storage_data.items() if index.fqn == key]
+    where.offset += 10**9
+
+
+def _no_entry(plain: Any, key: str) -> None:
+    del plain.state_dict_metadata[key]
+
+
+def _no_tensor(plain: Any, key: str) -> None:
+    plain.state_dict_metadata[key] = plain.state_dict_metadata[key].properties
+
+
+DAMAGE = {
+    _wrong_size: "chunks-do-not-tile",
+    _chunk_outside: "chunk-outside",
+    _stored_elsewhere: "table-mismatch",
+    _not_planned: "table-mismatch",
+    _behind_the_end: "byte-range-outside",
+    _no_entry: "table-mismatch",
+    _no_tensor: "entry-malformed",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+def test_verify_finds_the_same_by_rows(
+    damage: Callable[[Any, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = synthetic.checkpoint(tmp_path / "root", SMALL, plans=True)
+    plain = torch_side.unpickle((path / ".metadata").read_bytes())
+    key = list(plain.state_dict_metadata)[-7]
+    damage(plain, key)
+    buffer = io.BytesIO()
+    with torch_side.megatron_names():
+        SmallBatches(buffer, 4).dump(plain)
+    (path / ".metadata").write_bytes(buffer.getvalue())
+    whole = verification.verify(path)
+    monkeypatch.setattr(metadata_file, "THRESHOLD", 0)
+    by_rows = verification.verify(path)
+    assert by_rows == whole
+    found = [each for each in by_rows.findings if each.code == DAMAGE[damage]]
+    assert any(key in item for each in found for item in each.items)
+    # A row of storage_data without an entry is damage for every command: read as a whole.
+    assert (view.load(buffer.getvalue()) is None) == (damage is _no_entry)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.parent.parent.name)
+def test_verify_finds_the_same_by_rows_in_samples(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = verification.verify(path.parent)
+    monkeypatch.setattr(metadata_file, "THRESHOLD", 0)
+    assert verification.verify(path.parent) == whole
+
+
+def test_equal_rows_share_a_value(grown: bytes) -> None:
+    """A value is shared only where real pickle finds equal values."""
+    plain = torch_side.unpickle(grown).state_dict_metadata
+    by_value: dict[int, Any] = {}
+    found = by_rows(grown)
+    for key in found.entries:
+        first = by_value.setdefault(id(found.entries[key]), plain[key])
+        assert plain[key] == first
+    assert len(by_value) < len(plain) - 20
 
 
 _COUNTED = """

@@ -45,7 +45,7 @@ OTHERWISE = (
     "torch",
 )
 PLANS = ("ckptmigrate.verbs.migrate", "ckptmigrate.planning.planner")
-CHECKS = ("ckptmigrate.checks.verification", "ckptmigrate.checks.findings")
+CHECKS = ("ckptmigrate.checks.verification", "ckptmigrate.checks.tiling")
 NEEDLESS = {
     "--version": (*OTHERWISE, *PLANS, *CHECKS, "ckptmigrate.checkpoint", "ckptmigrate.releases"),
     "inspect": (*OTHERWISE, *PLANS, *CHECKS),
