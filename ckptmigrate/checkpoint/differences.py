@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -134,11 +134,17 @@ def _plans(a: Manifest, b: Manifest, changed: Collection[str] | None) -> Iterato
             yield Difference("~", "plan", f"class of rank {rank}", detail)
         if changed is None:  # otherwise only the rows of `changed` can differ
             yield from _plan_attributes(rank, plan_a, plan_b)
-        before, after = (Counter(m.metadata.plan_keys(rank, changed)) for m in (a, b))
+        before, after = (Counter(_planned(m, rank, changed)) for m in (a, b))
         for sign, keys in (("-", before - after), ("+", after - before)):
             for key, count in keys.items():
                 times = f" x{count}" if count > 1 else ""
                 yield Difference(sign, "plan", f"item of rank {rank}: {key}{times}")
+
+
+def _planned(found: Manifest, rank: int, changed: Collection[str] | None) -> Iterable[str]:
+    """Return the keys in the save plan of a rank that may differ."""
+    keys = (found.metadata.planned or ())[rank]
+    return keys if changed is None else filter(changed.__contains__, keys)
 
 
 def _plan_attributes(rank: int, a: Object, b: Object) -> Iterator[Difference]:

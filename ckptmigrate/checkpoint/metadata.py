@@ -151,15 +151,6 @@ class Metadata:
         plans = self.attributes.get(PLANS)
         return plans if isinstance(plans, list) else None
 
-    def plan_keys(self, rank: int, among: Collection[str] | None = None) -> list[str]:
-        """Return the keys that the save plan of a rank writes, in order, with repetitions.
-
-        Args:
-            among: if given, return only these keys.
-        """
-        keys = (self.planned or ())[rank]
-        return list(keys) if among is None else [key for key in keys if key in among]
-
     def whole(self) -> Metadata:
         """Return the same metadata as one inert tree."""
         return self

@@ -199,7 +199,6 @@ def judge(data: bytes) -> bool:
 
 def _check_views(found: Metadata, whole: Metadata) -> None:
     def views(of: Metadata) -> dict[str, Any]:
-        ranks = range(len(of.plans or ()))
         some = [*list(whole.entries)[::7], "no such key"]
         return {
             "entries": list(of.entries),
@@ -210,8 +209,8 @@ def _check_views(found: Metadata, whole: Metadata) -> None:
             "ends": of.ends,
             "class": of.class_path,
             "named": of.named,
-            "plans": [of.plan_keys(rank) for rank in ranks],
-            "some of the plans": [of.plan_keys(rank, some) for rank in ranks],
+            "plans": of.planned,
+            "damage": of.damage,
             "some of the chunks": of.chunks_of(some),
         }
 

@@ -151,12 +151,9 @@ class LargeMetadata(Metadata):
         if self.edit != Edit() or after.edit != Edit():
             return None
         old, new = self.tables.entries.keys(), after.tables.entries.keys()
-        added = [key for key in after.entries if key not in old]
-        ranks = {
-            key: rank
-            for rank in range(len(after.plans or ()))
-            for key in after.plan_keys(rank, added)
-        }
+        added = dict.fromkeys(key for key in after.entries if key not in old)
+        for rank, keys in enumerate(after.planned or ()):
+            added |= dict.fromkeys(filter(added.__contains__, keys), rank)
         moved = {
             key: blob
             for key, blob in after.blobs.items()
@@ -166,7 +163,7 @@ class LargeMetadata(Metadata):
             return None
         edit = Edit(
             dropped=frozenset(old - new),
-            added={key: (ranks.get(key, 0), after.blobs[key]) for key in added},
+            added={key: (rank or 0, after.blobs[key]) for key, rank in added.items()},
             moved=moved,
             class_path=None if self.class_path == after.class_path else after.class_path,
         )
