@@ -8,9 +8,9 @@ from typing import Any
 from ckptmigrate import report
 from ckptmigrate.batch.tasks import Done, Status, Task, digests_of
 from ckptmigrate.releases.environment import Environment
-from ckptmigrate.releases.prediction import Job
+from ckptmigrate.releases.job import Job
 from ckptmigrate.report.document import Report
-from ckptmigrate.storage.places import place
+from ckptmigrate.storage.urls import place
 
 
 def _done(task: Task, good: bool, text: str, detail: Any, report: Report | None = None) -> Done:
@@ -33,11 +33,11 @@ class Inspect:
 
     def do(self, task: Task) -> Done:
         """Summarize the layout, the rerun state and the first problem of a checkpoint."""
+        from ckptmigrate.checkpoint import migration_state
         from ckptmigrate.verbs import inspect
-        from ckptmigrate.writing.writer import writer
 
         path = place(task.path)
-        writer(path).check_whole()
+        migration_state.check_complete(path)
         found = inspect.inspect(path)
         text = f"{found.likely[0]}, {found.rerun.kind.value}"
         text += f": {found.anomalies[0]}" if found.anomalies else ""

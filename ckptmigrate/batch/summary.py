@@ -7,7 +7,7 @@ from typing import Final
 from ckptmigrate.batch.drive import Batch, Root
 from ckptmigrate.batch.tasks import Status
 from ckptmigrate.report.sentences import CAUTIONS
-from ckptmigrate.storage.places import place
+from ckptmigrate.storage.urls import place
 from ckptmigrate.text.commands import command, removal
 from ckptmigrate.text.printable import counted
 

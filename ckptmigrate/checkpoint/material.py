@@ -17,8 +17,8 @@ from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.rows import Chunk
 from ckptmigrate.checkpoint.table_reader import Planned
 from ckptmigrate.errors import CkptMigrateError, DamagedError, StoreError
+from ckptmigrate.places import Place
 from ckptmigrate.storage.directories import Directory
-from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import command, removal
 
 _FIX = "restore this file from a copy; without it no reader finds a tensor"

@@ -9,7 +9,7 @@ from ckptmigrate.checkpoint import integrity
 from ckptmigrate.checkpoint.material import Material
 from ckptmigrate.checks.findings import Finding, finding
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.storage.directories import Progress
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.printable import counted
 
 _SMALL: Final = 64 * 1024 * 1024  # bytes; larger files are hashed with the data files

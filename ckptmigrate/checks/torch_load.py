@@ -16,7 +16,8 @@ from ckptmigrate.checkpoint.rows import Chunk, Piece, is_tensor_entry, piece_of
 from ckptmigrate.checks.findings import Finding, finding
 from ckptmigrate.checks.tiling import shape_of
 from ckptmigrate.errors import DamagedError, RefusedError
-from ckptmigrate.storage.directories import LARGEST_PART, Progress
+from ckptmigrate.storage.limits import LARGEST_PART
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import install
 from ckptmigrate.text.printable import counted
 

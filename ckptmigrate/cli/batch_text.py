@@ -7,7 +7,7 @@ from typing import Any, Final
 from ckptmigrate.batch import summary
 from ckptmigrate.batch.drive import Batch, Root
 from ckptmigrate.batch.tasks import Outcome, Status
-from ckptmigrate.storage.places import place
+from ckptmigrate.storage.urls import place
 from ckptmigrate.text.commands import load
 from ckptmigrate.text.lines import Line
 from ckptmigrate.text.printable import counted

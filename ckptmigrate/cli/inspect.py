@@ -7,14 +7,13 @@ from functools import partial
 import click
 
 from ckptmigrate.batch import paths
-from ckptmigrate.checkpoint import locate
+from ckptmigrate.checkpoint import locate, migration_state
 from ckptmigrate.cli import options, render
 from ckptmigrate.cli.batch_options import Many, several
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import MIGRATED, Manual
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.verbs import inspect as inspection
-from ckptmigrate.writing.writer import writer
 
 
 @click.command(cls=Manual, files=MIGRATED, found="error, or the rerun state is corrupt")
@@ -47,7 +46,7 @@ def inspect(many: Many, iteration: int | None, every: bool, full: bool) -> None:
     shown, healthy = [], True
     for checkpoint in located.checkpoints:
         try:
-            writer(checkpoint).check_whole()
+            migration_state.check_complete(checkpoint)
             found = inspection.inspect(checkpoint)
         except CkptMigrateError as error:
             if not every:

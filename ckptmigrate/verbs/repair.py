@@ -19,18 +19,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ckptmigrate import clock
-from ckptmigrate.checkpoint import locate, metadata_file, sidecar, trackers
+from ckptmigrate import clock, places
+from ckptmigrate.checkpoint import locate, metadata_file, migration_state, sidecar, trackers
 from ckptmigrate.checkpoint.sidecar import REPAIR, FileState, Step, digest
+from ckptmigrate.checkpoint.trackers import LATEST_TRAIN_STATE, TRACKERS
 from ckptmigrate.checks import root_checks
 from ckptmigrate.checks.findings import PAIR, Finding
 from ckptmigrate.checks.verification import Verified, verify_one
 from ckptmigrate.errors import RefusedError, UnsupportedFormatError
+from ckptmigrate.places import Place
 from ckptmigrate.planning import repairs
 from ckptmigrate.planning.repairs import Wanted
-from ckptmigrate.storage import directories, places
-from ckptmigrate.storage.directories import Progress
-from ckptmigrate.storage.places import LATEST_TRAIN_STATE, TRACKERS, Place
+from ckptmigrate.storage import directories
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command, copy, removal
 from ckptmigrate.verbs import migrate
 from ckptmigrate.verbs.migrate import Migration
@@ -143,7 +144,7 @@ def prepare(
     """
     chosen = root_checks.choose(path, iteration=iteration, every=every)
     for each in chosen.checkpoints:
-        writer(each).check_whole()
+        migration_state.check_complete(each)
     # Each checkpoint is verified once: the one that the tracker file names, to be repaired, too.
     verify = functools.cache(partial(verify_one, known=wanted.known, hashed=wanted.hashed))
     tracker = why = beyond = None
