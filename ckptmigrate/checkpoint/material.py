@@ -20,6 +20,7 @@ from ckptmigrate.errors import CkptMigrateError, DamagedError, StoreError
 from ckptmigrate.places import Place
 from ckptmigrate.storage.directories import Directory
 from ckptmigrate.text.commands import command, removal
+from ckptmigrate.text.printable import number
 
 _FIX = "restore this file from a copy; without it no reader finds a tensor"
 
@@ -199,7 +200,7 @@ def _check_data_files(directory: Directory, read: Metadata) -> None:
         if end > sizes[name]:
             raise DamagedError(
                 f"payload file {name} is truncated: it has {sizes[name]} bytes and .metadata "
-                f"places entries up to byte {end}",
+                f"places entries up to byte {number(end)}",
                 path=directory.path,
                 fix="restore the file from a copy",
             )

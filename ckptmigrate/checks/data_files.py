@@ -9,8 +9,8 @@ from operator import itemgetter
 from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.checkpoint.material import Material
 from ckptmigrate.checkpoint.rows import Chunk
-from ckptmigrate.checks.findings import Finding, finding, number, shown
-from ckptmigrate.text.printable import counted
+from ckptmigrate.checks.findings import Finding, finding, shown
+from ckptmigrate.text.printable import counted, number
 
 Span = tuple[int, int]  # first byte, byte after the last
 

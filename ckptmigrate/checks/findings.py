@@ -463,11 +463,3 @@ def of_damage(material: Material) -> list[Finding]:
 def shown(text: str) -> str:
     """Return a text from a checkpoint, made printable and cut after _LONGEST characters."""
     return printable(text if len(text) <= _LONGEST else text[:_LONGEST] + "...")
-
-
-def number(value: int) -> str:
-    """Return a number from a checkpoint as text, or its size if the number is very large.
-
-    Python cannot convert an integer of thousands of digits to text.
-    """
-    return str(value) if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"

@@ -16,10 +16,10 @@ from typing import Any, Final
 
 from ckptmigrate.checkpoint.material import Material
 from ckptmigrate.checkpoint.rows import is_entry, is_tensor_entry, size_value
-from ckptmigrate.checks.findings import Finding, finding, number
+from ckptmigrate.checks.findings import Finding, finding
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.pickles.tree import Object, is_object
-from ckptmigrate.text.printable import counted
+from ckptmigrate.text.printable import counted, number
 
 _CHUNK: Final = "torch.distributed.checkpoint.metadata.ChunkStorageMetadata"
 _MOST_DIMENSIONS: Final = 64  # the limit of torch operations
