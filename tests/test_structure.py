@@ -12,7 +12,7 @@ PAIRS = 83
 UPWARD = {
     ("report", "batch"), ("report", "verbs"),
 }  # fmt: skip
-LARGE = {"checks.findings", "writing.transaction"}
+LARGE = {"writing.transaction"}
 CIRCLES = 1
 IN_CIRCLES = 7  # modules
 SAME_FILE_NAMES = 0

@@ -67,7 +67,7 @@ class Verify:
     def do(self, task: Task) -> Done:
         """Count the problems of a checkpoint and name the first one."""
         from ckptmigrate.checks import root_checks, verification
-        from ckptmigrate.checks.findings import Severity
+        from ckptmigrate.checks.codes import Severity
         from ckptmigrate.text.printable import counted
 
         path = place(task.path)

@@ -158,7 +158,7 @@ class Manifest:
         """
         blob = self.metadata.blobs.get(key)
         if blob is None:
-            raise DamagedError("has no bytes in storage_data")
+            raise DamagedError("has no row in storage_data")
         return self.directory.read_range(blob.file, blob.offset, blob.length)
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
@@ -309,7 +309,7 @@ def read_marker(directory: Directory) -> dict[str, Any]:
     try:
         marker = json.loads(directory.read(MARKER_FILE))
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"is no JSON ({error})", path=path) from error
+        raise DamagedError(f"is not JSON ({error})", path=path) from error
     if not isinstance(marker, dict):
-        raise DamagedError("is no JSON object", path=path)
+        raise DamagedError("is not a JSON object", path=path)
     return marker

@@ -22,7 +22,7 @@ from ckptmigrate.storage.directories import Directory
 from ckptmigrate.text.commands import command, removal
 from ckptmigrate.text.printable import number
 
-_FIX = "restore this file from a copy; without it no reader finds a tensor"
+_FIX = "restore this file from a copy; without it, no release can locate any tensor"
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _marker(directory: Directory, damage: list[Damage]) -> Mapping[str, Any] | N
         return manifest.read_marker(directory)
     except DamagedError as error:
         if manifest.MARKER_FILE not in directory.files():
-            damage.append(Damage("marker-missing", "there is no metadata.json", error=error))
+            damage.append(Damage("marker-missing", "metadata.json is missing", error=error))
         else:
             what = f"metadata.json {error.reason}"
             fix = _fix_of_marker(directory)
@@ -141,7 +141,7 @@ def _metadata(directory: Directory, damage: list[Damage]) -> Metadata | None:
         if metadata.FILE not in directory.files():
             code, fix = "metadata-missing", None
             what = (
-                "there is no .metadata (the save did not finish, or a copy or a download left out "
+                ".metadata is missing (the save did not finish, or a copy or a download omitted "
                 "dot files)"
             )
         damage.append(Damage(code, what, fix=fix, error=_of_metadata(error, directory)))
@@ -187,20 +187,20 @@ def _check_data_files(directory: Directory, read: Metadata) -> None:
     for name, end in read.ends.items():
         if "/" in name or "\\" in name or name in ("", ".", ".."):
             raise DamagedError(
-                f"places entries in {name!r}, outside of the checkpoint",
+                f"refers to the file {name!r} outside the checkpoint",
                 path=directory.path / metadata.FILE,
             )
         if name not in sizes:
             raise DamagedError(
-                f"payload file {name} is missing, and .metadata places entries in it",
+                f"data file {name} is missing, and .metadata refers to it",
                 path=directory.path,
                 fix="restore the file from a copy",
             )
         directory.check_link(name)
         if end > sizes[name]:
             raise DamagedError(
-                f"payload file {name} is truncated: it has {sizes[name]} bytes and .metadata "
-                f"places entries up to byte {number(end)}",
+                f"data file {name} is truncated: it has {sizes[name]} bytes, and .metadata refers "
+                f"to byte {number(end)}",
                 path=directory.path,
                 fix="restore the file from a copy",
             )
@@ -216,13 +216,13 @@ def _common(
         place = common.KEY
         blob = None if read is None else read.blobs.get(common.KEY)
         if blob is None:
-            what = f"there is neither {common.FILE} nor the entry {common.KEY}"
+            what = f"both {common.FILE} and the key {common.KEY} are missing"
             damage.append(Damage("common-missing", what, error=_no_common(directory)))
             return None
         if blob.file not in directory.files():
-            raise DamagedError(f"lies in {blob.file}, which is missing")
+            raise DamagedError(f"is stored in {blob.file}, which is missing")
         if blob.offset + blob.length > directory.files()[blob.file]:
-            raise DamagedError(f"lies behind the end of {blob.file}")
+            raise DamagedError(f"is stored beyond the end of {blob.file}")
         return common.load(directory.read_range(blob.file, blob.offset, blob.length), in_file=False)
     except StoreError:  # a failure of the store, not of the checkpoint
         raise
@@ -239,7 +239,7 @@ def _common(
 
 def _no_common(directory: Directory) -> DamagedError:
     return DamagedError(
-        f"has no common state: neither {common.FILE} nor the entry {common.KEY}",
+        f"has no common state (neither {common.FILE} nor the key {common.KEY})",
         path=directory.path,
-        fix="restore common.pt from a copy; it cannot be made up",
+        fix="restore common.pt from a copy; it cannot be rebuilt",
     )

@@ -273,7 +273,7 @@ def parse(data: bytes) -> Metadata:
     tree, named = reader.load_with_symbols(data)
     if not is_object(tree, *CLASSES):
         found = type(tree).path if isinstance(tree, Object) else type(tree).__name__
-        raise DamagedError(f"holds {found}, not checkpoint metadata")
+        raise DamagedError(f"contains {found}, not checkpoint metadata")
     return Metadata(tree, serializer.protocol_of(data), named)
 
 

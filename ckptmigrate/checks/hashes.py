@@ -36,7 +36,7 @@ def check(
     sizes = material.directory.files()
     if integrity.FILE not in sizes:
         if payload:
-            yield finding(material, "integrity-absent", f"there is no {integrity.FILE}")
+            yield finding(material, "integrity-absent", f"{integrity.FILE} is missing")
         return
     try:
         recorded = integrity.recorded(material.directory)
@@ -46,7 +46,7 @@ def check(
     gone = [name for name in recorded if name not in sizes]
     if gone:
         many = counted(len(gone), "file")
-        what = f"{many} of integrity.json {'is' if len(gone) == 1 else 'are'} missing"
+        what = f"{many} in integrity.json {'is' if len(gone) == 1 else 'are'} missing"
         yield finding(material, "integrity-file-missing", what, *gone)
     asked = {
         name: recorded[name]
@@ -60,5 +60,5 @@ def check(
         return
     if other:
         many = counted(len(other), "file has", "files have")
-        what = f"{many} other bytes than integrity.json says"
+        what = f"{many} another SHA-256 hash than integrity.json records"
         yield finding(material, "integrity-mismatch", what, *other)

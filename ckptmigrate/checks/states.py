@@ -33,27 +33,34 @@ def reruns(material: Material) -> Iterator[Finding]:
         return
     record = reading.record
     if record.kind is Kind.CORRUPT:
-        many = counted(len(record.missing), "shard")
+        many = counted(len(record.missing), "rerun shard")
         are = "is" if len(record.missing) == 1 else "are"
-        what = f"{record.promise}, and {many} of it {are} missing"
+        what = f"{record.promise}, but {many} {are} missing"
         missing = finding(material, "rerun-shards-missing", what, *record.missing)
         # 0.10 and 0.11 always request rerun shards, so the repair has to write new ones.
         always = all(layout is sharded_rerun for layout in reading.layouts)
         yield replace(missing, options=("--rebuild-sentinel",) if always else ())
     elif record.stuck:
-        what = f"a fault in state {STATES[record.state or 0]}, from which no release resumes"
+        what = f"the rerun state is {STATES[record.state or 0]}, from which no release can resume"
         yield finding(material, "rerun-not-resumable", what)
     elif found.rerun_keys and record.entry is None and not record.shards:
-        what = f"{counted(len(found.rerun_keys), 'rerun shard')} without a rerun entry"
+        what = (
+            f"{counted(len(found.rerun_keys), 'rerun shard')} without rerun_state_machine in the "
+            "common state"
+        )
         yield finding(material, "rerun-shards-unclaimed", what, *found.rerun_keys)
     elif record.entry is not None and record.kind is Kind.IDLE and not record.shards:
-        yield finding(material, "rerun-sentinel-missing", "an idle rerun entry, and no shards")
+        yield finding(
+            material,
+            "rerun-sentinel-missing",
+            "rerun_state_machine is idle, and all its rerun shards are missing",
+        )
     elif record.missing:
-        many = f"{len(record.missing)} of its {grid_size(record.grid)} shards"
-        what = f"an idle rerun entry, and without {many}"
+        many = f"{len(record.missing)} of its {grid_size(record.grid)} rerun shards are missing"
+        what = f"rerun_state_machine is idle, and {many}"
         yield finding(material, "rerun-sentinel-missing", what, *record.missing)
     if found.common.in_file and common.KEY in found.metadata.entries:
-        yield finding(material, "common-twice", f"the common state is in {common.KEY}, too")
+        yield finding(material, "common-twice", f"the common state is stored in {common.KEY} too")
 
 
 def shapes(material: Material) -> Iterator[Finding]:
@@ -81,7 +88,7 @@ def sizes(material: Material) -> Iterator[Finding]:
     try:
         derive(found)
     except RefusedError as error:
-        if "payload files" not in error.reason:  # payload.ranks reports these
+        if "data files" not in error.reason:  # payload.ranks reports these
             yield finding(material, "sizes-contradict", error.reason)
     except DamagedError:
         return
@@ -91,7 +98,9 @@ def history(material: Material) -> Iterator[Finding]:
     """Yield findings about an incomplete migration or an outdated sidecar."""
     if migration_state.is_staged(material.path):
         yield finding(
-            material, "migration-unfinished", "a migration in place left its stage behind"
+            material,
+            "migration-unfinished",
+            "the staging directory of an in-place migration exists",
         )
         return
     try:

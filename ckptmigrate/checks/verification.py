@@ -26,7 +26,8 @@ from ckptmigrate.checks import (
     tiling,
     torch_load,
 )
-from ckptmigrate.checks.findings import CODES, Finding, Severity, of_damage
+from ckptmigrate.checks.codes import CODES, Severity
+from ckptmigrate.checks.findings import Finding, of_damage
 from ckptmigrate.errors import (
     CkptMigrateError,
     DamagedError,

@@ -24,7 +24,8 @@ from ckptmigrate.checkpoint import locate, metadata_file, migration_state, sidec
 from ckptmigrate.checkpoint.sidecar import REPAIR, FileState, Step, digest
 from ckptmigrate.checkpoint.trackers import LATEST_TRAIN_STATE, TRACKERS
 from ckptmigrate.checks import root_checks
-from ckptmigrate.checks.findings import PAIR, Finding
+from ckptmigrate.checks.codes import PAIR
+from ckptmigrate.checks.findings import Finding
 from ckptmigrate.checks.verification import Verified, verify_one
 from ckptmigrate.errors import RefusedError, UnsupportedFormatError
 from ckptmigrate.places import Place
