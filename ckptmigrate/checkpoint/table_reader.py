@@ -113,7 +113,7 @@ def without_entry(stored: Sequence[Chunk], keys: Mapping[str, Any]) -> list[Dama
 
 
 def _contradictory(reason: str) -> Damage:
-    """Return damage that is no damage of its own for `verify`, or that a check of it reports."""
+    """Return damage that is not a finding of the reader: a check of `verify` reports it, if any."""
     return Damage(None, error=DamagedError(reason))
 
 

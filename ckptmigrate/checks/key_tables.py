@@ -47,8 +47,8 @@ def _plan_counts(material: Material) -> Iterator[Finding]:
     assert material.planned is not None
     planned = Counter(key for rank in material.planned for key in rank)
     stored = Counter(chunk.key for chunk in material.chunks)
-    both = planned.keys() & stored.keys()
-    other = sorted(key for key in both if planned[key] != stored[key])
+    # A key that is only in one of the tables is reported as such.
+    other = sorted(key for key, count in planned.items() if stored.get(key, count) != count)
     if other:
         many = counted(len(other), "key has", "keys have")
         yield finding(
