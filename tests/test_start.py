@@ -27,7 +27,7 @@ OTHERWISE = (
     "ckptmigrate.storage.store",
     "ckptmigrate.batch.drive",
     "ckptmigrate.batch.tasks",
-    "ckptmigrate.checkpoint.large_metadata",
+    "ckptmigrate.checkpoint.large.view",
     "ckptmigrate.cli.batches",
     "ckptmigrate.verbs.explain",
     "ckptmigrate.library",
@@ -45,7 +45,7 @@ OTHERWISE = (
     "torch",
 )
 PLANS = ("ckptmigrate.verbs.migrate", "ckptmigrate.planning.planner")
-CHECKS = ("ckptmigrate.checks.verification", "ckptmigrate.checks.material")
+CHECKS = ("ckptmigrate.checks.verification", "ckptmigrate.checks.tiling")
 NEEDLESS = {
     "--version": (*OTHERWISE, *PLANS, *CHECKS, "ckptmigrate.checkpoint", "ckptmigrate.releases"),
     "inspect": (*OTHERWISE, *PLANS, *CHECKS),

@@ -31,9 +31,11 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from ckptmigrate.checkpoint import shapes
-from ckptmigrate.checks import tiling
-from ckptmigrate.checks.codes import CODES
+from ckptmigrate.checkpoint import material, shapes
+from ckptmigrate.checks import tiling, verification
+from ckptmigrate.checks.codes import CODES, Severity
+from ckptmigrate.errors import DamagedError
+from ckptmigrate.storage import directories
 
 # For --load, which imports torch.
 WITH_TORCH = ForkServer("cli-torch", [*CLI.preload, "torch.distributed.checkpoint"])
@@ -719,3 +721,18 @@ def test_the_samples_hold_both_kinds_of_entries() -> None:
     read = torch_side.unpickle((checkpoint_of(SAMPLES / IDLE) / ".metadata").read_bytes())
     assert isinstance(read.state_dict_metadata[WEIGHT], TensorStorageMetadata)
     assert isinstance(read.state_dict_metadata[RNG], BytesStorageMetadata)
+
+
+def test_a_byte_offset_of_thousands_of_digits(copy: Callable[[str], Path]) -> None:
+    """Python does not convert such a number to text; every command reports it as damage."""
+    root = copy(IDLE)
+
+    def far(read: Any) -> None:
+        next(iter(read.storage_data.values())).offset = 10**6000
+
+    metadata_edit(far)(root)
+    found = verification.verify(root)
+    errors = {each.code for each in found.findings if each.severity is Severity.ERROR}
+    assert errors == {"byte-range-outside"}
+    with pytest.raises(DamagedError, match="to byte a number of 19932 bits"):
+        material.load(directories.directory(checkpoint_of(root)))

@@ -9,7 +9,7 @@ from typing import Any
 from ckptmigrate.checkpoint import metadata
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.row_templates import Models
-from ckptmigrate.checkpoint.rows import Blob, is_tensor_entry
+from ckptmigrate.checkpoint.rows import ENTRIES, FLATTENED, PLANS, STORED, Blob, is_tensor_entry
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.pickles.tree import Object, enum_member, symbol, symbol_of, with_state
 
@@ -60,11 +60,11 @@ def replaced(
     templates = Templates(whole)
     kept = whole.without(dropped)
     attributes = dict(kept.attributes)
-    attributes[metadata.ENTRIES] = {
+    attributes[ENTRIES] = {
         **kept.entries,
         **{key: templates.entry(tensor) for key, tensor in added.items()},
     }
-    attributes[metadata.STORED] = {
+    attributes[STORED] = {
         **kept.stored,
         **{
             templates.index(key, chunk.offsets): templates.storage(chunk.blob)
@@ -73,8 +73,8 @@ def replaced(
         },
     }
     named = {key: (key,) for key in added}
-    if attributes.get(metadata.FLATTENED):
-        attributes[metadata.FLATTENED] = {**attributes[metadata.FLATTENED], **named}
+    if attributes.get(FLATTENED):
+        attributes[FLATTENED] = {**attributes[FLATTENED], **named}
     rows = _shape_rows(added)
     known = _kept_rows(attributes.get(metadata.SHAPES), dropped)
     if flattened:
@@ -91,7 +91,7 @@ def replaced(
             for key, tensor in added.items()
             for chunk in tensor.chunks
         ]
-        attributes[metadata.PLANS] = [_plan_with(plans[0], items, named, rows), *plans[1:]]
+        attributes[PLANS] = [_plan_with(plans[0], items, named, rows), *plans[1:]]
     return Metadata(with_state(kept.tree, attributes), kept.protocol)
 
 
@@ -119,7 +119,7 @@ def _plan_with(
 ) -> Object:
     attributes = dict(plan.attributes)
     attributes["items"] = [*attributes["items"], *items]
-    for table, new in ((metadata.FLATTENED, named), (metadata.SHAPES, rows)):
+    for table, new in ((FLATTENED, named), (metadata.SHAPES, rows)):
         if attributes.get(table):
             attributes[table] = {**attributes[table], **new}
     return with_state(plan, attributes)
@@ -129,7 +129,7 @@ class Templates:
     """Rows of a tensor in each table, as templates for new ones."""
 
     def __init__(self, whole: Metadata) -> None:
-        self._models = Models(whole)
+        self._models = Models(whole.entries, whole.stored, whole.plans)
         try:
             key, self._entry = next(
                 (key, entry) for key, entry in whole.entries.items() if is_tensor_entry(entry)

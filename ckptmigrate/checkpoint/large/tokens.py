@@ -1,4 +1,4 @@
-"""Opcodes of a pickle that has passed `limits.lex`."""
+"""Opcodes of a pickle that has passed `bounds.lex`."""
 
 from __future__ import annotations
 

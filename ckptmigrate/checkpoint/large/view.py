@@ -1,8 +1,8 @@
 """A large `.metadata` (hundreds of megabytes), read without an inert tree of the whole file.
 
-`BulkMetadata` has the interface and behavior of `Metadata`. For most rows it stores only the key
+`LargeMetadata` has the interface and behavior of `Metadata`. For most rows it stores only the key
 and, for a byte range, the numbers. A row becomes an inert tree on demand. An edit is recorded and
-written by `splicing`.
+written by `edits`.
 """
 
 from __future__ import annotations
@@ -15,39 +15,21 @@ from functools import cached_property
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from ckptmigrate.checkpoint import large_edits, metadata
-from ckptmigrate.checkpoint.large_tables import Row, Tables, shape, sizes_of
+from ckptmigrate.checkpoint import metadata, table_reader
+from ckptmigrate.checkpoint.damage import Damage, raise_first
+from ckptmigrate.checkpoint.large import edits, skeleton
+from ckptmigrate.checkpoint.large.edits import Edit
+from ckptmigrate.checkpoint.large.repeats import Run
+from ckptmigrate.checkpoint.large.skeleton import Skeleton
+from ckptmigrate.checkpoint.large.tables import Row, Tables, shape, sizes_of
+from ckptmigrate.checkpoint.large.tokens import framed
 from ckptmigrate.checkpoint.metadata import Metadata
-from ckptmigrate.checkpoint.rows import Blob, Chunk, Piece, piece_of
+from ckptmigrate.checkpoint.rows import ENTRIES, PLANS, STORED, Blob, Chunk, Piece, piece_of
+from ckptmigrate.checkpoint.table_reader import Planned
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.pickles.large import skeleton
-from ckptmigrate.pickles.large.repeats import Run
-from ckptmigrate.pickles.large.skeleton import Skeleton
-from ckptmigrate.pickles.large.tokens import framed
+from ckptmigrate.pickles.equality import equal
 from ckptmigrate.pickles.reader import uncollected
 from ckptmigrate.pickles.tree import Object, is_object, with_state
-
-
-@dataclass(frozen=True)
-class Edit:
-    """Differences between an edited `.metadata` and the file that was read.
-
-    Attributes:
-        dropped: keys removed from every table.
-        added: key -> (rank whose save plan writes it, location of its bytes).
-        moved: key -> new location of its bytes.
-        class_path: the new pickled class, or None if unchanged.
-    """
-
-    dropped: frozenset[str] = frozenset()
-    added: Mapping[str, tuple[int, Blob]] = field(default_factory=dict)
-    moved: Mapping[str, Blob] = field(default_factory=dict)
-    class_path: str | None = None
-
-    @property
-    def keys(self) -> frozenset[str]:
-        """Return every key whose rows differ."""
-        return frozenset((*self.dropped, *self.added, *self.moved))
 
 
 class _Entries(Mapping[str, Any]):
@@ -75,7 +57,7 @@ class _Entries(Mapping[str, Any]):
 
 
 @dataclass(frozen=True)
-class BulkMetadata(Metadata):
+class LargeMetadata(Metadata):
     """A view of one large `.metadata` and of an edit to it.
 
     Attributes:
@@ -136,15 +118,25 @@ class BulkMetadata(Metadata):
             ends[file] = max(offset + length, ends.get(file, 0))
         return ends
 
-    def plan_keys(self, rank: int, among: Collection[str] | None = None) -> list[str]:
-        added = [key for key, (writer, _) in self.edit.added.items() if writer == rank]
-        found = self.tables.plan_keys(rank, among)
-        return [key for key in found if key not in self.edit.dropped] + [
-            key for key in added if among is None or key in among
-        ]
+    @cached_property
+    def planned(self) -> Planned | None:
+        if self.plans is None:
+            return None
+        return tuple(map(self._plan, range(len(self.plans))))
+
+    def _plan(self, rank: int) -> tuple[str, ...]:
+        found, dropped = self.tables.plan_keys(rank), self.edit.dropped
+        kept = itertools.filterfalse(dropped.__contains__, found) if dropped else found
+        added = (key for key, (writer, _) in self.edit.added.items() if writer == rank)
+        return (*kept, *added)
+
+    @property
+    def damage(self) -> tuple[Damage, ...]:
+        """The damage that other commands accept; for any other, the file is read as a whole."""
+        return tuple(table_reader.unknown(self.tables.small.entries))
 
     def changed_from(self, other: Metadata) -> Collection[str] | None:
-        if not isinstance(other, BulkMetadata):
+        if not isinstance(other, LargeMetadata):
             return None
         if other.tables is self.tables:
             return self.edit.keys | other.edit.keys
@@ -154,17 +146,14 @@ class BulkMetadata(Metadata):
                 return edit.keys
         return None
 
-    def edit_to(self, after: BulkMetadata) -> Edit | None:
+    def edit_to(self, after: LargeMetadata) -> Edit | None:
         """Return the edit that turns this file into another, byte for byte, or None."""
         if self.edit != Edit() or after.edit != Edit():
             return None
         old, new = self.tables.entries.keys(), after.tables.entries.keys()
-        added = [key for key in after.entries if key not in old]
-        ranks = {
-            key: rank
-            for rank in range(len(after.plans or ()))
-            for key in after.plan_keys(rank, added)
-        }
+        added = dict.fromkeys(key for key in after.entries if key not in old)
+        for rank, keys in enumerate(after.planned or ()):
+            added |= dict.fromkeys(filter(added.__contains__, keys), rank)
         moved = {
             key: blob
             for key, blob in after.blobs.items()
@@ -174,12 +163,12 @@ class BulkMetadata(Metadata):
             return None
         edit = Edit(
             dropped=frozenset(old - new),
-            added={key: (ranks.get(key, 0), after.blobs[key]) for key in added},
+            added={key: (rank or 0, after.blobs[key]) for key, rank in added.items()},
             moved=moved,
             class_path=None if self.class_path == after.class_path else after.class_path,
         )
         found = after.tables.skeleton
-        led = large_edits.splice(replace(self, edit=edit))
+        led = edits.splice(self.tables, edit)
         same = led is not None and (led.data, led.cuts) == (found.data, found.cuts)
         return edit if same else None
 
@@ -199,13 +188,22 @@ class BulkMetadata(Metadata):
         return self._written[1] or self
 
     @cached_property
-    def _written(self) -> tuple[bytes, BulkMetadata | None]:
+    def _written(self) -> tuple[bytes, LargeMetadata | None]:
         """Return the bytes and their content, cached so that they are not read again."""
         with uncollected():
-            content, seen = large_edits.dump(self, _view)
+            content, seen = self._dump()
         if seen is not None:  # so that the same bytes on disk are not read again
             _READ[hashlib.sha256(content).digest()] = seen
         return content, seen
+
+    def _dump(self) -> tuple[bytes, LargeMetadata | None]:
+        """Return the bytes and the metadata read back; None if it was written as a whole."""
+        written = edits.splice(self.tables, self.edit)
+        found = None if written is None else edits.read_back(self.tables, written)
+        seen = None if found is None else _view(found)
+        if written is not None and seen is not None and _matches(seen, self):
+            return framed(written.data, written.cuts), seen
+        return self.whole().dump(), None
 
     def whole(self) -> Metadata:
         edit, found = self.edit, self.tables.skeleton
@@ -246,11 +244,12 @@ class BulkMetadata(Metadata):
         return replace(self, edit=replace(self.edit, **changes))
 
 
+_LARGE: Final = (ENTRIES, STORED, PLANS)  # tables that are compared row by row
 # Metadata by the SHA-256 hash of its bytes, as long as it is in use.
-_READ: Final[WeakValueDictionary[bytes, BulkMetadata]] = WeakValueDictionary()
+_READ: Final[WeakValueDictionary[bytes, LargeMetadata]] = WeakValueDictionary()
 
 
-def load(data: bytes) -> BulkMetadata | None:
+def load(data: bytes) -> LargeMetadata | None:
     """Read the bytes of a large `.metadata`; return None if they must be read as a whole."""
     digest = hashlib.sha256(data).digest()
     known = _READ.get(digest)
@@ -262,34 +261,34 @@ def load(data: bytes) -> BulkMetadata | None:
     return known
 
 
-def _load(data: bytes) -> BulkMetadata | None:
+def _load(data: bytes) -> LargeMetadata | None:
     found = skeleton.read(data, shape)
     return None if found is None else _view(found)
 
 
-def _view(found: Skeleton) -> BulkMetadata | None:
+def _view(found: Skeleton) -> LargeMetadata | None:
     """Return the metadata of a pickle; None if it must be read as a whole."""
     if not is_object(found.tree, *metadata.CLASSES):
         return None
     protocol = found.data[1]
     small = Metadata(_without_rows(found.tree), protocol, found.named)
     try:
-        metadata.check_tables(small)
+        raise_first(small.damage_of_rows)
         tables = Tables(found, small)
     except DamagedError:
         return None  # the reader of the whole file reports it
-    return BulkMetadata(found.tree, protocol, found.named, tables=tables)
+    return LargeMetadata(found.tree, protocol, found.named, tables=tables)
 
 
 def _without_rows(tree: Object) -> Object:
     """Return a tree of `skeleton` without the `Run`s in the three large tables."""
     attributes = dict(tree.attributes)
-    for name in (metadata.ENTRIES, metadata.STORED):
+    for name in (ENTRIES, STORED):
         if isinstance(attributes.get(name), dict):
             attributes[name] = {k: v for k, v in attributes[name].items() if not isinstance(k, Run)}
-    plans = attributes.get(metadata.PLANS)
+    plans = attributes.get(PLANS)
     if isinstance(plans, list):
-        attributes[metadata.PLANS] = [_plan_without_rows(plan) for plan in plans]
+        attributes[PLANS] = [_plan_without_rows(plan) for plan in plans]
     return with_state(tree, attributes)
 
 
@@ -299,3 +298,37 @@ def _plan_without_rows(plan: Any) -> Any:
         return plan
     kept = [item for item in items if not isinstance(item, Run)]
     return with_state(plan, {**plan.attributes, "items": kept})
+
+
+def _matches(written: LargeMetadata, edited: LargeMetadata) -> bool:
+    """Return whether the file that was read back matches the edit."""
+    edit = edited.edit
+    expected = edited.tables.small.without(edit.dropped).with_blobs(edit.added).attributes
+    found = written.tables.small.attributes
+    plans, expected_plans = written.plans or [], expected.get(PLANS) or []
+    return (
+        written.class_path == edited.class_path
+        and list(found) == list(expected)
+        and all(equal(found[name], expected[name]) for name in found if name not in _LARGE)
+        and len(plans) == len(expected_plans)
+        and all(_same_plan(*pair) for pair in zip(plans, expected_plans, strict=True))
+        and list(written.entries) == list(edited.entries)
+        and written.count_objects() == edited.count_objects()
+        and all(written.is_object_entry(key) for key in edit.added)
+        and all(itertools.starmap(_same_row, itertools.zip_longest(written.rows(), edited.rows())))
+        and written.planned == edited.planned
+    )
+
+
+def _same_plan(a: Any, b: Any) -> bool:
+    """Return whether two plans are equal except for their items."""
+    one, two = ({k: v for k, v in p.attributes.items() if k != "items"} for p in (a, b))
+    return type(a).path == type(b).path and equal(one, two)
+
+
+def _same_row(a: Row | None, b: Row | None) -> bool:
+    if a == b:
+        return True
+    if a is None or b is None or a[0] != b[0] or a[2:] != b[2:]:
+        return False
+    return sizes_of(a[1]) == sizes_of(b[1])

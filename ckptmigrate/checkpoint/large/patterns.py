@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ckptmigrate.pickles.large.tokens import tokens
+from ckptmigrate.checkpoint.large.tokens import tokens
 from ckptmigrate.pickles.reader import InertUnpickler
 
 _HEAVIEST: Final = 0xFF  # maximum weight of a tuple in a row
@@ -91,7 +92,7 @@ class Pattern:
         shape: meaning of the row.
         arity: number of items that it pushes: 2 in a dict, 1 in a list.
         last: its last opcode.
-        weights: weight of each item that it memoizes, as in `limits.State`.
+        weights: weight of each item that it memoizes, as in `bounds.State`.
         texts: pairs of group numbers: the length of a text, and the text.
         gets: group number of a memo index, and how many items the row has memoized before it.
         columns: functions that read the wanted values from the groups.
@@ -115,6 +116,25 @@ class Pattern:
         """Return the wanted values of some rows; tuples if there is more than one per row."""
         columns = [read(groups) for read in self.columns]
         return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+    def content(self, data: bytes, start: int, base: int) -> tuple[Any, ...]:
+        """Return a value that is equal for rows that are equal but for their literal texts.
+
+        Args:
+            data: the pickle.
+            start: start offset of the row.
+            base: memo length before the row.
+        """
+        found = self.match(data, start)
+        assert found is not None
+        groups: list[Any] = list(found.groups())
+        for number in itertools.chain.from_iterable(self.texts):
+            groups[number] = None
+        for number, _ in self.gets:
+            item = int.from_bytes(groups[number], "little") - base
+            if item >= 0:  # an item of the row; a text is different in every row
+                groups[number] = (base, item) if item in self.text_memo else item
+        return (self.number, *groups)
 
 
 def kinds_of(row: list[tuple[int, int, int]]) -> bytes:
@@ -198,7 +218,7 @@ class _Item:
     """An item of a row on the stack.
 
     Attributes:
-        weight: as in `limits.State`.
+        weight: as in `bounds.State`.
         is_own: whether the row created it and so may change it; an item from the memo is shared
             with other rows.
         is_hashable: whether it can be a key for all arguments; the C unpickler checks the parts
@@ -283,7 +303,6 @@ def _compiled(
     weights: array[int],
     text_memo: dict[int, int],
 ) -> Pattern:
-    wanted = {h for w in shape.wanted for h in (w if isinstance(w, tuple) else (w,))}
     parts: list[bytes] = []
     texts, gets, group_of, groups, memoized = [], [], {}, 0, 0
     left = iter(holes)
@@ -300,11 +319,9 @@ def _compiled(
                 parts.append(b"j(.{4})")
                 gets.append((groups, memoized))
                 group_of[hole], groups = groups, groups + 1
-            elif hole in wanted:
+            else:
                 parts.append(b"(" + _ANY_NUMBER + b")")
                 group_of[hole], groups = groups, groups + 1
-            else:
-                parts.append(b"(?:" + _ANY_NUMBER + b")")
         else:
             parts.append(re.escape(bytes([kind])))
         memoized += kind == _MEMOIZE

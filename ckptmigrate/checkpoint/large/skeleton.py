@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ckptmigrate.checkpoint.large.patterns import Shape
+from ckptmigrate.checkpoint.large.repeats import Rows, Run
+from ckptmigrate.checkpoint.large.tokens import tokens, unframed
 from ckptmigrate.errors import PickleError
 from ckptmigrate.pickles import bounds
-from ckptmigrate.pickles.large.patterns import Shape
-from ckptmigrate.pickles.large.repeats import Rows, Run
-from ckptmigrate.pickles.large.tokens import tokens, unframed
 from ckptmigrate.pickles.reader import InertUnpickler, uncollected
 
 _PROTOCOL_4: Final = b"\x80\x04"
@@ -151,6 +151,11 @@ class Skeleton:
     def decode(self, run: Run, row: int) -> Any:
         """Return the inert tree of a row; a pair in a dict."""
         return self._row(run, row)[0]
+
+    def content(self, run: Run, row: int) -> tuple[Any, ...]:
+        """Return a value that is equal for rows that are equal but for their literal texts."""
+        pattern = self.rows.patterns[run.patterns[row]]
+        return pattern.content(self.data, run.row(row)[0], run.bases[row])
 
     def _row(self, run: Run, row: int) -> tuple[Any, dict[int, Any]]:
         # A row may refer to another row, and so on, thousands of rows deep.

@@ -1,77 +1,73 @@
-"""Writer of an edited large `.metadata` by insertions into its bytes, or as a whole if needed.
+"""Edits of a large `.metadata`, which are insertions into its bytes.
 
 A dropped row is popped from the stack (POP) right after it was pushed. A moved byte range is popped
 and another is pushed. New rows are in a separate batch that memoizes nothing. Therefore all memo
-indexes stay valid, and all bytes except the insertions are unchanged. The result is read back
-(`inert.again` explains why unchanged rows need not be decoded again) and must match the edit.
+indexes stay valid, and all bytes except the insertions are unchanged. `reread` explains why
+unchanged rows need not be decoded again to read the result back.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Set
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from typing import Any
 
-from ckptmigrate.checkpoint import metadata
-from ckptmigrate.checkpoint.large_tables import Row, sizes_of
-from ckptmigrate.checkpoint.rows import item_key
+from ckptmigrate.checkpoint.large import reread
+from ckptmigrate.checkpoint.large.outline import Outline
+from ckptmigrate.checkpoint.large.repeats import Run
+from ckptmigrate.checkpoint.large.skeleton import Skeleton
+from ckptmigrate.checkpoint.large.splice import POP, Spliced, items, spliced
+from ckptmigrate.checkpoint.large.tables import Tables
+from ckptmigrate.checkpoint.rows import ENTRIES, FLATTENED, PLANS, STORED, Blob, item_key
 from ckptmigrate.errors import PickleError
-from ckptmigrate.pickles.equality import equal
-from ckptmigrate.pickles.large import reread
-from ckptmigrate.pickles.large.outline import Outline
-from ckptmigrate.pickles.large.repeats import Run
-from ckptmigrate.pickles.large.skeleton import Skeleton
-from ckptmigrate.pickles.large.splice import POP, Spliced, items, spliced
-from ckptmigrate.pickles.large.tokens import framed
-
-if TYPE_CHECKING:
-    from ckptmigrate.checkpoint.large_metadata import BulkMetadata
-
-_TABLES: Final = (metadata.ENTRIES, metadata.STORED, metadata.PLANS)  # compared row by row
 
 
-def dump(
-    edited: BulkMetadata, view: Callable[[Skeleton], BulkMetadata | None]
-) -> tuple[bytes, BulkMetadata | None]:
-    """Return the bytes of the file and the metadata read back; None if it was written as a whole.
+@dataclass(frozen=True)
+class Edit:
+    """Differences between an edited `.metadata` and the file that was read.
 
-    Args:
-        edited: the metadata to write.
-        view: returns the metadata of a skeleton; None if it must be read as a whole.
+    Attributes:
+        dropped: keys removed from every table.
+        added: key -> (rank whose save plan writes it, location of its bytes).
+        moved: key -> new location of its bytes.
+        class_path: the new pickled class, or None if unchanged.
     """
-    written = splice(edited)
-    found = None if written is None else _again(edited, written)
-    seen = None if found is None else view(found)
-    if written is not None and seen is not None and _says(seen, edited):
-        return framed(written.data, written.cuts), seen
-    return edited.whole().dump(), None
+
+    dropped: frozenset[str] = frozenset()
+    added: Mapping[str, tuple[int, Blob]] = field(default_factory=dict)
+    moved: Mapping[str, Blob] = field(default_factory=dict)
+    class_path: str | None = None
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Return every key whose rows differ."""
+        return frozenset((*self.dropped, *self.added, *self.moved))
 
 
-def _again(edited: BulkMetadata, written: Spliced) -> Skeleton | None:
+def splice(tables: Tables, edit: Edit) -> Spliced | None:
+    """Return the bytes of the file with all changes inserted; None if that is not possible."""
+    found = tables.skeleton
     try:
-        return reread.read(edited.tables.skeleton, written)
-    except Exception:  # the C unpickler may raise any error
+        return spliced(found.data, found.cuts, list(_Insertions(tables, edit)))
+    except Exception:  # the file is not structured as picklers write it
         return None
 
 
-def splice(edited: BulkMetadata) -> Spliced | None:
-    """Return the bytes of the file with all changes inserted; None if that is not possible."""
-    found = edited.tables.skeleton
+def read_back(tables: Tables, written: Spliced) -> Skeleton | None:
+    """Read an edited file; return None if it does not contain the unchanged rows of the old one."""
     try:
-        return spliced(found.data, found.cuts, list(_Insertions(edited)))
-    except Exception:  # the file is not structured as picklers write it
+        return reread.read(tables.skeleton, written)
+    except Exception:  # the C unpickler may raise any error
         return None
 
 
 class _Insertions:
     """The bytes to insert, with their offsets."""
 
-    def __init__(self, edited: BulkMetadata) -> None:
-        self._edited, self._edit = edited, edited.edit
-        self._found = edited.tables.skeleton
+    def __init__(self, tables: Tables, edit: Edit) -> None:
+        self._tables, self._edit = tables, edit
+        self._found, self._models = tables.skeleton, tables.models
         self._outline = Outline(self._found)
-        self._tables = edited.tables
-        self._models = edited.tables.models
         self._root = self._outline.values(self._outline.root)
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
@@ -80,14 +76,14 @@ class _Insertions:
         tree, added = self._found.tree.attributes, self._edit.added
         models = self._models
         yield from self._table(
-            self._root[metadata.ENTRIES],
-            tree[metadata.ENTRIES],
+            self._root[ENTRIES],
+            tree[ENTRIES],
             [(key, models.new_entry()) for key in added],
         )
-        yield from self._flattened(self._root, tree.get(metadata.FLATTENED), list(added))
-        yield from self._storage(tree[metadata.STORED])
-        if tree.get(metadata.PLANS) is not None:
-            yield from self._plans(tree[metadata.PLANS])
+        yield from self._flattened(self._root, tree.get(FLATTENED), list(added))
+        yield from self._storage(tree[STORED])
+        if tree.get(PLANS) is not None:
+            yield from self._plans(tree[PLANS])
 
     def _class(self, path: str) -> tuple[int, bytes]:
         """Return the insertion that replaces the class at the start and keeps the memo length."""
@@ -121,11 +117,11 @@ class _Insertions:
     ) -> Iterator[tuple[int, bytes]]:
         if not table or not (added or any(key in table for key in self._edit.dropped)):
             return
-        yield from self._table(within[metadata.FLATTENED], table, [(key, (key,)) for key in added])
+        yield from self._table(within[FLATTENED], table, [(key, (key,)) for key in added])
 
     def _storage(self, table: dict[Any, Any]) -> Iterator[tuple[int, bytes]]:
         edit = self._edit
-        start, end = self._own(self._root[metadata.STORED], b"}")
+        start, end = self._own(self._root[STORED], b"}")
         for index, after in self._outline.walk(start, 2, table):
             if isinstance(index, Run):
                 for row in self._rows(index, edit.dropped):
@@ -146,7 +142,7 @@ class _Insertions:
         return POP + items([(self._models.new_storage(self._edit.moved[key]),)], b"")[1:]
 
     def _plans(self, plans: list[Any]) -> Iterator[tuple[int, bytes]]:
-        start, _ = self._own(self._root[metadata.PLANS], b"]")
+        start, _ = self._own(self._root[PLANS], b"]")
         by_rank: dict[int, list[str]] = {}
         for key, (rank, _) in self._edit.added.items():
             by_rank.setdefault(rank, []).append(key)
@@ -164,7 +160,7 @@ class _Insertions:
                 self._own((begin, end), b"]")
             yield from found
             yield end, items([(self._models.new_item(key),) for key in added], b"e")
-            yield from self._flattened(values, plan.attributes.get(metadata.FLATTENED), added)
+            yield from self._flattened(values, plan.attributes.get(FLATTENED), added)
 
     def _dropped_items(self, item: Any, after: int) -> Iterator[tuple[int, bytes]]:
         if isinstance(item, Run):
@@ -188,37 +184,3 @@ class _Insertions:
         found = self._tables.keys_of(run)
         if not keys.isdisjoint(found):
             yield from (row for row, key in enumerate(found) if key in keys)
-
-
-def _says(written: BulkMetadata, edited: BulkMetadata) -> bool:
-    """Return whether the file that was read back matches the edit."""
-    edit = edited.edit
-    wanted = edited.tables.small.without(edit.dropped).with_blobs(edit.added).attributes
-    found = written.tables.small.attributes
-    plans, wanted_plans = written.plans or [], wanted.get(metadata.PLANS) or []
-    return (
-        written.class_path == edited.class_path
-        and list(found) == list(wanted)
-        and all(equal(found[name], wanted[name]) for name in found if name not in _TABLES)
-        and len(plans) == len(wanted_plans)
-        and all(_same_plan(*pair) for pair in zip(plans, wanted_plans, strict=True))
-        and list(written.entries) == list(edited.entries)
-        and written.count_objects() == edited.count_objects()
-        and all(written.is_object_entry(key) for key in edit.added)
-        and all(itertools.starmap(_same_row, itertools.zip_longest(written.rows(), edited.rows())))
-        and all(written.plan_keys(n) == edited.plan_keys(n) for n in range(len(plans)))
-    )
-
-
-def _same_plan(a: Any, b: Any) -> bool:
-    """Return whether two plans are equal except for their items."""
-    one, two = ({k: v for k, v in p.attributes.items() if k != "items"} for p in (a, b))
-    return type(a).path == type(b).path and equal(one, two)
-
-
-def _same_row(a: Row | None, b: Row | None) -> bool:
-    if a == b:
-        return True
-    if a is None or b is None or a[0] != b[0] or a[2:] != b[2:]:
-        return False
-    return sizes_of(a[1]) == sizes_of(b[1])

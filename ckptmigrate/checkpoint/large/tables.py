@@ -1,19 +1,26 @@
 """The tables of a large `.metadata`: their rows, and the values that are read from each row.
 
 These are the key of a `state_dict_metadata` row, the key and byte range of a `storage_data` row,
-and the key of a plan item. `shape` decides which rows `inert.repeats` may step over.
+and the key of a plan item. `shape` decides which rows `repeats` may step over.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from ckptmigrate.checkpoint import metadata
+from ckptmigrate.checkpoint.large import patterns
+from ckptmigrate.checkpoint.large.patterns import Hole, Shape
+from ckptmigrate.checkpoint.large.repeats import Run
+from ckptmigrate.checkpoint.large.skeleton import Skeleton
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.row_templates import Models
 from ckptmigrate.checkpoint.rows import (
+    ENTRIES,
+    PLANS,
+    STORED,
     Blob,
     Piece,
     chunk_of,
@@ -25,17 +32,13 @@ from ckptmigrate.checkpoint.rows import (
     piece_of,
 )
 from ckptmigrate.errors import DamagedError, PickleError
-from ckptmigrate.pickles.large import patterns
-from ckptmigrate.pickles.large.patterns import Hole, Shape
-from ckptmigrate.pickles.large.repeats import Run
-from ckptmigrate.pickles.large.skeleton import Skeleton
 from ckptmigrate.pickles.tree import Object
 
 # A row of storage_data: key, offsets (None for an object), file, offset, length. The offsets of
 # rows that were stepped over are the opcodes that push them, always in shortest form.
 Row = tuple[str, bytes | tuple[int, ...] | None, str, int, int]
 
-TENSOR, OBJECT, STORED, ITEM = "tensor", "object", "stored", "item"
+TENSOR, OBJECT, CHUNK, ITEM = "tensor", "object", "chunk", "item"
 
 
 def shape(tree: Any) -> Shape | None:
@@ -79,7 +82,7 @@ def _shape_of_stored(index: Any, where: Any) -> Shape | None:
         and (offsets is None or all(isinstance(n, Hole) and n.is_number for n in offsets))
     ):
         return None
-    return Shape(STORED, (key, offsets, file, *numbers))
+    return Shape(CHUNK, (key, offsets, file, *numbers))
 
 
 class _Texts(dict[int, str]):
@@ -112,20 +115,21 @@ class Tables:
         self._runs: list[Run] = []
         self._firsts: list[int] = []
         self._keys: dict[int, Sequence[str]] = {}  # by start of the run
+        self._values: dict[tuple[Any, ...], Any] = {}  # the inert value of equal rows
         tree = found.tree.attributes
-        self._add_entries(tree[metadata.ENTRIES])
+        self._add_entries(tree[ENTRIES])
         texts = _Texts(found)
         self.ends: dict[str, int] = {}
         self.objects: dict[str, Blob] = {}
-        self._add_keys(tree[metadata.STORED], STORED, texts)
+        self._add_keys(tree[STORED], CHUNK, texts)
         self._check_storage()
-        plans = tree.get(metadata.PLANS)
+        plans = tree.get(PLANS)
         self.plan_items: list[list[Any]] = [plan.attributes["items"] for plan in plans or ()]
         for items in self.plan_items:
             self._add_keys(items, ITEM, texts)
         if len(self._keys) != len(found.rows.runs):
             raise PickleError("has rows in a table of an unknown kind")
-        self.models = Models(small)
+        self.models = Models(small.entries, small.stored, small.plans)
 
     def _add_entries(self, table: dict[Any, Any]) -> None:
         count = 0
@@ -157,7 +161,7 @@ class Tables:
         for run in table:
             if isinstance(run, Run):
                 self._expect(run, kind)
-                keys = [row[0] for row in run.values] if kind == STORED else run.values
+                keys = [row[0] for row in run.values] if kind == CHUNK else run.values
                 self._keys[run.start] = [k if isinstance(k, str) else texts[k] for k in keys]
             elif kind == ITEM:
                 item_key(run)
@@ -180,9 +184,15 @@ class Tables:
         return is_object_entry(found)
 
     def entry(self, key: str) -> Any:
-        """Return the inert value of a key."""
+        """Return the inert value of a key; keys with equal rows share it."""
         found = self.entries[key]
-        return self.skeleton.decode(*self.place(found))[1] if isinstance(found, int) else found
+        if not isinstance(found, int):
+            return found
+        run, row = self.place(found)
+        content = self.skeleton.content(run, row)
+        if content not in self._values:
+            self._values[content] = self.skeleton.decode(run, row)[1]
+        return self._values[content]
 
     def count_objects(self) -> int:
         """Return the number of keys that are sharded objects."""
@@ -199,7 +209,7 @@ class Tables:
     def rows(self) -> Iterator[Row]:
         """Yield every row of `storage_data`."""
         files: dict[int, str] = {}
-        for index, where in self.skeleton.tree.attributes[metadata.STORED].items():
+        for index, where in self.skeleton.tree.attributes[STORED].items():
             if not isinstance(index, Run):
                 chunk = chunk_of(index, where)
                 blob = chunk.blob
@@ -240,17 +250,19 @@ class Tables:
 
     # -- plans
 
-    def plan_keys(self, rank: int, among: Collection[str] | None = None) -> list[str]:
-        """Return the keys that the save plan of a rank writes, restricted to `among` if given."""
+    def plan_keys(self, rank: int) -> list[str]:
+        """Return the keys that the save plan of a rank writes."""
         keys: list[str] = []
         for item in self.plan_items[rank]:
             keys += self.keys_of(item) if isinstance(item, Run) else [item_key(item)]
-        wanted = None if among is None else frozenset(among)
-        return keys if wanted is None else [key for key in keys if key in wanted]
+        return keys
 
 
 def sizes_of(offsets: bytes | tuple[int, ...] | None) -> tuple[int, ...] | None:
     """Return the numbers of the offsets in a `Row`."""
-    if not isinstance(offsets, bytes):
-        return offsets
+    return _numbers(offsets) if isinstance(offsets, bytes) else offsets
+
+
+@lru_cache(1024)  # most rows have equal offsets
+def _numbers(offsets: bytes) -> tuple[int, ...]:
     return tuple(patterns.numbers(offsets))

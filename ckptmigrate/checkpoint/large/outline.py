@@ -6,16 +6,16 @@ from bisect import bisect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ckptmigrate.checkpoint.large.repeats import Run
+from ckptmigrate.checkpoint.large.reread import KnownRows
+from ckptmigrate.checkpoint.large.skeleton import Skeleton
 from ckptmigrate.errors import PickleError
 from ckptmigrate.pickles import bounds
 from ckptmigrate.pickles.bounds import State
-from ckptmigrate.pickles.large.repeats import Run
-from ckptmigrate.pickles.large.reread import KnownRows
-from ckptmigrate.pickles.large.skeleton import Skeleton
 
 
 class Outline(KnownRows):
-    """The items of every dict and list that `skeleton` did not step over; see `limits.Repeats`.
+    """The items of every dict and list that `skeleton` did not step over; see `bounds.Repeats`.
 
     A dict or list is identified by its start offset.
     """

@@ -4,7 +4,7 @@ The pickle of a table has the same opcodes for every row, with different argumen
 rows has been lexed opcode by opcode, each sequence that repeats becomes one regular expression, and
 one match steps over each row of later batches. A match implies exactly the opcodes of the pattern:
 only arguments differ, and those that affect the meaning (text lengths, memo indexes) are checked
-separately. Rows that do not match are lexed, so nothing passes that `limits.check` refuses.
+separately. Rows that do not match are lexed, so nothing passes that `bounds.check` refuses.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ckptmigrate.checkpoint.large.patterns import Pattern, Shape, kinds_of, learn
+from ckptmigrate.checkpoint.large.tokens import tokens
 from ckptmigrate.pickles.bounds import ENDS_A_ROW, PUTS, State
-from ckptmigrate.pickles.large.patterns import Pattern, Shape, kinds_of, learn
-from ckptmigrate.pickles.large.tokens import tokens
 
 _WORTHWHILE: Final = 8  # minimum rows of a kind in a batch to learn from
 _LARGE_BATCH: Final = 64  # items
@@ -75,7 +75,7 @@ class _Lesson:
 
 @dataclass
 class Rows:
-    """Rows of one pickle, which the lexer steps over; see `limits.Repeats`.
+    """Rows of one pickle, which the lexer steps over; see `bounds.Repeats`.
 
     Attributes:
         data: the pickle, without frames.
@@ -179,7 +179,7 @@ class Rows:
             start: start of the first row.
             base: memo length before the first row.
             taken, groups, ends: pattern, matched groups and end of each row.
-            memo: as in `limits.State`, including what these rows memoize.
+            memo: as in `bounds.State`, including what these rows memoize.
         """
         bases = array("I", itertools.accumulate((len(p.weights) for p in taken), initial=base))
         mixed: list[Any] = [None] * len(taken)

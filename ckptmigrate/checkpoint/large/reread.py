@@ -26,17 +26,17 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ckptmigrate.checkpoint.large.patterns import Pattern
+from ckptmigrate.checkpoint.large.repeats import Run
+from ckptmigrate.checkpoint.large.skeleton import Skeleton
+from ckptmigrate.checkpoint.large.splice import Spliced
 from ckptmigrate.errors import PickleError
 from ckptmigrate.pickles import bounds
 from ckptmigrate.pickles.bounds import State
-from ckptmigrate.pickles.large.patterns import Pattern
-from ckptmigrate.pickles.large.repeats import Run
-from ckptmigrate.pickles.large.skeleton import Skeleton
-from ckptmigrate.pickles.large.splice import Spliced
 
 
 class KnownRows:
-    """Rows found by an earlier read, which the lexer steps over; see `limits.Repeats`."""
+    """Rows found by an earlier read, which the lexer steps over; see `bounds.Repeats`."""
 
     def __init__(self, runs: list[Run], patterns: list[Pattern]) -> None:
         self._runs = {run.start: run for run in runs}
