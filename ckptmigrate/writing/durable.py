@@ -7,9 +7,14 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import Final
 
+from ckptmigrate.checkpoint import sidecar
+from ckptmigrate.errors import DestinationError
+from ckptmigrate.planning.change import Change
 from ckptmigrate.storage import local_files
 from ckptmigrate.storage.directories import DEEPEST
+from ckptmigrate.text.commands import command
 
 
 def write(path: Path, content: bytes, like: Path | None = None) -> None:
@@ -28,6 +33,18 @@ def write(path: Path, content: bytes, like: Path | None = None) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def model_of(change: Change, name: str) -> Path | None:
+    """Return the file whose owner and permissions a new file gets, or None.
+
+    It is the file that the new one replaces, else its newest original, else a file of `marks`.
+    """
+    if not isinstance(change.path, Path):
+        return None
+    kept = [change.path / sidecar.folder(step) / name for step in range(change.kept_steps, -1, -1)]
+    others = [change.path / mark for mark in change.marks]
+    return next((p for p in (change.path / name, *kept, *others) if p.is_file()), None)
 
 
 def new_of(path: Path) -> Path:
@@ -142,3 +159,28 @@ def _empty(folder: Path, top: Path, raised: list[str], depth: int = 0) -> None:
         else:
             raised.append(str(top / f".{item.inode()}"))
             os.rename(item.path, raised[-1])
+
+
+_DISK: Final = "free some space, or name another place with -o DEST"
+_PLACE: Final = "name a place you may write to with -o DEST"
+_REASONS: Final = {
+    errno.ENOSPC: ("the disk is full", _DISK),
+    errno.EDQUOT: ("the disk quota is used up", _DISK),
+    errno.EACCES: ("no permission to write", _PLACE),
+    errno.EPERM: ("no permission to write", _PLACE),
+    errno.EROFS: ("the file system is read-only", _PLACE),
+}
+
+
+def unwritable(path: Path, error: OSError, *, left: bool) -> DestinationError:
+    """Return the error for a place that cannot be written.
+
+    Args:
+        left: whether files remain that could not be rolled back.
+    """
+    what, fix = _REASONS.get(error.errno or 0, (error.strerror or str(error), None))
+    done = "nothing was changed"
+    if left:
+        done = "what was begun could not be taken back"
+        fix = f"when it can be written again, run `{command('recover', path)}`"
+    return DestinationError(f"cannot be written: {what}; {done}", path=path, fix=fix)

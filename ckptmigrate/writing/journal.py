@@ -1,6 +1,5 @@
 """The journal of an in-place change: the hash of every file before and after, and the order.
 
-The swaps on a local file system (swap.py) and in an object store (store_swap.py) share it.
 metadata.json is removed first, then `.metadata`; `.metadata` is restored next to last, and
 metadata.json last. The hashes, not the last recorded step, decide whether a swap is complete.
 """
@@ -21,8 +20,9 @@ from ckptmigrate.storage.directories import Directory
 from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import removal
 
-NAME: Final = "journal.json"  # in the staging directory
-OLD: Final = ".old"  # the replaced files, beside NAME; no nested checkpoint can have this name
+STAGE: Final = f"{sidecar.FOLDER}/stage"  # relative to the checkpoint; new files
+FILE: Final = f"{STAGE}/journal.json"
+OLD: Final = f"{STAGE}/.old"  # copies of the replaced files; no nested checkpoint has this name
 
 
 class Outcome(Enum):
@@ -144,9 +144,10 @@ def parse(content: bytes, file: Place) -> dict[str, FileState]:
 def broken(file: Place, reason: str | None) -> DamagedError:
     """Return the error for an unreadable journal."""
     stage = file.parent
+    old = stage / OLD.removeprefix(f"{STAGE}/")
     return DamagedError(
         f"is no journal ({reason})",
         path=file,
-        fix=f"put the files of {stage / OLD} back by hand, metadata.json last, then run "
+        fix=f"put the files of {old} back by hand, metadata.json last, then run "
         f"`{removal(stage, '-r')}`",
     )

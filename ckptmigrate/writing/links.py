@@ -16,7 +16,6 @@ from ckptmigrate.checkpoint.manifest import METADATA_FILES
 from ckptmigrate.errors import DestinationError, Retry
 from ckptmigrate.storage import local_files
 from ckptmigrate.storage.directories import DEEPEST, Progress, stays_link, unreadable, within
-from ckptmigrate.storage.places import Url
 from ckptmigrate.text.commands import shell
 from ckptmigrate.writing.durable import adopt, adopt_directory, make_directory, sync_directory
 
@@ -59,13 +58,15 @@ class Carrier:
     """Brings the files of a checkpoint to a destination, data files by the cheapest way that works.
 
     Attributes:
+        requested: the requested way.
         used: the way that was used for the last data file.
+        progress: is called with each number of bytes of data files that were copied.
     """
 
     def __init__(self, link: Link, progress: Progress | None = None) -> None:
         self._means: tuple[Link, ...] = _AUTO if link is Link.AUTO else (link,)
-        self._asked = link
-        self._progress = progress or (lambda _: None)
+        self.requested = link
+        self.progress = progress or (lambda _: None)
         self.used = link
 
     def carry_directory(
@@ -118,35 +119,11 @@ class Carrier:
                 write(target / name)
         sync_directory(target)
 
-    def carry_objects(
-        self,
-        source: Url,
-        target: Path,
-        except_for: Collection[str] = (),
-        new: Mapping[str, NewFile] = NO_FILES,
-    ) -> None:
-        """Copy a directory tree of an object store to an existing local directory.
-
-        Raises:
-            DestinationError: a way other than a copy was requested.
-            StoreError: the store cannot be read.
-            OSError: `target` cannot be written.
-        """
-        from ckptmigrate.writing import store_transfer
-
-        store_transfer.check_link(self._asked, source)
-        store_transfer.from_store(source, target, except_for, self._progress)
-        for name, write in new.items():
-            write(target / name)
-        for folder in {(target / name).parent for name in new}:
-            sync_directory(folder)
-        self.used = Link.COPY
-
     def _carry_file(self, source: Path, target: Path) -> None:
         refusal: OSError | None = None
         for means in self._means:
             try:
-                _BY[means](source, target, self._progress)
+                _BY[means](source, target, self.progress)
             except OSError as error:
                 if error.errno not in _CANNOT or os.path.lexists(target):
                     raise
@@ -159,11 +136,26 @@ class Carrier:
             return
         assert refusal is not None
         raise DestinationError(
-            f"payload cannot be carried over with --link {self._asked.value}: " + _reason(refusal),
+            f"payload cannot be carried over with --link {self.requested.value}: "
+            + _reason(refusal),
             path=source,
             fix="use --link auto, or a destination on the file system of the source",
             retry=Retry(add=("--link", "auto")),
         ) from refusal
+
+
+def duplicate(source: Path, target: Path) -> None:
+    """Create a second name of a file, or a copy with its owner, permissions and times.
+
+    Raises:
+        OSError: the target exists, or cannot be written.
+    """
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _CANNOT or source.is_symlink():
+            raise
+        _copy(source, target, lambda _: None)
 
 
 def too_deep(folder: Path) -> DestinationError:

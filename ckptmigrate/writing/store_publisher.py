@@ -1,0 +1,301 @@
+"""Out-of-place migrations into an object store, which has no rename.
+
+A lock and a journal are written beside the destination. The journal names every object that will be
+written, so that recovery removes no other object. Then the objects are written to their final
+names: for each checkpoint first the data files, then the metadata files, then metadata.json; for a
+new root, the tracker file after all checkpoints. The last object commits the migration.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from ckptmigrate.checkpoint import manifest, sidecar
+from ckptmigrate.checkpoint.lock_owner import owner_of
+from ckptmigrate.errors import DamagedError, DestinationError, StoreError, reason_of
+from ckptmigrate.planning.planner import Plan
+from ckptmigrate.storage.directories import Overlay, Progress, directory
+from ckptmigrate.storage.places import Place, Url, lies_in
+from ckptmigrate.storage.store_directories import StoreDirectory
+from ckptmigrate.text.commands import command
+from ckptmigrate.writing import lock, store_transfer, validation
+from ckptmigrate.writing.leftover import LOCK, Leftover
+from ckptmigrate.writing.links import Link
+
+_JOURNAL: Final = ".ckptmigrate-journal"
+_NOTHING: Final = "an unfinished migration to it had written nothing; removed its lock"
+_REMOVED: Final = "removed what an unfinished migration to it had written"
+_COMPLETE: Final = "the migration to it was complete; removed what was left beside it"
+
+
+@dataclass(frozen=True)
+class StorePublisher:
+    """A destination in an object store."""
+
+    destination: Url
+
+    @property
+    def lock(self) -> Url:
+        """Return the lock."""
+        return self.destination.with_name(f".{self.destination.name}{LOCK}")
+
+    @property
+    def journal(self) -> Url:
+        """Return the journal."""
+        return self.destination.with_name(f".{self.destination.name}{_JOURNAL}")
+
+    def check_free(self, source: Place) -> None:
+        destination = self.destination
+        if destination == destination.root:
+            raise DestinationError(
+                "is a whole bucket, and a destination is a place in one",
+                path=destination,
+                fix=f"name one with -o, such as {destination / 'run'}",
+            )
+        if lies_in(destination, source):
+            raise DestinationError(
+                f"lies inside the source {source}",
+                path=destination,
+                fix="name a destination outside of it with -o DEST",
+            )
+        self._check_empty()
+
+    def _check_empty(self) -> None:
+        if self.destination.exists():
+            raise DestinationError(
+                "exists, and nothing is ever overwritten",
+                path=self.destination,
+                fix="name another destination with -o DEST",
+            )
+
+    def create(
+        self,
+        plans: Mapping[str, Plan],
+        trackers: Mapping[str, bytes],
+        *,
+        link: Link = Link.AUTO,
+        progress: Progress | None = None,
+    ) -> Link:
+        by_place = {f"{name}/": plan for name, plan in plans.items()}
+        *others, last = trackers.items()
+        return self._publish(by_place, last, link, progress, dict(others))
+
+    def add(self, plan: Plan, *, link: Link = Link.AUTO) -> Link:
+        marker = _written(plan)[manifest.MARKER_FILE]
+        return self._publish({"": plan}, (manifest.MARKER_FILE, marker), link, None)
+
+    def _publish(
+        self,
+        plans: Mapping[str, Plan],
+        last: tuple[str, bytes],
+        link: Link,
+        progress: Progress | None,
+        others: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> Link:
+        """Write checkpoints and other objects to the destination.
+
+        Args:
+            plans: prefix below the destination, with a final `/`, or an empty string -> plan.
+            last: name and bytes of the object that commits, written after all others.
+            others: other objects directly in the destination, written before `last`.
+        """
+        destination, store = self.destination, self.destination.store
+        store_transfer.check_link(link, destination)
+        for plan in plans.values():
+            self.check_free(plan.path)
+        with lock.held(self.lock, destination):
+            try:
+                self._check_empty()  # another process may have written before the lock existed
+                carried = {name: _carried(plan) for name, plan in plans.items()}
+                written = [
+                    f"{name}{file}"
+                    for name, plan in plans.items()
+                    for file in (*(file for file, _ in carried[name]), *_written(plan))
+                ]
+                objects = [*(name for name in written if name != last[0]), *others, last[0]]
+                told = {"last": last[0], "content": last[1].decode(), "objects": objects}
+                store.create(self.journal, json.dumps(told, indent=1).encode())
+                for name, plan in plans.items():
+                    place = destination / name.rstrip("/") if name else destination
+                    _create_checkpoint(plan, place, carried[name], progress)
+                for name, content in others.items():
+                    store.create(destination / name, content)
+                if last[0] not in written:
+                    store.create(destination / last[0], last[1])
+            except BaseException as error:
+                self._remove_failed(error)
+                raise
+            try:
+                store.remove(self.journal)
+                lock.release(self.lock)
+            except StoreError as error:
+                raise DestinationError(
+                    "is written, but what the migration needed meanwhile could not be removed "
+                    f"({error.reason})",
+                    path=destination,
+                    fix=f"when it can, run `{command('recover', destination)}`",
+                ) from error
+        return Link.COPY
+
+    def _remove_failed(self, why: BaseException) -> None:
+        """Remove what a failed migration wrote; raise if that fails."""
+        try:
+            theirs = str(why) if isinstance(why, FileExistsError) else None
+            outcome = self._settle(theirs)
+            lock.release(self.lock)
+        except (StoreError, DamagedError, OSError) as error:
+            raise DestinationError(
+                f"cannot be written ({reason_of(why)}), nor can what was written be removed "
+                f"({reason_of(error)})",
+                path=self.destination,
+                fix=f"when it can, run `{command('recover', self.destination)}`",
+            ) from error
+        if isinstance(why, FileExistsError):
+            raise DestinationError(
+                f"is being written by somebody else, too ({why}); what was written here is removed",
+                path=self.destination,
+                fix="name another destination with -o DEST",
+            ) from why
+        if isinstance(why, StoreError | DamagedError):
+            done = "it was complete by then" if outcome == _COMPLETE else "nothing is left of it"
+            why.reason += f"; {done}"
+
+    def _settle(self, theirs: str | None = None) -> str:
+        """Remove the objects in the journal unless the migration is complete, then the journal.
+
+        Args:
+            theirs: the URL of an object that another process has written; it is kept.
+
+        Returns:
+            _NOTHING, _REMOVED or _COMPLETE.
+        """
+        destination, store = self.destination, self.destination.store
+        try:
+            last, content, names = _parse(store.read(self.journal), self.journal)
+        except FileNotFoundError as error:
+            if self.journal.is_file():  # do not act on a single wrong answer of the store
+                raise StoreError(
+                    "is there and cannot be read",
+                    path=self.journal,
+                    fix=f"when it can, run `{command('recover', destination)}`",
+                ) from error
+            return _NOTHING
+        whole = destination / last
+        if whole.is_file() and store.read(whole) == content.encode():
+            store.remove(self.journal)
+            return _COMPLETE
+        # Remove only existing objects: the names in the journal are not trusted.
+        there = {name for name, _ in store.walk(destination)}
+        left = [n for n in names if n in there and str(destination / n) != theirs]
+        # Remove metadata.json first, so that no release accepts an incomplete checkpoint.
+        for name in (name for name in left if name.rpartition("/")[2] == manifest.MARKER_FILE):
+            store.remove(destination / name)
+        rest = [(name, 0) for name in left]
+        store_transfer.at_once(
+            rest, lambda file, _: store.remove(destination / file[0]), lambda _: None
+        )
+        store.abandoned(destination)
+        still = [name for name, _ in store.walk(destination) if name in left]
+        if still:
+            raise StoreError(
+                "is still there after it was removed",
+                path=destination / still[0],
+                fix=f"when it can be removed, run `{command('recover', destination)}`",
+            )
+        store.remove(self.journal)
+        return _REMOVED
+
+    def name_latest(self, trackers: Mapping[str, bytes]) -> None:
+        try:
+            for name, content in trackers.items():
+                self.destination.store.replace(self.destination / name, content)
+        except StoreError as error:
+            error.reason += "; it may be written by now"
+            fix = f"see where it leads with `{command('inspect', self.destination)}`"
+            error.fix = f"{error.fix}; {fix}"
+            raise
+
+    def locked(self) -> list[Leftover]:
+        place = self.destination
+        try:
+            names = place.store.list(place, prefix=".").files
+        except StoreError as error:
+            if isinstance(error.__cause__, PermissionError):  # only a part of it is listable
+                return []
+            raise
+        locks = [place / n for n in names if n.startswith(".") and n.endswith(LOCK)]
+        return [Leftover.of(each, owner_of(each)) for each in locks]
+
+    def is_locked(self) -> bool:
+        return self.lock.is_file()
+
+    def discard(self, *, break_lock: bool) -> tuple[Place, str]:
+        with lock.taken_over(self.lock, self.destination, break_lock=break_lock):
+            return self.destination, self._settle()
+
+    def clear_tracker(self) -> list[Place]:
+        return []  # an object is replaced at once
+
+
+def _carried(plan: Plan) -> list[store_transfer.File]:
+    """Return the files to copy unchanged, including the original files of earlier steps."""
+    written = {*plan.files, manifest.MARKER_FILE, sidecar.FILE, sidecar.FOLDER}
+    found = store_transfer.files(plan.path, written)
+    for step in range(plan.change.kept_steps):
+        kept = sidecar.folder(step)
+        if (plan.path / kept).is_dir():
+            found += [
+                (f"{kept}/{name}", size) for name, size in store_transfer.files(plan.path / kept)
+            ]
+    return found
+
+
+def _written(plan: Plan) -> dict[str, bytes]:
+    """Return name -> bytes of the files to write, in order: metadata.json last."""
+    files = {name: content for name, content in plan.files.items() if content is not None}
+    if manifest.MARKER_FILE not in files:
+        files[manifest.MARKER_FILE] = directory(plan.path).read(manifest.MARKER_FILE)
+    found = {
+        f"{plan.change.originals_folder}/{name}": kept
+        for name, kept in plan.change.originals.items()
+    }
+    if plan.change.sidecar is not None:
+        found[sidecar.FILE] = plan.change.sidecar
+    marker = files.pop(manifest.MARKER_FILE)
+    return {**found, **files, manifest.MARKER_FILE: marker}
+
+
+def _create_checkpoint(
+    plan: Plan, target: Url, carried: list[store_transfer.File], progress: Progress | None
+) -> None:
+    def bring(file: store_transfer.File, told: Progress) -> None:
+        name, size = file
+        store_transfer.into_store(plan.path / name, target / name, size, told)
+
+    with store_transfer.unchanged(plan.path, plan.change.before):
+        store_transfer.at_once(carried, bring, progress or (lambda _: None))
+    files = _written(plan)
+    marker = files.pop(manifest.MARKER_FILE)
+    for name, content in files.items():
+        target.store.create(target / name, content)
+    store_transfer.check(carried, target)
+    # `store.create` has read every object back, so the bytes in memory are those in the store.
+    written = {**files, manifest.MARKER_FILE: marker}
+    validation.verify(plan, Overlay(StoreDirectory(target), written))
+    target.store.create(target / manifest.MARKER_FILE, marker)
+
+
+def _parse(content: bytes, journal: Url) -> tuple[str, str, list[str]]:
+    """Return the name and content of the last object, and the names of all objects."""
+    try:
+        found = json.loads(content)
+        objects = [str(name) for name in found["objects"]]
+        return str(found["last"]), str(found["content"]), objects
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(
+            f"is no journal ({error})", path=journal, fix="remove it and the destination by hand"
+        ) from error
