@@ -22,7 +22,8 @@ from ckptmigrate import LOSSES, Link, RefusedError, migrate
 from ckptmigrate.checkpoint import migration_state
 from ckptmigrate.errors import DamagedError, DestinationError, StoreError
 from ckptmigrate.storage.places import Url, place
-from ckptmigrate.writing import store_publication
+from ckptmigrate.writing import store_publisher
+from ckptmigrate.writing.leftover import LOCK
 
 pytest_plugins = ["store_fixtures"]
 
@@ -214,14 +215,14 @@ def test_a_destination_that_appears_meanwhile_is_left_alone(
 ) -> None:
     bucket.put(SAMPLES / "0.18.2-idle-w1", "run")
     checkpoint = checkpoint_of(SAMPLES / "0.18.2-idle-w1").name
-    real = store_publication._create_checkpoint
+    real = store_publisher._create_checkpoint
 
     def late(*arguments: object) -> None:
         bucket.client.put_object(Bucket=BUCKET, Key=f"out/{checkpoint}/mine", Body=b"keep")
         bucket.client.put_object(Bucket=BUCKET, Key=f"out/{TRACKER}", Body=b"7")
         real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store_publication, "_create_checkpoint", late)
+    monkeypatch.setattr(store_publisher, "_create_checkpoint", late)
     with pytest.raises(DestinationError, match="somebody else"):
         migrate(url("run"), to="pre-rerun", output=url("out"))
     assert bucket.tree("out") == {f"{checkpoint}/mine": b"keep", TRACKER: b"7"}
@@ -350,7 +351,7 @@ def test_two_runs_are_kept_apart(bucket: Bucket, s3: Run) -> None:
              "boot": "another", "namespace": "x", "ticks": 1}  # fmt: skip
     put = bucket.client.put_object
     put(Bucket=BUCKET, Key=f"{checkpoint}/{KEPT}lock", Body=json.dumps(owner))
-    put(Bucket=BUCKET, Key="." + f"out{store_publication._LOCK}", Body=json.dumps(owner))
+    put(Bucket=BUCKET, Key="." + f"out{LOCK}", Body=json.dumps(owner))
     before = bucket.tree("")
     change = ("downgrade", url("run"), "--to", "pre-rerun")
     refused(s3(*change, "--in-place"), "ann on node-2 (pid 7", "--break-lock")

@@ -134,8 +134,10 @@ def taken_over(lock: Place, about: Place, *, break_lock: bool = False) -> Iterat
 
 def _is_left(content: bytes) -> bool:
     """Return whether a lock belongs to an earlier, failed run in this process."""
-    owner, mine = parse(content), this_process()
-    if owner is None or replace(owner, since=mine.since) != mine:
+    owner = parse(content)
+    if owner is None or owner.pid != os.getpid():
+        return False
+    if replace(this_process(), since=owner.since) != owner:
         return False
     return json.loads(content).get("token") not in _held
 
