@@ -64,14 +64,17 @@ class LocalMedium:
 
     def copy(self, source: str, target: str, size: int) -> None:
         self._make_folders(target)
+        old, there = self.path / source, self.path / target
+        if os.path.lexists(there) and os.path.samestat(old.lstat(), there.lstat()):
+            return  # a rename to another name of the same file would do nothing
         new = self._new()
-        links.duplicate(self.path / source, new)
-        os.rename(new, self.path / target)
+        links.duplicate(old, new)
+        os.rename(new, there)
 
     def _new(self) -> Path:
         """Return the path to write the next file to, which does not exist."""
         new = self.path / _NEW
-        if os.path.lexists(new):  # after an error, or a rename to another name of the same file
+        if os.path.lexists(new):  # after an error
             remove(new)
         return new
 
