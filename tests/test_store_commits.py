@@ -104,7 +104,7 @@ def test_another_writer_between_the_commit_and_the_look_at_it() -> None:
     with FlakyFileSystem.disturbed(after=other), pytest.raises(CkptMigrateError) as caught:
         rewrite(url)
     assert "does not read back as it was written" in str(caught.value)
-    assert journal.Outcome.ROLLED_BACK.value in str(caught.value)
+    assert journal.Recovery.ROLLED_BACK.value in str(caught.value)
     assert below("run") == before
 
 

@@ -25,7 +25,7 @@ FILE: Final = f"{STAGE}/journal.json"
 OLD: Final = f"{STAGE}/.old"  # copies of the replaced files; no nested checkpoint has this name
 
 
-class Outcome(Enum):
+class Recovery(Enum):
     """The results of recovering an in-place migration, as printed."""
 
     NOTHING = "nothing to recover"

@@ -49,7 +49,7 @@ from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import command
 from ckptmigrate.writing import journal, lock, validation
 from ckptmigrate.writing.durable import model_of
-from ckptmigrate.writing.journal import OLD, STAGE, Outcome
+from ckptmigrate.writing.journal import OLD, STAGE, Recovery
 from ckptmigrate.writing.medium import Medium, medium
 
 _REFUSED: Final = (OSError, StoreError, DamagedError)
@@ -202,22 +202,22 @@ def _roll_back_failed(target: Medium, why: BaseException) -> None:
         ) from error
     if not isinstance(why, Exception):
         return
-    if outcome is Outcome.COMMITTED:
+    if outcome is Recovery.COMMITTED:
         raise DestinationError(
             f"was rewritten, and at the end there was an error: {reason_of(why)}",
             path=path,
             fix=f"look at it with `{command('inspect', path)}`",
         ) from why
-    done = outcome.value if outcome is Outcome.ROLLED_BACK else "nothing was changed"
+    done = outcome.value if outcome is Recovery.ROLLED_BACK else "nothing was changed"
     if isinstance(why, OSError):
         raise target.failure(why, done) from why
     if isinstance(why, CkptMigrateError) and (
-        outcome is Outcome.ROLLED_BACK or isinstance(why, StoreError | DamagedError)
+        outcome is Recovery.ROLLED_BACK or isinstance(why, StoreError | DamagedError)
     ):
         why.reason += f"; {done}"
 
 
-def recover(path: Place, *, break_lock: bool = False) -> Outcome:
+def recover(path: Place, *, break_lock: bool = False) -> Recovery:
     """Recover from an interrupted change: complete it if committed, else roll it back.
 
     Args:
@@ -230,7 +230,7 @@ def recover(path: Place, *, break_lock: bool = False) -> Outcome:
         OSError, StoreError: a file cannot be written; run it again.
     """
     if not is_unfinished(path):
-        return Outcome.NOTHING
+        return Recovery.NOTHING
     target = medium(path)
     target.check_folders(())
     with lock.taken_over(lock_of(path), path, break_lock=break_lock):
@@ -239,19 +239,19 @@ def recover(path: Place, *, break_lock: bool = False) -> Outcome:
     return outcome
 
 
-def _settle(target: Medium) -> Outcome:
+def _settle(target: Medium) -> Recovery:
     """Complete or roll back a swap, then remove the staging directory; call it locked."""
-    path, outcome = target.path, Outcome.UNTOUCHED
+    path, outcome = target.path, Recovery.UNTOUCHED
     files: dict[str, FileState] = {}
     content = target.journal()
     if content is not None:
         files = journal.parse(content, path / journal.FILE)
         target.check_folders(files)
         if journal.matches(directory(path), files, after=True):
-            outcome = Outcome.COMMITTED
+            outcome = Recovery.COMMITTED
         elif not journal.matches(directory(path), files, after=False):
             _roll_back(target, files)
-            outcome = Outcome.ROLLED_BACK
+            outcome = Recovery.ROLLED_BACK
     _clean(target, files)
     return outcome
 
