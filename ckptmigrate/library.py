@@ -9,17 +9,18 @@ from ckptmigrate.checkpoint.differences import Difference
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.checks import verification
 from ckptmigrate.checks.verification import Verification
+from ckptmigrate.places import Place
 from ckptmigrate.planning import fixes, repairs
 from ckptmigrate.planning.fixes import Checked
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.releases import prediction
 from ckptmigrate.releases.environment import environment
 from ckptmigrate.releases.facts import compat
-from ckptmigrate.releases.prediction import Job
+from ckptmigrate.releases.job import Job
 from ckptmigrate.releases.readers import reader, readers
 from ckptmigrate.storage import directories
-from ckptmigrate.storage.directories import Progress
-from ckptmigrate.storage.places import Place, place
+from ckptmigrate.storage.progress import Progress
+from ckptmigrate.storage.urls import place
 from ckptmigrate.verbs import inspect as inspection
 from ckptmigrate.verbs import migrate as migration
 from ckptmigrate.verbs import recover as recovery

@@ -20,7 +20,7 @@ from ckptmigrate.batch.executors import Stop
 from ckptmigrate.batch.read_tasks import Inspect
 from ckptmigrate.batch.tasks import Done, Outcome, Status, Task, checked
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.storage import directories
+from ckptmigrate.storage import progress
 from ckptmigrate.version import __version__
 
 TASKS = [Task(f"/nowhere/{number}", Inspect()) for number in range(3)]
@@ -101,7 +101,7 @@ def test_a_worker_that_hangs(
 
 def test_a_cluster_without_workers(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[str] = []
-    monkeypatch.setattr(directories, "on_wait", lambda what, seconds: reported.append(str(what)))
+    monkeypatch.setattr(progress, "on_wait", lambda what, seconds: reported.append(str(what)))
     monkeypatch.setattr(dask_cluster, "_NO_WORKER", 0.3)
     monkeypatch.setattr(dask_cluster, "_LOOK", 0.1)
     outcomes = dict(Cluster(scheduler, retries=0)(TASKS, Stop()))

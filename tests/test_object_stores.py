@@ -21,7 +21,8 @@ import ckptmigrate
 from ckptmigrate import LOSSES, Link, RefusedError, migrate
 from ckptmigrate.checkpoint import migration_state
 from ckptmigrate.errors import DamagedError, DestinationError, StoreError
-from ckptmigrate.storage.places import Url, place
+from ckptmigrate.places import Url
+from ckptmigrate.storage.urls import place
 from ckptmigrate.writing import store_publisher
 from ckptmigrate.writing.leftover import LOCK
 

@@ -26,7 +26,7 @@ from playwright.sync_api import Browser, ViewportSize, expect
 
 import ckptmigrate
 from ckptmigrate.report import build
-from ckptmigrate.storage.places import place as place_of
+from ckptmigrate.storage.urls import place as place_of
 from ckptmigrate.verbs import migrate
 from ckptmigrate.writing.store_publisher import StorePublisher
 

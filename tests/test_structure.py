@@ -10,16 +10,13 @@ import structure
 
 PAIRS = 83
 UPWARD = {
-    ("report", "batch"), ("report", "verbs"), ("text", "storage"),
+    ("report", "batch"), ("report", "verbs"),
 }  # fmt: skip
-LARGE = {
-    "storage.directories", "storage.store", "measuring.measure", "releases.prediction",
-    "checks.findings",
-}  # fmt: skip
-CIRCLES = 3
-IN_CIRCLES = 23  # modules
+LARGE = {"checks.findings"}
+CIRCLES = 2
+IN_CIRCLES = 12  # modules
 SAME_FILE_NAMES = 0
-SAME_CLASS_NAMES = 14
+SAME_CLASS_NAMES = 11
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ from ckptmigrate import report
 from ckptmigrate.batch.tasks import Done, Status, Task
 from ckptmigrate.checkpoint import locate
 from ckptmigrate.checkpoint.topology import Given
+from ckptmigrate.places import Place
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.planning.repairs import Wanted
 from ckptmigrate.releases.environment import USUAL, Environment
-from ckptmigrate.storage.places import Place, place
+from ckptmigrate.storage.urls import place
 from ckptmigrate.verbs import migrate, recover, repair
 from ckptmigrate.verbs.migrate import Migration
 from ckptmigrate.writing import swap

@@ -8,9 +8,9 @@ from typing import Any
 from ckptmigrate import report
 from ckptmigrate.batch.tasks import Done, Status, Task, digests_of
 from ckptmigrate.releases.environment import Environment
-from ckptmigrate.releases.prediction import Job
+from ckptmigrate.releases.job import Job
 from ckptmigrate.report.document import Report
-from ckptmigrate.storage.places import place
+from ckptmigrate.storage.urls import place
 
 
 def _done(task: Task, good: bool, text: str, detail: Any, report: Report | None = None) -> Done:

@@ -8,7 +8,7 @@ from ckptmigrate.batch.drive import Batch, Root
 from ckptmigrate.batch.tasks import Status
 from ckptmigrate.checks.findings import counted
 from ckptmigrate.report.sentences import CAUTIONS
-from ckptmigrate.storage.places import place
+from ckptmigrate.storage.urls import place
 from ckptmigrate.text.commands import command, removal
 
 REWRITING: Final = ("upgrade", "downgrade", "repair")

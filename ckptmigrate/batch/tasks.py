@@ -18,7 +18,7 @@ from ckptmigrate.checkpoint.sidecar import digest_of
 from ckptmigrate.errors import CkptMigrateError, of_system
 from ckptmigrate.report.document import Report
 from ckptmigrate.storage import directories
-from ckptmigrate.storage.places import place
+from ckptmigrate.storage.urls import place
 from ckptmigrate.text.commands import command
 from ckptmigrate.version import __version__
 

@@ -18,8 +18,8 @@ from typing import Final
 
 from ckptmigrate import clock
 from ckptmigrate.errors import DamagedError, DestinationError
+from ckptmigrate.places import Place
 from ckptmigrate.storage import local_files
-from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import command, shell
 
 _TEXTS: Final = ("user", "host", "since", "boot", "namespace")
@@ -133,8 +133,10 @@ def owner_of(lock: Place) -> Owner | None:
 def content_of(lock: Place) -> bytes | None:
     """Return the text of a lock; None if the lock does not exist. Errors as for `owner_of`."""
     if not isinstance(lock, Path):
+        from ckptmigrate.storage.store import store_of  # local checkpoints do not need it
+
         try:
-            return lock.store.read(lock)
+            return store_of(lock).read(lock)
         except FileNotFoundError:
             return None
     try:

@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from ckptmigrate.checkpoint import lock_owner, sidecar
 from ckptmigrate.errors import DestinationError
-from ckptmigrate.storage.places import Place, Url
+from ckptmigrate.places import Place, Url
+from ckptmigrate.storage import directories
 from ckptmigrate.text.commands import command
 
 P = TypeVar("P", Path, Url, Place)
@@ -29,7 +30,7 @@ def lock_of(checkpoint: P) -> P:
 
 def is_staged(checkpoint: Place) -> bool:
     """Return whether an in-place migration has a staging directory in a checkpoint."""
-    return stage_of(checkpoint).is_dir()
+    return directories.is_dir(stage_of(checkpoint))
 
 
 def is_unfinished(checkpoint: Place) -> bool:
@@ -65,9 +66,9 @@ def check_complete(checkpoint: Place) -> None:
 
 def _has_stage(checkpoint: Place) -> bool:
     stage = stage_of(checkpoint)
-    return os.path.lexists(stage) if isinstance(stage, Path) else stage.is_dir()
+    return os.path.lexists(stage) if isinstance(stage, Path) else directories.is_dir(stage)
 
 
 def _is_locked(checkpoint: Place) -> bool:
     lock = lock_of(checkpoint)
-    return os.path.lexists(lock) if isinstance(lock, Path) else lock.is_file()
+    return os.path.lexists(lock) if isinstance(lock, Path) else directories.is_file(lock)

@@ -8,7 +8,7 @@ from ckptmigrate.batch import summary
 from ckptmigrate.batch.drive import Batch, Root
 from ckptmigrate.batch.tasks import Outcome, Status
 from ckptmigrate.checks.findings import counted
-from ckptmigrate.storage.places import place
+from ckptmigrate.storage.urls import place
 from ckptmigrate.text.commands import load
 from ckptmigrate.text.lines import Line
 

@@ -23,7 +23,8 @@ from ckptmigrate.cli.batch_options import RETRIES, Many
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.report_recorder import recorder
 from ckptmigrate.errors import Retry
-from ckptmigrate.storage.places import Place, lies_in, place
+from ckptmigrate.places import Place, lies_in
+from ckptmigrate.storage.urls import place
 from ckptmigrate.text.commands import command
 
 

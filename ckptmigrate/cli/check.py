@@ -18,6 +18,7 @@ from ckptmigrate.cli.report_option import reported
 from ckptmigrate.cli.report_recorder import recorder
 from ckptmigrate.releases import prediction
 from ckptmigrate.releases.environment import environment
+from ckptmigrate.releases.job import DEFAULT_STRICTNESS, RAISE_ALL, STRICTNESS, Job
 from ckptmigrate.releases.readers import reader, readers
 from ckptmigrate.storage import directories
 from ckptmigrate.versions.detection import read
@@ -42,11 +43,11 @@ from ckptmigrate.versions.detection import read
 @options.strict
 @click.option(
     "--strictness",
-    type=click.Choice(prediction.STRICTNESS),
+    type=click.Choice(STRICTNESS),
     metavar="POLICY",
-    default=prediction.DEFAULT_STRICTNESS,
+    default=DEFAULT_STRICTNESS,
     show_default=True,
-    help=f"--dist-ckpt-strictness of the job: {', '.join(prediction.STRICTNESS)}.",
+    help=f"--dist-ckpt-strictness of the job: {', '.join(STRICTNESS)}.",
 )
 @click.option(
     "--job-tp", type=click.IntRange(min=1), metavar="N", help="Tensor parallel size of the job."
@@ -113,7 +114,7 @@ def check(
     from ckptmigrate.releases.facts import compat
 
     options.check_choice(iteration, every=every)
-    job = prediction.Job(
+    job = Job(
         tensor=job_tp,
         pipeline=job_pp,
         context=job_cp,
@@ -122,7 +123,7 @@ def check(
         finetune=finetune,
         no_load_optim=no_load_optim,
         no_load_rng=no_load_rng,
-        strictness=prediction.RAISE_ALL if strict else strictness,
+        strictness=RAISE_ALL if strict else strictness,
     )
     where = environment(python, numpy)
     if many.batch or every:

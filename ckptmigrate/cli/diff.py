@@ -8,7 +8,7 @@ import ckptmigrate
 from ckptmigrate.cli import completion_values, options, render
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import Manual
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
 
 
 @click.command(cls=Manual, found="error, or the checkpoints differ")

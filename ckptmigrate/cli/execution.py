@@ -16,7 +16,7 @@ from ckptmigrate.writing.links import Link
 
 if TYPE_CHECKING:
     from ckptmigrate.planning.planner import Plan
-    from ckptmigrate.storage.directories import Progress
+    from ckptmigrate.storage.progress import Progress
 
 
 def carry_out(

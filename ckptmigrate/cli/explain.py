@@ -9,7 +9,7 @@ import click
 from ckptmigrate.cli import completion_values, options, render
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import Manual
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
 
 _STDIN = "-"
 

@@ -17,10 +17,10 @@ from ckptmigrate.cli.console import output
 from ckptmigrate.cli.execution import carry_out
 from ckptmigrate.cli.help import MIGRATED, Manual
 from ckptmigrate.cli.report_option import reported
+from ckptmigrate.places import Place
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.targets import target
 from ckptmigrate.releases.environment import environment
-from ckptmigrate.storage.places import Place
 from ckptmigrate.verbs import migrate as migration
 from ckptmigrate.verbs import recover
 from ckptmigrate.writing.links import Link

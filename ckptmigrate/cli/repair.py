@@ -18,8 +18,8 @@ from ckptmigrate.cli.execution import done
 from ckptmigrate.cli.help import MIGRATED, Manual
 from ckptmigrate.cli.report_option import reported
 from ckptmigrate.cli.report_recorder import recorder
+from ckptmigrate.places import Place
 from ckptmigrate.planning.repairs import Wanted
-from ckptmigrate.storage.places import Place
 from ckptmigrate.verbs import recover
 from ckptmigrate.verbs import repair as repairing
 from ckptmigrate.writing.links import Link

@@ -15,7 +15,7 @@ from ckptmigrate.cli.console import output
 from ckptmigrate.cli.failures import told
 from ckptmigrate.cli.report_recorder import recorder
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.storage.places import place
+from ckptmigrate.storage.urls import place
 from ckptmigrate.text.printable import printable
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import CHECKPOINT, Manual
 from ckptmigrate.cli.report_option import reported
 from ckptmigrate.cli.report_recorder import recorder
+from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
-from ckptmigrate.storage.places import Place
 
 if TYPE_CHECKING:
     from ckptmigrate.batch.drive import Job

@@ -10,7 +10,7 @@ from ckptmigrate.logs.examined import Seen
 from ckptmigrate.logs.kinds import VERIFY, ErrorKind, Sure
 from ckptmigrate.logs.log_reader import Found, Log, parse_log, read_log
 from ckptmigrate.logs.recognition import Recognised
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
 from ckptmigrate.text.commands import filled
 
 _PATH = "PATH"

@@ -15,7 +15,8 @@ from ckptmigrate.logs.kinds import Cause, ErrorKind
 from ckptmigrate.logs.recognition import Recognised, recognise
 from ckptmigrate.planning import fixes
 from ckptmigrate.planning.fixes import Advice
-from ckptmigrate.releases.prediction import RAISE_ALL, Job, Verdict
+from ckptmigrate.releases.job import RAISE_ALL, Job
+from ckptmigrate.releases.prediction import Verdict
 
 # The job for which `check` predicts the error.
 _JOBS: Final = {

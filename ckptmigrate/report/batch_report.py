@@ -11,7 +11,7 @@ from ckptmigrate.batch.drive import Batch
 from ckptmigrate.batch.tasks import Outcome as Ended
 from ckptmigrate.batch.tasks import Status
 from ckptmigrate.report.document import Member, Outcome, Refusal, Report, Step
-from ckptmigrate.storage.places import place
+from ckptmigrate.storage.urls import place
 from ckptmigrate.text.commands import load
 
 _FOR_GOOD: Final = (  # the first status that any checkpoint has

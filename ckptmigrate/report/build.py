@@ -11,6 +11,7 @@ from ckptmigrate.checkpoint.sidecar import digest, digest_of
 from ckptmigrate.checks.findings import counted
 from ckptmigrate.checks.verification import Verification
 from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.places import Place
 from ckptmigrate.planning.fixes import Advice
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.planner import Plan
@@ -30,7 +31,6 @@ from ckptmigrate.report.document import (
 )
 from ckptmigrate.report.sentences import CAUTIONS, inspected, payload, severities
 from ckptmigrate.storage import directories
-from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import command, load
 from ckptmigrate.verbs.inspect import Inspection, inspect
 from ckptmigrate.verbs.migrate import Migration

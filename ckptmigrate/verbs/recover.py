@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptmigrate import places
 from ckptmigrate.checkpoint import locate, migration_state
 from ckptmigrate.checkpoint.lock_owner import Holder, holder
 from ckptmigrate.errors import CkptMigrateError, DestinationError
-from ckptmigrate.storage import directories, places
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
+from ckptmigrate.storage import directories
 from ckptmigrate.text.commands import command
 from ckptmigrate.writing import swap
 from ckptmigrate.writing.publisher import publisher
@@ -87,7 +88,7 @@ class _Found:
 
 
 def _in_place(path: Place, found: _Found, *, break_lock: bool) -> None:
-    there = directories.directory(path).folders() if path.is_dir() else ()
+    there = directories.directory(path).folders() if directories.is_dir(path) else ()
     inside = [path / name for name in there if locate.is_iteration(name)]
     for checkpoint in (path, *inside):
         if isinstance(checkpoint, Path) and checkpoint.is_symlink() and checkpoint != path:

@@ -17,18 +17,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ckptmigrate import clock
+from ckptmigrate import clock, places
 from ckptmigrate.checkpoint import locate, migration_state, sidecar, trackers
 from ckptmigrate.checkpoint.sidecar import REPAIR, FileState, Step, digest
+from ckptmigrate.checkpoint.trackers import LATEST_TRAIN_STATE, TRACKERS
 from ckptmigrate.checks import root_checks
 from ckptmigrate.checks.findings import PAIR, Finding
 from ckptmigrate.checks.verification import verify_one
 from ckptmigrate.errors import RefusedError, UnsupportedFormatError
+from ckptmigrate.places import Place
 from ckptmigrate.planning import repairs
 from ckptmigrate.planning.repairs import Wanted
-from ckptmigrate.storage import directories, places
-from ckptmigrate.storage.directories import Progress
-from ckptmigrate.storage.places import LATEST_TRAIN_STATE, TRACKERS, Place
+from ckptmigrate.storage import directories
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command, copy, removal
 from ckptmigrate.verbs import migrate
 from ckptmigrate.verbs.migrate import Migration

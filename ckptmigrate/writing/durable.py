@@ -13,7 +13,7 @@ from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.errors import DestinationError
 from ckptmigrate.planning.change import Change
 from ckptmigrate.storage import local_files
-from ckptmigrate.storage.directories import DEEPEST
+from ckptmigrate.storage.limits import DEEPEST
 from ckptmigrate.text.commands import command
 
 

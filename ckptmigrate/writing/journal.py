@@ -15,9 +15,9 @@ from typing import Final
 from ckptmigrate.checkpoint import manifest, metadata, sidecar
 from ckptmigrate.checkpoint.sidecar import FileState, digest, digest_of
 from ckptmigrate.errors import DamagedError, DestinationError, Retry
+from ckptmigrate.places import Place
 from ckptmigrate.planning.change import Change
 from ckptmigrate.storage.directories import Directory
-from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import removal
 
 STAGE: Final = f"{sidecar.FOLDER}/stage"  # relative to the checkpoint; new files

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ckptmigrate.checkpoint.lock_owner import Holder, Owner, holder
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
 from ckptmigrate.text.commands import command
 
 LOCK: Final = ".ckptmigrate-lock"  # `.NAME.ckptmigrate-lock` is the lock of a destination NAME

@@ -13,7 +13,8 @@ from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.migration_state import is_unfinished
 from ckptmigrate.errors import CkptMigrateError, DamagedError, DestinationError, Retry
 from ckptmigrate.storage import local_files
-from ckptmigrate.storage.directories import LARGEST_JSON, LARGEST_PART, folders_of
+from ckptmigrate.storage.directories import folders_of
+from ckptmigrate.storage.limits import LARGEST_JSON, LARGEST_PART
 from ckptmigrate.text.commands import shell
 from ckptmigrate.writing import journal, links
 from ckptmigrate.writing.durable import (

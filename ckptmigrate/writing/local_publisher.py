@@ -18,11 +18,14 @@ from typing import Final
 
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.lock_owner import owner_of
+from ckptmigrate.checkpoint.trackers import TRACKERS
 from ckptmigrate.errors import DestinationError, Retry
+from ckptmigrate.places import Place, lies_in
 from ckptmigrate.planning.change import Change
 from ckptmigrate.planning.planner import Plan
-from ckptmigrate.storage.directories import LocalDirectory, Progress, folders_of
-from ckptmigrate.storage.places import TRACKERS, Place, lies_in
+from ckptmigrate.storage import directories
+from ckptmigrate.storage.directories import LocalDirectory, folders_of
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command, shell
 from ckptmigrate.writing import lock, validation
 from ckptmigrate.writing.durable import (
@@ -37,7 +40,7 @@ from ckptmigrate.writing.durable import (
     write,
 )
 from ckptmigrate.writing.leftover import LOCK, Leftover
-from ckptmigrate.writing.links import NO_FILES, Carrier, Link, NewFile
+from ckptmigrate.writing.links import NO_FILES, Carrier, Link, NewFile, check_store_link
 
 _STAGE: Final = ".ckptmigrate-stage"
 _REMOVED: Final = "removed what an unfinished migration to it had staged"
@@ -251,7 +254,7 @@ def _write_checkpoint(plan: Plan, target: Path, carrier: Carrier) -> None:
         _carry(plan.path, target, carrier, written, new)
     for step in range(change.kept_steps):
         kept = sidecar.folder(step)
-        if (plan.path / kept).is_dir():
+        if directories.is_dir(plan.path / kept):
             _make_folder(target / kept)
             _carry(plan.path / kept, target / kept, carrier)
             _adopt(target / kept, plan.path)
@@ -314,7 +317,7 @@ def _carry(
         return
     from ckptmigrate.writing import store_transfer
 
-    store_transfer.check_link(carrier.requested, source)
+    check_store_link(carrier.requested, source)
     store_transfer.from_store(source, target, except_for, carrier.progress)
     for name, write_to in new.items():
         write_to(target / name)

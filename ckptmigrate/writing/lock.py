@@ -28,7 +28,7 @@ from ckptmigrate.checkpoint.lock_owner import (
     this_process,
 )
 from ckptmigrate.errors import DestinationError, StoreError
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
 from ckptmigrate.text.commands import command
 from ckptmigrate.writing.durable import sync_directory
 
@@ -71,7 +71,9 @@ def _create(lock: Place, content: bytes) -> None:
         os.symlink(content, os.fsencode(lock))
         sync_directory(lock.parent)
     else:
-        lock.store.create(lock, content)
+        from ckptmigrate.storage.store import store_of  # local checkpoints do not need it
+
+        store_of(lock).create(lock, content)
 
 
 def _remove_own(lock: Place, content: bytes, about: Place, why: BaseException) -> None:
@@ -93,7 +95,9 @@ def release(lock: Place) -> None:
     if isinstance(lock, Path):
         os.unlink(lock)
     else:
-        lock.store.remove(lock)
+        from ckptmigrate.storage.store import store_of
+
+        store_of(lock).remove(lock)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
 from ckptmigrate.writing.local_medium import LocalMedium
 
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from ckptmigrate.places import Place
 from ckptmigrate.planning.planner import Plan
-from ckptmigrate.storage.directories import Progress
-from ckptmigrate.storage.places import Place
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.writing.leftover import Leftover
 from ckptmigrate.writing.links import Link
 from ckptmigrate.writing.local_publisher import LocalPublisher

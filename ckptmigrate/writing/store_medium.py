@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckptmigrate.errors import CkptMigrateError, DestinationError, reason_of
-from ckptmigrate.storage.places import Url
+from ckptmigrate.places import Url
+from ckptmigrate.storage import directories
+from ckptmigrate.storage.store import store_of
 from ckptmigrate.writing import journal
 
 
@@ -31,16 +33,16 @@ class StoreMedium:
         """Do nothing."""
 
     def create(self, name: str, content: bytes, like: Path | None = None) -> None:
-        self.path.store.create(self.path / name, content)
+        store_of(self.path).create(self.path / name, content)
 
     def copy(self, source: str, target: str, size: int) -> None:
-        self.path.store.copy(self.path / source, self.path / target, size)
+        store_of(self.path).copy(self.path / source, self.path / target, size)
 
     def remove(self, name: str) -> None:
-        self.path.store.remove(self.path / name)
+        store_of(self.path).remove(self.path / name)
 
     def remove_folder(self, name: str) -> None:
-        for each, _ in list(self.path.store.walk(self.path / name)):
+        for each, _ in list(store_of(self.path).walk(self.path / name)):
             self.remove(f"{name}/{each}")
 
     def sync(self, names: Collection[str]) -> None:
@@ -50,8 +52,8 @@ class StoreMedium:
         file = self.path / journal.FILE
         # Without a journal, the staging directory is removed with the old files. Ask the store
         # twice, so that a single wrong answer does no damage.
-        if file.is_file() or file.name in self.path.store.list(file.parent).files:
-            return self.path.store.read(file)
+        if directories.is_file(file) or file.name in store_of(self.path).list(file.parent).files:
+            return store_of(self.path).read(file)
         return None
 
     def check_folders(self, names: Collection[str]) -> None:

@@ -17,14 +17,17 @@ from typing import Final
 from ckptmigrate.checkpoint import manifest, sidecar
 from ckptmigrate.checkpoint.lock_owner import owner_of
 from ckptmigrate.errors import DamagedError, DestinationError, StoreError, reason_of
+from ckptmigrate.places import Place, Url, lies_in
 from ckptmigrate.planning.planner import Plan
-from ckptmigrate.storage.directories import Overlay, Progress, directory
-from ckptmigrate.storage.places import Place, Url, lies_in
+from ckptmigrate.storage import directories
+from ckptmigrate.storage.directories import Overlay, directory
+from ckptmigrate.storage.progress import Progress
+from ckptmigrate.storage.store import store_of
 from ckptmigrate.storage.store_directories import StoreDirectory
 from ckptmigrate.text.commands import command
 from ckptmigrate.writing import lock, store_transfer, validation
 from ckptmigrate.writing.leftover import LOCK, Leftover
-from ckptmigrate.writing.links import Link
+from ckptmigrate.writing.links import Link, check_store_link
 
 _JOURNAL: Final = ".ckptmigrate-journal"
 _NOTHING: Final = "an unfinished migration to it had written nothing; removed its lock"
@@ -65,7 +68,7 @@ class StorePublisher:
         self._check_empty()
 
     def _check_empty(self) -> None:
-        if self.destination.exists():
+        if directories.exists(self.destination):
             raise DestinationError(
                 "exists, and nothing is ever overwritten",
                 path=self.destination,
@@ -103,8 +106,8 @@ class StorePublisher:
             last: name and bytes of the object that commits, written after all others.
             others: other objects directly in the destination, written before `last`.
         """
-        destination, store = self.destination, self.destination.store
-        store_transfer.check_link(link, destination)
+        destination, store = self.destination, store_of(self.destination)
+        check_store_link(link, destination)
         for plan in plans.values():
             self.check_free(plan.path)
         with lock.held(self.lock, destination):
@@ -173,11 +176,13 @@ class StorePublisher:
         Returns:
             _NOTHING, _REMOVED or _COMPLETE.
         """
-        destination, store = self.destination, self.destination.store
+        destination, store = self.destination, store_of(self.destination)
         try:
             last, content, names = _parse(store.read(self.journal), self.journal)
         except FileNotFoundError as error:
-            if self.journal.is_file():  # do not act on a single wrong answer of the store
+            if directories.is_file(
+                self.journal
+            ):  # do not act on a single wrong answer of the store
                 raise StoreError(
                     "is there and cannot be read",
                     path=self.journal,
@@ -185,7 +190,7 @@ class StorePublisher:
                 ) from error
             return _NOTHING
         whole = destination / last
-        if whole.is_file() and store.read(whole) == content.encode():
+        if directories.is_file(whole) and store.read(whole) == content.encode():
             store.remove(self.journal)
             return _COMPLETE
         # Remove only existing objects: the names in the journal are not trusted.
@@ -212,7 +217,7 @@ class StorePublisher:
     def name_latest(self, trackers: Mapping[str, bytes]) -> None:
         try:
             for name, content in trackers.items():
-                self.destination.store.replace(self.destination / name, content)
+                store_of(self.destination).replace(self.destination / name, content)
         except StoreError as error:
             error.reason += "; it may be written by now"
             fix = f"see where it leads with `{command('inspect', self.destination)}`"
@@ -222,7 +227,7 @@ class StorePublisher:
     def locked(self) -> list[Leftover]:
         place = self.destination
         try:
-            names = place.store.list(place, prefix=".").files
+            names = store_of(place).list(place, prefix=".").files
         except StoreError as error:
             if isinstance(error.__cause__, PermissionError):  # only a part of it is listable
                 return []
@@ -231,7 +236,7 @@ class StorePublisher:
         return [Leftover.of(each, owner_of(each)) for each in locks]
 
     def is_locked(self) -> bool:
-        return self.lock.is_file()
+        return directories.is_file(self.lock)
 
     def discard(self, *, break_lock: bool) -> tuple[Place, str]:
         with lock.taken_over(self.lock, self.destination, break_lock=break_lock):
@@ -247,7 +252,7 @@ def _carried(plan: Plan) -> list[store_transfer.File]:
     found = store_transfer.files(plan.path, written)
     for step in range(plan.change.kept_steps):
         kept = sidecar.folder(step)
-        if (plan.path / kept).is_dir():
+        if directories.is_dir(plan.path / kept):
             found += [
                 (f"{kept}/{name}", size) for name, size in store_transfer.files(plan.path / kept)
             ]
@@ -281,12 +286,12 @@ def _create_checkpoint(
     files = _written(plan)
     marker = files.pop(manifest.MARKER_FILE)
     for name, content in files.items():
-        target.store.create(target / name, content)
+        store_of(target).create(target / name, content)
     store_transfer.check(carried, target)
     # `store.create` has read every object back, so the bytes in memory are those in the store.
     written = {**files, manifest.MARKER_FILE: marker}
     validation.verify(plan, Overlay(StoreDirectory(target), written))
-    target.store.create(target / manifest.MARKER_FILE, marker)
+    store_of(target).create(target / manifest.MARKER_FILE, marker)
 
 
 def _parse(content: bytes, journal: Url) -> tuple[str, str, list[str]]:

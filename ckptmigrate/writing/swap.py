@@ -42,10 +42,10 @@ from ckptmigrate.errors import (
     StoreError,
     reason_of,
 )
+from ckptmigrate.places import Place
 from ckptmigrate.planning.change import Change
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.storage.directories import Directory, Overlay, directory, read_if_there, size_of
-from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import command
 from ckptmigrate.writing import journal, lock, validation
 from ckptmigrate.writing.durable import model_of
