@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -26,13 +27,34 @@ def write(path: Path, content: bytes, like: Path | None = None) -> None:
         like: a file to copy the owner and permissions from (see `adopt`). Without it, the new file
             grants no more read or write access than its directory.
     """
+    write_pieces(path, (content,), like)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes], like: Path | None = None) -> None:
+    """Do what `write` does, with bytes that need not fit into memory."""
     mode = path.parent.stat().st_mode & 0o666 if like is None else 0o600
     with local_files.create(path, mode) as file:
         if like is not None:
             adopt(file.fileno(), like.stat())
-        file.write(content)
+        for piece in pieces:
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
+
+
+def require_space(size: int, target: Path) -> None:
+    """Raise before the first write if a file does not fit; a sparse file may have any size.
+
+    Args:
+        size: in bytes.
+
+    Raises:
+        OSError: less space than `size` is free.
+    """
+    there = os.statvfs(target.parent)
+    # Some file systems report no blocks at all.
+    if size > there.f_bavail * there.f_frsize and there.f_blocks:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
 
 
 def model_of(change: Change, name: str) -> Path | None:

@@ -34,14 +34,8 @@ class Recovery(Enum):
     COMMITTED = "the migration was complete; removed what was left of it"
 
 
-def changes(change: Change, now: Directory) -> tuple[dict[str, bytes], dict[str, FileState]]:
-    """Return the file operations of an in-place change.
-
-    Args:
-        now: the current directory.
-
-    Returns:
-        Name -> bytes, of every new file; name -> hashes before and after, of every changed file.
+def check_unchanged(change: Change, now: Directory) -> dict[str, str | None]:
+    """Return the hashes of the files of a directory, None for a file that does not exist.
 
     Raises:
         DestinationError: a file changed after the change was planned.
@@ -55,17 +49,35 @@ def changes(change: Change, now: Directory) -> tuple[dict[str, bytes], dict[str,
                 fix="run it again",
                 retry=Retry(),
             )
+    return before
+
+
+def changes(
+    change: Change, before: Mapping[str, str | None], now: Directory
+) -> tuple[dict[str, bytes], dict[str, FileState]]:
+    """Return the file operations of an in-place change.
+
+    Args:
+        change: the change, with the digests of its data files.
+        before: the result of `check_unchanged`.
+        now: the current directory.
+
+    Returns:
+        Name -> bytes, of every new file other than data files; name -> hashes before and after, of
+        every changed file.
+    """
     new = {name: content for name, content in change.files.items() if content is not None}
     if change.sidecar is not None:
         new[sidecar.FILE] = change.sidecar
     for name in change.marks:
         if name not in change.files:
             new[name] = now.read(name)
-    names = sorted({*change.files, *new, sidecar.FILE})
+    changed = {*change.files, *change.payload}
+    names = sorted({*changed, *new, sidecar.FILE})
     return new, {
         name: FileState(
             before[name] if name in before else digest_of(now, name),
-            change.after[name] if name in change.files else digest(new.get(name)),
+            change.after[name] if name in changed else digest(new.get(name)),
         )
         for name in names
     }

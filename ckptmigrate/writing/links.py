@@ -21,7 +21,13 @@ from ckptmigrate.storage.limits import DEEPEST, too_deep
 from ckptmigrate.storage.link_rules import stays_link
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import shell
-from ckptmigrate.writing.durable import adopt, adopt_directory, make_directory, sync_directory
+from ckptmigrate.writing.durable import (
+    adopt,
+    adopt_directory,
+    make_directory,
+    require_space,
+    sync_directory,
+)
 
 
 class Link(str, Enum):
@@ -217,28 +223,13 @@ def _reflink(source: Path, target: Path, progress: Progress) -> None:
 def _copy(source: Path, target: Path, progress: Progress) -> None:
     with _opened(source) as old, local_files.create(target, 0o600) as new:
         left = local_files.size_of(old)
-        _require_space(left, target)
+        require_space(left, target)
         while piece := old.read(min(left, _PIECE)):
             left -= len(piece)
             new.write(piece)
             progress(len(piece))
         new.flush()
         _finish(old, new)
-
-
-def _require_space(size: int, target: Path) -> None:
-    """Raise before the first write if a file does not fit; a sparse file may have any size.
-
-    Args:
-        size: in bytes.
-
-    Raises:
-        OSError: less space than `size` is free.
-    """
-    there = os.statvfs(target.parent)
-    # Some file systems report no blocks at all.
-    if size > there.f_bavail * there.f_frsize and there.f_blocks:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
 
 
 def _finish(old: BinaryIO, new: BinaryIO) -> None:

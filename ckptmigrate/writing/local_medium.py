@@ -12,6 +12,7 @@ from typing import Final
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.migration_state import is_unfinished
 from ckptmigrate.errors import CkptMigrateError, DamagedError, DestinationError, Retry
+from ckptmigrate.planning.change import NewPayload
 from ckptmigrate.storage import local_files
 from ckptmigrate.storage.directories import folders_of
 from ckptmigrate.storage.limits import LARGEST_JSON, LARGEST_PART
@@ -21,9 +22,11 @@ from ckptmigrate.writing.durable import (
     adopt_directory,
     make_directory,
     remove,
+    require_space,
     sync_directory,
     unwritable,
     write,
+    write_pieces,
 )
 
 _NEW: Final = f"{journal.STAGE}/.new"  # the file that `create` or `copy` is writing
@@ -61,6 +64,12 @@ class LocalMedium:
         write(new, content, like=like)
         if local_files.read(new, LARGEST_PART) != content:
             raise DamagedError("does not read back as it was written", path=self.path / name)
+        os.rename(new, self.path / name)
+
+    def create_payload(self, name: str, payload: NewPayload, like: Path | None) -> None:
+        new = self._new()
+        require_space(payload.size, new)
+        write_pieces(new, payload.pieces(), like)
         os.rename(new, self.path / name)
 
     def copy(self, source: str, target: str, size: int) -> None:

@@ -12,7 +12,7 @@ import errno
 import itertools
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,7 @@ from ckptmigrate.checkpoint.lock_owner import owner_of
 from ckptmigrate.checkpoint.trackers import TRACKERS
 from ckptmigrate.errors import DestinationError, Retry
 from ckptmigrate.places import Place, lies_in
-from ckptmigrate.planning.change import Change
+from ckptmigrate.planning.change import Change, NewPayload
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import LocalDirectory, folders_of
@@ -35,9 +35,11 @@ from ckptmigrate.writing.durable import (
     new_of,
     overwrite,
     remove,
+    require_space,
     sync_directory,
     unwritable,
     write,
+    write_pieces,
 )
 from ckptmigrate.writing.leftover import LOCK, Leftover
 from ckptmigrate.writing.links import NO_FILES, Carrier, Link, NewFile, check_store_link
@@ -247,7 +249,10 @@ def _adopt(folder: Path, like: Place) -> None:
 
 def _write_checkpoint(plan: Plan, target: Path, carrier: Carrier) -> None:
     """Write all files of a migrated checkpoint to an existing directory and validate them."""
-    change = plan.change
+    change = plan.change.with_payload(
+        {name: _write_payload(plan.change, target / name, carrier) for name in plan.change.payload}
+    )
+    plan = replace(plan, change=change)
     written = {*plan.files, sidecar.FILE, sidecar.FOLDER}
     new = {name: _writer(change, name, b) for name, b in plan.files.items() if b is not None}
     with _unchanged(plan):
@@ -267,6 +272,16 @@ def _write_checkpoint(plan: Plan, target: Path, carrier: Carrier) -> None:
     sync_directory(target)
     validation.verify(plan, LocalDirectory(target))
     _adopt(target, plan.path)
+
+
+def _write_payload(change: Change, path: Path, carrier: Carrier) -> str:
+    """Write a new data file and return its digest."""
+
+    def write_to(payload: NewPayload) -> None:
+        require_space(payload.size, path)
+        write_pieces(path, payload.pieces(), model_of(change, path.name))
+
+    return validation.write_payload(change.payload[path.name], path, write_to, carrier.progress)
 
 
 def _writer(change: Change, name: str, content: bytes) -> NewFile:

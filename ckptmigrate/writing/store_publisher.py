@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -18,6 +18,7 @@ from ckptmigrate.checkpoint import manifest, sidecar
 from ckptmigrate.checkpoint.lock_owner import owner_of
 from ckptmigrate.errors import DamagedError, DestinationError, StoreError, reason_of
 from ckptmigrate.places import Place, Url, lies_in
+from ckptmigrate.planning.change import NewPayload
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Overlay, directory
@@ -117,7 +118,11 @@ class StorePublisher:
                 written = [
                     f"{name}{file}"
                     for name, plan in plans.items()
-                    for file in (*(file for file, _ in carried[name]), *_written(plan))
+                    for file in (
+                        *(file for file, _ in carried[name]),
+                        *plan.change.payload,
+                        *_written(plan),
+                    )
                 ]
                 objects = [*(name for name in written if name != last[0]), *others, last[0]]
                 told = {"last": last[0], "content": last[1].decode(), "objects": objects}
@@ -180,9 +185,8 @@ class StorePublisher:
         try:
             last, content, names = _parse(store.read(self.journal), self.journal)
         except FileNotFoundError as error:
-            if directories.is_file(
-                self.journal
-            ):  # do not act on a single wrong answer of the store
+            # Do not act on a single wrong answer of the store.
+            if directories.is_file(self.journal):
                 raise StoreError(
                     "is there and cannot be read",
                     path=self.journal,
@@ -283,6 +287,11 @@ def _create_checkpoint(
 
     with store_transfer.unchanged(plan.path, plan.change.before):
         store_transfer.at_once(carried, bring, progress or (lambda _: None))
+        digests = {
+            name: _write_payload(payload, target / name, progress)
+            for name, payload in plan.change.payload.items()
+        }
+    plan = replace(plan, change=plan.change.with_payload(digests))
     files = _written(plan)
     marker = files.pop(manifest.MARKER_FILE)
     for name, content in files.items():
@@ -292,6 +301,15 @@ def _create_checkpoint(
     written = {**files, manifest.MARKER_FILE: marker}
     validation.verify(plan, Overlay(StoreDirectory(target), written))
     store_of(target).create(target / manifest.MARKER_FILE, marker)
+
+
+def _write_payload(payload: NewPayload, place: Url, progress: Progress | None) -> str:
+    """Write a new data file and return its digest."""
+
+    def write(counted: NewPayload) -> None:
+        store_of(place).create_large(place, counted.size, counted.pieces)
+
+    return validation.write_payload(payload, place, write, progress)
 
 
 def _parse(content: bytes, journal: Url) -> tuple[str, str, list[str]]:

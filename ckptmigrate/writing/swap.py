@@ -3,7 +3,7 @@
 In the directory, under `.ckptmigrate/`:
 
     lock                  the owner of the migration (lock.py)
-    stage/NAME            new files
+    stage/NAME            new files, data files among them
     stage/.old/NAME       copies of the files that are replaced or removed
     stage/journal.json    hashes of every file before and after (journal.py); while it exists, the
                           swap may be incomplete
@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Final
 
 from ckptmigrate.checkpoint import manifest, sidecar
@@ -45,7 +46,15 @@ from ckptmigrate.errors import (
 from ckptmigrate.places import Place
 from ckptmigrate.planning.change import Change
 from ckptmigrate.planning.planner import Plan
-from ckptmigrate.storage.directories import Directory, Overlay, directory, read_if_there, size_of
+from ckptmigrate.storage.directories import (
+    Directory,
+    Joined,
+    Overlay,
+    directory,
+    read_if_there,
+    size_of,
+)
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command
 from ckptmigrate.writing import journal, lock, validation
 from ckptmigrate.writing.durable import model_of
@@ -55,15 +64,22 @@ from ckptmigrate.writing.medium import Medium, medium
 _REFUSED: Final = (OSError, StoreError, DamagedError)
 
 
-def rewrite(plan: Plan) -> None:
-    """Change a checkpoint in place, except its data files.
+def rewrite(plan: Plan, *, progress: Progress | None = None) -> None:
+    """Change a checkpoint in place, except its existing data files.
+
+    Args:
+        progress: called with each number of bytes of new data files that were written.
 
     Raises:
         DestinationError, StoreError: the checkpoint cannot be written. It is unchanged, or the
             message says to run `ckptmigrate recover`.
     """
     if not plan.changes_nothing:
-        _swap(plan.change, lambda written: validation.verify(plan, written))
+        _swap(
+            plan.change,
+            lambda change, written: validation.verify(replace(plan, change=change), written),
+            progress,
+        )
 
 
 def repoint(root: Place, trackers: Mapping[str, bytes], step: sidecar.Step) -> None:
@@ -91,15 +107,19 @@ def repoint(root: Place, trackers: Mapping[str, bytes], step: sidecar.Step) -> N
         after={name: sidecar.digest(content) for name, content in trackers.items()},
         marks=(),
     )
-    _swap(change, lambda written: validation.verify_files(change, written))
+    _swap(change, validation.verify_files)
 
 
-def _swap(change: Change, validate: Callable[[Directory], None]) -> None:
-    """Change metadata files in place.
+def _swap(
+    change: Change,
+    validate: Callable[[Change, Directory], None],
+    progress: Progress | None = None,
+) -> None:
+    """Change files in place.
 
     Args:
-        validate: is called with the directory after the change before anything is replaced, so
-            that no job can read unvalidated files; raises if it is wrong.
+        validate: is called with the change and the directory after it before anything is replaced,
+            so that no job can read unvalidated files; raises if it is wrong.
     """
     path, target = change.path, medium(change.path)
     check_complete(path)
@@ -107,12 +127,17 @@ def _swap(change: Change, validate: Callable[[Directory], None]) -> None:
         target.prepare()
         with lock.held(lock_of(path), path):
             try:
-                new, files = _stage(target, change)
+                change, new, files = _stage(target, change, progress)
+                after = directory(path)
+                if change.payload:
+                    after = Joined(after, directory(path / STAGE), change.payload)
                 # `create` has read every file back, so the bytes in memory are those in the stage.
-                validate(Overlay(directory(path), {**dict.fromkeys(change.files), **new}))
+                validate(change, Overlay(after, {**dict.fromkeys(change.files), **new}))
                 target.create(journal.FILE, journal.dump(files))
                 target.sync([journal.FILE])
-                _replace(target, files, STAGE, {n: len(content) for n, content in new.items()})
+                sizes = {name: len(content) for name, content in new.items()}
+                sizes |= {name: payload.size for name, payload in change.payload.items()}
+                _replace(target, files, STAGE, sizes)
                 journal.check(directory(path), {n: state.after for n, state in files.items()})
             except BaseException as error:
                 _roll_back_failed(target, error)
@@ -132,16 +157,19 @@ def _swap(change: Change, validate: Callable[[Directory], None]) -> None:
         raise target.failure(error, "nothing was changed") from error
 
 
-def _stage(target: Medium, change: Change) -> tuple[dict[str, bytes], dict[str, FileState]]:
+def _stage(
+    target: Medium, change: Change, progress: Progress | None
+) -> tuple[Change, dict[str, bytes], dict[str, FileState]]:
     """Write all files that the swap needs, beside those that it changes.
 
     Returns:
-        Name -> bytes, of every new file; name -> hashes before and after, of every changed file.
+        The change, with the digests of its data files; name -> bytes, of every other new file; name
+        -> hashes before and after, of every changed file.
     """
     path = target.path
     target.check_replaceable((*change.files, *change.marks))
     now = directory(path)
-    new, files = journal.changes(change, now)
+    before = journal.check_unchanged(change, now)
     for stray in _untold(path):
         raise DestinationError(
             f"holds originals that {sidecar.FILE} does not tell of",
@@ -149,6 +177,12 @@ def _stage(target: Medium, change: Change) -> tuple[dict[str, bytes], dict[str, 
             fix="move that folder out of the checkpoint",
         )
     target.make_stage()
+    if change.payload:
+        change = change.with_payload(
+            {name: _stage_payload(target, change, name, progress) for name in change.payload}
+        )
+        before = journal.check_unchanged(change, directory(path))  # that may have taken long
+    new, files = journal.changes(change, before, now)
     old = {n: size_of(now, n) or 0 for n, state in files.items() if state.before is not None}
     for name, content in new.items():
         target.create(f"{STAGE}/{name}", content, like=model_of(change, name))
@@ -160,7 +194,17 @@ def _stage(target: Medium, change: Change) -> tuple[dict[str, bytes], dict[str, 
         target.copy(name, f"{OLD}/{name}", size)
     target.sync([f"{OLD}/{name}" for name in old])
     journal.check(directory(path), {f"{OLD}/{name}": files[name].before for name in old})
-    return new, files
+    return change, new, files
+
+
+def _stage_payload(target: Medium, change: Change, name: str, progress: Progress | None) -> str:
+    """Write a new data file to the stage and return its digest."""
+    return validation.write_payload(
+        change.payload[name],
+        target.path / STAGE / name,
+        lambda payload: target.create_payload(f"{STAGE}/{name}", payload, model_of(change, name)),
+        progress,
+    )
 
 
 def _replace(target: Medium, files: Collection[str], home: str, sizes: Mapping[str, int]) -> None:
