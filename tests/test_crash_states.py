@@ -19,7 +19,7 @@ CRASH = Path(__file__).parent / "faults" / "crash.py"
             "in place",
             1,
             {
-                21: "is no journal",  # the bytes of the journal
+                21: "is not a journal",  # the bytes of the journal
                 22: "after recover",  # the name of the journal
                 26: "a reader sees",  # that metadata.json is gone
             },

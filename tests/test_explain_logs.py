@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from test_sources import PATH, TAG, looks
 
 from ckptmigrate.compat.cells import matrix
 from ckptmigrate.logs import log_reader
-from ckptmigrate.logs.cause_tests import LOOKS
+from ckptmigrate.logs.cause_tests import CAUSE_TESTS
 from ckptmigrate.logs.examined import Seen
 from ckptmigrate.logs.kinds import ErrorKind, Sure
 from ckptmigrate.logs.log_reader import parse_log, read_log
@@ -132,7 +133,7 @@ def test_a_row_is_complete(kind: ErrorKind) -> None:
     for cause in kind.causes:
         assert cause.why
         assert cause.fix.format(path="PATH")
-        assert not cause.look or cause.look in LOOKS
+        assert not cause.test or cause.test in CAUSE_TESTS
         assert bool(cause.tell) or len(kind.causes) == 1
     assert kind.sure is not Sure.POSSIBLE or len(kind.causes) > 1
     assert kind.frames or not kind.needs_frames
@@ -141,7 +142,7 @@ def test_a_row_is_complete(kind: ErrorKind) -> None:
 
 
 def test_every_look_decides_a_cause() -> None:
-    assert {cause.look for kind in kinds() for cause in kind.causes} - {""} == set(LOOKS)
+    assert {cause.test for kind in kinds() for cause in kind.causes} - {""} == set(CAUSE_TESTS)
 
 
 def test_a_name_means_one_thing() -> None:
@@ -183,7 +184,7 @@ def test_a_real_line_has_its_cause(line: str, cause: str, dress: str) -> None:
 def test_the_command_says_it(line: str, cause: str, run: Run) -> None:
     result, kind = run("explain", "--", line), kind_of(cause)
     if kind is None:
-        refused(result, "nothing to explain", "`ckptmigrate explain`")
+        refused(result, "is not a topic", "`ckptmigrate explain`")
         return
     assert result.returncode == 0
     assert result.stdout.startswith(f"{kind}: {KINDS[kind].what}")
@@ -545,6 +546,63 @@ def test_no_line_takes_long(text: str) -> None:
     assert time.process_time() - begun < 5
 
 
+DIGITS = "9" * 5000  # more than Python converts to an integer
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"log": ' + "[" * 30_000 + "KeyError: ",
+        '{"log": ' + DIGITS + ', "message": "KeyError: "}',
+        '{"log": "KeyError: \\ud800"}',
+        f"[rank{DIGITS}]: KeyError: 'recipe'",
+        f"[{DIGITS}]: KeyError: 'recipe'",
+        f"KeyError: 'recipe' (RANK {DIGITS})",
+        f"Traceback (most recent call last): (RANK {DIGITS})\nKeyError: 'recipe'",
+        f"shape mismatch for loaded ({DIGITS}, 1) and expected (2, 1) tensor for key a.weight",
+        f"size mismatch for a.weight: copying a param with shape torch.Size([{DIGITS}]) from "
+        "checkpoint, the shape in current model is torch.Size([2]).",
+    ],
+    ids=lambda line: line[:24],
+)
+def test_no_line_hides_the_next(line: str, tmp_path: Path, run: Run) -> None:
+    log = f"{line}\n[rank3]: KeyError: 'recipe'\n"
+    for words in ((), ("--json",), ("--checkpoint", SAMPLES / IDLE)):
+        status, text = explain_log(log, tmp_path, *words)
+        assert (status, "internal error" in text) == (0, False), text[-300:]
+        assert "extra-state-recipe" in text
+
+
+def test_many_ranks_take_no_longer() -> None:
+    """A line of a known error takes the same time, whoever printed it."""
+
+    def seconds(ranks: int) -> float:
+        lines = (f"[rank{n % ranks}]: KeyError: 'recipe'" for n in range(20_000))
+        log = "\n".join(lines).encode()
+        begun = time.process_time()
+        [only] = read_log(io.BytesIO(log)).found
+        assert (only.count, len(only.ranks)) == (20_000, ranks)
+        return time.process_time() - begun
+
+    assert seconds(20_000) < 3 * seconds(1)
+
+
+def test_the_memory_does_not_grow_with_the_log() -> None:
+    long = "x" * 20_000
+    log = "".join(
+        f'[rank{n}]:   File "{long}{n}.py", line 1, in f\n[rank{n}]: A{long}Error: {long}{n}\n'
+        f"[rank{n}]: OddError: {long}{n}\n[a{long}{n}]: KeyError: 'recipe'\n"
+        for n in range(60)
+    ).encode()
+    tracemalloc.start()
+    try:
+        read_log(io.BytesIO(log))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(log) / 8
+
+
 class Endless(io.RawIOBase):
     """Bytes without an end or a line."""
 
@@ -670,7 +728,7 @@ NO_COMMON = "CheckpointingException: Common file /x/common.pt does not exist"
 NO_METADATA = "FileNotFoundError: [Errno 2] No such file or directory: '/x/.metadata'"
 # Sample, what is changed, the line -> the cause that holds, a part of the fix ({} is the root).
 DECIDED = {
-    "a fault that no release resumes": (
+    "a fault that no release can resume": (
         "0.17.1-fault-w1", in_place, NONE,
         "RERUNNING_IN_PLACE", "`ckptmigrate repair {} --drop-rerun`",
     ),

@@ -66,7 +66,7 @@ def test_out_of_place_twice_at_once(copy: Copy, run: Run, tmp_path: Path) -> Non
         LocalPublisher(out).stage.mkdir()
         before = tree_hash(tmp_path)
         for words in (["downgrade", root, "--to", "pre-rerun", "-o", out], ["recover", out]):
-            refused(run(*words), "is being migrated by", f"pid {os.getpid()}", "wait until")
+            refused(run(*words), "is locked by", f"pid {os.getpid()}", "wait until")
         assert tree_hash(tmp_path) == before
 
 
@@ -86,7 +86,7 @@ def test_breaking_a_lock_does_not_break_a_live_one(copy: Copy, run: Run) -> None
     place = migration_state.lock_of(checkpoint_of(root))
     place.parent.mkdir()
     with lock.held(place, checkpoint_of(root)):
-        refused(run("recover", root, "--break-lock"), "is being migrated by")
+        refused(run("recover", root, "--break-lock"), "is locked by")
         assert place.is_symlink()
 
 
@@ -99,15 +99,15 @@ def test_a_leftover_stage_is_named_and_removed(copy: Copy, run: Run, tmp_path: P
     put(LocalPublisher(out).lock, dead())
     # To the same place: refused. Beside it: done, and the leftover is named.
     again = run("downgrade", root, "--to", "pre-rerun", "-o", out)
-    refused(again, "did not finish", f"`ckptmigrate recover {out}`")
+    refused(again, "was interrupted", f"`ckptmigrate recover {out}`")
     beside = run("downgrade", root, "--to", "pre-rerun", "-o", tmp_path / "other")
     assert beside.returncode == 0
-    assert f"did not finish; run `ckptmigrate recover {out}`" in beside.stdout
+    assert f"was interrupted: run `ckptmigrate recover {out}`" in beside.stdout
     shown = json.loads(run("downgrade", root, "--to", "pre-rerun", "--dry-run", "--json").stdout)
     assert shown["leftovers"] == [f"ckptmigrate recover {out}"]
     shutil.rmtree(tmp_path / "other")
     done = run("recover", out)
-    assert done.stdout == (f"{stage}: removed what an unfinished migration to it had staged\n")
+    assert done.stdout == (f"{stage}: removed the staging directory of an interrupted migration\n")
     assert tree_hash(tmp_path) == before
 
 
@@ -116,7 +116,7 @@ def test_a_stage_without_a_lock_is_left_alone(copy: Copy, run: Run, tmp_path: Pa
     LocalPublisher(out).stage.mkdir()
     (LocalPublisher(out).stage / "mine").write_text("keep")
     before = tree_hash(tmp_path)
-    refused(run("downgrade", root, "--to", "pre-rerun", "-o", out), "no lock tells whose it is")
+    refused(run("downgrade", root, "--to", "pre-rerun", "-o", out), "exists without a lock")
     refused(run("recover", out), "does not exist")
     assert tree_hash(tmp_path) == before
 
@@ -163,7 +163,7 @@ def test_verbs_that_change_it_recover_first_and_say_so(copy: Copy, run: Run) -> 
     cut(root)
     half = tree_hash(root)
     for words in (["inspect"], ["check"], ["upgrade", "--dry-run"], ["undo", "--dry-run"]):
-        refused(run(words[0], root, *words[1:]), "did not finish", "ckptmigrate recover")
+        refused(run(words[0], root, *words[1:]), "was interrupted", "ckptmigrate recover")
     assert tree_hash(root) == half
     done = run("upgrade", root, "--in-place")
     assert done.returncode == 0, done.stderr
@@ -183,7 +183,7 @@ def test_a_recover_that_fails_holds_no_lock_in_a_process_that_lives_on(copy: Cop
     (stage / "journal.json").write_text("torn")
     before = tree_hash(root)
     for _ in range(2):
-        with pytest.raises(DamagedError, match="is no journal"):
+        with pytest.raises(DamagedError, match="is not a journal"):
             recover(root)
     assert tree_hash(root) == before
 

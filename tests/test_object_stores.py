@@ -224,7 +224,7 @@ def test_a_destination_that_appears_meanwhile_is_left_alone(
         real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store_publisher, "_create_checkpoint", late)
-    with pytest.raises(DestinationError, match="somebody else"):
+    with pytest.raises(DestinationError, match="another program"):
         migrate(url("run"), to="pre-rerun", output=url("out"))
     assert bucket.tree("out") == {f"{checkpoint}/mine": b"keep", TRACKER: b"7"}
 
@@ -371,7 +371,7 @@ def test_a_recover_that_fails_holds_no_lock_in_a_process_that_lives_on(bucket: B
     bucket.client.put_object(Bucket=BUCKET, Key=journal, Body=b"torn")
     before = bucket.tree("")
     for _ in range(2):
-        with pytest.raises(DamagedError, match="is no journal"):
+        with pytest.raises(DamagedError, match="is not a journal"):
             ckptmigrate.recover(url("run"))
     assert bucket.tree("") == before
 

@@ -67,7 +67,8 @@ class Verify:
     def do(self, task: Task) -> Done:
         """Count the problems of a checkpoint and name the first one."""
         from ckptmigrate.checks import root_checks, verification
-        from ckptmigrate.checks.findings import Severity, counted
+        from ckptmigrate.checks.codes import Severity
+        from ckptmigrate.checks.findings import counted
 
         path = place(task.path)
         found = verification.verify(path, load=self.load, hashed=self.hashed, known=self.known)

@@ -12,17 +12,20 @@ from ckptmigrate.text.commands import shell
 # Maximum bytes held in memory at once. A `.metadata` with a million keys has 432 MB.
 LARGEST_PART: Final = 4 * 1024**3
 LARGEST_JSON: Final = 32 * 1024**2  # a hash in integrity.json takes about 100 bytes
+_LARGEST_TRAIN_STATE: Final = 1024**2  # of Megatron-Bridge: a few numbers
 DEEPEST: Final = 100  # maximum depth of directories; releases write one level
 
 
 def largest(name: str) -> int:
     """Return the maximum bytes that are read at once from a file of this name."""
+    if name.endswith("train_state.pt"):
+        return _LARGEST_TRAIN_STATE
     return LARGEST_JSON if name.endswith(".json") else LARGEST_PART
 
 
 def too_large(path: Place, most: int) -> DamagedError:
     return DamagedError(
-        f"has more than {most} bytes to read at once, which no release writes",
+        f"is larger than {most} bytes, the most that is read at once",
         path=path,
         fix="restore it from a copy",
     )
@@ -32,7 +35,7 @@ def too_deep(folder: Path) -> DestinationError:
     """Return the error for a checkpoint with more than DEEPEST nested directories."""
     top = folder.parents[DEEPEST - 1]
     return DestinationError(
-        f"nests more than {DEEPEST} directories, and cannot be carried over",
+        f"contains more than {DEEPEST} nested directories, and cannot be copied",
         path=top,
-        fix=f"move it out of the checkpoint with `{shell('mv', top, top.parents[1])}`",
+        fix=f"to move it out of the checkpoint, run `{shell('mv', top, top.parents[1])}`",
     )

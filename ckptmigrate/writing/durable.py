@@ -183,8 +183,8 @@ def _empty(folder: Path, top: Path, raised: list[str], depth: int = 0) -> None:
             os.rename(item.path, raised[-1])
 
 
-_DISK: Final = "free some space, or name another place with -o DEST"
-_PLACE: Final = "name a place you may write to with -o DEST"
+_DISK: Final = "free disk space, or use another destination with -o DEST"
+_PLACE: Final = "use a writable destination with -o DEST"
 _REASONS: Final = {
     errno.ENOSPC: ("the disk is full", _DISK),
     errno.EDQUOT: ("the disk quota is used up", _DISK),
@@ -203,6 +203,6 @@ def unwritable(path: Path, error: OSError, *, left: bool) -> DestinationError:
     what, fix = _REASONS.get(error.errno or 0, (error.strerror or str(error), None))
     done = "nothing was changed"
     if left:
-        done = "what was begun could not be taken back"
-        fix = f"when it can be written again, run `{command('recover', path)}`"
+        done = "the unfinished work could not be rolled back"
+        fix = f"when it is writable again, run `{command('recover', path)}`"
     return DestinationError(f"cannot be written: {what}; {done}", path=path, fix=fix)

@@ -29,9 +29,9 @@ class Recovery(Enum):
     """The results of recovering an in-place migration, as printed."""
 
     NOTHING = "nothing to recover"
-    UNTOUCHED = "removed what was staged; the checkpoint had not been touched"
-    ROLLED_BACK = "rolled back; the checkpoint is as it was before the migration"
-    COMMITTED = "the migration was complete; removed what was left of it"
+    UNTOUCHED = "removed the staging files (the checkpoint was not modified)"
+    ROLLED_BACK = "rolled back to the state before the migration"
+    COMMITTED = "the migration was complete (removed its staging files)"
 
 
 def check_unchanged(change: Change, now: Directory) -> dict[str, str | None]:
@@ -44,9 +44,9 @@ def check_unchanged(change: Change, now: Directory) -> dict[str, str | None]:
     for name, planned in change.before.items():
         if before[name] != planned:
             raise DestinationError(
-                f"{name} was changed while the migration was planned",
+                f"{name} changed while the migration was planned",
                 path=change.path,
-                fix="run it again",
+                fix="run the command again",
                 retry=Retry(),
             )
     return before
@@ -124,9 +124,9 @@ def check(directory: Directory, files: Mapping[str, str | None]) -> None:
     for name, wanted in files.items():
         if digest_of(directory, name) != wanted:
             raise DamagedError(
-                "does not read back as it was written",
+                "differs from what was written when read back",
                 path=directory.path / name,
-                fix="make sure that nothing else writes to it, then run this again",
+                fix="stop other programs that write to it, then run the command again",
             )
 
 
@@ -149,7 +149,7 @@ def parse(content: bytes, file: Place) -> dict[str, FileState]:
         raise broken(file, str(error)) from error
     for name in files:
         if not (sidecar.is_small_file(name) or name == sidecar.FILE):
-            raise broken(file, f"it names {name!r}")
+            raise broken(file, f"it refers to {name!r}")
     return files
 
 
@@ -158,8 +158,8 @@ def broken(file: Place, reason: str | None) -> DamagedError:
     stage = file.parent
     old = stage / OLD.removeprefix(f"{STAGE}/")
     return DamagedError(
-        f"is no journal ({reason})",
+        f"is not a journal ({reason})",
         path=file,
-        fix=f"put the files of {old} back by hand, metadata.json last, then run "
+        fix=f"move the files of {old} to the checkpoint, metadata.json last, then run "
         f"`{removal(stage, '-r')}`",
     )

@@ -35,5 +35,5 @@ class Leftover:
         return command("recover", self.destination)
 
     def __str__(self) -> str:
-        who = self.owner or "somebody unknown"
-        return f"a migration to {self.destination} by {who} did not finish; run `{self.fix}`"
+        who = self.owner or "an unknown process"
+        return f"a migration to {self.destination} by {who} was interrupted: run `{self.fix}`"

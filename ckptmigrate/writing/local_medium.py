@@ -51,10 +51,10 @@ class LocalMedium:
         for name in sorted({*names, *folders_of(names)}):
             if (self.path / name).is_symlink():
                 raise DestinationError(
-                    f"{name} is a link, to {os.readlink(self.path / name)}, and is not replaced in "
-                    "place",
+                    f"{name} is a link to {os.readlink(self.path / name)}, which an in-place "
+                    "migration does not replace",
                     path=self.path,
-                    fix="leave --in-place out; the result then has a file of its own",
+                    fix="omit --in-place; the result then has its own file",
                     retry=Retry(leave_out=("--in-place",)),
                 )
 
@@ -63,7 +63,9 @@ class LocalMedium:
         new = self._new()
         write(new, content, like=like)
         if local_files.read(new, LARGEST_PART) != content:
-            raise DamagedError("does not read back as it was written", path=self.path / name)
+            raise DamagedError(
+                "differs from what was written when read back", path=self.path / name
+            )
         os.rename(new, self.path / name)
 
     def create_payload(self, name: str, payload: NewPayload, like: Path | None) -> None:
@@ -131,9 +133,9 @@ class LocalMedium:
             place = self.path / folder
             if place.is_symlink():
                 raise DamagedError(
-                    "is a link, and no folder of ckptmigrate",
+                    "is a link, not a directory of ckptmigrate",
                     path=place,
-                    fix=f"remove the link with `{shell('rm', place)}`",
+                    fix=f"to remove the link, run `{shell('rm', place)}`",
                 )
 
     def finish(self) -> None:

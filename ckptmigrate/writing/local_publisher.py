@@ -45,7 +45,7 @@ from ckptmigrate.writing.leftover import LOCK, Leftover
 from ckptmigrate.writing.links import NO_FILES, Carrier, Link, NewFile, check_store_link
 
 _STAGE: Final = ".ckptmigrate-stage"
-_REMOVED: Final = "removed what an unfinished migration to it had staged"
+_REMOVED: Final = "removed the staging directory of an interrupted migration"
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,16 @@ class LocalPublisher:
         destination = self.destination
         if os.path.lexists(destination):
             raise DestinationError(
-                "exists, and nothing is ever overwritten",
+                "already exists",
                 path=destination,
-                fix="name another destination with -o DEST",
+                fix="use another destination with -o DEST",
                 retry=_other(destination),
             )
         if isinstance(source, Path) and lies_in(destination, source):
             raise DestinationError(
-                f"lies inside the source {source}",
+                f"is inside the source {source}",
                 path=destination,
-                fix="name a destination outside of it with -o DEST",
+                fix="use a destination outside the source with -o DEST",
                 retry=_other(source.with_name(destination.name)),
             )
         there = next(parent for parent in destination.parents if parent.exists())
@@ -85,14 +85,14 @@ class LocalPublisher:
             raise DestinationError(
                 f"cannot be created: {there} is a file",
                 path=destination,
-                fix="name another destination with -o DEST",
+                fix="use another destination with -o DEST",
                 retry=_other(there.with_name(destination.name)),
             )
         if there != destination.parent:
             raise DestinationError(
                 "cannot be created: its parent directory does not exist",
                 path=destination,
-                fix=f"first run `{shell('mkdir', '-p', destination.parent)}`",
+                fix=f"run `{shell('mkdir', '-p', destination.parent)}`",
             )
 
     def create(
@@ -146,9 +146,9 @@ class LocalPublisher:
         """
         if os.path.lexists(self.stage) and not os.path.lexists(self.lock):
             raise DestinationError(
-                f"cannot be staged: {self.stage} is there, and no lock tells whose it is",
+                f"cannot be staged: {self.stage} exists without a lock",
                 path=self.destination,
-                fix=f"if no migration needs it, run `{shell('rm', '-r', self.stage)}`",
+                fix=f"if no migration uses it, run `{shell('rm', '-r', self.stage)}`",
             )
         with lock.held(self.lock, self.destination):
             try:
@@ -165,10 +165,10 @@ class LocalPublisher:
                 lock.release(self.lock)
             except OSError as error:
                 raise DestinationError(
-                    "is written, but what the migration needed meanwhile could not be removed "
+                    "was written, but the lock of the migration could not be removed "
                     f"({error.strerror})",
                     path=self.destination,
-                    fix=f"when it can, run `{command('recover', self.destination)}`",
+                    fix=f"when that works again, run `{command('recover', self.destination)}`",
                 ) from error
         return carrier.used
 
@@ -179,10 +179,10 @@ class LocalPublisher:
             lock.release(self.lock)
         except OSError as error:
             raise DestinationError(
-                f"cannot be written ({error.strerror}), nor can {self.stage}, which was to become "
-                "it, be removed",
+                f"cannot be written ({error.strerror}), and the staging directory "
+                f"{self.stage} cannot be removed",
                 path=self.destination,
-                fix=f"when it can, run `{command('recover', self.destination)}`",
+                fix=f"when that works again, run `{command('recover', self.destination)}`",
             ) from error
 
     @contextlib.contextmanager

@@ -83,7 +83,7 @@ def _remove_own(lock: Place, content: bytes, about: Place, why: BaseException) -
             release(lock)
     except (OSError, StoreError):
         if isinstance(why, StoreError):
-            why.fix = f"{why.fix}; a lock that is left is removed by `{command('recover', about)}`"
+            why.fix = f"{why.fix}; to remove a remaining lock, run `{command('recover', about)}`"
 
 
 def release(lock: Place) -> None:
@@ -164,6 +164,6 @@ def _only_recovery(lock: Place, content: bytes, about: Place) -> Iterator[None]:
             if error.errno != errno.EADDRINUSE:
                 raise
             raise DestinationError(
-                "is being recovered by another run", path=about, fix="wait until that is done"
+                "is being recovered by another process", path=about, fix="wait until it ends"
             ) from error
         yield

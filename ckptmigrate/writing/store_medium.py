@@ -68,7 +68,7 @@ class StoreMedium:
 
     def failure(self, error: OSError, done: str) -> CkptMigrateError:
         return DestinationError(  # an object appeared or vanished
-            f"was changed by something else while it was migrated ({reason_of(error)}); {done}",
+            f"was changed by another program during the migration ({reason_of(error)}); {done}",
             path=self.path,
-            fix="make sure that nothing else writes to it, then run this again",
+            fix="stop other programs that write to it, then run the command again",
         )

@@ -25,15 +25,16 @@ from ckptmigrate.storage.directories import Overlay, directory
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.storage.store import store_of
 from ckptmigrate.storage.store_directories import StoreDirectory
+from ckptmigrate.storage.store_errors import says_denied
 from ckptmigrate.text.commands import command
 from ckptmigrate.writing import lock, store_transfer, validation
 from ckptmigrate.writing.leftover import LOCK, Leftover
 from ckptmigrate.writing.links import Link, check_store_link
 
 _JOURNAL: Final = ".ckptmigrate-journal"
-_NOTHING: Final = "an unfinished migration to it had written nothing; removed its lock"
-_REMOVED: Final = "removed what an unfinished migration to it had written"
-_COMPLETE: Final = "the migration to it was complete; removed what was left beside it"
+_NOTHING: Final = "removed the lock of an interrupted migration, which had written nothing"
+_REMOVED: Final = "removed the objects of an interrupted migration"
+_COMPLETE: Final = "the migration was complete (removed its journal and lock)"
 
 
 @dataclass(frozen=True)
@@ -56,24 +57,24 @@ class StorePublisher:
         destination = self.destination
         if destination == destination.root:
             raise DestinationError(
-                "is a whole bucket, and a destination is a place in one",
+                "is a bucket, and a destination must be a path in a bucket",
                 path=destination,
-                fix=f"name one with -o, such as {destination / 'run'}",
+                fix=f"use a path such as -o {destination / 'run'}",
             )
         if lies_in(destination, source):
             raise DestinationError(
-                f"lies inside the source {source}",
+                f"is inside the source {source}",
                 path=destination,
-                fix="name a destination outside of it with -o DEST",
+                fix="use a destination outside the source with -o DEST",
             )
         self._check_empty()
 
     def _check_empty(self) -> None:
         if directories.exists(self.destination):
             raise DestinationError(
-                "exists, and nothing is ever overwritten",
+                "already exists",
                 path=self.destination,
-                fix="name another destination with -o DEST",
+                fix="use another destination with -o DEST",
             )
 
     def create(
@@ -142,10 +143,10 @@ class StorePublisher:
                 lock.release(self.lock)
             except StoreError as error:
                 raise DestinationError(
-                    "is written, but what the migration needed meanwhile could not be removed "
-                    f"({error.reason})",
+                    "was written, but the journal or the lock of the migration could not be "
+                    f"removed ({error.reason})",
                     path=destination,
-                    fix=f"when it can, run `{command('recover', destination)}`",
+                    fix=f"when that works again, run `{command('recover', destination)}`",
                 ) from error
         return Link.COPY
 
@@ -157,19 +158,24 @@ class StorePublisher:
             lock.release(self.lock)
         except (StoreError, DamagedError, OSError) as error:
             raise DestinationError(
-                f"cannot be written ({reason_of(why)}), nor can what was written be removed "
+                f"cannot be written ({reason_of(why)}), and the written objects cannot be removed "
                 f"({reason_of(error)})",
                 path=self.destination,
-                fix=f"when it can, run `{command('recover', self.destination)}`",
+                fix=f"when that works again, run `{command('recover', self.destination)}`",
             ) from error
         if isinstance(why, FileExistsError):
             raise DestinationError(
-                f"is being written by somebody else, too ({why}); what was written here is removed",
+                f"is being written by another program too ({why}); the objects of this migration "
+                "were removed",
                 path=self.destination,
-                fix="name another destination with -o DEST",
+                fix="use another destination with -o DEST",
             ) from why
         if isinstance(why, StoreError | DamagedError):
-            done = "it was complete by then" if outcome == _COMPLETE else "nothing is left of it"
+            done = (
+                "the migration was already complete"
+                if outcome == _COMPLETE
+                else "the written objects were removed"
+            )
             why.reason += f"; {done}"
 
     def _settle(self, theirs: str | None = None) -> str:
@@ -188,9 +194,9 @@ class StorePublisher:
             # Do not act on a single wrong answer of the store.
             if directories.is_file(self.journal):
                 raise StoreError(
-                    "is there and cannot be read",
+                    "exists, but cannot be read",
                     path=self.journal,
-                    fix=f"when it can, run `{command('recover', destination)}`",
+                    fix=f"when that works again, run `{command('recover', destination)}`",
                 ) from error
             return _NOTHING
         whole = destination / last
@@ -211,9 +217,9 @@ class StorePublisher:
         still = [name for name, _ in store.walk(destination) if name in left]
         if still:
             raise StoreError(
-                "is still there after it was removed",
+                "still exists after its removal",
                 path=destination / still[0],
-                fix=f"when it can be removed, run `{command('recover', destination)}`",
+                fix=f"when that works again, run `{command('recover', destination)}`",
             )
         store.remove(self.journal)
         return _REMOVED
@@ -223,8 +229,8 @@ class StorePublisher:
             for name, content in trackers.items():
                 store_of(self.destination).replace(self.destination / name, content)
         except StoreError as error:
-            error.reason += "; it may be written by now"
-            fix = f"see where it leads with `{command('inspect', self.destination)}`"
+            error.reason += "; it may have been written"
+            fix = f"to see which iteration it names, run `{command('inspect', self.destination)}`"
             error.fix = f"{error.fix}; {fix}"
             raise
 
@@ -233,7 +239,7 @@ class StorePublisher:
         try:
             names = store_of(place).list(place, prefix=".").files
         except StoreError as error:
-            if isinstance(error.__cause__, PermissionError):  # only a part of it is listable
+            if says_denied(error.__cause__):  # only a part of the bucket is listable
                 return []
             raise
         locks = [place / n for n in names if n.startswith(".") and n.endswith(LOCK)]
@@ -320,5 +326,7 @@ def _parse(content: bytes, journal: Url) -> tuple[str, str, list[str]]:
         return str(found["last"]), str(found["content"]), objects
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(
-            f"is no journal ({error})", path=journal, fix="remove it and the destination by hand"
+            f"is not a journal ({error})",
+            path=journal,
+            fix="remove it and the destination with the tools of the store",
         ) from error

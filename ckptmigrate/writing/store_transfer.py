@@ -27,6 +27,7 @@ from ckptmigrate.storage.store import store_of
 from ckptmigrate.writing.durable import sync_directory
 
 _AT_ONCE: Final = 8  # objects
+_LONGEST_NAME: Final = 255  # bytes, of Linux
 
 File = tuple[str, int]  # a path relative to the checkpoint, with `/`, and a size in bytes
 
@@ -54,7 +55,7 @@ def _walk(folder: Path, depth: int = 0) -> Iterator[File]:
     for item in sorted(os.scandir(folder), key=lambda entry: entry.name):
         here = Path(item.path)
         if stays_link(here):
-            what = "is a link, and a store has none"
+            what = "is a link, and an object store has no links"
         elif item.is_dir():
             for name, size in _walk(here, depth + 1):
                 yield f"{item.name}/{name}", size
@@ -63,7 +64,7 @@ def _walk(folder: Path, depth: int = 0) -> Iterator[File]:
             yield item.name, item.stat().st_size
             continue
         else:
-            what = "is neither a file nor a directory, and cannot be carried over"
+            what = "is neither a file nor a directory, and cannot be copied"
         raise DestinationError(what, path=here, fix="remove it from the checkpoint")
 
 
@@ -94,7 +95,7 @@ def _found(source: Place) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise StoreError(
-            "was removed while it was copied", path=source, fix="run this again"
+            "was removed during the copy", path=source, fix="run the command again"
         ) from error
 
 
@@ -118,9 +119,9 @@ def unchanged(source: Place, before: Mapping[str, str | None]) -> Iterator[None]
         other = [name for name in names if start.get(name) != end.get(name)]
     if other:
         raise StoreError(
-            "was changed while it was migrated",
+            "changed during the migration",
             path=source / other[0],
-            fix="make sure that nothing writes to it, then run this again",
+            fix="stop other programs that write to it, then run the command again",
         )
 
 
@@ -150,9 +151,9 @@ def check(carried: Iterable[File], target: Place) -> None:
         if there.get(name) != size:
             found = f"has {there[name]} bytes" if name in there else "does not exist"
             raise StoreError(
-                f"{found} after {size} bytes were copied to it",
+                f"{found} after a copy of {size} bytes",
                 path=target / name,
-                fix="make sure that nothing else writes to it, then run this again",
+                fix="stop other programs that write to it, then run the command again",
             )
 
 
@@ -164,6 +165,7 @@ def from_store(source: Url, target: Path, except_for: Collection[str], progress:
         OSError: `target` cannot be written.
     """
     found = files(source, except_for)
+    _check_names(found, source)
     folders = {target, *(parent for name, _ in found for parent in _inside(target, name))}
     for folder in sorted(folders - {target}):
         folder.mkdir(exist_ok=True)
@@ -179,6 +181,17 @@ def from_store(source: Url, target: Path, except_for: Collection[str], progress:
     check(found, target)
     for folder in folders:
         sync_directory(folder)
+
+
+def _check_names(found: Iterable[File], source: Url) -> None:
+    """Raise if a local file cannot have the name of an object."""
+    for name, _ in found:
+        if any(len(part.encode()) > _LONGEST_NAME for part in name.split("/")):
+            raise StoreError(
+                f"has a name of more than {_LONGEST_NAME} bytes, which a local file cannot have",
+                path=source / name,
+                fix="rename or remove it with the tools of the store",
+            )
 
 
 def _inside(target: Path, name: str) -> list[Path]:

@@ -31,6 +31,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from ckptmigrate.checkpoint import manifest, sidecar
@@ -55,7 +56,7 @@ from ckptmigrate.storage.directories import (
     size_of,
 )
 from ckptmigrate.storage.progress import Progress
-from ckptmigrate.text.commands import command
+from ckptmigrate.text.commands import command, shell
 from ckptmigrate.writing import journal, lock, validation
 from ckptmigrate.writing.durable import model_of
 from ckptmigrate.writing.journal import OLD, STAGE, Recovery
@@ -146,10 +147,10 @@ def _swap(
                 _finish(target, files)
             except (OSError, StoreError) as error:
                 raise DestinationError(
-                    "is rewritten, but what the migration needed meanwhile could not be removed "
+                    "was rewritten, but the staging files of the migration could not be removed "
                     f"({reason_of(error)})",
                     path=path,
-                    fix=f"when it can, run `{command('recover', path)}`",
+                    fix=f"when that works again, run `{command('recover', path)}`",
                 ) from error
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -171,10 +172,15 @@ def _stage(
     now = directory(path)
     before = journal.check_unchanged(change, now)
     for stray in _untold(path):
+        out = "to move that directory out of the checkpoint, "
+        if isinstance(path, Path):
+            out += f"run `{shell('mv', path / stray, path.with_name(f'{path.name}.originals'))}`"
+        else:
+            out += "use the tools of the store"
         raise DestinationError(
-            f"holds originals that {sidecar.FILE} does not tell of",
+            f"contains original files that {sidecar.FILE} does not list",
             path=path / stray,
-            fix="move that folder out of the checkpoint",
+            fix=out,
         )
     target.make_stage()
     if change.payload:
@@ -239,18 +245,18 @@ def _roll_back_failed(target: Medium, why: BaseException) -> None:
         with contextlib.suppress(OSError, StoreError):
             lock.release(lock_of(path))  # the process may continue, but this change is over
         raise DestinationError(
-            f"cannot be written ({reason_of(why)}), and the migration could not be taken back "
+            f"cannot be written ({reason_of(why)}), and the migration could not be rolled back "
             f"({reason_of(error)})",
             path=path,
-            fix=f"when it can be written again, run `{command('recover', path)}`",
+            fix=f"when it is writable again, run `{command('recover', path)}`",
         ) from error
     if not isinstance(why, Exception):
         return
     if outcome is Recovery.COMMITTED:
         raise DestinationError(
-            f"was rewritten, and at the end there was an error: {reason_of(why)}",
+            f"was rewritten, but then there was an error: {reason_of(why)}",
             path=path,
-            fix=f"look at it with `{command('inspect', path)}`",
+            fix=f"to examine it, run `{command('inspect', path)}`",
         ) from why
     done = outcome.value if outcome is Recovery.ROLLED_BACK else "nothing was changed"
     if isinstance(why, OSError):
@@ -309,9 +315,9 @@ def _roll_back(target: Medium, files: Mapping[str, FileState]) -> None:
         _replace(target, files, OLD, sizes)
     if not journal.matches(directory(path), files, after=False):
         raise DamagedError(
-            "cannot be rolled back: a file is neither as before the migration nor kept",
+            "cannot be rolled back: a file changed, and its original is missing",
             path=path,
-            fix=f"compare its files with the digests in {path / journal.FILE}",
+            fix=f"compare its files with the hashes in {path / journal.FILE}",
         )
 
 

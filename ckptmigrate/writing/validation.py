@@ -20,7 +20,9 @@ def verify(plan: Plan, written: Directory) -> None:
     verify_files(plan.change, written)
     reading = read(written, unmarked=plan.verb == "undo")
     if plan.layout not in [layout.ID for layout in reading.layouts]:
-        raise DamagedError(f"does not read back as {plan.layout}", path=written.path)
+        raise DamagedError(
+            f"does not have the layout {plan.layout} when read back", path=written.path
+        )
 
 
 def write_payload(
@@ -55,7 +57,7 @@ def write_payload(
     if size != payload.size:
         raise DamagedError(f"has {size} bytes, and {payload.size} were planned", path=place)
     if digest_of(directory(place.parent), place.name) != found.hexdigest():
-        raise DamagedError("does not read back as it was written", path=place)
+        raise DamagedError("differs from what was written when read back", path=place)
     return found.hexdigest()
 
 
@@ -63,4 +65,6 @@ def verify_files(change: Change, written: Directory) -> None:
     """Raise if a changed file does not read back as written."""
     for name, content in change.files.items():
         if read_if_there(written, name) != content:
-            raise DamagedError("does not read back as it was written", path=written.path / name)
+            raise DamagedError(
+                "differs from what was written when read back", path=written.path / name
+            )
