@@ -12,7 +12,7 @@ PAIRS = 86
 UPWARD = {
     ("report", "batch"), ("report", "verbs"),
 }  # fmt: skip
-LARGE = {"writing.transaction"}
+LARGE: set[str] = set()
 CIRCLES = 1
 IN_CIRCLES = 7  # modules
 SAME_FILE_NAMES = 0

@@ -37,8 +37,9 @@ from ckptmigrate.text.commands import command, copy, removal
 from ckptmigrate.verbs import migrate
 from ckptmigrate.verbs.migrate import Migration
 from ckptmigrate.version import __version__
+from ckptmigrate.writing import swap
 from ckptmigrate.writing.links import Link
-from ckptmigrate.writing.writer import writer
+from ckptmigrate.writing.publisher import publisher
 
 Verify = Callable[[Place], Verified]
 
@@ -177,7 +178,7 @@ def prepare(
     if not in_place and (tracker is not None or not all(each.changes_nothing for each in plans)):
         destination = output or migrate.default_output(chosen.path, "repaired")
         destination = places.absolute(destination)
-        writer(destination).check_free(chosen.path)
+        publisher(destination).check_free(chosen.path)
         plans = tuple(each.out_of_place() for each in plans)
         tracker = None  # the new root gets its own tracker file
     root = chosen.path if chosen.is_root and iteration is None else None
@@ -201,7 +202,7 @@ def carry_out(
         }
         what = (f"~ tracker -> {found.text}: {found.why}",)
         step = Step(REPAIR, (), found.text, __version__, clock.now(), changes=what, files=files)
-        writer(found.root).repoint(found.files, step)
+        swap.repoint(found.root, found.files, step)
     return used
 
 
