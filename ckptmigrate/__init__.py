@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from ckptmigrate.planning.planner import Plan
     from ckptmigrate.releases.prediction import Job, Obstacle, Verdict
     from ckptmigrate.storage.places import Url
-    from ckptmigrate.verbs.inspect import Inspection
+    from ckptmigrate.verbs.inspection import Inspection
     from ckptmigrate.verbs.repair import Repair
     from ckptmigrate.writing.links import Link
 
@@ -114,7 +114,7 @@ _MODULES: Final = {
     "Difference": "ckptmigrate.checkpoint.differences",
     "Finding": "ckptmigrate.checks.findings",
     "Given": "ckptmigrate.checkpoint.topology",
-    "Inspection": "ckptmigrate.verbs.inspect",
+    "Inspection": "ckptmigrate.verbs.inspection",
     "Job": "ckptmigrate.releases.prediction",
     "Link": "ckptmigrate.writing.links",
     "NotACheckpointError": "ckptmigrate.errors",

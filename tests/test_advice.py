@@ -28,16 +28,16 @@ def fixed(run: Run, root: Path, *asked: str) -> tuple[str, Path, str]:
     told = run("check", root, *asked)
     [command] = [line[7:] for line in told.stdout.splitlines() if line.startswith("  fix: ")]
     flags = "".join(
-        line.removeprefix("  then: run the job with ")
+        line.removeprefix("then: run the job with ")
         for line in told.stdout.splitlines()
-        if line.startswith("  then: ")
+        if line.startswith("then: ")
     )
     program, *words = shlex.split(command)
     assert program == "ckptmigrate"
     done = run(*words)
     assert done.returncode == 0, (command, done.stderr)
-    [made] = [line for line in done.stdout.splitlines() if line.startswith("wrote ")]
-    return command, Path(shlex.split(made.partition("use it as --load ")[2])[0]), flags
+    made = done.stdout.rpartition("next: run the job with --load ")[2]
+    return command, Path(shlex.split(made)[0]), flags
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from ckptmigrate.checkpoint import locate
 from ckptmigrate.errors import CkptMigrateError, DestinationError
 from ckptmigrate.storage import places
 from ckptmigrate.storage.places import Place
-from ckptmigrate.verbs import migrate
+from ckptmigrate.verbs import changes
 
 
 def place(
@@ -34,7 +34,7 @@ def place(
         made = str(places.absolute(output))
         groups = [group for group in groups if group.error is None or group.path != made]
     else:
-        beside = {str(migrate.default_output(places.place(group.path), target)) for group in groups}
+        beside = {str(changes.default_output(places.place(group.path), target)) for group in groups}
         groups = [group for group in groups if group.path not in beside]
     about = {
         places.resolved(places.place(group.path)): group for group in groups if group.error is None
@@ -43,7 +43,7 @@ def place(
     for group in groups:
         path = places.place(group.path)
         if output is None:
-            root = migrate.default_output(path, target)
+            root = changes.default_output(path, target)
         else:
             root = places.absolute(output) / path.name if several else places.absolute(output)
         _check_outside(root, group, about)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 import ckptmigrate
-from ckptmigrate.cli import completion_values, options, render
+from ckptmigrate.checkpoint.differences import Difference
+from ckptmigrate.checks.findings import counted
+from ckptmigrate.cli import completion_values, options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import Manual
+from ckptmigrate.report.terminal import change, cut
 from ckptmigrate.storage.places import Place
+from ckptmigrate.text.lines import Line
 
 
 @click.command(cls=Manual, found="error, or the checkpoints differ")
@@ -34,6 +40,15 @@ def diff(a: Place, b: Place, iteration: int | None, full: bool) -> None:
             {"equal": not found, "differences": [difference.as_json() for difference in found]}
         )
     else:
-        output.lines(render.differences(found, full=full))
+        output.lines(lines(found, full=full))
     if found:
         raise SystemExit(1)
+
+
+def lines(found: Sequence[Difference], *, full: bool = False) -> list[Line]:
+    """Return the lines of a list of differences."""
+    if not found:
+        return [Line("no difference", style="bold")]
+    changes = [change(str(each), margin=0) for each in found]
+    answer = Line(counted(len(changes), "difference"), style="bold")
+    return [answer, *cut(changes, full=full, margin=0)]
