@@ -182,7 +182,7 @@ def test_a_real_line_has_its_cause(line: str, cause: str, dress: str) -> None:
 def test_the_command_says_it(line: str, cause: str, run: Run) -> None:
     result, kind = run("explain", "--", line), kind_of(cause)
     if kind is None:
-        refused(result, "nothing to explain", "`ckptmigrate explain`")
+        refused(result, "unknown topic", "`ckptmigrate explain`")
         return
     assert result.returncode == 0
     assert result.stdout.startswith(f"{kind}: {KINDS[kind].what}")

@@ -44,7 +44,10 @@ def output_options(command: Command) -> Command:
             ("--no-color", "no_color"),
             "Print without color. Color is also off in a pipe and if NO_COLOR is set.",
         ),
-        (("-v", "--verbose", "verbose"), "Print a Python traceback with an error."),
+        (
+            ("-v", "--verbose", "verbose"),
+            "Also print the changes of a migration, and a Python traceback with an error.",
+        ),
         (("--json", "as_json"), "Print the result, or the error, as JSON."),
     ):
         command = click.option(

@@ -19,7 +19,7 @@ from ckptmigrate.text.sizes import data_files, size
 _MOST_LINES: Final = 40  # of one list; the number of the others is printed
 _MOST_ITEMS: Final = 8  # of one problem
 _MOST_UNDONE: Final = 8  # checkpoints that one undo command names
-_COLUMN: Final = 13  # width of the label column
+COLUMN: Final = 13  # width of the label column
 _SIGNS: Final = {"+": "green", "-": "red", "~": "yellow"}
 _SEVERITIES: Final = {"error": "red", "warning": "yellow", "note": "cyan"}
 _STATUSES: Final = {
@@ -80,7 +80,7 @@ def cut(lines: list[Line], *, full: bool, most: int = _MOST_LINES, margin: int =
 def labelled(label: str, values: Iterable[str]) -> Iterator[Line]:
     """Yield lines with a label before the first one."""
     for number, value in enumerate(values):
-        yield Line(value, f"{'' if number else label:{_COLUMN}}", margin=2, hang=_COLUMN + 2)
+        yield Line(value, f"{'' if number else label:{COLUMN}}", margin=2, hang=COLUMN + 2)
 
 
 def change(text: str, *, margin: int = 2) -> Line:
@@ -92,7 +92,7 @@ def _facts(document: Document, *, full: bool) -> Iterator[Line]:
     for each in document.found:
         for label, values in each.facts.items():
             if full or label != "evidence":
-                yield from cut(list(labelled(label, values)), full=full, margin=2 + _COLUMN)
+                yield from cut(list(labelled(label, values)), full=full, margin=2 + COLUMN)
 
 
 def _prediction(found: Predicted) -> Iterator[Line]:
@@ -118,7 +118,7 @@ def _predictions(found: Iterable[Predicted]) -> Iterator[Line]:
             style = "yellow"
             text += f", but without {', '.join(verdict.without)}" if verdict.without else ""
             text += f", at risk: {'; '.join(verdict.warnings)}" if verdict.warnings else ""
-        yield Line(text, f"{verdict.reader.release:{_COLUMN}}", 2, style=style)
+        yield Line(text, f"{verdict.reader.release:{COLUMN}}", 2, style=style)
     yield from (Line(text, "note: ", 2, hang=4) for text in depends)
 
 
@@ -180,7 +180,7 @@ def _member(found: Member) -> Line:
     # A small indent, because paths need the width.
     return Line(
         text or found.path,
-        f"{found.status:{_COLUMN}}",
+        f"{found.status:{COLUMN}}",
         hang=2,
         style=_STATUSES.get(found.status, ""),
     )

@@ -239,7 +239,7 @@ def _rewrite(plans: Sequence[Plan]) -> None:
         except CkptMigrateError as error:
             if changed:
                 error.reason += f"; before it {len(changed)} other checkpoints were rewritten"
-                error.fix = "take them back with `" + "`, `".join(p.undo for p in changed) + "`"
+                error.fix = "undo them with `" + "`, `".join(p.undo for p in changed) + "`"
             raise
         changed += [] if plan.changes_nothing else [plan]
 

@@ -27,6 +27,7 @@ from ckptmigrate.planning.losses import LOSSES, Loss
 from ckptmigrate.releases.facts import Compat, LayoutRow, compat, matches, minor
 from ckptmigrate.releases.readers import Reader, reader
 from ckptmigrate.text.commands import command
+from ckptmigrate.verbs.layouts import releases
 
 
 @dataclass(frozen=True)
@@ -140,13 +141,13 @@ def _unknown(word: str) -> RefusedError:
     known = [each for of_kind in words().values() for each in of_kind]
     near = difflib.get_close_matches(word, known, 1)
     if near:
-        fix = f"{near[0]} is nearest, see `{command('explain', near[0])}`"
+        fix = f"did you mean `{command('explain', near[0])}`?"
     elif _is_file(word):
         fix = f"to read a log run `{command('explain', '-', stdin=word)}`"
     else:
-        fix = f"for all that can be explained see `{command('explain')}`"
+        fix = f"to list all topics run `{command('explain')}`"
     text = ": it is not a known load error" if " " in word.strip() else ""
-    return RefusedError(f"there is nothing to explain of {word!r}{text}", fix=fix)
+    return RefusedError(f"unknown topic {word!r}{text}", fix=fix)
 
 
 def _is_file(word: str) -> bool:
@@ -199,25 +200,25 @@ def _loss(row: Loss) -> Explanation:
         row.since,
         (row.why,),
         (row.source,),
-        (f"to accept it run `{allow}`, or upgrade so; the sidecar keeps what goes",),
+        (f"to allow it run `{allow}`, or upgrade; the original files are kept for undo",),
     )
 
 
 def _layout(row: LayoutRow, facts: Compat) -> Explanation:
-    down = f"a newer checkpoint `{command('downgrade', 'PATH', '--to', row.layout)}`"
-    up = f"an older checkpoint `{command('upgrade', 'PATH', '--to', row.layout)}`"
+    down = f"`{command('downgrade', 'PATH', '--to', row.layout)}` from a newer release"
+    up = f"`{command('upgrade', 'PATH', '--to', row.layout)}` from an older release"
     newer = [down] if row is not facts.layouts[-1] else []
     older = [up] if row is not facts.layouts[0] else []
     return Explanation(
         row.layout,
         "layout",
         row.summary,
-        row.releases,
+        releases(row, facts),
         (row.why,),
         (row.source,),
         (
-            f"to lead to it run for {', for '.join(newer + older)}",
-            f"which release resumes from it: `{command('check', 'PATH')}`",
+            ", or ".join(newer + older),
+            f"to predict which releases can resume run `{command('check', 'PATH')}`",
         ),
     )
 
@@ -287,11 +288,11 @@ def _release(found: Reader, facts: Compat, matrix: Matrix) -> Explanation:
         (*why, *_unread(found.release, matrix)),
         tuple(dict.fromkeys(sources)),
         (
-            f"to have it resume run `{command('downgrade', 'PATH', '--to', found.release)}`, "
-            "or upgrade where the checkpoint is older"
+            f"`{command('downgrade', 'PATH', '--to', found.release)}` from a newer release, or "
+            f"`{command('upgrade', 'PATH', '--to', found.release)}` from an older release"
             if found.release != facts.readers[-1].release
-            else f"to have it resume run `{command('upgrade', 'PATH', '--to', found.release)}`",
-            f"whether it resumes from a checkpoint: "
+            else f"`{command('upgrade', 'PATH', '--to', found.release)}`",
+            "to predict whether it can resume run "
             f"`{command('check', 'PATH', '--reader', found.release)}`",
         ),
     )
@@ -301,17 +302,21 @@ def _traces(release: str, facts: Compat) -> str:
     """Return how the traces of a release differ from those of the minor release before it."""
     here = [name for name in facts.known_releases if minor(name) == minor(release)]
     if not here:
-        return f"no such release is known; taken to be like {facts.known_releases[-1]}"
+        return f"unknown release; assumed to be like {facts.known_releases[-1]}"
     place = facts.known_releases.index(here[0])
     if not place:
-        return "its traces are not told apart from those of the releases before it"
+        return "writes the same traces as the releases before it"
     before = facts.known_releases[place - 1]
     new = [
         f"{row.sign.replace(':', ' ')}{'' if matches(here[0], row.present) else ' no more'}"
         for row in facts.writer_signs
         if matches(here[0], row.present) != matches(before, row.present)
     ]
-    return f"new against {before}: {', '.join(new)}" if new else f"leaves the traces of {before}"
+    return (
+        f"differs from {before} by {', '.join(new)}"
+        if new
+        else f"writes the same traces as {before}"
+    )
 
 
 def _unread(release: str, matrix: Matrix) -> Iterator[str]:
@@ -323,7 +328,7 @@ def _unread(release: str, matrix: Matrix) -> Iterator[str]:
         return
     cells = [matrix.cells[writer, release, IDLE] for writer in matrix.writers(IDLE)]
     good = [cell.writer for cell in cells if grade(cell.raw) != "fails"]
-    yield f"idle checkpoints that it resumes from as they lie: of {', '.join(good)}"
+    yield f"resumes from unmigrated idle checkpoints of {', '.join(good)}"
 
     def outcome(cell: Cell) -> str:
         return cell.raw
@@ -331,4 +336,4 @@ def _unread(release: str, matrix: Matrix) -> Iterator[str]:
     bad = sorted((cell for cell in cells if grade(cell.raw) == "fails"), key=outcome)
     for failure, of_it in groupby(bad, key=outcome):
         writers = ", ".join(cell.writer for cell in of_it)
-        yield f"not of {writers}: {matrix.meaning(failure)} ({failure})"
+        yield f"fails on those of {writers}: {matrix.meaning(failure)} ({failure})"
