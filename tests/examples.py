@@ -125,6 +125,7 @@ def run(command: str, folder: Path, environment: dict[str, str] | None = None) -
             )
         shown.seek(0)
         text = shown.read().decode().replace(str(folder), "/checkpoints")
+        text = text.replace(str(folder).replace("_", "\\_"), "/checkpoints")  # in Markdown
     # Whether data files are hard-linked or cloned depends on the file system of the folder.
     text = re.sub(r"\(data files [\w-]+\)", "(data files hard-linked)", text)
     text = re.sub(r"(?m)(?<=, in )\d+\.\d s(?=\.?$)", "0.1 s", text)

@@ -109,8 +109,8 @@ def test_killed_after_the_commit(root: Path, tmp_path: Path, run: Run) -> None:
     code = """
 import os, sys
 from ckptmigrate import migrate
-from ckptmigrate.writing import swapping
-swapping.clean = lambda path: os.kill(os.getpid(), 9)
+from ckptmigrate.writing import swap
+swap.clean = lambda path: os.kill(os.getpid(), 9)
 migrate(sys.argv[1], to="pre-rerun", in_place=True)
 """
     assert CLI.run([str(root)], code=code).returncode == -9

@@ -63,7 +63,7 @@ def phases(request: Any, scope: Scope) -> list[Phase]:
     elif isinstance(request, MigrationRequest):
         found = [_migrations(request, groups, scope, several=several)]
     else:
-        found = [_tasks(_of_one(request), groups, scope)]
+        found = [_tasks(_of_one(request, scope), groups, scope)]
     if isinstance(request, VerifyRequest):
         found = [[_with_tracker(each) for each in phase] for phase in found]
     return [_part(each, scope.partition) if scope.partition else each for each in found]
@@ -76,10 +76,10 @@ def sources(found: Sequence[Phase]) -> list[Place]:
     return [place(path) for path in [*(job.group.path for job in jobs), *sorted(roots)]]
 
 
-def _of_one(request: Any) -> Any:
+def _of_one(request: Any, scope: Scope) -> Any:
     """Return the request for one checkpoint of a PATH."""
-    if isinstance(request, CheckRequest):
-        request = replace(request, advise=False)
+    if isinstance(request, CheckRequest):  # the lines of a batch have no fix
+        request = replace(request, advise=scope.detail or scope.reported)
     return replace(request, iteration=None, every=False)
 
 
@@ -107,7 +107,7 @@ def _migrations(
     request: MigrationRequest, groups: Sequence[Group], scope: Scope, *, several: bool
 ) -> Phase:
     request.resolved()  # fail before the batch starts if the target is not valid
-    one = replace(_of_one(request), output=None)
+    one = replace(_of_one(request, scope), output=None)
     if request.in_place:
         return _tasks(one, groups, scope)
     placed = destinations.place(
@@ -131,7 +131,7 @@ def _repairs(
     cannot be repaired is not written to the new root.
     """
     if request.in_place and request.every:
-        one = _of_one(request)
+        one = _of_one(request, scope)
         roots = [replace(g, checkpoints=(g.path,)) for g in groups if g.is_root]
         return [_tasks(one, groups, scope), _tasks(one, roots, scope)]
     wholes = [replace(g, checkpoints=() if g.error else (g.path,)) for g in groups]

@@ -60,7 +60,7 @@ class CheckRequest:
         """Predict whether the job resumes from the checkpoint of a PATH."""
         located, found, verdicts = self._predicted(path)
         advice: tuple[Advice, ...] = ()
-        if self.release is not None and (self.advise or reported):
+        if self.release is not None and self.advise:
             advice = self._advice(located, found, verdicts)
         facts = None
         if reported:
