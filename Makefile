@@ -38,10 +38,10 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev readers browser shells
-	$(BIN)/python -m pytest -n auto -m 'not full'
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not full'
 
 all-tests: $(VENV)/.dev readers browser shells
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 some-faults: $(VENV)/.dev
 	$(BIN)/python tests/faults/inject.py --every 37
@@ -52,7 +52,7 @@ some-faults: $(VENV)/.dev
 faults: $(VENV)/.dev
 	$(BIN)/python tests/faults/inject.py
 	$(BIN)/python tests/faults/crash.py
-	$(BIN)/python -m pytest -n auto -m full tests/test_object_store_kills.py tests/test_store_faults.py
+	$(BIN)/python -m pytest -n auto --dist worksteal -m full tests/test_object_store_kills.py tests/test_store_faults.py
 
 ## readers: real megatron-core releases, each in a folder of its own
 readers: $(READER_RELEASES:%=$(READERS)/%/.installed)

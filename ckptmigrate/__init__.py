@@ -53,11 +53,12 @@ if TYPE_CHECKING:
         undo,
         verify,
     )
+    from ckptmigrate.places import Url
     from ckptmigrate.planning.fixes import Advice, Checked
     from ckptmigrate.planning.losses import LOSSES
     from ckptmigrate.planning.planner import Plan
-    from ckptmigrate.releases.prediction import Job, Obstacle, Verdict
-    from ckptmigrate.storage.places import Url
+    from ckptmigrate.releases.job import Job
+    from ckptmigrate.releases.prediction import Obstacle, Verdict
     from ckptmigrate.verbs.inspection import Inspection
     from ckptmigrate.verbs.repair import Repair
     from ckptmigrate.writing.links import Link
@@ -115,7 +116,7 @@ _MODULES: Final = {
     "Finding": "ckptmigrate.checks.findings",
     "Given": "ckptmigrate.checkpoint.topology",
     "Inspection": "ckptmigrate.verbs.inspection",
-    "Job": "ckptmigrate.releases.prediction",
+    "Job": "ckptmigrate.releases.job",
     "Link": "ckptmigrate.writing.links",
     "NotACheckpointError": "ckptmigrate.errors",
     "Obstacle": "ckptmigrate.releases.prediction",
@@ -125,7 +126,7 @@ _MODULES: Final = {
     "Repair": "ckptmigrate.verbs.repair",
     "StoreError": "ckptmigrate.errors",
     "UnsupportedFormatError": "ckptmigrate.errors",
-    "Url": "ckptmigrate.storage.places",
+    "Url": "ckptmigrate.places",
     "Verdict": "ckptmigrate.releases.prediction",
     "Verification": "ckptmigrate.checks.verification",
     "check": "ckptmigrate.library",

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
 from ckptmigrate.text.printable import printable
+from ckptmigrate.text.secrets import masked
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,6 @@ class CkptMigrateError(Exception):
 
     def as_json(self) -> dict[str, object]:
         """Return the documented JSON form: the message and its parts."""
-        from ckptmigrate.text.secrets import masked
-
         parts = {
             name: value
             for name, value in vars(self).items()

@@ -10,13 +10,14 @@ from ckptmigrate.checkpoint.differences import Difference
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.checks import verification
 from ckptmigrate.checks.verification import Verification
+from ckptmigrate.places import Place
 from ckptmigrate.planning.fixes import Checked
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.releases.environment import environment
-from ckptmigrate.releases.prediction import Job
+from ckptmigrate.releases.job import Job
 from ckptmigrate.storage import directories
-from ckptmigrate.storage.directories import Progress
-from ckptmigrate.storage.places import Place, place
+from ckptmigrate.storage.progress import Progress
+from ckptmigrate.storage.urls import place
 from ckptmigrate.verbs import migrate as migration
 from ckptmigrate.verbs import recover as recovery
 from ckptmigrate.verbs.check import CheckRequest

@@ -21,7 +21,7 @@ ORDER = (
     "cli", "measuring", "batch", "root", "verbs", "logs", "report", "compat", "writing", "planning",
     "checks", "releases", "versions", "checkpoint", "pickles", "storage", "text",
 )  # fmt: skip
-LEAVES = ("errors", "clock", "search_path", "version", "text")
+LEAVES = ("errors", "places", "clock", "search_path", "version", "text")
 _NO_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
     tokenize.ENCODING, tokenize.ENDMARKER,

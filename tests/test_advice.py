@@ -14,7 +14,7 @@ from conftest import SAMPLES, Run, checkpoint_of, refused
 from test_check import ask, with_foreign
 
 from ckptmigrate import check, repair
-from ckptmigrate.releases.prediction import Job
+from ckptmigrate.releases.job import Job
 
 Copy = Callable[[str], Path]
 

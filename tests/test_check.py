@@ -32,7 +32,8 @@ from ckptmigrate.planning import fixes
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.releases import facts, prediction
 from ckptmigrate.releases.dtypes import unnamed_class
-from ckptmigrate.releases.prediction import Job, Verdict
+from ckptmigrate.releases.job import Job
+from ckptmigrate.releases.prediction import Verdict
 from ckptmigrate.releases.readers import reader, readers
 from ckptmigrate.storage.directories import LocalDirectory
 from ckptmigrate.verbs.migrate import MigrationRequest

@@ -19,7 +19,7 @@ from ckptmigrate.batch.dask_cluster import Cluster
 from ckptmigrate.batch.executors import Stop
 from ckptmigrate.batch.tasks import Done, Task, TaskOutcome, checked
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.storage import directories
+from ckptmigrate.storage import progress
 from ckptmigrate.verbs.inspect import InspectRequest
 from ckptmigrate.verbs.result import Status
 from ckptmigrate.version import __version__
@@ -102,7 +102,7 @@ def test_a_worker_that_hangs(
 
 def test_a_cluster_without_workers(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[str] = []
-    monkeypatch.setattr(directories, "on_wait", lambda what, seconds: reported.append(str(what)))
+    monkeypatch.setattr(progress, "on_wait", lambda what, seconds: reported.append(str(what)))
     monkeypatch.setattr(dask_cluster, "_NO_WORKER", 0.3)
     monkeypatch.setattr(dask_cluster, "_LOOK", 0.1)
     outcomes = dict(Cluster(scheduler, retries=0)(TASKS, Stop()))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Run, checkpoint_of, refused
 
-from ckptmigrate.storage.directories import DEEPEST
+from ckptmigrate.storage.limits import DEEPEST
 from ckptmigrate.writing import durable
 
 Copy = Callable[[str], Path]

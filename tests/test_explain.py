@@ -10,7 +10,7 @@ import pytest
 from conftest import INDEX, LAYOUTS, Run, refused
 
 from ckptmigrate.checks.findings import CODES
-from ckptmigrate.logs.kinds import kinds
+from ckptmigrate.logs.recognition import kinds
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.verbs import explain
 from ckptmigrate.versions import UNIVERSAL

@@ -33,8 +33,9 @@ from ckptmigrate.compat.cells import matrix
 from ckptmigrate.logs import log_reader
 from ckptmigrate.logs.cause_tests import LOOKS
 from ckptmigrate.logs.examined import Seen
-from ckptmigrate.logs.kinds import ErrorKind, Sure, kinds, recognise
+from ckptmigrate.logs.kinds import ErrorKind, Sure
 from ckptmigrate.logs.log_reader import parse_log, read_log
+from ckptmigrate.logs.recognition import kinds, recognise
 from ckptmigrate.releases.facts import compat
 from ckptmigrate.verbs import explain
 

@@ -14,11 +14,11 @@ import pytest
 from conftest import checkpoint_of
 
 import ckptmigrate
+from ckptmigrate.checkpoint import lock_owner, migration_state
+from ckptmigrate.checkpoint.lock_owner import Holder, this_process
 from ckptmigrate.errors import DestinationError
 from ckptmigrate.storage import local_files
-from ckptmigrate.writing import lock, swap
 from ckptmigrate.writing import stage as staging
-from ckptmigrate.writing.lock import Holder, this_process
 
 Copy = Callable[[str], Path]
 REAL = local_files.read
@@ -43,38 +43,38 @@ def ended() -> int:
     return child.pid
 
 
-def of(pid: int) -> lock.Owner:
+def of(pid: int) -> lock_owner.Owner:
     return replace(this_process(), pid=pid, ticks=7)
 
 
 @pytest.fixture
-def owners() -> dict[str, lock.Owner]:
+def owners() -> dict[str, lock_owner.Owner]:
     return {"ended": of(ended()), "another user's": of(1), "ours": of(os.getpid())}
 
 
 def test_who_cannot_be_seen(
-    owners: dict[str, lock.Owner], hidden: None, monkeypatch: pytest.MonkeyPatch
+    owners: dict[str, lock_owner.Owner], hidden: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert lock.holder(owners["ended"]) is Holder.DEAD
-    assert lock.holder(owners["ours"]) is Holder.UNKNOWN
-    assert lock.holder(owners["another user's"]) is Holder.UNKNOWN
+    assert lock_owner.holder(owners["ended"]) is Holder.DEAD
+    assert lock_owner.holder(owners["ours"]) is Holder.UNKNOWN
+    assert lock_owner.holder(owners["another user's"]) is Holder.UNKNOWN
 
     def refuse(*_: object) -> None:
         raise PermissionError
 
     monkeypatch.setattr(os, "kill", refuse)  # as root is not refused
-    assert lock.holder(owners["another user's"]) is Holder.UNKNOWN
+    assert lock_owner.holder(owners["another user's"]) is Holder.UNKNOWN
 
 
 @pytest.mark.parametrize("in_place", [False, True])
 def test_recover_leaves_it_alone_and_says_how_to_be_sure(
-    copy: Copy, tmp_path: Path, owners: dict[str, lock.Owner], hidden: None, in_place: bool
+    copy: Copy, tmp_path: Path, owners: dict[str, lock_owner.Owner], hidden: None, in_place: bool
 ) -> None:
     root, owner = copy("0.17.1-idle-w1"), owners["another user's"]
     out = checkpoint_of(root) if in_place else tmp_path / "out"
-    stage = swap.stage_of(out) if in_place else staging.stage_of(out)
+    stage = migration_state.stage_of(out) if in_place else staging.stage_of(out)
     (stage / "work").mkdir(parents=True)
-    place = swap.lock_of(out) if in_place else staging.lock_of(out)
+    place = migration_state.lock_of(out) if in_place else staging.lock_of(out)
     place.symlink_to(json.dumps(asdict(owner)))
     with pytest.raises(DestinationError, match="cannot be seen from here") as refused:
         ckptmigrate.recover(out)

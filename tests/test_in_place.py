@@ -12,6 +12,7 @@ import pytest
 from conftest import CLI, SAMPLES, Run, checkpoint_of, refused, tree_hash
 
 from ckptmigrate import DestinationError, migrate
+from ckptmigrate.checkpoint import migration_state
 from ckptmigrate.writing import swap
 
 SAMPLE = "0.19.0-idle-tp2"  # .metadata, common.pt and metadata.json all change
@@ -126,14 +127,14 @@ def test_a_second_migration_meanwhile_is_refused(root: Path, run: Run) -> None:
     swap.take(checkpoint)
     for staged in (False, True):
         if staged:
-            swap.stage_of(checkpoint).mkdir()
+            migration_state.stage_of(checkpoint).mkdir()
         before = tree_hash(root)
         for verb in (["downgrade", root, "--to", "pre-rerun", "--in-place"], ["recover", root]):
             refused(run(*verb), "is being migrated by", f"pid {os.getpid()}", socket.gethostname())
         assert tree_hash(root) == before
 
 
-def test_terminated_while_swapping(root: Path) -> None:
+def test_terminated_while_swap(root: Path) -> None:
     before = tree_hash(root)
     code = (
         _KILLED.replace("os.getpid(), 9", "os.getpid(), 15")

@@ -15,47 +15,48 @@ import pytest
 from conftest import CLI, SAMPLES, Run, checkpoint_of, refused, tree_hash
 
 from ckptmigrate import DamagedError, DestinationError, migrate, recover, undo
+from ckptmigrate.checkpoint import lock_owner, migration_state
+from ckptmigrate.checkpoint.lock_owner import Holder, this_process
 from ckptmigrate.storage.directories import Directory
 from ckptmigrate.versions.detection import Reading, read
-from ckptmigrate.writing import lock, swap
 from ckptmigrate.writing import stage as staging
-from ckptmigrate.writing.lock import Holder, this_process
+from ckptmigrate.writing import swap
 
 SAMPLE = "0.19.0-idle-tp2"
 Copy = Callable[[str], Path]
 
 
-def dead() -> lock.Owner:
+def dead() -> lock_owner.Owner:
     """Return the owner that a process which no longer exists was."""
     child = subprocess.Popen(["true"])
     child.wait()
     return replace(this_process(), pid=child.pid, ticks=1)
 
 
-def put(place: Path, owner: lock.Owner) -> None:
+def put(place: Path, owner: lock_owner.Owner) -> None:
     place.symlink_to(json.dumps(asdict(owner)))
 
 
 def test_who_is_alive() -> None:
     me = this_process()
     assert (me.pid, me.host) == (os.getpid(), socket.gethostname())
-    assert lock.holder(me) is Holder.ALIVE
-    assert lock.holder(dead()) is Holder.DEAD
+    assert lock_owner.holder(me) is Holder.ALIVE
+    assert lock_owner.holder(dead()) is Holder.DEAD
     # The pid is used again by another process, or the machine was booted since.
-    assert lock.holder(replace(me, ticks=me.ticks + 1)) is Holder.DEAD
-    assert lock.holder(replace(me, boot="another")) is Holder.DEAD
+    assert lock_owner.holder(replace(me, ticks=me.ticks + 1)) is Holder.DEAD
+    assert lock_owner.holder(replace(me, boot="another")) is Holder.DEAD
     # Nothing that cannot be seen is taken for dead.
     for away in ({"host": "node-2"}, {"host": "localhost"}):
-        assert lock.holder(replace(me, boot="another", **away)) is Holder.UNKNOWN
-    assert lock.holder(replace(dead(), namespace="pid:[1]")) is Holder.UNKNOWN
-    assert lock.holder(None) is Holder.UNKNOWN
+        assert lock_owner.holder(replace(me, boot="another", **away)) is Holder.UNKNOWN
+    assert lock_owner.holder(replace(dead(), namespace="pid:[1]")) is Holder.UNKNOWN
+    assert lock_owner.holder(None) is Holder.UNKNOWN
 
 
 def test_a_zombie_is_dead() -> None:
     child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     ticks = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19])
-    assert lock.holder(replace(this_process(), pid=child.pid, ticks=ticks)) is Holder.DEAD
+    assert lock_owner.holder(replace(this_process(), pid=child.pid, ticks=ticks)) is Holder.DEAD
     child.wait()
 
 
@@ -72,7 +73,7 @@ def test_a_run_on_another_host_is_not_assumed_dead(copy: Copy, run: Run) -> None
     root = copy(SAMPLE)
     checkpoint, before = checkpoint_of(root), tree_hash(root)
     (checkpoint / ".ckptmigrate").mkdir()
-    put(swap.lock_of(checkpoint), replace(this_process(), host="node-2", boot="another"))
+    put(migration_state.lock_of(checkpoint), replace(this_process(), host="node-2", boot="another"))
     for words in (["downgrade", root, "--to", "pre-rerun", "--in-place"], ["recover", root]):
         refused(run(*words), "node-2", f"ckptmigrate recover {checkpoint} --break-lock")
     assert run("recover", root, "--break-lock").returncode == 0
@@ -83,7 +84,7 @@ def test_breaking_a_lock_does_not_break_a_live_one(copy: Copy, run: Run) -> None
     root = copy(SAMPLE)
     swap.take(checkpoint_of(root))
     refused(run("recover", root, "--break-lock"), "is being migrated by")
-    assert swap.lock_of(checkpoint_of(root)).is_symlink()
+    assert migration_state.lock_of(checkpoint_of(root)).is_symlink()
 
 
 def test_a_leftover_stage_is_named_and_removed(copy: Copy, run: Run, tmp_path: Path) -> None:
@@ -146,10 +147,11 @@ def cut(root: Path) -> None:
     """Kill an in-place migration in the middle of its swap."""
     code = (
         "import os, sys; from ckptmigrate import migrate; "
-        "from ckptmigrate.writing import journal, swapping; "
+        "from ckptmigrate.checkpoint import migration_state; "
+        "from ckptmigrate.writing import journal; "
         "real = journal.groups; "
         "journal.groups = lambda names: os.kill(os.getpid(), 9) if len(names) > 3 and "
-        "os.path.exists(swapping.stage_of(path) / '.old/metadata.json') else real(names); "
+        "os.path.exists(migration_state.stage_of(path) / '.old/metadata.json') else real(names); "
         "from pathlib import Path; path = Path(sys.argv[2]); "
         "migrate(sys.argv[1], to='pre-rerun', in_place=True)"
     )

@@ -18,8 +18,8 @@ from s3fs import S3FileSystem
 import ckptmigrate
 from ckptmigrate import migrate
 from ckptmigrate.errors import CkptMigrateError, DestinationError, StoreError
+from ckptmigrate.places import Url
 from ckptmigrate.storage import store
-from ckptmigrate.storage.places import Url
 
 pytest_plugins = ["store_fixtures"]
 SAMPLE = "0.18.2-idle-w1"
@@ -120,12 +120,12 @@ def test_a_412_to_what_has_no_condition_is_told_as_that(operation: str) -> None:
     place = Url("flaky", "bucket/run/object")
     FlakyFileSystem.objects[place.key] = b"content"
     asked = {
-        "HEAD": lambda: place.store.size(place),
-        "GET": lambda: place.store.read(place),
-        "LIST": lambda: place.store.list(place.parent),
-        "PUT": lambda: place.store.replace(place, b"new"),
-        "COPY": lambda: place.store.copy(place, place.with_name("copy"), 7),
-        "DELETE": lambda: place.store.remove(place),
+        "HEAD": lambda: store.store_of(place).size(place),
+        "GET": lambda: store.store_of(place).read(place),
+        "LIST": lambda: store.store_of(place).list(place.parent),
+        "PUT": lambda: store.store_of(place).replace(place, b"new"),
+        "COPY": lambda: store.store_of(place).copy(place, place.with_name("copy"), 7),
+        "DELETE": lambda: store.store_of(place).remove(place),
     }
 
     def sticky(found: str, key: str) -> None:

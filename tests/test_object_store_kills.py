@@ -18,7 +18,8 @@ from s3_server import BUCKET, Bucket, Proxy, Request, environment, files_of, pas
 
 import ckptmigrate
 from ckptmigrate import LOSSES, NotACheckpointError, migrate
-from ckptmigrate.storage.places import Place, place
+from ckptmigrate.places import Place
+from ckptmigrate.storage.urls import place
 from ckptmigrate.verbs import recover
 
 pytest_plugins = ["store_fixtures"]

@@ -19,9 +19,11 @@ from s3_server import BUCKET, Bucket, environment, files_of, proxied, served
 
 import ckptmigrate
 from ckptmigrate import LOSSES, Link, RefusedError, migrate
+from ckptmigrate.checkpoint import migration_state
 from ckptmigrate.errors import DamagedError, DestinationError, StoreError
-from ckptmigrate.storage.places import Url, place
-from ckptmigrate.writing import store_publication, store_swap
+from ckptmigrate.places import Url
+from ckptmigrate.storage.urls import place
+from ckptmigrate.writing import store_publication
 
 pytest_plugins = ["store_fixtures"]
 
@@ -377,4 +379,4 @@ def test_a_library_user_gets_the_parts_of_the_sentence(port: int) -> None:
     with pytest.raises(StoreError) as caught:
         ckptmigrate.inspect("s3://no-such-bucket/run")
     assert caught.value.path == Url("s3", "no-such-bucket")
-    assert store_swap.stage_of(Url("s3", "b/run")) == Url("s3", "b/run/.ckptmigrate/stage")
+    assert migration_state.stage_of(Url("s3", "b/run")) == Url("s3", "b/run/.ckptmigrate/stage")

@@ -19,7 +19,7 @@ from test_check import ask, read
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 
 from ckptmigrate import migrate
-from ckptmigrate.releases.prediction import Job
+from ckptmigrate.releases.job import Job
 from ckptmigrate.versions import LAYOUTS
 from ckptmigrate.versions.detection import Reading
 

@@ -17,7 +17,8 @@ from gcp_storage_emulator.server import create_server
 from object_stores import CLI, NAME, visible
 from s3_server import BUCKET, Bucket, environment, files_of
 
-from ckptmigrate.storage.places import Url, place
+from ckptmigrate.places import Url
+from ckptmigrate.storage.urls import place
 
 pytest_plugins = ["store_fixtures"]
 

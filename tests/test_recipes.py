@@ -20,7 +20,7 @@ from conftest import INDEX, SAMPLES, checkpoint_of
 from examples import Page, commands, copy_samples, run
 from real_releases import READERS, run_jobs
 
-from ckptmigrate.logs.kinds import recognise
+from ckptmigrate.logs.recognition import recognise
 
 PAGE = Page("docs/recipes.md", split=True)
 CLAIM = re.compile(

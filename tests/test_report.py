@@ -26,7 +26,7 @@ from markdown_it import MarkdownIt
 from playwright.sync_api import Browser, ViewportSize, expect
 
 import ckptmigrate
-from ckptmigrate.storage.places import place as place_of
+from ckptmigrate.storage.urls import place as place_of
 from ckptmigrate.verbs.migrate import MigrationRequest, prepare
 from ckptmigrate.writing import store_publication
 

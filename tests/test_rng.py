@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 
 from ckptmigrate import migrate
-from ckptmigrate.releases.prediction import Job
+from ckptmigrate.releases.job import Job
 from ckptmigrate.versions.detection import Reading
 
 Copy = Callable[[str], Path]

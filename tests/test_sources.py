@@ -18,7 +18,7 @@ from real_releases import READERS
 
 from ckptmigrate.checks.findings import CODES
 from ckptmigrate.compat.cells import matrix
-from ckptmigrate.logs.kinds import kinds
+from ckptmigrate.logs.recognition import kinds
 from ckptmigrate.measuring import jobs
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.releases.facts import ROWS, compat

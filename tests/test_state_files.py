@@ -17,10 +17,10 @@ from conftest import Run, checkpoint_of, refused, tree_hash
 
 import ckptmigrate
 from ckptmigrate.batch import ledger
-from ckptmigrate.checkpoint import integrity, sidecar
+from ckptmigrate.checkpoint import integrity, lock_owner, sidecar
 from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.storage.directories import LocalDirectory
-from ckptmigrate.writing import journal, lock
+from ckptmigrate.writing import journal
 
 Copy = Callable[[str], Path]
 
@@ -85,11 +85,11 @@ LINE = {
 
 
 def test_locks() -> None:
-    assert lock.parse(json.dumps(OWNER)) is not None
+    assert lock_owner.parse(json.dumps(OWNER)) is not None
     for text in odd(OWNER):
-        owner = lock.parse(text)
-        lock.holder(owner)
-        refusal = str(lock.refusal(owner, Path("/a/b"), Path("/a/.b.lock")))
+        owner = lock_owner.parse(text)
+        lock_owner.holder(owner)
+        refusal = str(lock_owner.refusal(owner, Path("/a/b"), Path("/a/.b.lock")))
         assert refusal.isprintable() and len(refusal) < 3_000
         assert owner is not None or ("/a/.b.lock" in refusal and "--break-lock" in refusal)
         if owner is not None:

@@ -13,7 +13,7 @@ from flaky_store import FlakyFileSystem, below
 import ckptmigrate
 from ckptmigrate import CkptMigrateError, migrate
 from ckptmigrate.errors import DamagedError, StoreError
-from ckptmigrate.storage import directories
+from ckptmigrate.storage import limits
 
 SAMPLE = "0.18.2-idle-w1"
 TARGET = "pre-rerun"
@@ -136,7 +136,7 @@ def test_a_key_that_is_listed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_lock_of_any_size_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     flaky_store.put(SAMPLES / SAMPLE, "run")
-    monkeypatch.setattr(directories, "LARGEST_JSON", 1000)
+    monkeypatch.setattr(limits, "LARGEST_JSON", 1000)
     monkeypatch.setattr("ckptmigrate.storage.store.LARGEST_JSON", 1000)
     FlakyFileSystem.objects[f"{HERE}/.ckptmigrate/lock"] = bytes(5000)
     with pytest.raises(DamagedError, match="has more than 1000 bytes"):

@@ -30,8 +30,8 @@ from ckptmigrate import CkptMigrateError, migrate
 from ckptmigrate.batch.tasks import Task, perform
 from ckptmigrate.cli import console
 from ckptmigrate.errors import StoreError
-from ckptmigrate.storage import directories, store, store_calls
-from ckptmigrate.storage.places import Url
+from ckptmigrate.places import Url
+from ckptmigrate.storage import progress, store, store_calls
 from ckptmigrate.storage.store_calls import Calls
 from ckptmigrate.verbs.migrate import MigrationRequest
 
@@ -182,7 +182,7 @@ def test_a_server_that_does_not_answer(
 ) -> None:
     """Every call ends within its limit, and is reported meanwhile."""
     reported: list[float] = []
-    monkeypatch.setattr(directories, "on_wait", lambda place, seconds: reported.append(seconds))
+    monkeypatch.setattr(progress, "on_wait", lambda place, seconds: reported.append(seconds))
     monkeypatch.setattr(store_calls, "_LIMIT", 1.5)
     monkeypatch.setattr(store_calls, "_REPORTED", 0.3)
     with server(answer) as port:

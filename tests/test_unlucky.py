@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from conftest import CLI, CORRUPT, MAIN, Run, checkpoint_of, refused, tree_hash
 
+from ckptmigrate.checkpoint import trackers
 from ckptmigrate.errors import StoreError
-from ckptmigrate.storage import places
-from ckptmigrate.storage.places import Url, place
+from ckptmigrate.places import Url
+from ckptmigrate.storage.urls import place
 
 Copy = Callable[[str], Path]
 PROGRAM = str(Path(sys.executable).with_name("ckptmigrate"))
@@ -146,7 +147,7 @@ def pasted(result: subprocess.CompletedProcess[str], cwd: Path) -> str:
 
 def test_a_file_of_a_checkpoint_means_what_it_is_in(copy: Copy, run: Run) -> None:
     root = copy(SAMPLE)
-    for name in ("iter_0000005/common.pt", "iter_0000005/.metadata", places.TRACKER_FILE):
+    for name in ("iter_0000005/common.pt", "iter_0000005/.metadata", trackers.TRACKER_FILE):
         assert "iter_0000005: none-emitting" in pasted(run("inspect", root / name), root.parent)
 
 
@@ -167,7 +168,7 @@ def test_an_iteration_that_is_not_there_beside_some_that_are(copy: Copy, run: Ru
 def test_a_tracker_that_names_a_half_written_iteration(copy: Copy, run: Run) -> None:
     root = copy(SAMPLE)
     (root / "iter_0000009").mkdir()
-    (root / places.TRACKER_FILE).write_text("9")
+    (root / trackers.TRACKER_FILE).write_text("9")
     result = run("inspect", root)
     refused(result, "neither metadata.json nor .metadata", "cut short")
     told = shell(result.stderr.split("`")[-2], root.parent).stdout

@@ -11,8 +11,9 @@ import pytest
 from conftest import SAMPLES, Run
 
 from ckptmigrate.errors import CkptMigrateError, StoreError
-from ckptmigrate.storage.places import Url, place
+from ckptmigrate.places import Url
 from ckptmigrate.storage.store_errors import explained
+from ckptmigrate.storage.urls import place
 from ckptmigrate.text.secrets import masked
 
 SECRETS = ("AKID", "S3CR3T", "T0K3N")

@@ -644,7 +644,7 @@ def cut(
 def test_tiling_agrees_with_counting(chance: random.Random) -> None:
     size = tuple(chance.randrange(1, 6) for _ in range(chance.randrange(0, 5)))
     boxes = cut((0,) * len(size), size, chance)
-    shape = tiling.Shape(size, tuple(boxes), None)
+    shape = tiling.TensorDescription(size, tuple(boxes), None)
     assert counted(size, boxes)
     assert tiling._not_tiled(shape) is None
     # Move one box, so that volumes stay as they are.
@@ -652,7 +652,7 @@ def test_tiling_agrees_with_counting(chance: random.Random) -> None:
     _, sizes = boxes[number]
     moved = tuple(chance.randrange(n - s + 1) for n, s in zip(size, sizes, strict=True))
     boxes[number] = (moved, sizes)
-    shape = tiling.Shape(size, tuple(boxes), None)
+    shape = tiling.TensorDescription(size, tuple(boxes), None)
     assert (tiling._not_tiled(shape) is None) == counted(size, boxes)
 
 
@@ -680,7 +680,7 @@ def test_tiling_agrees_with_counting(chance: random.Random) -> None:
 def test_tiling_by_hand(
     size: tuple[int, ...], boxes: list[tuple[tuple[int, ...], tuple[int, ...]]], tiled: bool
 ) -> None:
-    assert (tiling._not_tiled(tiling.Shape(size, tuple(boxes), None)) is None) == tiled
+    assert (tiling._not_tiled(tiling.TensorDescription(size, tuple(boxes), None)) is None) == tiled
 
 
 def test_the_samples_hold_both_kinds_of_entries() -> None:

@@ -22,7 +22,7 @@ from uuid import uuid4
 from ckptmigrate.batch.executors import Outcomes, Stop
 from ckptmigrate.batch.tasks import Task, TaskOutcome, checked, died, failed, in_words, perform
 from ckptmigrate.errors import CkptMigrateError, RefusedError
-from ckptmigrate.storage import directories, local_files
+from ckptmigrate.storage import local_files, progress
 from ckptmigrate.text.commands import install
 from ckptmigrate.text.secrets import masked
 from ckptmigrate.version import __version__
@@ -149,7 +149,7 @@ class _Watch:
         if workers:
             self._seen = now
             return False
-        directories.on_wait("a worker of the Dask cluster", now - self._seen)
+        progress.on_wait("a worker of the Dask cluster", now - self._seen)
         return now - self._seen > _NO_WORKER
 
 

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from ckptmigrate import places
 from ckptmigrate.batch import roots
 from ckptmigrate.batch.paths import Group
 from ckptmigrate.checkpoint import locate
 from ckptmigrate.errors import CkptMigrateError, DestinationError
-from ckptmigrate.storage import places
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
+from ckptmigrate.storage import urls
 from ckptmigrate.verbs import changes
 
 
@@ -34,14 +35,14 @@ def place(
         made = str(places.absolute(output))
         groups = [group for group in groups if group.error is None or group.path != made]
     else:
-        beside = {str(changes.default_output(places.place(group.path), target)) for group in groups}
+        beside = {str(changes.default_output(urls.place(group.path), target)) for group in groups}
         groups = [group for group in groups if group.path not in beside]
     about = {
-        places.resolved(places.place(group.path)): group for group in groups if group.error is None
+        places.resolved(urls.place(group.path)): group for group in groups if group.error is None
     }
     found = []
     for group in groups:
-        path = places.place(group.path)
+        path = urls.place(group.path)
         if output is None:
             root = changes.default_output(path, target)
         else:
@@ -74,11 +75,11 @@ def _checked(group: Group, root: Place, *, go_on: bool) -> Group:
     """Return the group, with an error if its root cannot be created."""
     if group.error is not None:
         return group
-    names = {places.place(each).name for each in group.checkpoints}
+    names = {urls.place(each).name for each in group.checkpoints}
     if group.tracker is not None:
         names.add(locate.directory_of(group.tracker))
     try:
-        roots.check(root, places.place(group.path), names, go_on=go_on)
+        roots.check(root, urls.place(group.path), names, go_on=go_on)
     except CkptMigrateError as error:
         return replace(group, checkpoints=(), error=error)
     return group

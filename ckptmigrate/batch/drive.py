@@ -16,7 +16,7 @@ from ckptmigrate.batch.paths import Group
 from ckptmigrate.batch.tasks import Done, Task, TaskOutcome
 from ckptmigrate.checkpoint import locate
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.storage.places import place
+from ckptmigrate.storage.urls import place
 from ckptmigrate.verbs.result import Status
 
 

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from ckptmigrate.batch.tasks import Done, Task, TaskOutcome
 from ckptmigrate.errors import DestinationError
+from ckptmigrate.places import Place, lies_in
 from ckptmigrate.storage import local_files
-from ckptmigrate.storage.places import Place, lies_in
 from ckptmigrate.verbs.result import Status
 from ckptmigrate.writing.durable import sync_directory
 

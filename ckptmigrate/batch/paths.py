@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptmigrate import places
 from ckptmigrate.checkpoint import locate
 from ckptmigrate.checks import root_checks
 from ckptmigrate.errors import CkptMigrateError, NotACheckpointError, of_system
-from ckptmigrate.storage import places
-from ckptmigrate.storage.directories import DEEPEST
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
+from ckptmigrate.storage import urls
+from ckptmigrate.storage.limits import DEEPEST
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def expand(paths: Iterable[str]) -> list[str | CkptMigrateError]:
         for each in map(absolute, matches):
             found.setdefault(each, each)
         if not matches:
-            fix = locate.name_one(places.absolute(places.place(".")))
+            fix = locate.name_one(places.absolute(urls.place(".")))
             error = NotACheckpointError("matches no directory", path=path, fix=fix)
             found.setdefault(path, error)
     return list(found.values())
@@ -87,7 +88,7 @@ def _matches(pattern: str) -> Iterator[str]:
 
 def absolute(path: str) -> str:
     """Return the absolute form of a PATH."""
-    return str(places.absolute(places.place(path)))
+    return str(places.absolute(urls.place(path)))
 
 
 def groups(
@@ -115,14 +116,14 @@ def groups(
 
 
 def _real(path: str) -> str:
-    return os.path.realpath(path) if isinstance(places.place(path), Path) else path
+    return os.path.realpath(path) if isinstance(urls.place(path), Path) else path
 
 
 def _group(path: str | CkptMigrateError, choose: Callable[[Place], Group]) -> Group:
     if isinstance(path, CkptMigrateError):
         return Group(str(path.path), error=path)
     try:
-        return choose(places.place(path))
+        return choose(urls.place(path))
     except CkptMigrateError as error:
         return Group(path, error=error)
     except OSError as error:

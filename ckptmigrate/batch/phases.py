@@ -12,11 +12,12 @@ from ckptmigrate.batch.drive import PathTasks
 from ckptmigrate.batch.paths import Group
 from ckptmigrate.batch.shard import Partition
 from ckptmigrate.batch.tasks import Task
-from ckptmigrate.storage.places import Place, place
+from ckptmigrate.places import Place
+from ckptmigrate.storage.urls import place
 from ckptmigrate.verbs.check import CheckRequest
 from ckptmigrate.verbs.migrate import MigrationRequest
 from ckptmigrate.verbs.repair import RepairRequest
-from ckptmigrate.verbs.result import Request
+from ckptmigrate.verbs.result import VerbRequest
 from ckptmigrate.verbs.verify import VerifyRequest
 
 Phase = list[PathTasks]
@@ -84,7 +85,7 @@ def _of_one(request: Any, scope: Scope) -> Any:
 
 
 def _tasks(
-    request: Request,
+    request: VerbRequest,
     groups: Sequence[Group],
     scope: Scope,
     root: str | None = None,

@@ -6,9 +6,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ckptmigrate.checkpoint import locate, trackers
+from ckptmigrate.checkpoint.trackers import TRACKERS
 from ckptmigrate.errors import DestinationError
+from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
-from ckptmigrate.storage.places import TRACKERS, Place
 from ckptmigrate.writing.writer import writer
 
 
@@ -22,7 +23,7 @@ def check(root: Place, source: Place, names: Collection[str], *, go_on: bool) ->
     Raises:
         DestinationError: as `Writer.check_free`, or the root contains something else.
     """
-    if not go_on or not root.is_dir() or _is_link(root):
+    if not go_on or not directories.is_dir(root) or _is_link(root):
         # The parent directory of several roots is created too; a store has no directories.
         made = isinstance(root, Path) and not root.parent.is_dir()
         writer(root.parent if made else root).check_free(source)

@@ -9,7 +9,7 @@ from ckptmigrate.batch.drive import Batch, Root
 from ckptmigrate.batch.tasks import TaskOutcome
 from ckptmigrate.checks.findings import counted
 from ckptmigrate.report.document import CommandOutcome, Document, Member, NextStep, Refusal
-from ckptmigrate.storage.places import place
+from ckptmigrate.storage.urls import place
 from ckptmigrate.text.commands import command, load, removal
 from ckptmigrate.verbs.changes import WARNINGS
 from ckptmigrate.verbs.result import CHANGING, Status

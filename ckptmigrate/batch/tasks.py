@@ -13,15 +13,15 @@ from typing import Any
 from ckptmigrate import clock
 from ckptmigrate.errors import CkptMigrateError, of_system
 from ckptmigrate.report.document import Document
-from ckptmigrate.storage.places import place
+from ckptmigrate.storage.urls import place
 from ckptmigrate.text.commands import command
 from ckptmigrate.verbs.migrate import MigrationRequest
 from ckptmigrate.verbs.result import (
     CHANGING,
     Digests,
-    Request,
     Result,
     Status,
+    VerbRequest,
     digests_of,
 )
 from ckptmigrate.version import __version__
@@ -68,7 +68,7 @@ class Task:
     """
 
     path: str
-    request: Request
+    request: VerbRequest
     root: str | None = None
     carry: bool = False
     earlier: Done | None = None

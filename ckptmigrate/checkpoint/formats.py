@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from ckptmigrate.checkpoint import common, manifest, metadata, sidecar
+from ckptmigrate.checkpoint.trackers import TRACKER_FILE
 from ckptmigrate.errors import (
     DamagedError,
     NotACheckpointError,
@@ -20,8 +21,9 @@ from ckptmigrate.errors import (
 from ckptmigrate.pickles import torch_file
 from ckptmigrate.pickles.display import short
 from ckptmigrate.pickles.tree import Object
+from ckptmigrate.places import Place
+from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Directory
-from ckptmigrate.storage.places import TRACKER_FILE, Place
 from ckptmigrate.text.commands import command
 
 _OURS = "torch_dist"
@@ -154,7 +156,9 @@ def _require_version(path: Place, marker: dict[str, Any]) -> None:
 def _is_ours(place: Place) -> bool:
     """Return whether a place has the files of a torch_dist checkpoint."""
     try:
-        return all((place / name).is_file() for name in (manifest.MARKER_FILE, metadata.FILE))
+        return all(
+            directories.is_file(place / name) for name in (manifest.MARKER_FILE, metadata.FILE)
+        )
     except StoreError:  # the user may be allowed to read only a part of a bucket
         return False
 
@@ -162,7 +166,7 @@ def _is_ours(place: Place) -> bool:
 def _is_root(place: Place) -> bool:
     """Return whether a place has a tracker file."""
     try:
-        return (place / TRACKER_FILE).is_file()
+        return directories.is_file(place / TRACKER_FILE)
     except StoreError:
         return False
 

@@ -16,8 +16,9 @@ from ckptmigrate.checkpoint.manifest import METADATA_FILES
 from ckptmigrate.checkpoint.sidecar import digest
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.pickles.display import short
-from ckptmigrate.storage.directories import Directory, Progress
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
+from ckptmigrate.storage.directories import Directory
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import shell
 
 FILE: Final = "integrity.json"

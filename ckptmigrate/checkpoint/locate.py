@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ckptmigrate.checkpoint import formats, manifest
+from ckptmigrate import places
+from ckptmigrate.checkpoint import formats, manifest, migration_state, trackers
 from ckptmigrate.errors import CkptMigrateError, NotACheckpointError, Retry, StoreError
-from ckptmigrate.storage import directories, places
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
+from ckptmigrate.storage import directories
 from ckptmigrate.text.commands import command, shell
-from ckptmigrate.writing.writer import writer
 
-TRACKER_FILE: Final = places.TRACKER_FILE
+TRACKER_FILE: Final = trackers.TRACKER_FILE
 RELEASE: Final = manifest.RELEASE
 _LONGEST_TRACKER: Final = 64  # characters
 _SHOWN: Final = 5  # iterations
@@ -64,7 +64,7 @@ def locate(path: Place, *, iteration: int | None = None, every: bool = False) ->
     """
     found = find(path, iteration=iteration, every=every)
     for checkpoint in found.checkpoints:
-        writer(checkpoint).check_whole()
+        migration_state.check_complete(checkpoint)
     return found
 
 
@@ -87,12 +87,12 @@ def find(path: Place, *, iteration: int | None = None, every: bool = False) -> L
         return _every(path)
     if iteration is not None:
         chosen = path / f"iter_{iteration:07d}"
-        if not chosen.is_dir():
+        if not directories.is_dir(chosen):
             raise NotACheckpointError(f"has no {chosen.name}", path=path, **_choices(path))
         return Located(path, (chosen,), str(iteration))
     tracker = _read_tracker(path)
     chosen = path / directory_of(tracker)
-    if not chosen.is_dir():
+    if not directories.is_dir(chosen):
         raise NotACheckpointError(
             f"the tracker file names {chosen.name}, which does not exist",
             path=path / TRACKER_FILE,
@@ -108,8 +108,8 @@ def require_directory(path: Place) -> None:
     Raises:
         NotACheckpointError: PATH is a file, or does not exist.
     """
-    if not path.is_dir():
-        what = "is a file" if path.exists() else "does not exist"
+    if not directories.is_dir(path):
+        what = "is a file" if directories.exists(path) else "does not exist"
         raise NotACheckpointError(
             f"{what}, and a checkpoint is a directory",
             path=path,
@@ -119,10 +119,10 @@ def require_directory(path: Place) -> None:
 
 def is_one(path: Place) -> bool:
     """Return whether a directory is a checkpoint, not a root."""
-    if (path / TRACKER_FILE).exists():
+    if directories.exists(path / TRACKER_FILE):
         return False
     # During a swap a checkpoint has neither of the files that identify it.
-    return formats.is_checkpoint(directories.directory(path)) or writer(path).is_staged()
+    return formats.is_checkpoint(directories.directory(path)) or migration_state.is_staged(path)
 
 
 def words(checkpoint: Place) -> tuple[str | Place, ...]:
@@ -130,7 +130,7 @@ def words(checkpoint: Place) -> tuple[str | Place, ...]:
     file, with `--iteration` if the tracker file names another iteration; else its directory."""
     root = checkpoint.parent
     try:
-        if not (root / TRACKER_FILE).is_file() or not is_iteration(checkpoint.name):
+        if not directories.is_file(root / TRACKER_FILE) or not is_iteration(checkpoint.name):
             return (checkpoint,)
         named = tracker_text(root)
     except (CkptMigrateError, OSError):  # the root may be unreadable, the checkpoint readable
@@ -166,7 +166,7 @@ def iterations(root: Place) -> list[int]:
 
 def all_of(root: Place) -> tuple[Place, ...]:
     """Return the checkpoint directories of a root, oldest first; `release` is the oldest."""
-    released = (root / RELEASE,) if (root / RELEASE).is_dir() else ()
+    released = (root / RELEASE,) if directories.is_dir(root / RELEASE) else ()
     return (*released, *(root / f"iter_{number:07d}" for number in iterations(root)))
 
 
@@ -174,7 +174,7 @@ def _every(root: Place) -> Located:
     found = all_of(root)
     if not found:
         raise NotACheckpointError("has no iter_* directory", path=root, fix=name_one(root))
-    if (root / TRACKER_FILE).exists():
+    if directories.exists(root / TRACKER_FILE):
         tracker = _read_tracker(root)
         if root / directory_of(tracker) not in found:
             raise NotACheckpointError(
@@ -188,7 +188,7 @@ def _every(root: Place) -> Located:
 
 def _read_tracker(root: Place) -> str:
     tracker = root / TRACKER_FILE
-    if not tracker.is_file():
+    if not directories.is_file(tracker):
         raise NotACheckpointError(
             f"is neither a checkpoint nor a root: it has no {TRACKER_FILE}",
             path=root,
@@ -235,11 +235,11 @@ def _choices(root: Place) -> dict[str, Any]:
 def _near(path: Place) -> dict[str, Any]:
     """Return the fix for a path that is not a directory: its parent, or a checkpoint in that."""
     around = path.parent
-    if path.exists() and (is_one(around) or (around / TRACKER_FILE).is_file()):
+    if directories.exists(path) and (is_one(around) or directories.is_file(around / TRACKER_FILE)):
         return {"fix": "name the directory that it is in", "retry": Retry(path=around)}
     numbers: list[int] = []
     with contextlib.suppress(OSError, StoreError):  # the parent may be unreadable
-        numbers = iterations(around) if around.is_dir() else []
+        numbers = iterations(around) if directories.is_dir(around) else []
     if numbers:
         return {
             "fix": f"name one that does, of the root {around} ({_told(numbers)})",
@@ -272,7 +272,7 @@ def name_one(path: Place) -> str:
 def newest_non_persistent(root: Place, tracker: str) -> int | None:
     """Return the newest non-persistent iteration if it is not older than the tracker's, or None."""
     beside = root / _NON_PERSISTENT
-    if not beside.is_dir():
+    if not directories.is_dir(beside):
         return None
     newest = max(iterations(beside), default=-1)
     persistent = 0 if tracker == RELEASE else int(tracker)

@@ -21,8 +21,8 @@ from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.pickles import torch_file
 from ckptmigrate.pickles.torch_file import TorchFile
+from ckptmigrate.places import Place
 from ckptmigrate.storage.directories import Directory
-from ckptmigrate.storage.places import Place
 
 MARKER_FILE: Final = "metadata.json"
 # The metadata files that a migration may rewrite.

@@ -21,7 +21,9 @@ from typing import Any, Final
 
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.pickles.display import short
-from ckptmigrate.storage.directories import LARGEST_JSON, NAMES, Directory, Overlay, size_of
+from ckptmigrate.storage.directories import Directory, Overlay, size_of
+from ckptmigrate.storage.limits import LARGEST_JSON
+from ckptmigrate.storage.link_rules import NAMES
 from ckptmigrate.text.commands import shell
 
 FILE: Final = "ckptmigrate.json"

@@ -15,8 +15,10 @@ from ckptmigrate.errors import DamagedError
 from ckptmigrate.pickles import torch_file
 from ckptmigrate.pickles.tree import Global, Object, PersistentId
 from ckptmigrate.storage.directories import Directory, read_if_there
-from ckptmigrate.storage.places import LATEST_TRAIN_STATE, TRACKER_FILE
 
+TRACKER_FILE: Final = "latest_checkpointed_iteration.txt"
+LATEST_TRAIN_STATE: Final = "latest_train_state.pt"  # of Megatron-Bridge
+TRACKERS: Final = (LATEST_TRAIN_STATE, TRACKER_FILE)  # in the order of writing
 TRAIN_STATE: Final = "train_state.pt"
 _TENSOR: Final = "torch._utils._rebuild_tensor_v2"
 _BYTES: Final = {"torch.IntStorage": 4, "torch.LongStorage": 8}

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any, Final
 
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
 from ckptmigrate.text.commands import filled
 from ckptmigrate.text.printable import printable
 

@@ -9,7 +9,7 @@ from ckptmigrate.checkpoint import integrity
 from ckptmigrate.checks.findings import Finding, counted
 from ckptmigrate.checks.material import Material
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.storage.directories import Progress
+from ckptmigrate.storage.progress import Progress
 
 _SMALL: Final = 64 * 1024 * 1024  # bytes; larger files are hashed with the data files
 

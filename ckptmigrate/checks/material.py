@@ -14,8 +14,8 @@ from ckptmigrate.checkpoint.rows import Chunk, Piece, chunk_of, is_entry, item_k
 from ckptmigrate.checks.findings import Finding, counted, fix_of, shown
 from ckptmigrate.errors import CkptMigrateError, DamagedError, StoreError
 from ckptmigrate.pickles.tree import Object
+from ckptmigrate.places import Place
 from ckptmigrate.storage.directories import Directory
-from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import command, removal
 
 _Note = Callable[..., None]  # parameters: code, what, *items, fix

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ckptmigrate.checkpoint import locate, manifest, trackers
+from ckptmigrate import places
+from ckptmigrate.checkpoint import locate, manifest, migration_state, trackers
 from ckptmigrate.checks.findings import PAIR, Finding
 from ckptmigrate.errors import DamagedError, NotACheckpointError
-from ckptmigrate.storage import directories, places
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
+from ckptmigrate.storage import directories
 from ckptmigrate.text.commands import removal
-from ckptmigrate.writing.writer import writer
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,11 @@ def choose(path: Place, *, iteration: int | None = None, every: bool = False) ->
         NotACheckpointError: there is no checkpoint.
     """
     path = places.absolute(path)
-    is_root = path.is_dir() and not locate.is_one(path)
+    is_root = directories.is_dir(path) and not locate.is_one(path)
     there = locate.all_of(path) if is_root else ()
-    if not there and not (path / locate.TRACKER_FILE).exists():  # a checkpoint, or an error
+    if not there and not directories.exists(
+        path / locate.TRACKER_FILE
+    ):  # a checkpoint, or an error
         return Chosen(path, locate.find(path, iteration=iteration).checkpoints, None, False, ())
     named, findings = _tracker(path, there)
     if every:
@@ -76,18 +78,18 @@ def is_finished(checkpoint: Place) -> bool:
 def _tracker(root: Place, there: tuple[Place, ...]) -> tuple[Place | None, tuple[Finding, ...]]:
     """Return the checkpoint that the tracker file names, if it exists, and the findings."""
     file = root / locate.TRACKER_FILE
-    if not file.is_file():
+    if not directories.is_file(file):
         return None, (Finding("tracker-missing", root, f"there is no {locate.TRACKER_FILE}"),)
     text = locate.tracker_text(root)
     if text is None:
         what = f"{locate.TRACKER_FILE} names neither an iteration nor `release`"
         return None, (Finding("tracker-unreadable", root, what),)
     named = root / locate.directory_of(text)
-    if not named.is_dir():
+    if not directories.is_dir(named):
         what = f"{locate.TRACKER_FILE} names {named.name}, which is not there"
         return None, (Finding("tracker-dangling", root, what),)
     found = []
-    if not is_finished(named) and not writer(named).is_staged():
+    if not is_finished(named) and not migration_state.is_staged(named):
         what = f"{locate.TRACKER_FILE} names {named.name}, which lacks .metadata or metadata.json"
         found.append(Finding("tracker-half-written", root, what))
     found += _pair(root, text, named)
@@ -105,9 +107,9 @@ def _tracker(root: Place, there: tuple[Place, ...]) -> tuple[Place | None, tuple
 
 def latest_of_bridge(root: Place) -> Place | None:
     """Return the checkpoint that latest_train_state.pt names, or None."""
-    if not (root / places.LATEST_TRAIN_STATE).is_file():
+    if not directories.is_file(root / trackers.LATEST_TRAIN_STATE):
         return None
-    content = directories.directory(root).read(places.LATEST_TRAIN_STATE)
+    content = directories.directory(root).read(trackers.LATEST_TRAIN_STATE)
     try:
         return root / f"iter_{trackers.step(content):07d}"
     except DamagedError:
@@ -121,8 +123,8 @@ def _pair(root: Place, text: str, named: Place) -> list[Finding]:
         text: the content of the Megatron-LM tracker file.
         named: the checkpoint that the Megatron-LM tracker file names.
     """
-    file = root / places.LATEST_TRAIN_STATE
-    if not file.is_file():
+    file = root / trackers.LATEST_TRAIN_STATE
+    if not directories.is_file(file):
         return []
     try:
         step = trackers.step(directories.directory(root).read(file.name))
@@ -147,5 +149,5 @@ def no_train_state(root: Place, text: str, named: Place) -> str | None:
     return (
         f"{named.name} has no {trackers.TRAIN_STATE} of that iteration to copy; to have "
         f"Megatron-Bridge read {locate.TRACKER_FILE} run "
-        f"`{removal(root / places.LATEST_TRAIN_STATE)}`"
+        f"`{removal(root / trackers.LATEST_TRAIN_STATE)}`"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ckptmigrate.checkpoint import common, sidecar
+from ckptmigrate.checkpoint import common, migration_state, sidecar
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import STATES, Kind, grid_size
 from ckptmigrate.checkpoint.topology import derive
@@ -16,7 +16,6 @@ from ckptmigrate.pickles import torch_file
 from ckptmigrate.releases import optimizer_state
 from ckptmigrate.versions import sharded_rerun
 from ckptmigrate.versions.detection import read_manifest
-from ckptmigrate.writing.writer import writer
 
 
 def reruns(material: Material) -> Iterator[Finding]:
@@ -89,7 +88,7 @@ def sizes(material: Material) -> Iterator[Finding]:
 
 def history(material: Material) -> Iterator[Finding]:
     """Yield findings about an incomplete migration or an outdated sidecar."""
-    if writer(material.path).is_staged():
+    if migration_state.is_staged(material.path):
         yield material.finding("migration-unfinished", "a migration in place left its stage behind")
         return
     try:

@@ -30,7 +30,7 @@ Box = tuple[Numbers, Numbers]  # offsets, sizes
 
 
 @dataclass(frozen=True)
-class Shape:
+class TensorDescription:
     """A tensor as `state_dict_metadata` describes it.
 
     Attributes:
@@ -44,7 +44,7 @@ class Shape:
     dtype: str | None
 
 
-def shape_of(entry: Any) -> Shape:
+def shape_of(entry: Any) -> TensorDescription:
     """Return the shape of an inert `TensorStorageMetadata`.
 
     Raises:
@@ -58,7 +58,9 @@ def shape_of(entry: Any) -> Shape:
     for chunk in chunks:
         box = (_sizes(chunk.attributes.get("offsets")), _sizes(chunk.attributes.get("sizes")))
         boxes.append(box)
-    return Shape(_sizes(fields.get("size")), tuple(boxes), _dtype(fields.get("properties")))
+    return TensorDescription(
+        _sizes(fields.get("size")), tuple(boxes), _dtype(fields.get("properties"))
+    )
 
 
 def _sizes(value: Any) -> Numbers:
@@ -134,7 +136,7 @@ def _inside(box: Box, size: Numbers) -> bool:
     return all(at + n <= whole for at, n, whole in zip(offsets, sizes, size, strict=True))
 
 
-def _not_tiled(shape: Shape) -> str | None:
+def _not_tiled(shape: TensorDescription) -> str | None:
     """Return why the chunks do not tile the shape; None if they do.
 
     All chunks have to be inside the shape.
@@ -165,7 +167,7 @@ def _cut_dimensions(boxes: Sequence[Box], size: Numbers) -> list[int]:
     return [d for d, n in enumerate(size) if any(box[1][d] != n for box in boxes)]
 
 
-def too_many_corners(shape: Shape) -> bool:
+def too_many_corners(shape: TensorDescription) -> bool:
     """Return whether there are too many corners to count; no real tensor reaches the limit."""
     return len(shape.chunks) << len(_cut_dimensions(shape.chunks, shape.size)) > _MOST_CORNERS
 

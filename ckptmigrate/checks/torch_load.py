@@ -16,7 +16,8 @@ from ckptmigrate.checks.findings import Finding, counted
 from ckptmigrate.checks.material import Material
 from ckptmigrate.checks.tiling import shape_of
 from ckptmigrate.errors import DamagedError, RefusedError
-from ckptmigrate.storage.directories import LARGEST_PART, Progress
+from ckptmigrate.storage.limits import LARGEST_PART
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import install
 
 

@@ -34,9 +34,10 @@ from ckptmigrate.errors import (
     of_system,
 )
 from ckptmigrate.pickles.reader import uncollected
+from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
-from ckptmigrate.storage.directories import Directory, Progress
-from ckptmigrate.storage.places import Place
+from ckptmigrate.storage.directories import Directory
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command
 
 Check = Callable[[Material], Iterator[Finding]]

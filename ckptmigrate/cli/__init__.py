@@ -18,7 +18,7 @@ from ckptmigrate.cli.console import output
 from ckptmigrate.cli.failures import told
 from ckptmigrate.cli.help import MIGRATED, ManualGroup
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.storage import directories
+from ckptmigrate.storage import progress
 from ckptmigrate.text.commands import PROGRAM
 from ckptmigrate.text.lines import Line
 
@@ -104,7 +104,7 @@ def main() -> None:
     The exit status of a command becomes that of the process. An error is printed as one sentence.
     """
     streams.take_over()
-    directories.on_wait = console.waiting
+    progress.on_wait = console.waiting
     output.reset(color=False if os.environ.get("NO_COLOR") else None)
     # Set before click parses the command line, because parsing can fail.
     output.json = "--json" in itertools.takewhile(lambda word: word != "--", sys.argv[1:])

@@ -15,7 +15,8 @@ from ckptmigrate.batch import paths
 from ckptmigrate.batch.shard import Partition, parse
 from ckptmigrate.cli import completion_values
 from ckptmigrate.cli.options import Command
-from ckptmigrate.storage.places import Place, place
+from ckptmigrate.places import Place
+from ckptmigrate.storage.urls import place
 
 RETRIES: Final = 2  # default for a task on a cluster
 

@@ -20,9 +20,9 @@ from ckptmigrate.cli import console, corrected_command
 from ckptmigrate.cli.batch_options import RETRIES, Many
 from ckptmigrate.cli.console import output
 from ckptmigrate.errors import Retry
+from ckptmigrate.places import Place, lies_in
 from ckptmigrate.report import terminal
 from ckptmigrate.report.document import Document
-from ckptmigrate.storage.places import Place, lies_in
 from ckptmigrate.text.commands import command
 
 

@@ -11,9 +11,8 @@ from ckptmigrate.cli import completion_values, options
 from ckptmigrate.cli.batch_options import Many, several
 from ckptmigrate.cli.help import CHECKPOINT, Manual
 from ckptmigrate.cli.run import run
-from ckptmigrate.releases import prediction
 from ckptmigrate.releases.environment import Environment
-from ckptmigrate.releases.prediction import Job
+from ckptmigrate.releases.job import DEFAULT_STRICTNESS, RAISE_ALL, STRICTNESS, Job
 from ckptmigrate.verbs.check import CheckRequest
 
 
@@ -34,11 +33,11 @@ from ckptmigrate.verbs.check import CheckRequest
 @options.strict
 @click.option(
     "--strictness",
-    type=click.Choice(prediction.STRICTNESS),
+    type=click.Choice(STRICTNESS),
     metavar="POLICY",
-    default=prediction.DEFAULT_STRICTNESS,
+    default=DEFAULT_STRICTNESS,
     show_default=True,
-    help=f"--dist-ckpt-strictness of the job: {', '.join(prediction.STRICTNESS)}.",
+    help=f"--dist-ckpt-strictness of the job: {', '.join(STRICTNESS)}.",
 )
 @options.job_size("--job-tp", "tensor", "Tensor parallel size")
 @options.job_size("--job-pp", "pipeline", "Pipeline parallel size")
@@ -88,6 +87,6 @@ def check(
     """
     options.check_choice(iteration, every=every)
     if strict:
-        job["strictness"] = prediction.RAISE_ALL
+        job["strictness"] = RAISE_ALL
     request = CheckRequest(release, Job(**job), torch, environment, iteration, every)
     run(many, request, batch=every)

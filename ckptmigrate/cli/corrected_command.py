@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from ckptmigrate.errors import CkptMigrateError, Retry
-from ckptmigrate.storage.places import Place, absolute, place
+from ckptmigrate.places import Place, absolute
+from ckptmigrate.storage.urls import place
 from ckptmigrate.text.commands import command
 
 

@@ -12,8 +12,8 @@ from ckptmigrate.checks.findings import counted
 from ckptmigrate.cli import completion_values, options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import Manual
+from ckptmigrate.places import Place
 from ckptmigrate.report.terminal import change, cut
-from ckptmigrate.storage.places import Place
 from ckptmigrate.text.lines import Line
 
 

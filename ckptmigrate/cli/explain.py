@@ -11,8 +11,8 @@ import click
 from ckptmigrate.cli import completion_values, options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import Manual
+from ckptmigrate.places import Place
 from ckptmigrate.report.terminal import labelled
-from ckptmigrate.storage.places import Place
 from ckptmigrate.text.lines import Line
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import click
 from ckptmigrate.cli import completion_values
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import EVERYTHING
-from ckptmigrate.storage.places import Place, place
+from ckptmigrate.places import Place
+from ckptmigrate.storage.urls import place
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -7,7 +7,7 @@ import click
 from ckptmigrate.cli import options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import Manual
-from ckptmigrate.storage.places import Place, absolute
+from ckptmigrate.places import Place, absolute
 from ckptmigrate.verbs import recover as recovery
 
 

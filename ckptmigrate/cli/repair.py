@@ -10,7 +10,7 @@ from ckptmigrate.cli import completion_values, options
 from ckptmigrate.cli.batch_options import Many, several
 from ckptmigrate.cli.help import MIGRATED, Manual
 from ckptmigrate.cli.run import run
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
 from ckptmigrate.verbs.repair import RepairRequest
 
 

@@ -17,11 +17,11 @@ from ckptmigrate.cli.failures import told
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.report import terminal
 from ckptmigrate.report.document import CommandOutcome, Document, Refusal, Report
-from ckptmigrate.storage.places import place
+from ckptmigrate.storage.urls import place
 from ckptmigrate.text.printable import printable
 
 if TYPE_CHECKING:
-    from ckptmigrate.verbs.result import Request
+    from ckptmigrate.verbs.result import VerbRequest
 
 # Runs and prints; returns the document and the exit status. The argument is whether a report needs
 # what the checkpoint contained before the change.
@@ -54,7 +54,7 @@ def run(
 
 
 def _one(
-    many: Many, request: Request, reported: bool, *, full: bool, path_only: bool
+    many: Many, request: VerbRequest, reported: bool, *, full: bool, path_only: bool
 ) -> tuple[Document, int]:
     result: Any = request.run(many.only, reported=reported, watch=console.progress)
     document = result.document()

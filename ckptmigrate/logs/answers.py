@@ -7,9 +7,10 @@ from typing import Any, BinaryIO
 
 from ckptmigrate.logs.diagnosis import Decision, Prediction, decide, predict
 from ckptmigrate.logs.examined import Seen
-from ckptmigrate.logs.kinds import VERIFY, ErrorKind, Recognised, Sure
+from ckptmigrate.logs.kinds import VERIFY, ErrorKind, Sure
 from ckptmigrate.logs.log_reader import Found, Log, parse_log, read_log
-from ckptmigrate.storage.places import Place
+from ckptmigrate.logs.recognition import Recognised
+from ckptmigrate.places import Place
 from ckptmigrate.text.commands import filled
 
 _PATH = "PATH"

@@ -55,7 +55,7 @@ Test = Callable[[Seen, Mapping[str, str]], Look | None]
 def _tracker(seen: Seen, wanted: bool) -> Look | None:
     if not seen.is_root:
         return None
-    there = (seen.path / locate.TRACKER_FILE).is_file()
+    there = directories.is_file(seen.path / locate.TRACKER_FILE)
     what = "has" if there else "has no"
     return Look(there is wanted, f"{seen.path} {what} {locate.TRACKER_FILE}")
 
@@ -97,7 +97,7 @@ def _unfinished(seen: Seen, values: Mapping[str, str]) -> Look:
 
 def _dot_files(seen: Seen, _: Mapping[str, str], holds: bool = True) -> Look | None:
     cache = seen.path / ".cache" / "huggingface"
-    if metadata.FILE in seen.files or not cache.is_dir():
+    if metadata.FILE in seen.files or not directories.is_dir(cache):
         return None
     return Look(holds, f"{cache} shows that it was downloaded, without .metadata")
 
@@ -246,7 +246,9 @@ def _lost_data(seen: Seen, wanted: str) -> Look | None:
         return None
     if "mcore_data" in seen.manifest.metadata.attributes:
         return Look(False, ".metadata has mcore_data")
-    releases = writer_evidence.writer(seen.manifest, compat()).releases or _of_layout(seen)
+    releases = writer_evidence.possible_writers(seen.manifest, compat()).releases or _of_layout(
+        seen
+    )
     old = [release for release in releases if matches(release, "<0.16")]
     found = "lost" if releases and len(old) == len(releases) else "" if old else "not-written"
     if not found or not releases:

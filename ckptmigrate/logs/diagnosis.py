@@ -11,10 +11,12 @@ from typing import Final
 
 from ckptmigrate.logs.cause_tests import LOOKS, Look
 from ckptmigrate.logs.examined import Seen
-from ckptmigrate.logs.kinds import Cause, ErrorKind, Recognised, recognise
+from ckptmigrate.logs.kinds import Cause, ErrorKind
+from ckptmigrate.logs.recognition import Recognised, recognise
 from ckptmigrate.planning import fixes
 from ckptmigrate.planning.fixes import Advice
-from ckptmigrate.releases.prediction import RAISE_ALL, Job, Verdict
+from ckptmigrate.releases.job import RAISE_ALL, Job
+from ckptmigrate.releases.prediction import Verdict
 
 # The job for which `check` predicts the error.
 _JOBS: Final = {

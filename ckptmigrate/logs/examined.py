@@ -6,18 +6,20 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+from ckptmigrate import places
 from ckptmigrate.checkpoint import locate, metadata
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checks import root_checks, verification
 from ckptmigrate.checks.findings import Finding
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.pickles.tree import Object
+from ckptmigrate.places import Place
 from ckptmigrate.releases import prediction
 from ckptmigrate.releases.facts import compat
-from ckptmigrate.releases.prediction import Job, Verdict
+from ckptmigrate.releases.job import Job
+from ckptmigrate.releases.prediction import Verdict
 from ckptmigrate.releases.readers import readers
-from ckptmigrate.storage import directories, places
-from ckptmigrate.storage.places import Place
+from ckptmigrate.storage import directories
 from ckptmigrate.versions.detection import Reading, read
 
 
@@ -39,7 +41,9 @@ class Seen:
     @cached_property
     def is_root(self) -> bool:
         """Return whether the path is a root, with or without its tracker file."""
-        return bool(locate.all_of(self.path)) or (self.path / locate.TRACKER_FILE).is_file()
+        return bool(locate.all_of(self.path)) or directories.is_file(
+            self.path / locate.TRACKER_FILE
+        )
 
     @cached_property
     def place(self) -> Place:

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Final, cast
 
-from ckptmigrate.logs.kinds import Recognised, Sure, recognise
+from ckptmigrate.logs.kinds import Sure
+from ckptmigrate.logs.recognition import Recognised, recognise
 
 _LONGEST_LINE: Final = 64 * 1024  # characters; the rest of a longer line is ignored
 _LONGEST_LOG: Final = 2**30  # characters

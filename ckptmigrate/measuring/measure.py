@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -11,21 +10,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate.compat.cells import (
-    NO_FAULT,
     NO_OPTIMIZER,
     OK,
-    STALE_FAULT,
     UNTOUCHED,
     CellRow,
     GroupRow,
     Matrix,
 )
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.measuring import jobs, subjects
+from ckptmigrate.measuring import jobs, load_results, subjects
+from ckptmigrate.measuring.load_results import LASTING_SINCE, LoadResult
 from ckptmigrate.measuring.subjects import Checkpoint
 from ckptmigrate.planning.losses import OPTIMIZER_STATE
 from ckptmigrate.releases import prediction
-from ckptmigrate.releases.facts import Compat, matches, minor
+from ckptmigrate.releases.facts import Compat, matches
 from ckptmigrate.releases.prediction import Verdict
 from ckptmigrate.releases.readers import reader
 from ckptmigrate.storage import local_files
@@ -36,9 +34,6 @@ from ckptmigrate.versions.load_rules import WITHOUT_CONTEXT
 
 Say = Callable[[str], None]
 
-_WILL_RERUN: Final = ["RerunState", 3]
-_IDLE: Final = ["RerunState", 0]
-_LASTING_SINCE: Final = ">=0.14"  # fault contexts identify a call by its message, not line
 # Names of KnowledgeRows for the outcomes of readers.
 _WHEEL: Final = "wheel"
 _TRAINING: Final = "training-{torch}"
@@ -46,22 +41,7 @@ _RULES: Final = "rules"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The outcome of one load.
-
-    Attributes:
-        result: one of MEANINGS, or the name of a FailureRow.
-        known: the name of a KnowledgeRow.
-        error: the error message on one line; empty if the release resumes.
-    """
-
-    result: str
-    known: str
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Difference:
+class CellDifference:
     """A difference between an outcome and the matrix."""
 
     writer: str
@@ -83,7 +63,7 @@ class Measured:
     """
 
     groups: list[GroupRow] = field(default_factory=list)
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[CellDifference] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -184,7 +164,7 @@ class Measurement:
                     if rank["error"]:
                         raise RefusedError(f"{writer} cannot save: {rank['error']}", path=each.root)
 
-    def _ask(self, release: str, every: Sequence[Checkpoint]) -> dict[str, list[Outcome]]:
+    def _ask(self, release: str, every: Sequence[Checkpoint]) -> dict[str, list[LoadResult]]:
         """Return the [unmigrated, migrated] outcomes of a reader for each checkpoint, by key."""
         migrated = {each.key: self._migrate(each, release) for each in every}
         if release not in self.wheels:
@@ -206,7 +186,7 @@ class Measurement:
             raw[each.key] = self._known_otherwise(each, release, raw[each.key])
         after_told = told[len(every) :]
         found = {
-            each.key: [raw[each.key], Outcome(raw[each.key].result, UNTOUCHED)] for each in every
+            each.key: [raw[each.key], LoadResult(raw[each.key].result, UNTOUCHED)] for each in every
         }
         for each, ranks in zip(changed, after_told, strict=True):
             outcome = self._outcome(each, release, ranks, migrated[each.key].losses)
@@ -217,7 +197,7 @@ class Measurement:
         }
 
     def _job(self, each: Checkpoint, folder: Path, release: str) -> dict[str, Any]:
-        lasting = all(matches(r, _LASTING_SINCE) for r in (each.writer, release))
+        lasting = all(matches(r, LASTING_SINCE) for r in (each.writer, release))
         step = each.scenario == "fault" and lasting
         return {"checkpoint": str(folder), "step": step, **dict(each.sizes)}
 
@@ -242,7 +222,7 @@ class Measurement:
         release: str,
         ranks: Sequence[dict[str, Any]],
         losses: Collection[str],
-    ) -> Outcome:
+    ) -> LoadResult:
         """Return the outcome of a job, from those of its ranks."""
         for rank in ranks:
             if rank["error"]:
@@ -255,19 +235,19 @@ class Measurement:
         }
         if any(rank["tensors"] != expected for rank in ranks):
             raise RefusedError(f"{release} loads other tensors than {each.key} has")
-        result = _rerun_result(each, release, ranks)
-        return Outcome(NO_OPTIMIZER if no_optimizer and result == OK else result, _WHEEL)
+        result = load_results.rerun_result(each, release, ranks)
+        return LoadResult(NO_OPTIMIZER if no_optimizer and result == OK else result, _WHEEL)
 
-    def _failed(self, each: Checkpoint, release: str, error: str, known: str) -> Outcome:
+    def _failed(self, each: Checkpoint, release: str, error: str, known: str) -> LoadResult:
         row = self.matrix.failure(error)
         if row is None:
             raise RefusedError(
                 f"{release} fails on {each.key} in a way that no row of failures has: {error}",
                 fix="add one to compat_matrix.yaml",
             )
-        return Outcome(row.failure, known, _one_line(error, each))
+        return LoadResult(row.failure, known, load_results.one_line(error, each))
 
-    def _known_otherwise(self, each: Checkpoint, release: str, found: Outcome) -> Outcome:
+    def _known_otherwise(self, each: Checkpoint, release: str, found: LoadResult) -> LoadResult:
         """Return the outcome of Megatron-LM training if it was measured, else the given one.
 
         The jobs here do not include the distributed optimizer, which rejects some sharding types.
@@ -287,7 +267,7 @@ class Measurement:
                 return self._failed(each, release, verdict.obstacles[0].error, _RULES)
         return found
 
-    def _trained_migrated(self, each: Checkpoint, release: str, found: Outcome) -> Outcome:
+    def _trained_migrated(self, each: Checkpoint, release: str, found: LoadResult) -> LoadResult:
         """Return the migrated outcome of training if it was measured, else the given one."""
         training = self._trained(each, release, self.training_migrated)
         if training is None:
@@ -301,7 +281,7 @@ class Measurement:
 
     def _trained(
         self, each: Checkpoint, release: str, rows: Mapping[tuple[str, str], dict[str, Any]]
-    ) -> Outcome | None:
+    ) -> LoadResult | None:
         row = rows.get((release, each.name))
         if row is None:
             return None
@@ -309,36 +289,44 @@ class Measurement:
         if row["stage"] != "ok":
             return self._failed(each, release, row["error"], known)
         if each.scenario != "fault":
-            return Outcome(OK, known)
-        return Outcome(_fault_result(each, release, kept=row["fault_context_kept"]), known)
+            return LoadResult(OK, known)
+        return LoadResult(
+            load_results.fault_result(each, release, kept=row["fault_context_kept"]), known
+        )
 
-    def _derive(self, each: Checkpoint, release: str, after: _Migrated) -> list[Outcome]:
+    def _derive(self, each: Checkpoint, release: str, after: _Migrated) -> list[LoadResult]:
         """Return the outcomes for a reader without a wheel: measured by training, or from rules."""
         raw = self._trained(each, release, self.training)
         raw = raw or self._by_rules(each, each.folder, release)
         if after.as_before:
-            outcome = Outcome(raw.result, UNTOUCHED)
+            outcome = LoadResult(raw.result, UNTOUCHED)
         elif OPTIMIZER_STATE in after.losses:
-            outcome = Outcome(NO_OPTIMIZER, _RULES)
+            outcome = LoadResult(NO_OPTIMIZER, _RULES)
         else:
             outcome = self._by_rules(each, after.folder, release)
         return [raw, self._trained_migrated(each, release, outcome)]
 
-    def _by_rules(self, each: Checkpoint, folder: Path, release: str) -> Outcome:
+    def _by_rules(self, each: Checkpoint, folder: Path, release: str) -> LoadResult:
         verdict = self._check(folder, release)
         if not verdict.resumes:
             return self._failed(each, release, verdict.obstacles[0].error, _RULES)
         if each.scenario != "fault":
-            return Outcome(OK, _RULES)
+            return LoadResult(OK, _RULES)
         kept = WITHOUT_CONTEXT not in verdict.without
         found = read(LocalDirectory(folder)).record.kind.value
-        return Outcome(_fault_result(each, release, kept=kept and found == "fault"), _RULES)
+        return LoadResult(
+            load_results.fault_result(each, release, kept=kept and found == "fault"), _RULES
+        )
 
     def _check(self, folder: Path, release: str) -> Verdict:
         return prediction.check(read(LocalDirectory(folder)), reader(release, self.compat))
 
     def _cell(
-        self, group: GroupRow, release: str, outcomes: Sequence[list[Outcome]], measured: Measured
+        self,
+        group: GroupRow,
+        release: str,
+        outcomes: Sequence[list[LoadResult]],
+        measured: Measured,
     ) -> CellRow:
         """Return a cell, and add its differences to `measured`.
 
@@ -346,7 +334,7 @@ class Measurement:
         """
 
         def differs(what: str) -> None:
-            measured.differences.append(Difference(group.writer, release, group.scenario, what))
+            measured.differences.append(CellDifference(group.writer, release, group.scenario, what))
 
         raw, migrated = outcomes[0]
         for name, other in zip(group.checkpoints, outcomes, strict=True):
@@ -369,43 +357,6 @@ class Measurement:
 def _trained_cells(file: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """Return what Megatron-LM training did: (reader, sample) -> row."""
     return {(row["reader"], row["sample"]): row for row in json.loads(local_files.read_text(file))}
-
-
-def _rerun_result(each: Checkpoint, release: str, ranks: Sequence[dict[str, Any]]) -> str:
-    machines = [rank.get("machine") for rank in ranks]
-    states = [None if machine is None else machine["state"] for machine in machines]
-    if each.scenario == "fault":
-        kept = all(state == _WILL_RERUN for state in states)
-        if kept and any("resumed" in rank for rank in ranks):
-            # After one more step, the failing rank has found its call, and training continues.
-            kept = all(rank["resumed"] == [_IDLE[1], False] for rank in ranks)
-            if not kept:
-                raise RefusedError(f"{release} keeps the fault of {each.key} and never finds it")
-        return _fault_result(each, release, kept=kept)
-    if any(state not in (None, _IDLE) for state in states):
-        raise RefusedError(f"{release} holds a fault that {each.key} does not have: {states}")
-    return OK
-
-
-def _fault_result(each: Checkpoint, release: str, *, kept: bool) -> str:
-    if not kept:
-        return NO_FAULT
-    same = minor(each.writer) == minor(release)
-    return OK if same or matches(each.writer, _LASTING_SINCE) else STALE_FAULT
-
-
-# Between the two sentences, torch 2.6 and later print a dozen lines of advice in bold.
-_ADVICE: Final = re.compile(
-    r"(Weights only load failed\.).*?(Unsupported global: .*? by default\.).*"
-)
-
-
-def _one_line(error: str, each: Checkpoint) -> str:
-    """Return an error without the paths of this machine, short enough for a table."""
-    text = " ".join(error.split()).partition(" from '/")[0]
-    text = text.replace(str(each.root), "CHECKPOINT").replace("\\n", " ")
-    text = _ADVICE.sub(r"\1 ... \2", text)
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def groups_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
 
 
 @dataclass(frozen=True)

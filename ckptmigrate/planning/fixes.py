@@ -9,22 +9,16 @@ from typing import Any, Final, NamedTuple
 from ckptmigrate.checkpoint.locate import words
 from ckptmigrate.checkpoint.rerun import Kind
 from ckptmigrate.errors import CkptMigrateError, RefusedError
+from ckptmigrate.places import Place
 from ckptmigrate.planning import planner, refusals, repairs
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.planning.targets import Target, target
 from ckptmigrate.releases import optimizer_state, rng
-from ckptmigrate.releases.prediction import (
-    DEFAULT_STRICTNESS,
-    RAISE_ALL,
-    UNSAFE_LOAD,
-    Job,
-    Verdict,
-    check,
-)
+from ckptmigrate.releases.job import DEFAULT_STRICTNESS, RAISE_ALL, Job
+from ckptmigrate.releases.prediction import UNSAFE_LOAD, Verdict, check
 from ckptmigrate.releases.readers import Reader, reader
 from ckptmigrate.storage.directories import Overlay
-from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import command
 from ckptmigrate.version import __version__
 from ckptmigrate.versions import UNIVERSAL, none_emitting

@@ -18,16 +18,17 @@ from ckptmigrate.checkpoint.manifest import MARKS, Manifest
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.sidecar import FileState, Original, Step, digest
 from ckptmigrate.checkpoint.topology import Given
+from ckptmigrate.places import Place
 from ckptmigrate.planning import refusals
 from ckptmigrate.planning.change import Change
 from ckptmigrate.planning.conversion import Converted
 from ckptmigrate.planning.losses import INTEGRITY
 from ckptmigrate.planning.targets import Target, reach
 from ckptmigrate.releases.facts import minor
-from ckptmigrate.releases.writer_evidence import writer
-from ckptmigrate.storage import directories
-from ckptmigrate.storage.directories import Directory, Once, Progress
-from ckptmigrate.storage.places import Place
+from ckptmigrate.releases.writer_evidence import possible_writers
+from ckptmigrate.storage import directories, link_rules
+from ckptmigrate.storage.directories import Directory, Once
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command
 from ckptmigrate.text.printable import few
 from ckptmigrate.versions.detection import Reading, read
@@ -193,7 +194,7 @@ def _verb_for(current: Reading, target: Target) -> str:
     wanted = versions.order(target.layout)
     if target.reader is not None and min(places) <= wanted <= max(places):
         # The layouts allow both directions, so the release that wrote the checkpoint decides.
-        writers = writer(current.manifest, target.reader.compat).releases
+        writers = possible_writers(current.manifest, target.reader.compat).releases
         if writers:
             newer = minor(writers[0]) > minor(target.reader.release)
             return "downgrade" if newer else "upgrade"
@@ -270,7 +271,7 @@ def _digests(
 
 
 def _links(path: Place) -> tuple[str, ...]:
-    found = list(directories.links(path, (sidecar.FOLDER,))) if isinstance(path, Path) else []
+    found = list(link_rules.links(path, (sidecar.FOLDER,))) if isinstance(path, Path) else []
     return (f"not followed, and kept as a link: {few(found)}",) if found else ()
 
 

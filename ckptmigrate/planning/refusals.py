@@ -10,6 +10,7 @@ from ckptmigrate.checkpoint import integrity
 from ckptmigrate.checkpoint.locate import words
 from ckptmigrate.checkpoint.rerun import STATES, Kind
 from ckptmigrate.errors import CorruptError, RefusedError, Retry
+from ckptmigrate.places import Place
 from ckptmigrate.planning.conversion import Converted
 from ckptmigrate.planning.losses import (
     FAULT_CONTEXT,
@@ -20,7 +21,6 @@ from ckptmigrate.planning.losses import (
 )
 from ckptmigrate.planning.targets import Target
 from ckptmigrate.releases import optimizer_state, rng
-from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import command
 from ckptmigrate.text.printable import few
 from ckptmigrate.versions import sharded_rerun

@@ -28,6 +28,7 @@ from ckptmigrate.checkpoint.topology import Given, derive
 from ckptmigrate.checks.findings import CODES
 from ckptmigrate.checks.verification import verify_one
 from ckptmigrate.errors import CorruptError, DamagedError, RefusedError, Retry
+from ckptmigrate.places import Place
 from ckptmigrate.planning import planner
 from ckptmigrate.planning.conversion import Converted
 from ckptmigrate.planning.losses import FAULT_CONTEXT
@@ -38,7 +39,6 @@ from ckptmigrate.releases.environment import USUAL
 from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.optimizer_state import SHAPES
 from ckptmigrate.storage import directories
-from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import command
 from ckptmigrate.version import __version__
 from ckptmigrate.versions import Layout, none_emitting, pre_rerun, rerun_facts

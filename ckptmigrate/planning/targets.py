@@ -14,14 +14,8 @@ from ckptmigrate.planning.conversion import Converted, convert
 from ckptmigrate.planning.losses import OPTIMIZER_STATE
 from ckptmigrate.releases import optimizer_state, rng
 from ckptmigrate.releases.environment import USUAL, Environment
-from ckptmigrate.releases.prediction import (
-    DEFAULT_STRICTNESS,
-    RAISE_ALL,
-    Job,
-    Obstacle,
-    Verdict,
-    check,
-)
+from ckptmigrate.releases.job import DEFAULT_STRICTNESS, RAISE_ALL, Job
+from ckptmigrate.releases.prediction import Obstacle, Verdict, check
 from ckptmigrate.releases.readers import Reader, reader
 from ckptmigrate.storage.directories import Overlay
 from ckptmigrate.versions import Layout, none_emitting

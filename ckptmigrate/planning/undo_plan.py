@@ -5,10 +5,10 @@ from __future__ import annotations
 from ckptmigrate.checkpoint import differences, locate, sidecar
 from ckptmigrate.checkpoint.sidecar import REPAIR, Step
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.places import Place
 from ckptmigrate.planning.planner import Plan, change_of, untouched
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Overlay
-from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import command, removal
 from ckptmigrate.versions.detection import read
 
@@ -77,7 +77,7 @@ def _result(path: Place) -> Place:
         path: the checkpoint that an out-of-place migration wrote.
     """
     root = path.parent
-    only = (root / locate.TRACKER_FILE).is_file() and locate.all_of(root) == (path,)
+    only = directories.is_file(root / locate.TRACKER_FILE) and locate.all_of(root) == (path,)
     return root if only else path
 
 

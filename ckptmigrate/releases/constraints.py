@@ -28,7 +28,7 @@ from ckptmigrate.releases import optimizer_state
 from ckptmigrate.releases.environment import Environment
 from ckptmigrate.releases.facts import Compat, matches
 from ckptmigrate.releases.readers import Reader
-from ckptmigrate.releases.writer_evidence import writer
+from ckptmigrate.releases.writer_evidence import possible_writers
 
 ARGS_CLASS: Final = "argparse.Namespace"
 _SIGNALS: Final = "signal.Signals"
@@ -150,7 +150,7 @@ def _replacer(
     lacking: Callable[[Global | Object], str | None],
     foreign: dict[str, None],
 ) -> Callable[[Any], Any]:
-    writers = writer(found, reader.compat).releases
+    writers = possible_writers(found, reader.compat).releases
 
     def replacement(node: Any) -> Any:
         path = lacking(node) if isinstance(node, (Global, Object)) else None

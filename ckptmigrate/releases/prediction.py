@@ -12,23 +12,17 @@ from typing import Any, Final
 
 from ckptmigrate.checkpoint import metadata
 from ckptmigrate.checkpoint.manifest import Manifest
-from ckptmigrate.checkpoint.rerun import MODE_OF_ARGUMENT, SHARDED_KEY
-from ckptmigrate.checkpoint.topology import Topology, derive, told
-from ckptmigrate.errors import RefusedError
+from ckptmigrate.checkpoint.rerun import SHARDED_KEY
 from ckptmigrate.pickles.display import short
 from ckptmigrate.pickles.tree import Object, enum_value, symbol_of, symbols_and_objects
 from ckptmigrate.releases import optimizer_state, rng
 from ckptmigrate.releases.constraints import ARGS_CLASS
-from ckptmigrate.releases.facts import minor
+from ckptmigrate.releases.job import RAISE_ALL, Job, offered
 from ckptmigrate.releases.readers import Reader
-from ckptmigrate.releases.writer_evidence import writer
-from ckptmigrate.versions import named, rerun_facts
+from ckptmigrate.versions import named
 from ckptmigrate.versions.detection import Reading
-from ckptmigrate.versions.load_rules import LENIENT, MISSING, Offer
+from ckptmigrate.versions.load_rules import MISSING, Offer
 
-STRICTNESS: Final = ("assume_ok_unexpected", "raise_unexpected", "raise_all", *LENIENT)
-DEFAULT_STRICTNESS: Final = "assume_ok_unexpected"
-RAISE_ALL: Final = "raise_all"
 _SINGLETON: Final = "singleton_local_shards"
 # The key of a tensor of one layer. The key of stacked layers is the same without the number.
 _LAYER: Final = re.compile(
@@ -43,30 +37,6 @@ _STATES: Final = "the RNG state"
 # Avoids the load error of args in releases up to 0.10 under a torch newer than the release, which
 # does not depend on the content of args.
 UNSAFE_LOAD: Final = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1"
-
-
-@dataclass(frozen=True)
-class Job:
-    """The job that loads a checkpoint; a size of None means the size in the checkpoint.
-
-    Attributes:
-        tensor, pipeline, context, world: parallel sizes, in ranks.
-        rerun_mode: its --rerun-mode.
-        finetune: whether it runs with --finetune.
-        no_load_optim: whether it runs with --no-load-optim.
-        no_load_rng: whether it runs with --no-load-rng.
-        strictness: its --dist-ckpt-strictness.
-    """
-
-    tensor: int | None = None
-    pipeline: int | None = None
-    context: int | None = None
-    world: int | None = None
-    rerun_mode: str = "validate_results"
-    finetune: bool = False
-    no_load_optim: bool = False
-    no_load_rng: bool = False
-    strictness: str = DEFAULT_STRICTNESS
 
 
 @dataclass(frozen=True)
@@ -154,7 +124,7 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
             Obstacle(each.error, each.why, optimizer_state.FLAG, metadata_only=each.metadata_only)
             for each in optimizer_state.problems(manifest, reader)
         ]
-    offer = _offer(reading, reader, job)
+    offer = offered(reading, reader, job)
     taking = named(reader.layout).take(offer)
     states, rerun = _rng(manifest, reader, job, offer), []
     if taking.error is not None:
@@ -352,50 +322,3 @@ def _no_rng(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> list[
     else:
         return []
     return [Obstacle(error.format(path=manifest.path), why, rng.FLAG, metadata_only=False)]
-
-
-def _offer(reading: Reading, reader: Reader, job: Job) -> Offer:
-    manifest, record = reading.manifest, reading.record
-    saved = _saved(manifest)
-    grid = (job.pipeline or saved.pipeline or 1, job.tensor or saved.tensor or 1)
-    world = job.world or saved.world or saved.hint or 1
-    fields: set[str] = set()
-    if record.entry is not None:
-        fields |= {name for name in record.entry if isinstance(name, str)}
-    shard = next(iter(record.shards.values()), None)  # all have the same fields
-    if shard is not None:
-        fields |= set(shard.stored or shard.fields)
-    same_grid = grid == (saved.pipeline or grid[0], saved.tensor or grid[1])
-    return Offer(
-        facts=rerun_facts.gather(manifest),
-        record=record,
-        fields=frozenset(fields),
-        grid=grid,
-        world=world,
-        same_grid=same_grid,
-        same_job=same_grid and _same_size(world, saved, job),
-        mode=MODE_OF_ARGUMENT.get(job.rerun_mode, job.rerun_mode),
-        finetune=job.finetune or manifest.is_release,
-        lenient=job.strictness in LENIENT,
-        same_release=_wrote(reader, manifest),
-    )
-
-
-def _wrote(reader: Reader, manifest: Manifest) -> bool:
-    """Return whether the reader's minor release is the only possible writer."""
-    writers = writer(manifest, reader.compat).releases
-    return [minor(release) for release in writers] == [minor(reader.release)]
-
-
-def _saved(manifest: Manifest) -> Topology:
-    """Return the parallelism of the checkpoint; that of args, as in Megatron, if they disagree."""
-    try:
-        return derive(manifest)
-    except RefusedError:
-        return told(manifest)
-
-
-def _same_size(world: int, saved: Topology, job: Job) -> bool:
-    return world == (saved.world or world) and (
-        job.context is None or saved.context is None or job.context == saved.context
-    )

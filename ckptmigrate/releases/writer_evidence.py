@@ -31,7 +31,7 @@ class Sign:
 
 
 @dataclass(frozen=True)
-class Writer:
+class PossibleWriters:
     """The releases that may have written a checkpoint.
 
     Attributes:
@@ -92,7 +92,7 @@ _LOOK: Final[dict[str, Callable[[Manifest, str], bool | None]]] = {
 }
 
 
-def writer(manifest: Manifest, compat: Compat) -> Writer:
+def possible_writers(manifest: Manifest, compat: Compat) -> PossibleWriters:
     """Return the releases that may have written a checkpoint.
 
     Raises:
@@ -107,7 +107,7 @@ def writer(manifest: Manifest, compat: Compat) -> Writer:
     }
     left = set(compat.known_releases).intersection(*fitting.values())
     releases = tuple(r for r in compat.known_releases if r in left)
-    return Writer(
+    return PossibleWriters(
         releases,
         tuple(signs),
         tuple(_decisive(releases, fitting, compat)),

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from ckptmigrate.errors import DestinationError, Retry
+from ckptmigrate.places import Place, lies_in
 from ckptmigrate.report import html, markdown
 from ckptmigrate.report.document import Report
-from ckptmigrate.storage.places import Place, lies_in
 from ckptmigrate.text.commands import command, shell
 from ckptmigrate.writing import durable
 

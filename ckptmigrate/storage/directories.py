@@ -1,52 +1,29 @@
 """Read access to one checkpoint directory: list, read, read a range.
 
-Only regular files are opened. A link is followed only to a file of the same name, to a file named
-by its content, or to a file in the same directory. Therefore an untrusted checkpoint cannot choose
-which files are opened or how much of a file is held in memory.
+Only regular files are opened, and links only as link_rules.py allows. Therefore an untrusted
+checkpoint cannot choose which files are opened or how much of a file is held in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, TypeVar
 
 from ckptmigrate.errors import DamagedError
+from ckptmigrate.places import Place, Url
 from ckptmigrate.storage import local_files
-from ckptmigrate.storage.places import Place
+from ckptmigrate.storage.limits import LARGEST_PART, largest, too_large
+from ckptmigrate.storage.link_rules import check_link
+
+if TYPE_CHECKING:
+    from ckptmigrate.storage.store import Store
 
 T = TypeVar("T")
-Progress = Callable[[int], None]  # called with each number of bytes moved
-
-
-def _say_nothing(place: Place | str, seconds: float) -> None:
-    """Do nothing."""
-
-
-# Called while a request to a store is pending, with its place and the elapsed seconds.
-on_wait: Callable[[Place | str, float], None] = _say_nothing
-
-# Maximum bytes held in memory at once. A `.metadata` with a million keys has 432 MB.
-LARGEST_PART: Final = 4 * 1024**3
-_PIECE: Final = 1024**2
-LARGEST_JSON: Final = 32 * 1024**2  # a hash in integrity.json takes about 100 bytes
-DEEPEST: Final = 100  # maximum depth of directories; releases write one level
-# The files of a checkpoint that releases and this package read; only these may be links.
-NAMES: Final = re.compile(
-    r"\.metadata|common\.pt|metadata\.json|integrity\.json|__\d+_\d+\.distcp|ckptmigrate\.json"
-    r"|train_state\.pt|latest_train_state\.pt"  # of Megatron-Bridge
-    r"|latest_checkpointed_iteration\.txt",  # of a root
-    re.ASCII,
-)
-# A file named by its content, as in caches: `blobs/DIGEST` (huggingface_hub), `md5/ab/CDEF` (DVC),
-# `SHA256E-s1024--DIGEST.distcp` (git-annex). Files with secrets do not have such names.
-_CONTENT_ADDRESS: Final = re.compile(
-    r"[0-9a-f]{30,128}|[A-Z0-9_]{3,12}-s\d+--[0-9a-f]{32,128}(\.\w{1,16})*", re.ASCII
-)
+_PIECE: Final = 1024**2  # bytes
 
 
 class Directory(Protocol):
@@ -94,6 +71,27 @@ def directory(place: Place) -> Directory:
     return StoreDirectory(place)
 
 
+def is_file(place: Place) -> bool:
+    """Return whether a place is a file, links followed."""
+    return place.is_file() if isinstance(place, Path) else _store_of(place).is_file(place)
+
+
+def is_dir(place: Place) -> bool:
+    """Return whether a place is a directory, links followed, or has objects below it."""
+    return place.is_dir() if isinstance(place, Path) else _store_of(place).is_directory(place)
+
+
+def exists(place: Place) -> bool:
+    """Return whether a place is a file or a directory."""
+    return place.exists() if isinstance(place, Path) else is_file(place) or is_dir(place)
+
+
+def _store_of(url: Url) -> Store:
+    from ckptmigrate.storage.store import store_of  # local checkpoints do not need it
+
+    return store_of(url)
+
+
 def start_of(file: Place, most: int) -> bytes:
     """Return the first bytes of a file without listing its directory.
 
@@ -108,7 +106,7 @@ def start_of(file: Place, most: int) -> bytes:
     from ckptmigrate.storage.store_directories import missing
 
     try:
-        return file.store.read_start(file, most)
+        return _store_of(file).read_start(file, most)
     except FileNotFoundError as error:
         raise missing(file) from error
 
@@ -205,76 +203,6 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         ) from error
     except OSError as error:
         raise unreadable(path, error) from error
-
-
-def leads_out(path: Path) -> bool:
-    """Return whether a path is a link out of its directory to a file outside the checkpoint.
-
-    A target of the same name counts as part of the checkpoint. So does a target that a cache named
-    by its content, if the link has the name of a checkpoint file.
-    """
-    if not path.is_symlink():
-        return False
-    there, name = os.path.split(os.path.realpath(path))
-    known = name == path.name or _CONTENT_ADDRESS.fullmatch(name)
-    followed = known and NAMES.fullmatch(path.name)
-    return not followed and there != os.path.realpath(path.parent)
-
-
-def stays_link(path: Path) -> bool:
-    """Return whether a path is a link that a migration copies as a link.
-
-    Such a link leads to a directory, to a missing file, or to a file outside the checkpoint.
-    """
-    return path.is_symlink() and (not path.is_file() or leads_out(path))
-
-
-def links(folder: Path, except_for: Collection[str] = (), depth: int = 0) -> Iterator[str]:
-    """Yield the names of the links in a directory and below that are copied as links.
-
-    Args:
-        except_for: names to leave out.
-        depth: number of checkpoint directories that enclose this one.
-    """
-    with os.scandir(folder) as found:
-        items = sorted(found, key=lambda item: item.name)
-    for item in items:
-        if item.name in except_for:
-            continue
-        if item.is_symlink():
-            if stays_link(Path(item.path)):
-                yield item.name
-        elif item.is_dir() and depth < DEEPEST:
-            inside = links(Path(item.path), depth=depth + 1)
-            yield from (f"{item.name}/{name}" for name in inside)
-
-
-def check_link(path: Path) -> None:
-    """Raise if a path is a link to a file that is not part of a checkpoint.
-
-    Raises:
-        DamagedError: the path is such a link; the message names its target.
-    """
-    if leads_out(path):
-        raise DamagedError(
-            f"is a link out of the checkpoint, to {os.path.realpath(path)}",
-            path=path,
-            fix="put the file itself there; a link is followed only to a file of the same name, or "
-            "of one that is a digest, as caches have it",
-        )
-
-
-def largest(name: str) -> int:
-    """Return the maximum bytes that are read at once from a file of this name."""
-    return LARGEST_JSON if name.endswith(".json") else LARGEST_PART
-
-
-def too_large(path: Place, most: int) -> DamagedError:
-    return DamagedError(
-        f"has more than {most} bytes to read at once, which no release writes",
-        path=path,
-        fix="restore it from a copy",
-    )
 
 
 def unreadable(path: Path, error: OSError) -> DamagedError:

@@ -1,4 +1,4 @@
-"""One object store: list, read a range, create, replace, copy, remove.
+"""One object store: read a range, create, replace, copy, remove.
 
 This is the only module that imports fsspec; store_errors.py translates the errors of its libraries.
 Every error is raised as a `StoreError`, except FileNotFoundError and FileExistsError, which report
@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from ckptmigrate.errors import DamagedError, StoreError
+from ckptmigrate.errors import StoreError
+from ckptmigrate.places import Url
 from ckptmigrate.storage import local_files
-from ckptmigrate.storage.directories import LARGEST_JSON, Progress, too_large
-from ckptmigrate.storage.places import Url
-from ckptmigrate.storage.store_calls import Calls
+from ckptmigrate.storage.limits import LARGEST_JSON, too_large
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.storage.store_errors import code_of, explained, first_line, translated
+from ckptmigrate.storage.store_index import COPY, StoreIndex
 from ckptmigrate.storage.transfers import counted, pieces, sent_twice
 from ckptmigrate.text.commands import install
 
@@ -32,177 +31,17 @@ _PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "gcs": ("gcsfs",),
     "msc": ("multi-storage-client", "fsspec"),
 }
-# Fields of a listing that change each time an object is written.
-_VERSION: Final = ("ETag", "etag", "generation", "md5Hash", "LastModified", "mtime", "created")
-_COPY: Final = "copy the checkpoint to a local directory, and name that"
 _PIECE: Final = 64 * 1024 * 1024  # bytes per part of an upload; S3 accepts 10,000 parts per object
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The objects and directories directly below a place.
-
-    Attributes:
-        files: name -> size in bytes.
-        versions: name of a file -> a value that changes when the file is written again, as far as
-            the store reports one.
-        folders: names with objects below them; an empty name for `iter_0000005//x`.
-    """
-
-    files: dict[str, int]
-    versions: dict[str, str]
-    folders: tuple[str, ...]
-
-    def check(self, place: Url) -> None:
-        """Raise if a name is not valid for a file below a directory.
-
-        Args:
-            place: the listed place.
-
-        Raises:
-            DamagedError: a name is invalid.
-        """
-        for name in (*self.files, *self.folders):
-            if name in ("", ".", "..") or "\0" in name:
-                raise DamagedError(
-                    f"holds an object with a part {name!r} in its name",
-                    path=place,
-                    fix="rename it, or remove it, with the tools of the store",
-                )
-
-
-class Store:
-    """One bucket (or profile, or host) of an object store.
-
-    Attributes:
-        root: place of the bucket.
-        is_exclusive: whether the store itself can refuse to overwrite an object (If-None-Match).
-    """
-
-    def __init__(self, root: Url, filesystem: Any) -> None:
-        self.root = root
-        self._fs = filesystem
-        self._call = Calls(root, filesystem)
-        self.is_exclusive = "mode" in inspect.signature(filesystem.pipe_file).parameters
-        self._is_s3 = hasattr(filesystem, "_lsdir")
+class Store(StoreIndex):
+    """One bucket (or profile, or host) of an object store."""
 
     def copies_from(self, other: Store) -> bool:
         """Return whether objects of another store can be copied here on the server side."""
         # Each profile of multi-storage-client is a separate store.
         same_root = self.root == other.root or self.root.protocol != "msc"
         return same_root and bool(self._fs == other._fs)
-
-    def list(self, place: Url, prefix: str = "") -> Listing:
-        """Return the objects directly below a place; an empty listing if there are none.
-
-        Args:
-            prefix: prefix of the wanted names; a store that cannot filter returns other names, too.
-        """
-        own = str(self._fs._strip_protocol(str(place))).strip("/")
-        files: dict[str, int] = {}
-        versions: dict[str, str] = {}
-        folders = set()
-        for item in self._items(place, prefix):
-            full = item["name"].strip("/")
-            if full == own:  # an object of this name, or a directory marker
-                if self._is_below_empty_part(item, place):
-                    folders.add("")
-                continue
-            name = full.rpartition("/")[2]
-            if item["type"] == "directory":
-                folders.add(name)
-            else:
-                told = item["size"]  # None in a listing over HTTP
-                size = self.size(place / name) if told is None else int(told)
-                if files.setdefault(name, size) != size:
-                    raise StoreError(
-                        f"is listed with {files[name]} bytes and with {size}",
-                        path=place / name,
-                        fix="make sure that nothing writes to it, then run this again",
-                    )
-                versions[name] = repr([item[key] for key in _VERSION if key in item])
-        return Listing(dict(sorted(files.items())), versions, tuple(sorted(folders)))
-
-    def _items(self, place: Url, prefix: str) -> Iterable[Mapping[str, Any]]:
-        """Return the items that the library lists directly below a place."""
-        # If nothing is below a place, the `ls` of s3fs lists the siblings of the place, too.
-        name, method = (
-            ("lsdir", self._fs._lsdir) if self._is_s3 else ("ls", getattr(self._fs, "_ls", None))
-        )
-        options: dict[str, Any] = {} if self._is_s3 else {"detail": True}
-        if prefix and method and "prefix" in inspect.signature(method).parameters:
-            options["prefix"] = prefix
-        with translated(place, "list"):
-            try:
-                found: Iterable[Mapping[str, Any]] = self._call(name, place, **options)
-                return found
-            except NotADirectoryError:
-                return []
-            except FileNotFoundError as error:
-                if code_of(error) == "NoSuchBucket":
-                    raise
-                return []
-
-    def _is_below_empty_part(self, item: Mapping[str, Any], place: Url) -> bool:
-        """Return whether an item that is listed under the name of the place is inside `PLACE//`."""
-        if self.root.protocol in ("http", "https"):  # a page may link to itself
-            return False
-        if item["type"] != "directory":  # an empty object named `PLACE/` is a directory marker
-            return bool(item["name"].endswith("/") and item["size"])
-        if item["name"].endswith("/"):
-            return True
-        # gcsfs and others list both under the same name; only those that filter by prefix can
-        # distinguish them.
-        if "prefix" not in inspect.signature(self._fs.find).parameters:
-            return False
-        with translated(place, "list"):
-            return bool(self._call("find", place, prefix="/"))
-
-    def walk(self, place: Url) -> Iterator[tuple[str, int]]:
-        """Yield the relative name and the size in bytes of every object below a place.
-
-        Raises:
-            DamagedError: a name is not a valid path below a directory.
-        """
-        here = self.list(place)
-        here.check(place)
-        yield from here.files.items()
-        for folder in here.folders:
-            for name, size in self.walk(place / folder):
-                yield f"{folder}/{name}", size
-
-    def is_file(self, place: Url) -> bool:
-        """Return whether an object of this name exists.
-
-        Unlike `isfile` and `exists` of fsspec, do not take every error for a missing object.
-        """
-        with translated(place, "look at"):
-            try:
-                return bool(self._call("info", place)["type"] == "file")
-            except (FileNotFoundError, NotADirectoryError) as error:
-                if code_of(error) == "NoSuchBucket":
-                    raise
-                return False
-
-    def size(self, place: Url) -> int:
-        """Return the size of an object in bytes."""
-        with translated(place, "look at"):
-            size = self._call("info", place)["size"]
-        if size is None:
-            raise StoreError("has a size that its server does not tell", path=place, fix=_COPY)
-        return int(size)
-
-    def is_directory(self, place: Url) -> bool:
-        """Return whether objects exist below a place; not for an empty directory on a disk."""
-        if self._is_s3:  # two items are enough
-            own = str(self._fs._strip_protocol(str(place)))
-            with translated(place, "list"):
-                found = self._call("lsdir", place, max_items=2, delimiter="")
-            return any(each["name"] != f"{own}/" or each["size"] for each in found)
-        here = self.list(place)
-        return bool(here.files) or any(
-            not name or self.is_directory(place / name) for name in here.folders
-        )
 
     def read(self, place: Url, size: int | None = None) -> bytes:
         """Return a whole object.
@@ -255,7 +94,7 @@ class Store:
             found = bytes(self._call("cat_file", place, start=start, end=end, size=end - start))
         if len(found) != end - start:
             what = f"gives {len(found)} bytes where {end - start} were asked for"
-            raise StoreError(what, path=place, fix=_COPY)
+            raise StoreError(what, path=place, fix=COPY)
         return found
 
     def _holds(self, place: Url, content: bytes) -> bool:
@@ -268,15 +107,6 @@ class Store:
             return False
         return bytes(found) == content
 
-    def _check(self, place: Url, content: bytes) -> None:
-        """Raise if an object does not read back as written, for example because of a proxy."""
-        if not self._holds(place, content):
-            raise StoreError(
-                "does not read back as it was written",
-                path=place,
-                fix="make sure that nothing else writes to it, then run this again",
-            )
-
     def create(self, place: Url, content: bytes) -> None:
         """Write a new object atomically and read it back.
 
@@ -284,15 +114,7 @@ class Store:
             FileExistsError: an object of this name exists.
             StoreError: the object does not read back as written.
         """
-        with translated(place, "write"):
-            with sent_twice(place, lambda: self._holds(place, content), exclusive=True):
-                if self.is_exclusive:
-                    self._call("pipe_file", place, content, mode="create", size=len(content))
-                elif self.is_file(place):
-                    raise FileExistsError(str(place))
-                else:
-                    self._call("pipe_file", place, content, size=len(content))
-            self._check(place, content)
+        self._write(place, content, exclusive=True)
 
     def replace(self, place: Url, content: bytes) -> None:
         """Write or overwrite an object atomically and read it back.
@@ -300,10 +122,21 @@ class Store:
         Raises:
             StoreError: the object does not read back as written.
         """
+        self._write(place, content, exclusive=False)
+
+    def _write(self, place: Url, content: bytes, *, exclusive: bool) -> None:
+        options = {"mode": "create"} if exclusive and self.is_exclusive else {}
         with translated(place, "write"):
-            with sent_twice(place, lambda: self._holds(place, content)):
-                self._call("pipe_file", place, content, size=len(content))
-            self._check(place, content)
+            with sent_twice(place, lambda: self._holds(place, content), exclusive=exclusive):
+                if exclusive and not self.is_exclusive and self.is_file(place):
+                    raise FileExistsError(str(place))
+                self._call("pipe_file", place, content, size=len(content), **options)
+            if not self._holds(place, content):  # for example because of a proxy
+                raise StoreError(
+                    "does not read back as it was written",
+                    path=place,
+                    fix="make sure that nothing else writes to it, then run this again",
+                )
 
     def copy(self, source: Url, target: Url, size: int) -> None:
         """Copy an object on the server side; in parts if it is large.
@@ -358,7 +191,7 @@ class Store:
         Raises:
             FileExistsError: a different object of this name exists.
         """
-        read = functools.partial(source.store.read_range, source)
+        read = functools.partial(store_of(source).read_range, source)
         with (
             translated(target, "write", missing=source),
             sent_twice(target, lambda: self._same(target, size, read), exclusive=self.is_exclusive),
@@ -410,7 +243,7 @@ class Store:
         return len(found)
 
 
-def of(place: Url) -> Store:
+def store_of(place: Url) -> Store:
     """Return the store of a place.
 
     Raises:

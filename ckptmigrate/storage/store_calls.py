@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from ckptmigrate.storage import directories
-from ckptmigrate.storage.places import Place, Url
+from ckptmigrate.places import Place, Url
+from ckptmigrate.storage import progress
 
 # Libraries whose calls are coroutines, which can be cancelled. A call in a thread cannot be stopped
 # and may still write after its timeout, so for other libraries only reading calls have a limit.
@@ -67,7 +67,7 @@ class Calls:
         future = asyncio.run_coroutine_threadsafe(within_limit(), self._fs.loop)
         try:
             while not concurrent.futures.wait([future], _REPORTED).done:
-                directories.on_wait(place, time.monotonic() - start)
+                progress.on_wait(place, time.monotonic() - start)
             found = future.result()
         except asyncio.TimeoutError as error:
             if time.monotonic() - start < limit:  # raised by the library itself
@@ -98,7 +98,7 @@ class Calls:
             if waited >= limit:
                 self._limit = _AFTER_ONE
                 raise TimeoutError(f"no answer within {limit:.0f} s")
-            directories.on_wait(place, waited)
+            progress.on_wait(place, waited)
         found = future.result()
         self._limit = _LIMIT
         return found

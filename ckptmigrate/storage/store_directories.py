@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 from ckptmigrate.errors import DamagedError, StoreError
-from ckptmigrate.storage.directories import LARGEST_PART, largest, too_large
-from ckptmigrate.storage.places import Place, Url
-from ckptmigrate.storage.store import Listing
+from ckptmigrate.places import Place, Url
+from ckptmigrate.storage.limits import LARGEST_PART, largest, too_large
+from ckptmigrate.storage.store import store_of
+from ckptmigrate.storage.store_index import Listing
 
 
 class StoreDirectory:
@@ -19,7 +20,7 @@ class StoreDirectory:
 
     @cached_property
     def _listing(self) -> Listing:
-        found = self.path.store.list(self.path)
+        found = store_of(self.path).list(self.path)
         found.check(self.path)
         return found
 
@@ -40,10 +41,10 @@ class StoreDirectory:
         place = self.path / name
         try:
             # The listing does not include objects in subdirectories.
-            size = self.files()[name] if name in self.files() else place.store.size(place)
+            size = self.files()[name] if name in self.files() else store_of(place).size(place)
             if size > largest(name):
                 raise too_large(place, largest(name))
-            return place.store.read(place, size)
+            return store_of(place).read(place, size)
         except FileNotFoundError as error:
             raise (_gone(place) if name in self.files() else missing(place)) from error
 
@@ -61,7 +62,7 @@ class StoreDirectory:
         if offset >= end:
             return b""
         try:
-            return place.store.read_range(place, offset, end)
+            return store_of(place).read_range(place, offset, end)
         except FileNotFoundError as error:
             raise _gone(place) from error
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ckptmigrate.errors import DamagedError, StoreError
-from ckptmigrate.storage.places import Place, Url
+from ckptmigrate.places import Place, Url
 from ckptmigrate.text.secrets import masked
 
 
@@ -45,7 +45,7 @@ def says_it_exists(error: Exception) -> bool:
     return isinstance(error, FileExistsError) or code_of(error) in refusals
 
 
-# Class name or code of an error -> (problem, fix).
+# (problem, fix)
 _CREDENTIALS: Final = (
     "cannot be reached without credentials",
     "set them where its library looks for them (AWS_PROFILE, "
@@ -64,39 +64,34 @@ _REFUSED: Final = (
     "is refused: the server says that a precondition failed",
     "look at what is between here and the store, such as a proxy, then run this again",
 )
-_WORDS: Final = {
-    "NoSuchBucket": ("does not exist", "name a bucket that does"),
-    "NoCredentialsError": _CREDENTIALS,
-    "PartialCredentialsError": _CREDENTIALS,
-    "CredentialRetrievalError": _CREDENTIALS,
-    "TokenRetrievalError": _CREDENTIALS,
-    "DefaultCredentialsError": _CREDENTIALS,
-    "RefreshError": _CREDENTIALS,
-    "ProfileNotFound": ("cannot be reached", "set AWS_PROFILE to a profile that is configured"),
-    "EndpointConnectionError": _UNREACHABLE,
-    "ConnectTimeoutError": _UNREACHABLE,
-    "ConnectionClosedError": _UNREACHABLE,
-    "ReadTimeoutError": _UNREACHABLE,
-    "ClientConnectorError": _UNREACHABLE,
-    "ConnectionRefusedError": _UNREACHABLE,
-    "TimeoutError": _UNREACHABLE,
-    "SlowDown": _BUSY,
-    "ServiceUnavailable": _BUSY,
-    "InternalError": _BUSY,
-    "500": _BUSY,
-    "503": _BUSY,
-    "PermissionError": _DENIED,
-    "NoSuchUpload": ("was not written: its upload was ended by something else", "run this again"),
-    "PreconditionFailed": _REFUSED,
-    "412": _REFUSED,
-}
+_NO_BUCKET: Final = ("does not exist", "name a bucket that does")
+_NO_PROFILE: Final = ("cannot be reached", "set AWS_PROFILE to a profile that is configured")
+_ENDED: Final = ("was not written: its upload was ended by something else", "run this again")
+# Explanation -> class names and codes of errors.
+_EXPLANATIONS: Final = {
+    _NO_BUCKET: ("NoSuchBucket",),
+    _CREDENTIALS: (
+        "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError",
+        "TokenRetrievalError", "DefaultCredentialsError", "RefreshError",
+    ),
+    _NO_PROFILE: ("ProfileNotFound",),
+    _UNREACHABLE: (
+        "EndpointConnectionError", "ConnectTimeoutError", "ConnectionClosedError",
+        "ReadTimeoutError", "ClientConnectorError", "ConnectionRefusedError", "TimeoutError",
+    ),
+    _BUSY: ("SlowDown", "ServiceUnavailable", "InternalError", "500", "503"),
+    _DENIED: ("PermissionError",),
+    _ENDED: ("NoSuchUpload",),
+    _REFUSED: ("PreconditionFailed", "412"),
+}  # fmt: skip
+_BY_NAME: Final = {name: text for text, names in _EXPLANATIONS.items() for name in names}
 
 
 def explained(error: BaseException, place: Url, purpose: str = "use") -> StoreError:
     causes = list(_causes(error))
     names = [code_of(error)] + [kind.__name__ for each in causes for kind in type(each).__mro__]
     what, fix = next(
-        (_WORDS[name] for name in names if name in _WORDS),
+        (_BY_NAME[name] for name in names if name in _BY_NAME),
         (
             "cannot be read or written",
             "look at the URL, and at what the library of its store is set up with",

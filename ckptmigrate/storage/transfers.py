@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from ckptmigrate.errors import DamagedError, StoreError
-from ckptmigrate.storage.directories import Progress
-from ckptmigrate.storage.places import Url
+from ckptmigrate.places import Url
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.storage.store_errors import code_of, says_it_exists
 
 _PIECE: Final = 16 * 1024 * 1024  # bytes read at a time

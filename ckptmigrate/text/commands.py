@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
 from ckptmigrate.text.printable import printable
 
 PROGRAM: Final = "ckptmigrate"

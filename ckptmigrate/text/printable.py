@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from ckptmigrate.text.secrets import masked
+
 _LONGEST: Final = 10_000  # characters of one line
 
 
@@ -14,8 +16,6 @@ def printable(text: str) -> str:
     Secrets of URLs are masked, and the text is cut after _LONGEST characters.
     """
     if ":/" in text or "@" in text:
-        from ckptmigrate.text.secrets import masked
-
         text = masked(text)
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}... ({len(text)} characters)"

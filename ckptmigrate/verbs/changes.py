@@ -9,6 +9,7 @@ from typing import Any, Final
 from ckptmigrate.checkpoint import locate, sidecar, trackers
 from ckptmigrate.checkpoint.sidecar import digest, digest_of
 from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.places import Place
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.report.document import (
@@ -21,8 +22,7 @@ from ckptmigrate.report.document import (
     NextStep,
 )
 from ckptmigrate.storage import directories
-from ckptmigrate.storage.directories import Progress
-from ckptmigrate.storage.places import Place
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import load, removal
 from ckptmigrate.verbs.layouts import target_name
 from ckptmigrate.verbs.result import Digests, Status, Watch, Written
@@ -175,7 +175,7 @@ def _plan_json(plan: Plan, result: Place) -> dict[str, Any]:
 def leading_root(located: locate.Located) -> Place | None:
     """Return the existing root whose tracker file names the last of the checkpoints, or None."""
     root = located.path if located.is_root else located.path.parent
-    if located.tracker is None or not (root / locate.TRACKER_FILE).is_file():
+    if located.tracker is None or not directories.is_file(root / locate.TRACKER_FILE):
         return None
     return root if locate.tracker_text(root) == located.tracker else None
 

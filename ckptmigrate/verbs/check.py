@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from ckptmigrate.checkpoint import locate
 from ckptmigrate.checkpoint.locate import Located
+from ckptmigrate.places import Place
 from ckptmigrate.releases import prediction
 from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.releases.facts import compat
-from ckptmigrate.releases.prediction import Job, Verdict
+from ckptmigrate.releases.job import Job
+from ckptmigrate.releases.prediction import Verdict
 from ckptmigrate.releases.readers import reader, readers
 from ckptmigrate.report.document import CommandOutcome, Document, Facts, NextStep, Predicted
 from ckptmigrate.storage import directories
-from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import command
 from ckptmigrate.verbs.result import Digests, Status, Watch, Written, digests_of, unwatched
 from ckptmigrate.versions.detection import Reading, read

@@ -22,7 +22,8 @@ from ckptmigrate.errors import RefusedError
 from ckptmigrate.logs import answers
 from ckptmigrate.logs.answers import Answer, LogAnswer
 from ckptmigrate.logs.examined import Seen
-from ckptmigrate.logs.kinds import ErrorKind, kinds
+from ckptmigrate.logs.kinds import ErrorKind
+from ckptmigrate.logs.recognition import kinds
 from ckptmigrate.planning.losses import LOSSES, Loss
 from ckptmigrate.releases.facts import Compat, LayoutRow, compat, matches, minor
 from ckptmigrate.releases.readers import Reader, reader

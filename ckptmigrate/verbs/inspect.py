@@ -14,11 +14,11 @@ from ckptmigrate.checkpoint.topology import derive
 from ckptmigrate.errors import CkptMigrateError, RefusedError
 from ckptmigrate.pickles.display import short, words
 from ckptmigrate.pickles.tree import Object
+from ckptmigrate.places import Place
 from ckptmigrate.releases import known_globals, writer_evidence
 from ckptmigrate.releases.facts import compat, matches
-from ckptmigrate.releases.writer_evidence import Writer
+from ckptmigrate.releases.writer_evidence import PossibleWriters
 from ckptmigrate.storage import directories
-from ckptmigrate.storage.places import Place
 from ckptmigrate.verbs.inspection import FaultyRank, Inspection, Nested
 from ckptmigrate.verbs.result import Watch, unwatched
 from ckptmigrate.versions.detection import Reading, read
@@ -59,7 +59,7 @@ def inspect(path: Place) -> Inspection:
         steps, undone, stale = (), (), str(error)
     if stale:
         anomalies.append(f"the sidecar does not match the checkpoint: {stale}")
-    writer = writer_evidence.writer(manifest, compat())
+    writer = writer_evidence.possible_writers(manifest, compat())
     layouts = tuple(layout.ID for layout in reading.layouts)
     likely = _narrowed(layouts, writer, undone)
     try:
@@ -106,7 +106,7 @@ def _common_place(found: Manifest) -> str:
 
 
 def _narrowed(
-    layouts: tuple[str, ...], writer: Writer, undone: tuple[Step, ...]
+    layouts: tuple[str, ...], writer: PossibleWriters, undone: tuple[Step, ...]
 ) -> tuple[str, ...]:
     """Return the likely layouts: the target of the last migration, else the layouts that the
     possible writers write, else all."""
@@ -164,7 +164,7 @@ def _microbatches(value: Any) -> int:
 
 
 def _anomalies(
-    reading: Reading, writer: Writer, likely: tuple[str, ...], *, migrated: bool
+    reading: Reading, writer: PossibleWriters, likely: tuple[str, ...], *, migrated: bool
 ) -> list[str]:
     manifest, record, found = reading.manifest, reading.record, []
     if manifest.common.in_file and common.KEY in manifest.metadata.entries:

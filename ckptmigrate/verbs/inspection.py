@@ -10,9 +10,9 @@ from ckptmigrate.checkpoint.rerun import STATES, Kind, RerunRecord
 from ckptmigrate.checkpoint.sidecar import Step
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.checks.findings import counted
-from ckptmigrate.releases.writer_evidence import Writer
+from ckptmigrate.places import Place
+from ckptmigrate.releases.writer_evidence import PossibleWriters
 from ckptmigrate.report.document import CommandOutcome, Document, Facts
-from ckptmigrate.storage.places import Place
 from ckptmigrate.text.sizes import data_files, size
 from ckptmigrate.verbs.layouts import layout_name
 from ckptmigrate.verbs.result import Digests, Status, Written, digests_of
@@ -99,7 +99,7 @@ class Inspection:
     layouts: tuple[str, ...]
     likely: tuple[str, ...]
     evidence: tuple[str, ...]
-    writer: Writer
+    writer: PossibleWriters
     rerun: RerunRecord
     faulty: tuple[FaultyRank, ...]
     topology: Topology | None
@@ -259,7 +259,7 @@ def _facts(found: Inspection) -> Facts:
     return Facts(str(found.path), {label: tuple(lines) for label, lines in rows.items() if lines})
 
 
-def _writer(found: Writer) -> str:
+def _writer(found: PossibleWriters) -> str:
     """Return the releases that may have written a checkpoint."""
     if not found.releases:
         return "unknown release (its traces contradict each other)"

@@ -6,19 +6,20 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ckptmigrate import clock
+from ckptmigrate import clock, places
 from ckptmigrate.checkpoint import locate, nested, sidecar
 from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.checkpoint.sidecar import Step, digest_of
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.errors import DamagedError
+from ckptmigrate.places import Place
 from ckptmigrate.planning import planner, targets
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.planning.targets import Target
 from ckptmigrate.releases.environment import USUAL, Environment
-from ckptmigrate.storage import directories, places
-from ckptmigrate.storage.directories import Directory, Overlay, Progress
-from ckptmigrate.storage.places import Place
+from ckptmigrate.storage import directories
+from ckptmigrate.storage.directories import Directory, Overlay
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import removal
 from ckptmigrate.verbs import recover
 from ckptmigrate.verbs.changes import (
@@ -202,7 +203,10 @@ def _is_done(found: Migration) -> bool:
     """
     root = found.destination
     assert root is not None
-    if not (root / locate.TRACKER_FILE).is_file() or locate.tracker_text(root) != found.tracker:
+    if (
+        not directories.is_file(root / locate.TRACKER_FILE)
+        or locate.tracker_text(root) != found.tracker
+    ):
         return False
     results = [root / name for name in found.names]
     if not all(has(*each) for each in zip(found.plans, results, strict=True)):
@@ -222,7 +226,9 @@ def _is_done(found: Migration) -> bool:
 
 def has(plan: Plan, destination: Place) -> bool:
     """Return whether a destination already contains the result of a plan, file by file."""
-    if not destination.is_dir() or (isinstance(destination, Path) and destination.is_symlink()):
+    if not directories.is_dir(destination) or (
+        isinstance(destination, Path) and destination.is_symlink()
+    ):
         return False
     there = directories.directory(destination)
     found = _payload(there)

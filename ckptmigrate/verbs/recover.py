@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptmigrate.checkpoint import locate
+from ckptmigrate import places
+from ckptmigrate.checkpoint import locate, migration_state
+from ckptmigrate.checkpoint.lock_owner import Holder, holder
 from ckptmigrate.errors import CkptMigrateError, DestinationError
-from ckptmigrate.storage import directories, places
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
+from ckptmigrate.storage import directories
 from ckptmigrate.text.commands import command
-from ckptmigrate.writing import lock
-from ckptmigrate.writing.lock import Holder
 from ckptmigrate.writing.writer import writer
 
 
@@ -87,13 +87,13 @@ class _Found:
 
 
 def _in_place(path: Place, found: _Found, *, break_lock: bool) -> None:
-    there = directories.directory(path).folders() if path.is_dir() else ()
+    there = directories.directory(path).folders() if directories.is_dir(path) else ()
     inside = [path / name for name in there if locate.is_iteration(name)]
     for checkpoint in (path, *inside):
         if isinstance(checkpoint, Path) and checkpoint.is_symlink() and checkpoint != path:
             continue
         with found.kept(checkpoint):
-            if writer(checkpoint).is_unfinished():
+            if migration_state.is_unfinished(checkpoint):
                 outcome = writer(checkpoint).recover(break_lock=break_lock)
                 found.done[checkpoint] = outcome.value
     with found.kept(path):
@@ -111,7 +111,7 @@ def _destinations(path: Place) -> list[Place]:
         for left in writer(folder).locked():
             name = left.destination.name
             meant = folder == path or name == path.name or name.startswith(f"{path.name}.")
-            alive = lock.holder(left.owner) is Holder.ALIVE
+            alive = holder(left.owner) is Holder.ALIVE
             if meant and (not alive or left.destination == path):
                 found.append(left.destination)
     # If the parent directory is unreadable, the list above misses PATH itself.

@@ -17,13 +17,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ckptmigrate import clock
-from ckptmigrate.checkpoint import locate, sidecar, trackers
+from ckptmigrate import clock, places
+from ckptmigrate.checkpoint import locate, migration_state, sidecar, trackers
 from ckptmigrate.checkpoint.sidecar import REPAIR, FileState, Step, digest
+from ckptmigrate.checkpoint.trackers import LATEST_TRAIN_STATE, TRACKERS
 from ckptmigrate.checks import root_checks
 from ckptmigrate.checks.findings import PAIR, Finding
 from ckptmigrate.checks.verification import verify_one
 from ckptmigrate.errors import RefusedError, UnsupportedFormatError
+from ckptmigrate.places import Place
 from ckptmigrate.planning import repairs
 from ckptmigrate.planning.repairs import Wanted
 from ckptmigrate.report.document import (
@@ -33,9 +35,8 @@ from ckptmigrate.report.document import (
     FileChange,
     NextStep,
 )
-from ckptmigrate.storage import directories, places
-from ckptmigrate.storage.directories import Progress
-from ckptmigrate.storage.places import LATEST_TRAIN_STATE, TRACKERS, Place
+from ckptmigrate.storage import directories
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command, copy, removal
 from ckptmigrate.verbs import changes, recover
 from ckptmigrate.verbs.changes import LINKED, Migration, before, default_output, leading
@@ -249,7 +250,7 @@ def prepare(path: Place, request: RepairRequest, *, reported: bool = False) -> R
     iteration, every = request.iteration, request.every
     chosen = root_checks.choose(path, iteration=iteration, every=every)
     for each in chosen.checkpoints:
-        writer(each).check_whole()
+        migration_state.check_complete(each)
     tracker = why = beyond = None
     if not chosen.is_root:
         text = locate.locate(chosen.path).tracker

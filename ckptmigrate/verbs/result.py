@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from ckptmigrate.checkpoint import nested
 from ckptmigrate.checkpoint.manifest import METADATA_FILES
 from ckptmigrate.checkpoint.sidecar import digest_of
+from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
-from ckptmigrate.storage.directories import Progress
-from ckptmigrate.storage.places import Place
+from ckptmigrate.storage.progress import Progress
 
 if TYPE_CHECKING:
     from ckptmigrate.report.document import Document
@@ -90,7 +90,7 @@ class Result(Protocol):
         """Return the document."""
 
 
-class Request(Protocol):
+class VerbRequest(Protocol):
     """What a user asks of a verb: the verb and its options."""
 
     @property

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ckptmigrate.checkpoint import locate
+from ckptmigrate.places import Place
 from ckptmigrate.planning import undo_plan
-from ckptmigrate.storage.places import Place
 from ckptmigrate.verbs import recover
 from ckptmigrate.verbs.changes import UNDO, Migration, before, finished, leading_root
 from ckptmigrate.verbs.result import Watch, unwatched

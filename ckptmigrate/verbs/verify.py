@@ -10,9 +10,9 @@ from ckptmigrate.checks import root_checks, verification
 from ckptmigrate.checks.findings import Severity, counted
 from ckptmigrate.checks.torch_load import require_torch
 from ckptmigrate.checks.verification import Verification
+from ckptmigrate.places import Place
 from ckptmigrate.report.document import CommandOutcome, Document, Facts
 from ckptmigrate.storage import directories
-from ckptmigrate.storage.places import Place
 from ckptmigrate.text.sizes import data_files, size
 from ckptmigrate.verbs.result import Digests, Status, Watch, Written, digests_of, unwatched
 

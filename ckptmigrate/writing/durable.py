@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from ckptmigrate.storage import local_files
-from ckptmigrate.storage.directories import DEEPEST
+from ckptmigrate.storage.limits import DEEPEST
 
 
 def write(path: Path, content: bytes, like: Path | None = None) -> None:

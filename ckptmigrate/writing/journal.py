@@ -1,6 +1,6 @@
 """The journal of an in-place change: the hash of every file before and after, and the order.
 
-The swaps on a local file system (swapping.py) and in an object store (objects/swap.py) share it.
+The swaps on a local file system (swap.py) and in an object store (store_swap.py) share it.
 metadata.json is removed first, then `.metadata`; `.metadata` is restored next to last, and
 metadata.json last. The hashes, not the last recorded step, decide whether a swap is complete.
 """
@@ -16,9 +16,9 @@ from typing import Final
 from ckptmigrate.checkpoint import manifest, metadata, sidecar
 from ckptmigrate.checkpoint.sidecar import FileState, digest, digest_of
 from ckptmigrate.errors import DamagedError, DestinationError, Retry
+from ckptmigrate.places import Place
 from ckptmigrate.planning.change import Change
 from ckptmigrate.storage.directories import Directory
-from ckptmigrate.storage.places import Place
 from ckptmigrate.text.commands import removal
 
 NAME: Final = "journal.json"  # in the staging directory

@@ -14,9 +14,12 @@ from typing import BinaryIO, Final
 
 from ckptmigrate.checkpoint.manifest import METADATA_FILES
 from ckptmigrate.errors import DestinationError, Retry
+from ckptmigrate.places import Url
 from ckptmigrate.storage import local_files
-from ckptmigrate.storage.directories import DEEPEST, Progress, stays_link, unreadable, within
-from ckptmigrate.storage.places import Url
+from ckptmigrate.storage.directories import unreadable, within
+from ckptmigrate.storage.limits import DEEPEST, too_deep
+from ckptmigrate.storage.link_rules import stays_link
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import shell
 from ckptmigrate.writing.durable import adopt, adopt_directory, make_directory, sync_directory
 
@@ -134,7 +137,7 @@ class Carrier:
         """
         from ckptmigrate.writing import store_transfer
 
-        store_transfer.check_link(self._asked, source)
+        check_store_link(self._asked, source)
         store_transfer.from_store(source, target, except_for, self._progress)
         for name, write in new.items():
             write(target / name)
@@ -166,14 +169,18 @@ class Carrier:
         ) from refusal
 
 
-def too_deep(folder: Path) -> DestinationError:
-    """Return the error for a checkpoint with more than DEEPEST nested directories."""
-    top = folder.parents[DEEPEST - 1]
-    return DestinationError(
-        f"nests more than {DEEPEST} directories, and cannot be carried over",
-        path=top,
-        fix=f"move it out of the checkpoint with `{shell('mv', top, top.parents[1])}`",
-    )
+def check_store_link(link: Link, place: Url) -> None:
+    """Raise if data files cannot be brought to or from a store in the requested way.
+
+    Raises:
+        DestinationError: `link` is neither auto nor copy.
+    """
+    if link not in (Link.AUTO, Link.COPY):
+        raise DestinationError(
+            f"payload cannot be carried over with --link {link.value}: a store has no links",
+            path=place,
+            fix="use --link auto, which has the store copy",
+        )
 
 
 def _is_large(item: os.DirEntry[str]) -> bool:

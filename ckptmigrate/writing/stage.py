@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ckptmigrate.checkpoint.lock_owner import Holder, Owner, holder, owner_of
 from ckptmigrate.errors import DestinationError
-from ckptmigrate.storage.places import Place
+from ckptmigrate.places import Place
 from ckptmigrate.text.commands import command, shell
 from ckptmigrate.writing import lock
 from ckptmigrate.writing.durable import make_directory, remove, sync_directory
-from ckptmigrate.writing.lock import Holder
 
 _STAGE: Final = ".ckptmigrate-stage"
 _LOCK: Final = ".ckptmigrate-lock"
@@ -31,12 +31,12 @@ class Leftover:
     """The lock of an out-of-place migration that is in progress or was interrupted."""
 
     destination: Place
-    owner: lock.Owner | None
+    owner: Owner | None
 
     @property
     def is_over(self) -> bool:
         """Return whether its process is known to have ended."""
-        return lock.holder(self.owner) is Holder.DEAD
+        return holder(self.owner) is Holder.DEAD
 
     @property
     def fix(self) -> str:
@@ -122,9 +122,7 @@ def locked(directory: Path) -> list[Leftover]:
         return []
     places = [directory / n for n in names if n.startswith(".") and n.endswith(_LOCK)]
     return [
-        Leftover(
-            place.with_name(place.name.removeprefix(".").removesuffix(_LOCK)), lock.owner_of(place)
-        )
+        Leftover(place.with_name(place.name.removeprefix(".").removesuffix(_LOCK)), owner_of(place))
         for place in places
         if place.is_symlink()
     ]

@@ -13,10 +13,19 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Final
 
+from ckptmigrate.checkpoint.lock_owner import (
+    Holder,
+    content_of,
+    holder,
+    owner_of,
+    parse,
+    refusal,
+    this_process,
+)
 from ckptmigrate.errors import DestinationError, StoreError
-from ckptmigrate.storage.places import Url
+from ckptmigrate.places import Url
+from ckptmigrate.storage.store import store_of
 from ckptmigrate.text.commands import command
-from ckptmigrate.writing.lock import Holder, Owner, holder, parse, refusal, this_process
 
 # Lock -> token, of the locks that this process holds. A lock of a failed run may remain in the
 # store while the process continues to run; its token is not in here.
@@ -52,11 +61,11 @@ def take(lock: Url, about: Url) -> None:
     content = json.dumps({**asdict(this_process()), "token": token}).encode()
     _held[str(lock)] = token
     try:
-        lock.store.create(lock, content)
+        store_of(lock).create(lock, content)
     except BaseException as error:
         del _held[str(lock)]
         if isinstance(error, FileExistsError):
-            raise refusal(owner_of(lock), about) from error
+            raise refusal(owner_of(lock), about, lock) from error
         _discard(lock, content, about, error)
         raise
 
@@ -64,8 +73,8 @@ def take(lock: Url, about: Url) -> None:
 def _discard(lock: Url, content: bytes, about: Url, why: BaseException) -> None:
     """Remove a lock that may have been written; if that fails, add a fix to the error."""
     try:
-        if _content(lock) == content:
-            lock.store.remove(lock)
+        if content_of(lock) == content:
+            store_of(lock).remove(lock)
     except StoreError:
         if isinstance(why, StoreError):
             why.fix = f"{why.fix}; a lock that is left is removed by `{command('recover', about)}`"
@@ -77,21 +86,8 @@ def release(lock: Url) -> None:
     Raises:
         StoreError: the lock cannot be removed.
     """
-    lock.store.remove(lock)
+    store_of(lock).remove(lock)
     _held.pop(str(lock), None)
-
-
-def owner_of(lock: Url) -> Owner | None:
-    """Return the owner of a lock; None if the lock does not exist or its text is not valid."""
-    content = _content(lock)
-    return None if content is None else parse(content)
-
-
-def _content(lock: Url) -> bytes | None:
-    try:
-        return lock.store.read(lock)
-    except FileNotFoundError:
-        return None
 
 
 def _is_left(lock: Url, content: bytes) -> bool:
@@ -109,7 +105,7 @@ def of_the_dead(lock: Url, about: Url, *, break_lock: bool = False) -> Iterator[
 
     Arguments and errors are those of `ckptmigrate.writing.lock.of_the_dead`.
     """
-    content = _content(lock)
+    content = content_of(lock)
     if content is None:
         with held(lock, about):
             try:
@@ -124,9 +120,9 @@ def of_the_dead(lock: Url, about: Url, *, break_lock: bool = False) -> Iterator[
         owner = parse(content)
         found = Holder.DEAD if _is_left(lock, content) else holder(owner)
         if found is Holder.ALIVE or (found is Holder.UNKNOWN and not break_lock):
-            raise refusal(owner, about)
+            raise refusal(owner, about, lock)
         yield
-        lock.store.remove(lock)
+        store_of(lock).remove(lock)
 
 
 @contextlib.contextmanager
@@ -140,7 +136,7 @@ def _alone_here(lock: Url, content: bytes, about: Url) -> Iterator[None]:
     with socket.socket(socket.AF_UNIX) as guard:
         try:
             guard.bind(b"\0ckptmigrate-" + name.encode())
-            if _content(lock) != content:  # another recovery has finished meanwhile
+            if content_of(lock) != content:  # another recovery has finished meanwhile
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:

@@ -13,15 +13,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from ckptmigrate.checkpoint import manifest, sidecar
+from ckptmigrate.checkpoint import lock_owner, manifest, sidecar
 from ckptmigrate.errors import DamagedError, DestinationError, StoreError, reason_of
+from ckptmigrate.places import Place, Url, lies_in
 from ckptmigrate.planning.planner import Plan
-from ckptmigrate.storage.directories import Overlay, Progress, directory
-from ckptmigrate.storage.places import Place, Url, lies_in
+from ckptmigrate.storage import directories
+from ckptmigrate.storage.directories import Overlay, directory
+from ckptmigrate.storage.progress import Progress
+from ckptmigrate.storage.store import store_of
 from ckptmigrate.storage.store_directories import StoreDirectory
 from ckptmigrate.text.commands import command
 from ckptmigrate.writing import store_lock, store_transfer, transaction
-from ckptmigrate.writing.links import Link
+from ckptmigrate.writing.links import Link, check_store_link
 from ckptmigrate.writing.stage import Leftover
 
 _LOCK: Final = ".ckptmigrate-lock"
@@ -63,7 +66,7 @@ def check_free(destination: Url, source: Place) -> None:
 
 
 def _check_empty(destination: Url) -> None:
-    if destination.exists():
+    if directories.exists(destination):
         raise DestinationError(
             "exists, and nothing is ever overwritten",
             path=destination,
@@ -116,7 +119,7 @@ def _publish(
         last: name and bytes of the object that commits, written after all others.
         others: other objects directly in the destination, written before `last`.
     """
-    store_transfer.check_link(link, destination)
+    check_store_link(link, destination)
     for plan in plans.values():
         check_free(destination, plan.path)
     with store_lock.held(lock_of(destination), destination):
@@ -134,9 +137,9 @@ def _publish(
                 place = destination / name.rstrip("/") if name else destination
                 _create_checkpoint(plan, place, carried[name], progress)
             for name, content in others.items():
-                destination.store.create(destination / name, content)
+                store_of(destination).create(destination / name, content)
             if last[0] not in written:
-                destination.store.create(destination / last[0], last[1])
+                store_of(destination).create(destination / last[0], last[1])
         except BaseException as error:
             _take_back(destination, error)
             raise
@@ -147,7 +150,7 @@ def _publish(
 def _begin(destination: Url, last: tuple[str, bytes], objects: list[str]) -> None:
     """Write the journal, which names the objects that `recover` removes."""
     told = {"last": last[0], "content": last[1].decode(), "objects": objects}
-    destination.store.create(journal_of(destination), json.dumps(told, indent=1).encode())
+    store_of(destination).create(journal_of(destination), json.dumps(told, indent=1).encode())
 
 
 def _carried(plan: Plan) -> list[store_transfer.File]:
@@ -156,7 +159,7 @@ def _carried(plan: Plan) -> list[store_transfer.File]:
     found = store_transfer.files(plan.path, written)
     for step in range(plan.change.kept_steps):
         kept = sidecar.folder(step)
-        if (plan.path / kept).is_dir():
+        if directories.is_dir(plan.path / kept):
             found += [
                 (f"{kept}/{name}", size) for name, size in store_transfer.files(plan.path / kept)
             ]
@@ -190,12 +193,12 @@ def _create_checkpoint(
     files = _written(plan)
     marker = files.pop(manifest.MARKER_FILE)
     for name, content in files.items():
-        target.store.create(target / name, content)
+        store_of(target).create(target / name, content)
     store_transfer.check(carried, target)
     # `store.create` has read every object back, so the bytes in memory are those in the store.
     written = {**files, manifest.MARKER_FILE: marker}
     transaction.verify(plan, Overlay(StoreDirectory(target), written))
-    target.store.create(target / manifest.MARKER_FILE, marker)
+    store_of(target).create(target / manifest.MARKER_FILE, marker)
 
 
 def _take_back(destination: Url, why: BaseException) -> None:
@@ -225,7 +228,7 @@ def _take_back(destination: Url, why: BaseException) -> None:
 def _finish(destination: Url) -> None:
     """Clean up after a committed migration; a failure here does not roll it back."""
     try:
-        destination.store.remove(journal_of(destination))
+        store_of(destination).remove(journal_of(destination))
         store_lock.release(lock_of(destination))
     except StoreError as error:
         raise DestinationError(
@@ -246,11 +249,11 @@ def _settle(destination: Url, theirs: str | None = None) -> str:
         NOTHING, REMOVED or COMPLETE.
     """
     journal = journal_of(destination)
-    store = destination.store
+    store = store_of(destination)
     try:
         last, content, names = _parse(store.read(journal), journal)
     except FileNotFoundError as error:
-        if journal.is_file():  # do not act on a single wrong answer of the store
+        if directories.is_file(journal):  # do not act on a single wrong answer of the store
             raise StoreError(
                 "is there and cannot be read",
                 path=journal,
@@ -258,7 +261,7 @@ def _settle(destination: Url, theirs: str | None = None) -> str:
             ) from error
         return NOTHING
     whole = destination / last
-    if whole.is_file() and store.read(whole) == content.encode():
+    if directories.is_file(whole) and store.read(whole) == content.encode():
         store.remove(journal)
         return COMPLETE
     # Remove only existing objects: the names in the journal are not trusted.
@@ -298,14 +301,14 @@ def _parse(content: bytes, journal: Url) -> tuple[str, str, list[str]]:
 def locked(place: Url) -> list[Leftover]:
     """Return the locked destinations directly in a place: in progress, or interrupted."""
     try:
-        names = place.store.list(place, prefix=".").files
+        names = store_of(place).list(place, prefix=".").files
     except StoreError as error:
         if isinstance(error.__cause__, PermissionError):  # only a part of the bucket is listable
             return []
         raise
     return [
         Leftover(
-            place / name.removeprefix(".").removesuffix(_LOCK), store_lock.owner_of(place / name)
+            place / name.removeprefix(".").removesuffix(_LOCK), lock_owner.owner_of(place / name)
         )
         for name in names
         if name.startswith(".") and name.endswith(_LOCK)

@@ -1,6 +1,6 @@
 """In-place migrations in an object store, and the recovery of interrupted ones.
 
-The files in the checkpoint, under `.ckptmigrate/`, are those of swapping.py:
+The files in the checkpoint, under `.ckptmigrate/`, are those of swap.py:
 
     lock                  the owner of the migration
     stage/NAME            new files, validated before the swap starts
@@ -20,48 +20,18 @@ import contextlib
 from collections.abc import Collection, Mapping
 
 from ckptmigrate.checkpoint import manifest, sidecar
+from ckptmigrate.checkpoint.migration_state import is_unfinished, lock_of, stage_of
 from ckptmigrate.checkpoint.sidecar import FileState
 from ckptmigrate.errors import DamagedError, DestinationError, StoreError, reason_of
+from ckptmigrate.places import Url
 from ckptmigrate.planning.planner import Plan
+from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Overlay, size_of
-from ckptmigrate.storage.places import Url
+from ckptmigrate.storage.store import store_of
 from ckptmigrate.storage.store_directories import StoreDirectory
 from ckptmigrate.text.commands import command
 from ckptmigrate.writing import journal, store_lock, transaction
 from ckptmigrate.writing.journal import Outcome
-from ckptmigrate.writing.lock import refusal
-
-
-def stage_of(path: Url) -> Url:
-    """Return the staging directory of an in-place migration."""
-    return path / sidecar.FOLDER / "stage"
-
-
-def lock_of(path: Url) -> Url:
-    """Return the lock of an in-place migration."""
-    return path / sidecar.FOLDER / "lock"
-
-
-def is_unfinished(path: Url) -> bool:
-    """Return whether an in-place migration is in progress or left files in a checkpoint."""
-    return lock_of(path).is_file() or stage_of(path).is_dir()
-
-
-def check_whole(path: Url) -> None:
-    """Raise if an in-place migration of a checkpoint is incomplete.
-
-    Raises:
-        DestinationError: it is; the message states whether the migration still runs.
-    """
-    if not stage_of(path).is_dir():
-        return
-    if lock_of(path).is_file():
-        raise refusal(store_lock.owner_of(lock_of(path)), path)
-    raise DestinationError(
-        "a migration in place did not finish on it",
-        path=path,
-        fix=f"make it whole with `{command('recover', path)}`",
-    )
 
 
 def rewrite(plan: Plan, path: Url) -> None:
@@ -111,7 +81,7 @@ def _untold(path: Url) -> list[Url]:
     """Return the folders of original files whose steps the migration history does not contain."""
     told = len(sidecar.load(StoreDirectory(path)))
     home = path / sidecar.FOLDER
-    folders = [name for name in path.store.list(home).folders if sidecar.is_folder(name)]
+    folders = [name for name in store_of(path).list(home).folders if sidecar.is_folder(name)]
     return [home / name for name in folders if name > journal.number(told)]
 
 
@@ -120,7 +90,7 @@ def _stage(
 ) -> None:
     """Write all files that the swap needs, then validate the result of the swap."""
     path = now.path
-    store, stage = path.store, stage_of(path)
+    store, stage = store_of(path), stage_of(path)
     for name, content in new.items():
         store.create(stage / name, content)
     for name, content in plan.change.originals.items():
@@ -137,7 +107,7 @@ def _stage(
 
 def _begin(path: Url, files: Mapping[str, FileState]) -> None:
     """Write the journal, which `recover` needs to roll the swap back."""
-    path.store.create(stage_of(path) / journal.NAME, journal.dump(files))
+    store_of(path).create(stage_of(path) / journal.NAME, journal.dump(files))
 
 
 def _perform(path: Url, new: Mapping[str, bytes], files: Mapping[str, FileState]) -> None:
@@ -146,7 +116,7 @@ def _perform(path: Url, new: Mapping[str, bytes], files: Mapping[str, FileState]
     Raises:
         DamagedError: a file does not read back as written.
     """
-    store, stage = path.store, stage_of(path)
+    store, stage = store_of(path), stage_of(path)
     _open(path, files)
     for names in journal.groups(files):
         for name in names:
@@ -162,7 +132,7 @@ def _open(path: Url, files: Collection[str]) -> None:
     for names in reversed(journal.groups({*files, *manifest.MARKS})):
         for name in reversed(names):
             if name.rpartition("/")[2] in manifest.MARKS:
-                path.store.remove(path / name)
+                store_of(path).remove(path / name)
 
 
 def _take_back(path: Url, why: BaseException) -> None:
@@ -201,7 +171,7 @@ def _take_back(path: Url, why: BaseException) -> None:
 
 
 def recover(path: Url, *, break_lock: bool = False) -> Outcome:
-    """Recover from an interrupted in-place migration, as `swapping.recover`.
+    """Recover from an interrupted in-place migration, as `swap.recover`.
 
     Raises:
         DestinationError: the migration still runs, or its process cannot be seen from this host.
@@ -216,12 +186,12 @@ def recover(path: Url, *, break_lock: bool = False) -> Outcome:
 
 def _settle(path: Url) -> Outcome:
     """Complete or roll back the swap, then remove the staging directory; call it locked."""
-    store, stage = path.store, stage_of(path)
+    store, stage = store_of(path), stage_of(path)
     outcome = Outcome.UNTOUCHED
     place = stage / journal.NAME
     # Without a journal, the staging directory is removed with the old files. Ask the store twice,
     # so that a single wrong answer does no damage.
-    if place.is_file() or journal.NAME in store.list(stage).files:
+    if directories.is_file(place) or journal.NAME in store.list(stage).files:
         files = journal.parse(store.read(place), place)
         if journal.matches(StoreDirectory(path), files, after=True):
             outcome = Outcome.COMMITTED
@@ -234,7 +204,7 @@ def _settle(path: Url) -> Outcome:
 
 def _clean(path: Url) -> None:
     """Remove the staging directory after the migration was completed or rolled back."""
-    store, stage = path.store, stage_of(path)
+    store, stage = store_of(path), stage_of(path)
     left = [name for name, _ in store.walk(stage)]
     if left:  # without a stage, no original files were written
         for folder in _told_or_none(path):
@@ -254,7 +224,7 @@ def _told_or_none(path: Url) -> list[Url]:
 
 
 def _roll_back(path: Url, files: Mapping[str, FileState]) -> None:
-    store, old = path.store, stage_of(path) / journal.OLD
+    store, old = store_of(path), stage_of(path) / journal.OLD
     kept = StoreDirectory(old)
     sizes = {name: size_of(kept, name) for name in files}
     if all(state.before is None or sizes[name] is not None for name, state in files.items()):

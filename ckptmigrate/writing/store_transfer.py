@@ -17,29 +17,18 @@ from typing import Final
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.sidecar import digest_of
 from ckptmigrate.errors import DestinationError, StoreError
+from ckptmigrate.places import Place, Url
 from ckptmigrate.storage import local_files
-from ckptmigrate.storage.directories import DEEPEST, Progress, directory, stays_link
-from ckptmigrate.storage.places import Place, Url
+from ckptmigrate.storage.directories import directory
+from ckptmigrate.storage.limits import DEEPEST, too_deep
+from ckptmigrate.storage.link_rules import stays_link
+from ckptmigrate.storage.progress import Progress
+from ckptmigrate.storage.store import store_of
 from ckptmigrate.writing.durable import sync_directory
-from ckptmigrate.writing.links import Link, too_deep
 
 _AT_ONCE: Final = 8  # objects
 
 File = tuple[str, int]  # a path relative to the checkpoint, with `/`, and a size in bytes
-
-
-def check_link(link: Link, place: Url) -> None:
-    """Raise if data files cannot be brought to or from a store in the requested way.
-
-    Raises:
-        DestinationError: `link` is neither auto nor copy.
-    """
-    if link not in (Link.AUTO, Link.COPY):
-        raise DestinationError(
-            f"payload cannot be carried over with --link {link.value}: a store has no links",
-            path=place,
-            fix="use --link auto, which has the store copy",
-        )
 
 
 def files(source: Place, except_for: Collection[str] = ()) -> list[File]:
@@ -51,7 +40,7 @@ def files(source: Place, except_for: Collection[str] = ()) -> list[File]:
     Raises:
         DestinationError: a file cannot be stored in an object store (a link or a special file).
     """
-    found = _walk(source) if isinstance(source, Path) else source.store.walk(source)
+    found = _walk(source) if isinstance(source, Path) else store_of(source).walk(source)
     return [
         (name, size)
         for name, size in found
@@ -90,12 +79,12 @@ def into_store(source: Place, target: Url, size: int, progress: Progress) -> Non
     """
     with _found(source):
         if isinstance(source, Path):
-            target.store.upload(source, target, progress)
-        elif target.store.copies_from(source.store):
-            target.store.copy(source, target, size)
+            store_of(target).upload(source, target, progress)
+        elif store_of(target).copies_from(store_of(source)):
+            store_of(target).copy(source, target, size)
             progress(size)
         else:
-            target.store.transfer(source, target, size, progress)
+            store_of(target).transfer(source, target, size, progress)
 
 
 @contextlib.contextmanager
@@ -141,7 +130,7 @@ def _versions(source: Place) -> dict[str, tuple[int, str]]:
         with _found(source):
             found = files(source, (sidecar.FOLDER,))
             return {name: (size, str(os.stat(source / name).st_mtime_ns)) for name, size in found}
-    here = source.store.list(source)
+    here = store_of(source).list(source)
     told = {name: (size, here.versions[name]) for name, size in here.files.items()}
     for folder in here.folders:
         if folder != sidecar.FOLDER:
@@ -182,7 +171,7 @@ def from_store(source: Url, target: Path, except_for: Collection[str], progress:
     def bring(file: File, told: Progress) -> None:
         name, size = file
         with _found(source / name):
-            source.store.download(source / name, target / name, size, told)
+            store_of(source).download(source / name, target / name, size, told)
         with local_files.opened(target / name) as written:
             os.fsync(written.fileno())
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.sidecar import Step
 from ckptmigrate.errors import StoreError
+from ckptmigrate.places import Place, Url
 from ckptmigrate.planning.planner import Plan
-from ckptmigrate.storage.directories import Progress
-from ckptmigrate.storage.places import Place, Url
+from ckptmigrate.storage import directories
+from ckptmigrate.storage.progress import Progress
+from ckptmigrate.storage.store import store_of
 from ckptmigrate.storage.store_directories import StoreDirectory
 from ckptmigrate.text.commands import command
 from ckptmigrate.writing import store_publication, store_swap
@@ -44,7 +46,7 @@ class StoreWriter:
     def name_latest(self, trackers: Mapping[str, bytes]) -> None:
         try:
             for name, content in trackers.items():
-                self.url.store.replace(self.url / name, content)
+                store_of(self.url).replace(self.url / name, content)
         except StoreError as error:
             error.reason += "; it may be written by now"
             error.fix = f"{error.fix}; see where it leads with `{command('inspect', self.url)}`"
@@ -54,7 +56,7 @@ class StoreWriter:
         return store_publication.locked(self.url)
 
     def is_locked(self) -> bool:
-        return store_publication.lock_of(self.url).is_file()
+        return directories.is_file(store_publication.lock_of(self.url))
 
     def discard(self, *, break_lock: bool) -> tuple[Place, str]:
         return self.url, store_publication.discard(self.url, break_lock=break_lock)
@@ -62,23 +64,14 @@ class StoreWriter:
     def rewrite(self, plan: Plan) -> None:
         store_swap.rewrite(plan, self.url)
 
-    def is_staged(self) -> bool:
-        return store_swap.stage_of(self.url).is_dir()
-
-    def is_unfinished(self) -> bool:
-        return store_swap.is_unfinished(self.url)
-
-    def check_whole(self) -> None:
-        store_swap.check_whole(self.url)
-
     def recover(self, *, break_lock: bool) -> Outcome:
         return store_swap.recover(self.url, break_lock=break_lock)
 
     def repoint(self, trackers: Mapping[str, bytes], step: Step) -> None:
-        store = self.url.store
+        store = store_of(self.url)
         steps = sidecar.load(StoreDirectory(self.url))
         for name in trackers:
-            if (self.url / name).is_file():
+            if directories.is_file(self.url / name):
                 # Replace the copy that a failed attempt may have left.
                 kept = self.url / sidecar.folder(len(steps)) / name
                 store.replace(kept, store.read(self.url / name))

@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import Final
 
 from ckptmigrate.checkpoint import sidecar
+from ckptmigrate.checkpoint.migration_state import check_complete, is_unfinished, lock_of, stage_of
 from ckptmigrate.checkpoint.sidecar import FileState
 from ckptmigrate.errors import DamagedError, DestinationError, Retry
 from ckptmigrate.planning.change import Change
 from ckptmigrate.storage import local_files
-from ckptmigrate.storage.directories import LARGEST_JSON, LARGEST_PART, LocalDirectory, folders_of
-from ckptmigrate.text.commands import command, shell
+from ckptmigrate.storage.directories import LocalDirectory, folders_of
+from ckptmigrate.storage.limits import LARGEST_JSON, LARGEST_PART
+from ckptmigrate.text.commands import shell
 from ckptmigrate.writing import journal, lock
 from ckptmigrate.writing.durable import (
     adopt_directory,
@@ -60,41 +62,6 @@ class Swap:
     new: Mapping[str, bytes]
     files: Mapping[str, FileState]
     hidden: bool
-
-
-def stage_of(path: Path) -> Path:
-    """Return the staging directory of an in-place migration."""
-    return path / sidecar.FOLDER / "stage"
-
-
-def lock_of(path: Path) -> Path:
-    """Return the lock of an in-place migration."""
-    return path / sidecar.FOLDER / "lock"
-
-
-def is_unfinished(path: Path) -> bool:
-    """Return whether an in-place migration is in progress or left files in a checkpoint."""
-    folder = path / sidecar.FOLDER
-    if os.path.lexists(stage_of(path)) or os.path.lexists(lock_of(path)):
-        return True
-    return folder.is_dir() and not folder.is_symlink() and not os.listdir(folder)
-
-
-def check_whole(path: Path) -> None:
-    """Raise if an in-place migration of a checkpoint is incomplete.
-
-    Raises:
-        DestinationError: it is; the message states whether the migration still runs.
-    """
-    if not os.path.lexists(stage_of(path)):
-        return
-    if os.path.lexists(lock_of(path)):
-        raise lock.refusal(lock.owner_of(lock_of(path)), path, lock_of(path))
-    raise DestinationError(
-        "a migration in place did not finish on it",
-        path=path,
-        fix=f"make it whole with `{command('recover', path)}`",
-    )
 
 
 def take(path: Path) -> None:
@@ -174,7 +141,7 @@ def prepare(change: Change) -> Swap:
     try:
         make_own(stage, path)
     except FileExistsError:
-        check_whole(path)
+        check_complete(path)
         raise
     for folder in folders_of(new):
         make_own(stage / folder, path)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ckptmigrate.checkpoint import sidecar
+from ckptmigrate.checkpoint.migration_state import is_unfinished
 from ckptmigrate.errors import (
     CkptMigrateError,
     DamagedError,
@@ -24,18 +25,18 @@ from ckptmigrate.errors import (
     Retry,
     reason_of,
 )
+from ckptmigrate.places import Place, lies_in
 from ckptmigrate.planning.change import Change
-from ckptmigrate.storage import local_files
+from ckptmigrate.storage import directories, local_files
 from ckptmigrate.storage.directories import (
-    LARGEST_PART,
     Directory,
     LocalDirectory,
     Overlay,
-    Progress,
     folders_of,
     read_if_there,
 )
-from ckptmigrate.storage.places import Place, lies_in
+from ckptmigrate.storage.limits import LARGEST_PART
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command, shell
 from ckptmigrate.versions.detection import read
 from ckptmigrate.writing import links
@@ -247,7 +248,7 @@ def _swap(change: Change, look: Callable[[Directory], None]) -> None:
     """
     path = change.path
     assert isinstance(path, Path)
-    with _told(path, lambda: swapping.is_unfinished(path)):
+    with _told(path, lambda: is_unfinished(path)):
         swapping.take(path)
         try:
             swap = swapping.prepare(change)
@@ -331,7 +332,7 @@ def _fill(plan: Plan, target: Path, carrier: links.Carrier) -> None:
         _carry(plan.path, target, carrier, written, new)
     for step in range(plan.change.kept_steps):
         kept = sidecar.folder(step)
-        if (plan.path / kept).is_dir():
+        if directories.is_dir(plan.path / kept):
             _make_folder(target / kept)
             _carry(plan.path / kept, target / kept, carrier)
             _adopt(target / kept, plan.path)

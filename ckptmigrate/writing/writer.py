@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ckptmigrate.checkpoint.sidecar import Step
-from ckptmigrate.storage.directories import Progress
-from ckptmigrate.storage.places import TRACKERS, Place
+from ckptmigrate.checkpoint.trackers import TRACKERS
+from ckptmigrate.places import Place
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.writing import stage, swap, transaction
 from ckptmigrate.writing.durable import new_of, remove
 from ckptmigrate.writing.journal import Outcome
@@ -75,21 +76,8 @@ class Writer(Protocol):
     def rewrite(self, plan: Plan) -> None:
         """Change the checkpoint at the place; see `transaction.rewrite`."""
 
-    def is_staged(self) -> bool:
-        """Return whether an in-place migration has a staging directory here."""
-
-    def is_unfinished(self) -> bool:
-        """Return whether an in-place migration is in progress or left files here."""
-
-    def check_whole(self) -> None:
-        """Raise if an in-place migration of the checkpoint is incomplete.
-
-        Raises:
-            DestinationError: it is; the message states whether the migration still runs.
-        """
-
     def recover(self, *, break_lock: bool) -> Outcome:
-        """Complete or roll back an interrupted in-place migration; see `swapping.recover`."""
+        """Complete or roll back an interrupted in-place migration; see `swap.recover`."""
 
     # -- the tracker files of a root
 
@@ -146,15 +134,6 @@ class LocalWriter:
 
     def rewrite(self, plan: Plan) -> None:
         transaction.rewrite(plan)
-
-    def is_staged(self) -> bool:
-        return swap.stage_of(self.path).is_dir()
-
-    def is_unfinished(self) -> bool:
-        return swap.is_unfinished(self.path)
-
-    def check_whole(self) -> None:
-        swap.check_whole(self.path)
 
     def recover(self, *, break_lock: bool) -> Outcome:
         return swap.recover(self.path, break_lock=break_lock)

@@ -31,8 +31,8 @@ from preload import (
 from scenarios import LONG_AGO, SCENARIOS, Scenario, Snapshot, differences, make, snapshot
 
 from ckptmigrate.checkpoint.locate import directory_of
+from ckptmigrate.checkpoint.trackers import TRACKER_FILE
 from ckptmigrate.errors import CkptMigrateError, NotACheckpointError
-from ckptmigrate.storage.places import TRACKER_FILE
 from ckptmigrate.verbs import recover
 
 _MOST = 1024  # states after one call; more are sampled, always the same ones

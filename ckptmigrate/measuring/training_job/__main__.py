@@ -5,7 +5,7 @@ package:
 
     PYTHONPATH=.readers/0.12.3:ckptmigrate/measuring python -m training_job < jobs.json
 
-stdin is a JSON list of jobs (see release.Job). For each job, the program prints a JSON line:
+stdin is a JSON list of jobs (see release.TrainingJob). The program prints a JSON line for each job:
 
     {"checkpoint": ..., "release": "0.12.3", "ranks": [{"rank": 0, "error": null, ...}, ...]}
 
@@ -29,13 +29,13 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from .loading import take
 from .output import told_error
-from .release import RELEASE, Job
+from .release import RELEASE, TrainingJob
 from .saving import save
 
 SECONDS_PER_JOB = 120
 
 
-def rank_main(job: Job, rank: int, folder: Path) -> None:
+def rank_main(job: TrainingJob, rank: int, folder: Path) -> None:
     """Run one rank, and write its outcome to a file."""
     os.dup2(2, 1)  # Megatron prints to stdout, which is for the JSON lines of the parent
     outcome: dict[str, Any] = {"rank": rank, "stage": "start", "error": None}
@@ -49,7 +49,7 @@ def rank_main(job: Job, rank: int, folder: Path) -> None:
     told.rename(folder / f"rank{rank}.json")
 
 
-def run(job: Job) -> dict[str, Any]:
+def run(job: TrainingJob) -> dict[str, Any]:
     """Run a job until it ends or reaches its time limit."""
     fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def main() -> None:
         # These releases require torch before 2.6, which loaded common.pt without weights_only.
         os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     for job in json.load(sys.stdin):
-        print(json.dumps(run(Job(**job))), flush=True)
+        print(json.dumps(run(TrainingJob(**job))), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from .output import held, told_entries
 from .release import (
     RELEASE,
-    Job,
+    TrainingJob,
     fit_in,
     resolve_foreign_symbols,
     start_machine,
@@ -27,7 +27,7 @@ RERUN = "rerun_state_machine"
 RERUN_KEYS = "rerun_state_machine_state/"
 
 
-def take(job: Job, rank: int, store: str, outcome: dict[str, Any]) -> None:
+def take(job: TrainingJob, rank: int, store: str, outcome: dict[str, Any]) -> None:
     """Resume from a checkpoint as one rank, and fill its outcome.
 
     Follows load_checkpoint in megatron/training/checkpointing.py of core_v0.9.0, core_v0.10.0,
@@ -68,7 +68,7 @@ def take(job: Job, rank: int, store: str, outcome: dict[str, Any]) -> None:
     outcome["stage"] = "done"
 
 
-def rerun_template(job: Job, machine: Any, common: dict[str, Any]) -> Any:
+def rerun_template(job: TrainingJob, machine: Any, common: dict[str, Any]) -> Any:
     """Return the rerun state that the job requests by the rule of this release; None for none."""
     if machine is None:
         return None
@@ -99,7 +99,7 @@ def rerun_keys(rerun_state: Any) -> list[str]:
     return [part.unique_key for part in parts if isinstance(part, ShardedObject)]
 
 
-def whole_entries(job: Job, rank: int) -> dict[str, Any]:
+def whole_entries(job: TrainingJob, rank: int) -> dict[str, Any]:
     """Return a template for every tensor and object of a checkpoint except the rerun shards.
 
     Every rank requests all of them. With these replica ids, rank 0 is the main replica of each, so

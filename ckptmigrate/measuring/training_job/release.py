@@ -32,7 +32,7 @@ else:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """A checkpoint, and the training job that resumes from it or saves it.
 
     Attributes:
@@ -129,7 +129,7 @@ def resolve_foreign_symbols() -> None:
     torch.serialization.add_safe_globals([Signals, *(getattr(enums, n) for n in FOREIGN_ENUMS)])
 
 
-def start_ranks(job: Job, rank: int, store: str) -> None:
+def start_ranks(job: TrainingJob, rank: int, store: str) -> None:
     """Connect to the other ranks, and create the model parallel groups."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=job.world_size

@@ -13,13 +13,13 @@ from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
 from megatron.core.transformer import enums
 
-from .release import RELEASE, Job, fit_in, rerun_state_machine, start_machine, start_ranks
+from .release import RELEASE, TrainingJob, fit_in, rerun_state_machine, start_machine, start_ranks
 from .stepping import fail
 
 ITERATION = 5
 
 
-def save(job: Job, rank: int, store: str, outcome: dict[str, Any]) -> None:
+def save(job: TrainingJob, rank: int, store: str, outcome: dict[str, Any]) -> None:
     """Save a checkpoint as one rank, in a new root with a tracker file.
 
     Follows save_checkpoint and generate_state_dict in megatron/training/checkpointing.py of
@@ -69,7 +69,7 @@ def rerun(machine: Any, iterator: Any) -> Any:
     return machine.state_dict(iterator, ckpt_format="torch_dist")
 
 
-def common_state(job: Job, mode: str) -> dict[str, Any]:
+def common_state(job: TrainingJob, mode: str) -> dict[str, Any]:
     """Return the common state: the arguments that a load reads, and the globals in them."""
     args = argparse.Namespace(
         tensor_model_parallel_size=job.tensor_parallel,

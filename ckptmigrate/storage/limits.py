@@ -1,0 +1,38 @@
+"""Limits of what is read from a checkpoint, and the errors for what exceeds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from ckptmigrate.errors import DamagedError, DestinationError
+from ckptmigrate.places import Place
+from ckptmigrate.text.commands import shell
+
+# Maximum bytes held in memory at once. A `.metadata` with a million keys has 432 MB.
+LARGEST_PART: Final = 4 * 1024**3
+LARGEST_JSON: Final = 32 * 1024**2  # a hash in integrity.json takes about 100 bytes
+DEEPEST: Final = 100  # maximum depth of directories; releases write one level
+
+
+def largest(name: str) -> int:
+    """Return the maximum bytes that are read at once from a file of this name."""
+    return LARGEST_JSON if name.endswith(".json") else LARGEST_PART
+
+
+def too_large(path: Place, most: int) -> DamagedError:
+    return DamagedError(
+        f"has more than {most} bytes to read at once, which no release writes",
+        path=path,
+        fix="restore it from a copy",
+    )
+
+
+def too_deep(folder: Path) -> DestinationError:
+    """Return the error for a checkpoint with more than DEEPEST nested directories."""
+    top = folder.parents[DEEPEST - 1]
+    return DestinationError(
+        f"nests more than {DEEPEST} directories, and cannot be carried over",
+        path=top,
+        fix=f"move it out of the checkpoint with `{shell('mv', top, top.parents[1])}`",
+    )
