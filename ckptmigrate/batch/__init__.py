@@ -1,8 +1,7 @@
 """Batches: commands on several checkpoints, one task each; a failure does not stop the others.
 
 paths.py         finds the checkpoints of the PATHs
-destinations.py  chooses the new roots
-roots.py         checks existing roots and writes tracker files
+roots.py         chooses and checks the new roots and writes tracker files
 shard.py         selects the tasks of this run
 phases.py        makes the tasks of a request
 tasks.py         performs a task

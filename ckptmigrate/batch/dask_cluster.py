@@ -20,8 +20,8 @@ from typing import Any, Final
 from uuid import uuid4
 
 from ckptmigrate.batch.executors import Outcomes, Stop
-from ckptmigrate.batch.tasks import Task, TaskOutcome, checked, died, failed, in_words, perform
-from ckptmigrate.errors import CkptMigrateError, RefusedError
+from ckptmigrate.batch.tasks import Task, TaskOutcome, checked, ended, failed, perform
+from ckptmigrate.errors import CkptMigrateError, RefusedError, wrapped
 from ckptmigrate.storage import local_files, progress
 from ckptmigrate.text.commands import install
 from ckptmigrate.text.secrets import masked
@@ -239,7 +239,7 @@ def _outcome(task: Task, future: Any) -> TaskOutcome:
     if isinstance(error, TransientError):
         return checked(task, error.args[0] if error.args else None)
     if type(error).__name__ == "KilledWorker":
-        return died(task, "was lost, again and again")
+        return ended(task, "was lost repeatedly")
     if isinstance(error, ImportError):
         return failed(task, _other_version("the worker", error, __version__))
-    return failed(task, in_words(error, task.path))
+    return failed(task, wrapped(error, task.path))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ckptmigrate.batch import destinations, paths
+from ckptmigrate.batch import paths, roots
 from ckptmigrate.batch.drive import PathTasks
 from ckptmigrate.batch.paths import Group
 from ckptmigrate.batch.shard import Partition
@@ -111,9 +111,7 @@ def _migrations(
     one = replace(_of_one(request, scope), output=None)
     if request.in_place:
         return _tasks(one, groups, scope)
-    placed = destinations.place(
-        groups, request.to, request.output, several=several, go_on=scope.add
-    )
+    placed = roots.place(groups, request.to, request.output, several=several, go_on=scope.add)
     if not several and placed[0][0].error is not None:
         raise placed[0][0].error
     always = request.output is not None
@@ -133,12 +131,12 @@ def _repairs(
     """
     if request.in_place and request.every:
         one = _of_one(request, scope)
-        roots = [replace(g, checkpoints=(g.path,)) for g in groups if g.is_root]
-        return [_tasks(one, groups, scope), _tasks(one, roots, scope)]
+        whole = [replace(g, checkpoints=(g.path,)) for g in groups if g.is_root]
+        return [_tasks(one, groups, scope), _tasks(one, whole, scope)]
     wholes = [replace(g, checkpoints=() if g.error else (g.path,)) for g in groups]
     if request.in_place:
         return [_tasks(request, wholes, scope)]
-    placed = destinations.place(wholes, "repaired", request.output, several=several, go_on=False)
+    placed = roots.place(wholes, "repaired", request.output, several=several, go_on=False)
     return [
         [
             job

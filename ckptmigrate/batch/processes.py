@@ -19,7 +19,7 @@ from typing import Final, NoReturn
 
 from ckptmigrate import search_path
 from ckptmigrate.batch.executors import Outcomes, Stop
-from ckptmigrate.batch.tasks import Task, TaskOutcome, checked, died, interrupted, perform
+from ckptmigrate.batch.tasks import Task, TaskOutcome, checked, ended, interrupted, perform
 from ckptmigrate.verbs.result import Status
 
 # A terminal or a Slurm job step sends these signals to every process, but only the parent decides
@@ -57,7 +57,7 @@ class Processes:
                     worker = busy.pop(connection)
                     outcome = _received(worker)
                     if outcome is None:
-                        yield worker.task, died(worker.task, _end_of(worker.process))
+                        yield worker.task, ended(worker.task, _end_of(worker.process))
                         continue
                     if waiting and not stop and outcome.status is not Status.INTERRUPTED:
                         task = waiting.popleft()

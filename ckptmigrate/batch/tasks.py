@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ckptmigrate import clock
-from ckptmigrate.errors import CkptMigrateError, of_system
+from ckptmigrate.errors import CkptMigrateError, wrapped
 from ckptmigrate.report.document import Document
 from ckptmigrate.storage.urls import place
 from ckptmigrate.text.commands import command
@@ -38,7 +38,7 @@ class Done:
         tracker: the text of a tracker file that names `result`; None for a command that creates no
             root.
         link: how the data files were brought to `result`.
-        digests: the hashes of the metadata files read and written; see `believed`.
+        digests: the hashes of the metadata files read and written; see `is_current`.
         detail: the JSON form of the command's result, if requested.
         document: the document of the command, if requested.
     """
@@ -135,7 +135,7 @@ def perform(task: Task) -> TaskOutcome:
     began, start = clock.now(), time.perf_counter()
     error: Exception | None = None
     try:
-        if task.earlier is not None and believed(task.earlier.digests):
+        if task.earlier is not None and is_current(task.earlier.digests):
             done = task.earlier
         else:
             done = _done(task)
@@ -144,10 +144,10 @@ def perform(task: Task) -> TaskOutcome:
     seconds = time.perf_counter() - start
     if error is None:
         return TaskOutcome(task.path, done, time=began, seconds=seconds)
-    told = in_words(error, task.path)
+    failure = wrapped(error, task.path)
     transient = any(isinstance(e, OSError | MemoryError) for e in (error, error.__cause__))
     return TaskOutcome(
-        task.path, Done(Status.FAILED, str(told)), told.as_json(), transient, began, seconds
+        task.path, Done(Status.FAILED, str(failure)), failure.as_json(), transient, began, seconds
     )
 
 
@@ -184,7 +184,7 @@ def checked(task: Task, found: object) -> TaskOutcome:
     return failed(
         task,
         CkptMigrateError(
-            f"what was to perform it answered with {type(found).__name__} about "
+            f"the worker answered with {type(found).__name__} about "
             f"{getattr(found, 'path', 'nothing')}",
             path=task.path,
             fix="make sure that every process has the same ckptmigrate, and run it again",
@@ -192,33 +192,22 @@ def checked(task: Task, found: object) -> TaskOutcome:
     )
 
 
-def died(task: Task, how: str) -> TaskOutcome:
+def ended(task: Task, how: str) -> TaskOutcome:
     """Return the outcome of a task whose process ended during the task."""
     again = "run it again"
     if task.request.verb in CHANGING:
-        again = f"make it whole with `{command('recover', task.root or task.path)}`, then {again}"
-    reason = f"the process that was at work on it {how}"
+        again = f"recover it with `{command('recover', task.root or task.path)}`, then {again}"
+    reason = f"the process that ran it {how}"
     return failed(task, CkptMigrateError(reason, path=task.path, fix=again))
 
 
 def interrupted(task: Task) -> TaskOutcome:
     """Return the outcome of a task that was stopped and rolled back."""
-    error = CkptMigrateError("interrupted; what was incomplete was undone", path=task.path)
+    error = CkptMigrateError("interrupted; unfinished work was rolled back", path=task.path)
     return failed(task, error, Status.INTERRUPTED)
 
 
-def in_words(error: Exception, path: str) -> CkptMigrateError:
-    """Wrap any exception in a CkptMigrateError."""
-    if isinstance(error, CkptMigrateError):
-        return error
-    if isinstance(error, OSError):
-        return of_system(error, path)
-    if isinstance(error, MemoryError):
-        return CkptMigrateError("the memory does not suffice for it", path=path)
-    return CkptMigrateError(f"internal error ({type(error).__name__}: {error})", path=path)
-
-
-def believed(digests: Digests) -> bool:
+def is_current(digests: Digests) -> bool:
     """Return whether every metadata file still has the hash that an earlier run recorded."""
     try:
         return all(digests_of(place(path), names) == names for path, names in digests.items())

@@ -22,7 +22,7 @@ RETRIES: Final = 2  # default for a task on a cluster
 
 
 @dataclass(frozen=True)
-class Many:
+class Selection:
     """The PATHs of a command and the options of a batch.
 
     Attributes:
@@ -118,7 +118,7 @@ _REPORT = click.option(
 
 
 def several(*, ledger: bool, report: bool = True) -> Callable[[Command], Command]:
-    """Add the argument PATH... and the options of a batch, passed as `many`.
+    """Add the argument PATH... and the options of a batch, passed as `selection`.
 
     Args:
         ledger: whether to add --ledger, --shard, --scheduler and --retries.
@@ -132,12 +132,12 @@ def several(*, ledger: bool, report: bool = True) -> Callable[[Command], Command
         @functools.wraps(verb)
         def packed(**values: Any) -> Any:
             mine = {name: values.pop(name) for name in names if name in values}
-            many = Many(**mine, ledgered=ledger)
-            if many.scheduler is not None and many.jobs is not None:
+            selection = Selection(**mine, ledgered=ledger)
+            if selection.scheduler is not None and selection.jobs is not None:
                 raise click.UsageError("--scheduler and --jobs cannot be combined.")
-            if many.scheduler is None and many.retries is not None:
+            if selection.scheduler is None and selection.retries is not None:
                 raise click.UsageError("--retries requires --scheduler.")
-            return verb(many=many, **values)
+            return verb(selection=selection, **values)
 
         found: Any = packed
         for option in reversed(options):

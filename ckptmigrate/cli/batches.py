@@ -17,7 +17,7 @@ from ckptmigrate.batch.executors import Executor, Stop, here
 from ckptmigrate.batch.ledger import Ledger, check_place
 from ckptmigrate.batch.phases import Scope
 from ckptmigrate.cli import console, corrected_command
-from ckptmigrate.cli.batch_options import RETRIES, Many
+from ckptmigrate.cli.batch_options import RETRIES, Selection
 from ckptmigrate.cli.console import output
 from ckptmigrate.errors import Retry
 from ckptmigrate.places import Place, lies_in
@@ -26,11 +26,11 @@ from ckptmigrate.report.document import Document
 from ckptmigrate.text.commands import command
 
 
-def run(many: Many, request: Any, reported: bool) -> tuple[Document, int]:
+def run(selection: Selection, request: Any, reported: bool) -> tuple[Document, int]:
     """Run a batch, print the result, and return its document and exit status."""
     # Runs of the same ledger and of other partitions write to the same destination.
-    add = many.ledger is not None or many.shard is not None
-    scope = Scope(many.paths, many.shard, add, detail=output.json, reported=reported)
+    add = selection.ledger is not None or selection.shard is not None
+    scope = Scope(selection.paths, selection.shard, add, detail=output.json, reported=reported)
     found = phases.phases(request, scope)
     sources = phases.sources(found)
     dry_run = getattr(request, "dry_run", False)
@@ -38,15 +38,15 @@ def run(many: Many, request: Any, reported: bool) -> tuple[Document, int]:
     total = sum(len(each.tasks) or 1 for phase in found for each in phase)
     with contextlib.ExitStack() as open_:
         ledger = None
-        if many.ledger is not None and not dry_run:
-            check_place(many.ledger, sources)
-            ledger = open_.enter_context(Ledger(many.ledger))
+        if selection.ledger is not None and not dry_run:
+            check_place(selection.ledger, sources)
+            ledger = open_.enter_context(Ledger(selection.ledger))
         open_.enter_context(stop.listening())
         progress = open_.enter_context(console.counting("checkpoints", total))
-        executor = _executor(many)
+        executor = _executor(selection)
         done = [drive(p, executor, stop, ledger=ledger, progress=progress) for p in found]
     batch = functools.reduce(Batch.followed_by, done)
-    resume = None if dry_run else _resume(many, sources)
+    resume = None if dry_run else _resume(selection, sources)
     document = summary.document(batch, request.verb, resume)
     if output.json:
         output.object(summary.as_json(batch, request.verb, resume))
@@ -62,25 +62,27 @@ def run(many: Many, request: Any, reported: bool) -> tuple[Document, int]:
     return document, 1 if batch.signal is None else 128 + batch.signal
 
 
-def _executor(many: Many) -> Executor:
+def _executor(selection: Selection) -> Executor:
     """Return the executor that the options select."""
-    if many.scheduler is not None:
+    if selection.scheduler is not None:
         from ckptmigrate.batch.dask_cluster import Cluster
 
-        return Cluster(many.scheduler, RETRIES if many.retries is None else many.retries)
-    if many.jobs is not None and many.jobs > 1:
+        return Cluster(
+            selection.scheduler, RETRIES if selection.retries is None else selection.retries
+        )
+    if selection.jobs is not None and selection.jobs > 1:
         from ckptmigrate.batch.processes import Processes
 
-        return Processes(many.jobs)
+        return Processes(selection.jobs)
     return here
 
 
-def _resume(many: Many, sources: Sequence[Place]) -> str | None:
+def _resume(selection: Selection, sources: Sequence[Place]) -> str | None:
     """Return the command that resumes this batch, or None if the command has no ledger."""
-    if not many.ledgered:
+    if not selection.ledgered:
         return None
     add: tuple[str, ...] = ()
-    if many.ledger is None:
+    if selection.ledger is None:
         current = Path.cwd()
         there = next(
             folder

@@ -8,7 +8,7 @@ import click
 
 from ckptmigrate.checkpoint.rerun import MODE_OF_ARGUMENT
 from ckptmigrate.cli import completion_values, options
-from ckptmigrate.cli.batch_options import Many, several
+from ckptmigrate.cli.batch_options import Selection, several
 from ckptmigrate.cli.help import CHECKPOINT, Manual
 from ckptmigrate.cli.run import run
 from ckptmigrate.releases.environment import Environment
@@ -59,7 +59,7 @@ from ckptmigrate.verbs.check import CheckRequest
 @several(ledger=True)
 @options.output_options
 def check(
-    many: Many,
+    selection: Selection,
     release: str | None,
     torch: str | None,
     environment: Environment,
@@ -89,4 +89,4 @@ def check(
     if strict:
         job["strictness"] = RAISE_ALL
     request = CheckRequest(release, Job(**job), torch, environment, iteration, every)
-    run(many, request, batch=every)
+    run(selection, request, batch=every)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import click
 
@@ -15,6 +16,8 @@ from ckptmigrate.cli.help import Manual
 from ckptmigrate.places import Place
 from ckptmigrate.report.terminal import change, cut
 from ckptmigrate.text.lines import Line
+
+_ARGS: Final = "common args."  # the arguments of the job, which are many
 
 
 @click.command(cls=Manual, found="error, or the checkpoints differ")
@@ -49,6 +52,11 @@ def lines(found: Sequence[Difference], *, full: bool = False) -> list[Line]:
     """Return the lines of a list of differences."""
     if not found:
         return [Line("no difference", style="bold")]
-    changes = [change(str(each), margin=0) for each in found]
-    answer = Line(counted(len(changes), "difference"), style="bold")
+    args = [] if full else [each for each in found if f"{each.part} {each.name}".startswith(_ARGS)]
+    changes = [change(str(each), margin=0) for each in found if each not in args]
+    if args:
+        changes.append(
+            change(f"~ {_ARGS}*: {counted(len(args), 'difference')} (--full lists them)", margin=0)
+        )
+    answer = Line(counted(len(found), "difference"), style="bold")
     return [answer, *cut(changes, full=full, margin=0)]

@@ -6,7 +6,7 @@ import click
 
 from ckptmigrate.checkpoint import locate
 from ckptmigrate.cli import options
-from ckptmigrate.cli.batch_options import Many, several
+from ckptmigrate.cli.batch_options import Selection, several
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import MIGRATED, Manual
 from ckptmigrate.cli.run import run
@@ -21,7 +21,7 @@ from ckptmigrate.verbs.inspect import InspectRequest
 @options.full
 @several(ledger=True, report=False)
 @options.output_options
-def inspect(many: Many, iteration: int | None, every: bool, full: bool) -> None:
+def inspect(selection: Selection, iteration: int | None, every: bool, full: bool) -> None:
     """Show which release wrote a checkpoint, its layout, rerun state, size and problems.
 
     Megatron does not store its version in a checkpoint. `inspect` infers the release from the
@@ -34,11 +34,11 @@ def inspect(many: Many, iteration: int | None, every: bool, full: bool) -> None:
       ckptmigrate inspect run/iter_0000005 --json
     """
     options.check_choice(iteration, every=every)
-    if many.batch or not every:
-        run(many, InspectRequest(iteration, every), full=full)
+    if selection.batch or not every:
+        run(selection, InspectRequest(iteration, every), full=full)
         return
     shown, healthy = [], True
-    for checkpoint in locate.find(many.only, every=True).checkpoints:
+    for checkpoint in locate.find(selection.only, every=True).checkpoints:
         try:
             found = InspectRequest().run(checkpoint)
         except CkptMigrateError as error:

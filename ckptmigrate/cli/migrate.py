@@ -9,7 +9,7 @@ import click
 
 from ckptmigrate import versions
 from ckptmigrate.cli import completion_values, options
-from ckptmigrate.cli.batch_options import Many, several
+from ckptmigrate.cli.batch_options import Selection, several
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import MIGRATED, Manual
 from ckptmigrate.cli.run import run
@@ -88,7 +88,7 @@ _TO_HELP: Final = (
 @_migration_options
 @several(ledger=True)
 @options.output_options
-def upgrade(many: Many, **options: Any) -> None:
+def upgrade(selection: Selection, **options: Any) -> None:
     """Migrate a checkpoint to a newer release.
 
     The result is a new root next to PATH, ready for --load. Data files are linked or copied, and
@@ -100,7 +100,7 @@ def upgrade(many: Many, **options: Any) -> None:
       ckptmigrate upgrade run --to 0.19
       ckptmigrate upgrade run --all -o run-for-0.19
     """
-    _migrate(many, verb="upgrade", **options)
+    _migrate(selection, verb="upgrade", **options)
 
 
 @click.command(cls=Manual, files=MIGRATED, terms=_TERMS)
@@ -115,7 +115,7 @@ def upgrade(many: Many, **options: Any) -> None:
 @_migration_options
 @several(ledger=True)
 @options.output_options
-def downgrade(many: Many, **options: Any) -> None:
+def downgrade(selection: Selection, **options: Any) -> None:
     """Migrate a checkpoint to an older release.
 
     The result is a new root next to PATH, ready for --load. Data files are linked or copied, and
@@ -129,7 +129,7 @@ def downgrade(many: Many, **options: Any) -> None:
       ckptmigrate downgrade run --to pre-rerun --in-place
       ckptmigrate downgrade fault --to 0.13 --allow-loss fault-context
     """
-    _migrate(many, verb="downgrade", **options)
+    _migrate(selection, verb="downgrade", **options)
 
 
 @click.command(cls=Manual, files=MIGRATED, terms=_TERMS)
@@ -149,7 +149,7 @@ def downgrade(many: Many, **options: Any) -> None:
 @_migration_options
 @several(ledger=True)
 @options.output_options
-def migrate(many: Many, print_path: bool, **options: Any) -> None:
+def migrate(selection: Selection, print_path: bool, **options: Any) -> None:
     """Upgrade or downgrade a checkpoint, depending on the target release.
 
     If the result of an earlier run exists, `migrate` validates it and changes nothing.
@@ -163,15 +163,15 @@ def migrate(many: Many, print_path: bool, **options: Any) -> None:
       ckptmigrate migrate run --to 0.19 --dry-run
       ckptmigrate migrate run --to 0.11 --print-path
     """
-    if print_path and (many.batch or options["every"] or options["dry_run"] or output.json):
+    if print_path and (selection.batch or options["every"] or options["dry_run"] or output.json):
         raise click.UsageError(
             "--print-path requires one PATH and cannot be combined with --all, --dry-run, --json, "
             "--jobs, --ledger, --shard or --scheduler."
         )
-    _migrate(many, verb="migrate", print_path=print_path, **options)
+    _migrate(selection, verb="migrate", print_path=print_path, **options)
 
 
-def _migrate(many: Many, full: bool, print_path: bool = False, **values: Any) -> None:
+def _migrate(selection: Selection, full: bool, print_path: bool = False, **values: Any) -> None:
     """Run a migration; the other options are the fields of MigrationRequest, by name."""
     request = MigrationRequest(**values)
     if request.in_place and request.output is not None:
@@ -179,4 +179,4 @@ def _migrate(many: Many, full: bool, print_path: bool = False, **values: Any) ->
     options.check_choice(request.iteration, every=request.every)
     if request.verb == "migrate":
         request = replace(request, loadable=not request.in_place)
-    run(many, request, batch=request.every, full=full, path_only=print_path)
+    run(selection, request, batch=request.every, full=full, path_only=print_path)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ckptmigrate.cli import completion_values, options
-from ckptmigrate.cli.batch_options import Many, several
+from ckptmigrate.cli.batch_options import Selection, several
 from ckptmigrate.cli.help import MIGRATED, Manual
 from ckptmigrate.cli.run import run
 from ckptmigrate.places import Place
@@ -48,7 +48,7 @@ from ckptmigrate.verbs.repair import RepairRequest
 @several(ledger=False)
 @options.output_options
 def repair(
-    many: Many,
+    selection: Selection,
     output: Place | None,
     in_place: bool,
     rebuild: bool,
@@ -91,4 +91,4 @@ def repair(
         every=every,
         **others,
     )
-    run(many, request, batch=every, full=full)
+    run(selection, request, batch=every, full=full)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptmigrate.cli import console
-from ckptmigrate.cli.batch_options import Many
+from ckptmigrate.cli.batch_options import Selection
 from ckptmigrate.cli.console import output
-from ckptmigrate.cli.failures import told
+from ckptmigrate.cli.corrected_command import completed
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.report import terminal
 from ckptmigrate.report.document import CommandOutcome, Document, Refusal, Report
@@ -29,7 +29,12 @@ Runner = Callable[[bool], tuple[Document, int]]
 
 
 def run(
-    many: Many, request: Any, *, batch: bool = False, full: bool = False, path_only: bool = False
+    selection: Selection,
+    request: Any,
+    *,
+    batch: bool = False,
+    full: bool = False,
+    path_only: bool = False,
 ) -> None:
     """Run a request on its PATHs.
 
@@ -38,15 +43,15 @@ def run(
         full: whether to print long lists in full.
         path_only: print only the path of the root to load.
     """
-    if many.batch or batch:
+    if selection.batch or batch:
         from ckptmigrate.cli import batches
 
-        runner: Runner = partial(batches.run, many, request)
+        runner: Runner = partial(batches.run, selection, request)
     else:
-        runner = partial(_one, many, request, full=full, path_only=path_only)
+        runner = partial(_one, selection, request, full=full, path_only=path_only)
     status = (
-        _reported(runner, request.verb, many.absolute, many.report)
-        if many.report
+        _reported(runner, request.verb, selection.absolute, selection.report)
+        if selection.report
         else (runner(False)[1])
     )
     if status:
@@ -54,9 +59,9 @@ def run(
 
 
 def _one(
-    many: Many, request: VerbRequest, reported: bool, *, full: bool, path_only: bool
+    selection: Selection, request: VerbRequest, reported: bool, *, full: bool, path_only: bool
 ) -> tuple[Document, int]:
-    result: Any = request.run(many.only, reported=reported, watch=console.progress)
+    result: Any = request.run(selection.only, reported=reported, watch=console.progress)
     document = result.document()
     if output.json:
         output.object(result.as_json())
@@ -84,7 +89,7 @@ def _reported(runner: Runner, verb: str, paths: list[str], file: Path) -> int:
         if not isinstance(error, click.ClickException):
             group = click.get_current_context().find_root().command
             assert isinstance(group, click.Group)
-            _write(report(_refused(told(error, group, sys.argv[1:]))), file)
+            _write(report(_refused(completed(error, group, sys.argv[1:]))), file)
         raise
     return status if _write(report(document), file) else status or 1
 

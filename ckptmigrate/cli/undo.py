@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ckptmigrate.cli import options
-from ckptmigrate.cli.batch_options import Many, several
+from ckptmigrate.cli.batch_options import Selection, several
 from ckptmigrate.cli.help import MIGRATED, Manual
 from ckptmigrate.cli.run import run
 from ckptmigrate.verbs.undo import UndoRequest
@@ -18,7 +18,9 @@ from ckptmigrate.verbs.undo import UndoRequest
 @options.iteration
 @several(ledger=False)
 @options.output_options
-def undo(many: Many, dry_run: bool, full: bool, every: bool, iteration: int | None) -> None:
+def undo(
+    selection: Selection, dry_run: bool, full: bool, every: bool, iteration: int | None
+) -> None:
     """Undo the last in-place migration, byte for byte.
 
     Run it again to undo earlier migrations. `undo` fails if a file changed after the migration.
@@ -32,4 +34,4 @@ def undo(many: Many, dry_run: bool, full: bool, every: bool, iteration: int | No
       ckptmigrate undo run
     """
     options.check_choice(iteration, every=every)
-    run(many, UndoRequest(iteration, every, dry_run), batch=every, full=full)
+    run(selection, UndoRequest(iteration, every, dry_run), batch=every, full=full)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ckptmigrate.cli import options
-from ckptmigrate.cli.batch_options import Many, several
+from ckptmigrate.cli.batch_options import Selection, several
 from ckptmigrate.cli.help import CHECKPOINT, Manual
 from ckptmigrate.cli.run import run
 from ckptmigrate.verbs.verify import VerifyRequest
@@ -26,7 +26,9 @@ from ckptmigrate.verbs.verify import VerifyRequest
 @options.full
 @several(ledger=True)
 @options.output_options
-def verify(many: Many, iteration: int | None, every: bool, full: bool, **flags: Any) -> None:
+def verify(
+    selection: Selection, iteration: int | None, every: bool, full: bool, **flags: Any
+) -> None:
     """Validate a checkpoint and list every problem with its fix.
 
     Checks the tables, chunks and byte ranges of .metadata, the save plans, the common state, the
@@ -42,4 +44,4 @@ def verify(many: Many, iteration: int | None, every: bool, full: bool, **flags: 
       ckptmigrate verify run --known nemo.core.Config
     """
     options.check_choice(iteration, every=every)
-    run(many, VerifyRequest(iteration=iteration, every=every, **flags), full=full)
+    run(selection, VerifyRequest(iteration=iteration, every=every, **flags), full=full)
