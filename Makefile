@@ -33,6 +33,8 @@ test-full: lint types all-tests some-faults
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/python tests/phrases.py
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

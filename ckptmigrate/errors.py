@@ -167,7 +167,7 @@ def of_system(error: OSError, path: Place | str | None = None) -> CkptMigrateErr
         path: the path to report if the error has no file name.
     """
     return CkptMigrateError(
-        f"the system says: {error.strerror or error}",
+        f"the operating system reports: {error.strerror or error}",
         path=error.filename or path,
-        fix="have that in order, then run this again",
+        fix="fix that, then run the command again",
     )

@@ -148,7 +148,7 @@ def test_a_context_of_another_minor_release(
     # As any of them would under the torch of its day, so that symbols are in nobody's way.
     found = ask(root, release, Job(strictness="assume_ok_unexpected"), torch="2.5.1")
     assert found.resumes
-    assert [w for w in found.warnings if "line numbers" in w] == list(found.warnings)
+    assert [w for w in found.warnings if "by its source line" in w] == list(found.warnings)
     assert bool(found.warnings) == warned
     verb = "downgrade" if (sample, release) == ("0.13.1-fault-cp2", "0.12.3") else "upgrade"
     done = run(verb, root, "--to", release, "--torch", "2.5.1", "--dry-run")

@@ -119,7 +119,7 @@ def test_payload_outside(run: Run, copy: Copy, place: str) -> None:
     long = data.replace(bytes([len(name)]) + name, bytes([len(place)]) + place.encode(), 1)
     size = int.from_bytes(data[3:11], "little") + len(place) - len(name)
     path.write_bytes(long[:3] + size.to_bytes(8, "little") + long[11:])
-    both_verbs(run, root, "outside of the checkpoint")
+    both_verbs(run, root, "outside the checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -161,13 +161,13 @@ def test_common_is_compressed(run: Run, copy: Copy) -> None:
 def test_common_is_no_dict(run: Run, copy: Copy) -> None:
     root = copy(SENTINEL)
     torch.save([1, 2], checkpoint_of(root) / "common.pt")
-    both_verbs(run, root, "common.pt", "no common state")
+    both_verbs(run, root, "common.pt", "does not contain a common state")
 
 
 def test_common_missing_in_both_places(run: Run, copy: Copy) -> None:
     root = copy(SENTINEL)
     (checkpoint_of(root) / "common.pt").unlink()
-    both_verbs(run, root, "no common state", "common.pt", "common_state/shard_0_1")
+    both_verbs(run, root, "does not contain a common state", "common.pt", "common_state/shard_0_1")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "\xff"])
@@ -189,7 +189,7 @@ def test_non_persistent_beside(run: Run, copy: Copy, newest: int) -> None:
     root = copy(SENTINEL)
     beside = root / "non_persistent" / f"iter_{newest:07d}"
     shutil.copytree(checkpoint_of(root), beside)
-    both_verbs(run, root, "non-persistent", f"iteration {newest}", str(beside), "prefers")
+    both_verbs(run, root, "non-persistent", f"iteration {newest}", str(beside), "loads instead of")
     assert run("inspect", root, "--iteration", 5).returncode == 0
 
 
@@ -332,7 +332,7 @@ def test_running_in_place_resumes_nowhere(run: Run, copy: Copy, tmp_path: Path) 
     path.write_bytes(torch_zips.zipped([*members.items()]))
     for target in ("none-emitting", "always-sentinel", "common-state"):
         result = run("upgrade", root, "--to", target, "-o", tmp_path / target)
-        refused(result, "RERUNNING_IN_PLACE", "no release resumes", "--allow-loss fault-context")
+        refused(result, "RERUNNING_IN_PLACE", "no release can resume", "--allow-loss fault-context")
         done = run(
             "upgrade",
             root,

@@ -119,7 +119,7 @@ def test_out_of_place_into_one_root(
     assert tree_hash(root) == before
     assert f"run the job with --load {out}" in result.stdout
     again = run(*DOWN, root, "--all", "-o", "out", "--jobs", jobs)
-    refused(again, "exists, and nothing is ever overwritten")
+    refused(again, "already exists")
 
 
 def test_no_tracker_before_its_iteration(make: Make, run: Run, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_file_to_read(tmp_path: Path) -> None:
     for name in SHELLS:
         assert pasted(name, shell("cat", "-", stdin=odd), tmp_path).stdout.endswith(b"read"), name
     assert shell("cat", stdin="a\tb") == (
-        "# 'a\\tb' cannot be typed: see what the glob matches, then run cat < a*b"
+        "# 'a\\tb' is not printable: check what the glob matches, then run cat < a*b"
     )
 
 
@@ -171,6 +171,6 @@ def test_commands_in_a_text() -> None:
         "`ls` too"
     )
     assert filled("`verify {path}/non_persistent --all`", "/a\tb") == (
-        "`# '/a\\tb/non_persistent' cannot be typed: see what the glob matches, "
+        "`# '/a\\tb/non_persistent' is not printable: check what the glob matches, "
         "then run verify /a*b/non_persistent --all`"
     )

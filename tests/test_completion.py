@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import CLI, LAYOUTS, MAIN, SAMPLES, Run
 
-from ckptmigrate.checks.findings import CODES
+from ckptmigrate.checks.codes import CODES
 from ckptmigrate.planning.losses import LOSSES
 
 ROOT = "0.17.1-corrupt-tp2"  # iterations 4 and 5

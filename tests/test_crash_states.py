@@ -19,7 +19,7 @@ CRASH = Path(__file__).parent / "faults" / "crash.py"
             "in place",
             1,
             {
-                9: "is no journal",  # the bytes of the journal
+                9: "is not a journal",  # the bytes of the journal
                 12: "after recover",  # the names in the checkpoint, before it is swapped
                 13: "a reader sees",  # that metadata.json is gone
             },

@@ -92,7 +92,7 @@ def test_a_checkpoint_without_flattened_states_needs_no_shapes(copy: Copy, run: 
         assert loads(root, INDEX[name]["release"])["error"] is None
 
 
-# -- a fault in a state that no release resumes from
+# -- a fault in a state that no release can resume from
 
 
 def in_state(root: Path, state: Any) -> None:
@@ -249,6 +249,6 @@ def test_without_metadata_there_is_no_way_back(downloaded: bool, copy: Copy, run
         (root / ".cache" / "huggingface").mkdir(parents=True)
     found = run("verify", root)
     assert found.returncode == 1
-    assert "the save did not finish, or a copy or a download left out dot files" in found.stdout
+    assert "the save did not finish, or a copy or a download omitted dot files" in found.stdout
     assert "ckptmigrate repair" not in found.stdout
-    refused(run("repair", root), "there is no .metadata", "restore one from a copy")
+    refused(run("repair", root), ".metadata is missing", "restore an iteration from a copy")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import INDEX, LAYOUTS, Run, refused
 
-from ckptmigrate.checks.findings import CODES
+from ckptmigrate.checks.codes import CODES
 from ckptmigrate.logs.recognition import kinds
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.verbs import explain
@@ -57,7 +57,7 @@ def test_a_release_says_whose_checkpoints_it_reads(run: Run) -> None:
     text = run("explain", "0.11").stdout
     assert text.startswith("0.11.0: ")
     assert "resumes from unmigrated idle checkpoints of 0.10.0, 0.11.0\n" in text
-    assert "fails on those of 0.9.0, 0.14.0, 0.16.1, 0.17.1: the reader asks for" in text
+    assert "not from 0.9.0, 0.14.0, 0.16.1, 0.17.1: the release requests" in text
     [shown] = json.loads(run("explain", "0.17", "--json").stdout)
     assert shown["word"] == "0.17.1"
     assert shown["kind"] == "release"
@@ -86,7 +86,7 @@ def test_no_error_is_told_with_a_place_left_open() -> None:
 
 def test_a_failure_of_no_cell_says_so() -> None:
     [found] = explain.explain("other-optimizer-shape")
-    assert found.since == "<0.11; in no cell of the matrix"
+    assert found.since == "<0.11; not in the matrix"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_an_error_line_is_no_part_of_an_error(run: Run) -> None:
         "ValueError: Key",
         "AttributeError",
     ):
-        refused(run("explain", line), "unknown topic")
+        refused(run("explain", line), "is not a topic")
 
 
 def test_a_file_is_read_from_standard_input(run: Run, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_what_the_program_suggests_is_explained(run: Run) -> None:
 
 def test_a_part_that_every_error_may_have_explains_nothing(run: Run) -> None:
     for part in ("error", "key", "...", ""):
-        refused(run("explain", part), "unknown topic", "`ckptmigrate explain`")
+        refused(run("explain", part), "is not a topic", "`ckptmigrate explain`")
 
 
 RECIPES = Path(__file__).parent.parent / "docs" / "recipes.md"
@@ -181,17 +181,17 @@ def test_the_error_of_every_recipe_as_it_stands_in_a_log() -> None:
 
 
 def test_a_line_of_a_log_is_no_release(run: Run) -> None:
-    refused(run("explain", "12:00:01 something else"), "unknown topic", "`ckptmigrate explain`")
+    refused(run("explain", "12:00:01 something else"), "is not a topic", "`ckptmigrate explain`")
 
 
 def test_what_follows_is_told_by_scenario(run: Run) -> None:
     """Held against what real releases made of it: measured cells of the matrix."""
     text = run("explain", "no-common-state").stdout
-    told = re.findall(r"the reader then (.*) \(([\w, ]+)\)", text)
+    told = re.findall(r"outcome: the job (.*) \(([\w, ]+)\)", text)
     after = {meaning: set(of.split(", ")) for meaning, of in told}
     assert "fault" in after["resumes without the fault context"]
     assert after["resumes with --no-load-optim, without the optimizer state"] == {"optimizer"}
-    assert {"idle", "disabled"} <= after["resumes with all that the checkpoint holds"]
+    assert {"idle", "disabled"} <= after["resumes with everything in the checkpoint"]
 
 
 def test_an_unknown_word_names_the_nearest(run: Run) -> None:

@@ -31,7 +31,7 @@ from test_sources import PATH, TAG, looks
 
 from ckptmigrate.compat.cells import matrix
 from ckptmigrate.logs import log_reader
-from ckptmigrate.logs.cause_tests import LOOKS
+from ckptmigrate.logs.cause_tests import CAUSE_TESTS
 from ckptmigrate.logs.examined import Seen
 from ckptmigrate.logs.kinds import ErrorKind, Sure
 from ckptmigrate.logs.log_reader import parse_log, read_log
@@ -132,7 +132,7 @@ def test_a_row_is_complete(kind: ErrorKind) -> None:
     for cause in kind.causes:
         assert cause.why
         assert cause.fix.format(path="PATH")
-        assert not cause.look or cause.look in LOOKS
+        assert not cause.test or cause.test in CAUSE_TESTS
         assert bool(cause.tell) or len(kind.causes) == 1
     assert kind.sure is not Sure.POSSIBLE or len(kind.causes) > 1
     assert kind.frames or not kind.needs_frames
@@ -141,7 +141,7 @@ def test_a_row_is_complete(kind: ErrorKind) -> None:
 
 
 def test_every_look_decides_a_cause() -> None:
-    assert {cause.look for kind in kinds() for cause in kind.causes} - {""} == set(LOOKS)
+    assert {cause.test for kind in kinds() for cause in kind.causes} - {""} == set(CAUSE_TESTS)
 
 
 def test_a_name_means_one_thing() -> None:
@@ -183,7 +183,7 @@ def test_a_real_line_has_its_cause(line: str, cause: str, dress: str) -> None:
 def test_the_command_says_it(line: str, cause: str, run: Run) -> None:
     result, kind = run("explain", "--", line), kind_of(cause)
     if kind is None:
-        refused(result, "unknown topic", "`ckptmigrate explain`")
+        refused(result, "is not a topic", "`ckptmigrate explain`")
         return
     assert result.returncode == 0
     assert result.stdout.startswith(f"{kind}: {KINDS[kind].what}")
@@ -670,7 +670,7 @@ NO_COMMON = "CheckpointingException: Common file /x/common.pt does not exist"
 NO_METADATA = "FileNotFoundError: [Errno 2] No such file or directory: '/x/.metadata'"
 # Sample, what is changed, the line -> the cause that holds, a part of the fix ({} is the root).
 DECIDED = {
-    "a fault that no release resumes": (
+    "a fault that no release can resume": (
         "0.17.1-fault-w1", in_place, NONE,
         "RERUNNING_IN_PLACE", "`ckptmigrate repair {} --drop-rerun`",
     ),

@@ -76,7 +76,7 @@ def test_recover_leaves_it_alone_and_says_how_to_be_sure(
     (stage / "work").mkdir(parents=True)
     place = migration_state.lock_of(out) if in_place else staging.lock_of(out)
     place.symlink_to(json.dumps(asdict(owner)))
-    with pytest.raises(DestinationError, match="cannot be seen from here") as refused:
+    with pytest.raises(DestinationError, match="cannot tell whether") as refused:
         ckptmigrate.recover(out)
     assert f"ps -p {owner.pid}" in str(refused.value)
     assert "--break-lock" in str(refused.value)

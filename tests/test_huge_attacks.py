@@ -218,7 +218,7 @@ def test_offsets_that_are_no_size(offset: bytes) -> None:
     file = File()
     file.rows("state_dict_metadata", file.entry_row)
     file.rows("storage_data", lambda n: file.stored_row(n, lambda: file.raw(offset)))
-    assert judge(file.end()) == "has a storage_data offset that is no torch.Size"
+    assert judge(file.end()) == "has a storage_data offset that is not a torch.Size"
 
 
 def test_offsets_of_nothing() -> None:
@@ -228,7 +228,7 @@ def test_offsets_of_nothing() -> None:
         "storage_data",
         lambda n: file.stored_row(n, lambda: file.get(file.size).raw(b"N\x85R")),
     )
-    assert judge(file.end()) == "has a storage_data offset that is no torch.Size"
+    assert judge(file.end()) == "has a storage_data offset that is not a torch.Size"
 
 
 @_EITHER_BATCH

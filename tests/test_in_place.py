@@ -56,11 +56,11 @@ def test_an_error_on_the_way_back_loses_nothing(
 
     monkeypatch.setattr(os, "rename", failing)
     monkeypatch.setattr(os, "replace", always_failing)
-    with pytest.raises(DestinationError, match=r"could not be taken back.*ckptmigrate recover"):
+    with pytest.raises(DestinationError, match=r"could not be rolled back.*ckptmigrate recover"):
         migrate(root, to="pre-rerun", in_place=True)
     monkeypatch.undo()
     for verb in (["inspect"], ["upgrade", "--in-place", "--dry-run"], ["diff", str(root)]):
-        refused(run(verb[0], root, *verb[1:]), "did not finish", "ckptmigrate recover")
+        refused(run(verb[0], root, *verb[1:]), "was interrupted", "ckptmigrate recover")
     result = run("recover", root)
     assert result.returncode == 0, result.stderr
     assert "rolled back" in result.stdout
@@ -98,8 +98,8 @@ def test_killed_at_any_rename(nth: int, root: Path, run: Run) -> None:
     assert killed_at(nth, root) == -9
     # Until it is recovered no reader takes it for a checkpoint, unless nothing was moved yet.
     assert (checkpoint_of(root) / "metadata.json").exists() == (nth <= 2)
-    refused(run("inspect", root), "did not finish")
-    refused(run("inspect", checkpoint_of(root)), "did not finish", "ckptmigrate recover")
+    refused(run("inspect", root), "was interrupted")
+    refused(run("inspect", checkpoint_of(root)), "was interrupted", "ckptmigrate recover")
     assert run("recover", root).returncode == 0
     assert tree_hash(root) == before
     assert run("recover", root).stdout.endswith("nothing to recover\n")
@@ -130,7 +130,7 @@ def test_a_second_migration_meanwhile_is_refused(root: Path, run: Run) -> None:
             migration_state.stage_of(checkpoint).mkdir()
         before = tree_hash(root)
         for verb in (["downgrade", root, "--to", "pre-rerun", "--in-place"], ["recover", root]):
-            refused(run(*verb), "is being migrated by", f"pid {os.getpid()}", socket.gethostname())
+            refused(run(*verb), "is locked by", f"pid {os.getpid()}", socket.gethostname())
         assert tree_hash(root) == before
 
 

@@ -51,7 +51,7 @@ def test_a_small_file_that_is_not_as_it_was_saved(root: Path, run: Run) -> None:
 def test_payload_only_when_asked(root: Path, run: Run) -> None:
     flip(checkpoint_of(root) / "__0_0.distcp")
     out = root.parent / "out"
-    refused(run("upgrade", root, "-o", out, "--hash"), "has for __0_0.distcp")
+    refused(run("upgrade", root, "-o", out, "--hash"), "records for __0_0.distcp")
     assert not out.exists()
     assert run("upgrade", root, "-o", out).returncode == 0
 
@@ -61,7 +61,10 @@ def test_payload_as_it_was_saved(root: Path, run: Run) -> None:
     assert done.returncode == 0, done.stderr
     (checkpoint_of(root) / "integrity.json").unlink()
     told = run("upgrade", root, "-o", root.parent / "two", "--hash")
-    assert "  note: there is no integrity.json to compare payload with\n" in told.stdout
+    assert (
+        "  note: the checkpoint has no integrity.json to compare the data files with\n"
+        in told.stdout
+    )
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "nowhere.distcp"])
@@ -71,4 +74,4 @@ def test_only_files_of_the_checkpoint_are_read(root: Path, run: Run, name: str) 
     content = json.loads(place.read_text())
     content["files"][name] = hashlib.sha256(b"secret").hexdigest()
     place.write_text(json.dumps(content))
-    refused(run("upgrade", root, "-o", root.parent / "out", "--hash"), f"has for {name}")
+    refused(run("upgrade", root, "-o", root.parent / "out", "--hash"), f"records for {name}")

@@ -10,7 +10,7 @@ import pytest
 from conftest import Run, checkpoint_of
 
 Copy = Callable[[str], Path]
-NOTE = "not followed, and kept as a link: "
+NOTE = "links are kept and not followed: "
 
 
 @pytest.fixture

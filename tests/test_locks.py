@@ -65,7 +65,7 @@ def test_out_of_place_twice_at_once(copy: Copy, run: Run, tmp_path: Path) -> Non
     staging.take(out)
     before = tree_hash(tmp_path)
     for words in (["downgrade", root, "--to", "pre-rerun", "-o", out], ["recover", out]):
-        refused(run(*words), "is being migrated by", f"pid {os.getpid()}", "wait until")
+        refused(run(*words), "is locked by", f"pid {os.getpid()}", "wait until")
     assert tree_hash(tmp_path) == before
 
 
@@ -83,7 +83,7 @@ def test_a_run_on_another_host_is_not_assumed_dead(copy: Copy, run: Run) -> None
 def test_breaking_a_lock_does_not_break_a_live_one(copy: Copy, run: Run) -> None:
     root = copy(SAMPLE)
     swap.take(checkpoint_of(root))
-    refused(run("recover", root, "--break-lock"), "is being migrated by")
+    refused(run("recover", root, "--break-lock"), "is locked by")
     assert migration_state.lock_of(checkpoint_of(root)).is_symlink()
 
 
@@ -97,16 +97,16 @@ def test_a_leftover_stage_is_named_and_removed(copy: Copy, run: Run, tmp_path: P
     put(staging.lock_of(out), dead())
     # To the same place: refused. Beside it: done, and the leftover is named.
     again = run("downgrade", root, "--to", "pre-rerun", "-o", out)
-    refused(again, "did not finish", f"`ckptmigrate recover {out}`")
+    refused(again, "was interrupted", f"`ckptmigrate recover {out}`")
     beside = run("downgrade", root, "--to", "pre-rerun", "-o", tmp_path / "other")
     assert beside.returncode == 0
-    assert f"did not finish; run `ckptmigrate recover {out}`" in beside.stdout
+    assert f"was interrupted: run `ckptmigrate recover {out}`" in beside.stdout
     shown = json.loads(run("downgrade", root, "--to", "pre-rerun", "--dry-run", "--json").stdout)
     assert shown["leftovers"] == [f"ckptmigrate recover {out}"]
     shutil.rmtree(tmp_path / "other")
     done = run("recover", out)
     assert done.stdout == (
-        f"{staging.stage_of(out)}: removed what an unfinished migration to it had staged\n"
+        f"{staging.stage_of(out)}: removed the staging directory of an interrupted migration\n"
     )
     assert tree_hash(tmp_path) == before
 
@@ -116,7 +116,7 @@ def test_a_stage_without_a_lock_is_left_alone(copy: Copy, run: Run, tmp_path: Pa
     staging.stage_of(out).mkdir()
     (staging.stage_of(out) / "mine").write_text("keep")
     before = tree_hash(tmp_path)
-    refused(run("downgrade", root, "--to", "pre-rerun", "-o", out), "no lock tells whose it is")
+    refused(run("downgrade", root, "--to", "pre-rerun", "-o", out), "exists without a lock")
     refused(run("recover", out), "does not exist")
     assert tree_hash(tmp_path) == before
 
@@ -126,7 +126,7 @@ def test_recover_of_what_is_not_there_is_refused_as_by_other_verbs(run: Run, cop
     nowhere, file = root.with_name("nowhere"), root / "latest_checkpointed_iteration.txt"
     for path in (nowhere, file):
         told = run("recover", path)
-        refused(told, "and a checkpoint is a directory")
+        refused(told, "(a checkpoint is a directory)")
         as_others = run("inspect", path).stderr
         assert told.stderr == as_others.replace("ckptmigrate inspect", "ckptmigrate recover")
     assert run("recover", root).stdout == f"{root}: nothing to recover\n"
@@ -165,12 +165,12 @@ def test_verbs_that_change_it_recover_first_and_say_so(copy: Copy, run: Run) -> 
     cut(root)
     half = tree_hash(root)
     for words in (["inspect"], ["check"], ["upgrade", "--dry-run"], ["undo", "--dry-run"]):
-        refused(run(words[0], root, *words[1:]), "did not finish", "ckptmigrate recover")
+        refused(run(words[0], root, *words[1:]), "was interrupted", "ckptmigrate recover")
     assert tree_hash(root) == half
     done = run("upgrade", root, "--in-place")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == (
-        f"{checkpoint_of(root)}: rolled back; the checkpoint is as it was before the migration"
+        f"{checkpoint_of(root)}: rolled back to the state before the migration"
     )
     assert tree_hash(root) == before
     cut(root)
@@ -185,7 +185,7 @@ def test_a_recover_that_fails_holds_no_lock_in_a_process_that_lives_on(copy: Cop
     (stage / "journal.json").write_text("torn")
     before = tree_hash(root)
     for _ in range(2):
-        with pytest.raises(DamagedError, match="is no journal"):
+        with pytest.raises(DamagedError, match="is not a journal"):
             recover(root)
     assert tree_hash(root) == before
 
@@ -216,7 +216,9 @@ def test_originals_that_no_sidecar_tells_of_are_kept(copy: Copy) -> None:
     migrate(root, to="pre-rerun", in_place=True)
     (checkpoint_of(root) / "ckptmigrate.json").unlink()
     before = tree_hash(root)
-    with pytest.raises(DestinationError, match=r"0001: holds originals that ckptmigrate\.json"):
+    with pytest.raises(
+        DestinationError, match=r"0001: contains original files that ckptmigrate\.json"
+    ):
         migrate(root, to="common-state", in_place=True)
     assert tree_hash(root) == before
 
@@ -242,7 +244,7 @@ def test_what_changes_while_a_plan_is_made_is_not_lost(
 
     for module in (planner, undo_plan):
         monkeypatch.setattr(module, "read", late)
-    with pytest.raises(DestinationError, match=r"common\.pt was changed while"):
+    with pytest.raises(DestinationError, match=r"common\.pt changed while"):
         if verb == "undo":
             undo(root)
         else:
@@ -258,6 +260,6 @@ def test_a_checkpoint_that_changed_since_it_was_planned(copy: Copy) -> None:
     planned = prepare(root, MigrationRequest("pre-rerun", in_place=True))
     shutil.copy(checkpoint_of(SAMPLES / "0.18.2-idle-tp2") / ".metadata", checkpoint_of(root))
     before = tree_hash(root)
-    with pytest.raises(DestinationError, match=r"\.metadata was changed while"):
+    with pytest.raises(DestinationError, match=r"\.metadata changed while"):
         changes.carry_out(planned)
     assert tree_hash(root) == before

@@ -98,7 +98,7 @@ def test_the_object_of_somebody_else_is_not_taken_for_ours() -> None:
     flaky_store.put(SAMPLES / SAMPLE, "run")
     with FlakyFileSystem.disturbed(before=other), pytest.raises(DestinationError) as caught:
         migrate(SAMPLES / SAMPLE, to=TARGET, output=OUT)
-    assert "is being written by somebody else, too" in str(caught.value)
+    assert "is being written by another program too" in str(caught.value)
     assert below("out") == {"iter_0000005/__0_0.distcp": b"of somebody else"}
 
 
@@ -110,8 +110,8 @@ def test_an_upload_that_something_else_has_ended() -> None:
     flaky_store.put(SAMPLES / SAMPLE, "run")
     with FlakyFileSystem.disturbed(before=aborted), pytest.raises(StoreError) as caught:
         migrate(SAMPLES / SAMPLE, to=TARGET, output=OUT)
-    assert "its upload was ended by something else" in str(caught.value)
-    assert "nothing is left of it" in str(caught.value)
+    assert "another program ended its upload" in str(caught.value)
+    assert "the written objects were removed" in str(caught.value)
     assert below("out") == {}
 
 
@@ -134,7 +134,7 @@ def test_a_412_to_what_has_no_condition_is_told_as_that(operation: str) -> None:
 
     with FlakyFileSystem.disturbed(before=sticky), pytest.raises(StoreError) as caught:
         asked[operation]()
-    assert "a precondition failed" in str(caught.value)
+    assert "a failed precondition" in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["store", "down"])
@@ -148,7 +148,7 @@ def test_an_object_that_vanishes_after_it_was_listed(kind: str, tmp_path: Path) 
     output = OUT if kind == "store" else tmp_path / "out"
     with FlakyFileSystem.disturbed(before=vanish), pytest.raises(CkptMigrateError) as caught:
         migrate(url, to=TARGET, output=output)
-    assert "__0_0.distcp: was removed while it was copied" in str(caught.value)
+    assert "__0_0.distcp: was removed during the copy" in str(caught.value)
     assert below("out") == {}
     assert list(tmp_path.iterdir()) == []
 
@@ -162,7 +162,7 @@ def test_a_small_object_that_vanishes_in_place() -> None:
 
     with FlakyFileSystem.disturbed(before=vanish), pytest.raises(DestinationError) as caught:
         migrate(url, to=TARGET, in_place=True)
-    assert "was changed by something else while it was migrated" in str(caught.value)
+    assert "was changed by another program during the migration" in str(caught.value)
     assert ".ckptmigrate" not in "".join(below("run"))
     with pytest.raises(CkptMigrateError):
         ckptmigrate.inspect(url)

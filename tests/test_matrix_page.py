@@ -27,7 +27,7 @@ CELL = "#idle/raw/0.17.1/0.11.0"
 ERROR = (
     "RuntimeError: Missing key in checkpoint state_dict: rerun_state_machine_state/shard_0.0_1.1."
 )
-REASON = "the reader asks for rerun shards that the checkpoint does not have in the reader's grid"
+REASON = "the release requests rerun shards that the checkpoint does not have"
 COMMAND = "ckptmigrate downgrade PATH --to 0.11.0"
 
 
@@ -105,7 +105,7 @@ def test_every_cell_is_there_with_its_symbol(
         assert grade(outcome) in classes
         assert known.partition(" ")[0].rstrip(":") in classes  # measured or derived
         assert label.startswith(f"{writer} read by {reader}")
-        assert ("after one command" in label) == (mode == "migrated")
+        assert (", migrated" in label) == (mode == "migrated")
         assert found.meaning(outcome) in label
 
 
@@ -123,7 +123,7 @@ def test_a_table_has_heads_and_the_summary_of_its_scenario(at: Page, found: Matr
         for outcomes in ([of.raw for of in cells], [of.migrated for of in cells])
     )
     expect(panel.locator(".count")).to_have_text(
-        f"{raw} of {len(cells)} pairs resume as they lie, {migrated} after one command"
+        f"{raw} of {len(cells)} combinations resume unmigrated, {migrated} migrated"
     )
 
 
@@ -144,7 +144,7 @@ def test_a_click_shows_error_reason_and_command(at: Page) -> None:
     expect(details.locator("pre.error code")).to_have_text(ERROR)
     expect(details.locator("pre.command code")).to_have_text(COMMAND)
     expect(details.locator(".verdict").last).to_have_text(
-        "✓resumes with all that the checkpoint holds"
+        "✓resumes with everything in the checkpoint"
     )
     expect(details.locator(".known").first).to_contain_text(
         "measured with 0.11.0 under torch 2.5.1"
@@ -183,10 +183,10 @@ def test_the_link_of_a_cell_shows_what_the_matrix_has_of_it(at: Page, found: Mat
             assert text in details["all"]
         if grade(of.migrated) == "fails":
             assert details["command"] == ""
-            assert "No command is known that helps." in details["all"]
+            assert "No command fixes this." in details["all"]
         else:
             assert details["command"] == of.command
-            assert ("There is nothing to run." in details["all"]) == (not of.command)
+            assert ("No migration is needed." in details["all"]) == (not of.command)
 
 
 @pytest.mark.full
@@ -218,11 +218,11 @@ def test_hostile_text_is_shown_literally(shared: Page, tmp_path: Path) -> None:
         expect(at.locator("pre.error code")).to_have_text(hostile + r"\x1b[1m")
         expect(at.locator("#details .reason").first).to_have_text(f"Reason: {hostile}.")
         expect(at.locator(".what")).to_have_text(hostile)
-        expect(at.locator("#details .note")).to_have_text("No command is known that helps.")
+        expect(at.locator("#details .note")).to_have_text("No command fixes this.")
         expect(at.locator("#details .command")).to_have_count(0)
         expect(at.get_by_role("tab")).to_have_text("a<b>/'\"")
         expect(at.locator("#details h2")).to_have_text("0.17.1 → 0.11.0")
-        assert at.title() == "ckptmigrate: who resumes from whose checkpoint"
+        assert at.title() == "ckptmigrate: which release resumes from which checkpoint"
         assert at.locator("b").count() == 0
         assert at.locator("script").count() == 2
         at.reload()
@@ -239,20 +239,19 @@ def test_the_switch_shows_what_fails_in_each_view(at: Page, found: Matrix) -> No
         tab(at, scenario).click()
         cells = [of for key, of in found.cells.items() if key[2] == scenario]
         for name, outcomes in (
-            ("after one command", [of.migrated for of in cells]),
-            ("as it lies", [of.raw for of in cells]),
+            ("migrated", [of.migrated for of in cells]),
+            ("unmigrated", [of.raw for of in cells]),
         ):
             view(at, name).check()
             expect(failing).to_have_count(sum(not each.startswith("ok") for each in outcomes))
     tab(at, "idle").click()
     expect(failing).not_to_have_count(0)
-    view(at, "as it lies").press("ArrowRight")
-    expect(view(at, "after one command")).to_be_checked()
+    view(at, "unmigrated").press("ArrowRight")
+    expect(view(at, "migrated")).to_be_checked()
     expect(failing).to_have_count(0)
     expect(cell(at, "0.17.1", "0.11.0")).to_have_attribute(
         "aria-label",
-        "0.17.1 read by 0.11.0, after one command: "
-        "resumes with all that the checkpoint holds (measured)",
+        "0.17.1 read by 0.11.0, migrated: resumes with everything in the checkpoint (measured)",
     )
 
 
@@ -265,7 +264,7 @@ def test_what_is_done_before_the_page_has_changed_is_not_lost(at: Page) -> None:
         }"""
     )
     expect(tab(at, "fault")).to_have_attribute("aria-selected", "true")
-    expect(view(at, "after one command")).to_be_checked()
+    expect(view(at, "migrated")).to_be_checked()
     assert at.url.endswith("#fault/migrated")
     at.evaluate(
         """() => {
@@ -275,7 +274,7 @@ def test_what_is_done_before_the_page_has_changed_is_not_lost(at: Page) -> None:
             }
         }"""
     )
-    expect(view(at, "as it lies")).to_be_checked()
+    expect(view(at, "unmigrated")).to_be_checked()
     assert at.url.endswith("#fault/raw")
 
 
@@ -329,7 +328,7 @@ def test_cells_by_key(at: Page, found: Matrix) -> None:
     at.keyboard.press("Space")
     expect(title).to_have_text(f"{writers[1]} → {readers[1]}")
     at.keyboard.press("m")
-    expect(view(at, "after one command")).to_be_checked()
+    expect(view(at, "migrated")).to_be_checked()
     assert focused(at) == (writers[1], readers[1])
     at.keyboard.press("ArrowRight")
     at.keyboard.press("Shift+Tab")
@@ -344,7 +343,7 @@ def test_a_link_opens_its_cell_and_back_goes_back(shared: Page, url: str) -> Non
         title = at.locator("#details h2")
         expect(title).to_have_text("0.17.1 → 0.11.0")
         expect(tab(at, "fault")).to_have_attribute("aria-selected", "true")
-        expect(view(at, "after one command")).to_be_checked()
+        expect(view(at, "migrated")).to_be_checked()
         cell(at, "0.19.0", "0.13.1").click()
         expect(title).to_have_text("0.19.0 → 0.13.1")
         tab(at, "idle").click()
@@ -363,7 +362,7 @@ def test_a_link_to_nothing_opens_the_start(shared: Page, url: str) -> None:
     for link in ("", "#", "#idle/raw/9.9/0.11.0", "#nothing/0/1/2", "#%zz/%"):
         with watched(shared, url + link) as at:
             expect(tab(at, "idle")).to_have_attribute("aria-selected", "true")
-            expect(view(at, "as it lies")).to_be_checked()
+            expect(view(at, "unmigrated")).to_be_checked()
             expect(at.locator("#details")).to_contain_text("Choose a cell")
             expect(at.locator("[aria-pressed=true]")).to_have_count(0)
 
@@ -397,7 +396,7 @@ def test_a_phone_shows_it_without_overflow(browser: Browser, url: str, found: Ma
     with opened(browser, url, viewport=PHONE, has_touch=True, is_mobile=True) as at:
         for scenario in [row.scenario for row in found.scenarios]:
             tab(at, scenario).tap()
-            for name in ("as it lies", "after one command"):
+            for name in ("unmigrated", "migrated"):
                 view(at, name).tap()
                 assert at.evaluate("document.documentElement.scrollWidth") == 360
         tab(at, "idle").tap()

@@ -120,11 +120,11 @@ def test_the_python_of_the_job_decides(by_python_313: Path, run: Run) -> None:
     asked = run("check", by_python_313, "--reader", "0.12.3")
     assert asked.returncode == 1
     assert PATHLIB in asked.stdout
-    assert "only Python >=3.13 has that name, and that of the job is 3.12" in asked.stdout
+    assert "only Python >=3.13 has it, and the Python of the job is 3.12" in asked.stdout
     newer = run("check", by_python_313, "--reader", "0.12.3", "--python", "3.13", "--json")
     assert newer.returncode == 0
     assert any("is 3.13" in text for text in json.loads(newer.stdout)["depends"])
-    refused(run("check", by_python_313, "--python", "snake"), "there is no Python 'snake'")
+    refused(run("check", by_python_313, "--python", "snake"), "'snake' is not a version of Python")
 
 
 @pytest.mark.parametrize("to", ["0.12.3", "0.11", "0.19", "split-rerun", "pre-rerun"])
@@ -167,7 +167,7 @@ def test_paths_in_args(layout: str, copy: Copy, tmp_path: Path) -> None:
         for python in ("3.12", "3.13", "3.14")
     }
     assert [each.resumes for each in asked.values()] == [True, False, True]
-    assert "only Python <3.13 or >=3.14 allows that name" in asked["3.13"].obstacles[0].why
+    assert "only Python <3.13 or >=3.14 allows it" in asked["3.13"].obstacles[0].why
     migrate(tmp_path / "313", to="0.17.1", output=tmp_path / "named", python="3.13")
     assert check(tmp_path / "named", release="0.17.1", python="3.13")[0].verdict.resumes
     assert not check(tmp_path / "named", release="0.17.1")[0].verdict.resumes
@@ -193,7 +193,10 @@ def test_the_numpy_of_the_job_decides(name: str, copy: Copy, run: Run, tmp_path:
     release = name.partition("-")[0]
     unknown = run("check", root, "--reader", release)
     assert unknown.returncode == 0
-    assert "NumPy >=1.26.1 has that name, and its version is not known (--numpy V" in unknown.stdout
+    assert (
+        "NumPy >=1.26.1 has it, and the NumPy of the job is not known (set it with --numpy V"
+        in unknown.stdout
+    )
     assert run("check", root, "--reader", release, "--numpy", "1.26.4").returncode == 0
     assert (
         run("check", root, "--reader", release, "--numpy", "1.24.4", "--no-load-rng").returncode

@@ -124,7 +124,7 @@ def test_back_up_from_the_originals_byte_for_byte(source: Path, tmp_path: Path) 
 def test_undo_is_refused_where_a_nested_file_was_changed(source: Path, run: Run) -> None:
     migrate(source, to="0.13.1", in_place=True)
     (inside(source) / "metadata.json").write_text("{}")
-    refused(run("undo", source), f"{NAME}/metadata.json was changed since")
+    refused(run("undo", source), f"{NAME}/metadata.json changed after the migration")
 
 
 def test_two_folders_and_one_that_is_deeper(source: Path, tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_sidecar_names_nothing_outside(name: str, source: Path) -> None:
     content = json.loads(file.read_text())
     content["steps"][0]["files"][name] = {"before": None, "after": None}
     file.write_text(json.dumps(content))
-    with pytest.raises(DamagedError, match="is no sidecar"):
+    with pytest.raises(DamagedError, match="is not a migration history"):
         ckptmigrate.undo(source)
 
 

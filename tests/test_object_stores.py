@@ -229,9 +229,13 @@ def test_a_destination_that_appears_meanwhile_is_left_alone(
 
 
 UNREACHABLE = {
-    "no bucket": ("s3://no-such-bucket/run", {}, ("s3://no-such-bucket: does not exist",)),
+    "does not contain a bucket": (
+        "s3://no-such-bucket/run",
+        {},
+        ("s3://no-such-bucket: does not exist",),
+    ),
     "no root": (url("nowhere"), {}, ("does not exist, and a checkpoint is",)),
-    "no bucket's name": ("s3://", {}, ("names no bucket",)),
+    "no bucket's name": ("s3://", {}, ("does not contain a bucket",)),
     "no store": ("nostore://a/run", {}, ("Protocol not known: nostore",)),
     "no server": (
         url("run"),
@@ -282,14 +286,14 @@ def test_a_missing_library_is_installed_where_it_is_looked_for(
 def test_access_denied_is_one_sentence(bucket: Bucket, port: int, s3: Run) -> None:
     with fault_proxy.faulty(port, fault_proxy.KINDS["403"], at=1) as proxy:
         told = s3("inspect", url("run"), **environment(proxy.port))
-    refused(told, "access is denied", "AWS_PROFILE")
+    refused(told, "no permission to", "AWS_PROFILE")
 
 
 @pytest.mark.full
 def test_a_server_that_knows_no_such_user(s3: Run) -> None:
     with served(INITIAL_NO_AUTH_ACTION_COUNT="0") as strict:
         told = s3("inspect", url("run"), **environment(strict))
-    refused(told, "access is denied", "AWS_PROFILE")
+    refused(told, "no permission to", "AWS_PROFILE")
 
 
 def test_local_work_imports_no_store(tmp_path: Path) -> None:
@@ -370,7 +374,7 @@ def test_a_recover_that_fails_holds_no_lock_in_a_process_that_lives_on(bucket: B
     bucket.client.put_object(Bucket=BUCKET, Key=journal, Body=b"torn")
     before = bucket.tree("")
     for _ in range(2):
-        with pytest.raises(DamagedError, match="is no journal"):
+        with pytest.raises(DamagedError, match="is not a journal"):
             ckptmigrate.recover(url("run"))
     assert bucket.tree("") == before
 

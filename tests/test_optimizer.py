@@ -113,7 +113,7 @@ def test_entries_that_are_none(copy: Copy) -> None:
             if "final_layernorm" in key:
                 entry.chunks = 5 if key == BIAS else [7, None]
             if "word_embeddings" in key:
-                metadata.state_dict_metadata[key] = "no entry"
+                metadata.state_dict_metadata[key] = "not in state_dict_metadata"
 
     torch_side.edit_metadata(root, change)
     assert obstacles(root, "0.11.0") == []

@@ -68,7 +68,7 @@ def test_a_checkpoint_behind_a_web_server_is_read(stores: Run) -> None:
 def test_a_web_server_without_ranges_is_not_believed(stores: Run) -> None:
     with web_server(SimpleHTTPRequestHandler) as samples:
         for verb in ("inspect", "verify"):
-            refused(stores(verb, f"{samples}/{NAME}"), "were asked for; copy the checkpoint")
+            refused(stores(verb, f"{samples}/{NAME}"), "requested bytes; copy the checkpoint")
 
 
 # -- Megatron's own multi-storage-client

@@ -126,8 +126,8 @@ CASES = {
         "upgrade run -o out",
         "ckptmigrate upgrade run -o out --allow-loss integrity",
     ),
-    "no digests": Refusal(IDLE, written("integrity.json", "[]"), "upgrade run", "rm ", then=True),
-    "no sidecar": Refusal(
+    "no hashes": Refusal(IDLE, written("integrity.json", "[]"), "upgrade run", "rm ", then=True),
+    "no migration history": Refusal(
         IDLE, written("ckptmigrate.json", "{}"), "upgrade run -o out", "rm -rf ", then=True
     ),
     "a pipe in the checkpoint": Refusal(

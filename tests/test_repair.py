@@ -162,14 +162,14 @@ def test_sharded_rerun_needs_its_grid(copy: Callable[[str], Path], run: Run) -> 
     """0.10 and 0.11 always ask for it, so that without it they could not resume."""
     root = copy("0.10.0-idle-tp2")
     lose_a_shard(root, "rerun_state_machine_state/shard_0.1_1.2")
-    refused(run("repair", root, "--in-place"), "always ask for", "--rebuild-sentinel")
+    refused(run("repair", root, "--in-place"), "always request", "--rebuild-sentinel")
     # Whatever tells of it names the command that works, and nothing that the files do not say.
-    told = "is corrupt: a grid of rerun shards is there"
+    told = "has a corrupt rerun state: some rerun shards exist"
     refused(run("upgrade", root, "--to", "0.14.0"), told, "--rebuild-sentinel")
     found = run("inspect", root).stdout
-    assert "a grid of rerun shards is there" in found
-    assert "tells of a rerun" not in found
-    assert "without a rerun entry" not in found
+    assert "some rerun shards exist" in found
+    assert "records a fault" not in found
+    assert "without rerun_state_machine" not in found
     result = run("check", root, "--reader", "0.10.0")
     assert result.returncode == 1
     assert "Missing key in checkpoint state_dict: rerun_state_machine_state/shard_0.1" in (
@@ -254,7 +254,7 @@ def test_a_healthy_fault_stays_unless_it_is_to_go(
     result = run("repair", root)
     assert result.returncode == 0
     assert result.stdout == f"Nothing to repair in {root}\n"
-    refused(run("repair", root, "--rebuild-sentinel"), "a fault context that is whole")
+    refused(run("repair", root, "--rebuild-sentinel"), "a complete fault context")
     assert tree_hash(root.parent) == before
     assert run("repair", root, "--drop-rerun", "--in-place").returncode == 0
     assert json.loads(run("inspect", root, "--json").stdout)["rerun"]["state"] == "idle"
@@ -287,7 +287,7 @@ def test_an_idle_entry_without_one_sentinel(copy: Callable[[str], Path], run: Ru
     before = torch_side.read(checkpoint_of(root)).blobs[kept]
     lose_a_shard(root, gone)
     told = run("verify", root).stdout
-    assert "an idle rerun entry, and without 1 of its 2 shards" in told
+    assert "rerun_state_machine is idle, and 1 of its 2 rerun shards are missing" in told
     assert gone in told
     assert "without 1 of its sentinel shards" in run("inspect", root).stdout
     assert run("upgrade", root, "--to", "common-state", "-o", root.with_name("up")).returncode == 0
@@ -312,7 +312,7 @@ def test_stale_digests_of_small_files(copy: Callable[[str], Path], run: Run) -> 
     assert not integrity_holds(checkpoint)
     result = run("repair", root, "--in-place")
     assert result.returncode == 0, result.stderr
-    assert "integrity.json gets the digest of common.pt as it is" in result.stdout
+    assert "integrity.json records the current hash of common.pt" in result.stdout
     assert integrity_holds(checkpoint)
 
 
@@ -331,7 +331,9 @@ def test_another_digest_of_payload_is_refused(copy: Callable[[str], Path], run: 
     content[100_000] ^= 1
     payload.write_bytes(content)
     before = tree_hash(root)
-    refused(run("repair", root, "--in-place", "--hash"), "cannot be repaired", "other bytes")
+    refused(
+        run("repair", root, "--in-place", "--hash"), "cannot be repaired", "another SHA-256 hash"
+    )
     assert tree_hash(root) == before
 
 
@@ -341,9 +343,9 @@ def test_another_digest_of_payload_is_refused(copy: Callable[[str], Path], run: 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        (".metadata", "Which bytes belong to which tensor is lost"),
-        ("common.pt", "The args, the iteration, the optimizer settings"),
-        ("__0_0.distcp", "their bytes are lost"),
+        (".metadata", "no release can locate any tensor"),
+        ("common.pt", "The common state (args, iteration, optimizer settings"),
+        ("__0_0.distcp", "its tensors or objects are lost"),
     ],
 )
 def test_a_missing_file_is_refused(
@@ -455,10 +457,10 @@ def test_an_unfinished_migration_comes_first(copy: Callable[[str], Path], run: R
     root = copy(CORRUPT)
     stage = checkpoint_of(root) / ".ckptmigrate" / "stage"
     stage.mkdir(parents=True)
-    refused(run("repair", root), "did not finish", "ckptmigrate recover")
+    refused(run("repair", root), "was interrupted", "ckptmigrate recover")
     done = run("repair", root, "--in-place")  # which recovers first, and says so
     assert done.returncode == 0, done.stderr
-    assert "removed what was staged" in done.stdout
+    assert "removed the staging files" in done.stdout
     assert not stage.exists()
 
 
@@ -466,6 +468,6 @@ def test_every_verb_names_the_same_repair(copy: Callable[[str], Path], run: Run)
     root = copy(CORRUPT)
     root = root.rename(root.with_name("a'b"))
     named = rf"ckptmigrate repair '{root.parent}/a'\''b'"
-    refused(run("upgrade", root), "is corrupt", f"run `{named}`")
+    refused(run("upgrade", root), "has a corrupt rerun state", f"run `{named}`")
     assert run("verify", root).stdout.endswith(f"fix: run `{named}`\n")
     assert run("check", root, "--reader", "0.17").stdout.endswith(f"fix: {named}\n")

@@ -36,7 +36,9 @@ def test_a_changed_file_disables_the_originals(name: str, tmp_path: Path) -> Non
     else:
         changed.write_bytes(content + b"x")
     plan = ckptmigrate.plan(tmp_path / "there", to="split-rerun")
-    assert any("originals are not used" in note for note in plan.notes), plan.notes
+    assert any("the original files in .ckptmigrate/ are not used" in note for note in plan.notes), (
+        plan.notes
+    )
     original = (checkpoint_of(SAMPLES / "0.12.3-idle-w1") / ".metadata").read_bytes()
     assert plan.files.get(".metadata") != original
 

@@ -16,7 +16,7 @@ import torch
 from packaging.version import Version
 from real_releases import READERS
 
-from ckptmigrate.checks.findings import CODES
+from ckptmigrate.checks.codes import CODES
 from ckptmigrate.compat.cells import matrix
 from ckptmigrate.logs.recognition import kinds
 from ckptmigrate.measuring import jobs

@@ -202,5 +202,5 @@ def test_a_journal_that_is_a_link_is_not_read(copy: Copy, tmp_path: Path) -> Non
     stage.mkdir(parents=True)
     (tmp_path / "elsewhere").write_text(json.dumps({"files": {}}))
     (stage / "journal.json").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(CkptMigrateError, match="is no journal"):
+    with pytest.raises(CkptMigrateError, match="is not a journal"):
         ckptmigrate.recover(checkpoint_of(root))

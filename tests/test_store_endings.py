@@ -196,7 +196,7 @@ def test_a_server_that_does_not_answer(
         assert time.monotonic() - start < 15  # on a machine that is busy, too
     store._of.cache_clear()
     S3FileSystem.clear_instance_cache()
-    assert "cannot be reached (no answer within 2 s)" in str(caught.value)
+    assert "cannot be reached (no response within 2 s)" in str(caught.value)
     assert "AWS_ENDPOINT_URL" in str(caught.value)
     assert len(reported) > 1
     assert reported == sorted(reported)
@@ -222,7 +222,7 @@ def test_what_follows_a_call_that_was_given_up_is_given_less_time(
     call = Calls(Url("s3", "bucket"), Slow())
     for limit in (0.5, 0.1):
         start = time.monotonic()
-        with pytest.raises(TimeoutError, match="no answer within"):
+        with pytest.raises(TimeoutError, match="no response within"):
             call("put", "x", 20)
         assert limit <= time.monotonic() - start < 10
     assert call("put", "x", 0) == "x"

@@ -54,7 +54,10 @@ COMMANDS = {
     "diff": ("diff", "S3/run", str(SAMPLES / SAMPLE)),
 }
 # What an error message says where nothing is left of a run.
-UNCHANGED = re.compile("nothing was changed|nothing is left|what was written here is removed")
+UNCHANGED = re.compile(
+    "nothing was changed|the written objects were removed|the objects of this migration were "
+    "removed"
+)
 Tree = dict[str, bytes]
 
 

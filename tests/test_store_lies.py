@@ -25,7 +25,7 @@ pytest_plugins = ["store_fixtures"]
 SAMPLE = "0.18.2-idle-w1"
 TARGET = "pre-rerun"
 CHECKPOINT = "run/iter_0000005"
-ENDLESS = "no answer within"
+ENDLESS = "no response within"
 SECONDS = 5.0  # which other answers do not take, on a machine that is busy, too
 Handle = Callable[[Request], None]
 Through = Callable[[Handle], contextlib.AbstractContextManager[Proxy]]
@@ -139,8 +139,8 @@ AGAIN = (
 )
 # botocore takes what it cannot parse for an error of the server.
 LISTINGS = {
-    "an XML bomb": (BOMB, "is too busy to answer"),
-    "no XML": ("<ListBucketResult", "is too busy to answer"),
+    "an XML bomb": (BOMB, "is overloaded"),
+    "no XML": ("<ListBucketResult", "is overloaded"),
     "a token that is repeated": (AGAIN, ENDLESS),
 }
 
@@ -199,7 +199,7 @@ def _endless(pause: float, size: int) -> Handle:
 
 
 OBJECTS: dict[str, tuple[Handle, str]] = {
-    "the whole object for a part": (_whole, "were asked for"),
+    "the whole object for a part": (_whole, "requested bytes"),
     "another object": (_another, "was listed with"),
     "a byte now and then": (_endless(0.2, 1), ENDLESS),
     "an endless object": (_endless(0.01, 65536), ENDLESS),
@@ -269,27 +269,27 @@ DENIED: dict[str, tuple[Callable[[Request], bool], Callable[[], Any], str]] = {
     "writes, out of place": (
         lambda request: request.command in WRITING,
         _out,
-        r"/\.out\.ckptmigrate-lock: access is denied to write it",
+        r"/\.out\.ckptmigrate-lock: no permission to write it",
     ),
     "writes, in place": (
         lambda request: request.command in WRITING,
         _in_place,
-        r"/\.ckptmigrate/lock: access is denied to write it",
+        r"/\.ckptmigrate/lock: no permission to write it",
     ),
     "listing": (
         lambda request: "list-type" in request.path,
         lambda: ckptmigrate.inspect(url("run")),
-        "/run: access is denied to list it",
+        "/run: no permission to list it",
     ),
     "one object": (
         lambda request: request.command == "GET" and request.path.endswith("/common.pt"),
         lambda: ckptmigrate.inspect(url("run")),
-        "/common.pt: access is denied to read it",
+        "/common.pt: no permission to read it",
     ),
     "copies": (
         lambda request: "x-amz-copy-source" in request.headers,
         _out,
-        r"/out/iter_0000005/__0_0\.distcp: access is denied to copy to it",
+        r"/out/iter_0000005/__0_0\.distcp: no permission to copy to it",
     ),
 }
 
@@ -313,7 +313,7 @@ def test_what_may_not_be_removed_is_left_to_recover(
     before = bucket.tree("")
     with (
         through(_denied(lambda request: request.command == "DELETE")),
-        pytest.raises(CkptMigrateError, match="access is denied to remove it") as caught,
+        pytest.raises(CkptMigrateError, match="no permission to remove it") as caught,
     ):
         verb()
     place = "out" if verb is _out else f"{CHECKPOINT}"
@@ -337,7 +337,7 @@ def test_uploads_that_may_not_be_listed_keep_nobody_from_recovering(
                 )
             )
         ),
-        pytest.raises(CkptMigrateError, match="nothing is left of it"),
+        pytest.raises(CkptMigrateError, match="the written objects were removed"),
     ):
         _out()
     assert bucket.tree("") == before

@@ -44,7 +44,7 @@ def test_every_verb_names_it(key: str, where: str, tmp_path: Path) -> None:
     if where == "run":
         verbs = {"all": lambda: ckptmigrate.verify(run, every=True)} if not deep else {}
     for name, verb in verbs.items():
-        with pytest.raises(CkptMigrateError, match="holds an object with a part '") as caught:
+        with pytest.raises(CkptMigrateError, match="contains an object with the part '") as caught:
             verb()
         assert caught.value.fix, name
         assert below("") == before, name
@@ -60,7 +60,7 @@ def test_an_object_that_stands_for_a_directory_is_none(tmp_path: Path) -> None:
     migrate(run, to="pre-rerun", output="flaky://bucket/out")
     migrate(run, to="pre-rerun", in_place=True)
     FlakyFileSystem.objects[f"bucket/run/{CHECKPOINT}/"] = b"not empty"
-    with pytest.raises(CkptMigrateError, match="with a part ''"):
+    with pytest.raises(CkptMigrateError, match="with the part ''"):
         ckptmigrate.inspect(run)
 
 
@@ -81,7 +81,7 @@ def test_a_real_server(bucket: Bucket, s3: Run) -> None:
     bucket.client.put_object(Bucket=BUCKET, Key=f"run/{CHECKPOINT}//x", Body=b"x")
     told = s3("inspect", url("run"))
     assert told.returncode == 1
-    assert f"{url('run')}/{CHECKPOINT}: holds an object with a part ''" in told.stderr
+    assert f"{url('run')}/{CHECKPOINT}: contains an object with the part ''" in told.stderr
 
 
 @pytest.mark.full
@@ -99,4 +99,4 @@ def test_google_cloud_storage(run: Run) -> None:
             assert put.returncode == 0, put.stderr
             found = run("inspect", there, **told)
             assert found.returncode == status, found.stderr
-            assert ("with a part ''" in found.stderr) == bool(status)
+            assert ("with the part ''" in found.stderr) == bool(status)

@@ -10,7 +10,7 @@ import structure
 
 PAIRS = 76
 UPWARD: set[tuple[str, str]] = set()
-LARGE = {"checks.findings", "writing.transaction"}
+LARGE = {"writing.transaction"}
 CIRCLES = 1
 IN_CIRCLES = 5  # modules
 SAME_FILE_NAMES = 0

@@ -55,7 +55,7 @@ def read_here(data: bytes) -> dict[str, bytes] | None:
     try:
         return dict(torch_zip.read(data).members)
     except PickleError as error:
-        assert str(error).startswith("is not a torch zip (") and str(error).isprintable()
+        assert str(error).startswith("is not a torch zip file (") and str(error).isprintable()
         return None
 
 

@@ -35,7 +35,7 @@ def test_one_by_one(copy: Copy, run: Run) -> None:
         assert run("undo", root).returncode == 0
         assert tree_hash(root) == tree
     assert payload(root) == untouched
-    refused(run("undo", root), "nothing to undo")
+    refused(run("undo", root), "no migration to undo")
 
 
 def test_dry_run_and_json(copy: Copy, run: Run) -> None:
@@ -62,7 +62,7 @@ def test_a_changed_file_is_named(name: str, copy: Copy, run: Run) -> None:
     else:  # readable still, and one byte more
         path.write_bytes(path.read_bytes() + b"\n")
     before = tree_hash(root)
-    refused(run("undo", root), "cannot be undone", name, "changed since")
+    refused(run("undo", root), "cannot be undone", name, "changed after")
     assert tree_hash(root) == before
 
 

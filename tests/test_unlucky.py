@@ -131,7 +131,7 @@ def test_undo_of_one_checkpoint_by_two_names_is_one_step(copy: Copy, run: Run) -
 
 @pytest.mark.parametrize("target", ["<script>", "a/b", "..", "", "split-rerun/.."])
 def test_a_target_that_is_no_name(copy: Copy, run: Run, target: str) -> None:
-    refused(run("downgrade", copy(SAMPLE), "--to", target), "there is no layout", "`")
+    refused(run("downgrade", copy(SAMPLE), "--to", target), "is not a layout", "`")
 
 
 # -- the wrong place, and the command at the end of what is said of it
@@ -170,7 +170,7 @@ def test_a_tracker_that_names_a_half_written_iteration(copy: Copy, run: Run) -> 
     (root / "iter_0000009").mkdir()
     (root / trackers.TRACKER_FILE).write_text("9")
     result = run("inspect", root)
-    refused(result, "neither metadata.json nor .metadata", "cut short")
+    refused(result, "no metadata.json and no .metadata", "may be incomplete")
     told = shell(result.stderr.split("`")[-2], root.parent).stdout
     assert "tracker-half-written" in told
     assert shell(told.split("`")[1], root.parent).returncode == 0
@@ -276,21 +276,21 @@ def test_a_part_with_too_many_digits(copy: Copy, run: Run) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("sftp://user:passw0rd@host/run", "holds a password"),
-        ("https://user:pass:w@rd@host/run", "holds a password"),
-        ("https://host/run?X-Amz-Signature=t0ken&X-Amz-Expires=60", "holds a query"),
-        ("abfs://files@account/run?sp=r&sig=t0k/t0ken%3D", "holds a query"),
-        ("simplecache::https://user:passw0rd@host/run?sig=t0ken", "is no URL of one store"),
-        ("zip://run::https://user:passw0rd@host/a.zip?sig=t0ken", "holds a password"),
-        ("simplecache::s3://bucket/run", "is no URL of one store"),
-        ("://bucket/run", "is no URL of one store"),
+        ("sftp://user:passw0rd@host/run", "contains a password"),
+        ("https://user:pass:w@rd@host/run", "contains a password"),
+        ("https://host/run?X-Amz-Signature=t0ken&X-Amz-Expires=60", "contains a query"),
+        ("abfs://files@account/run?sp=r&sig=t0k/t0ken%3D", "contains a query"),
+        ("simplecache::https://user:passw0rd@host/run?sig=t0ken", "is not the URL of a store"),
+        ("zip://run::https://user:passw0rd@host/a.zip?sig=t0ken", "contains a password"),
+        ("simplecache::s3://bucket/run", "is not the URL of a store"),
+        ("://bucket/run", "is not the URL of a store"),
         ("zip://run::file:///archive.zip", "is a chain of URLs"),
-        ("s3://bucket/a/../b", "has a part '..'"),
-        ("s3://bucket//run", "has a part ''"),
-        ("s3://bucket/./run", "has a part '.'"),
-        ("file://host/run", "names no path of this machine"),
-        ("file://run", "names no path of this machine"),
-        ("file://", "names no path of this machine"),
+        ("s3://bucket/a/../b", "contains the part '..'"),
+        ("s3://bucket//run", "contains the part ''"),
+        ("s3://bucket/./run", "contains the part '.'"),
+        ("file://host/run", "is not a path on this host"),
+        ("file://run", "is not a path on this host"),
+        ("file://", "is not a path on this host"),
     ],
 )
 def test_urls_that_are_refused(run: Run, tmp_path: Path, text: str, words: str) -> None:
@@ -441,7 +441,7 @@ def test_a_wrong_name_in_a_directory_that_may_not_be_listed(copy: Copy, tmp_path
         root.chmod(0o755)
     error = json.loads(found.stdout)["error"]
     assert error["path"] == f"{root}/iter_5"
-    assert error["reason"] == "does not exist, and a checkpoint is a directory"
+    assert error["reason"] == "does not exist (a checkpoint is a directory)"
 
 
 def test_what_the_system_refuses_ends_with_what_to_do(copy: Copy, tmp_path: Path) -> None:
@@ -455,8 +455,8 @@ def test_what_the_system_refuses_ends_with_what_to_do(copy: Copy, tmp_path: Path
             error = told.get("error") or told["checkpoints"][0]["error"]
             assert found.returncode == 1
             assert error["path"].startswith(str(root))
-            assert error["reason"] == "the system says: Permission denied"
-            assert error["fix"] == "have that in order, then run this again"
+            assert error["reason"] == "the operating system reports: Permission denied"
+            assert error["fix"] == "fix that, then run the command again"
     finally:
         root.chmod(0o755)
 

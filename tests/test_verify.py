@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from ckptmigrate.checks import tiling
-from ckptmigrate.checks.findings import CODES
+from ckptmigrate.checks.codes import CODES
 
 # For --load, which imports torch.
 WITH_TORCH = ForkServer("cli-torch", [*CLI.preload, "torch.distributed.checkpoint"])
@@ -299,7 +299,7 @@ def zarr_beside(root: Path) -> None:
 
 
 def stage(root: Path) -> None:
-    (checkpoint_of(root) / ".ckptmigrate" / "stage").mkdir(parents=True)
+    (checkpoint_of(root) / ".ckptmigrate" / "staging directory").mkdir(parents=True)
 
 
 def swap_dtype(read: Any) -> None:
@@ -319,7 +319,7 @@ def without_shapes(root: Path) -> None:
 DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]] = {
     "not-verified": (IDLE, zarr_beside, ("--all",), 0, "is a zarr checkpoint"),
     "marker-missing": (IDLE, remove("metadata.json"), (), 0, "metadata.json"),
-    "marker-unreadable": (IDLE, write("metadata.json", "{"), (), 0, "no JSON"),
+    "marker-unreadable": (IDLE, write("metadata.json", "{"), (), 0, "not JSON"),
     "metadata-missing": (IDLE, remove(".metadata"), (), 0, ".metadata"),
     "metadata-unreadable": (IDLE, write(".metadata", b"\x80\x04."), (), 0, "cannot be unpickled"),
     "entry-malformed": (
@@ -330,32 +330,50 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]]
         "neither a tensor nor a sharded object",
     ),
     "table-mismatch": (IDLE, metadata_edit(forget_in_plans), (), 1, "not in all_local_plans"),
-    "common-missing": (IDLE, remove("common.pt"), (), 0, "neither common.pt nor"),
+    "common-missing": (IDLE, remove("common.pt"), (), 0, "both common.pt and"),
     "common-unreadable": (IDLE, write("common.pt", "no zip"), (), 0, "not a torch zip"),
     "common-twice": ("0.19.0-idle-w1", common_also_in_entry, (), 0, "common_state/shard_0_1"),
     "payload-missing": (IDLE, remove("__0_0.distcp"), (), 57, "__0_0.distcp"),
     "payload-name": (IDLE, metadata_edit(outside_name), (), 1, "../elsewhere.distcp"),
-    "byte-range-outside": (IDLE, truncate, (), 1, "behind its end"),
+    "byte-range-outside": (IDLE, truncate, (), 1, "beyond its end"),
     "byte-ranges-overlap": (IDLE, metadata_edit(overlap), (), 1, "__0_0.distcp"),
-    "chunk-outside": (IDLE, metadata_edit(move_chunk), (), 1, "outside of its shape"),
+    "chunk-outside": (IDLE, metadata_edit(move_chunk), (), 1, "outside its shape"),
     "chunks-do-not-tile": (IDLE, metadata_edit(drop_chunk), (), 1, "not tiled"),
     "chunks-not-compared": (IDLE, metadata_edit(many_dimensions), (), 1, "too many dimensions"),
     "plan-rank-unknown": ("0.17.1-idle-dopt", metadata_edit(foreign_plan), (), 1, "the 1 plans"),
     "sizes-contradict": (IDLE, other_world, (), 0, "world_size (7)"),
-    "blob-unreadable": (IDLE, lambda root: overwrite(root, RNG, b"XXXX"), (), 1, "no torch zip"),
+    "blob-unreadable": (
+        IDLE,
+        lambda root: overwrite(root, RNG, b"XXXX"),
+        (),
+        1,
+        "not readable as a torch zip file",
+    ),
     "blob-not-read": (IDLE, large_blob, (), 1, "more than 67108864 bytes"),
     "unknown-symbol": (IDLE, hostile_blob, (), 1, RNG),
     "moved-module": ("0.12.3-idle-w1", as_python_313_writes, (), 1, "pathlib._local.PosixPath"),
-    "rerun-shards-missing": (CORRUPT, lambda root: None, (), 2, "tells of a rerun"),
-    "rerun-not-resumable": ("0.17.1-fault-w1", rerunning_in_place, (), 0, "no release resumes"),
+    "rerun-shards-missing": (CORRUPT, lambda root: None, (), 2, "records a fault"),
+    "rerun-not-resumable": ("0.17.1-fault-w1", rerunning_in_place, (), 0, "no release can resume"),
     "optimizer-shapes-missing": ("0.13.1-idle-dopt", without_shapes, (), 0, "no mcore_data"),
     "rerun-contradictory": (IDLE, odd_entry, (), 0, "which no release writes"),
-    "rerun-shards-unclaimed": ("0.18.2-idle-tp2", without_entry, (), 2, "without a rerun entry"),
-    "rerun-sentinel-missing": (IDLE, entry_without_shards, (), 0, "no shards"),
+    "rerun-shards-unclaimed": (
+        "0.18.2-idle-tp2",
+        without_entry,
+        (),
+        2,
+        "without rerun_state_machine",
+    ),
+    "rerun-sentinel-missing": (
+        IDLE,
+        entry_without_shards,
+        (),
+        0,
+        "all its rerun shards are missing",
+    ),
     "orphan-payload": (IDLE, orphan, (), 1, "123 bytes"),
     "orphan-bytes": (IDLE, loose_bytes, (), 1, "77 bytes"),
-    "migration-unfinished": (IDLE, stage, (), 0, "stage"),
-    "sidecar-stale": (IDLE, sidecar, (), 0, "metadata.json was changed since"),
+    "migration-unfinished": (IDLE, stage, (), 0, "staging directory"),
+    "sidecar-stale": (IDLE, sidecar, (), 0, "metadata.json changed after"),
     "tracker-missing": (
         IDLE,
         lambda root: (root / "latest_checkpointed_iteration.txt").unlink(),
@@ -370,10 +388,16 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]]
     "tracker-pair": (IDLE, other_train_state, (), 0, "latest_train_state.pt names iteration 9"),
     "tracker-behind": (IDLE, newer_iteration, (), 1, "iter_0000009"),
     "non-persistent-newer": (IDLE, non_persistent, (), 0, "iteration 5"),
-    "integrity-unreadable": (IDLE, write("integrity.json", "[]"), (), 0, "no digests"),
+    "integrity-unreadable": (
+        IDLE,
+        write("integrity.json", "[]"),
+        (),
+        0,
+        "does not contain SHA-256 hashes",
+    ),
     "integrity-absent": (IDLE, lambda root: None, ("--hash",), 0, "integrity.json"),
     "integrity-file-missing": (IDLE, integrity_of_missing, (), 1, "missing"),
-    "integrity-mismatch": (IDLE, stale_payload, ("--hash",), 1, "other bytes"),
+    "integrity-mismatch": (IDLE, stale_payload, ("--hash",), 1, "another SHA-256 hash"),
     "tensor-unreadable": (
         IDLE,
         lambda root: overwrite(root, WEIGHT, b"XXXX"),
@@ -381,7 +405,13 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]]
         1,
         "not load",
     ),
-    "tensor-mismatch": (IDLE, metadata_edit(swap_dtype), ("--load",), 1, "not as .metadata says"),
+    "tensor-mismatch": (
+        IDLE,
+        metadata_edit(swap_dtype),
+        ("--load",),
+        1,
+        "not as .metadata records",
+    ),
 }
 # What the same damage is, too.
 ALONGSIDE = {
@@ -508,7 +538,7 @@ def test_the_corrupt_sample_in_words(run: Run) -> None:
     assert result.returncode == 1
     assert result.stdout.splitlines() == [
         f"{path}: 1 error (58 entries, payload 2 files, 370.8 kB)",
-        "  error rerun-shards-missing: the common state tells of a rerun, and 2 shards of it are "
+        "  error rerun-shards-missing: the common state records a fault, but 2 rerun shards are "
         "missing",
         "    rerun_state_machine_state/shard_0_2",
         "    rerun_state_machine_state/shard_1_2",
@@ -523,7 +553,7 @@ def test_a_symbol_in_metadata_is_named_and_can_be_vouched_for(
     metadata_edit(hostile_metadata)(root)
     result = run("verify", root)
     assert result.returncode == 1
-    assert ".metadata names 1 symbol of no known writer" in result.stdout
+    assert ".metadata names 1 global that Megatron does not write" in result.stdout
     assert "    posix.system" in result.stdout
     assert run("verify", root, "--known", "posix.system").returncode == 0
     assert run("verify", root, "--known", "os.system").returncode == 1
@@ -564,9 +594,9 @@ def test_all_iterations_and_one(copy: Callable[[str], Path], run: Run) -> None:
     assert first.startswith(f"{root}: 1 error (2 checkpoints, 57 entries")
     [missing] = [line for line in rest if "error metadata-missing" in line]
     assert missing.startswith(
-        f"  error metadata-missing: {root / 'iter_0000009'}: there is no .metadata (the save did"
+        f"  error metadata-missing: {root / 'iter_0000009'}: .metadata is missing (the save did"
     )
-    assert missing.endswith("left out dot files)")
+    assert missing.endswith("omitted dot files)")
     assert run("verify", root, "--iteration", 5).returncode == 0
     assert run("verify", root, "--iteration", 9).returncode == 1
 
@@ -584,7 +614,7 @@ def test_one_that_cannot_be_verified_stops_no_other(copy: Callable[[str], Path],
         [line] = [line for line in rest if line.startswith(f"  error not-verified: {root / name}")]
         assert f": {kind} checkpoint" in line
         refused(run("verify", root / name, "--all"), f"{kind} checkpoint")
-        assert f"    fix: see what `ckptmigrate verify {root / name}` says of it alone" in rest
+        assert f"    fix: run `ckptmigrate verify {root / name}`" in rest
     assert any(line.startswith("  error rerun-shards-missing: ") for line in rest)
     assert run("verify", root, "--iteration", 3).stdout == ""
 

@@ -54,11 +54,11 @@ def test_a_file_that_may_not_be_read_is_not_called_broken(
     assert (checkpoint / name).is_file()
     forbid(checkpoint / name)
     [finding] = [f for f in ckptmigrate.verify(checkpoint).findings if f.code == code]
-    assert "have it readable" in finding.remedy
+    assert "make it readable" in finding.remedy
     assert "from a copy" not in finding.remedy
     with pytest.raises(DamagedError, match="Permission denied") as refused:
         ckptmigrate.migrate(checkpoint, to="universal", output=checkpoint.parent.with_name("out"))
-    assert "have it readable" in str(refused.value)
+    assert "make it readable" in str(refused.value)
     assert "from a copy" not in str(refused.value)
 
 

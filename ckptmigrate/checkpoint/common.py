@@ -102,5 +102,5 @@ def load(data: bytes, *, in_file: bool) -> CommonState:
     if not in_file and isinstance(values, list) and len(values) == 1:
         values = values[0]
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise DamagedError("holds no common state (a dict by name)")
+        raise DamagedError("does not contain a common state (a dict)")
     return CommonState(values, in_file, file)

@@ -63,9 +63,9 @@ def require_outermost(path: Place) -> None:
         around = around.parent
         if _is_ours(around):
             raise NotACheckpointError(
-                f"is a checkpoint nested in {around.name}, and is migrated with it",
+                f"is a checkpoint nested in {around.name}, which is migrated as a whole",
                 path=path,
-                fix=f"name the checkpoint around it: {around}",
+                fix=f"use the outer checkpoint {around}",
                 retry=Retry(path=around),
             )
 
@@ -89,20 +89,20 @@ def require_torch_dist(directory: Directory) -> None:
                 raise DamagedError(
                     ".metadata is missing",
                     path=path,
-                    fix="restore it from a copy; without it no reader finds a tensor",
+                    fix="restore it from a copy; without it, no release can locate any tensor",
                 )
             return
         if backend == "zarr":
             raise UnsupportedFormatError(
-                "is a zarr checkpoint, which only releases up to 0.15 read and whose tensors "
-                "would have to be rewritten",
+                "is a zarr checkpoint, which only releases up to 0.15 read; its tensors would "
+                "have to be rewritten",
                 path=path,
-                fix="load and save it as torch_dist with a release up to 0.15",
+                fix="load it with a release up to 0.15, and save it with --ckpt-format torch_dist",
             )
         raise UnsupportedFormatError(
             f"has the sharded backend {short(backend)}, not torch_dist",
             path=path,
-            fix="load it with what wrote it, and save it with --ckpt-format torch_dist",
+            fix="load it with the program that wrote it, and save it with --ckpt-format torch_dist",
         )
     if _is_legacy(directory):
         raise UnsupportedFormatError(
@@ -113,10 +113,10 @@ def require_torch_dist(directory: Directory) -> None:
     if metadata.FILE in files:
         if _has_common_state(directory):
             raise DamagedError(
-                "metadata.json is missing, and the common state beside .metadata is that of a "
-                "torch_dist checkpoint",
+                "metadata.json is missing, but the directory has .metadata and a common state, as "
+                "a torch_dist checkpoint does",
                 path=path,
-                fix=f"for what to do run `{command('verify', path)}`",
+                fix=f"to list the problems and fixes, run `{command('verify', path)}`",
             )
         kind = _dcp_kind(directory)
         raise UnsupportedFormatError(
@@ -126,11 +126,11 @@ def require_torch_dist(directory: Directory) -> None:
         )
     look = command("verify", path.parent)
     raise NotACheckpointError(
-        "is no checkpoint: it has neither metadata.json nor .metadata",
+        "is not a checkpoint (no metadata.json and no .metadata)",
         path=path,
-        fix=f"a save that was cut short leaves that: name another iteration; for which see `{look}`"
+        fix=f"the save may be incomplete: use another iteration, which you find with `{look}`"
         if _is_root(path.parent)
-        else f"name a root with {TRACKER_FILE}, or an iter_* directory in one",
+        else f"use a root, which has {TRACKER_FILE}, or an iter_* directory in a root",
     )
 
 
@@ -147,7 +147,8 @@ def _require_version(path: Place, marker: dict[str, Any]) -> None:
         found = marker.get(name, known)
         if type(found) is not type(known) or found != known:
             raise UnsupportedFormatError(
-                f"has {name} {short(found)} in metadata.json, and every release known has {known}",
+                f"has {name} {short(found)} in metadata.json, but every known release writes "
+                f"{known}",
                 path=path,
                 fix="restore metadata.json from a copy, or use a newer ckptmigrate",
             )

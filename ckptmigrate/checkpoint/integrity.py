@@ -117,13 +117,13 @@ def recorded(directory: Directory) -> Mapping[str, str]:
     _, files = _load(directory)
     if not all(isinstance(part, str) for item in files.items() for part in item):
         path = directory.path / FILE
-        raise DamagedError("holds a digest that is no text", path=path, fix=_fix(path))
+        raise DamagedError("contains a SHA-256 hash that is not text", path=path, fix=_fix(path))
     return files
 
 
 def _fix(path: Place) -> str:
     remove = shell("rm", path)
-    return f"have the reader go without --verify-integrity, and remove it with `{remove}`"
+    return f"run the job without --verify-integrity, and remove this file with `{remove}`"
 
 
 def _load(directory: Directory) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -134,9 +134,11 @@ def _load(directory: Directory) -> tuple[dict[str, Any], dict[str, Any]]:
         # Without an algorithm, releases assume sha256 (validation.py, core_v0.19.0).
         algorithm, files = content.get("algorithm", "sha256"), dict(content["files"].items())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedError(f"holds no digests ({error})", path=path, fix=_fix(path)) from error
+        raise DamagedError(
+            f"does not contain SHA-256 hashes ({error})", path=path, fix=_fix(path)
+        ) from error
     if algorithm != "sha256":
         raise DamagedError(
-            f"holds digests of {short(algorithm)}, not sha256", path=path, fix=_fix(path)
+            f"contains hashes of {short(algorithm)}, not sha256", path=path, fix=_fix(path)
         )
     return content, files

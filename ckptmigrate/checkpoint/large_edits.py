@@ -180,7 +180,7 @@ class _Insertions:
             PickleError: the container is created elsewhere.
         """
         if self._found.data[place[0]] != opcode[0]:
-            raise PickleError("has a table that is made elsewhere")
+            raise PickleError("has a table that is defined elsewhere")
         return place
 
     def _rows(self, run: Run, keys: Set[str]) -> Iterator[int]:

@@ -124,7 +124,7 @@ class Tables:
         for items in self.plan_items:
             self._add_keys(items, ITEM, texts)
         if len(self._keys) != len(found.rows.runs):
-            raise PickleError("has rows in a table of no known kind")
+            raise PickleError("has rows in a table of an unknown kind")
         self.models = Models(small)
 
     def _add_entries(self, table: dict[Any, Any]) -> None:
@@ -132,7 +132,7 @@ class Tables:
         for key, entry in table.items():
             if not isinstance(key, Run):
                 if not isinstance(key, str):
-                    raise DamagedError("has an entry whose key is no text")
+                    raise DamagedError("has a key that is not text")
                 self.entries[key] = entry
                 count += 1
                 continue
@@ -144,13 +144,13 @@ class Tables:
             self.entries.update(zip(key.values, range(first, first + len(key.ends)), strict=True))
             count += len(key.ends)
         if count != len(self.entries):
-            raise PickleError("an entry is there twice")
+            raise PickleError("has a key twice")
 
     def _expect(self, run: Run, *kinds: str) -> None:
         if run.start in self._keys:
-            raise PickleError("a row is there twice")
+            raise PickleError("has a row twice")
         if any(self.skeleton.rows.patterns[n].shape.kind not in kinds for n in set(run.patterns)):
-            raise PickleError("a row is of another table")
+            raise PickleError("has a row of another table")
 
     def _add_keys(self, table: Iterable[Any], kind: str, texts: _Texts) -> None:
         """Read the keys of the rows of a table that were stepped over."""
@@ -218,9 +218,9 @@ class Tables:
         again: set[str] = set()
         for key, offsets, file, offset, length in self.rows():
             if key not in self.entries:
-                raise DamagedError(f"stores {key!r}, which is no entry")
+                raise DamagedError(f"stores {key!r}, which is not in state_dict_metadata")
             if offset < 0 or length < 0:
-                raise DamagedError(f"has an impossible byte range for {key!r}")
+                raise DamagedError(f"has an invalid byte range for {key!r}")
             if key in seen:
                 again.add(key)
             seen.add(key)
@@ -235,7 +235,7 @@ class Tables:
                 if key in again:
                     piece = piece_of(key, sizes_of(offsets))
                     if piece in pieces:
-                        raise DamagedError(f"stores a piece of {key!r} twice")
+                        raise DamagedError(f"stores a chunk of {key!r} twice")
                     pieces.add(piece)
 
     # -- plans

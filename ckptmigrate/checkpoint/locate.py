@@ -77,9 +77,9 @@ def find(path: Place, *, iteration: int | None = None, every: bool = False) -> L
         named = RELEASE if path.name == RELEASE else tracker_of(path.name)
         if iteration is not None:
             raise NotACheckpointError(
-                "is one checkpoint, and --iteration picks from a root",
+                "is a checkpoint, and --iteration selects a checkpoint of a root",
                 path=path,
-                fix="leave it out",
+                fix="omit it",
                 retry=Retry(leave_out=("--iteration",)),
             )
         return Located(path, (path,), named)
@@ -111,7 +111,7 @@ def require_directory(path: Place) -> None:
     if not directories.is_dir(path):
         what = "is a file" if directories.exists(path) else "does not exist"
         raise NotACheckpointError(
-            f"{what}, and a checkpoint is a directory",
+            f"{what} (a checkpoint is a directory)",
             path=path,
             **_near(path),
         )
@@ -180,7 +180,7 @@ def _every(root: Place) -> Located:
             raise NotACheckpointError(
                 f"the tracker file names {directory_of(tracker)}, which does not exist",
                 path=root / TRACKER_FILE,
-                fix=f"for what to do run `{command('verify', root)}`",
+                fix=f"to list the problems and fixes, run `{command('verify', root)}`",
             )
         return Located(root, found, tracker)
     return Located(root, found, tracker_of(found[-1].name) or RELEASE)
@@ -190,7 +190,7 @@ def _read_tracker(root: Place) -> str:
     tracker = root / TRACKER_FILE
     if not directories.is_file(tracker):
         raise NotACheckpointError(
-            f"is neither a checkpoint nor a root: it has no {TRACKER_FILE}",
+            f"is neither a checkpoint nor a root (no metadata.json or {TRACKER_FILE})",
             path=root,
             **_choices(root),
         )
@@ -198,7 +198,7 @@ def _read_tracker(root: Place) -> str:
     if _leads(text):
         return text
     raise NotACheckpointError(
-        f"holds {text!r}, neither an iteration nor `release`" if text else "is empty",
+        f"contains {text!r}, which is neither an iteration nor `release`" if text else "is empty",
         path=tracker,
         **_choices(root),
     )
@@ -227,7 +227,7 @@ def _choices(root: Place) -> dict[str, Any]:
     if not numbers:
         return {"fix": name_one(root)}
     return {
-        "fix": f"pick one with --iteration {numbers[-1]} ({_told(numbers)})",
+        "fix": f"select one with --iteration {numbers[-1]} ({_told(numbers)})",
         "retry": Retry(add=("--iteration", str(numbers[-1])), leave_out=("--all",)),
     }
 
@@ -236,13 +236,13 @@ def _near(path: Place) -> dict[str, Any]:
     """Return the fix for a path that is not a directory: its parent, or a checkpoint in that."""
     around = path.parent
     if directories.exists(path) and (is_one(around) or directories.is_file(around / TRACKER_FILE)):
-        return {"fix": "name the directory that it is in", "retry": Retry(path=around)}
+        return {"fix": "use the directory that contains it", "retry": Retry(path=around)}
     numbers: list[int] = []
     with contextlib.suppress(OSError, StoreError):  # the parent may be unreadable
         numbers = iterations(around) if directories.is_dir(around) else []
     if numbers:
         return {
-            "fix": f"name one that does, of the root {around} ({_told(numbers)})",
+            "fix": f"use a checkpoint of the root {around} ({_told(numbers)})",
             "retry": Retry(path=around / directory_of(str(numbers[-1]))),
         }
     return {"fix": name_one(path)}
@@ -259,13 +259,14 @@ def _told(numbers: list[int]) -> str:
 def name_one(path: Place) -> str:
     """Return the fix for a path that is not a checkpoint: a command that finds one near it."""
     if not isinstance(path, Path):
-        return f"name a root with {TRACKER_FILE}, or an iter_* directory in one"
+        return f"use a root, which has {TRACKER_FILE}, or an iter_* directory in a root"
     there = next(each for each in (path, *path.parents) if each.is_dir())
     # Some frameworks write no tracker file; every checkpoint has a metadata.json.
     names = ("-name", TRACKER_FILE, "-o", "-name", manifest.MARKER_FILE)
     find = shell("find", there, "-maxdepth", "4", *names)
     return (
-        f"name a root with {TRACKER_FILE}, or an iter_* directory in one; to find one run `{find}`"
+        f"use a root, which has {TRACKER_FILE}, or an iter_* directory in a root; to find one, "
+        f"run `{find}`"
     )
 
 
@@ -290,9 +291,9 @@ def _check_non_persistent(root: Place, tracker: str) -> None:
     if newest is not None:
         raise NotACheckpointError(
             f"has a non-persistent checkpoint of iteration {newest}, which a job with "
-            f"--non-persistent-ckpt-type global prefers to the tracker's {tracker}",
+            f"--non-persistent-ckpt-type global loads instead of {tracker} in the tracker file",
             path=root,
-            fix=f"name {beside / f'iter_{newest:07d}'} for that one, "
-            f"or {root / directory_of(tracker)} for the tracker's",
+            fix=f"use {beside / f'iter_{newest:07d}'}, or {root / directory_of(tracker)} for the "
+            "one in the tracker file",
             retry=Retry(path=root / directory_of(tracker)),
         )

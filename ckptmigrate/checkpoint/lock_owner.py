@@ -170,24 +170,25 @@ def refusal(owner: Owner | None, about: Place, lock: Place) -> DestinationError:
     """Return the error for a lock that cannot be taken."""
     if owner is None:
         return DestinationError(
-            f"is locked, and {lock} does not say by whom",
+            f"is locked, and {lock} does not name the process",
             path=about,
-            fix=f"if no migration of it runs, run `{command('recover', about, '--break-lock')}`",
+            fix=f"if no migration is running, run `{command('recover', about, '--break-lock')}`",
         )
     who, found = owner, holder(owner)
     if found is Holder.ALIVE:
         return DestinationError(
-            f"is being migrated by {who}", path=about, fix="wait until that is done"
+            f"is locked by a running migration of {who}", path=about, fix="wait until it ends"
         )
     if found is Holder.DEAD:
         return DestinationError(
-            f"a migration by {who} did not finish on it",
+            f"a migration by {who} was interrupted",
             path=about,
-            fix=f"make it whole with `{command('recover', about)}`",
+            fix=f"to recover it, run `{command('recover', about)}`",
         )
     return DestinationError(
-        f"is being migrated by {who}, or was: that process cannot be seen from here",
+        f"is locked by {who}, and this host cannot tell whether that process is still running",
         path=about,
-        fix=f"if it is over, which root sees there with `{shell('ps', '-p', str(owner.pid))}`, run "
+        fix="if the process has ended (check on that host with "
+        f"`{shell('ps', '-p', str(owner.pid))}`), run "
         f"`{command('recover', about, '--break-lock')}`",
     )

@@ -158,7 +158,7 @@ class Manifest:
         """
         blob = self.metadata.blobs.get(key)
         if blob is None:
-            raise DamagedError("has no bytes in storage_data")
+            raise DamagedError("has no row in storage_data")
         return self.directory.read_range(blob.file, blob.offset, blob.length)
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
@@ -307,7 +307,8 @@ def load(directory: Directory, marker: Mapping[str, Any] | None = None) -> Manif
         raise DamagedError(
             error.reason,
             path=error.path or directory.path / metadata.FILE,
-            fix=error.fix or "restore this file from a copy; without it no reader finds a tensor",
+            fix=error.fix
+            or "restore this file from a copy; without it, no release can locate any tensor",
         ) from error
     _check_payload(directory, edited)
     return Manifest(directory, marker, edited, _load_common(directory, edited))
@@ -334,9 +335,9 @@ def read_marker(directory: Directory) -> dict[str, Any]:
     try:
         marker = json.loads(directory.read(MARKER_FILE))
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"is no JSON ({error})", path=path) from error
+        raise DamagedError(f"is not JSON ({error})", path=path) from error
     if not isinstance(marker, dict):
-        raise DamagedError("is no JSON object", path=path)
+        raise DamagedError("is not a JSON object", path=path)
     return marker
 
 
@@ -350,20 +351,20 @@ def _check_payload(directory: Directory, edited: Metadata) -> None:
     for name, end in edited.ends.items():
         if "/" in name or "\\" in name or name in ("", ".", ".."):
             raise DamagedError(
-                f"places entries in {name!r}, outside of the checkpoint",
+                f"refers to the file {name!r} outside the checkpoint",
                 path=directory.path / metadata.FILE,
             )
         if name not in sizes:
             raise DamagedError(
-                f"payload file {name} is missing, and .metadata places entries in it",
+                f"data file {name} is missing, and .metadata refers to it",
                 path=directory.path,
                 fix="restore the file from a copy",
             )
         directory.check_link(name)
         if end > sizes[name]:
             raise DamagedError(
-                f"payload file {name} is truncated: it has {sizes[name]} bytes and .metadata "
-                f"places entries up to byte {end}",
+                f"data file {name} is truncated: it has {sizes[name]} bytes, and .metadata refers "
+                f"to byte {end}",
                 path=directory.path,
                 fix="restore the file from a copy",
             )
@@ -379,9 +380,9 @@ def _load_common(directory: Directory, edited: Metadata) -> CommonState:
     blob = edited.blobs.get(common.KEY)
     if blob is None:
         raise DamagedError(
-            f"has no common state: neither {common.FILE} nor the entry {common.KEY}",
+            f"has no common state (neither {common.FILE} nor the key {common.KEY})",
             path=directory.path,
-            fix="restore common.pt from a copy; it cannot be made up",
+            fix="restore common.pt from a copy; it cannot be rebuilt",
         )
     try:
         content = directory.read_range(blob.file, blob.offset, blob.length)

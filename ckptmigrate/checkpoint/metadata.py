@@ -272,7 +272,7 @@ def parse(data: bytes) -> Metadata:
     tree, named = reader.load_with_symbols(data)
     if not is_object(tree, *CLASSES):
         found = type(tree).path if isinstance(tree, Object) else type(tree).__name__
-        raise DamagedError(f"holds {found}, not checkpoint metadata")
+        raise DamagedError(f"contains {found}, not checkpoint metadata")
     return Metadata(tree, serializer.protocol_of(data), named)
 
 
@@ -286,10 +286,10 @@ def check_tables(metadata: Metadata) -> None:
         if not isinstance(metadata.attributes.get(table), dict):
             raise DamagedError(f"has no {table}")
     if not all(isinstance(key, str) for key in metadata.entries):
-        raise DamagedError("has an entry whose key is no text")
+        raise DamagedError("has a key that is not text")
     planner_data = metadata.attributes.get(FLATTENED)
     if not isinstance(planner_data, dict | None):
-        raise DamagedError("has a planner_data that is no dict")
+        raise DamagedError("has a planner_data that is not a dict")
     plans = metadata.attributes.get(PLANS)
     if plans is not None and not (
         isinstance(plans, list)
@@ -300,7 +300,7 @@ def check_tables(metadata: Metadata) -> None:
             for plan in plans
         )
     ):
-        raise DamagedError("has all_local_plans that are no list of plans")
+        raise DamagedError("has an all_local_plans that is not a list of save plans")
 
 
 def _check(metadata: Metadata) -> None:
@@ -311,10 +311,10 @@ def _check(metadata: Metadata) -> None:
     seen: set[Piece] = set()
     for chunk in metadata.chunks:
         if chunk.key not in metadata.entries:
-            raise DamagedError(f"stores {chunk.key!r}, which is no entry")
+            raise DamagedError(f"stores {chunk.key!r}, which is not in state_dict_metadata")
         piece = piece_of(chunk.key, chunk.offsets)
         if piece in seen:
-            raise DamagedError(f"stores a piece of {chunk.key!r} twice")
+            raise DamagedError(f"stores a chunk of {chunk.key!r} twice")
         seen.add(piece)
 
 

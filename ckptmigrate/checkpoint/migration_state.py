@@ -58,9 +58,9 @@ def check_complete(checkpoint: Place) -> None:
         lock = lock_of(checkpoint)
         raise lock_owner.refusal(lock_owner.owner_of(lock), checkpoint, lock)
     raise DestinationError(
-        "a migration in place did not finish on it",
+        "an in-place migration was interrupted",
         path=checkpoint,
-        fix=f"make it whole with `{command('recover', checkpoint)}`",
+        fix=f"to recover it, run `{command('recover', checkpoint)}`",
     )
 
 

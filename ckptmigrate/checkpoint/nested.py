@@ -39,7 +39,7 @@ def load(directory: Directory, *, unmarked: bool = False) -> Manifest:
             inside[name] = _load(each, unmarked)
         except DamagedError as error:
             error.path = error.path or each.path
-            error.fix = f"for what to do run `{command('verify', directory.path)}`"
+            error.fix = f"to list the problems and fixes, run `{command('verify', directory.path)}`"
             raise
     return replace(found, nested=inside)
 
@@ -75,9 +75,9 @@ def _refuse_linked(directory: Directory, folder: str) -> None:
     place = directory.path / folder
     if isinstance(place, Path) and all((place / name).is_file() for name in manifest.MARKS):
         raise DamagedError(
-            "is a link to a checkpoint, and a job loads it with the one that it is in",
+            "is a link to a checkpoint, which a job loads with the outer checkpoint",
             path=place,
-            fix="put the folder itself there; links to folders are not followed",
+            fix="replace the link by the directory; links to directories are not followed",
         )
 
 

@@ -111,8 +111,8 @@ class RerunRecord:
     def promise(self) -> str:
         """Return which stored data requires the missing shards."""
         if self.entry is None:
-            return "a grid of rerun shards is there"
-        return "the common state tells of a rerun"
+            return "some rerun shards exist"
+        return "the common state records a fault"
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def mode_value(member: Any) -> str:
     """
     value = _member_value(member, "RerunMode")
     if value not in MODE_OF_ARGUMENT.values():
-        raise DamagedError(f"has a rerun mode that no release knows ({short(value)})")
+        raise DamagedError(f"has an unknown rerun mode ({short(value)})")
     return str(value)
 
 
@@ -197,14 +197,14 @@ def state_value(member: Any) -> int:
     """
     value = _member_value(member, "RerunState")
     if type(value) is not int or not 0 <= value < len(STATES):
-        raise DamagedError(f"has a rerun state that no release knows ({short(value)})")
+        raise DamagedError(f"has an unknown rerun state ({short(value)})")
     return value
 
 
 def _member_value(member: Any, name: str) -> Any:
     value = enum_value(member)
     if value is None or not is_object(member, f"{_MODULE}.{name}"):
-        raise DamagedError(f"has a rerun entry without a {name}")
+        raise DamagedError(f"has a rerun_state_machine without a {name}")
     return value
 
 
@@ -216,7 +216,7 @@ def iteration_value(value: Any) -> int:
     """
     # 0.10 and 0.11 store the previous iteration, so -1 is valid.
     if type(value) is not int or not -1 <= value < 10**12:
-        raise DamagedError(f"has a rerun entry whose current_iteration is {short(value)}")
+        raise DamagedError(f"has a rerun_state_machine whose current_iteration is {short(value)}")
     return value
 
 

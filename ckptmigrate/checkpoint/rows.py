@@ -76,14 +76,14 @@ def chunk_of(index: Any, storage: Any) -> Chunk:
         DamagedError: the values do not form a valid row.
     """
     if not is_stored(index, storage):
-        raise DamagedError("has a storage_data row that is no byte range")
+        raise DamagedError("has a storage_data row that is not a byte range")
     key, offsets = index.attributes.get("fqn"), index.attributes.get("offset")
     where = storage.attributes
     file, offset, length = (where.get(n) for n in ("relative_path", "offset", "length"))
     if not (isinstance(key, str) and isinstance(file, str)):
         raise DamagedError("has a storage_data row without a key or a file")
     if not (type(offset) is int and type(length) is int and offset >= 0 <= length):
-        raise DamagedError(f"has an impossible byte range for {key!r}")
+        raise DamagedError(f"has an invalid byte range for {key!r}")
     return Chunk(key, size_value(offsets), Blob(file, offset, length))
 
 
@@ -98,7 +98,7 @@ def size_value(value: Any) -> tuple[int, ...] | None:
         if isinstance(sizes, tuple) and all(type(n) is int and n.bit_length() < 64 for n in sizes):
             return sizes
     if value is not None:
-        raise DamagedError("has a storage_data offset that is no torch.Size")
+        raise DamagedError("has a storage_data offset that is not a torch.Size")
     return None
 
 
@@ -111,5 +111,5 @@ def item_key(item: Any) -> str:
     index = item.attributes.get("index") if isinstance(item, Object) else None
     key = index.attributes.get("fqn") if isinstance(index, Object) else None
     if not isinstance(key, str) or not isinstance(item.attributes.get("type"), Object):
-        raise DamagedError("has a plan item without a key or a type")
+        raise DamagedError("has a save plan item without a key or a type")
     return key

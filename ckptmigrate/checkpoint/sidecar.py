@@ -129,25 +129,25 @@ def load(directory: Directory) -> tuple[Step, ...]:
         return ()
     path = directory.path / FILE
     remove = shell("rm", "-rf", path, directory.path / FOLDER)
-    fix = f"to go on without the way back that it describes run `{remove}`"
+    fix = f"to delete the migration history and its original files, run `{remove}`"
     if directory.files()[FILE] > LARGEST_JSON:
-        raise DamagedError("is too large to be a sidecar", path=path, fix=fix)
+        raise DamagedError("is too large for a migration history", path=path, fix=fix)
     try:
         content = json.loads(directory.read(FILE))
         if type(content["format"]) is not int or content["format"] != _FORMAT:
             raise ValueError(f"format {short(content['format'])}")
         if not isinstance(content["steps"], list):
-            raise TypeError("its steps are no list")
+            raise TypeError("steps is not a list")
         return tuple(_step(row) for row in content["steps"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedError(f"is no sidecar ({error})", path=path, fix=fix) from error
+        raise DamagedError(f"is not a migration history ({error})", path=path, fix=fix) from error
 
 
 def _step(row: Mapping[str, Any]) -> Step:
     files = {}
     for name, state in row["files"].items():
         if not is_small_file(name):
-            raise ValueError(f"it names the file {name!r}")
+            raise ValueError(f"it refers to the file {name!r}")
         files[name] = file_state(state)
     return Step(
         verb=_text(row["verb"]),
@@ -164,13 +164,13 @@ def _step(row: Mapping[str, Any]) -> Step:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{short(value)} is no text")
+        raise TypeError(f"{short(value)} is not text")
     return value
 
 
 def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise TypeError(f"{short(value)} is no list")
+        raise TypeError(f"{short(value)} is not a list")
     return tuple(_text(each) for each in value)
 
 
@@ -183,7 +183,7 @@ def file_state(row: Mapping[str, Any]) -> FileState:
     before, after = row["before"], row["after"]
     for value in (before, after):
         if value is not None and not _DIGEST.fullmatch(_text(value)):
-            raise ValueError(f"{short(value)} is no SHA-256")
+            raise ValueError(f"{short(value)} is not a SHA-256 hash")
     return FileState(before, after)
 
 
@@ -253,7 +253,7 @@ def _before(
     for name, state in step.files.items():
         found = digest(now[name]) if name in now else digest_of(directory, name)
         if found != state.after:
-            return None, f"{name} was changed since"
+            return None, f"{name} changed after the migration"
         if state.before == state.after:
             continue
         if state.before is None:
@@ -264,6 +264,6 @@ def _before(
         except DamagedError:
             return None, f"{place}/{name} is missing"
         if digest(kept) != state.before:
-            return None, f"{place}/{name} was changed since"
+            return None, f"{place}/{name} changed after the migration"
         before[name] = kept
     return before, None

@@ -80,9 +80,9 @@ class Topology:
         """
         if self.encoder:
             raise RefusedError(
-                f"its encoder has parallel sizes of its own (args.{_ENCODER_TENSOR} and "
-                f"args.{_ENCODER_PIPELINE}): there is no single (PP, TP) grid",
-                fix="resume with 0.12 or later, which need none",
+                f"the encoder has its own parallel sizes (args.{_ENCODER_TENSOR} and "
+                f"args.{_ENCODER_PIPELINE}), so there is no single (PP, TP) grid",
+                fix="resume with 0.12 or later, which do not need it",
             )
         pipeline = self._require(self.pipeline, _PIPELINE, "PP", None)
         return pipeline, self._require(self.tensor, _TENSOR, "TP", None)
@@ -91,8 +91,8 @@ class Topology:
     def _require(value: int | None, option: str, name: str, hint: int | None) -> int:
         if value is None:
             raise RefusedError(
-                f"{_ARGUMENTS[option]} ({name}) is not in the checkpoint's args",
-                fix=f"state it with {option} {hint or 'N'}",
+                f"{_ARGUMENTS[option]} ({name}) is not in the args of the checkpoint",
+                fix=f"set it with {option} {hint or 'N'}",
                 retry=Retry(add=(option, str(hint))) if hint else None,
             )
         return value
@@ -135,13 +135,13 @@ def derive(manifest: Manifest, given: Given | None = None) -> Topology:
         _WORLD,
         given.world,
         {
-            f"{len(plans or ())} plans": len(plans) if plans else None,
-            "the rerun grid": grid[0] if len(grid) == 1 else None,
+            "the number of save plans": len(plans) if plans else None,
+            "the rerun shards": grid[0] if len(grid) == 1 else None,
         },
         least,
     )
     pipeline, tensor = (
-        _agree(manifest, option, stated, {"the rerun grid": grid[i] if len(grid) == 2 else None})
+        _agree(manifest, option, stated, {"the rerun shards": grid[i] if len(grid) == 2 else None})
         for i, (option, stated) in enumerate(((_PIPELINE, given.pipeline), (_TENSOR, given.tensor)))
     )
     if len(grid) == 1:
@@ -150,15 +150,15 @@ def derive(manifest: Manifest, given: Given | None = None) -> Topology:
         pipeline, tensor = pipeline or grid[0], tensor or grid[1]
     if world is not None and world < least:
         raise RefusedError(
-            f"world size {world} contradicts the payload files, which rank {least - 1} wrote too",
+            f"world size {world} contradicts the data files, one of which rank {least - 1} wrote",
             path=manifest.path,
-            fix=f"state the right one with {_WORLD} N",
+            fix=f"set the correct size with {_WORLD} N",
         )
     if world and tensor and pipeline and not encoder and world % (tensor * pipeline):
         raise RefusedError(
-            f"world size {world} is no multiple of TP {tensor} x PP {pipeline}",
+            f"world size {world} is not a multiple of TP {tensor} x PP {pipeline}",
             path=manifest.path,
-            fix=f"state the right ones with {_WORLD}, {_TENSOR} and {_PIPELINE}",
+            fix=f"set the correct sizes with {_WORLD}, {_TENSOR} and {_PIPELINE}",
         )
     context = args.argument("context_parallel_size")
     return Topology(
@@ -226,9 +226,9 @@ def _agree(
     for source, value in {**claims, option: stated}.items():
         if value is not None and value > MOST_RANKS:
             raise RefusedError(
-                f"{source} ({short(value)}) is more ranks than any job has",
+                f"{source} ({short(value)}) is larger than any job",
                 path=manifest.path,
-                fix=f"state the right size with {option} N",
+                fix=f"set the correct size with {option} N",
             )
     if stated is not None:
         if stated in checks.values():
@@ -243,9 +243,9 @@ def _agree(
             raise RefusedError(
                 f"{first} ({chosen}) contradicts {source} ({value})",
                 path=manifest.path,
-                fix=f"leave {option} out, or state a size that the files bear out"
+                fix=f"omit {option}, or set a size that matches the files"
                 if stated is not None
-                else f"state the right size with {option} N, one that the files bear out",
+                else f"set the correct size, which matches the files, with {option} N",
                 retry=_retry(option, stated, checks, least),
             )
     return chosen

@@ -59,11 +59,11 @@ def step(content: bytes) -> int:
     tensor = found.tree.get("step") if isinstance(found.tree, dict) else None
     storage = _storage(tensor)
     if storage is None:
-        raise DamagedError("holds no step, as a train state does")
+        raise DamagedError("does not contain the step of a train state")
     size, name = storage
     data = dict(found.storages).get(f"data/{name}", b"")
     if len(data) != size:
-        raise DamagedError(f"holds a step of {len(data)} bytes")
+        raise DamagedError(f"contains a step of {len(data)} bytes")
     return int.from_bytes(data, "little", signed=True)
 
 

@@ -21,11 +21,16 @@ def ranges(material: Material) -> Iterator[Finding]:
         of_file[chunk.blob.file].append(chunk)
     for name, chunks in of_file.items():
         if "/" in name or "\\" in name or name in ("", ".", ".."):
-            what = f"{counted(len(chunks), 'entry lies', 'entries lie')} in {shown(name)!r}"
+            what = (
+                f"{counted(len(chunks), 'chunk or object is', 'chunks and objects are')} stored "
+                f"in {shown(name)!r}"
+            )
             yield material.finding("payload-name", what, *_keys(chunks))
         elif name not in sizes:
-            many = counted(len(chunks), "piece of an entry lies", "pieces of entries lie")
-            yield material.finding("payload-missing", f"{many} in {shown(name)}", *_keys(chunks))
+            many = counted(len(chunks), "chunk or object", "chunks and objects")
+            yield material.finding(
+                "payload-missing", f"{shown(name)} is missing; it contains {many}", *_keys(chunks)
+            )
         else:
             yield from _outside(material, name, chunks)
         yield from _overlapping(material, name, chunks)
@@ -44,10 +49,11 @@ def _outside(material: Material, name: str, chunks: list[Chunk]) -> Iterator[Fin
     beyond = [c for c in chunks if c.blob.offset + c.blob.length > size]
     if beyond:
         end = max(c.blob.offset + c.blob.length for c in beyond)
-        many = counted(len(beyond), "piece of an entry lies", "pieces of entries lie")
+        many = counted(len(beyond), "chunk or object is", "chunks and objects are")
         yield material.finding(
             "byte-range-outside",
-            f"{shown(name)} has {size} bytes, and {many} behind its end, up to byte {number(end)}",
+            f"{shown(name)} has {size} bytes, and {many} stored beyond its end, up to byte "
+            f"{number(end)}",
             *_keys(beyond),
         )
 
@@ -71,7 +77,7 @@ def _overlapping(material: Material, name: str, chunks: list[Chunk]) -> Iterator
             furthest = chunk
     if pairs:
         many = counted(len(pairs), "byte range overlaps", "byte ranges overlap")
-        what = f"{many} with one before it in {shown(name)}"
+        what = f"{many} with another one in {shown(name)}"
         yield material.finding("byte-ranges-overlap", what, *(f"{a} and {b}" for a, b in pairs))
 
 
@@ -85,15 +91,17 @@ def orphans(material: Material) -> Iterator[Finding]:
     files = {n: size for n, size in material.directory.files().items() if PAYLOAD.fullmatch(n)}
     lone = [name for name in files if name not in spans]
     if lone:
-        many = counted(len(lone), "payload file holds", "payload files hold")
+        many = counted(len(lone), "data file is", "data files are")
         size = sum(files[name] for name in lone)
-        yield material.finding("orphan-payload", f"{many} no entry ({size} bytes)", *lone)
+        yield material.finding(
+            "orphan-payload", f"{many} not used by any key ({size} bytes)", *lone
+        )
     unclaimed = {n: size - _covered(spans[n], size) for n, size in files.items() if n in spans}
     loose = {name: count for name, count in unclaimed.items() if count}
     if loose:
         yield material.finding(
             "orphan-bytes",
-            f"{counted(sum(loose.values()), 'byte belongs', 'bytes belong')} to no entry",
+            f"{counted(sum(loose.values()), 'byte is', 'bytes are')} not used by any key",
             *(f"{name}: {counted(count, 'byte')}" for name, count in loose.items()),
         )
 
@@ -114,7 +122,7 @@ def ranks(material: Material) -> Iterator[Finding]:
     Without save plans, the ranks of args.world_size are compared.
     """
     if material.planned is not None:
-        world, source = len(material.planned), "plans"
+        world, source = len(material.planned), "save plans"
     else:
         told = material.common.argument("world_size") if material.common else None
         if type(told) is not int or told < 1:
@@ -126,7 +134,9 @@ def ranks(material: Material) -> Iterator[Finding]:
         if (match := PAYLOAD.fullmatch(name)) and int(match[1][:20]) >= world
     ]
     if unknown:
-        many = counted(len(unknown), "payload file is", "payload files are")
+        many = counted(len(unknown), "data file is", "data files are")
         yield material.finding(
-            "plan-rank-unknown", f"{many} of a rank beyond the {number(world)} {source}", *unknown
+            "plan-rank-unknown",
+            f"{many} of a rank that is not among the {number(world)} {source}",
+            *unknown,
         )

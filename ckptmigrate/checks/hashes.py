@@ -35,7 +35,7 @@ def check(
     sizes = material.directory.files()
     if integrity.FILE not in sizes:
         if payload:
-            yield material.finding("integrity-absent", f"there is no {integrity.FILE}")
+            yield material.finding("integrity-absent", f"{integrity.FILE} is missing")
         return
     try:
         recorded = integrity.recorded(material.directory)
@@ -45,7 +45,7 @@ def check(
     gone = [name for name in recorded if name not in sizes]
     if gone:
         many = counted(len(gone), "file")
-        what = f"{many} of integrity.json {'is' if len(gone) == 1 else 'are'} missing"
+        what = f"{many} in integrity.json {'is' if len(gone) == 1 else 'are'} missing"
         yield material.finding("integrity-file-missing", what, *gone)
     asked = {
         name: recorded[name]
@@ -59,5 +59,5 @@ def check(
         return
     if other:
         many = counted(len(other), "file has", "files have")
-        what = f"{many} other bytes than integrity.json says"
+        what = f"{many} another SHA-256 hash than integrity.json records"
         yield material.finding("integrity-mismatch", what, *other)

@@ -32,12 +32,12 @@ def _compare(
 ) -> Iterator[Finding]:
     lacking = [key for key in keys if key not in named]
     if lacking:
-        many = counted(len(lacking), "entry is", "entries are")
+        many = counted(len(lacking), "key is", "keys are")
         yield material.finding("table-mismatch", f"{many} not in {table}", *lacking)
     beyond = sorted(set(named).difference(keys))
     if beyond:
         many = counted(len(beyond), "key", "keys")
-        what = f"{table} names {many} that state_dict_metadata does not"
+        what = f"{table} contains {many} that state_dict_metadata does not"
         yield material.finding("table-mismatch", what, *beyond)
 
 
@@ -49,9 +49,9 @@ def _plan_counts(material: Material) -> Iterator[Finding]:
     both = planned.keys() & stored.keys()
     other = sorted(key for key in both if planned[key] != stored[key])
     if other:
-        many = counted(len(other), "entry has", "entries have")
+        many = counted(len(other), "key has", "keys have")
         yield material.finding(
             "table-mismatch",
-            f"{many} another number of pieces in storage_data than in all_local_plans",
+            f"{many} a different number of chunks in storage_data and in all_local_plans",
             *(f"{key}: {stored[key]} stored, {planned[key]} planned" for key in other),
         )

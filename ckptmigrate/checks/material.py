@@ -90,7 +90,7 @@ def gather(directory: Directory) -> Material:
 
 def _marker(directory: Directory, note: _Note) -> Mapping[str, Any] | None:
     if manifest.MARKER_FILE not in directory.files():
-        note("marker-missing", "there is no metadata.json")
+        note("marker-missing", "metadata.json is missing")
         return None
     try:
         return manifest.read_marker(directory)
@@ -114,7 +114,7 @@ def _metadata(directory: Directory, note: _Note) -> Metadata | None:
     if metadata.FILE not in directory.files():
         note(
             "metadata-missing",
-            "there is no .metadata (the save did not finish, or a copy or a download left out dot "
+            ".metadata is missing (the save did not finish, or a copy or a download omitted dot "
             "files)",
         )
         return None
@@ -134,11 +134,11 @@ def _entries(read: Metadata, note: _Note) -> dict[str, Any]:
         return {}
     bad = [key for key in table if not isinstance(key, str)]
     if bad:
-        note("entry-malformed", f"{counted(len(bad), 'entry', 'entries')} with a key of no text")
+        note("entry-malformed", f"{counted(len(bad), 'key is', 'keys are')} not text")
     entries = {key: entry for key, entry in table.items() if isinstance(key, str)}
     unknown = [key for key, entry in entries.items() if not is_entry(entry)]
     if unknown:
-        many = counted(len(unknown), "entry is", "entries are")
+        many = counted(len(unknown), "key is", "keys are")
         note("entry-malformed", f"{many} neither a tensor nor a sharded object", *unknown)
     return entries
 
@@ -156,7 +156,7 @@ def _chunks(read: Metadata, note: _Note) -> tuple[Chunk, ...]:
             bad.append(error.reason)
     if bad:
         many = counted(len(bad), "row of storage_data is", "rows of storage_data are")
-        note("entry-malformed", f"{many} no byte range", *dict.fromkeys(bad))
+        note("entry-malformed", f"{many} not a byte range", *dict.fromkeys(bad))
     seen: set[Piece] = set()
     twice: dict[str, None] = {}
     for chunk in chunks:
@@ -165,7 +165,7 @@ def _chunks(read: Metadata, note: _Note) -> tuple[Chunk, ...]:
             twice[chunk.key] = None
         seen.add(piece)
     if twice:
-        note("entry-malformed", "a piece of an entry is stored twice", *twice)
+        note("entry-malformed", "a chunk of a key is stored twice", *twice)
     return tuple(chunks)
 
 
@@ -174,7 +174,7 @@ def _planned(read: Metadata, note: _Note) -> tuple[tuple[str, ...], ...] | None:
     if plans is None:
         return None
     if not isinstance(plans, list):
-        note("entry-malformed", "all_local_plans is no list")
+        note("entry-malformed", "all_local_plans is not a list")
         return None
     keys = []
     for rank, plan in enumerate(plans):
@@ -184,7 +184,7 @@ def _planned(read: Metadata, note: _Note) -> tuple[tuple[str, ...], ...] | None:
                 raise DamagedError("has no items")
             keys.append(tuple(item_key(item) for item in items))
         except DamagedError as error:
-            note("entry-malformed", f"the plan of rank {rank} {error.reason}")
+            note("entry-malformed", f"the save plan of rank {rank} {error.reason}")
             return None
     return tuple(keys)
 
@@ -196,14 +196,14 @@ def _common(directory: Directory, chunks: tuple[Chunk, ...], note: _Note) -> Com
             return common.load(directory.read(common.FILE), in_file=True)
         blob = next((c.blob for c in chunks if c.key == common.KEY and c.offsets is None), None)
         if blob is None:
-            note("common-missing", f"there is neither {common.FILE} nor the entry {common.KEY}")
+            note("common-missing", f"both {common.FILE} and the key {common.KEY} are missing")
             return None
         place = common.KEY
         if blob.file not in directory.files():
-            raise DamagedError(f"lies in {blob.file}, which is missing")
+            raise DamagedError(f"is stored in {blob.file}, which is missing")
         size = directory.files()[blob.file]
         if blob.offset + blob.length > size:
-            raise DamagedError(f"lies behind the end of {blob.file}")
+            raise DamagedError(f"is stored beyond the end of {blob.file}")
         return common.load(directory.read_range(blob.file, blob.offset, blob.length), in_file=False)
     except StoreError:  # a failure of the store, not of the checkpoint
         raise

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from ckptmigrate import places
 from ckptmigrate.checkpoint import locate, manifest, migration_state, trackers
-from ckptmigrate.checks.findings import PAIR, Finding
+from ckptmigrate.checks.codes import PAIR
+from ckptmigrate.checks.findings import Finding
 from ckptmigrate.errors import DamagedError, NotACheckpointError
 from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
@@ -64,7 +65,9 @@ def choose(path: Place, *, iteration: int | None = None, every: bool = False) ->
         checkpoints = (named,) if named is not None else there[-1:]
     if not checkpoints:
         raise NotACheckpointError(
-            "has a tracker file and no iteration", path=path, fix="restore one from a copy"
+            "has a tracker file and no iter_* directory",
+            path=path,
+            fix="restore an iteration from a copy",
         )
     return Chosen(path, checkpoints, named, True, findings)
 
@@ -79,14 +82,14 @@ def _tracker(root: Place, there: tuple[Place, ...]) -> tuple[Place | None, tuple
     """Return the checkpoint that the tracker file names, if it exists, and the findings."""
     file = root / locate.TRACKER_FILE
     if not directories.is_file(file):
-        return None, (Finding("tracker-missing", root, f"there is no {locate.TRACKER_FILE}"),)
+        return None, (Finding("tracker-missing", root, f"{locate.TRACKER_FILE} is missing"),)
     text = locate.tracker_text(root)
     if text is None:
-        what = f"{locate.TRACKER_FILE} names neither an iteration nor `release`"
+        what = f"{locate.TRACKER_FILE} contains neither an iteration nor `release`"
         return None, (Finding("tracker-unreadable", root, what),)
     named = root / locate.directory_of(text)
     if not directories.is_dir(named):
-        what = f"{locate.TRACKER_FILE} names {named.name}, which is not there"
+        what = f"{locate.TRACKER_FILE} names {named.name}, which does not exist"
         return None, (Finding("tracker-dangling", root, what),)
     found = []
     if not is_finished(named) and not migration_state.is_staged(named):
@@ -96,11 +99,11 @@ def _tracker(root: Place, there: tuple[Place, ...]) -> tuple[Place | None, tuple
     newer = [each for each in there if text != locate.RELEASE and each.name > named.name]
     newer = [each for each in newer if each.name != locate.RELEASE and is_finished(each)]
     if newer:
-        what = f"{locate.TRACKER_FILE} names {named.name}, and {newer[-1].name} is there"
+        what = f"{locate.TRACKER_FILE} names {named.name}, and {newer[-1].name} is newer"
         found.append(Finding("tracker-behind", root, what, tuple(each.name for each in newer)))
     beside = locate.newest_non_persistent(root, text)
     if beside is not None:
-        what = f"non_persistent has iteration {beside}, and the tracker names {text}"
+        what = f"non_persistent has iteration {beside}, and the tracker file names {text}"
         found.append(Finding("non-persistent-newer", root, what))
     return named, tuple(found)
 
@@ -147,7 +150,7 @@ def no_train_state(root: Place, text: str, named: Place) -> str | None:
     if trackers.train_state(text, directories.directory(named)) is not None:
         return None
     return (
-        f"{named.name} has no {trackers.TRAIN_STATE} of that iteration to copy; to have "
-        f"Megatron-Bridge read {locate.TRACKER_FILE} run "
+        f"{named.name} has no {trackers.TRAIN_STATE} of that iteration to copy; to make "
+        f"Megatron-Bridge use {locate.TRACKER_FILE}, run "
         f"`{removal(root / trackers.LATEST_TRAIN_STATE)}`"
     )

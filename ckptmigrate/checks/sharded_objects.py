@@ -65,7 +65,7 @@ def check(material: Material, also_known: Collection[str] = ()) -> Iterator[Find
     if unreadable:
         many = counted(len(unreadable), "sharded object is", "sharded objects are")
         fix = fixes.pop() if len(fixes) == 1 else None
-        what = f"{many} no torch zip to be read"
+        what = f"{many} not readable as a torch zip file"
         yield material.finding("blob-unreadable", what, *unreadable, fix=fix)
     if large:
         many = counted(len(large), "sharded object has", "sharded objects have")
@@ -75,5 +75,7 @@ def check(material: Material, also_known: Collection[str] = ()) -> Iterator[Find
 
 
 def _unknown(material: Material, place: str, names: Collection[str]) -> Finding:
-    many = counted(len(names), "symbol", "symbols")
-    return material.finding("unknown-symbol", f"{place} names {many} of no known writer", *names)
+    many = counted(len(names), "global")
+    return material.finding(
+        "unknown-symbol", f"{place} names {many} that Megatron does not write", *names
+    )

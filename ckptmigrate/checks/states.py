@@ -32,27 +32,33 @@ def reruns(material: Material) -> Iterator[Finding]:
         return
     record = reading.record
     if record.kind is Kind.CORRUPT:
-        many = counted(len(record.missing), "shard")
+        many = counted(len(record.missing), "rerun shard")
         are = "is" if len(record.missing) == 1 else "are"
-        what = f"{record.promise}, and {many} of it {are} missing"
+        what = f"{record.promise}, but {many} {are} missing"
         finding = material.finding("rerun-shards-missing", what, *record.missing)
         # 0.10 and 0.11 always request rerun shards, so the repair has to write new ones.
         always = all(layout is sharded_rerun for layout in reading.layouts)
         yield replace(finding, options=("--rebuild-sentinel",) if always else ())
     elif record.stuck:
-        what = f"a fault in state {STATES[record.state or 0]}, from which no release resumes"
+        what = f"the rerun state is {STATES[record.state or 0]}, from which no release can resume"
         yield material.finding("rerun-not-resumable", what)
     elif found.rerun_keys and record.entry is None and not record.shards:
-        what = f"{counted(len(found.rerun_keys), 'rerun shard')} without a rerun entry"
+        what = (
+            f"{counted(len(found.rerun_keys), 'rerun shard')} without rerun_state_machine in the "
+            "common state"
+        )
         yield material.finding("rerun-shards-unclaimed", what, *found.rerun_keys)
     elif record.entry is not None and record.kind is Kind.IDLE and not record.shards:
-        yield material.finding("rerun-sentinel-missing", "an idle rerun entry, and no shards")
+        yield material.finding(
+            "rerun-sentinel-missing",
+            "rerun_state_machine is idle, and all its rerun shards are missing",
+        )
     elif record.missing:
-        many = f"{len(record.missing)} of its {grid_size(record.grid)} shards"
-        what = f"an idle rerun entry, and without {many}"
+        many = f"{len(record.missing)} of its {grid_size(record.grid)} rerun shards are missing"
+        what = f"rerun_state_machine is idle, and {many}"
         yield material.finding("rerun-sentinel-missing", what, *record.missing)
     if found.common.in_file and common.KEY in found.metadata.entries:
-        yield material.finding("common-twice", f"the common state is in {common.KEY}, too")
+        yield material.finding("common-twice", f"the common state is stored in {common.KEY} too")
 
 
 def shapes(material: Material) -> Iterator[Finding]:
@@ -80,7 +86,7 @@ def sizes(material: Material) -> Iterator[Finding]:
     try:
         derive(found)
     except RefusedError as error:
-        if "payload files" not in error.reason:  # payload.ranks reports these
+        if "data files" not in error.reason:  # payload.ranks reports these
             yield material.finding("sizes-contradict", error.reason)
     except DamagedError:
         return
@@ -89,7 +95,9 @@ def sizes(material: Material) -> Iterator[Finding]:
 def history(material: Material) -> Iterator[Finding]:
     """Yield findings about an incomplete migration or an outdated sidecar."""
     if migration_state.is_staged(material.path):
-        yield material.finding("migration-unfinished", "a migration in place left its stage behind")
+        yield material.finding(
+            "migration-unfinished", "the staging directory of an in-place migration exists"
+        )
         return
     try:
         stale = sidecar.original(material.directory).stale

@@ -66,9 +66,9 @@ def shape_of(entry: Any) -> TensorDescription:
 def _sizes(value: Any) -> Numbers:
     sizes = size_value(value)
     if sizes is None or len(sizes) > _MOST_DIMENSIONS:
-        raise DamagedError("has a size that no tensor has")
+        raise DamagedError("has an invalid size")
     if not all(0 <= size <= _LARGEST_SIZE for size in sizes):
-        raise DamagedError("has a size that no tensor has")
+        raise DamagedError("has an invalid size")
     return sizes
 
 
@@ -96,7 +96,7 @@ def check(material: Material) -> Iterator[Finding]:
     for key, entry in material.entries.items():
         if not is_tensor_entry(entry):
             if is_entry(entry) and any(stored.get(key, ())):
-                unmatched.append(f"{key}: a sharded object that is stored as a tensor")
+                unmatched.append(f"{key}: a sharded object, stored as a tensor")
             continue
         try:
             shape = shape_of(entry)
@@ -114,12 +114,12 @@ def check(material: Material) -> Iterator[Finding]:
         if key in stored and _in_order(stored[key]) != _in_order(at for at, _ in shape.chunks):
             unmatched.append(f"{key}: {len(stored[key])} stored, {len(shape.chunks)} described")
     for code, found, one, many, rest in (
-        ("entry-malformed", malformed, "tensor is", "tensors are", "not described as torch does"),
-        ("chunk-outside", outside, "tensor has", "tensors have", "a chunk outside of its shape"),
+        ("entry-malformed", malformed, "tensor is", "tensors are", "not described as by torch"),
+        ("chunk-outside", outside, "tensor has", "tensors have", "a chunk outside its shape"),
         ("chunks-do-not-tile", loose, "tensor is", "tensors are", "not tiled by its chunks"),
-        ("chunks-not-compared", skipped, "tensor is", "tensors are", "cut in too many dimensions"),
-        ("table-mismatch", unmatched, "entry has", "entries have",
-         "other chunks in storage_data than in state_dict_metadata"),
+        ("chunks-not-compared", skipped, "tensor is", "tensors are", "of too many dimensions"),
+        ("table-mismatch", unmatched, "key has", "keys have",
+         "different chunks in storage_data and in state_dict_metadata"),
     ):  # fmt: skip
         if found:
             yield material.finding(code, f"{counted(len(found), one, many)} {rest}", *found)
@@ -145,10 +145,10 @@ def _not_tiled(shape: TensorDescription) -> str | None:
     held = sum(math.prod(sizes) for _, sizes in shape.chunks)
     many = counted(len(shape.chunks), "chunk")
     if held != volume:
-        return f"{many} hold {number(held)} elements, and it has {number(volume)}"
+        return f"{many} have {number(held)} elements, and the tensor has {number(volume)}"
     boxes = [box for box in shape.chunks if math.prod(box[1])]
     if volume and not too_many_corners(shape) and not _corners_cancel(boxes, shape.size):
-        return f"{many} hold as many elements as it has, but overlap and leave gaps"
+        return f"{many} have as many elements as the tensor, but overlap and leave gaps"
     return None
 
 

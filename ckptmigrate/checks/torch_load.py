@@ -31,8 +31,8 @@ def require_torch() -> Any:
         import torch
     except ImportError as error:
         raise RefusedError(
-            "--load reads tensors with torch, which is not installed",
-            fix=f"verify without --load, or run `{install('torch')}`",
+            "--load requires torch, which is not installed",
+            fix=f"omit --load, or run `{install('torch')}`",
         ) from error
     return torch
 
@@ -72,7 +72,7 @@ def check(material: Material, progress: Progress | None = None) -> Iterator[Find
             other.append(f"{name}: a {type(found).__name__}, not a tensor")
         elif (str(found.dtype), tuple(found.shape)) != (dtype, shape):
             told = f"{found.dtype} {list(found.shape)}"
-            other.append(f"{name}: {told}, and .metadata says {dtype} {list(shape)}")
+            other.append(f"{name}: {told}, and .metadata records {dtype} {list(shape)}")
     if unreadable:
         many = counted(len(unreadable), "chunk does", "chunks do")
         yield material.finding("tensor-unreadable", f"{many} not load", *unreadable)
@@ -81,7 +81,7 @@ def check(material: Material, progress: Progress | None = None) -> Iterator[Find
         yield material.finding("blob-not-read", f"{many} more than {LARGEST_PART} bytes", *large)
     if other:
         many = counted(len(other), "chunk is", "chunks are")
-        yield material.finding("tensor-mismatch", f"{many} not as .metadata says", *other)
+        yield material.finding("tensor-mismatch", f"{many} not as .metadata records", *other)
 
 
 def _wanted(material: Material) -> Iterator[tuple[Chunk, str | None, tuple[int, ...]]]:

@@ -24,7 +24,8 @@ from ckptmigrate.checks import (
     tiling,
     torch_load,
 )
-from ckptmigrate.checks.findings import CODES, Finding, Severity
+from ckptmigrate.checks.codes import CODES, Severity
+from ckptmigrate.checks.findings import Finding
 from ckptmigrate.checks.material import Material, gather
 from ckptmigrate.errors import (
     CkptMigrateError,

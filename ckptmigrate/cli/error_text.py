@@ -102,19 +102,19 @@ def _causes(answer: Answer) -> list[Line]:
 
 def _cause(label: str, decision: Decision, told: str = "") -> list[Line]:
     """Return the lines of a cause and its evidence, without the cause if it equals `told`."""
-    why, look = decision.cause.why, decision.look
+    why, evidence = decision.cause.why, decision.evidence
     if why == told:
-        return [] if look is None else list(labelled("found", [look.evidence]))
+        return [] if evidence is None else list(labelled("found", [evidence.text]))
     lines = list(labelled(label, [why]))
-    if look is not None:
-        lines.append(Line(look.evidence, "found: ", 2 + COLUMN))
+    if evidence is not None:
+        lines.append(Line(evidence.text, "found: ", 2 + COLUMN))
     return lines
 
 
 def _ruled_out(answer: Answer) -> Iterator[str]:
-    shown = {each.look.evidence for each in answer.open if each.look}
+    shown = {each.evidence.text for each in answer.open if each.evidence}
     for each in answer.ruled_out:
-        evidence = each.look.evidence if each.look else ""
+        evidence = each.evidence.text if each.evidence else ""
         yield each.cause.why + (f" ({evidence})" if evidence not in shown else "")
 
 

@@ -26,10 +26,10 @@ NO_FAULT: Final = "ok-no-fault"
 STALE_FAULT: Final = "ok-stale-fault"
 NO_OPTIMIZER: Final = "ok-no-optimizer"
 MEANINGS: Final = {
-    OK: "resumes with all that the checkpoint holds",
+    OK: "resumes with everything in the checkpoint",
     NO_FAULT: "resumes without the fault context",
-    STALE_FAULT: "resumes with a fault context that names another release's line numbers: "
-    "it is never found again, and every later resume exits",
+    STALE_FAULT: "resumes with a fault context that has the source lines of another release: the "
+    "failing call never matches, and every later resume exits",
     NO_OPTIMIZER: "resumes with --no-load-optim, without the optimizer state",
 }
 

@@ -25,7 +25,7 @@ from ckptmigrate.storage import local_files
 FILE: Final = "compat_matrix.yaml"
 _SCHEMA: Final = 1
 _ROWS: Final = {**facts.ROWS, **cells.ROWS}
-_MAY_BE_EMPTY: Final = ("error", "torch")
+_MAY_BE_EMPTY: Final = ("error", "resized_error", "torch")
 _SPECIFIERS: Final = ("releases", "present", "absent", "importable", "pickled")
 
 
@@ -80,7 +80,7 @@ class _Mistake(Exception):
 
 def _sections(content: Any) -> dict[str, Any]:
     if not isinstance(content, Mapping):
-        raise _Mistake(1, "is no mapping")
+        raise _Mistake(1, "is not a mapping")
     _check_keys(content, {"schema", *_ROWS, *facts.TEXTS}, 1)
     if content["schema"] != _SCHEMA:
         raise _Mistake(_line(content, "schema"), f"schema is not {_SCHEMA}")
@@ -95,12 +95,12 @@ def _sections(content: Any) -> dict[str, Any]:
 def _rows(content: Any, section: str, row_type: type) -> list[dict[str, Any]]:
     rows = content[section]
     if not isinstance(rows, list):
-        raise _Mistake(_line(content, section), f"{section} is no list")
+        raise _Mistake(_line(content, section), f"{section} is not a list")
     found = []
     for number, row in enumerate(rows):
         line = rows.lc.item(number)[0] + 1  # type: ignore[attr-defined]
         if not isinstance(row, Mapping):
-            raise _Mistake(line, f"a row of {section} is no mapping")
+            raise _Mistake(line, f"a row of {section} is not a mapping")
         kinds = {field.name: str(field.type) for field in fields(row_type)}
         _check_keys(row, set(kinds), line)
         found.append({key: _value(row, key, kind) for key, kind in kinds.items()})
@@ -116,10 +116,10 @@ def _value(row: Any, key: str, kind: str) -> Any:
     value = row[key]
     if kind.startswith("Mapping"):
         if not isinstance(value, Mapping) or not all(type(v) is int for v in value.values()):
-            raise _Mistake(_line(row, key), f"{key!r} is no mapping of names to numbers")
+            raise _Mistake(_line(row, key), f"{key!r} is not a mapping of names to numbers")
         return {str(name): number for name, number in value.items()}
     if not isinstance(value, str) or not (value or key in _MAY_BE_EMPTY):
-        raise _Mistake(_line(row, key), f"{key!r} is no text")
+        raise _Mistake(_line(row, key), f"{key!r} is not text")
     if key in _SPECIFIERS:
         _check_specifier(value, _line(row, key))
     if key in ("release", "writer", "reader"):
@@ -130,7 +130,7 @@ def _value(row: Any, key: str, kind: str) -> Any:
 def _texts(content: Any, section: str) -> list[str]:
     texts = content[section]
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise _Mistake(_line(content, section), f"{section} is no list of quoted text")
+        raise _Mistake(_line(content, section), f"{section} is not a list of quoted text")
     return list(map(str, texts))
 
 
@@ -148,7 +148,7 @@ def _check_specifier(text: str, line: int) -> None:
     try:
         matches("0", text)
     except InvalidSpecifier as error:
-        raise _Mistake(line, f"{text!r} is no version specifier") from error
+        raise _Mistake(line, f"{text!r} is not a version specifier") from error
 
 
 def _check_version(text: str, line: int) -> None:
@@ -174,13 +174,13 @@ def _check_names(content: Any, sections: Mapping[str, Any]) -> None:
                 _check_name(cell, f"{key}_known", knowledge)
     for row in content["alike"]:
         if (row["like"], row["like_scenario"]) not in groups:
-            raise _Mistake(_line(row, "like"), f"there is no group of {row['like']} to be like")
+            raise _Mistake(_line(row, "like"), f"there is no group {row['like']} to derive from")
         _check_name(row, "scenario", scenarios)
 
 
 def _check_name(row: Any, key: str, known: set[str]) -> None:
     if row[key] not in known:
-        raise _Mistake(_line(row, key), f"{key} {row[key]!r} is no name of this file")
+        raise _Mistake(_line(row, key), f"{key} {row[key]!r} is not defined in this file")
 
 
 def _line(content: Any, key: str) -> int:

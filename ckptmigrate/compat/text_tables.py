@@ -16,7 +16,8 @@ _COLORS: Final = {"ok": "green", "partial": "yellow", "fails": "red"}
 _WRITER: Final = 11  # width of the first column
 _WIDE, _NARROW = 5, 4  # widths of a reader's column
 LEGEND: Final = (
-    "✓ resumes, ~ resumes without something, ✗ does not resume: first as it lies, then migrated"
+    "first mark: unmigrated, second mark: migrated. ✓ resumes, ~ resumes without the fault "
+    "context or optimizer state, ✗ fails"
 )
 
 
@@ -58,7 +59,7 @@ def _lists(matrix: Matrix, scenario: str) -> Iterator[Parts]:
     for writer in matrix.writers(scenario):
         cells = [matrix.cells[writer, reader, scenario] for reader in matrix.readers]
         bad = [cell for cell in cells if grade(cell.raw) != "ok"]
-        yield [(f"{writer}: {len(cells) - len(bad)} of {len(cells)} resume as it lies", "")]
+        yield [(f"{writer}: {len(cells) - len(bad)} of {len(cells)} resume unmigrated", "")]
         for cell in bad:
             yield [(f"  {short_name(cell.reader):6}", ""), *_marks(cell)]
 
@@ -78,7 +79,7 @@ def summary(matrix: Matrix, scenario: str) -> str:
     cells = [cell for (_, _, of), cell in matrix.cells.items() if of == scenario]
     raw = sum(grade(cell.raw) != "fails" for cell in cells)
     migrated = sum(grade(cell.migrated) != "fails" for cell in cells)
-    return f"{raw} of {len(cells)} pairs resume as they lie, {migrated} after one command"
+    return f"{raw} of {len(cells)} combinations resume unmigrated, {migrated} migrated"
 
 
 def detail(matrix: Matrix, cell: Cell) -> list[Line]:

@@ -44,9 +44,9 @@ class Answer:
     @property
     def open(self) -> tuple[Decision, ...]:
         """Return the causes to consider: those that hold, or else those that are not excluded."""
-        holding = tuple(each for each in self.decisions if each.look and each.look.holds)
+        holding = tuple(each for each in self.decisions if each.evidence and each.evidence.holds)
         return holding or tuple(
-            each for each in self.decisions if not each.look or each.look.holds is not False
+            each for each in self.decisions if not each.evidence or each.evidence.holds is not False
         )
 
     @property
@@ -59,7 +59,7 @@ class Answer:
     @property
     def sure(self) -> Sure:
         """Return how sure the meaning is: likely if a checkpoint shows one of several causes."""
-        shown = [each for each in self.open if each.look and each.look.holds]
+        shown = [each for each in self.open if each.evidence and each.evidence.holds]
         if len(shown) == 1 and self.recognised.sure is Sure.POSSIBLE:
             return Sure.LIKELY
         return self.recognised.sure
@@ -67,12 +67,14 @@ class Answer:
     @property
     def ruled_out(self) -> tuple[Decision, ...]:
         """Return the causes that the checkpoint excludes."""
-        return tuple(each for each in self.decisions if each.look and each.look.holds is False)
+        return tuple(
+            each for each in self.decisions if each.evidence and each.evidence.holds is False
+        )
 
     def fix(self, decision: Decision) -> str:
         """Return the fix of a cause; `verify` where the checkpoint may refuse the repair."""
         fix = decision.cause.fix
-        shown = decision.look is not None and decision.look.holds
+        shown = decision.evidence is not None and decision.evidence.holds
         doubtful = self.path != _PATH and not shown and "`ckptmigrate repair " in fix
         return filled(VERIFY if doubtful else fix, self.path)
 
@@ -84,7 +86,7 @@ class Answer:
         advised = [] if self.prediction is None else predicted_fixes(self.prediction)
         if advised:  # the advice already contains the command that `check` prints
             of_causes = [each for each in of_causes if "`ckptmigrate check " not in each]
-        holding = any(each.look and each.look.holds for each in self.open)
+        holding = any(each.evidence and each.evidence.holds for each in self.open)
         first = [*repairs, *advised] if holding else advised
         return tuple(dict.fromkeys([*first, *of_causes]))
 
@@ -97,8 +99,8 @@ class Answer:
                     "cause": each.cause.why,
                     "tell": each.cause.tell,
                     "fix": self.fix(each),
-                    "holds": each.look.holds if each.look else None,
-                    "evidence": each.look.evidence if each.look else "",
+                    "holds": each.evidence.holds if each.evidence else None,
+                    "evidence": each.evidence.text if each.evidence else "",
                 }
                 for each in self.decisions
             ],

@@ -1,6 +1,6 @@
 """Tests of a checkpoint for the causes of load errors: one small test per cause.
 
-A test that cannot decide returns None, or a Look that neither confirms nor excludes the cause.
+A test that cannot decide returns None, or an Evidence that neither confirms nor excludes the cause.
 """
 
 from __future__ import annotations
@@ -35,81 +35,83 @@ _NUMBER: Final = re.compile(r"\.\d+(?=\.)")
 
 
 @dataclass(frozen=True)
-class Look:
+class Evidence:
     """The evidence of a checkpoint for a cause.
 
     Attributes:
         holds: whether the cause holds; None if the checkpoint does not show it.
-        evidence: what was found, a clause.
+        text: what was found, a clause.
     """
 
     holds: bool | None
-    evidence: str
+    text: str
 
 
 # -- the root and the files
 
-Test = Callable[[Seen, Mapping[str, str]], Look | None]
+Test = Callable[[Seen, Mapping[str, str]], Evidence | None]
 
 
-def _tracker(seen: Seen, wanted: bool) -> Look | None:
+def _tracker(seen: Seen, wanted: bool) -> Evidence | None:
     if not seen.is_root:
         return None
     there = directories.is_file(seen.path / locate.TRACKER_FILE)
     what = "has" if there else "has no"
-    return Look(there is wanted, f"{seen.path} {what} {locate.TRACKER_FILE}")
+    return Evidence(there is wanted, f"{seen.path} {what} {locate.TRACKER_FILE}")
 
 
-def _dangling(seen: Seen, _: Mapping[str, str]) -> Look | None:
+def _dangling(seen: Seen, _: Mapping[str, str]) -> Evidence | None:
     found = [each for each in seen.findings if each.code.startswith("tracker-")]
     dangling = next((each for each in found if each.code == "tracker-dangling"), None)
     if dangling is not None:
-        return Look(True, dangling.what)
-    return Look(False, "the tracker file names an iteration that exists") if seen.is_root else None
+        return Evidence(True, dangling.what)
+    return (
+        Evidence(False, "the tracker file names an iteration that exists") if seen.is_root else None
+    )
 
 
-def _file(seen: Seen, name: str, wanted: bool) -> Look:
+def _file(seen: Seen, name: str, wanted: bool) -> Evidence:
     there = name in seen.files
-    return Look(there is wanted, f"{seen.place} {'has' if there else 'has no'} {name}")
+    return Evidence(there is wanted, f"{seen.place} {'has' if there else 'has no'} {name}")
 
 
-def _no_marker(seen: Seen, _: Mapping[str, str]) -> Look:
+def _no_marker(seen: Seen, _: Mapping[str, str]) -> Evidence:
     if MARKER_FILE not in seen.files and not _has_data(seen):
-        return Look(False, f"{seen.place} has neither .metadata nor *.distcp files")
+        return Evidence(False, f"{seen.place} has neither .metadata nor *.distcp files")
     return _file(seen, MARKER_FILE, False)
 
 
-def _other_format(seen: Seen, _: Mapping[str, str]) -> Look | None:
+def _other_format(seen: Seen, _: Mapping[str, str]) -> Evidence | None:
     if isinstance(seen.refusal, UnsupportedFormatError) and common.FILE not in seen.files:
-        return Look(True, f"{seen.place} {seen.refusal.reason}")
+        return Evidence(True, f"{seen.place} {seen.refusal.reason}")
     if _has_data(seen):
-        return Look(False, f"{seen.place} has .metadata or *.distcp files")
-    return Look(True, f"{seen.place} has neither .metadata nor *.distcp files")
+        return Evidence(False, f"{seen.place} has .metadata or *.distcp files")
+    return Evidence(True, f"{seen.place} has neither .metadata nor *.distcp files")
 
 
 def _has_data(seen: Seen) -> bool:
     return metadata.FILE in seen.files or any(map(PAYLOAD.fullmatch, seen.files))
 
 
-def _unfinished(seen: Seen, values: Mapping[str, str]) -> Look:
+def _unfinished(seen: Seen, values: Mapping[str, str]) -> Evidence:
     return _dot_files(seen, values, False) or _file(seen, metadata.FILE, False)
 
 
-def _dot_files(seen: Seen, _: Mapping[str, str], holds: bool = True) -> Look | None:
+def _dot_files(seen: Seen, _: Mapping[str, str], holds: bool = True) -> Evidence | None:
     cache = seen.path / ".cache" / "huggingface"
     if metadata.FILE in seen.files or not directories.is_dir(cache):
         return None
-    return Look(holds, f"{cache} shows that it was downloaded, without .metadata")
+    return Evidence(holds, f"{cache} shows that it was downloaded, without .metadata")
 
 
-def _args(seen: Seen, wanted: bool) -> Look | None:
+def _args(seen: Seen, wanted: bool) -> Evidence | None:
     if seen.manifest is None:
         return None
     there = seen.manifest.common.arguments is not None
-    return Look(there is wanted, f"the common state has {'' if there else 'no '}`args`")
+    return Evidence(there is wanted, f"the common state has {'' if there else 'no '}`args`")
 
 
-def _common_place(seen: Seen, wanted: str) -> Look | None:
+def _common_place(seen: Seen, wanted: str) -> Evidence | None:
     if common.FILE in seen.files:
         found, what = "file", f"{seen.place} has {common.FILE}"
     elif common.KEY in seen.keys:
@@ -118,109 +120,111 @@ def _common_place(seen: Seen, wanted: str) -> Look | None:
         found, what = "lost", f"{seen.place} has neither {common.FILE} nor the key {common.KEY}"
     else:
         return None
-    return Look(found == wanted, what)
+    return Evidence(found == wanted, what)
 
 
-def _pointers(seen: Seen, _: Mapping[str, str]) -> Look:
+def _pointers(seen: Seen, _: Mapping[str, str]) -> Evidence:
     directory = directories.directory(seen.place)
     small = [name for name, size in seen.files.items() if size <= _LONGEST_POINTER]
     found = [n for n in small if directory.read_range(n, 0, len(_POINTER)) == _POINTER]
     if found:
         what = "is a pointer file" if len(found) == 1 else "are pointer files"
-        return Look(True, f"{few(found)} in {seen.place} {what} of Git LFS")
-    return Look(False, f"no file in {seen.place} is a pointer file of Git LFS")
+        return Evidence(True, f"{few(found)} in {seen.place} {what} of Git LFS")
+    return Evidence(False, f"no file in {seen.place} is a pointer file of Git LFS")
 
 
-def _empty(seen: Seen, _: Mapping[str, str]) -> Look:
+def _empty(seen: Seen, _: Mapping[str, str]) -> Evidence:
     found = [name for name, size in seen.files.items() if not size]
     if found:
-        return Look(
+        return Evidence(
             True, f"{few(found)} in {seen.place} {'is' if len(found) == 1 else 'are'} empty"
         )
-    return Look(False, f"no file in {seen.place} is empty")
+    return Evidence(False, f"no file in {seen.place} is empty")
 
 
-def _damaged(seen: Seen, _: Mapping[str, str]) -> Look:
+def _damaged(seen: Seen, _: Mapping[str, str]) -> Evidence:
     found = next((each for each in seen.findings if each.code in _UNREADABLE), None)
     if found is not None:
-        return Look(True, f"verify reports {found.code}: {found.what}")
-    return Look(None, "verify finds no damaged file; it did not read the tensors (--load does)")
+        return Evidence(True, f"verify reports {found.code}: {found.what}")
+    return Evidence(None, "verify finds no damaged file; it did not read the tensors (--load does)")
 
 
 # -- pickles
 
 
-def _foreign(seen: Seen, values: Mapping[str, str]) -> Look | None:
+def _foreign(seen: Seen, values: Mapping[str, str]) -> Evidence | None:
     named = values.get("module", "").partition(".")[0]
     found = [item for each in seen.findings if each.code == "unknown-symbol" for item in each.items]
     ours = [each for each in found if named and each.startswith(named)] or found
     if ours:
-        return Look(True, f"its pickles name {few(ours)}")
-    return Look(False, "its pickles name no class of another framework") if seen.manifest else None
+        return Evidence(True, f"its pickles name {few(ours)}")
+    return (
+        Evidence(False, "its pickles name no class of another framework") if seen.manifest else None
+    )
 
 
-def _names(seen: Seen, prefix: str) -> Look | None:
+def _names(seen: Seen, prefix: str) -> Evidence | None:
     if seen.manifest is None:
         return None
     found = [each for each in seen.globals if each.startswith(prefix)]
     if found:
-        return Look(True, f"its pickles name {few(found, 2)}")
-    return Look(False, f"no pickle in it names {prefix.rstrip('.')}")
+        return Evidence(True, f"its pickles name {few(found, 2)}")
+    return Evidence(False, f"no pickle in it names {prefix.rstrip('.')}")
 
 
 # -- keys
 
 
-def _any_key(seen: Seen, pattern: re.Pattern[str], what: str, wanted: bool) -> Look | None:
+def _any_key(seen: Seen, pattern: re.Pattern[str], what: str, wanted: bool) -> Evidence | None:
     if not seen.keys:
         return None
     found = next((key for key in seen.keys if pattern.search(key)), None)
     text = f"the checkpoint has no {what}" if found is None else f"the checkpoint has {found}"
-    return Look((found is not None) is wanted, text)
+    return Evidence((found is not None) is wanted, text)
 
 
-def _parameter(seen: Seen, values: Mapping[str, str], wanted: bool) -> Look | None:
+def _parameter(seen: Seen, values: Mapping[str, str], wanted: bool) -> Evidence | None:
     match = _STATE.fullmatch(values.get("key", ""))
     if match is None or not any(map(_OPTIMIZER.match, seen.keys)):
         return None
     there = match["key"] in seen.keys
     what = "has" if there else "does not have"
-    return Look(there is wanted, f"the checkpoint {what} the parameter {match['key']}")
+    return Evidence(there is wanted, f"the checkpoint {what} the parameter {match['key']}")
 
 
-def _per_layer(seen: Seen, values: Mapping[str, str]) -> Look | None:
+def _per_layer(seen: Seen, values: Mapping[str, str]) -> Evidence | None:
     key = values.get("key", "")
     plain = _NUMBER.sub("", key)
     like = next((k for k in seen.keys if k != key and _NUMBER.sub("", k) == plain), None)
-    return None if like is None else Look(True, f"the checkpoint has {like}")
+    return None if like is None else Evidence(True, f"the checkpoint has {like}")
 
 
-def _prefixed(seen: Seen, values: Mapping[str, str]) -> Look | None:
+def _prefixed(seen: Seen, values: Mapping[str, str]) -> Evidence | None:
     key = values.get("key", "")
     tail = ".".join(key.split(".")[-4:])
     if not tail or _OPTIMIZER.match(key):
         return None
     found = [k for k in seen.keys if k != key and not _OPTIMIZER.match(k)]
     like = next((k for k in found if k.endswith(f".{tail}") or key.endswith(f".{k}")), None)
-    return None if like is None else Look(True, f"the checkpoint has {like}")
+    return None if like is None else Evidence(True, f"the checkpoint has {like}")
 
 
-def _only_adapters(seen: Seen, _: Mapping[str, str]) -> Look | None:
+def _only_adapters(seen: Seen, _: Mapping[str, str]) -> Evidence | None:
     model = [key for key in seen.keys if key.startswith(("decoder.", "model.", "module."))]
     if not model:
         return None
     adapters = all(map(_ADAPTER.search, model))
     what = "are adapters" if adapters else "are not adapters alone"
-    return Look(adapters, f"the {len(model)} keys of the model in the checkpoint {what}")
+    return Evidence(adapters, f"the {len(model)} keys of the model in the checkpoint {what}")
 
 
-def _unlike(seen: Seen, values: Mapping[str, str]) -> Look | None:
+def _unlike(seen: Seen, values: Mapping[str, str]) -> Evidence | None:
     if not seen.keys or values.get("key") in seen.keys:
         return None
     adapters = _only_adapters(seen, values)
     if _per_layer(seen, values) or _prefixed(seen, values) or (adapters and adapters.holds):
-        return Look(False, "the checkpoint shows another cause")
-    return Look(True, f"none of its {len(seen.keys)} keys is like it")
+        return Evidence(False, "the checkpoint shows another cause")
+    return Evidence(True, f"none of the {len(seen.keys)} keys of the checkpoint is similar")
 
 
 # -- shapes and arguments
@@ -228,7 +232,7 @@ def _unlike(seen: Seen, values: Mapping[str, str]) -> Look | None:
 
 def _arguments(
     seen: Seen, values: Mapping[str, str], *names: str, holds: bool | None
-) -> Look | None:
+) -> Evidence | None:
     key = values.get("key", "")
     stored, saved, other = seen.shape(key), numbers(values.get("saved", "")), ""
     if stored and stored != saved:
@@ -236,16 +240,16 @@ def _arguments(
     elif key and seen.keys and key not in seen.keys:
         other = f"the checkpoint has no key {key}"
     if other:
-        return Look(None, f"{other}: the log may be about another checkpoint")
+        return Evidence(None, f"{other}: the log may be about another checkpoint")
     told = [f"{name} {value}" for name in names if (value := seen.argument(name)) is not None]
-    return Look(holds, f"the checkpoint has {', '.join(told)}") if told else None
+    return Evidence(holds, f"the checkpoint has {', '.join(told)}") if told else None
 
 
-def _lost_data(seen: Seen, wanted: str) -> Look | None:
+def _lost_data(seen: Seen, wanted: str) -> Evidence | None:
     if seen.manifest is None:
         return None
     if "mcore_data" in seen.manifest.metadata.attributes:
-        return Look(False, ".metadata has mcore_data")
+        return Evidence(False, ".metadata has mcore_data")
     releases = writer_evidence.possible_writers(seen.manifest, compat()).releases or _of_layout(
         seen
     )
@@ -253,7 +257,7 @@ def _lost_data(seen: Seen, wanted: str) -> Look | None:
     found = "lost" if releases and len(old) == len(releases) else "" if old else "not-written"
     if not found or not releases:
         return None
-    return Look(
+    return Evidence(
         found == wanted, f"{' or '.join(releases)} wrote the checkpoint, without mcore_data"
     )
 
@@ -265,14 +269,16 @@ def _of_layout(seen: Seen) -> tuple[str, ...]:
     return tuple(each for each in known if any(matches(each, row.releases) for row in rows))
 
 
-def _groups(seen: Seen, values: Mapping[str, str], wanted: bool) -> Look | None:
+def _groups(seen: Seen, values: Mapping[str, str], wanted: bool) -> Evidence | None:
     key = values.get("key", "")
     found = [] if seen.manifest is None else [*_group_rows(seen.manifest.common.values)]
     if not found or not key:
         return None
     there = all(key in row or f"pre_{key}" in row for row in found)
     what = "have" if there else "do not have"
-    return Look(there is wanted, f"the {len(found)} param_groups in the common state {what} {key}")
+    return Evidence(
+        there is wanted, f"the {len(found)} param_groups in the common state {what} {key}"
+    )
 
 
 def _group_rows(value: Any, depth: int = 5) -> Iterator[dict[Any, Any]]:
@@ -285,13 +291,13 @@ def _group_rows(value: Any, depth: int = 5) -> Iterator[dict[Any, Any]]:
             yield from _group_rows(part, depth - 1)
 
 
-def _in_place(seen: Seen, _: Mapping[str, str]) -> Look | None:
+def _in_place(seen: Seen, _: Mapping[str, str]) -> Evidence | None:
     if seen.reading is None:
         return None
     state = seen.reading.record.state
     holds = state is not None and STATES[state] == _IN_PLACE
     what = "is" if holds else "is not"
-    return Look(holds, f"its rerun state {what} {_IN_PLACE}")
+    return Evidence(holds, f"its rerun state {what} {_IN_PLACE}")
 
 
 _ANY_OPTIMIZER: Final = "key of an optimizer"
@@ -299,7 +305,7 @@ _ANY_ADAPTER: Final = "key of an adapter"
 _EXTRA: Final = re.compile(r"_extra_state")
 _RNG: Final = re.compile(r"^rng_state")
 
-LOOKS: Final[Mapping[str, Test]] = {
+CAUSE_TESTS: Final[Mapping[str, Test]] = {
     "has-tracker": lambda seen, _: _tracker(seen, True),
     "no-tracker": lambda seen, _: _tracker(seen, False),
     "tracker-dangling": _dangling,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from ckptmigrate.logs.cause_tests import LOOKS, Look
+from ckptmigrate.logs.cause_tests import CAUSE_TESTS, Evidence
 from ckptmigrate.logs.examined import Seen
 from ckptmigrate.logs.kinds import Cause, ErrorKind
 from ckptmigrate.logs.recognition import Recognised, recognise
@@ -32,11 +32,11 @@ class Decision:
 
     Attributes:
         cause: the cause.
-        look: the evidence; None if a checkpoint cannot show the cause.
+        evidence: the evidence; None if a checkpoint cannot show the cause.
     """
 
     cause: Cause
-    look: Look | None = None
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,11 @@ class Prediction:
 
 def decide(found: Recognised, seen: Seen) -> tuple[Decision, ...]:
     """Return the evidence of a checkpoint for each cause of an error, causes that hold first."""
-    decisions = [Decision(cause, _look(cause, found.values, seen)) for cause in found.causes]
+    decisions = [Decision(cause, _examine(cause, found.values, seen)) for cause in found.causes]
     order: dict[bool | None, int] = {True: 0, None: 1, False: 2}
-    return tuple(sorted(decisions, key=lambda each: order[each.look.holds if each.look else None]))
+    return tuple(
+        sorted(decisions, key=lambda each: order[each.evidence.holds if each.evidence else None])
+    )
 
 
 def predict(kind: ErrorKind, seen: Seen, text: str = "") -> Prediction | None:
@@ -94,6 +96,6 @@ def predict(kind: ErrorKind, seen: Seen, text: str = "") -> Prediction | None:
     return Prediction(releases, released[-1].reader.release, fix)
 
 
-def _look(cause: Cause, values: Mapping[str, str], seen: Seen) -> Look | None:
-    test = LOOKS.get(cause.look)
+def _examine(cause: Cause, values: Mapping[str, str], seen: Seen) -> Evidence | None:
+    test = CAUSE_TESTS.get(cause.test)
     return None if test is None else test(seen, values)

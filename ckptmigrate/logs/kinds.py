@@ -40,14 +40,14 @@ class Cause:
         fix: what to do; `{path}` is replaced by the checkpoint (see `commands.filled`).
         tell: how to tell it from the other causes of its kind; empty for a single cause.
         frames: regular expression of a traceback frame (`path/file.py:function`) that shows it.
-        look: the test for it on a checkpoint, a key of `looks.LOOKS`; empty if there is none.
+        test: the test for it on a checkpoint, a key of CAUSE_TESTS; empty if there is none.
     """
 
     why: str
     fix: str
     tell: str = ""
     frames: str = ""
-    look: str = ""
+    test: str = ""
 
 
 @dataclass(frozen=True)

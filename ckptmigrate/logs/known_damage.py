@@ -35,7 +35,7 @@ ROWS: Final = (
                 "it is a pointer file of Git LFS (`version https://git-lfs...`): the repository "
                 "was cloned without its large files",
                 "run `git lfs pull` in the clone",
-                look="lfs-pointer",
+                test="lfs-pointer",
             ),
         ),
         f"{_TORCH_LOAD}; case lfs-pointer of tests/cases/explain.txt",
@@ -54,7 +54,7 @@ ROWS: Final = (
             Cause(
                 "the file is damaged or not completely written, for example filled with zeros",
                 f"{VERIFY}: it reads every pickle and names the file",
-                look="damaged-file",
+                test="damaged-file",
             ),
         ),
         _TORCH_LOAD,
@@ -75,7 +75,7 @@ ROWS: Final = (
             Cause(
                 "the save or the copy of the file did not finish",
                 f"{VERIFY}: it reads every pickle and names the file",
-                look="damaged-file",
+                test="damaged-file",
             ),
         ),
         _TORCH_LOAD,
@@ -86,13 +86,13 @@ ROWS: Final = (
         "truncated-archive",
         (r"\[Errno 22\] Invalid argument$", r"negative seek value -\d+"),
         "OSError: [Errno 22] Invalid argument",
-        "a file or an object of the checkpoint is truncated: torch.load looks for the end of its "
-        "archive before the beginning",
+        "a file or an object of the checkpoint is truncated: torch.load searches for the end of "
+        "its archive before the beginning",
         (
             Cause(
                 "the save or the copy of the file did not finish",
                 f"{VERIFY}: it reads every pickle and names the file",
-                look="damaged-file",
+                test="damaged-file",
             ),
         ),
         _TORCH_LOAD,
@@ -118,7 +118,7 @@ ROWS: Final = (
                 tell="the traceback passes through read_metadata (.metadata) or load_common "
                 "(common.pt)",
                 frames=_READ_FRAMES,
-                look="empty-file",
+                test="empty-file",
             ),
             Cause(
                 "a file that is not part of the checkpoint is empty, such as a data set cache",
@@ -172,7 +172,7 @@ ROWS: Final = (
             Cause(
                 "the save or the copy of the file did not finish",
                 f"{VERIFY}: it names what repairs the checkpoint",
-                look="damaged-file",
+                test="damaged-file",
             ),
         ),
         "core_v0.9.0 to core_v0.16.1 megatron/core/dist_checkpointing/core.py maybe_load_config",

@@ -37,13 +37,13 @@ ROWS: Final = (
                 "--load names another directory, such as an iteration or the parent of a root",
                 "run the job with the root as --load",
                 tell="the directory that you mean has a tracker file",
-                look="has-tracker",
+                test="has-tracker",
             ),
             Cause(
                 "the root lost its tracker file, or its first save did not finish",
                 "run `ckptmigrate repair {path}`",
                 tell="the directory has iter_* directories and no tracker file",
-                look="no-tracker",
+                test="no-tracker",
             ),
         ),
         _LOADED,
@@ -81,12 +81,13 @@ ROWS: Final = (
                 "the tracker file names an iteration that was deleted or never saved",
                 "run `ckptmigrate repair {path}`",
                 tell="`ckptmigrate verify` of the root reports tracker-dangling",
-                look="tracker-dangling",
+                test="tracker-dangling",
             ),
             Cause(
                 "the path is wrong, or the file system is not mounted on every node",
                 "make the same path available on every node",
-                tell="the directory exists where you look and only some ranks print the error",
+                tell="the directory exists on the node where you check, and only some ranks print "
+                "the error",
             ),
         ),
         f"core_v0.9.0 to core_v0.19.0 {_CORE}/validation.py",
@@ -122,10 +123,11 @@ ROWS: Final = (
                 tell="the directory has other mp_rank_* directories",
             ),
             Cause(
-                "the checkpoint is distributed, and the job is told to load the legacy format",
+                "the checkpoint is distributed, and the job is configured to load the legacy "
+                "format",
                 "run the job with --ckpt-format torch_dist",
                 tell="the directory has metadata.json and *.distcp files",
-                look="has-marker",
+                test="has-marker",
             ),
         ),
         f"{_LOADED}",
@@ -135,7 +137,7 @@ ROWS: Final = (
         (r"Detected load from a distributed checkpoint, but neither --use-dist-ckpt",),
         "RuntimeError: Detected load from a distributed checkpoint, but neither --use-dist-ckpt "
         "nor --auto-detect-ckpt-format is set.",
-        "the job is not told to load a distributed checkpoint",
+        "the job is not configured to load a distributed checkpoint",
         (Cause("a flag is missing", "run the job with --auto-detect-ckpt-format"),),
         f"{_TRAINING} _load_global_dist_base_checkpoint",
     ),
@@ -147,26 +149,26 @@ ROWS: Final = (
             r"No such file or directory: '(?P<file>[^']*/iter_\d+/metadata\.json)'",
         ),
         "CheckpointingException: /ckpt/iter_0000100 is not a distributed checkpoint",
-        "metadata.json is missing there: without it no release recognises a torch_dist checkpoint",
+        "metadata.json is missing, so no release recognises a torch_dist checkpoint",
         (
             Cause(
                 "the save did not finish: metadata.json is one of the last files written",
                 VERIFY,
                 tell="the directory is an iteration without metadata.json",
-                look="no-marker",
+                test="no-marker",
             ),
             Cause(
                 "the path is not an iteration directory, or its checkpoint has another format",
                 "name the root as --load: the directory that has the tracker file",
                 tell="the directory has no .metadata and no *.distcp files",
-                look="other-format",
+                test="other-format",
             ),
             Cause(
                 "every node has its own disk, and only the node of rank 0 has metadata.json",
                 "use a shared file system, or copy metadata.json, .metadata and common.pt to "
                 "every node",
                 tell="metadata.json exists, and the ranks of the first node do not print the error",
-                look="has-marker",
+                test="has-marker",
             ),
         ),
         f"core_v0.9.0 to core_v0.19.0 {_CORE}/validation.py; "
@@ -176,14 +178,14 @@ ROWS: Final = (
         "taken-for-torch-dcp",
         missing(r"(?:args|iteration|checkpoint_version)"),
         "RuntimeError: Missing key in checkpoint state_dict: args.",
-        "Megatron takes the directory for a torch_dcp or fsdp_dtensor checkpoint, because it has "
-        ".metadata and no metadata.json",
+        "Megatron recognises the directory as a torch_dcp or fsdp_dtensor checkpoint, because it "
+        "has .metadata and no metadata.json",
         (
             Cause(
                 "it is a torch_dist checkpoint whose metadata.json is missing",
                 VERIFY,
                 tell="the directory has common.pt, or .metadata names common_state/shard_0_1",
-                look="no-marker",
+                test="no-marker",
             ),
             Cause(
                 "it is a checkpoint of another program in the format of torch",
@@ -213,13 +215,13 @@ ROWS: Final = (
                 "and writes no run_config.yaml",
                 "pass the model configuration to Megatron-Bridge instead of inferring it",
                 tell="the common state has `args`",
-                look="has-args",
+                test="has-args",
             ),
             Cause(
                 "Megatron-Bridge wrote it and the save did not finish, or the file was not copied",
                 "restore run_config.yaml from a copy, or from an earlier iteration of the same run",
                 tell="the common state has no `args`",
-                look="no-args",
+                test="no-args",
             ),
         ),
         f"{_BRIDGE}/models/conversion (AutoBridge); NVIDIA-NeMo/Megatron-Bridge pull request 286",
@@ -241,7 +243,7 @@ ROWS: Final = (
                 "the save of Megatron-Bridge did not finish, or its files were not copied",
                 "restore run_config.yaml and train_state.pt from a copy, or load an earlier "
                 "iteration",
-                look="no-args",
+                test="no-args",
             ),
         ),
         f"{_BRIDGE}/training (checkpointing, model_load_save, checkpoint_utils)",
@@ -252,19 +254,19 @@ ROWS: Final = (
         "no-metadata-file",
         (r"No such file or directory: '(?P<file>[^']*/\.metadata)'(?! ->)",),
         "FileNotFoundError: [Errno 2] No such file or directory: '/ckpt/iter_0000100/.metadata'",
-        ".metadata is missing: without it no release finds a tensor in the data files",
+        ".metadata is missing, so no release can locate any tensor",
         (
             Cause(
                 "the save did not finish: an asynchronous save writes .metadata at its end",
                 "load an earlier iteration; `ckptmigrate verify {path}` names the state of each",
                 tell="the last save in the log of the run that wrote it has no end",
-                look="save-unfinished",
+                test="save-unfinished",
             ),
             Cause(
                 "a copy or download left out files whose name begins with a dot",
                 "copy it again with dot files, for example with rsync -a or cp -r DIR/.",
                 tell="the original has the file",
-                look="no-dot-files",
+                test="no-dot-files",
             ),
         ),
         "torch 2.13.0 torch/distributed/checkpoint/filesystem.py FileSystemReader.read_metadata",
@@ -299,13 +301,13 @@ ROWS: Final = (
                 "object (common_state/shard_0_1); releases up to 0.18 do not read that",
                 CHECK,
                 tell=".metadata has the key common_state/shard_0_1",
-                look="common-in-object",
+                test="common-in-object",
             ),
             Cause(
                 "common.pt was lost or not copied",
                 "restore common.pt from a copy; it cannot be rebuilt",
                 tell=".metadata does not have that key",
-                look="common-lost",
+                test="common-lost",
             ),
         ),
         "samples/raw_matrix.json; core_v0.9.0 to core_v0.16.1 megatron/core/dist_checkpointing/"
@@ -324,14 +326,14 @@ ROWS: Final = (
                 "cannot see it: 0.19 reads common.pt where it exists",
                 "restore common.pt from a copy",
                 tell="there is no common.pt in the directory that the job sees",
-                look="common-lost",
+                test="common-lost",
             ),
             Cause(
                 "a release up to 0.18 wrote the checkpoint with common.pt, and the job loads it "
                 "with code that does not look for the file",
                 CHECK,
                 tell="common.pt is in the directory",
-                look="common-in-file",
+                test="common-in-file",
             ),
         ),
         "core_v0.19.0 megatron/core/dist_checkpointing/serialization.py load_common_state_dict",

@@ -26,7 +26,7 @@ ROWS: Final = (
             Cause(
                 "it was saved with --no-save-optim, or converted from another format",
                 _NO_OPTIMIZER,
-                look="no-optimizer-keys",
+                test="no-optimizer-keys",
             ),
         ),
         f"{_LOAD}; NVIDIA-NeMo/Megatron-Bridge pull request 5706",
@@ -43,13 +43,13 @@ ROWS: Final = (
                 "the checkpoint has no optimizer state (--no-save-optim)",
                 _NO_OPTIMIZER,
                 tell="the log has KeyError: 'optimizer'",
-                look="no-optimizer-keys",
+                test="no-optimizer-keys",
             ),
             Cause(
                 "the optimizer of the job is of another kind, or has other parameter groups",
                 f"{CHECK}; or {_NO_OPTIMIZER}",
                 tell="the KeyError names another key",
-                look="optimizer-keys",
+                test="optimizer-keys",
             ),
         ),
         f"{_LOAD}; NVIDIA/Megatron-LM issue 3885",
@@ -88,13 +88,13 @@ ROWS: Final = (
                 "torch 2.9 lost the attribute when the checkpoint was saved (pytorch issue 178001)",
                 "run `ckptmigrate repair {path}`",
                 tell="a release up to 0.15 wrote the checkpoint",
-                look="mcore-data-lost",
+                test="mcore-data-lost",
             ),
             Cause(
                 "0.16 or later wrote the checkpoint: those releases do not write the attribute",
                 f"{CHECK}; or {_NO_OPTIMIZER}",
                 tell="`ckptmigrate inspect` names 0.16 or later as the writer",
-                look="mcore-data-not-written",
+                test="mcore-data-not-written",
             ),
         ),
         "core_v0.9.0 to core_v0.15.3 megatron/core/dist_checkpointing/strategies/torch.py "
@@ -147,13 +147,13 @@ ROWS: Final = (
                 "keys",
                 _NO_OPTIMIZER,
                 tell="the param_groups in the common state do not have the key",
-                look="param-groups-without",
+                test="param-groups-without",
             ),
             Cause(
                 "the framework of the job removes the key from its own groups, as ms-swift did",
                 "update the framework",
                 tell="the param_groups in the common state have the key",
-                look="param-groups-with",
+                test="param-groups-with",
             ),
         ),
         f"core_v0.14.0 to core_v0.16.1 {_OPTIMIZER}/distrib_optimizer.py load_state_dict; "
@@ -297,7 +297,7 @@ ROWS: Final = (
         "reverse",
         (
             Cause(
-                "the entry point or --hybrid-layer-pattern of the job is another one",
+                "the entry point or --hybrid-layer-pattern of the job differs",
                 "run the entry point that trained the checkpoint",
             ),
         ),

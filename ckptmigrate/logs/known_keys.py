@@ -86,21 +86,21 @@ ROWS: Final = (
         "RuntimeError: Missing key in checkpoint state_dict: "
         "decoder.layers.pre_mlp_layernorm._extra_state/shard_0_24.",
         "the job and the checkpoint differ in the `_extra_state` of Transformer Engine, which "
-        "holds FP8 state and is empty without FP8",
+        "contains FP8 state and is empty without FP8",
         (
             Cause(
                 "another version of Transformer Engine wrote the checkpoint, in which other "
                 "modules have an _extra_state",
                 _SKIP,
                 tell="the checkpoint has _extra_state keys of other modules",
-                look="some-extra-state",
+                test="some-extra-state",
             ),
             Cause(
                 "a converter or a job with another layer specification (--transformer-impl local, "
                 "another framework) wrote the checkpoint",
                 _SKIP,
                 tell="the checkpoint has no _extra_state key at all",
-                look="no-extra-state",
+                test="no-extra-state",
             ),
         ),
         f"{_PLANNER}; core_v0.9.0 to core_v0.19.0 megatron/core/transformer/utils.py "
@@ -117,21 +117,21 @@ ROWS: Final = (
                 "the checkpoint was saved without the optimizer (--no-save-optim), or converted",
                 _NO_OPTIMIZER,
                 tell="no key of the checkpoint begins with `optimizer.` or `chained_`",
-                look="no-optimizer-keys",
+                test="no-optimizer-keys",
             ),
             Cause(
                 "the optimizer was saved in another form: another sharding type, another kind of "
                 "optimizer, or with and without the chained_N prefix (MoE)",
                 f"{CHECK}; or {_NO_OPTIMIZER}",
                 tell="the parameter is in the checkpoint, and its optimizer state has another key",
-                look="other-optimizer-keys",
+                test="other-optimizer-keys",
             ),
             Cause(
-                "the model of the job has a parameter of this name and that of the checkpoint has "
-                "not",
+                "the model of the job has a parameter with this name, and the model of the "
+                "checkpoint does not",
                 _MODEL,
                 tell="the parameter itself is not in the checkpoint either",
-                look="no-parameter",
+                test="no-parameter",
             ),
         ),
         f"{_PLANNER}; core_v0.9.0 to core_v0.19.0 {_CORE}/optimizer.py "
@@ -149,13 +149,13 @@ ROWS: Final = (
                 "loads",
                 "load the base model first: in Megatron-Bridge as checkpoint.pretrained_checkpoint",
                 tell="no key of the checkpoint has `adapter` or `lora` in it",
-                look="no-adapter-keys",
+                test="no-adapter-keys",
             ),
             Cause(
                 "it holds adapters of other modules",
                 "give the job the same target modules",
                 tell="other keys of the checkpoint have",
-                look="adapter-keys",
+                test="adapter-keys",
             ),
         ),
         f"{_PLANNER}; NVIDIA-NeMo/Megatron-Bridge v0.6.0 (peft)",
@@ -174,26 +174,27 @@ ROWS: Final = (
                 "run `ckptmigrate check {path}`; releases up to 0.13 do not know the form with a "
                 "key per layer",
                 tell="the checkpoint has the same key with a layer number in it, or without it",
-                look="per-layer-keys",
+                test="per-layer-keys",
             ),
             Cause(
                 "the keys of the checkpoint have another prefix, such as `module.` or "
                 "`language_model.`",
                 "load it with the framework that wrote it",
-                tell="the checkpoint has a key that ends like it",
-                look="other-prefix",
+                tell="the checkpoint has a key with the same end",
+                test="other-prefix",
             ),
             Cause(
                 "the checkpoint holds adapters (LoRA) alone",
                 "load the base model as well",
                 tell="every key of the model in it has `adapter` or `lora` in it",
-                look="adapters-only",
+                test="adapters-only",
             ),
             Cause(
-                "the model of the job has a parameter that the model of the checkpoint has not",
+                "the model of the job has a parameter that the model of the checkpoint does not "
+                "have",
                 _MODEL,
-                tell="no key of the checkpoint is like it",
-                look="no-key-like-it",
+                tell="no key of the checkpoint is similar",
+                test="no-key-like-it",
             ),
         ),
         f"{_PLANNER}; core_v0.10.0 to core_v0.19.0 {_CORE}/strategies/torch.py "
@@ -253,10 +254,10 @@ ROWS: Final = (
             Cause(
                 "the checkpoint has keys that the job does not need (`missing`)",
                 "run the job with --dist-ckpt-strictness assume_ok_unexpected",
-                tell="the line begins with `Missing keys (for all ranks)`",
+                tell="the line starts with `Missing keys (for all ranks)`",
             ),
             Cause(
-                "the model of the job has keys that the checkpoint has not (`unexpected`)",
+                "the model of the job has keys that the checkpoint does not have (`unexpected`)",
                 _MODEL,
                 tell="the line begins with `Unexpected keys (for this rank)`",
             ),
@@ -279,10 +280,10 @@ ROWS: Final = (
                 "give the job the padded size of the checkpoint: the same TP and "
                 "--make-vocab-size-divisible-by, or --padded-vocab-size where the job has it",
                 tell="both sizes are a little larger than the vocabulary of one tokenizer",
-                look="vocabulary",
+                test="vocabulary",
             ),
             Cause(
-                "the tokenizer is another one",
+                "the tokenizer differs",
                 "use the tokenizer that the checkpoint was trained with",
                 tell="the sizes differ by more than the padding",
             ),
@@ -303,7 +304,7 @@ ROWS: Final = (
                 "--max-position-embeddings (in NeMo also encoder_seq_length) differs",
                 "run the job with the value of the checkpoint, the first number of the loaded "
                 "shape",
-                look="positions",
+                test="positions",
             ),
         ),
         f"{_SHAPES}; NVIDIA-NeMo/Speech issue 10715",
@@ -321,7 +322,7 @@ ROWS: Final = (
                 "--num-layers differs",
                 "run the job with the number of layers of the checkpoint, the first number of the "
                 "loaded shape",
-                look="layers",
+                test="layers",
             ),
         ),
         _SHAPES,
@@ -374,14 +375,14 @@ ROWS: Final = (
                 _MODEL,
                 tell="the numbers that differ are such sizes; `ckptmigrate inspect` shows the "
                 "checkpoint",
-                look="model-arguments",
+                test="model-arguments",
             ),
             Cause(
                 "the shape of this key depends on the tensor parallel size (TP), and that of the "
                 "job differs",
                 "run the job with the TP of the checkpoint",
                 tell="one number is a multiple of the other by the ratio of the two TP sizes",
-                look="tensor-parallel",
+                test="tensor-parallel",
             ),
         ),
         f"{_SHAPES}; NVIDIA-NeMo/Speech issue 14747; NVIDIA/cosmos issue 145",

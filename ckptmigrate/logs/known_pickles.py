@@ -84,7 +84,7 @@ ROWS: Final = (
                 "another version of the framework wrote the checkpoint",
                 "install the version that wrote it, or run `ckptmigrate check {path}`: it names "
                 "every global of another framework",
-                look="foreign-global",
+                test="foreign-global",
             ),
         ),
         "modelscope/ms-swift issue 6553",
@@ -102,7 +102,7 @@ ROWS: Final = (
                 "other code wrote the checkpoint than the job has installed",
                 "install the version that wrote it; `ckptmigrate verify {path}` names every "
                 "global that Megatron does not write",
-                look="foreign-global",
+                test="foreign-global",
             ),
         ),
         _TORCH_LOAD,
@@ -120,7 +120,7 @@ ROWS: Final = (
                 "a job with NumPy 2 saved the checkpoint: its RNG states hold arrays of NumPy",
                 "run `ckptmigrate migrate {path} --to RELEASE --numpy VERSION` for the release and "
                 "the NumPy of the job, or run the job with NumPy 1.26.1 or later, or NumPy 2",
-                look="numpy-2",
+                test="numpy-2",
             ),
         ),
         "numpy 2.0.0 release notes (numpy.core became numpy._core); numpy pull request 24906",
@@ -137,7 +137,7 @@ ROWS: Final = (
             Cause(
                 "Python 3.13 saved the checkpoint, and .metadata holds a path",
                 "run `ckptmigrate repair {path}`, or run the job with Python 3.13",
-                look="python-3.13",
+                test="python-3.13",
             ),
         ),
         "CPython 3.13 (the package Lib/pathlib); case python313-0.12.3",
@@ -154,7 +154,7 @@ ROWS: Final = (
                 "another version of a framework or of Megatron wrote the checkpoint",
                 "install what wrote it; `ckptmigrate verify {path}` names every global that "
                 "Megatron does not write",
-                look="foreign-global",
+                test="foreign-global",
             ),
         ),
         "modelscope/ms-swift issue 6553",
@@ -212,7 +212,7 @@ ROWS: Final = (
             Cause(
                 "a framework put its own class into the common state",
                 CHECK,
-                look="foreign-global",
+                test="foreign-global",
             ),
         ),
         _TORCH_LOAD,
@@ -235,7 +235,7 @@ ROWS: Final = (
             ),
             Cause(
                 "another file is refused, which is not part of the checkpoint",
-                "look for the torch.load call in the traceback",
+                "find the torch.load call in the traceback",
                 tell="the traceback does not pass through them",
             ),
         ),
@@ -267,7 +267,7 @@ ROWS: Final = (
             Cause(
                 "a newer torch saved the checkpoint",
                 "run the job with the torch that saved it, or a newer one; `ckptmigrate inspect "
-                "{path}` shows what is known of it",
+                "{path}` shows its known version range",
             ),
         ),
         "torch 2.13.0 torch/distributed/checkpoint/metadata.py StorageMeta",

@@ -138,18 +138,18 @@ ROWS: Final = (
                 tell="the last frame of the traceback is _restore_state in rerun_state_machine.py, "
                 "at the first training step",
                 frames=_REPLAY_FRAMES,
-                look="rerunning-in-place",
+                test="rerunning-in-place",
             ),
             Cause(
                 "no checkpoint was loaded, because --load names no root with a tracker file",
                 VERIFY,
                 tell="the last frame is load_checkpoint, at state_dict['iteration']",
                 frames=r":load_checkpoint$",
-                look="no-tracker",
+                test="no-tracker",
             ),
             Cause(
                 "it is an error of the program, and not of the checkpoint",
-                "look at the last frame of the traceback",
+                "read the last frame of the traceback",
                 tell="the traceback passes through neither",
             ),
         ),
@@ -163,7 +163,7 @@ ROWS: Final = (
         "unloaded-rng",
         (r"Unable to load rng state from checkpoint",),
         "Unable to load rng state from checkpoint /ckpt/iter_0000100. Specify --no-load-rng",
-        "the job did not load RNG states, and stops because it was not told to go without them",
+        "the job did not load RNG states, and stops because --no-load-rng is not set",
         (
             Cause(
                 "TP or PP of the job differ from the checkpoint: then it does not ask for them",
@@ -174,7 +174,7 @@ ROWS: Final = (
                 "the checkpoint was saved with --no-save-rng",
                 _NO_RNG,
                 tell="the checkpoint has no rng_state key",
-                look="no-rng-keys",
+                test="no-rng-keys",
             ),
         ),
         _LOAD,

@@ -168,7 +168,7 @@ class Measurement:
         """Return the [unmigrated, migrated] outcomes of a reader for each checkpoint, by key."""
         migrated = {each.key: self._migrate(each, release) for each in every}
         if release not in self.wheels:
-            self.say(f"{release} is no wheel: its cells are derived")
+            self.say(f"{release} is not a wheel: its cells are derived")
             return {each.key: self._derive(each, release, migrated[each.key]) for each in every}
         self.say(f"{release} reads {len(every)} checkpoints, raw and migrated")
         wanted = [self._job(each, each.folder, release) for each in every]

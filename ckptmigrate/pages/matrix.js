@@ -7,7 +7,7 @@ const tabs = [...document.querySelectorAll("[role=tab]")];
 const panels = tabs.map((tab) => document.getElementById(tab.getAttribute("aria-controls")));
 const radios = [...document.querySelectorAll("input[name=mode]")];
 const details = document.getElementById("details");
-const views = { raw: "", migrated: ", after one command" };
+const views = { raw: "", migrated: ", migrated" };
 let shown = { scenario: "", mode: "raw", cell: null };
 
 function outcome(numbers) {
@@ -140,11 +140,11 @@ function describe(cell) {
   details.replaceChildren(
     element("h2", "", `${writer} → ${reader}`),
     element("p", "", `Written by ${writer}, read by ${reader} (${scenario})`),
-    element("h3", "", "As it lies"),
+    element("h3", "", "Unmigrated"),
     ...verdict(raw, act),
     ...(error ? [element("pre", "error", element("code", "", error))] : []),
     element("p", "known", `${raw.known}.`),
-    element("h3", "", "After one command"),
+    element("h3", "", "Migrated"),
     ...verdict(migrated, act),
     ...remedy(cell),
     element("p", "known", `${migrated.known}.`),
@@ -152,15 +152,15 @@ function describe(cell) {
 }
 
 function remedy({ migrated, command }) {
-  if (migrated.grade === "fails") return [element("p", "note", "No command is known that helps.")];
-  if (!command) return [element("p", "note", "There is nothing to run.")];
+  if (migrated.grade === "fails") return [element("p", "note", "No command fixes this.")];
+  if (!command) return [element("p", "note", "No migration is needed.")];
   // Lines break between words only, not within an option.
   const words = command.split(" ").map((word) => element("span", "word", word));
   const line = element("code", "", ...words.flatMap((word, at) => (at ? [" ", word] : [word])));
   return [
     element("pre", "command", line),
     copier(line),
-    element("p", "note", "PATH is the checkpoint’s directory, or the root that it lies in."),
+    element("p", "note", "PATH is the checkpoint directory, or its root."),
   ];
 }
 

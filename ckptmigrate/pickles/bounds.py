@@ -216,7 +216,7 @@ def lex(data: bytes, repeats: Repeats | None = None) -> State:
         position += 1
         if width is None or opcode == _PROTO:
             name = _NAMES.get(opcode, f"byte 0x{opcode:02x}")
-            raise PickleError(f"has {name} at byte {start}, which no checkpoint writer emits")
+            raise PickleError(f"has {name} at byte {start}, which no release writes")
         if width > 0:
             index = int.from_bytes(data[position : position + width], "little")
             position += width
@@ -224,7 +224,7 @@ def lex(data: bytes, repeats: Repeats | None = None) -> State:
             for _ in range(2):
                 position = data.find(b"\n", position) + 1
                 if not position:
-                    raise PickleError(f"ends inside the symbol name at byte {start}")
+                    raise PickleError(f"ends inside the name of a global at byte {start}")
         elif width:
             length = int.from_bytes(data[position : position - width], "little")
             if opcode in _INTEGERS and length > LARGEST_INTEGER_BYTES:
@@ -232,18 +232,18 @@ def lex(data: bytes, repeats: Repeats | None = None) -> State:
             position += length - width
         if opcode == _MEMOIZE or opcode in PUTS:
             if before in _MAKES_NOTHING or not stack:
-                raise PickleError(f"memoizes nothing new at byte {start}")
+                raise PickleError(f"memoizes the same object twice at byte {start}")
             if opcode == _MEMOIZE or index == len(memo):
                 memo.append(stack[-1])
             elif index > len(memo):
-                raise PickleError(f"has memo index {index} ahead of its memo at byte {start}")
+                raise PickleError(f"skips memo indices before {index} at byte {start}")
             else:
                 memo[index] = stack[-1]
         elif opcode in _GETS:
             # Without `repeats`, the C unpickler reports this. With `repeats`, it may not see the
             # row in between.
             if repeats is not None and index >= len(memo):
-                raise PickleError(f"refers to what is not memoized at byte {start}")
+                raise PickleError(f"refers to a memo index that is not set at byte {start}")
             weight = memo[index] if index < len(memo) else 1
             if weight > 1:
                 referred += weight
@@ -264,7 +264,7 @@ def lex(data: bytes, repeats: Repeats | None = None) -> State:
             else:
                 bottom = len(stack) - taken
             if bottom < 0:
-                raise PickleError(f"cannot be unpickled (nothing to take at byte {start})")
+                raise PickleError(f"cannot be unpickled (the stack is empty at byte {start})")
             weight = 1
             if opcode in _KEYS:
                 first, step = _KEYS[opcode]
@@ -283,16 +283,16 @@ def lex(data: bytes, repeats: Repeats | None = None) -> State:
                 weight += opcode == _FROZENSET
                 costly += 1
                 if costly > MOST_COSTLY:
-                    raise PickleError(f"has more than {MOST_COSTLY} symbols and sets")
+                    raise PickleError(f"has more than {MOST_COSTLY} globals and sets")
             if repeats is not None:
                 # Only the end of a batch may take rows that were stepped over, and only all of
                 # them.
                 own = starts[bottom : bottom + 1] if opcode in b"ue" else starts[bottom:]
                 if min(own, default=0) < 0:
-                    raise PickleError(f"takes a row apart at byte {start}")
+                    raise PickleError(f"uses a part of a row at byte {start}")
                 # The row would differ from the row that was stepped over.
                 if opcode in _CHANGES and stack[bottom] < 0:
-                    raise PickleError(f"changes what it has memoized at byte {start}")
+                    raise PickleError(f"changes a memoized object at byte {start}")
                 if opcode in _BATCHES:
                     state.position = start
                     repeats.closed(state, bottom + 1, opcode)
@@ -307,7 +307,7 @@ def lex(data: bytes, repeats: Repeats | None = None) -> State:
             else:
                 del stack[bottom:], starts[bottom:]
     else:
-        raise PickleError(f"is truncated: {size} bytes without an end")
+        raise PickleError(f"is truncated (no end after {size} bytes)")
     if position != size:
         raise PickleError(
             f"is truncated after {size} bytes"

@@ -45,7 +45,7 @@ def dump(tree: Any, protocol: int) -> bytes:
     try:
         return writer.pickle(tree)
     except RecursionError:
-        raise PickleError("is nested too deeply to be written back") from None
+        raise PickleError("is nested too deeply to be serialized") from None
 
 
 def fragment(tree: Any, protocol: int) -> bytes:
@@ -58,7 +58,7 @@ def fragment(tree: Any, protocol: int) -> bytes:
     try:
         writer.save(tree)
     except RecursionError:
-        raise PickleError("holds itself, or is nested too deeply") from None
+        raise PickleError("contains itself, or is nested too deeply") from None
     return bytes(writer.frame)
 
 
@@ -149,7 +149,7 @@ class _Writer:
         elif isinstance(value, Object):
             self.object(value)
         else:
-            raise PickleError(f"holds a {kind.__name__}, which cannot be written back")
+            raise PickleError(f"contains a {kind.__name__}, which cannot be serialized")
 
     def integer(self, value: int) -> None:
         if 0 <= value < 0x100:

@@ -114,21 +114,23 @@ def read(data: bytes) -> TorchZip:
     """
     if not data.startswith(b"PK\3\4"):
         raise _other(
-            "bytes are before its first member" if b"PK\3\4" in data else "it does not start as one"
+            "there are bytes before its first member"
+            if b"PK\3\4" in data
+            else ("it does not start with a member")
         )
     if len(data) > _LARGEST:
-        raise _other("it has 4 GiB or more")
+        raise _other("it is 4 GiB or larger")
     try:
         zipped = _listed(data)
     except (struct.error, UnicodeError) as error:
-        raise _other(f"its central directory is wrong: {error}") from error
+        raise _other(f"its central directory is not valid: {error}") from error
     position = 0
     for what, part in zipped.parts():
         if not data.startswith(part, position):
-            raise _other(f"{what}, at byte {position}, is not as torch.save writes it")
+            raise _other(f"{what}, at byte {position}, differs from what torch.save writes")
         position += len(part)
     if position != len(data):
-        raise _other("bytes are between its members and its central directory")
+        raise _other("there are bytes between its members and its central directory")
     return zipped
 
 
@@ -136,10 +138,10 @@ def _listed(data: bytes) -> TorchZip:
     """Return the contents of the central directory, not yet validated."""
     signature, *_, size, start, _ = _END.unpack_from(data, len(data) - _END.size)
     if signature != b"PK\5\6":
-        raise _other("it is cut short, or bytes are after its end")
+        raise _other("it is truncated, or there are bytes after its end")
     end, left = start + size, len(data)
     if end != len(data) - _ENDS:
-        raise _other("its end record points to another central directory")
+        raise _other("its end record refers to another central directory")
     members: dict[str, bytes] = {}
     folder, checksums = "", False
     while start < end:
@@ -149,16 +151,16 @@ def _listed(data: bytes) -> TorchZip:
         start += _CENTRAL.size + length
         path = data[start - length : start].decode()
         if signature != b"PK\1\2" or extra or comment:
-            raise _other(f"its central directory has other records before byte {start}")
+            raise _other(f"its central directory has unknown records before byte {start}")
         if method or packed != size:
             raise _other(f"{path!r} in it is compressed")
         here, _, name = path.partition("/")
         folder = folder or here
         content = next((row for known, row in _MEMBERS.items() if known.fullmatch(name)), None)
         if content is None or here != folder or not _FOLDER.fullmatch(folder):
-            raise _other(f"it holds {path!r}, which torch.save does not write")
+            raise _other(f"it contains {path!r}, which torch.save does not write")
         if name in members:
-            raise _other(f"two members in it have one name, {path!r}")
+            raise _other(f"two of its members have the name {path!r}")
         left -= size
         if left < 0 or len(members) == _MOST_MEMBERS:
             raise _other("its members overlap, or are too many")
@@ -166,7 +168,7 @@ def _listed(data: bytes) -> TorchZip:
         members[name] = data[body : body + size]
         checksums = checksums or checksum != 0
         if not content.fullmatch(members[name]):
-            raise _other(f"torch.load does not accept what {path!r} in it holds")
+            raise _other(f"torch.load does not accept the content of {path!r} in it")
     for name in (PICKLE, "version"):
         if name not in members:
             raise _other(f"no {name}")
@@ -174,4 +176,4 @@ def _listed(data: bytes) -> TorchZip:
 
 
 def _other(reason: str) -> PickleError:
-    return PickleError(f"is not a torch zip ({reason})")
+    return PickleError(f"is not a torch zip file ({reason})")

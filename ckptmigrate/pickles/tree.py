@@ -37,7 +37,7 @@ class Global(type):
         return _made(cls, REDUCE, args, None)
 
     def __repr__(cls) -> str:
-        return f"<symbol {cls.module}.{cls.symbol}>"
+        return f"<global {cls.module}.{cls.symbol}>"
 
     @property
     def path(cls) -> str:
@@ -245,7 +245,7 @@ def rebuilt(tree: Any, replacement: Callable[[Any], Any]) -> Any:
         if id(node) in done:
             return done[id(node)]
         if id(node) in open_nodes:
-            raise PickleError("holds itself, and part of it would have to be replaced")
+            raise PickleError("contains itself, and a part of it would have to be replaced")
         open_nodes.add(id(node))
         made = replacement(node)
         if made is node:

@@ -99,10 +99,10 @@ def convert(
     # A safeguard: the layout's own detection has to match what its writer wrote.
     if not wanted.detect(rerun_facts.gather(result)):
         raise CkptMigrateError(
-            f"the plan does not lead to {wanted.ID}; nothing was written",
+            f"the planned result is not {wanted.ID}",
             path=result.path,
             layout=wanted.ID,
-            fix="please report this with the output of `ckptmigrate inspect --json`",
+            fix="report this with the output of `ckptmigrate inspect --json`",
         )
     return Converted(result, wanted, losses, foreign, notes)
 
@@ -145,17 +145,23 @@ def _rewritten(
     notes: tuple[str, ...] = ()
     if drop_fault:
         record = RerunRecord(Kind.IDLE, record.mode, IDLE, record.iteration)
-        notes += ("the fault context is dropped and kept in the sidecar; the job resumes as idle",)
+        notes += (
+            "the fault context is dropped, and the job resumes as idle (the original files are "
+            "kept)",
+        )
     if record.iteration is None:
         if source.iteration is None:
-            raise DamagedError("has no iteration in its common state", path=source.path)
+            raise DamagedError("has no iteration in the common state", path=source.path)
         record = replace(record, iteration=source.iteration)
     mode_note = ""
     if record.mode is None:
         record = replace(record, mode=MODE_VALIDATE)
-        mode_note = f"neither a rerun entry nor args has a rerun mode: {MODE_VALIDATE} is taken"
+        mode_note = (
+            "the checkpoint stores no rerun mode, and args.rerun_mode is not set: using "
+            f"{MODE_VALIDATE}"
+        )
     elif begin.record.entry is None and not begin.record.shards:
-        mode_note = f"no rerun entry has a mode: {record.mode} is taken from args.rerun_mode"
+        mode_note = f"the checkpoint stores no rerun mode: using args.rerun_mode ({record.mode})"
     wanted = layout.write(record, derive(source, given))
     if mode_note and (wanted.entry is not None or wanted.shards):
         notes += (mode_note,)

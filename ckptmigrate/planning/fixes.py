@@ -105,7 +105,7 @@ def _repaired(found: Reading, release: Reader, job: Job, named: Sequence[str | P
         return Advice(reason=error.reason)
     if check(_after(made, found), release, job).resumes:
         return Advice(first)
-    return Advice(reason=f"it is corrupt; run `{first}`, then check it again")
+    return Advice(reason=f"the rerun state is corrupt: run `{first}`, then check again")
 
 
 def _after(made: Plan, found: Reading) -> Reading:

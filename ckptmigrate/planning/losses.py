@@ -34,41 +34,45 @@ class Loss:
 _LOSSES: Final = (
     Loss(
         FAULT_CONTEXT,
-        "the recorded fault, such as a NaN loss, is dropped; the job resumes without it",
-        "up to 0.13 a fault context names the failing call by line number, which moves with every "
-        "release: carried into another one it never matches, and every later resume exits",
-        "0.10 to 0.13, to or from any other layout; to universal from any; RERUNNING_IN_PLACE in "
-        "every release",
+        "the recorded fault, such as a NaN loss, is dropped, and the job resumes as idle",
+        "releases up to 0.13 identify the failing call by its source line, and lines differ "
+        "between releases. In another release the call never matches, and every later resume "
+        "exits.",
+        "0.10 to 0.13, to or from any other layout; universal, from any layout; "
+        "RERUNNING_IN_PLACE, in every release",
         "core_v0.13.1, core_v0.14.0 megatron/core/rerun_state_machine.py Caller",
     ),
     Loss(
         FOREIGN_SYMBOLS,
         "objects of other frameworks in the common state are replaced by their names",
-        "a release that cannot import or does not allow-list a symbol cannot read the common state",
+        "a release cannot read the common state if it cannot import a global in it, or does not "
+        "allow it",
         "every release",
         "core_v0.14.0 to core_v0.19.0 megatron/core/safe_globals.py SAFE_GLOBALS",
     ),
     Loss(
         OPTIMIZER_STATE,
         "the job cannot load the optimizer and must run with --no-load-optim",
-        "the release does not know how the optimizer is sharded, and no metadata edit can re-lay "
-        "the bytes",
+        "the release does not support the sharding of the optimizer, and a change of metadata "
+        "cannot convert its data",
         "across 0.10 and 0.11, 0.13 and 0.14, 0.14 and 0.15, 0.15 and 0.16",
         "optimizer_sharding and forms of compat_matrix.yaml, each with its source; "
         "sample 0.17.1-idle-dopt",
     ),
     Loss(
         RNG_STATE,
-        "all data and context parallel ranks resume with the RNG state of the first one",
-        "0.16 alone has one for every rank, with expert parallelism; others ask for one per "
-        "(PP, TP)",
+        "all data parallel and context parallel ranks resume with the RNG state of the first of "
+        "them",
+        "only 0.16 with expert parallelism stores an RNG state for every rank; other releases "
+        "load one per (PP, TP) rank",
         ">=0.16,<0.17",
         "core_v0.16.0, core_v0.16.1 megatron/training/checkpointing.py get_rng_state",
     ),
     Loss(
         INTEGRITY,
-        "files whose hash differs from integrity.json are used as they are",
-        "they were damaged or changed since the save, and the result gets digests of what is there",
+        "files whose hash differs from integrity.json are used",
+        "the files were damaged or changed after the save, and the result records the hashes of "
+        "their current bytes",
         ">=0.17.1",
         "core_v0.17.1 to core_v0.19.0 megatron/core/dist_checkpointing/validation.py "
         "verify_integrity_manifest",

@@ -141,17 +141,17 @@ def plan(
     refusals.check_corrupt(begin)
     result = reach(begin, target, given)
     # An earlier step already dropped this data, so it needs no permission again.
-    agreed = {*allowed, *(loss for step in original.undone for loss in step.losses)}
-    refusals.check_allowed(begin, target, result, agreed, verb)
+    accepted = {*allowed, *(loss for step in original.undone for loss in step.losses)}
+    refusals.check_allowed(begin, target, result, accepted, verb)
     notes = result.notes
     if target.reader is not None and target.reader.caveat is not None:
         notes += (target.reader.caveat,)
     if original.undone:
-        notes += ("starts from the original files that the sidecar keeps",)
+        notes += ("restored from the original files in .ckptmigrate/",)
     elif original.stale:
-        notes += (f"the sidecar's originals are not used: {original.stale}",)
+        notes += (f"the original files in .ckptmigrate/ are not used: {original.stale}",)
     if hash_payload and integrity.FILE not in directory.files():
-        notes += (f"there is no {integrity.FILE} to compare payload with",)
+        notes += (f"the checkpoint has no {integrity.FILE} to compare the data files with",)
     request = Request(
         verb,
         target.name,
@@ -272,7 +272,7 @@ def _digests(
 
 def _links(path: Place) -> tuple[str, ...]:
     found = list(link_rules.links(path, (sidecar.FOLDER,))) if isinstance(path, Path) else []
-    return (f"not followed, and kept as a link: {few(found)}",) if found else ()
+    return (f"links are kept and not followed: {few(found)}",) if found else ()
 
 
 def change_of(

@@ -30,10 +30,10 @@ from ckptmigrate.versions.detection import Reading
 def no_integrity(path: Place, damaged: list[str]) -> RefusedError:
     """Return the error for files whose hash differs from integrity.json."""
     return RefusedError(
-        f"does not have the digest that {integrity.FILE} has for {few(damaged)}",
+        f"has another SHA-256 hash than {integrity.FILE} records for {few(damaged)}",
         losses=(INTEGRITY,),
         path=path,
-        fix=f"bring back a good copy, or use what is there with --allow-loss {INTEGRITY}",
+        fix=f"restore the file from a copy, or use it with --allow-loss {INTEGRITY}",
         retry=Retry(add=("--allow-loss", INTEGRITY)),
     )
 
@@ -54,7 +54,7 @@ def check_direction(current: Reading, target: Target, verb: str) -> None:
         names = " or ".join(found.ID for found in current.layouts)
         age = "older" if verb == "upgrade" else "newer"
         raise RefusedError(
-            f"{target.name} is {age} than {names}, which this checkpoint is",
+            f"the target {target.name} is {age} than the layout of the checkpoint ({names})",
             path=current.manifest.path,
             layout=target.layout.ID,
             fix=f"run `{command(other, current.manifest.path, '--to', target.name)}`",
@@ -71,10 +71,11 @@ def check_corrupt(begin: Reading) -> None:
     if begin.record.kind is not Kind.CORRUPT:
         return
     raise CorruptError(
-        f"is corrupt: {begin.record.promise}, and the checkpoint lacks {few(missing)}",
+        f"has a corrupt rerun state: {begin.record.promise}, but rerun shards are missing: "
+        f"{few(missing)}",
         missing=missing,
         path=begin.manifest.path,
-        fix="no release of its layout can load it; to have it resume as idle run "
+        fix="to drop the fault and resume as idle, run "
         f"`{command('repair', *words(begin.manifest.path), *rebuild_options(begin))}`",
     )
 
@@ -90,14 +91,14 @@ def rebuild_options(begin: Reading) -> tuple[str, ...]:
 
 
 def check_allowed(
-    begin: Reading, target: Target, result: Converted, agreed: Collection[str], verb: str
+    begin: Reading, target: Target, result: Converted, accepted: Collection[str], verb: str
 ) -> None:
     """Raise if a result has a data loss that is not allowed.
 
     Raises:
         RefusedError: gives the reason for each such data loss, and the command that allows it.
     """
-    refused = tuple(loss for loss in result.losses if loss not in agreed)
+    refused = tuple(loss for loss in result.losses if loss not in accepted)
     if not refused:
         return
     path = begin.manifest.path
@@ -108,7 +109,7 @@ def check_allowed(
         losses=refused,
         path=path,
         layout=target.layout.ID,
-        fix=f"to go without it run `{command(verb, path, '--to', target.name, *allow)}`",
+        fix=f"to drop it, run `{command(verb, path, '--to', target.name, *allow)}`",
     )
 
 
@@ -116,18 +117,18 @@ def _why_fault(begin: Reading, target: Target, result: Converted) -> str:
     record = begin.record
     state = STATES[record.state or 0]
     if record.stuck:
-        return f"holds a fault in state {state}, from which no release resumes"
+        return f"contains a fault in state {state}, from which no release can resume"
     names = " or ".join(found.ID for found in begin.layouts)
     return (
-        f"holds a fault context (state {state}, iteration {record.iteration}) that means something "
-        f"only to the release that wrote it, and cannot move from {names} to {target.name}"
+        f"contains a fault context (state {state}, iteration {record.iteration}) that cannot be "
+        f"converted from {names} to {target.name}"
     )
 
 
 def _why_foreign(begin: Reading, target: Target, result: Converted) -> str:
     return (
-        f"names {', '.join(result.foreign)} in its common state, which release {target.name} "
-        "cannot load and no enum of Megatron is"
+        f"names {', '.join(result.foreign)} in the common state, which release {target.name} "
+        "cannot load"
     )
 
 
@@ -135,17 +136,17 @@ def _why_optimizer(begin: Reading, target: Target, result: Converted) -> str:
     assert target.reader is not None  # only a release target checks the optimizer
     whys = [problem.why for problem in optimizer_state.problems(begin.manifest, target.reader)]
     return (
-        f"has an optimizer that release {target.name} cannot read: {', and '.join(whys)} (the job "
-        f"resumes with {optimizer_state.FLAG})"
+        f"has optimizer state that release {target.name} cannot load: {', and '.join(whys)} (the "
+        f"job can resume with {optimizer_state.FLAG})"
     )
 
 
 def _why_rng(begin: Reading, target: Target, result: Converted) -> str:
     return (
-        "has RNG states for every rank, as 0.16 writes them with expert parallelism, and release "
-        f"{target.name} has one for all data and context parallel ranks of a (PP, TP): that of the "
-        f"first, which is not that of the others (or resume from the original with {rng.FLAG}, "
-        "without any, where nothing else is in the way)"
+        "has an RNG state for every rank, as 0.16 writes it with expert parallelism, but release "
+        f"{target.name} loads one per (PP, TP) rank, and the states of its data and context "
+        "parallel ranks differ (if nothing else prevents the load, the job can resume from the "
+        f"unmigrated checkpoint with {rng.FLAG})"
     )
 
 

@@ -25,7 +25,7 @@ from ckptmigrate.checkpoint.rerun import (
 )
 from ckptmigrate.checkpoint.sidecar import REPAIR, Original
 from ckptmigrate.checkpoint.topology import Given, derive
-from ckptmigrate.checks.findings import CODES
+from ckptmigrate.checks.codes import CODES
 from ckptmigrate.checks.verification import verify_one
 from ckptmigrate.errors import CorruptError, DamagedError, RefusedError, Retry
 from ckptmigrate.places import Place
@@ -81,13 +81,13 @@ def plan(path: Place, wanted: Wanted, *, now: str) -> Plan:
             f"cannot be repaired: {first.what} ({CODES[first.code].meaning.rstrip('.')})"
             + (f", and {more} more errors" if more else ""),
             path=first.path,
-            fix=f"{first.remedy}; for all of it see `{command('verify', path)}`",
+            fix=f"{first.remedy}; to list all problems, run `{command('verify', path)}`",
         )
     directory = directories.directory(path)
     current = read(directory, unmarked=True)
     result, notes, losses = _rerun(current, wanted)
     result, unmarked = _marked(result)
-    notes += tuple(f"{name} is written again" for name in unmarked)
+    notes += tuple(f"{name} is written from the metadata" for name in unmarked)
     whole = with_shapes(result)
     if whole is not result:
         notes += (f"{SHAPES} is computed from the shapes of the parameters",)
@@ -108,7 +108,7 @@ def plan(path: Place, wanted: Wanted, *, now: str) -> Plan:
     refreshed = {name: directory.read(name) for name in other}
     if refreshed:
         names = ", ".join(refreshed)
-        notes += (f"integrity.json gets the digest of {names} as it is: what it holds is in order",)
+        notes += (f"integrity.json records the current hash of {names}, whose content was checked",)
     layout = _layout_of(result, current)
     steps = sidecar.load(directory)
     request = Request(
@@ -157,18 +157,18 @@ def _rerun(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...],
     if record.kind is Kind.FAULT and not wanted.drop:
         if wanted.rebuild:
             raise RefusedError(
-                "holds a fault context that is whole, and --rebuild-sentinel would replace it",
+                "contains a complete fault context, which --rebuild-sentinel would replace",
                 path=source.path,
-                fix="to go without it name --drop-rerun instead",
+                fix="to drop it, use --drop-rerun instead",
                 retry=Retry(add=("--drop-rerun",), leave_out=("--rebuild-sentinel",)),
             )
         if record.stuck:
             raise RefusedError(
-                f"holds a fault in state {STATES[record.state or 0]}, from which no release "
-                "resumes",
+                f"contains a fault in state {STATES[record.state or 0]}, from which no release "
+                "can resume",
                 path=source.path,
                 losses=(FAULT_CONTEXT,),
-                fix="drop the fault context, and the job resumes as idle",
+                fix="drop the fault context to resume as idle",
                 retry=Retry(add=("--drop-rerun",)),
             )
         return source, (), ()
@@ -181,13 +181,13 @@ def _rerun(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...],
         needed = rebuild_options(current)
         if needed:
             raise CorruptError(
-                "lacks rerun shards that its releases always ask for",
+                "lacks rerun shards that the releases of its layout always request",
                 missing=record.missing,
                 path=source.path,
-                fix="have them written anew",
+                fix="write new rerun shards",
                 retry=Retry(add=needed),
             )
-        note = "the rerun entry goes, and the job resumes as idle"
+        note = "rerun_state_machine is removed from the common state, and the job resumes as idle"
         return source.with_rerun(StoredRerun(), {}), (note,), losses
     if wanted.drop:
         return source, ("there is no fault context to drop",), ()
@@ -204,19 +204,19 @@ def _rebuilt(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...
     layout = next((found for found in current.layouts if found not in silent), None)
     if layout is None:
         raise RefusedError(
-            f"{current.layouts[0].ID} has no idle rerun state to rebuild",
+            f"the layout {current.layouts[0].ID} stores no idle rerun state to rebuild",
             path=source.path,
-            fix="leave --rebuild-sentinel out",
+            fix="omit --rebuild-sentinel",
             retry=Retry(leave_out=("--rebuild-sentinel",)),
         )
     iteration = source.iteration if record.iteration is None else record.iteration
     if iteration is None:
-        raise DamagedError("has no iteration in its common state", path=source.path)
+        raise DamagedError("has no iteration in the common state", path=source.path)
     idle = RerunRecord(Kind.IDLE, record.mode or MODE_VALIDATE, IDLE, iteration)
     kept = record.shards if record.kind is Kind.IDLE else {}
     if kept:
         idle = record
     stored = layout.write(idle, derive(source, wanted.given))
-    note = f"an idle rerun state with {len(stored.shards) - len(kept)} fresh shards"
+    note = f"an idle rerun state is written, with {len(stored.shards) - len(kept)} new shards"
     unchanged = {unique_key(place, record.grid): shard.stored for place, shard in kept.items()}
     return source.with_rerun(stored, unchanged), (note,)

@@ -126,7 +126,7 @@ def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None)
             unknown.append(error)
             continue
         verdict = check(reading_of(found.manifest), release, job)
-        if any(map(_in_the_way, verdict.obstacles)) or verdict.warnings:
+        if any(map(_blocks, verdict.obstacles)) or verdict.warnings:
             refusals.append(verdict)
             continue
         losses = found.losses + ((OPTIMIZER_STATE,) if verdict.obstacles else ())
@@ -138,11 +138,12 @@ def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None)
             raise unknown[0]
         # Prefer an obstacle that no migration removes: it is the actual reason.
         obstacle = min(
-            (o for v in refusals for o in v.obstacles if _in_the_way(o)),
+            (o for v in refusals for o in v.obstacles if _blocks(o)),
             key=lambda o: o.metadata_only,
         )
         raise RefusedError(
-            f"release {release.release} cannot resume from it: {obstacle.why} ({obstacle.error})",
+            f"release {release.release} cannot resume after any migration: {obstacle.why} "
+            f"({obstacle.error})",
             path=begin.manifest.path,
             layout=wanted.layout.ID,
             fix=f"run the job with {obstacle.flag}" if obstacle.flag else None,
@@ -150,7 +151,7 @@ def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None)
     return min(candidates, key=lambda found: len(found.losses))
 
 
-def _in_the_way(obstacle: Obstacle) -> bool:
+def _blocks(obstacle: Obstacle) -> bool:
     """Return whether an obstacle rules out a conversion.
 
     An obstacle that no migration removes, but that a flag of the job avoids, does not.

@@ -25,22 +25,23 @@ def plan(path: Place) -> Plan:
     steps = sidecar.load(directory)
     if not steps:
         raise RefusedError(
-            f"has nothing to undo: no {sidecar.FILE} tells of a migration",
+            f"has no migration to undo (no {sidecar.FILE})",
             path=path,
-            fix=f"to see what it is run `{command('inspect', path)}`",
+            fix=f"to examine it, run `{command('inspect', path)}`",
         )
     if not steps[-1].in_place:
         raise RefusedError(
-            "was written out of place: its source is unchanged, so there is nothing to undo",
+            "was written out of place, so there is no in-place migration to undo",
             path=path,
-            fix=f"if you do not need it, remove it with `{removal(_result(path), '-r')}`",
+            fix="the source is unchanged; to discard this result, run "
+            f"`{removal(_result(path), '-r')}`",
         )
     last, before, why_not = sidecar.before_last(directory)
     if before is None:
         raise RefusedError(
             f"cannot be undone: {why_not}",
             path=path,
-            fix="put that file back as the migration left it, or migrate it once more with "
+            fix="restore the file as the migration wrote it, or migrate again with "
             f"`{command('upgrade', path, '--to', last.source[-1], '--in-place')}`",
         )
     current = read(directory)
@@ -51,7 +52,7 @@ def plan(path: Place) -> Plan:
         source=tuple(layout.ID for layout in current.layouts),
         target=" or ".join(layout.ID for layout in previous.layouts),
         layout=previous.layouts[0].ID,
-        undo=_again(last, path),
+        undo=_redo_command(last, path),
         satisfied=False,
         differences=tuple(differences.diff(current.manifest, previous.manifest, payload=False)),
         change=change_of(
@@ -64,7 +65,7 @@ def plan(path: Place) -> Plan:
             after={name: state.before for name, state in last.files.items()},
         ),
         losses=(),
-        notes=(f"takes back the {last.verb} to {last.target} of {last.time}",),
+        notes=(f"undoes the {last.verb} to {last.target} of {last.time}",),
         payload=untouched(current.manifest, before),
         written=previous.manifest.metadata,
     )
@@ -81,7 +82,7 @@ def _result(path: Place) -> Place:
     return root if only else path
 
 
-def _again(step: Step, path: Place) -> str:
+def _redo_command(step: Step, path: Place) -> str:
     if step.verb == REPAIR:
         return command(REPAIR, path, "--in-place")
     allowed = [word for loss in step.losses for word in ("--allow-loss", loss)]

@@ -55,11 +55,11 @@ class Environment:
         version = self._version(row.package)
         option = f"--{row.package.lower()} V"
         known = (
-            f"and its version is not known ({option} states it)"
+            f"and the {row.package} of the job is not known (set it with {option})"
             if version is None
-            else f"and that of the job is {version} ({option} states another)"
+            else f"and the {row.package} of the job is {version} (set it with {option})"
         )
-        return f"only {row.package} {needed.replace('|', ' or ')} {verb} that name, {known}"
+        return f"only {row.package} {needed.replace('|', ' or ')} {verb} it, {known}"
 
     def _version(self, package: str) -> str | None:
         return self.python if package == "Python" else self.numpy
@@ -103,5 +103,5 @@ def _version(package: str, text: str) -> str:
     except ValueError as error:
         example = f"--{package.lower()} {_EXAMPLES[package]}"
         raise RefusedError(
-            f"there is no {package} {text!r}", fix=f"name a version such as {example}"
+            f"{text!r} is not a version of {package}", fix=f"use a version, for example {example}"
         ) from error

@@ -168,12 +168,15 @@ class ShardingRow:
         type: its name in `content_metadata`.
         releases: specifier of its readers.
         error: the error of all other releases; empty if there are none.
+        resized_error: the error of a job with other TP or PP sizes than the checkpoint; empty if it
+            loads the optimizer.
         source: the tag, file or sample of this fact.
     """
 
     type: str
     releases: str
     error: str
+    resized_error: str
     source: str
 
 

@@ -14,7 +14,7 @@ from ckptmigrate.releases.readers import Reader
 from ckptmigrate.releases.writer_evidence import possible_writers
 from ckptmigrate.versions import rerun_facts
 from ckptmigrate.versions.detection import Reading
-from ckptmigrate.versions.load_rules import LENIENT, Offer
+from ckptmigrate.versions.load_rules import LENIENT, LoadRequest
 
 STRICTNESS: Final = ("assume_ok_unexpected", "raise_unexpected", "raise_all", *LENIENT)
 DEFAULT_STRICTNESS: Final = "assume_ok_unexpected"
@@ -45,10 +45,10 @@ class Job:
     strictness: str = DEFAULT_STRICTNESS
 
 
-def offered(reading: Reading, reader: Reader, job: Job) -> Offer:
+def offered(reading: Reading, reader: Reader, job: Job) -> LoadRequest:
     """Return what a checkpoint offers to a job of a release."""
     manifest, record = reading.manifest, reading.record
-    saved = _saved(manifest)
+    saved = saved_parallelism(manifest)
     grid = (job.pipeline or saved.pipeline or 1, job.tensor or saved.tensor or 1)
     world = job.world or saved.world or saved.hint or 1
     fields: set[str] = set()
@@ -58,7 +58,7 @@ def offered(reading: Reading, reader: Reader, job: Job) -> Offer:
     if shard is not None:
         fields |= set(shard.stored or shard.fields)
     same_grid = grid == (saved.pipeline or grid[0], saved.tensor or grid[1])
-    return Offer(
+    return LoadRequest(
         facts=rerun_facts.gather(manifest),
         record=record,
         fields=frozenset(fields),
@@ -79,7 +79,7 @@ def _wrote(reader: Reader, manifest: Manifest) -> bool:
     return [minor(release) for release in writers] == [minor(reader.release)]
 
 
-def _saved(manifest: Manifest) -> Topology:
+def saved_parallelism(manifest: Manifest) -> Topology:
     """Return the parallelism of the checkpoint; that of args, as in Megatron, if they disagree."""
     try:
         return derive(manifest)

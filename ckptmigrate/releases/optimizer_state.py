@@ -16,10 +16,13 @@ from typing import Any, Final
 
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.pickles.tree import Object
+from ckptmigrate.releases.facts import ShardingRow
 from ckptmigrate.releases.readers import Reader
 
 FLAG: Final = "--no-load-optim"
 FLATTENED: Final = "fully_sharded_model_space"
+Sizes = tuple[int, int]
+_IN_CONTENT: Final = "sharding-type-in-content"
 # The attribute of `.metadata` with a row per tensor, and the field in the row of a flattened state.
 SHAPES: Final = "mcore_data"
 _SHAPE: Final = "nd_reformulated_orig_global_shape"
@@ -39,11 +42,13 @@ class Problem:
         error: the error that the reader raises.
         why: the reason.
         metadata_only: whether an edit of `.metadata` removes it.
+        before_load: whether the job raises it before it reads `.metadata`.
     """
 
     error: str
     why: str
     metadata_only: bool = False
+    before_load: bool = False
 
 
 def saved(manifest: Manifest) -> bool:
@@ -61,15 +66,20 @@ def unsaved(manifest: Manifest) -> Problem | None:
     return Problem("KeyError: 'optimizer'", "the checkpoint was saved with --no-save-optim")
 
 
-def problems(manifest: Manifest, reader: Reader) -> list[Problem]:
+def problems(
+    manifest: Manifest, reader: Reader, resized: tuple[Sizes, Sizes] | None = None
+) -> list[Problem]:
     """Return the reasons why a reader cannot load the optimizer, in the order of their errors.
+
+    Args:
+        resized: the (TP, PP) sizes of the job and of the checkpoint if they differ.
 
     A `release` checkpoint has none, because no job loads its optimizer (load_checkpoint of
     megatron/training/checkpointing.py, core_v0.9.0 to core_v0.19.0).
     """
     if manifest.is_release:
         return []
-    found = _of_sharding(manifest, reader)
+    found = [*_of_sizes(manifest, reader, resized), *_of_sharding(manifest, reader)]
     # A job builds the sharded state dict before it reads a tensor, so its error is the only one.
     return found or [
         *_of_shapes(manifest, reader),
@@ -135,25 +145,64 @@ def _is_flattened(shape: tuple[int, ...], stored: tuple[int, ...]) -> bool:
 
 def sharding_type(manifest: Manifest) -> str | None:
     """Return the sharding type of the distributed optimizer, or None if it is unknown."""
-    named_type = (manifest.common.content or {}).get("distrib_optim_sharding_type")
-    if isinstance(named_type, str):
-        return named_type
+    for state in (manifest.common.content, *_optimizers(manifest)):
+        for key in ("distrib_optim_sharding_type", "param_state_sharding_type"):
+            found = (state or {}).get(key)
+            if isinstance(found, str):
+                return found
     return FLATTENED if _flattened(manifest) or shapes_lost(manifest) else None
+
+
+def _optimizers(manifest: Manifest) -> list[dict[Any, Any]]:
+    """Return the states of the optimizers in the common state, one for each of several (MoE)."""
+    states = manifest.common.values.get("optimizer")
+    if not isinstance(states, dict):
+        return []
+    several = [state for state in states.values() if isinstance(state, dict)]
+    return [states, *several] if _is_chain(states) else [states]
+
+
+def _is_chain(states: dict[Any, Any]) -> bool:
+    """Return whether there are several optimizers, which the common state has under 0, 1, ..."""
+    return len(states) > 1 and {*states} == {*range(len(states))}
+
+
+def _row(found: str, reader: Reader) -> ShardingRow | None:
+    return next((row for row in reader.compat.optimizer_sharding if row.type == found), None)
+
+
+def _of_sizes(
+    manifest: Manifest, reader: Reader, resized: tuple[Sizes, Sizes] | None
+) -> list[Problem]:
+    """Return the problem of a job with other TP or PP sizes than the checkpoint."""
+    found = sharding_type(manifest)
+    row = None if found is None else _row(found, reader)
+    if resized is None or row is None or not row.resized_error:
+        return []
+    if not reader.is_in(row.releases) and reader.unread_forms(_IN_CONTENT):
+        return []  # it takes the optimizer for a flattened one
+    error = row.resized_error.format(job=resized[0], saved=resized[1], type=found)
+    why = f"an optimizer of sharding type {found} needs the TP and PP sizes of the checkpoint"
+    return [Problem(error, why, before_load=True)]
 
 
 def _of_sharding(manifest: Manifest, reader: Reader) -> list[Problem]:
     found = sharding_type(manifest)
     if found is None:
         return []
-    row = next((row for row in reader.compat.optimizer_sharding if row.type == found), None)
+    row = _row(found, reader)
     if row is not None and reader.is_in(row.releases):
         return []
+    if found != FLATTENED:
+        taken_for_flattened = _of_form(reader, _IN_CONTENT)
+        if taken_for_flattened:
+            return taken_for_flattened
     error = row.error if row else f"NotImplementedError: Unknown sharding_type: {found}"
     why = (
-        f"its distributed optimizer does not know the sharding type {found}, and no metadata "
-        "edit can re-lay the bytes"
+        f"the distributed optimizer of the release does not support the sharding type {found}, "
+        "and a change of metadata cannot convert the data"
     )
-    return [Problem(error, why)]
+    return [Problem(error, why, before_load=True)]
 
 
 def _of_form(reader: Reader, form: str, **values: object) -> list[Problem]:
@@ -175,9 +224,7 @@ def _of_chain(manifest: Manifest, reader: Reader) -> list[Problem]:
     Releases up to 0.13 write the prefix. If the keys have it, every reader requests it, because
     `content_metadata`, which makes a reader omit it, is saved together with the keys.
     """
-    states = manifest.common.values.get("optimizer")
-    # Several optimizers are stored under 0, 1, ... in the common state; a single one is not.
-    if not isinstance(states, dict) or len(states) < 2 or {*states} != {*range(len(states))}:
+    if len(_optimizers(manifest)) < 2:
         return []
     keys = manifest.metadata.entries
     if any(_CHAINED.match(key) for key in keys):

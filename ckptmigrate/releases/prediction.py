@@ -17,11 +17,11 @@ from ckptmigrate.pickles.display import short
 from ckptmigrate.pickles.tree import Object, enum_value, symbol_of, symbols_and_objects
 from ckptmigrate.releases import optimizer_state, rng
 from ckptmigrate.releases.constraints import ARGS_CLASS
-from ckptmigrate.releases.job import RAISE_ALL, Job, offered
+from ckptmigrate.releases.job import RAISE_ALL, Job, offered, saved_parallelism
 from ckptmigrate.releases.readers import Reader
 from ckptmigrate.versions import named
 from ckptmigrate.versions.detection import Reading
-from ckptmigrate.versions.load_rules import MISSING, Offer
+from ckptmigrate.versions.load_rules import MISSING, LoadRequest
 
 _SINGLETON: Final = "singleton_local_shards"
 # The key of a tensor of one layer. The key of stacked layers is the same without the number.
@@ -116,49 +116,51 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
     """
     job = job or Job()
     manifest = reading.manifest
-    obstacles = [*_marker(manifest, reader), *_common(manifest, reader)]
+    request = offered(reading, reader, job)
+    early, late = _optimizer(manifest, reader, job, request)
+    obstacles = [*_marker(manifest, reader), *_common(manifest, reader), *early]
     obstacles += _metadata(manifest, reader)
     obstacles += _model(manifest, reader)
-    if not (job.no_load_optim or job.finetune):
-        obstacles += [
-            Obstacle(each.error, each.why, optimizer_state.FLAG, metadata_only=each.metadata_only)
-            for each in optimizer_state.problems(manifest, reader)
-        ]
-    offer = offered(reading, reader, job)
-    taking = named(reader.layout).take(offer)
-    states, rerun = _rng(manifest, reader, job, offer), []
-    if taking.error is not None:
-        rerun = [Obstacle(taking.error, taking.why)]
+    obstacles += late
+    outcome = named(reader.layout).predict_load(request)
+    states, rerun = _rng(manifest, reader, job, request), []
+    if outcome.error is not None:
+        rerun = [Obstacle(outcome.error, outcome.why)]
     # A job loads rerun shards before RNG states, but restores in another order: optimizer, rerun
     # state, RNG states.
-    if taking.error is not None and taking.error.startswith(MISSING):
+    if outcome.error is not None and outcome.error.startswith(MISSING):
         obstacles += [*rerun, *states, *_no_optimizer(manifest, job)]
     else:
         obstacles += [*states, *_no_optimizer(manifest, job), *rerun]
-    obstacles += _no_rng(manifest, reader, job, offer)
+    obstacles += _no_rng(manifest, reader, job, request)
     if (
-        taking.error is None
+        outcome.error is None
         and job.strictness == RAISE_ALL
         and manifest.rerun_keys
-        and not taking.requested
+        and not outcome.requested
     ):
         obstacles.append(
             Obstacle(
                 f"Missing keys (for all ranks): {{'{SHARDED_KEY}'}}",
-                "a strict job refuses rerun shards that it does not ask for",
+                "a job with --dist-ckpt-strictness raise_all refuses rerun shards that it does "
+                "not request",
                 "--dist-ckpt-strictness assume_ok_unexpected",
             )
         )
     obstacles += _nested(manifest, reader)
-    warnings = (taking.warning,) if taking.warning else ()
+    warnings = (outcome.warning,) if outcome.warning else ()
     return Verdict(
-        reader, tuple(obstacles), taking.without, warnings, _depends(manifest, reader, job, offer)
+        reader,
+        tuple(obstacles),
+        outcome.without,
+        warnings,
+        _depends(manifest, reader, job, request),
     )
 
 
-def _depends(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> tuple[str, ...]:
+def _depends(manifest: Manifest, reader: Reader, job: Job, request: LoadRequest) -> tuple[str, ...]:
     """Return a sentence for each global of a moved module whose load depends on a version."""
-    states = manifest.rng_symbols if _loads_rng(job, offer) else ()
+    states = manifest.rng_symbols if _loads_rng(job, request) else ()
     named = [(_STATES, path, False) for path in states]
     for each in manifest.parts.values():
         by_list = each.common.in_file and reader.weights_only
@@ -186,7 +188,7 @@ def _nested(manifest: Manifest, reader: Reader) -> list[Obstacle]:
     for name, inside in manifest.nested.items():
         common = _common(inside, reader, _NO_COMMON_FILE)
         for each in (*_marker(inside, reader), *common, *_metadata(inside, reader)):
-            found.append(replace(each, why=f"in the nested checkpoint {name} {each.why}"))
+            found.append(replace(each, why=f"in the nested checkpoint {name}, {each.why}"))
     return found
 
 
@@ -198,7 +200,7 @@ def _marker(manifest: Manifest, reader: Reader) -> list[Obstacle]:
         Obstacle(
             "TypeError: CheckpointingConfig.__init__() got an unexpected keyword argument "
             f"'{unknown[0]}'",
-            "metadata.json has keys that this release does not know",
+            "metadata.json has keys that the release does not know",
         )
     ]
 
@@ -211,7 +213,13 @@ def _common(manifest: Manifest, reader: Reader, missing: str | None = None) -> l
     """
     if not manifest.common.in_file and reader.missing_common_error is not None:
         error = (missing or reader.missing_common_error).format(path=manifest.path)
-        return [Obstacle(error, "the common state is in common_state, and it looks for common.pt")]
+        return [
+            Obstacle(
+                error,
+                "the release expects common.pt, and the checkpoint stores the common state in "
+                "common_state/shard_0_1",
+            )
+        ]
     weights_only = manifest.common.in_file and reader.weights_only
     for found in symbols_and_objects(manifest.common.values):
         # The reader's error names the first global that it cannot load.
@@ -223,7 +231,7 @@ def _common(manifest: Manifest, reader: Reader, missing: str | None = None) -> l
                 return [_no_member(found)]
             continue
         if weights_only and not reader.allows(found.path):
-            why = f"{_COMMON} names {found.path}, which this release does not allow"
+            why = f"{_COMMON} names {found.path}, which the release does not allow"
             return [
                 Obstacle(
                     "Weights only load failed. ... Unsupported global: GLOBAL "
@@ -241,8 +249,8 @@ def _no_member(found: Object) -> Obstacle:
     name = symbol_of(found).symbol
     return Obstacle(
         f"ValueError: {short(enum_value(found))} is not a valid {name}",
-        f"the common state has {short(found)}, and {name} has no member of that value in this "
-        "release",
+        f"the common state contains {short(found)}, and {name} of the release has no member with "
+        "that value",
     )
 
 
@@ -250,8 +258,25 @@ def _forbidden(name: str) -> Obstacle:
     return Obstacle(
         "Weights only load failed. ... Can only build Tensor, Parameter, OrderedDict or types "
         f"allowlisted via `add_safe_globals`, but got <class '{name}'>",
-        f"the common state has numpy data of the class {name}, which this release does not allow",
+        f"the common state contains NumPy data of the class {name}, which the release does not "
+        "allow",
     )
+
+
+def _optimizer(
+    manifest: Manifest, reader: Reader, job: Job, request: LoadRequest
+) -> tuple[list[Obstacle], list[Obstacle]]:
+    """Return the obstacles of the optimizer before the job reads `.metadata`, and after."""
+    if job.no_load_optim or job.finetune:
+        return [], []
+    saved = saved_parallelism(manifest)
+    sizes = request.grid[::-1], (saved.tensor or request.grid[1], saved.pipeline or request.grid[0])
+    problems = optimizer_state.problems(manifest, reader, None if request.same_grid else sizes)
+    found = [
+        (each.before_load, Obstacle(each.error, each.why, optimizer_state.FLAG, each.metadata_only))
+        for each in problems
+    ]
+    return [o for early, o in found if early], [o for early, o in found if not early]
 
 
 def _metadata(manifest: Manifest, reader: Reader) -> list[Obstacle]:
@@ -286,17 +311,17 @@ def _unresolved(path: str, where: str, reader: Reader, flag: str | None = None) 
         error = f"AttributeError: Can't get attribute '{name}' on <module '{module}'"
     else:
         error = f"ModuleNotFoundError: No module named '{module.partition('.')[0]}'"
-    return Obstacle(error, f"{where} names {path}, which this release does not have", flag)
+    return Obstacle(error, f"{where} names {path}, which the release does not have", flag)
 
 
-def _loads_rng(job: Job, offer: Offer) -> bool:
-    return not (job.no_load_rng or job.finetune) and offer.same_grid
+def _loads_rng(job: Job, request: LoadRequest) -> bool:
+    return not (job.no_load_rng or job.finetune) and request.same_grid
 
 
-def _rng(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> list[Obstacle]:
-    if not _loads_rng(job, offer):
+def _rng(manifest: Manifest, reader: Reader, job: Job, request: LoadRequest) -> list[Obstacle]:
+    if not _loads_rng(job, request):
         return []
-    found = rng.missing(manifest, reader, offer.grid, offer.world)
+    found = rng.missing(manifest, reader, request.grid, request.world)
     if found is not None:
         return [Obstacle(*found, rng.FLAG)]
     unresolved = (path for path in manifest.rng_symbols if not reader.resolves(path))
@@ -310,15 +335,18 @@ def _no_optimizer(manifest: Manifest, job: Job) -> list[Obstacle]:
     return [Obstacle(found.error, found.why, optimizer_state.FLAG, metadata_only=False)]
 
 
-def _no_rng(manifest: Manifest, reader: Reader, job: Job, offer: Offer) -> list[Obstacle]:
+def _no_rng(manifest: Manifest, reader: Reader, job: Job, request: LoadRequest) -> list[Obstacle]:
     """Return the error of a job that requests no RNG states although it has no --no-load-rng."""
     error = reader.missing_rng_error
     if error is None or job.no_load_rng or job.finetune or manifest.is_release:
         return []
     if not rng.saved(manifest):
         why = "the checkpoint was saved with --no-save-rng"
-    elif not offer.same_grid:
-        why = "of another TP or PP it does not ask for RNG states, and then misses them"
+    elif not request.same_grid:
+        why = (
+            "TP or PP of the job differs from the checkpoint: the release then does not request "
+            "RNG states, and fails without them"
+        )
     else:
         return []
     return [Obstacle(error.format(path=manifest.path), why, rng.FLAG, metadata_only=False)]

@@ -17,7 +17,7 @@ from ckptmigrate.releases.facts import Compat, FormRow, MissingRow, matches, min
 
 # Modules that every reader has besides Megatron; other modules belong to no release.
 _EVERYWHERE: Final = frozenset({"torch", "numpy", "__builtin__", *sys.stdlib_module_names})
-_ONE: Final = "name one such as 0.13.1; for all run `ckptmigrate explain`"
+_ONE: Final = "use a release such as 0.13.1; to list all, run `ckptmigrate explain`"
 _WEIGHTS_ONLY_SINCE: Final = ">=2.6"  # torch.load's default (torch 2.6 release notes)
 
 
@@ -60,7 +60,9 @@ class Reader:
         if self.like is None:
             return None
         age = "newer" if minor(self.release) > minor(self.like) else "older"
-        return f"{self.release} is {age} than all that is known, and taken to be like {self.like}"
+        return (
+            f"{self.release} is {age} than every known release: this is the result for {self.like}"
+        )
 
     @property
     def weights_only(self) -> bool:
@@ -173,23 +175,23 @@ def reader(
     try:
         version = Version(release)
     except ValueError as error:  # not a version, or a number with more digits than int() accepts
-        raise RefusedError(f"there is no release {release!r}", fix=_ONE) from error
+        raise RefusedError(f"{release!r} is not a release of Megatron-Core", fix=_ONE) from error
     try:
         stated = None if torch is None else str(Version(torch))
     except ValueError as error:
         raise RefusedError(
-            f"there is no torch {torch!r}", fix="name a version such as --torch 2.6.0"
+            f"{torch!r} is not a version of torch", fix="use a version, for example --torch 2.6.0"
         ) from error
     if len(version.release) == 1:  # 013 is a typing error for 0.13, not release 13
-        raise RefusedError(f"there is no release {release!r}", fix=_ONE)
+        raise RefusedError(f"{release!r} is not a release of Megatron-Core", fix=_ONE)
     full = str(version)
     known = [row.release for row in compat.readers if _is_patch_of(row.release, full)]
     full = known[-1] if known else full
     layouts = [row.layout for row in compat.layouts if matches(full, row.releases)]
     if not layouts:
         raise RefusedError(
-            f"no layout is known of release {release!r}",
-            fix="for those that are known run `ckptmigrate layouts`",
+            f"the layout of release {release!r} is not known",
+            fix="to list the known releases, run `ckptmigrate layouts`",
         )
     # A patch without a row gets the torch of its minor release.
     rows = [row for row in compat.readers if minor(row.release) <= minor(full)]

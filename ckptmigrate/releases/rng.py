@@ -72,7 +72,7 @@ def missing(
     has = " and ".join(_words(each) for each in stored) or "none"
     return (
         f"{MISSING}{unique_key(lacking, asked, RNG_KEY)}.",
-        f"it asks for RNG states by {_words(asked)}, and the checkpoint has {has}",
+        f"the release requests one RNG state per {_words(asked)}, and the checkpoint has {has}",
     )
 
 
@@ -144,9 +144,9 @@ def _with_fewer(found: Manifest, grid: Position) -> Rekeyed:
         unique_key(place, grid[:2], RNG_KEY): (ranks.get(first, 0), found.metadata.blobs[first])
         for place, first in firsts.items()
     }
-    note = "every data and context parallel rank has the RNG states of the first"
+    note = "every data and context parallel rank loads the RNG state of the first of them"
     if not lossy:
-        note = f"{note}, which are its own"
+        note = f"{note}, which is equal to its own"
     return _with(found, grid, added, lossy=lossy, note=note)
 
 
@@ -161,7 +161,7 @@ def _with_more(found: Manifest, grid: Position, given: Given | None) -> Rekeyed:
         )
         for place in positions(whole)
     }
-    note = "every data and context parallel rank gets the RNG states that are there for (PP, TP)"
+    note = "every data and context parallel rank gets the RNG state of its (PP, TP) rank"
     return _with(found, grid, added, lossy=False, note=note)
 
 
@@ -182,4 +182,4 @@ def _same(found: Manifest, first: str, other: str) -> bool:
 
 def _words(grid: Position) -> str:
     names = "(PP, TP, DP x CP)" if len(grid) == 3 else "(PP, TP)"
-    return f"{names} in a grid of {' x '.join(map(str, grid))}"
+    return f"{names} rank ({' x '.join(map(str, grid))})"

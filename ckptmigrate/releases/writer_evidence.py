@@ -120,7 +120,7 @@ def _looked_for(manifest: Manifest, rows: tuple[SignRow, ...]) -> list[Sign]:
     for row in rows:
         kind, _, name = row.sign.partition(":")
         if kind not in _LOOK:
-            raise CompatError(f"sign {row.sign!r} is of no known kind")
+            raise CompatError(f"the kind of sign {row.sign!r} is not known")
         found = _LOOK[kind](manifest, name)
         if found is not None:
             signs.append(Sign(row.sign, found, row.present if found else row.absent))

@@ -208,7 +208,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 def unreadable(path: Path, error: OSError) -> DamagedError:
     """Return the error for a checkpoint file that the system does not let us read."""
     return DamagedError(
-        f"cannot be read ({error.strerror})", path=path, fix="have it readable, then run this again"
+        f"cannot be read ({error.strerror})",
+        path=path,
+        fix="make it readable, then run the command again",
     )
 
 

@@ -22,7 +22,7 @@ def largest(name: str) -> int:
 
 def too_large(path: Place, most: int) -> DamagedError:
     return DamagedError(
-        f"has more than {most} bytes to read at once, which no release writes",
+        f"is larger than {most} bytes, the most that is read at once",
         path=path,
         fix="restore it from a copy",
     )
@@ -32,7 +32,7 @@ def too_deep(folder: Path) -> DestinationError:
     """Return the error for a checkpoint with more than DEEPEST nested directories."""
     top = folder.parents[DEEPEST - 1]
     return DestinationError(
-        f"nests more than {DEEPEST} directories, and cannot be carried over",
+        f"contains more than {DEEPEST} nested directories, and cannot be copied",
         path=top,
-        fix=f"move it out of the checkpoint with `{shell('mv', top, top.parents[1])}`",
+        fix=f"to move it out of the checkpoint, run `{shell('mv', top, top.parents[1])}`",
     )

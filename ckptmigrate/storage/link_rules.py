@@ -79,8 +79,8 @@ def check_link(path: Path) -> None:
     """
     if leads_out(path):
         raise DamagedError(
-            f"is a link out of the checkpoint, to {os.path.realpath(path)}",
+            f"is a link to {os.path.realpath(path)}, outside the checkpoint",
             path=path,
-            fix="put the file itself there; a link is followed only to a file of the same name, or "
-            "of one that is a digest, as caches have it",
+            fix="replace the link by the file; links are followed only to a file of the same "
+            "name, or of a hash as its name, as in caches",
         )

@@ -61,7 +61,7 @@ def read(path: Path, most: int) -> bytes:
     with opened(path) as file:
         size = size_of(file)
         if size > most:
-            raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
+            raise OSError(errno.EFBIG, f"it is larger than {most} bytes", str(path))
         return file.read(size or min(most, _UNSIZED))
 
 

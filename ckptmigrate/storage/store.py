@@ -63,9 +63,9 @@ class Store(StoreIndex):
         if size is not None and len(found) != size:
             told = "more" if len(found) > size else f"{len(found)}"
             raise StoreError(
-                f"gives {told} bytes, and was listed with {size}",
+                f"has {told} bytes, but was listed with {size}",
                 path=place,
-                fix="make sure that nothing writes to it, then run this again",
+                fix="stop other programs that write to it, then run the command again",
             )
         return found
 
@@ -93,7 +93,7 @@ class Store(StoreIndex):
         with translated(place, "read"):
             found = bytes(self._call("cat_file", place, start=start, end=end, size=end - start))
         if len(found) != end - start:
-            what = f"gives {len(found)} bytes where {end - start} were asked for"
+            what = f"returned {len(found)} of {end - start} requested bytes"
             raise StoreError(what, path=place, fix=COPY)
         return found
 
@@ -133,9 +133,9 @@ class Store(StoreIndex):
                 self._call("pipe_file", place, content, size=len(content), **options)
             if not self._holds(place, content):  # for example because of a proxy
                 raise StoreError(
-                    "does not read back as it was written",
+                    "differs from what was written when read back",
                     path=place,
-                    fix="make sure that nothing else writes to it, then run this again",
+                    fix="stop other programs that write to it, then run the command again",
                 )
 
     def copy(self, source: Url, target: Url, size: int) -> None:
@@ -255,13 +255,15 @@ def store_of(place: Url) -> Store:
 @functools.cache
 def _of(root: Url) -> Store:
     if not root.key:
-        raise StoreError("names no bucket", path=root, fix="name one, as in s3://bucket/run")
+        raise StoreError(
+            "does not contain a bucket", path=root, fix="use a URL such as s3://bucket/run"
+        )
     packages = _PACKAGES.get(root.protocol)
     try:
         import fsspec
     except ImportError as error:
         raise StoreError(
-            "lies in a store, and fsspec is not installed",
+            "is in an object store, and fsspec is not installed",
             path=root,
             fix=f"run `{install(*packages or ('fsspec',))}`",
         ) from error
@@ -270,7 +272,7 @@ def _of(root: Url) -> Store:
         filesystem, _ = fsspec.core.url_to_fs(str(root), use_listings_cache=False)
     except ImportError as error:
         raise StoreError(
-            "lies in a store whose library is not installed",
+            "is in an object store whose library is not installed",
             path=root,
             fix=f"run `{install(*packages)}`" if packages else f"install it ({error})",
         ) from error
@@ -278,7 +280,8 @@ def _of(root: Url) -> Store:
         raise StoreError(
             f"cannot be opened ({first_line(error)})",
             path=root,
-            fix="name a local path, or a URL of a store that fsspec knows, such as s3:// or gs://",
+            fix="use a local path, or a URL of a store that fsspec supports, such as s3:// or "
+            "gs://",
         ) from error
     except Exception as error:
         raise explained(error, root) from error

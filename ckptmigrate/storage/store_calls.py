@@ -73,7 +73,7 @@ class Calls:
             if time.monotonic() - start < limit:  # raised by the library itself
                 raise
             self._limit = _AFTER_ONE
-            raise TimeoutError(f"no answer within {limit:.0f} s") from error
+            raise TimeoutError(f"no response within {limit:.0f} s") from error
         except BaseException:
             if not future.done():
                 # Let the call end first: an undo would miss what it writes later.
@@ -97,7 +97,7 @@ class Calls:
             waited = time.monotonic() - start
             if waited >= limit:
                 self._limit = _AFTER_ONE
-                raise TimeoutError(f"no answer within {limit:.0f} s")
+                raise TimeoutError(f"no response within {limit:.0f} s")
             progress.on_wait(place, waited)
         found = future.result()
         self._limit = _LIMIT

@@ -75,12 +75,12 @@ class StoreDirectory:
 
 def missing(place: Url) -> DamagedError:
     """Return the error for a missing object of a checkpoint."""
-    return DamagedError("cannot be read (there is none)", path=place, fix="restore it from a copy")
+    return DamagedError("does not exist", path=place, fix="restore it from a copy")
 
 
 def _gone(place: Url) -> StoreError:
     return StoreError(
-        "was listed, and cannot be found",
+        "was listed, but does not exist",
         path=place,
-        fix="make sure that nothing removes it, then run this again",
+        fix="stop other programs that remove it, then run the command again",
     )

@@ -48,25 +48,25 @@ def says_it_exists(error: Exception) -> bool:
 # (problem, fix)
 _CREDENTIALS: Final = (
     "cannot be reached without credentials",
-    "set them where its library looks for them (AWS_PROFILE, "
+    "set them where the library of the store reads them (AWS_PROFILE, "
     "GOOGLE_APPLICATION_CREDENTIALS, the configuration of fsspec or multi-storage-client)",
 )
 _UNREACHABLE: Final = (
     "cannot be reached",
-    "look at the endpoint (AWS_ENDPOINT_URL) and the network, then run this again",
+    "check the endpoint (AWS_ENDPOINT_URL) and the network, then run the command again",
 )
 _DENIED: Final = (
-    "access is denied to {purpose} it",
-    "use credentials (AWS_PROFILE) that may do this",
+    "no permission to {purpose} it",
+    "use credentials (AWS_PROFILE) with that permission",
 )
-_BUSY: Final = ("is too busy to answer", "run this again later")
+_BUSY: Final = ("is overloaded", "run the command again later")
 _REFUSED: Final = (
-    "is refused: the server says that a precondition failed",
-    "look at what is between here and the store, such as a proxy, then run this again",
+    "is refused: the server reports a failed precondition",
+    "check proxies between this host and the store, then run the command again",
 )
-_NO_BUCKET: Final = ("does not exist", "name a bucket that does")
-_NO_PROFILE: Final = ("cannot be reached", "set AWS_PROFILE to a profile that is configured")
-_ENDED: Final = ("was not written: its upload was ended by something else", "run this again")
+_NO_BUCKET: Final = ("does not exist", "use a bucket that exists")
+_NO_PROFILE: Final = ("cannot be reached", "set AWS_PROFILE to a configured profile")
+_ENDED: Final = ("was not written: another program ended its upload", "run the command again")
 # Explanation -> class names and codes of errors.
 _EXPLANATIONS: Final = {
     _NO_BUCKET: ("NoSuchBucket",),
@@ -94,7 +94,7 @@ def explained(error: BaseException, place: Url, purpose: str = "use") -> StoreEr
         (_BY_NAME[name] for name in names if name in _BY_NAME),
         (
             "cannot be read or written",
-            "look at the URL, and at what the library of its store is set up with",
+            "check the URL and the configuration of the library of the store",
         ),
     )
     # For a missing bucket, name the bucket, not the object.

@@ -17,7 +17,7 @@ from ckptmigrate.storage.store_errors import code_of, translated
 
 # Fields of a listing that change each time an object is written.
 _VERSION: Final = ("ETag", "etag", "generation", "md5Hash", "LastModified", "mtime", "created")
-COPY: Final = "copy the checkpoint to a local directory, and name that"
+COPY: Final = "copy the checkpoint to a local directory, and use that"
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Listing:
         for name in (*self.files, *self.folders):
             if name in ("", ".", "..") or "\0" in name:
                 raise DamagedError(
-                    f"holds an object with a part {name!r} in its name",
+                    f"contains an object with the part {name!r} in its name",
                     path=place,
-                    fix="rename it, or remove it, with the tools of the store",
+                    fix="rename or remove it with the tools of the store",
                 )
 
 
@@ -92,9 +92,9 @@ class StoreIndex:
                 size = self.size(place / name) if told is None else int(told)
                 if files.setdefault(name, size) != size:
                     raise StoreError(
-                        f"is listed with {files[name]} bytes and with {size}",
+                        f"is listed twice, with {files[name]} and {size} bytes",
                         path=place / name,
-                        fix="make sure that nothing writes to it, then run this again",
+                        fix="stop other programs that write to it, then run the command again",
                     )
                 versions[name] = repr([item[key] for key in _VERSION if key in item])
         return Listing(dict(sorted(files.items())), versions, tuple(sorted(folders)))
@@ -165,7 +165,9 @@ class StoreIndex:
         with translated(place, "look at"):
             size = self._call("info", place)["size"]
         if size is None:
-            raise StoreError("has a size that its server does not tell", path=place, fix=COPY)
+            raise StoreError(
+                "has an unknown size (the server does not report it)", path=place, fix=COPY
+            )
         return int(size)
 
     def is_directory(self, place: Url) -> bool:

@@ -28,7 +28,7 @@ def place(text: str | Place) -> Place:
         return Path(text)
     match = _SCHEME.fullmatch(text)
     if match is None:
-        raise _no_place(text, "is no URL of one store", "name one, as in s3://bucket/run")
+        raise _no_place(text, "is not the URL of a store", "use a URL such as s3://bucket/run")
     protocol, key = match[1].lower(), match[2]
     if protocol in _LOCAL:
         return Path(_path_of(text, key))
@@ -39,7 +39,7 @@ def place(text: str | Place) -> Place:
 def _path_of(text: str, key: str) -> str:
     path = key.removeprefix("localhost")
     if not path.startswith("/"):
-        raise _no_place(text, "names no path of this machine", "name one, as in file:///data/run")
+        raise _no_place(text, "is not a path on this host", "use a URL such as file:///data/run")
     return os.fsdecode(unquote_to_bytes(os.fsencode(path)))
 
 
@@ -48,16 +48,16 @@ def _check_key(text: str, protocol: str, key: str) -> None:
     if held is not None:
         raise _no_place(
             text,
-            f"holds {held}, and a URL is printed and written down",
-            "leave it out, and set what opens the store where its library looks for it, such as "
+            f"contains {held}, and URLs are printed and stored in files",
+            "omit it, and set the credentials where the library of the store reads them, such as "
             "the configuration of fsspec",
         )
     if "://" in key:
-        raise _no_place(text, "is a chain of URLs", "name one, as in s3://bucket/run")
+        raise _no_place(text, "is a chain of URLs", "use a URL such as s3://bucket/run")
     for part in key.rstrip("/").split("/")[1:]:
         # Some libraries resolve these parts as a file system does, others keep them.
         if part in ("", ".", ".."):
-            raise _no_place(text, f"has a part {part!r}", "name the place without such parts")
+            raise _no_place(text, f"contains the part {part!r}", "use a URL without it")
 
 
 def _no_place(text: str, reason: str, fix: str) -> StoreError:

@@ -76,7 +76,7 @@ def shell(*words: str | Place, stdin: str | Place | None = None) -> str:
     if all(word.isprintable() for word in given):
         return told
     names = " ".join(_quoted(printable(word)) for word in given if not word.isprintable())
-    return f"# {names} cannot be typed: see what the glob matches, then run {told}"
+    return f"# {names} is not printable: check what the glob matches, then run {told}"
 
 
 def filled(text: str, path: str | Place) -> str:

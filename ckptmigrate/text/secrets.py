@@ -24,7 +24,7 @@ _CONTAINERS: Final = ("abfs", "abfss", "wasb", "wasbs")  # CONTAINER@ACCOUNT is 
 
 PASSWORD: Final = "a password"
 USER: Final = "a name or a secret before an @"
-QUERY: Final = "a query, as a signed one does"
+QUERY: Final = "a query, as in a signed URL"
 
 
 def split(protocol: str, rest: str) -> tuple[str | None, str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate import versions
-from ckptmigrate.checks.findings import CODES, Code
+from ckptmigrate.checks.codes import CODES, Code
 from ckptmigrate.compat.cells import IDLE, Cell, Matrix, grade
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.logs import answers
@@ -142,13 +142,13 @@ def _unknown(word: str) -> RefusedError:
     known = [each for of_kind in words().values() for each in of_kind]
     near = difflib.get_close_matches(word, known, 1)
     if near:
-        fix = f"did you mean `{command('explain', near[0])}`?"
+        fix = f"the nearest topic is {near[0]}: run `{command('explain', near[0])}`"
     elif _is_file(word):
-        fix = f"to read a log run `{command('explain', '-', stdin=word)}`"
+        fix = f"to explain a log, run `{command('explain', '-', stdin=word)}`"
     else:
-        fix = f"to list all topics run `{command('explain')}`"
-    text = ": it is not a known load error" if " " in word.strip() else ""
-    return RefusedError(f"unknown topic {word!r}{text}", fix=fix)
+        fix = f"to list all topics, run `{command('explain')}`"
+    text = " (and not a known load error)" if " " in word.strip() else ""
+    return RefusedError(f"{word!r} is not a topic{text}", fix=fix)
 
 
 def _is_file(word: str) -> bool:
@@ -163,13 +163,13 @@ def _universal() -> Explanation:
         layout,
         "target",
         "a target of --to: an idle rerun state in the layout sharded-rerun, from which every "
-        "release from 0.9 on resumes",
+        "release from 0.9 on can resume",
         ">=0.9",
         (
-            "0.10 and 0.11 ask for the rerun shards of that layout, and all other releases ignore "
+            "0.10 and 0.11 request the rerun shards of that layout, and all other releases ignore "
             "them",
-            "a job with --dist-ckpt-strictness raise_all refuses keys that it does not ask for, "
-            "and so does not load it, unless it is of 0.10 or 0.11",
+            "a job with --dist-ckpt-strictness raise_all refuses keys that it does not request, "
+            "so only 0.10 and 0.11 load it with that flag",
             "a fault context is dropped, with --allow-loss fault-context",
         ),
         ("samples/raw_matrix.json",),
@@ -188,7 +188,7 @@ def _finding(row: Code) -> Explanation:
         row.since,
         (),
         (row.source,),
-        (row.told("PATH", command("repair", "PATH", *(row.repair or ()))),),
+        (row.remedy_for("PATH", command("repair", "PATH", *(row.repair or ()))),),
     )
 
 
@@ -201,7 +201,10 @@ def _loss(row: Loss) -> Explanation:
         row.since,
         (row.why,),
         (row.source,),
-        (f"to allow it run `{allow}`, or upgrade; the original files are kept for undo",),
+        (
+            f"to accept it, run `{allow}`, or upgrade with the same option (the original files "
+            "are kept)",
+        ),
     )
 
 
@@ -218,8 +221,9 @@ def _layout(row: LayoutRow, facts: Compat) -> Explanation:
         (row.why,),
         (row.source,),
         (
-            ", or ".join(newer + older),
-            f"to predict which releases can resume run `{command('check', 'PATH')}`",
+            f"to write it, run {', or '.join(newer + older)}",
+            "to list the releases that can resume from a checkpoint, run "
+            f"`{command('check', 'PATH')}`",
         ),
     )
 
@@ -229,7 +233,7 @@ def _named(kind: ErrorKind, matrix: Matrix, seen: Seen | None) -> Explanation:
     found = _error(answers.of_kind(kind, seen), matrix)
     cells = _cells(kind, matrix)
     errors = dict.fromkeys(cell.error for cell in cells if cell.error)
-    said = [f"the reader says: {error}" for error in list(errors)[:2]]
+    said = [f"error message: {error}" for error in list(errors)[:2]]
     return replace(
         found, why=(*found.why, *said), remedy=(*found.remedy, *_afterwards(cells, matrix))
     )
@@ -240,9 +244,9 @@ def _error(answer: Answer, matrix: Matrix) -> Explanation:
     since = kind.since
     if cells:
         failing = sorted({cell.reader for cell in cells}, key=matrix.readers.index)
-        since += f"; measured with {', '.join(failing)} ({len(cells)} cells of the matrix)"
+        since += f"; measured with {', '.join(failing)} ({len(cells)} combinations in the matrix)"
     elif any(row.failure == kind.error for row in matrix.failures):
-        since += "; in no cell of the matrix"
+        since += "; not in the matrix"
     why = tuple(each.cause.why for each in answer.open)
     source = tuple(kind.source.split("; "))
     return Explanation(kind.error, "failure", answer.what, since, why, source, answer.fixes, answer)
@@ -259,15 +263,14 @@ def _afterwards(cells: list[Cell], matrix: Matrix) -> Iterator[str]:
         scenarios.setdefault(matrix.meaning(cell.migrated), {})[cell.scenario] = None
     for meaning, of in scenarios.items():
         where = f" ({', '.join(of)})" if len(scenarios) > 1 else ""
-        yield f"the reader then {meaning}{where}"
+        yield f"outcome: the job {meaning}{where}"
 
 
 # -- a release
 
 _LOADS: Final = {
-    "any": "common.pt may pickle any symbol that can be imported",
-    "torch-default": "common.pt may pickle what its torch.load allows, since torch 2.6 an "
-    "allow-list",
+    "any": "common.pt may contain any global that can be imported",
+    "torch-default": "common.pt may contain globals that torch.load allows (since 2.6 a list)",
 }
 
 
@@ -278,7 +281,7 @@ def _release(found: Reader, facts: Compat, matrix: Matrix) -> Explanation:
     sharding = [row.type for row in facts.optimizer_sharding if found.is_in(row.releases)]
     why = [_LOADS[row.symbols] for row in rows]
     why += [f"without common.pt it fails: {row.error.format(path='PATH')}" for row in missing]
-    why += [f"it reads optimizers sharded as {', '.join(sharding)}"] if sharding else []
+    why += [f"it loads optimizers with the sharding type {', '.join(sharding)}"] if sharding else []
     sources = [layout.source, *(row.source for row in rows), *(row.source for row in missing)]
     return Explanation(
         found.release,
@@ -289,11 +292,15 @@ def _release(found: Reader, facts: Compat, matrix: Matrix) -> Explanation:
         (*why, *_unread(found.release, matrix)),
         tuple(dict.fromkeys(sources)),
         (
-            f"`{command('downgrade', 'PATH', '--to', found.release)}` from a newer release, or "
-            f"`{command('upgrade', 'PATH', '--to', found.release)}` from an older release"
+            "to migrate a checkpoint for it, run "
+            f"`{command('downgrade', 'PATH', '--to', found.release)}`, or upgrade for an older "
+            "checkpoint"
             if found.release != facts.readers[-1].release
-            else f"`{command('upgrade', 'PATH', '--to', found.release)}`",
-            "to predict whether it can resume run "
+            else (
+                "to migrate a checkpoint for it, run "
+                f"`{command('upgrade', 'PATH', '--to', found.release)}`"
+            ),
+            "to predict whether it can resume, run "
             f"`{command('check', 'PATH', '--reader', found.release)}`",
         ),
     )
@@ -303,21 +310,17 @@ def _traces(release: str, facts: Compat) -> str:
     """Return how the traces of a release differ from those of the minor release before it."""
     here = [name for name in facts.known_releases if minor(name) == minor(release)]
     if not here:
-        return f"unknown release; assumed to be like {facts.known_releases[-1]}"
+        return f"not a known release; described as {facts.known_releases[-1]}"
     place = facts.known_releases.index(here[0])
     if not place:
-        return "writes the same traces as the releases before it"
+        return "its checkpoints cannot be distinguished from those of earlier releases"
     before = facts.known_releases[place - 1]
     new = [
         f"{row.sign.replace(':', ' ')}{'' if matches(here[0], row.present) else ' no more'}"
         for row in facts.writer_signs
         if matches(here[0], row.present) != matches(before, row.present)
     ]
-    return (
-        f"differs from {before} by {', '.join(new)}"
-        if new
-        else f"writes the same traces as {before}"
-    )
+    return f"new since {before}: {', '.join(new)}" if new else f"has the signs of {before}"
 
 
 def _unread(release: str, matrix: Matrix) -> Iterator[str]:
@@ -337,4 +340,4 @@ def _unread(release: str, matrix: Matrix) -> Iterator[str]:
     bad = sorted((cell for cell in cells if grade(cell.raw) == "fails"), key=outcome)
     for failure, of_it in groupby(bad, key=outcome):
         writers = ", ".join(cell.writer for cell in of_it)
-        yield f"fails on those of {writers}: {matrix.meaning(failure)} ({failure})"
+        yield f"not from {writers}: {matrix.meaning(failure)} ({failure})"

@@ -75,7 +75,7 @@ class _Found:
             told = DestinationError(
                 f"cannot be recovered yet ({error.strerror})",
                 path=place,
-                fix=f"when it can be written again, run `{command('recover', place)}`",
+                fix=f"when it is writable again, run `{command('recover', place)}`",
             )
             told.__cause__ = error
             self.errors.append(told)

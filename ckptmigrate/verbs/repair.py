@@ -22,7 +22,8 @@ from ckptmigrate.checkpoint import locate, migration_state, sidecar, trackers
 from ckptmigrate.checkpoint.sidecar import REPAIR, FileState, Step, digest
 from ckptmigrate.checkpoint.trackers import LATEST_TRAIN_STATE, TRACKERS
 from ckptmigrate.checks import root_checks
-from ckptmigrate.checks.findings import PAIR, Finding
+from ckptmigrate.checks.codes import PAIR
+from ckptmigrate.checks.findings import Finding
 from ckptmigrate.checks.verification import verify_one
 from ckptmigrate.errors import RefusedError, UnsupportedFormatError
 from ckptmigrate.places import Place

@@ -7,7 +7,8 @@ from typing import Any
 
 from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.checks import root_checks, verification
-from ckptmigrate.checks.findings import Severity, counted
+from ckptmigrate.checks.codes import Severity
+from ckptmigrate.checks.findings import counted
 from ckptmigrate.checks.torch_load import require_torch
 from ckptmigrate.checks.verification import Verification
 from ckptmigrate.places import Place

@@ -8,7 +8,7 @@ there are no pairwise converters:
     read(manifest) -> the RerunRecord. Raises DamagedError for a state that no release writes.
     write(record, topology) -> the StoredRerun: the `rerun_state_machine` of the common state and
         the rerun shards. Raises RefusedError if a required parallel size is unknown.
-    take(offer) -> the Taking: what a job of its releases does with the rerun state on load.
+    take(request) -> the LoadOutcome: what a job of its releases does with the rerun state on load.
     COMMON_IN_FILE: whether the common state is stored in common.pt.
     KEEPS_FAULTS: whether its releases can use a fault context that another release wrote.
 """
@@ -29,7 +29,7 @@ from ckptmigrate.versions import (
     sharded_rerun,
     split_rerun,
 )
-from ckptmigrate.versions.load_rules import Offer, Taking
+from ckptmigrate.versions.load_rules import LoadOutcome, LoadRequest
 from ckptmigrate.versions.rerun_facts import RerunFacts
 
 
@@ -46,7 +46,7 @@ class Layout(Protocol):
 
     def write(self, record: RerunRecord, topology: Topology) -> StoredRerun: ...
 
-    def take(self, offer: Offer) -> Taking: ...
+    def predict_load(self, request: LoadRequest) -> LoadOutcome: ...
 
 
 LAYOUTS: Final[tuple[Layout, ...]] = (
@@ -84,10 +84,10 @@ def named(name: str) -> Layout:
     known = [*(layout.ID for layout in LAYOUTS), UNIVERSAL]
     near = difflib.get_close_matches(name, known, 1)
     raise RefusedError(
-        f"there is no layout {name!r} (there are {', '.join(known)})",
-        fix="name one of them"
+        f"{name!r} is not a layout (layouts: {', '.join(known)})",
+        fix="use one of these layouts"
         if near
-        else "name one of them, or a release such as 0.13.1; for what they are run "
+        else "use one of these layouts, or a release such as 0.13.1; to list them, run "
         "`ckptmigrate layouts`",
         retry=Retry(add=("--to", *near)) if near else None,
     )

@@ -10,7 +10,7 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import MODE_DISABLED, Kind, RerunRecord, StoredRerun
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.versions import grid_world
-from ckptmigrate.versions.load_rules import Offer, Taking
+from ckptmigrate.versions.load_rules import LoadOutcome, LoadRequest
 from ckptmigrate.versions.rerun_facts import RerunFacts
 
 ID = "always-sentinel"
@@ -23,11 +23,11 @@ def detect(facts: RerunFacts) -> str | None:
     if not (facts.common_in_file and grid_world.fits(facts)):
         return None
     if facts.fault:
-        return "a rerun entry of a fault in common.pt, rerun shards in a (WORLD,) grid"
+        return "common.pt records a fault, which requires one rerun shard per rank"
     if facts.entry is not None:
-        return "an idle rerun entry in common.pt, rerun shards in a (WORLD,) grid"
+        return "common.pt has an idle rerun_state_machine, with one rerun shard per rank"
     if facts.argument_mode == MODE_DISABLED and not facts.grid:
-        return "no rerun entry in common.pt, as release 0.18 writes with reruns disabled"
+        return "common.pt has no rerun_state_machine, as 0.18 writes it with reruns disabled"
     return None
 
 
@@ -48,6 +48,6 @@ def write(record: RerunRecord, topology: Topology) -> StoredRerun:
     return grid_world.sentinel(record, topology)
 
 
-def take(offer: Offer) -> Taking:
+def predict_load(request: LoadRequest) -> LoadOutcome:
     """Return what a job does; the same as for none-emitting."""
-    return grid_world.take(offer)
+    return grid_world.predict_load(request)

@@ -12,7 +12,7 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import RerunRecord, StoredRerun
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.versions import always_sentinel, grid_world
-from ckptmigrate.versions.load_rules import Offer, Taking
+from ckptmigrate.versions.load_rules import LoadOutcome, LoadRequest
 from ckptmigrate.versions.rerun_facts import RerunFacts
 
 ID = "common-state"
@@ -23,7 +23,7 @@ KEEPS_FAULTS = True
 def detect(facts: RerunFacts) -> str | None:
     """Match a common state that is a sharded object."""
     if not facts.common_in_file and grid_world.fits(facts):
-        return "the common state in the sharded object common_state, no common.pt"
+        return "the common state is the sharded object common_state, and there is no common.pt"
     return None
 
 
@@ -37,6 +37,6 @@ def write(record: RerunRecord, topology: Topology) -> StoredRerun:
     return always_sentinel.write(record, topology)
 
 
-def take(offer: Offer) -> Taking:
+def predict_load(request: LoadRequest) -> LoadOutcome:
     """Return what a job does; the same as for none-emitting."""
-    return grid_world.take(offer)
+    return grid_world.predict_load(request)

@@ -14,7 +14,7 @@ from ckptmigrate.storage.directories import Directory
 from ckptmigrate.text.commands import command
 from ckptmigrate.versions import Layout, rerun_facts
 
-_FIX: Final = "restore it from a copy that you trust, and do not let a job load this one"
+_FIX: Final = "restore it from a copy that you trust, and do not load this one"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def read(directory: Directory, *, unmarked: bool = False) -> Reading:
         error.path = error.path or directory.path
         error.fix = error.fix or _FIX
         if "`" not in error.fix:
-            error.fix += f"; for all that is wrong see `{command('verify', directory.path)}`"
+            error.fix += f"; to list all problems, run `{command('verify', directory.path)}`"
         raise
 
 
@@ -66,8 +66,9 @@ def read_manifest(found: Manifest) -> Reading:
     layouts = tuple(layout for layout, evidence in fitting if evidence)
     if not layouts:
         raise DamagedError(
-            "has rerun facts that no release writes together "
-            f"(entry with {', '.join(gathered.entry_fields) or 'nothing'}, grid {gathered.grid}, "
-            f"common state {'in common.pt' if gathered.common_in_file else 'in an entry'})"
+            "has a rerun state that no release writes (fields in the common state: "
+            f"{', '.join(gathered.entry_fields) or 'none'}; global shape of the rerun shards: "
+            f"{gathered.grid}; common state: "
+            f"{'common.pt' if gathered.common_in_file else 'common_state'})"
         )
     return Reading(found, layouts, tuple(e for _, e in fitting if e), layouts[0].read(found))

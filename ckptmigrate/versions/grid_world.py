@@ -21,7 +21,14 @@ from ckptmigrate.checkpoint.rerun import (
 )
 from ckptmigrate.checkpoint.topology import Topology, derive
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.versions.load_rules import Offer, Taking, disabled, lost, missing_key, stuck
+from ckptmigrate.versions.load_rules import (
+    LoadOutcome,
+    LoadRequest,
+    context_of,
+    missing_key,
+    predict_stuck,
+    reruns_disabled,
+)
 from ckptmigrate.versions.rerun_facts import RerunFacts, gather, read_payload
 
 
@@ -105,13 +112,15 @@ def sentinel(record: RerunRecord, topology: Topology) -> StoredRerun:
     return StoredRerun(record.entry if there else entry, shards)
 
 
-def take(offer: Offer) -> Taking:
+def predict_load(request: LoadRequest) -> LoadOutcome:
     """Return what a job of 0.14 or later does: it ignores an idle state and requests a fault."""
-    if not offer.facts.fault or not offer.same_job or offer.finetune:
-        return Taking(without=lost(offer))
-    missing = missing_key(offer, (offer.world,))
+    if not request.facts.fault or not request.same_job or request.finetune:
+        return LoadOutcome(without=context_of(request))
+    missing = missing_key(request, (request.world,))
     if missing:
-        return Taking(True, missing, "the common state tells of a fault whose shards are not there")
-    if disabled(offer):
-        return Taking(True, without=lost(offer))
-    return stuck(offer) or Taking(True)
+        return LoadOutcome(
+            True, missing, "the common state records a fault, and its rerun shards are missing"
+        )
+    if reruns_disabled(request):
+        return LoadOutcome(True, without=context_of(request))
+    return predict_stuck(request) or LoadOutcome(True)

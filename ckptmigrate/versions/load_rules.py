@@ -31,7 +31,7 @@ WITHOUT_CONTEXT: Final = "the fault context"
 
 
 @dataclass(frozen=True)
-class Offer:
+class LoadRequest:
     """The facts of a checkpoint and of a job that loads it.
 
     Attributes:
@@ -62,7 +62,7 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class Taking:
+class LoadOutcome:
     """The outcome of loading the rerun state.
 
     Attributes:
@@ -80,34 +80,34 @@ class Taking:
     warning: str | None = None
 
 
-def lost(offer: Offer) -> tuple[str, ...]:
+def context_of(request: LoadRequest) -> tuple[str, ...]:
     """Return what a job that ignores the rerun state resumes without."""
-    return (WITHOUT_CONTEXT,) if offer.record.kind is Kind.FAULT else ()
+    return (WITHOUT_CONTEXT,) if request.record.kind is Kind.FAULT else ()
 
 
-def missing_key(offer: Offer, grid: tuple[int, ...]) -> str | None:
+def missing_key(request: LoadRequest, grid: tuple[int, ...]) -> str | None:
     """Return the error for the first requested rerun shard that is missing, or None."""
-    if offer.facts.grid == grid and len(offer.facts.present) == grid_size(grid):
+    if request.facts.grid == grid and len(request.facts.present) == grid_size(grid):
         return None
-    present = offer.facts.present if offer.facts.grid == grid else frozenset()
+    present = request.facts.present if request.facts.grid == grid else frozenset()
     key = next(unique_key(p, grid) for p in positions(grid) if p not in present)
     return f"{MISSING}{key}."
 
 
-def restored(offer: Offer, looked_up: Iterable[str]) -> Taking:
+def predict_restore(request: LoadRequest, fields_read: Iterable[str]) -> LoadOutcome:
     """Return the outcome of load_state_dict up to 0.13.
 
     Args:
-        looked_up: the fields that load_state_dict reads, in order.
+        fields_read: the fields that load_state_dict reads, in order.
     """
-    missing = next((name for name in looked_up if name not in offer.fields), None)
+    missing = next((name for name in fields_read if name not in request.fields), None)
     if missing is not None:
-        return Taking(
+        return LoadOutcome(
             True,
             f"Unable to restore RerunMachine from checkpoint: '{missing}'",
-            "the rerun payload is that of another release",
+            "the rerun shards have the fields of another release",
         )
-    return stuck(offer) or Taking(True, warning=_foreign_context(offer))
+    return predict_stuck(request) or LoadOutcome(True, warning=_context_warning(request))
 
 
 # What the first step of a job raises in a state that no release resumes from (measured with 0.14.0
@@ -121,28 +121,31 @@ _AT_THE_FIRST_STEP: Final = {
 }
 
 
-def stuck(offer: Offer) -> Taking | None:
+def predict_stuck(request: LoadRequest) -> LoadOutcome | None:
     """Return the outcome for a fault in a state that no release resumes from; None for others."""
-    if not offer.record.stuck:
+    if not request.record.stuck:
         return None
-    state = STATES[offer.record.state or 0]
-    why = f"it loads a fault in state {state}, and fails at the first step: no release resumes"
-    return Taking(True, _AT_THE_FIRST_STEP[state], f"{why} from it")
+    state = STATES[request.record.state or 0]
+    why = (
+        f"the release loads a fault in state {state} and fails at the first step: no release can "
+        "resume"
+    )
+    return LoadOutcome(True, _AT_THE_FIRST_STEP[state], f"{why} from it")
 
 
-def disabled(offer: Offer) -> bool:
+def reruns_disabled(request: LoadRequest) -> bool:
     """Return whether the job runs with reruns disabled, so that it does not load a rerun state."""
-    return offer.mode == MODE_DISABLED
+    return request.mode == MODE_DISABLED
 
 
-def _foreign_context(offer: Offer) -> str | None:
+def _context_warning(request: LoadRequest) -> str | None:
     """Return the warning for a fault context up to 0.13 in a release that may not have written it.
 
     The context names callers by line number, and line numbers change in every minor release.
     """
-    if offer.record.kind is not Kind.FAULT or offer.same_release:
+    if request.record.kind is not Kind.FAULT or request.same_release:
         return None
     return (
-        "the fault context names its call by the line numbers of the release that wrote it, which "
-        "is not certainly this one: elsewhere it never matches, and every later resume exits"
+        "the fault context identifies the failing call by its source line: unless this release "
+        "wrote the checkpoint, the call never matches, and every later resume exits"
     )

@@ -9,7 +9,7 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind, RerunRecord, StoredRerun
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.versions import grid_world
-from ckptmigrate.versions.load_rules import Offer, Taking
+from ckptmigrate.versions.load_rules import LoadOutcome, LoadRequest
 from ckptmigrate.versions.rerun_facts import RerunFacts
 
 ID = "none-emitting"
@@ -22,9 +22,9 @@ def detect(facts: RerunFacts) -> str | None:
     if not (facts.common_in_file and grid_world.fits(facts)):
         return None
     if facts.fault:
-        return "a rerun entry of a fault in common.pt, rerun shards in a (WORLD,) grid"
+        return "common.pt records a fault, which requires one rerun shard per rank"
     if facts.entry is None:
-        return "no rerun entry in common.pt, as every release from 0.14 to 0.17 writes while idle"
+        return "common.pt has no rerun_state_machine, as 0.14 to 0.17 write it while idle"
     return None
 
 
@@ -38,6 +38,6 @@ def write(record: RerunRecord, topology: Topology) -> StoredRerun:
     return grid_world.keep(record) if record.kind is Kind.FAULT else StoredRerun()
 
 
-def take(offer: Offer) -> Taking:
+def predict_load(request: LoadRequest) -> LoadOutcome:
     """Return what a job does: it requests the shards of a fault if its parallelism is the same."""
-    return grid_world.take(offer)
+    return grid_world.predict_load(request)

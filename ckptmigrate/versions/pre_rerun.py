@@ -6,7 +6,7 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import RerunRecord, StoredRerun
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.versions import grid_world
-from ckptmigrate.versions.load_rules import Offer, Taking, lost
+from ckptmigrate.versions.load_rules import LoadOutcome, LoadRequest, context_of
 from ckptmigrate.versions.rerun_facts import RerunFacts
 
 ID = "pre-rerun"
@@ -17,7 +17,7 @@ KEEPS_FAULTS = False
 def detect(facts: RerunFacts) -> str | None:
     """Match a common.pt without `rerun_state_machine`, and no rerun shard."""
     if facts.common_in_file and facts.entry is None and not facts.grid:
-        return "no rerun entry in common.pt and no rerun shard"
+        return "common.pt has no rerun_state_machine, and there are no rerun shards"
     return None
 
 
@@ -31,6 +31,6 @@ def write(record: RerunRecord, topology: Topology) -> StoredRerun:
     return StoredRerun()
 
 
-def take(offer: Offer) -> Taking:
+def predict_load(request: LoadRequest) -> LoadOutcome:
     """Return what a job up to 0.9 does: it requests no rerun state."""
-    return Taking(without=lost(offer))
+    return LoadOutcome(without=context_of(request))

@@ -74,17 +74,17 @@ def gather(manifest: Manifest) -> RerunFacts:
     state = None
     if isinstance(entry, list):
         raise DamagedError(
-            "has a list of rerun states per rank in its common state, as a development "
-            "snapshot of December 2024 wrote it and no release reads",
+            "has a list of rerun states in the common state, as a development snapshot of "
+            "December 2024 wrote it; no release reads it",
         )
     if entry is not None:
         if not isinstance(entry, dict):
-            raise DamagedError("has a rerun entry that is no dict")
+            raise DamagedError("has a rerun_state_machine in the common state that is not a dict")
         fields = tuple(name for name in COMMON_FIELDS if name in entry)
         if fields not in (("mode",), COMMON_FIELDS):
             raise DamagedError(
-                f"has a rerun entry with {short(entry)} in its common "
-                "state, which no release writes",
+                f"has a rerun_state_machine with {short(entry)} in the common state, which no "
+                "release writes",
             )
         if fields == COMMON_FIELDS:
             state = state_value(entry["state"])
@@ -106,19 +106,23 @@ def _shards(manifest: Manifest) -> tuple[tuple[int, ...], frozenset[tuple[int, .
     for key in manifest.rerun_keys:
         parsed = parse_unique_key(key)
         if parsed is None or len(parsed[1]) > 2:
-            raise DamagedError(f"has a rerun shard {key!r} of no known grid")
+            raise DamagedError(f"has a rerun shard {key!r} whose global shape is not known")
         position, grid = parsed
         grids.add(grid)
         present.add(position)
         if any(p >= size for p, size in zip(position, grid, strict=True)):
-            raise DamagedError(f"has a rerun shard {key!r} outside of its grid")
+            raise DamagedError(
+                f"has a rerun shard {key!r} whose offset is outside its global shape"
+            )
     if len(grids) > 1:
         raise DamagedError(
-            f"has rerun shards of {len(grids)} grids, and no release writes more than one",
+            f"has rerun shards with {len(grids)} global shapes, and releases write one",
         )
     grid = grids.pop() if grids else ()
     if grid_size(grid) > MOST_RANKS:  # bounds the list of missing shards
-        raise DamagedError(f"has a rerun grid of {grid_size(grid)} ranks")
+        raise DamagedError(
+            f"has rerun shards for {grid_size(grid)} ranks, which is more than any job has"
+        )
     return grid, frozenset(present)
 
 
@@ -131,5 +135,5 @@ def read_payload(manifest: Manifest, key: str) -> tuple[dict[str, Any], TorchFil
     file = manifest.read_blob(key)
     tree = file.tree
     if not (isinstance(tree, list) and len(tree) == 1 and isinstance(tree[0], dict)):
-        raise DamagedError(f"rerun shard {key!r} holds no rerun payload")
+        raise DamagedError(f"rerun shard {key!r} does not contain a rerun state")
     return tree[0], file

@@ -11,7 +11,14 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import IDLE, RerunRecord, StoredRerun, mode_member, state_member
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.versions import grid_pp_tp
-from ckptmigrate.versions.load_rules import Offer, Taking, disabled, lost, missing_key, restored
+from ckptmigrate.versions.load_rules import (
+    LoadOutcome,
+    LoadRequest,
+    context_of,
+    missing_key,
+    predict_restore,
+    reruns_disabled,
+)
 from ckptmigrate.versions.rerun_facts import RerunFacts
 
 ID = "sharded-rerun"
@@ -25,7 +32,10 @@ _LATER_FIELDS = ("large_value_counts", "max_values")
 def detect(facts: RerunFacts) -> str | None:
     """Match one rerun shard per (PP, TP) rank, and no `rerun_state_machine`."""
     if facts.common_in_file and facts.entry is None and len(facts.grid) == 2:
-        return f"rerun shards in a (PP, TP) grid of {_shape(facts)} and no rerun entry in common.pt"
+        return (
+            f"one rerun shard per (PP, TP) rank ({_shape(facts)}), and common.pt has no "
+            "rerun_state_machine"
+        )
     return None
 
 
@@ -54,18 +64,20 @@ def _shape(facts: RerunFacts) -> str:
 
 
 # The fields that load_state_dict reads, in order; no other release writes all of them.
-_LOOKED_UP = ("mode", "state", "current_iteration", "last_loss")
+_FIELDS_READ = ("mode", "state", "current_iteration", "last_loss")
 
 
-def take(offer: Offer) -> Taking:
+def predict_load(request: LoadRequest) -> LoadOutcome:
     """Return what a job of 0.10 or 0.11 does: it always requests the shards, with all fields."""
-    if not offer.same_grid or offer.finetune:
-        return Taking(without=lost(offer))
-    missing = missing_key(offer, offer.grid)
+    if not request.same_grid or request.finetune:
+        return LoadOutcome(without=context_of(request))
+    missing = missing_key(request, request.grid)
     if missing:
-        if offer.lenient:
-            return Taking(without=lost(offer))
-        return Taking(True, missing, "it always asks for the (PP, TP) grid of rerun shards")
-    if disabled(offer):
-        return Taking(True, without=lost(offer))
-    return restored(offer, _LOOKED_UP)
+        if request.lenient:
+            return LoadOutcome(without=context_of(request))
+        return LoadOutcome(
+            True, missing, "the release always requests one rerun shard per (PP, TP) rank"
+        )
+    if reruns_disabled(request):
+        return LoadOutcome(True, without=context_of(request))
+    return predict_restore(request, _FIELDS_READ)

@@ -21,7 +21,14 @@ from ckptmigrate.checkpoint.rerun import (
 )
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.versions import grid_pp_tp
-from ckptmigrate.versions.load_rules import Offer, Taking, disabled, lost, missing_key, restored
+from ckptmigrate.versions.load_rules import (
+    LoadOutcome,
+    LoadRequest,
+    context_of,
+    missing_key,
+    predict_restore,
+    reruns_disabled,
+)
 from ckptmigrate.versions.rerun_facts import RerunFacts
 
 ID = "split-rerun"
@@ -34,8 +41,11 @@ _EARLIER_FIELD = "last_loss"  # removed in 0.12 (core_v0.12.0)
 def detect(facts: RerunFacts) -> str | None:
     """Match a `rerun_state_machine` that has only the mode."""
     if facts.common_in_file and facts.entry_fields == ("mode",) and len(facts.grid) != 1:
-        shape = " x ".join(map(str, facts.grid)) or "no shard at all"
-        return f"a rerun entry with the mode alone, rerun shards in a (PP, TP) grid of {shape}"
+        shape = " x ".join(map(str, facts.grid)) or "none"
+        return (
+            "common.pt has a rerun_state_machine with the mode only, and one rerun shard per (PP, "
+            f"TP) rank ({shape})"
+        )
     return None
 
 
@@ -65,32 +75,33 @@ def write(record: RerunRecord, topology: Topology) -> StoredRerun:
     )
 
 
-_LOOKED_UP = ("state", "current_iteration", "large_value_counts", "max_values")
+_FIELDS_READ = ("state", "current_iteration", "large_value_counts", "max_values")
 
 
-def take(offer: Offer) -> Taking:
+def predict_load(request: LoadRequest) -> LoadOutcome:
     """Return what a job of 0.12 or 0.13 does.
 
     The job requests one shard per (PP, TP) rank if the common state has `rerun_state_machine`.
     """
-    if offer.facts.entry is None:
-        return Taking(without=lost(offer))
-    unused = disabled(offer) or offer.record.mode == MODE_DISABLED
-    if not offer.same_grid or offer.finetune:
+    if request.facts.entry is None:
+        return LoadOutcome(without=context_of(request))
+    unused = reruns_disabled(request) or request.record.mode == MODE_DISABLED
+    if not request.same_grid or request.finetune:
         if unused:
-            return Taking(without=lost(offer))
-        return Taking(
+            return LoadOutcome(without=context_of(request))
+        return LoadOutcome(
             False,
             "KeyError: 'sharded' (with exit status 0)",
-            "the rerun entry is taken up without the shards that belong to it",
+            "rerun_state_machine is loaded without its rerun shards",
         )
-    missing = missing_key(offer, offer.grid)
+    missing = missing_key(request, request.grid)
     if missing:
-        return Taking(
+        return LoadOutcome(
             True,
             missing,
-            "it asks for a (PP, TP) grid of rerun shards where the common state has a rerun entry",
+            "the common state contains rerun_state_machine, so the release requests one rerun "
+            "shard per (PP, TP) rank, which the checkpoint does not have",
         )
     if unused:
-        return Taking(True, without=lost(offer))
-    return restored(offer, _LOOKED_UP)
+        return LoadOutcome(True, without=context_of(request))
+    return predict_restore(request, _FIELDS_READ)

@@ -29,9 +29,9 @@ class Outcome(Enum):
     """The results of recovering an in-place migration, as printed."""
 
     NOTHING = "nothing to recover"
-    UNTOUCHED = "removed what was staged; the checkpoint had not been touched"
-    ROLLED_BACK = "rolled back; the checkpoint is as it was before the migration"
-    COMMITTED = "the migration was complete; removed what was left of it"
+    UNTOUCHED = "removed the staging files (the checkpoint was not modified)"
+    ROLLED_BACK = "rolled back to the state before the migration"
+    COMMITTED = "the migration was complete (removed its staging files)"
 
 
 def changes(change: Change, now: Directory) -> tuple[dict[str, bytes], dict[str, FileState]]:
@@ -50,9 +50,9 @@ def changes(change: Change, now: Directory) -> tuple[dict[str, bytes], dict[str,
     for name, planned in change.before.items():
         if before[name] != planned:
             raise DestinationError(
-                f"{name} was changed while the migration was planned",
+                f"{name} changed while the migration was planned",
                 path=change.path,
-                fix="run it again",
+                fix="run the command again",
                 retry=Retry(),
             )
     new = {name: content for name, content in change.files.items() if content is not None}
@@ -112,9 +112,9 @@ def check(directory: Directory, files: Mapping[str, str | None]) -> None:
     for name, wanted in files.items():
         if digest_of(directory, name) != wanted:
             raise DamagedError(
-                "does not read back as it was written",
+                "differs from what was written when read back",
                 path=directory.path / name,
-                fix="make sure that nothing else writes to it, then run this again",
+                fix="stop other programs that write to it, then run the command again",
             )
 
 
@@ -137,7 +137,7 @@ def parse(content: bytes, file: Place) -> dict[str, FileState]:
         raise broken(file, str(error)) from error
     for name in files:
         if not (sidecar.is_small_file(name) or name == sidecar.FILE):
-            raise broken(file, f"it names {name!r}")
+            raise broken(file, f"it refers to {name!r}")
     return files
 
 
@@ -145,8 +145,8 @@ def broken(file: Place, reason: str | None) -> DamagedError:
     """Return the error for an unreadable journal."""
     stage = file.parent
     return DamagedError(
-        f"is no journal ({reason})",
+        f"is not a journal ({reason})",
         path=file,
-        fix=f"put the files of {stage / OLD} back by hand, metadata.json last, then run "
+        fix=f"move the files of {stage / OLD} to the checkpoint, metadata.json last, then run "
         f"`{removal(stage, '-r')}`",
     )

@@ -103,9 +103,9 @@ class Carrier:
                 os.symlink(os.path.join(source.absolute(), os.readlink(here)), there)
             elif not (item.is_dir() or item.is_file()):
                 raise DestinationError(
-                    f"{item.name} is neither a file nor a directory, and cannot be carried over",
+                    f"{item.name} is neither a file nor a directory, and cannot be copied",
                     path=source,
-                    fix=f"remove it from the checkpoint with `{shell('rm', here)}`",
+                    fix=f"to remove it from the checkpoint, run `{shell('rm', here)}`",
                 )
             elif item.is_dir():
                 make_directory(there, here)
@@ -162,7 +162,8 @@ class Carrier:
             return
         assert refusal is not None
         raise DestinationError(
-            f"payload cannot be carried over with --link {self._asked.value}: " + _reason(refusal),
+            f"the data files cannot be transferred with --link {self._asked.value}: "
+            + _reason(refusal),
             path=source,
             fix="use --link auto, or a destination on the file system of the source",
             retry=Retry(add=("--link", "auto")),
@@ -177,9 +178,10 @@ def check_store_link(link: Link, place: Url) -> None:
     """
     if link not in (Link.AUTO, Link.COPY):
         raise DestinationError(
-            f"payload cannot be carried over with --link {link.value}: a store has no links",
+            f"the data files cannot be transferred with --link {link.value}: an object store has "
+            "no links",
             path=place,
-            fix="use --link auto, which has the store copy",
+            fix="use --link auto, which copies inside the store",
         )
 
 
@@ -190,7 +192,7 @@ def _is_large(item: os.DirEntry[str]) -> bool:
 def _reason(error: OSError) -> str:
     if error.errno == errno.EXDEV:
         return "the destination is on another device"
-    return f"the file system refuses it ({error.strerror})"
+    return f"the file system does not support it ({error.strerror})"
 
 
 def _hardlink(source: Path, target: Path, progress: Progress) -> None:

@@ -68,7 +68,7 @@ def of_the_dead(lock: Path, about: Path, *, break_lock: bool = False) -> Iterato
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DestinationError(
-                "is being recovered by another run", path=about, fix="wait until that is done"
+                "is being recovered by another process", path=about, fix="wait until it ends"
             ) from error
         except OSError:
             pass

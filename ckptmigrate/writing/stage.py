@@ -23,7 +23,7 @@ from ckptmigrate.writing.durable import make_directory, remove, sync_directory
 
 _STAGE: Final = ".ckptmigrate-stage"
 _LOCK: Final = ".ckptmigrate-lock"
-REMOVED: Final = "removed what an unfinished migration to it had staged"
+REMOVED: Final = "removed the staging directory of an interrupted migration"
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Leftover:
         return command("recover", self.destination)
 
     def __str__(self) -> str:
-        who = self.owner or "somebody unknown"
-        return f"a migration to {self.destination} by {who} did not finish; run `{self.fix}`"
+        who = self.owner or "an unknown process"
+        return f"a migration to {self.destination} by {who} was interrupted: run `{self.fix}`"
 
 
 def stage_of(destination: Path) -> Path:
@@ -72,9 +72,9 @@ def take(destination: Path, *like: Path) -> Path:
     stage = stage_of(destination)
     if os.path.lexists(stage) and not os.path.lexists(lock_of(destination)):
         raise DestinationError(
-            f"cannot be staged: {stage} is there, and no lock tells whose it is",
+            f"cannot be staged: {stage} exists without a lock",
             path=destination,
-            fix=f"if no migration needs it, run `{shell('rm', '-r', stage)}`",
+            fix=f"if no migration uses it, run `{shell('rm', '-r', stage)}`",
         )
     lock.take(lock_of(destination), destination)
     try:

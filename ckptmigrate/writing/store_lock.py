@@ -77,7 +77,7 @@ def _discard(lock: Url, content: bytes, about: Url, why: BaseException) -> None:
             store_of(lock).remove(lock)
     except StoreError:
         if isinstance(why, StoreError):
-            why.fix = f"{why.fix}; a lock that is left is removed by `{command('recover', about)}`"
+            why.fix = f"{why.fix}; to remove a remaining lock, run `{command('recover', about)}`"
 
 
 def release(lock: Url) -> None:
@@ -142,6 +142,6 @@ def _alone_here(lock: Url, content: bytes, about: Url) -> Iterator[None]:
             if error.errno != errno.EADDRINUSE:
                 raise
             raise DestinationError(
-                "is being recovered by another run", path=about, fix="wait until that is done"
+                "is being recovered by another process", path=about, fix="wait until it ends"
             ) from error
         yield

@@ -29,9 +29,9 @@ from ckptmigrate.writing.stage import Leftover
 
 _LOCK: Final = ".ckptmigrate-lock"
 _JOURNAL: Final = ".ckptmigrate-journal"
-NOTHING: Final = "an unfinished migration to it had written nothing; removed its lock"
-REMOVED: Final = "removed what an unfinished migration to it had written"
-COMPLETE: Final = "the migration to it was complete; removed what was left beside it"
+NOTHING: Final = "removed the lock of an interrupted migration, which had written nothing"
+REMOVED: Final = "removed the objects of an interrupted migration"
+COMPLETE: Final = "the migration was complete (removed its journal and lock)"
 
 
 def lock_of(destination: Url) -> Url:
@@ -52,15 +52,15 @@ def check_free(destination: Url, source: Place) -> None:
     """
     if destination == destination.root:
         raise DestinationError(
-            "is a whole bucket, and a destination is a place in one",
+            "is a bucket, and a destination must be a path in a bucket",
             path=destination,
-            fix=f"name one with -o, such as {destination / 'run'}",
+            fix=f"use a path such as -o {destination / 'run'}",
         )
     if lies_in(destination, source):
         raise DestinationError(
-            f"lies inside the source {source}",
+            f"is inside the source {source}",
             path=destination,
-            fix="name a destination outside of it with -o DEST",
+            fix="use a destination outside the source with -o DEST",
         )
     _check_empty(destination)
 
@@ -68,9 +68,9 @@ def check_free(destination: Url, source: Place) -> None:
 def _check_empty(destination: Url) -> None:
     if directories.exists(destination):
         raise DestinationError(
-            "exists, and nothing is ever overwritten",
+            "already exists",
             path=destination,
-            fix="name another destination with -o DEST",
+            fix="use another destination with -o DEST",
         )
 
 
@@ -209,19 +209,24 @@ def _take_back(destination: Url, why: BaseException) -> None:
         store_lock.release(lock_of(destination))
     except (StoreError, DamagedError, OSError) as error:
         raise DestinationError(
-            f"cannot be written ({reason_of(why)}), nor can what was written be removed "
+            f"cannot be written ({reason_of(why)}), and the written objects cannot be removed "
             f"({reason_of(error)})",
             path=destination,
-            fix=f"when it can, run `{command('recover', destination)}`",
+            fix=f"when that works again, run `{command('recover', destination)}`",
         ) from error
     if isinstance(why, FileExistsError):
         raise DestinationError(
-            f"is being written by somebody else, too ({why}); what was written here is removed",
+            f"is being written by another program too ({why}); the objects of this migration were "
+            "removed",
             path=destination,
-            fix="name another destination with -o DEST",
+            fix="use another destination with -o DEST",
         ) from why
     if isinstance(why, StoreError | DamagedError):
-        done = "it was complete by then" if outcome == COMPLETE else "nothing is left of it"
+        done = (
+            ("the migration was already complete")
+            if outcome == COMPLETE
+            else ("the written objects were removed")
+        )
         why.reason += f"; {done}"
 
 
@@ -232,10 +237,10 @@ def _finish(destination: Url) -> None:
         store_lock.release(lock_of(destination))
     except StoreError as error:
         raise DestinationError(
-            "is written, but what the migration needed meanwhile could not be removed "
+            "was written, but the journal or the lock of the migration could not be removed "
             f"({error.reason})",
             path=destination,
-            fix=f"when it can, run `{command('recover', destination)}`",
+            fix=f"when that works again, run `{command('recover', destination)}`",
         ) from error
 
 
@@ -255,9 +260,9 @@ def _settle(destination: Url, theirs: str | None = None) -> str:
     except FileNotFoundError as error:
         if directories.is_file(journal):  # do not act on a single wrong answer of the store
             raise StoreError(
-                "is there and cannot be read",
+                "exists, but cannot be read",
                 path=journal,
-                fix=f"when it can, run `{command('recover', destination)}`",
+                fix=f"when that works again, run `{command('recover', destination)}`",
             ) from error
         return NOTHING
     whole = destination / last
@@ -278,9 +283,9 @@ def _settle(destination: Url, theirs: str | None = None) -> str:
     still = [name for name, _ in store.walk(destination) if name in left]
     if still:
         raise StoreError(
-            "is still there after it was removed",
+            "still exists after its removal",
             path=destination / still[0],
-            fix=f"when it can be removed, run `{command('recover', destination)}`",
+            fix=f"when that works again, run `{command('recover', destination)}`",
         )
     store.remove(journal)
     return REMOVED
@@ -294,7 +299,9 @@ def _parse(content: bytes, journal: Url) -> tuple[str, str, list[str]]:
         return str(found["last"]), str(found["content"]), objects
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(
-            f"is no journal ({error})", path=journal, fix="remove it and the destination by hand"
+            f"is not a journal ({error})",
+            path=journal,
+            fix="remove it and the destination with the tools of the store",
         ) from error
 
 

@@ -60,10 +60,10 @@ def rewrite(plan: Plan, path: Url) -> None:
             store_lock.release(lock_of(path))
         except StoreError as error:
             raise DestinationError(
-                "is rewritten, but what the migration needed meanwhile could not be removed "
+                "was rewritten, but the staging files of the migration could not be removed "
                 f"({error.reason})",
                 path=path,
-                fix=f"when it can, run `{command('recover', path)}`",
+                fix=f"when that works again, run `{command('recover', path)}`",
             ) from error
 
 
@@ -71,7 +71,7 @@ def _check_originals(path: Url) -> None:
     stray = _untold(path)
     if stray:
         raise DestinationError(
-            f"holds originals that {sidecar.FILE} does not tell of",
+            f"contains original files that {sidecar.FILE} does not list",
             path=stray[0],
             fix="move them out of the checkpoint",
         )
@@ -146,25 +146,25 @@ def _take_back(path: Url, why: BaseException) -> None:
                 lock_of(path)
             )  # the process may continue, but this migration is over
         raise DestinationError(
-            f"cannot be written ({reason_of(why)}), and the migration could not be taken back "
+            f"cannot be written ({reason_of(why)}), and the migration could not be rolled back "
             f"({reason_of(error)})",
             path=path,
-            fix=f"when it can be written again, run `{command('recover', path)}`",
+            fix=f"when it is writable again, run `{command('recover', path)}`",
         ) from error
     if not isinstance(why, Exception):
         return
     if outcome is Outcome.COMMITTED:
         raise DestinationError(
-            f"was rewritten, and at the end the store said: {reason_of(why)}",
+            f"was rewritten, but then the store failed: {reason_of(why)}",
             path=path,
-            fix=f"look at it with `{command('inspect', path)}`",
+            fix=f"to examine it, run `{command('inspect', path)}`",
         ) from why
     done = outcome.value if outcome is Outcome.ROLLED_BACK else "nothing was changed"
     if isinstance(why, OSError):  # an object appeared or vanished
         raise DestinationError(
-            f"was changed by something else while it was migrated ({reason_of(why)}); {done}",
+            f"was changed by another program during the migration ({reason_of(why)}); {done}",
             path=path,
-            fix="make sure that nothing else writes to it, then run this again",
+            fix="stop other programs that write to it, then run the command again",
         ) from why
     if isinstance(why, StoreError | DamagedError):
         why.reason += f"; {done}"
@@ -237,7 +237,7 @@ def _roll_back(path: Url, files: Mapping[str, FileState]) -> None:
                     store.remove(path / name)
     if not journal.matches(StoreDirectory(path), files, after=False):
         raise DamagedError(
-            "cannot be rolled back: a file is neither as before the migration nor kept",
+            "cannot be rolled back: a file changed, and its original is missing",
             path=path,
-            fix=f"compare its files with the digests in {stage_of(path) / journal.NAME}",
+            fix=f"compare its files with the hashes in {stage_of(path) / journal.NAME}",
         )

@@ -54,7 +54,7 @@ def _walk(folder: Path, depth: int = 0) -> Iterator[File]:
     for item in sorted(os.scandir(folder), key=lambda entry: entry.name):
         here = Path(item.path)
         if stays_link(here):
-            what = "is a link, and a store has none"
+            what = "is a link, and an object store has no links"
         elif item.is_dir():
             for name, size in _walk(here, depth + 1):
                 yield f"{item.name}/{name}", size
@@ -63,7 +63,7 @@ def _walk(folder: Path, depth: int = 0) -> Iterator[File]:
             yield item.name, item.stat().st_size
             continue
         else:
-            what = "is neither a file nor a directory, and cannot be carried over"
+            what = "is neither a file nor a directory, and cannot be copied"
         raise DestinationError(what, path=here, fix="remove it from the checkpoint")
 
 
@@ -94,7 +94,7 @@ def _found(source: Place) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise StoreError(
-            "was removed while it was copied", path=source, fix="run this again"
+            "was removed during the copy", path=source, fix="run the command again"
         ) from error
 
 
@@ -118,9 +118,9 @@ def unchanged(source: Place, before: Mapping[str, str | None]) -> Iterator[None]
         other = [name for name in names if start.get(name) != end.get(name)]
     if other:
         raise StoreError(
-            "was changed while it was migrated",
+            "changed during the migration",
             path=source / other[0],
-            fix="make sure that nothing writes to it, then run this again",
+            fix="stop other programs that write to it, then run the command again",
         )
 
 
@@ -150,9 +150,9 @@ def check(carried: Iterable[File], target: Place) -> None:
         if there.get(name) != size:
             found = f"has {there[name]} bytes" if name in there else "does not exist"
             raise StoreError(
-                f"{found} after {size} bytes were copied to it",
+                f"{found} after a copy of {size} bytes",
                 path=target / name,
-                fix="make sure that nothing else writes to it, then run this again",
+                fix="stop other programs that write to it, then run the command again",
             )
 
 

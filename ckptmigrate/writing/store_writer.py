@@ -48,8 +48,11 @@ class StoreWriter:
             for name, content in trackers.items():
                 store_of(self.url).replace(self.url / name, content)
         except StoreError as error:
-            error.reason += "; it may be written by now"
-            error.fix = f"{error.fix}; see where it leads with `{command('inspect', self.url)}`"
+            error.reason += "; it may have been written"
+            error.fix = (
+                f"{error.fix}; to see which iteration it names, run "
+                f"`{command('inspect', self.url)}`"
+            )
             raise
 
     def locked(self) -> list[Leftover]:

@@ -106,9 +106,9 @@ def _check_own(path: Path) -> None:
     for folder in (path / sidecar.FOLDER, stage_of(path), stage_of(path) / journal.OLD):
         if folder.is_symlink():
             raise DamagedError(
-                "is a link, and no folder of ckptmigrate",
+                "is a link, not a directory of ckptmigrate",
                 path=folder,
-                fix=f"remove the link with `{shell('rm', folder)}`",
+                fix=f"to remove the link, run `{shell('rm', folder)}`",
             )
 
 
@@ -118,9 +118,9 @@ def _check_folders(path: Path, inside: Collection[str]) -> None:
         for place in (path, stage_of(path), stage_of(path) / journal.OLD):
             if (place / folder).is_symlink():
                 raise DamagedError(
-                    "is a link, and no folder of the checkpoint",
+                    "is a link, not a directory of the checkpoint",
                     path=place / folder,
-                    fix=f"remove the link with `{shell('rm', place / folder)}`",
+                    fix=f"to remove the link, run `{shell('rm', place / folder)}`",
                 )
 
 
@@ -154,9 +154,10 @@ def _check_no_links(path: Path, names: Collection[str]) -> None:
     for name in sorted({*names, *folders_of(names)}):
         if (path / name).is_symlink():
             raise DestinationError(
-                f"{name} is a link, to {os.readlink(path / name)}, and is not replaced in place",
+                f"{name} is a link to {os.readlink(path / name)}, which an in-place migration "
+                "does not replace",
                 path=path,
-                fix="leave --in-place out; the result then has a file of its own",
+                fix="omit --in-place; the result then has its own file",
                 retry=Retry(leave_out=("--in-place",)),
             )
 
@@ -166,9 +167,9 @@ def _check_originals(path: Path) -> None:
     stray = [folder for folder in _originals(path) if folder.name > journal.number(told)]
     if stray:
         raise DestinationError(
-            f"holds originals that {sidecar.FILE} does not tell of",
+            f"contains original files that {sidecar.FILE} does not list",
             path=stray[0],
-            fix="move that folder out of the checkpoint with "
+            fix="to move that directory out of the checkpoint, run "
             f"`{shell('mv', stray[0], path.with_name(f'{path.name}.originals'))}`",
         )
 
@@ -313,9 +314,9 @@ def _roll_back(path: Path, files: Mapping[str, FileState]) -> None:
         _sync_homes(names, path, old)
     if not journal.matches(LocalDirectory(path), files, after=False):
         raise DamagedError(
-            "cannot be rolled back: a file is neither as before the migration nor kept",
+            "cannot be rolled back: a file changed, and its original is missing",
             path=path,
-            fix=f"compare its files with the digests in {stage_of(path) / journal.NAME}",
+            fix=f"compare its files with the hashes in {stage_of(path) / journal.NAME}",
         )
 
 

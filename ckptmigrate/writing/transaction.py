@@ -65,16 +65,16 @@ def check_destination(destination: Path, source: Place) -> None:
     """
     if os.path.lexists(destination):
         raise DestinationError(
-            "exists, and nothing is ever overwritten",
+            "already exists",
             path=destination,
-            fix="name another destination with -o DEST",
+            fix="use another destination with -o DEST",
             retry=Retry(add=("--output", str(_free(destination)))),
         )
     if isinstance(source, Path) and lies_in(destination, source):
         raise DestinationError(
-            f"lies inside the source {source}",
+            f"is inside the source {source}",
             path=destination,
-            fix="name a destination outside of it with -o DEST",
+            fix="use a destination outside the source with -o DEST",
             retry=Retry(add=("--output", str(_free(source.with_name(destination.name))))),
         )
     there = next(parent for parent in destination.parents if parent.exists())
@@ -82,14 +82,14 @@ def check_destination(destination: Path, source: Place) -> None:
         raise DestinationError(
             f"cannot be created: {there} is a file",
             path=destination,
-            fix="name another destination with -o DEST",
+            fix="use another destination with -o DEST",
             retry=Retry(add=("--output", str(_free(there.with_name(destination.name))))),
         )
     if there != destination.parent:
         raise DestinationError(
             "cannot be created: its parent directory does not exist",
             path=destination,
-            fix=f"first run `{shell('mkdir', '-p', destination.parent)}`",
+            fix=f"run `{shell('mkdir', '-p', destination.parent)}`",
         )
 
 
@@ -285,15 +285,15 @@ def _take_back(path: Path, why: BaseException) -> None:
         with contextlib.suppress(OSError):
             swapping.release(path)  # the process may continue to run, but this migration is over
         raise DestinationError(
-            f"cannot be written ({reason_of(error)}), and the migration could not be taken back",
+            f"cannot be written ({reason_of(error)}), and the migration could not be rolled back",
             path=path,
-            fix=f"when it can be written again, run `{command('recover', path)}`",
+            fix=f"when it is writable again, run `{command('recover', path)}`",
         ) from error
     if outcome is Outcome.COMMITTED and isinstance(why, Exception):
         raise DestinationError(
-            f"was rewritten, and at the end the file system said: {reason_of(why)}",
+            f"was rewritten, but then the file system failed: {reason_of(why)}",
             path=path,
-            fix=f"look at it with `{command('inspect', path)}`",
+            fix=f"to examine it, run `{command('inspect', path)}`",
         ) from why
     if outcome is Outcome.ROLLED_BACK and isinstance(why, CkptMigrateError):
         why.reason += f"; {outcome.value}"
@@ -304,10 +304,10 @@ def _discard(destination: Path) -> None:
         staging.discard(destination)
     except OSError as error:
         raise DestinationError(
-            f"cannot be written ({error.strerror}), nor can {staging.stage_of(destination)}, which "
-            "was to become it, be removed",
+            f"cannot be written ({error.strerror}), and the staging directory "
+            f"{staging.stage_of(destination)} cannot be removed",
             path=destination,
-            fix=f"when it can, run `{command('recover', destination)}`",
+            fix=f"when that works again, run `{command('recover', destination)}`",
         ) from error
 
 
@@ -317,10 +317,10 @@ def _finish(path: Path, what: str, finish: Callable[[], object]) -> None:
         finish()
     except OSError as error:
         raise DestinationError(
-            f"is {what}, but what the migration needed meanwhile could not be removed "
+            f"was {what}, but the staging files of the migration could not be removed "
             f"({error.strerror})",
             path=path,
-            fix=f"when it can, run `{command('recover', path)}`",
+            fix=f"when that works again, run `{command('recover', path)}`",
         ) from error
 
 
@@ -425,24 +425,28 @@ def verify(plan: Plan, written: Directory) -> None:
     _check_files(plan.change, written)
     reading = read(written, unmarked=plan.verb == "undo")
     if plan.layout not in [layout.ID for layout in reading.layouts]:
-        raise DamagedError(f"does not read back as {plan.layout}", path=written.path)
+        raise DamagedError(
+            f"does not have the layout {plan.layout} when read back", path=written.path
+        )
 
 
 def _check_files(change: Change, written: Directory) -> None:
     for name, content in change.files.items():
         if read_if_there(written, name) != content:
-            raise DamagedError("does not read back as it was written", path=written.path / name)
+            raise DamagedError(
+                "differs from what was written when read back", path=written.path / name
+            )
 
 
 _WORDS: Final = {
-    errno.ENOSPC: ("the disk is full", "free some space, or name another place with -o DEST"),
+    errno.ENOSPC: ("the disk is full", "free disk space, or use another destination with -o DEST"),
     errno.EDQUOT: (
         "the disk quota is used up",
-        "free some space, or name another place with -o DEST",
+        "free disk space, or use another destination with -o DEST",
     ),
-    errno.EACCES: ("no permission to write", "name a place you may write to with -o DEST"),
-    errno.EPERM: ("no permission to write", "name a place you may write to with -o DEST"),
-    errno.EROFS: ("the file system is read-only", "name a place you may write to with -o DEST"),
+    errno.EACCES: ("no permission to write", "use a writable destination with -o DEST"),
+    errno.EPERM: ("no permission to write", "use a writable destination with -o DEST"),
+    errno.EROFS: ("the file system is read-only", "use a writable destination with -o DEST"),
 }
 
 
@@ -460,8 +464,8 @@ def _told(path: Path, left: Callable[[], bool]) -> Iterator[None]:
         what, fix = _WORDS.get(error.errno or 0, (error.strerror or str(error), ""))
         done = "nothing was changed"
         if left():
-            done = "what was begun could not be taken back"
-            fix = f"when it can be written again, run `{command('recover', path)}`"
+            done = "the unfinished work could not be rolled back"
+            fix = f"when it is writable again, run `{command('recover', path)}`"
         raise DestinationError(
             f"cannot be written: {what}; {done}", path=path, fix=fix or None
         ) from error

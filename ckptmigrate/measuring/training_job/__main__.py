@@ -21,6 +21,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,16 @@ from .saving import save
 SECONDS_PER_JOB = 120
 
 
-def rank_main(job: TrainingJob, rank: int, folder: Path) -> None:
+# What a rank does: (job, rank, file where the ranks meet, outcome to fill).
+RankMain = Callable[[Any, int, str, dict[str, Any]], None]
+
+
+def run_rank(main: RankMain, job: TrainingJob, rank: int, folder: Path) -> None:
     """Run one rank, and write its outcome to a file."""
     os.dup2(2, 1)  # Megatron prints to stdout, which is for the JSON lines of the parent
     outcome: dict[str, Any] = {"rank": rank, "stage": "start", "error": None}
     try:
-        do = save if job.save else take
-        do(job, rank, str(folder / "store"), outcome)
+        main(job, rank, str(folder / "store"), outcome)
     except (Exception, CheckpointException) as error:  # the latter is a bare BaseException
         outcome["error"] = told_error(error)
     told = folder / f"rank{rank}.tmp"
@@ -49,13 +53,13 @@ def rank_main(job: TrainingJob, rank: int, folder: Path) -> None:
     told.rename(folder / f"rank{rank}.json")
 
 
-def run(job: TrainingJob) -> dict[str, Any]:
+def run(job: TrainingJob, main: RankMain) -> dict[str, Any]:
     """Run a job until it ends or reaches its time limit."""
     fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         ranks = [
-            fork.Process(target=rank_main, args=(job, rank, place))
+            fork.Process(target=run_rank, args=(main, job, rank, place))
             for rank in range(job.world_size)
         ]
         for process in ranks:
@@ -88,8 +92,9 @@ def main() -> None:
     if RELEASE < (0, 11):
         # These releases require torch before 2.6, which loaded common.pt without weights_only.
         os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
-    for job in json.load(sys.stdin):
-        print(json.dumps(run(TrainingJob(**job))), flush=True)
+    for fields in json.load(sys.stdin):
+        job = TrainingJob(**fields)
+        print(json.dumps(run(job, save if job.save else take)), flush=True)
 
 
 if __name__ == "__main__":

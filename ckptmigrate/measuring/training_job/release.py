@@ -38,6 +38,7 @@ class TrainingJob:
     Attributes:
         checkpoint: the directory of one iteration.
         tensor_parallel, pipeline_parallel, context_parallel, data_parallel: sizes in ranks.
+        expert_parallel: a divisor of the data parallel size.
         save: the scenario to save (see saving.py); empty to resume.
         strictness: --dist-ckpt-strictness of the job; the default is that of Megatron.
         no_load_optim: whether the job runs with --no-load-optim.
@@ -51,6 +52,7 @@ class TrainingJob:
     pipeline_parallel: int = 1
     context_parallel: int = 1
     data_parallel: int = 1
+    expert_parallel: int = 1
     save: str = ""
     strictness: str = "assume_ok_unexpected"
     no_load_optim: bool = False
@@ -135,7 +137,10 @@ def start_ranks(job: TrainingJob, rank: int, store: str) -> None:
         "gloo", init_method=f"file://{store}", rank=rank, world_size=job.world_size
     )
     parallel_state.initialize_model_parallel(
-        job.tensor_parallel, job.pipeline_parallel, context_parallel_size=job.context_parallel
+        job.tensor_parallel,
+        job.pipeline_parallel,
+        context_parallel_size=job.context_parallel,
+        expert_model_parallel_size=job.expert_parallel,
     )
 
 

@@ -93,7 +93,7 @@ class Outline(KnownRows):
                     ends.append(~following if following < 0 else following)
         placed = [(n, member) for n, member in enumerate(members) if isinstance(member, Run)]
         if placed != runs:
-            raise PickleError("has a table that is not what it seems")
+            raise PickleError("has a table of another structure than its first rows")
         return ends
 
     def _text(self, start: int, end: int) -> str:
@@ -104,4 +104,4 @@ class Outline(KnownRows):
         if data[start] in b"hj":
             width = 1 if data[start] == ord("h") else 4
             return self._found.text(int.from_bytes(data[start + 1 : start + 1 + width], "little"))
-        raise PickleError("has an attribute whose name is no short text")
+        raise PickleError("has an attribute whose name is not a short text")

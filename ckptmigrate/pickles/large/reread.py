@@ -48,7 +48,7 @@ class KnownRows:
         if run is None:
             return 0
         if not state.marks or len(state.memo) != run.base:
-            raise PickleError(f"has other rows at byte {state.position}")
+            raise PickleError(f"has rows of another form at byte {state.position}")
         pattern = self._patterns[run.patterns[-1]]
         self.stepped += 1
         state.position = run.ends[-1]
@@ -79,9 +79,9 @@ def read(before: Skeleton, made: Spliced) -> Skeleton:
     known = KnownRows(runs, rows.patterns)
     found.memoized = len(bounds.lex(made.data, known).memo)
     if known.stepped != len(runs):
-        raise PickleError("has rows that are not where they were")
+        raise PickleError("has rows at other offsets")
     if found.memoized != before.memoized:
-        raise PickleError("memoizes more than before")
+        raise PickleError("memoizes more objects than before")
     found.load(len(made.data), partial=False)
     return found
 
@@ -103,7 +103,7 @@ def _moved(run: Run, first: int, last: int, made: Spliced, old: bytes) -> Run:
     start, end = run.row(first)[0], run.ends[last - 1]
     shift = made.shift(start)
     if made.data[start + shift : end + shift] != old[start:end]:
-        raise PickleError(f"has other rows at byte {start + shift}")
+        raise PickleError(f"has rows of another form at byte {start + shift}")
     base = run.bases[first]
     following = run.bases[last] if last < len(run.bases) else run.base + run.memoized
     return Run(

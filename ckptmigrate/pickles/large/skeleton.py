@@ -133,7 +133,7 @@ class Skeleton:
             self._looks += 1
             self._memo = self._unpickler.memo.copy()
         if index not in self._memo:
-            raise PickleError("refers to what is not memoized")
+            raise PickleError("refers to a memo index that is not set")
         return self._memo[index]
 
     def _locate(self, index: int) -> int | tuple[Run, int]:
@@ -229,10 +229,10 @@ class Skeleton:
         for at, opcode, after in tokens(data, start, end):
             if self._next_cut <= at:
                 if self._next_cut < at:
-                    raise PickleError("has a frame that starts inside of an opcode")
+                    raise PickleError("has a frame that starts inside an opcode")
                 self._next_cut = next(self._cut)
             if opcode in _ALIEN:
-                raise PickleError("numbers its memo itself, or refers to something outside")
+                raise PickleError("sets memo indices itself, or refers to an external object")
             if opcode in _GETS:
                 index = int.from_bytes(data[at + 1 : after], "little")
                 if index < self._first_base:

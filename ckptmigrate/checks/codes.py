@@ -1,0 +1,396 @@
+"""The table of the problem codes of `verify`, with severity, meaning and remedy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from ckptmigrate.places import Place
+from ckptmigrate.text.commands import filled
+
+
+class Severity(str, Enum):
+    """Severity of a finding.
+
+    error: a job fails or loads wrong data; warning: needs a look; note: for information.
+    """
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True)
+class Code:
+    """A kind of finding.
+
+    Attributes:
+        code: its stable name.
+        severity: its severity.
+        meaning: its effect on a job, as a sentence.
+        remedy: what to do; `{path}` stands for the checkpoint or root (see `commands.filled`), and
+            `{repair}` for the command that repairs it, or for advice if no command does.
+        source: the files of releases, or of torch, that define it.
+        since: the releases that it affects.
+        repair: the options that `repair` needs to remove it; None if `repair` cannot remove it.
+    """
+
+    code: str
+    severity: Severity
+    meaning: str
+    remedy: str
+    source: str
+    since: str = "every release"
+    repair: tuple[str, ...] | None = None
+
+    def remedy_for(self, path: Place | str, repair: str | None) -> str:
+        """Return the remedy for a path, given the command that repairs it, or None."""
+        command = f"run `{repair}`" if repair else _NO_REPAIR
+        return command.join(filled(part, path) for part in self.remedy.split("{repair}"))
+
+
+PAIR: Final = "tracker-pair"
+_COPY: Final = "restore the file from a copy, or use an earlier iteration"
+_REPORT: Final = "run `ckptmigrate inspect {path}`, or use an earlier iteration"
+_REPAIR: Final = "{repair}"
+_NO_REPAIR: Final = "restore an intact checkpoint from a copy"
+
+# The source of each code: a release or torch, a file of it, and a function or class there.
+_CORE: Final = "megatron/core/dist_checkpointing"
+_RERUN_FILE: Final = "megatron/core/rerun_state_machine.py"
+_TRAINING: Final = "core_v0.9.0 to core_v0.19.0 megatron/training/checkpointing.py"
+_TORCH: Final = "torch 2.13.0 torch/distributed/checkpoint"
+_MARKER: Final = f"core_v0.9.0 to core_v0.19.0 {_CORE}/core.py maybe_load_config"
+_COMMON: Final = (
+    f"core_v0.9.0 to core_v0.18.2 {_CORE}/strategies/common.py load_common; "
+    f"core_v0.19.0 {_CORE}/serialization.py load_common_state_dict"
+)
+_METADATA: Final = f"{_TORCH}/filesystem.py FileSystemReader.read_metadata"
+_READ: Final = f"{_TORCH}/filesystem.py FileSystemReader.read_data"
+_ROWS_OF_TORCH: Final = (
+    f"{_TORCH}/metadata.py Metadata, TensorStorageMetadata, MetadataIndex; "
+    f"{_TORCH}/filesystem.py _StorageInfo"
+)
+_PLANS: Final = (
+    f"core_v0.11.0 to core_v0.19.0 {_CORE}/strategies/state_dict_saver.py "
+    "save_state_dict_async_plan, verify_global_md_reuse"
+)
+_CHUNKS: Final = f"{_TORCH}/default_planner.py _validate_global_plan"
+_NAMES: Final = (
+    f"core_v0.9.0 to core_v0.19.0 {_CORE}/strategies/filesystem_async.py prepare_write_data"
+)
+_SYMBOLS: Final = (
+    "the globals of every sample; core_v0.14.0 to core_v0.19.0 megatron/core/safe_globals.py "
+    "SAFE_GLOBALS"
+)
+_RERUN: Final = f"core_v0.10.0 to core_v0.19.0 {_RERUN_FILE} RerunStateMachine.state_dict"
+_ASKED: Final = f"core_v0.14.0 to core_v0.19.0 {_RERUN_FILE} RerunStateMachine.validate_state_dict"
+_TRACKER: Final = f"{_TRAINING} _load_base_checkpoint"
+_BRIDGE: Final = (
+    "Megatron-Bridge src/megatron/bridge/training/checkpointing.py _resolve_checkpoint_iteration"
+)
+_VALIDATION: Final = f"core_v0.17.1 to core_v0.19.0 {_CORE}/validation.py"
+_VERIFIED: Final = f"{_VALIDATION} verify_integrity_manifest"
+_OWN: Final = "ckptmigrate itself"
+_SINCE_RERUN: Final = ">=0.10"
+_SINCE_DIGESTS: Final = ">=0.17.1"
+
+_ROWS: Final = (
+    Code(
+        "not-verified", Severity.ERROR,
+        "One of several checkpoints has another format or cannot be read.",
+        "run `ckptmigrate verify {path}`",
+        _OWN,
+    ),
+    Code(
+        "marker-missing", Severity.ERROR,
+        "metadata.json is missing, so no release recognises the directory as a torch_dist "
+        "checkpoint.",
+        _REPAIR,
+        _MARKER, repair=(),
+    ),
+    Code(
+        "marker-unreadable", Severity.ERROR,
+        "metadata.json is not a JSON object, so no release recognises the checkpoint.",
+        _REPAIR,
+        _MARKER, repair=(),
+    ),
+    Code(
+        "metadata-missing", Severity.ERROR,
+        ".metadata is missing, so no release can locate any tensor.", _COPY,
+        _METADATA,
+    ),
+    Code(
+        "metadata-unreadable", Severity.ERROR,
+        ".metadata is not a pickle of checkpoint metadata, so no release can load it.", _COPY,
+        _METADATA,
+    ),
+    Code(
+        "entry-malformed", Severity.ERROR,
+        "A row of .metadata is not as torch writes it, so the load fails.", _COPY,
+        _ROWS_OF_TORCH,
+    ),
+    Code(
+        "table-mismatch", Severity.ERROR,
+        "A key is not in all tables of .metadata, so a load or a later save fails or uses wrong "
+        "data.", _COPY,
+        f"{_READ}; {_PLANS}",
+    ),
+    Code(
+        "common-missing", Severity.ERROR,
+        "The common state (args, iteration, optimizer settings, learning rate schedule) is "
+        "missing.",
+        "restore common.pt from a copy; it cannot be rebuilt",
+        _COMMON,
+    ),
+    Code(
+        "common-unreadable", Severity.ERROR,
+        "The common state is not a torch file with a dict that can be read without executing code.",
+        _COPY,
+        _COMMON,
+    ),
+    Code(
+        "common-twice", Severity.WARNING,
+        "The common state is stored twice, in common.pt and as a sharded object. Releases read "
+        "common.pt.",
+        "compare both; if common.pt is correct, you need to do nothing",
+        _COMMON, ">=0.19",
+    ),
+    Code(
+        "payload-missing", Severity.ERROR,
+        "A data file that .metadata refers to is missing: its tensors or objects are lost.", _COPY,
+        _READ,
+    ),
+    Code(
+        "payload-name", Severity.ERROR,
+        "A key refers to a file outside the checkpoint. No release writes that.",
+        "do not load it; find out which program wrote it",
+        f"{_READ}; {_NAMES}",
+    ),
+    Code(
+        "byte-range-outside", Severity.ERROR,
+        "A byte range is beyond the end of its data file: the file is truncated.", _COPY,
+        _READ,
+    ),
+    Code(
+        "byte-ranges-overlap", Severity.ERROR,
+        "Two byte ranges overlap in part, so at least one key loads wrong values.", _COPY,
+        f"{_TORCH}/filesystem.py _write_item",
+    ),
+    Code(
+        "chunk-outside", Severity.ERROR,
+        "A chunk of a tensor is outside its global shape.", _COPY,
+        _CHUNKS,
+    ),
+    Code(
+        "chunks-do-not-tile", Severity.ERROR,
+        "The chunks of a tensor overlap or leave gaps: the load leaves elements unset, or uses "
+        "either of two values.",
+        _COPY,
+        _CHUNKS,
+    ),
+    Code(
+        "chunks-not-compared", Severity.WARNING,
+        "A tensor has so many dimensions that only the number of its elements was compared.",
+        "find out which program wrote it; Megatron-Core splits tensors in a few dimensions only",
+        _OWN,
+    ),
+    Code(
+        "plan-rank-unknown", Severity.ERROR,
+        "A data file belongs to a rank that the save plans or args do not have.", _REPORT,
+        f"{_PLANS}; {_NAMES}",
+    ),
+    Code(
+        "sizes-contradict", Severity.WARNING,
+        "The parallel sizes in args, save plans and files contradict each other.",
+        "set the correct sizes in a migration with --world-size, --tensor-parallel and "
+        "--pipeline-parallel",
+        "core_v0.9.0 to core_v0.19.0 megatron/training/arguments.py validate_args; " + _PLANS,
+    ),
+    Code(
+        "blob-unreadable", Severity.ERROR,
+        "A sharded object is not a torch zip file that can be read without executing code.", _COPY,
+        f"{_TORCH}/default_planner.py DefaultLoadPlanner.load_bytes",
+    ),
+    Code(
+        "blob-not-read", Severity.NOTE,
+        "A sharded object, or with --load a chunk of a tensor, is too large to read. Its byte "
+        "range was checked.",
+        "no action is needed",
+        _OWN,
+    ),
+    Code(
+        "unknown-symbol", Severity.ERROR,
+        "A pickle names a global that Megatron-Core does not write. A job that loads it imports "
+        "that global and may call it.",
+        "do not load the checkpoint before you know which program wrote the global; if you trust "
+        "it, run `ckptmigrate verify {path} --known NAME`",
+        _SYMBOLS,
+    ),
+    Code(
+        "moved-module", Severity.WARNING,
+        "A pickle names a module by the name that it has since Python 3.13, so a job with an "
+        "older Python cannot load it.",
+        _REPAIR,
+        "compat_matrix.yaml moved_modules",
+        repair=(),
+    ),
+    Code(
+        "rerun-shards-missing", Severity.ERROR,
+        "Rerun shards are missing, so a job that requests them cannot load the checkpoint. The "
+        "fault context is lost. Weights, optimizer and RNG states are intact.",
+        _REPAIR,
+        f"{_RERUN}; {_TRAINING} load_checkpoint; sample 0.17.1-corrupt-tp2", _SINCE_RERUN,
+        repair=(),
+    ),
+    Code(
+        "rerun-not-resumable", Severity.ERROR,
+        "No release can resume from this rerun state: a job loads it and fails at its first step. "
+        "A job that exits with status 17 saves it for examination.",
+        _REPAIR,
+        f"core_v0.10.0 to core_v0.19.0 {_RERUN_FILE} should_run_forward_backward", _SINCE_RERUN,
+        repair=("--drop-rerun",),
+    ),
+    Code(
+        "optimizer-shapes-missing", Severity.ERROR,
+        ".metadata has flattened optimizer states without mcore_data, the table of their shapes, "
+        "so no release can load the optimizer.",
+        _REPAIR,
+        f"core_v0.9.0 to core_v0.15.3 {_CORE}/strategies/torch.py get_reformulation_metadata; "
+        "pytorch issue 178001", "<0.16",
+        repair=(),
+    ),
+    Code(
+        "rerun-contradictory", Severity.ERROR,
+        "The common state and the rerun shards do not match: no release writes both.", _REPORT,
+        _RERUN, _SINCE_RERUN,
+    ),
+    Code(
+        "rerun-shards-unclaimed", Severity.WARNING,
+        "The checkpoint has rerun shards, and no rerun_state_machine in the common state. "
+        "Releases from 0.12 on do not request them.",
+        "no action is needed, unless a job runs with --dist-ckpt-strictness raise_all",
+        f"{_TRAINING} load_checkpoint", ">=0.14",
+    ),
+    Code(
+        "rerun-sentinel-missing", Severity.WARNING,
+        "The rerun state is idle, and its rerun shards are missing. Releases from 0.14 on can "
+        "resume from it.",
+        _REPAIR,
+        _ASKED, ">=0.18",
+        repair=("--rebuild-sentinel",),
+    ),
+    Code(
+        "orphan-payload", Severity.NOTE,
+        "No key refers to this data file.", "no action is needed; the file uses space",
+        _READ,
+    ),
+    Code(
+        "orphan-bytes", Severity.NOTE,
+        "No key refers to some bytes of a data file.",
+            "no action is needed; the bytes use space",
+        _READ,
+    ),
+    Code(
+        "migration-unfinished", Severity.ERROR,
+        "An in-place migration did not finish, or is still running.",
+        "if no migration is running, run `ckptmigrate recover {path}`",
+        _OWN,
+    ),
+    Code(
+        "sidecar-stale", Severity.WARNING,
+        "The checkpoint changed after its last migration, so the original files are not used.",
+        "no action is needed, unless you want to undo the migration",
+        _OWN,
+    ),
+    Code(
+        "nested-linked", Severity.ERROR,
+        "A directory is a link to a nested checkpoint, which no command follows.",
+        "replace the link by the directory",
+        _OWN,
+    ),
+    Code(
+        "tracker-missing", Severity.ERROR,
+        "The root has no tracker file, so a job finds no checkpoint and starts from random "
+        "weights.",
+        _REPAIR,
+        _TRACKER,
+        repair=("--in-place",),
+    ),
+    Code(
+        "tracker-unreadable", Severity.ERROR,
+        "The tracker file contains neither an iteration nor `release`.", _REPAIR,
+        f"{_TRAINING} read_metadata",
+        repair=("--in-place",),
+    ),
+    Code(
+        "tracker-dangling", Severity.ERROR,
+        "The tracker file names an iteration that does not exist.", _REPAIR,
+        _TRACKER,
+        repair=("--in-place",),
+    ),
+    Code(
+        "tracker-half-written", Severity.ERROR,
+        "The tracker file names an iteration whose save did not finish.", _REPAIR,
+        _TRACKER,
+        repair=("--in-place",),
+    ),
+    Code(
+        PAIR, Severity.ERROR,
+        "latest_train_state.pt, which Megatron-Bridge reads first, does not name the iteration of "
+        "the tracker file.",
+        _REPAIR,
+        _BRIDGE,
+        repair=("--in-place",),
+    ),
+    Code(
+        "tracker-behind", Severity.WARNING,
+        "An iteration is newer than the one in the tracker file.",
+        "no action is needed if its save is still running; otherwise use it with --iteration",
+        _TRACKER,
+    ),
+    Code(
+        "non-persistent-newer", Severity.WARNING,
+        "A non-persistent checkpoint is at least as new. A job with --non-persistent-ckpt-type "
+        "global loads it instead.",
+        "to verify it too, run `ckptmigrate verify {path}/non_persistent --all`",
+        f"{_TRACKER}, _get_non_persistent_iteration", ">=0.9",
+    ),
+    Code(
+        "integrity-unreadable", Severity.ERROR,
+        "integrity.json does not contain SHA-256 hashes, so a job with --verify-integrity fails.",
+        "remove it, and run the job without --verify-integrity",
+        _VERIFIED, _SINCE_DIGESTS,
+    ),
+    Code(
+        "integrity-absent", Severity.NOTE,
+        "integrity.json is missing, so --hash has nothing to compare with.",
+        "save with --verify-integrity to write it",
+        f"{_VALIDATION} save_integrity_manifest", _SINCE_DIGESTS,
+    ),
+    Code(
+        "integrity-file-missing", Severity.ERROR,
+        "A file in integrity.json is missing.", _COPY,
+        _VERIFIED, _SINCE_DIGESTS,
+    ),
+    Code(
+        "integrity-mismatch", Severity.ERROR,
+        "The SHA-256 hash of a file differs from integrity.json, so a job with --verify-integrity "
+        "fails.",
+        f"restore the file from a copy; if it was changed on purpose, {_REPAIR}",
+        _VERIFIED, _SINCE_DIGESTS,
+        repair=(),
+    ),
+    Code(
+        "tensor-unreadable", Severity.ERROR,
+        "torch cannot load the bytes of a chunk.", _COPY,
+        _READ,
+    ),
+    Code(
+        "tensor-mismatch", Severity.ERROR,
+        "A chunk loads as a tensor of another dtype or shape than .metadata records.", _COPY,
+        _READ,
+    ),
+)  # fmt: skip
+CODES: Final = {row.code: row for row in _ROWS}
