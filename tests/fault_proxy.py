@@ -1,4 +1,4 @@
-"""Faults between a client and an S3 server: what networks, proxies and servers do to one request.
+"""Faults between a client and the server of a store: what happens to one request on its way.
 
 with faulty(server, KINDS["lost reply"], at=7) as proxy:
     ...     # the seventh request is carried out, and its answer never arrives
@@ -8,10 +8,13 @@ with faulty(server, KINDS["lost reply"], at=7) as proxy:
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from s3_server import Answer, Proxy, Request, Seen, listening, pass_on
 
@@ -169,7 +172,10 @@ def _truncate(request: Request) -> None:
 
 def _pretend(request: Request) -> None:
     """Answer as for a request that was carried out."""
-    if request.seen.copies:
+    if request.command == "POST":  # of Google Cloud Storage
+        text = '{"done": true, "resource": {}}'
+        request.send(Answer(200, [("Content-Type", "application/json")], text.encode()))
+    elif request.seen.copies:
         text = '<CopyObjectResult><ETag>"0"</ETag></CopyObjectResult>'
         request.send(Answer(200, [("Content-Type", "application/xml")], text.encode()))
     else:
@@ -205,8 +211,47 @@ def _announce_more(request: Request) -> None:
     request.drop()
 
 
+def _tag(change: Callable[[str], str | None]) -> Callable[[Request], None]:
+    """Answer with other ETags, in the head and in the content.
+
+    Args:
+        change: an ETag without quotes -> what to send, None for none.
+    """
+
+    def act(request: Request) -> None:
+        answer = request.forward()
+        tags = [(name, change(tag.strip('"'))) for name, tag in answer.headers if _is_tag(name)]
+        answer.headers = [each for each in answer.headers if not _is_tag(each[0])]
+        answer.headers += [(name, tag) for name, tag in tags if tag is not None]
+        answer.content = _TAG.sub(lambda found: _tagged(found, change), answer.content)
+        if request.command != "HEAD":
+            answer.headers = [h for h in answer.headers if h[0].lower() != "content-length"]
+        request.send(answer)
+
+    return act
+
+
+# The ETag of an XML answer, and of a JSON answer with its comma.
+_TAG: Final = re.compile(
+    rb'<ETag>(?:"|&quot;)?(?P<xml>\w+)(?:"|&quot;)?</ETag>|"etag": "(?P<json>[^"]+)",'
+)
+
+
+def _is_tag(name: str) -> bool:
+    return name.lower() == "etag"
+
+
+def _tagged(found: re.Match[bytes], change: Callable[[str], str | None]) -> bytes:
+    tag = change((found["xml"] or found["json"]).decode())
+    if tag is None:
+        return b""
+    return (
+        f"<ETag>{tag}</ETag>".encode() if found["xml"] else f'"etag": {json.dumps(tag)},'.encode()
+    )
+
+
 def _lists(seen: Seen) -> bool:
-    return seen.method == "GET" and "list-type=2" in seen.path
+    return seen.method == "GET" and ("list-type=2" in seen.path or "/o?" in seen.path)
 
 
 def _any(_: Seen, __: Sequence[Seen]) -> bool:
@@ -226,7 +271,7 @@ def _reads_object(seen: Seen, _: Sequence[Seen]) -> bool:
 
 
 def _writes(seen: Seen, _: Sequence[Seen]) -> bool:
-    return seen.write > 0 and seen.method != "POST"
+    return seen.write > 0 and (seen.method != "POST" or "/storage/v1/" in seen.path)
 
 
 def _reads_what_changed(seen: Seen, earlier: Sequence[Seen]) -> bool:
@@ -238,6 +283,7 @@ def _reads_what_changed(seen: Seen, earlier: Sequence[Seen]) -> bool:
     )
 
 
+_COUNT: Final = itertools.count()
 STALE = "a read has the version before"
 _KINDS = (
     Kind("connections are refused", _refuse, _any),
@@ -261,5 +307,10 @@ _KINDS = (
     Kind("redirected to itself", _redirect, _any, lasts=True),
     Kind("a length that is too small", _announce_less, _answers_with_content),
     Kind("a length that is too large", _announce_more, _answers_with_content),
+    Kind("no ETags", _tag(lambda _: None), _any, lasts=True),
+    Kind("weak ETags", _tag(lambda tag: f'W/"{tag}"'), _any, lasts=True),
+    Kind("ETags without quotes", _tag(lambda tag: tag), _any, lasts=True),
+    Kind("the same ETag for every object", _tag(lambda _: '"0"'), _any, lasts=True),
+    Kind("another ETag in every answer", _tag(lambda _: f'"{next(_COUNT)}"'), _any, lasts=True),
 )
 KINDS = {kind.name: kind for kind in _KINDS}

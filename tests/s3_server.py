@@ -7,6 +7,7 @@ import fcntl
 import functools
 import http.client
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -200,7 +201,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Seen:
-    """A request that came to a proxy.
+    """A request that came to a proxy; its path has the name that an upload has in its content.
 
     Attributes:
         number: its number among all requests, from 1.
@@ -321,9 +322,16 @@ class Proxy:
     def note(self, request: Request) -> Seen:
         with self._turn:
             self._open += 1
-            method, copies = request.command, "x-amz-copy-source" in request.headers
+            method = request.command
+            copies = "x-amz-copy-source" in request.headers or "/rewriteTo/" in request.path
             write = self.writes + 1 if method in WRITING else 0
-            seen = Seen(len(self.requests) + 1, write, method, request.path, copies)
+            named = (
+                _NAME.search(request.body[:1000])
+                if "uploadType=multipart" in request.path
+                else None
+            )
+            path = request.path + (f"&name={named[1].decode()}" if named else "")
+            seen = Seen(len(self.requests) + 1, write, method, path, copies)
             self.requests.append(seen)
             return seen
 
@@ -379,6 +387,7 @@ class _Listener(ThreadingHTTPServer):
         """Clients may vanish."""
 
 
+_NAME = re.compile(rb'"name": "([^"]+)"')  # in an upload to Google Cloud Storage
 _HOP = ("connection", "transfer-encoding", "keep-alive", "expect")
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -543,6 +544,63 @@ def test_no_line_takes_long(text: str) -> None:
     begun = time.process_time()
     parse_log(text)
     assert time.process_time() - begun < 5
+
+
+DIGITS = "9" * 5000  # more than Python converts to an integer
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"log": ' + "[" * 30_000 + "KeyError: ",
+        '{"log": ' + DIGITS + ', "message": "KeyError: "}',
+        '{"log": "KeyError: \\ud800"}',
+        f"[rank{DIGITS}]: KeyError: 'recipe'",
+        f"[{DIGITS}]: KeyError: 'recipe'",
+        f"KeyError: 'recipe' (RANK {DIGITS})",
+        f"Traceback (most recent call last): (RANK {DIGITS})\nKeyError: 'recipe'",
+        f"shape mismatch for loaded ({DIGITS}, 1) and expected (2, 1) tensor for key a.weight",
+        f"size mismatch for a.weight: copying a param with shape torch.Size([{DIGITS}]) from "
+        "checkpoint, the shape in current model is torch.Size([2]).",
+    ],
+    ids=lambda line: line[:24],
+)
+def test_no_line_hides_the_next(line: str, tmp_path: Path, run: Run) -> None:
+    log = f"{line}\n[rank3]: KeyError: 'recipe'\n"
+    for words in ((), ("--json",), ("--checkpoint", SAMPLES / IDLE)):
+        status, text = explain_log(log, tmp_path, *words)
+        assert (status, "internal error" in text) == (0, False), text[-300:]
+        assert "extra-state-recipe" in text
+
+
+def test_many_ranks_take_no_longer() -> None:
+    """A line of a known error takes the same time, whoever printed it."""
+
+    def seconds(ranks: int) -> float:
+        lines = (f"[rank{n % ranks}]: KeyError: 'recipe'" for n in range(20_000))
+        log = "\n".join(lines).encode()
+        begun = time.process_time()
+        [only] = read_log(io.BytesIO(log)).found
+        assert (only.count, len(only.ranks)) == (20_000, ranks)
+        return time.process_time() - begun
+
+    assert seconds(20_000) < 3 * seconds(1)
+
+
+def test_the_memory_does_not_grow_with_the_log() -> None:
+    long = "x" * 20_000
+    log = "".join(
+        f'[rank{n}]:   File "{long}{n}.py", line 1, in f\n[rank{n}]: A{long}Error: {long}{n}\n'
+        f"[rank{n}]: OddError: {long}{n}\n[a{long}{n}]: KeyError: 'recipe'\n"
+        for n in range(60)
+    ).encode()
+    tracemalloc.start()
+    try:
+        read_log(io.BytesIO(log))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(log) / 8
 
 
 class Endless(io.RawIOBase):

@@ -71,7 +71,7 @@ def test_as_locally_and_back_byte_for_byte(name: str, bucket: Bucket, tmp_path: 
 def test_the_corrupt_sample_is_repaired_and_back(bucket: Bucket, s3: Run) -> None:
     source = files_of(SAMPLES / CORRUPT)
     bucket.put(SAMPLES / CORRUPT, "run")
-    refused(s3("downgrade", url("run"), "--to", "pre-rerun"), "is corrupt")
+    refused(s3("downgrade", url("run"), "--to", "pre-rerun"), "has a corrupt rerun state")
     assert bucket.tree("run") == source
     assert s3("verify", url("run")).returncode == 1
     assert s3("repair", url("run"), "--in-place").returncode == 0
@@ -223,7 +223,7 @@ def test_a_destination_that_appears_meanwhile_is_left_alone(
         real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store_publication, "_create_checkpoint", late)
-    with pytest.raises(DestinationError, match="somebody else"):
+    with pytest.raises(DestinationError, match="another program"):
         migrate(url("run"), to="pre-rerun", output=url("out"))
     assert bucket.tree("out") == {f"{checkpoint}/mine": b"keep", TRACKER: b"7"}
 
@@ -234,7 +234,7 @@ UNREACHABLE = {
         {},
         ("s3://no-such-bucket: does not exist",),
     ),
-    "no root": (url("nowhere"), {}, ("does not exist, and a checkpoint is",)),
+    "no root": (url("nowhere"), {}, ("does not exist (a checkpoint is",)),
     "no bucket's name": ("s3://", {}, ("does not contain a bucket",)),
     "no store": ("nostore://a/run", {}, ("Protocol not known: nostore",)),
     "no server": (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import threading
 from collections.abc import Iterator
@@ -11,11 +10,14 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import gs_server
 import pytest
 from conftest import INDEX, SAMPLES, Run, refused
-from gcp_storage_emulator.server import create_server
+from fault_proxy import KINDS, faulty
+from gs_server import GsBucket
+from msc_profiles import msc
 from object_stores import CLI, NAME, visible
-from s3_server import BUCKET, Bucket, environment, files_of
+from s3_server import BUCKET, Bucket, files_of
 
 from ckptmigrate.places import Url
 from ckptmigrate.storage.urls import place
@@ -74,41 +76,13 @@ def test_a_web_server_without_ranges_is_not_believed(stores: Run) -> None:
 # -- Megatron's own multi-storage-client
 
 
-def _msc(tmp_path: Path, port: int) -> str:
-    config = {
-        "profiles": {
-            "disk": {
-                "storage_provider": {
-                    "type": "file", "options": {"base_path": str(tmp_path / "disk")},
-                }
-            },
-            "moto": {
-                "storage_provider": {
-                    "type": "s3",
-                    "options": {
-                        "base_path": BUCKET, "region_name": "us-east-1",
-                        "endpoint_url": environment(port)["AWS_ENDPOINT_URL"],
-                    },
-                },
-                "credentials_provider": {
-                    "type": "S3Credentials",
-                    "options": {"access_key": "a", "secret_key": "b"},
-                },
-            },
-        }
-    }  # fmt: skip
-    file = tmp_path / "msc.json"
-    file.write_text(json.dumps(config))
-    (tmp_path / "disk").mkdir()
-    return str(file)
-
-
 @pytest.mark.costly("each command sets up boto3 for the library")
 @pytest.mark.parametrize("profile", ["disk", "moto"])
 def test_multi_storage_client(
     profile: str, bucket: Bucket, port: int, s3: Run, tmp_path: Path
 ) -> None:
-    more = {"MSC_CONFIG": _msc(tmp_path, port)}
+    more = msc(port, tmp_path / "msc.json")
+    (tmp_path / "disk").mkdir()
     source = files_of(SAMPLES / NAME)
     run, out = f"msc://{profile}/run", f"msc://{profile}/out"
     to = ("--to", "split-rerun", "--allow-loss", "fault-context")
@@ -142,9 +116,8 @@ def test_multi_storage_client(
 @pytest.fixture
 def emulator() -> Iterator[dict[str, str]]:
     """A server of Google Cloud Storage's API that is not Google's, by the way to it."""
-    with create_server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET) as server:
-        port = server._api._httpd.server_port
-        yield {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}"}
+    with gs_server.served() as port:
+        yield gs_server.environment(port)
 
 
 def test_gs_out_of_place_in_place_and_back(
@@ -166,6 +139,23 @@ def test_gs_out_of_place_in_place_and_back(
     for name in ("run", "out"):
         ok("migrate", f"{there}/{name}", "--to", back, "-o", tmp_path / name)
         assert files_of(tmp_path / name) == files_of(SAMPLES / NAME)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("403", "no permission to "), ("412 from then on", "a failed precondition")],
+)
+def test_gs_says_what_a_refusal_is(kind: str, message: str, stores: Run) -> None:
+    """gcsfs raises the error of a file that exists, or one of no kind."""
+    there = f"gs://{BUCKET}/run"
+    with gs_server.served() as port:
+        GsBucket(port).put_tree(files_of(SAMPLES / NAME), "run")
+        for words in (("inspect", there), ("undo", there), ("upgrade", there, "-o", f"{there}.2")):
+            with faulty(port, KINDS[kind], at=1) as proxy:
+                told = stores(*words, **gs_server.environment(proxy.port))
+            refused(told, message)
+            assert "internal error" not in told.stderr
+            assert "another program" not in told.stderr
 
 
 def test_gs_is_handed_to_gcsfs_and_says_what_it_lacks() -> None:

@@ -28,12 +28,13 @@ def before_main() -> set[str]:
     return {name.partition(".")[0] for name in found.stdout.split()}
 
 
-def run(folder: Path, *words: object) -> int:
+def run(folder: Path, *words: object, stdin: str = "") -> int:
     """Return the exit status of a command in a folder of shadows, none of which is imported."""
     record = folder.with_name("imported")
     found = subprocess.run(
-        list(map(str, words)), cwd=folder, capture_output=True, text=True, check=False, timeout=120
-    )
+        list(map(str, words)), input=stdin, cwd=folder, capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
     assert not record.exists(), (words, record.read_text().split(), found.stderr)
     assert "internal error" not in found.stderr, (words, found.stderr)
     return found.returncode
@@ -64,6 +65,30 @@ def test_a_verb(verb: str, folder: Path, tmp_path: Path, before_main: set[str]) 
     for name in before_main:
         (folder / f"{name}.py").unlink(missing_ok=True)
     assert run(folder, *MODULE, *words) in (0, 1)
+
+
+LOG = "[rank0]: KeyError: 'recipe'\n[rank0]: RuntimeError: Weights only load failed\n"
+
+
+def test_a_log(folder: Path) -> None:
+    words = (*COMMAND, "explain", "--checkpoint", SAMPLE, "-")
+    assert run(folder, *words, stdin=LOG) == 0
+
+
+@pytest.mark.parametrize("ending", ["html", "md", "json"])
+def test_a_report(ending: str, folder: Path, tmp_path: Path) -> None:
+    report = tmp_path / f"report.{ending}"
+    assert run(folder, *COMMAND, "verify", SAMPLE, "--report", report) == 0
+    assert report.exists()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("typed", ["inspect --iteration ", "explain ", "check --reader "])
+def test_the_tab_key(shell: str, typed: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_CKPTMIGRATE_COMPLETE", f"{shell}_complete")
+    monkeypatch.setenv("COMP_WORDS", f"ckptmigrate {typed}")
+    monkeypatch.setenv("COMP_CWORD", "" if shell == "fish" else str(len(typed.split()) + 1))
+    assert run(folder, *COMMAND) == 0
 
 
 def test_an_empty_part_of_pythonpath(

@@ -11,7 +11,7 @@ from conftest import CLI, SAMPLES, Run
 from flaky_store import FlakyFileSystem, below
 from gcp_storage_emulator.server import create_server
 from object_stores import url
-from s3_server import BUCKET, Bucket
+from s3_server import BUCKET, Bucket, files_of
 
 import ckptmigrate
 from ckptmigrate import CkptMigrateError, migrate
@@ -49,6 +49,69 @@ def test_every_verb_names_it(key: str, where: str, tmp_path: Path) -> None:
         assert caught.value.fix, name
         assert below("") == before, name
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "key", ["common.pt/x", "metadata.json/x", "x?versionId=1", "common.pt?versionId=null", "\ud800"]
+)
+def test_what_no_file_can_be_named(key: str, tmp_path: Path) -> None:
+    """A file and a directory in one, a version of another object, no UTF-8."""
+    run = flaky_store.put(SAMPLES / SAMPLE, "run")
+    FlakyFileSystem.objects[f"bucket/run/{CHECKPOINT}/{key}"] = b"x"
+    before = below("")
+    verbs = {
+        "out": lambda: migrate(run, to="pre-rerun", output="flaky://bucket/out"),
+        "down": lambda: migrate(run, to="pre-rerun", output=tmp_path / "out"),
+        "in place": lambda: migrate(run, to="pre-rerun", in_place=True),
+        "inspect": lambda: ckptmigrate.inspect(run),
+        "verify": lambda: ckptmigrate.verify(run),
+        "repair": lambda: ckptmigrate.repair(run),
+    }
+    for name, verb in verbs.items():
+        with pytest.raises(CkptMigrateError, match=r"an object (with the part|and a dir)"):
+            verb()
+        assert below("") == before, name
+    assert not list(tmp_path.iterdir())
+
+
+ODD = [
+    "a\nb", "a\r", "\t", "\x1b[31m", "\x7f", "a\x85", "\u202e", "\U0001f600", "%FF%FE", "%2e%2e",
+    "a%2Fb",
+    "x#1", "x?y", "*", "[a]", "a\\b", " x ", "a+b", "~", "a::b", "<&>", "-rf", "$(x)", "n" * 255,
+]  # fmt: skip
+
+
+def test_odd_names_are_carried(tmp_path: Path) -> None:
+    run = flaky_store.put(SAMPLES / SAMPLE, "run")
+    odd = {f"{CHECKPOINT}/{name}": name.encode() for name in ODD}
+    for name, content in odd.items():
+        FlakyFileSystem.objects[f"bucket/run/{name}"] = content
+    migrate(run, to="pre-rerun", output="flaky://bucket/out")
+    migrate(run, to="pre-rerun", output=tmp_path / "out")
+    migrate(tmp_path / "out", to="split-rerun", output="flaky://bucket/back")
+    assert odd.items() <= files_of(tmp_path / "out").items()
+    for made in ("out", "back"):
+        assert all(below(made)[name] == content for name, content in odd.items())
+
+
+def test_a_name_that_is_too_long_for_a_file(tmp_path: Path) -> None:
+    run = flaky_store.put(SAMPLES / SAMPLE, "run")
+    FlakyFileSystem.objects[f"bucket/run/{CHECKPOINT}/{'n' * 256}"] = b"x"
+    migrate(run, to="pre-rerun", output="flaky://bucket/out")
+    with pytest.raises(CkptMigrateError, match="n: has a name of more than 255 bytes"):
+        migrate(run, to="pre-rerun", output=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["iter_", "iter_0000005/iter_", "iter_0000005/__"])
+def test_a_number_of_5000_digits(name: str) -> None:
+    """More than Python converts to an integer."""
+    run = flaky_store.put(SAMPLES / SAMPLE, "run")
+    FlakyFileSystem.objects[f"bucket/run/{name}{'1' * 5000}_0.distcp"] = b"x"
+    FlakyFileSystem.objects[f"bucket/run/{name}{'1' * 5000}/x"] = b"x"
+    assert ckptmigrate.inspect(run).layouts
+    assert ckptmigrate.verify(run, every=True).clean
+    migrate(run, to="pre-rerun", output="flaky://bucket/out", every=True)
 
 
 def test_an_object_that_stands_for_a_directory_is_none(tmp_path: Path) -> None:

@@ -5,14 +5,18 @@ cases/bridge-died has both name iteration 10, whose save did not finish.
 
 from __future__ import annotations
 
+import os
+import resource
 import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
+import flaky_store
 import pytest
 import torch
 from conftest import Run, refused, tree_hash
+from flaky_store import FlakyFileSystem
 from object_stores import url
 from s3_server import Bucket
 
@@ -141,6 +145,37 @@ def test_a_pair_in_a_store(died: Path, bucket: Bucket) -> None:
     for name in ("run", "out"):
         tree = bucket.tree(name)
         assert (tree[TEXT], tree[STATE]) == (b"5", state)
+
+
+def test_of_many_newer_iterations_only_the_newest_is_looked_at(good: Path) -> None:
+    run = flaky_store.put(good, "run")
+    objects = FlakyFileSystem.objects
+    files = {key: content for key, content in objects.items() if "/iter_0000005/" in key}
+    for number in range(6, 300):
+        for key, content in files.items():
+            objects[key.replace("0000005", f"{number:07}")] = content
+    del objects["bucket/run/iter_0000299/.metadata"]
+    FlakyFileSystem.requests.clear()
+    [only] = ckptmigrate.verify(run).findings
+    assert (only.code, only.items) == ("tracker-behind", ())
+    assert only.what == f"{TEXT} names iter_0000005, and iter_0000298 is newer"
+    assert len(FlakyFileSystem.requests) < 60
+
+
+@pytest.mark.parametrize(
+    ("where", "found"), [(STATE, ["tracker-pair"]), ("iter_0000005/train_state.pt", [])]
+)
+def test_a_huge_train_state_is_not_read(where: str, found: list[str], good: Path, run: Run) -> None:
+    os.truncate(good / where, 3 * 1024**3)
+    before = (good / TEXT).read_text()
+    for words in (("inspect",), ("verify",), ("repair", "--in-place"), ("check",)):
+        said = run(words[0], good, *words[1:])
+        assert "internal error" not in said.stderr
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert codes(good) == found
+    ckptmigrate.migrate(good, to="none-emitting", output=good.parent / "out")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 512 * 1024  # kB
+    assert (good / TEXT).read_text() == before
 
 
 # -- new roots

@@ -299,7 +299,7 @@ def zarr_beside(root: Path) -> None:
 
 
 def stage(root: Path) -> None:
-    (checkpoint_of(root) / ".ckptmigrate" / "staging directory").mkdir(parents=True)
+    (checkpoint_of(root) / ".ckptmigrate" / "stage").mkdir(parents=True)
 
 
 def swap_dtype(read: Any) -> None:
@@ -340,7 +340,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]]
     "chunk-outside": (IDLE, metadata_edit(move_chunk), (), 1, "outside its shape"),
     "chunks-do-not-tile": (IDLE, metadata_edit(drop_chunk), (), 1, "not tiled"),
     "chunks-not-compared": (IDLE, metadata_edit(many_dimensions), (), 1, "too many dimensions"),
-    "plan-rank-unknown": ("0.17.1-idle-dopt", metadata_edit(foreign_plan), (), 1, "the 1 plans"),
+    "plan-rank-unknown": ("0.17.1-idle-dopt", metadata_edit(foreign_plan), (), 1, "1 save plans"),
     "sizes-contradict": (IDLE, other_world, (), 0, "world_size (7)"),
     "blob-unreadable": (
         IDLE,
@@ -386,7 +386,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]]
     "tracker-half-written": (IDLE, half_written, (), 0, "iter_0000009"),
     "nested-linked": (IDLE, linked_checkpoint, (), 0, "is a link to a checkpoint"),
     "tracker-pair": (IDLE, other_train_state, (), 0, "latest_train_state.pt names iteration 9"),
-    "tracker-behind": (IDLE, newer_iteration, (), 1, "iter_0000009"),
+    "tracker-behind": (IDLE, newer_iteration, (), 0, "iter_0000009"),
     "non-persistent-newer": (IDLE, non_persistent, (), 0, "iteration 5"),
     "integrity-unreadable": (
         IDLE,

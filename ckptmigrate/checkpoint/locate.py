@@ -20,7 +20,7 @@ RELEASE: Final = manifest.RELEASE
 _LONGEST_TRACKER: Final = 64  # characters
 _SHOWN: Final = 5  # iterations
 _NON_PERSISTENT: Final = "non_persistent"
-_ITERATION: Final = re.compile(r"iter_(\d{7,})", re.ASCII)
+_ITERATION: Final = re.compile(rf"iter_(\d{{7,{_LONGEST_TRACKER}}})", re.ASCII)
 
 
 @dataclass(frozen=True)

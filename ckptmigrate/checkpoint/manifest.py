@@ -31,7 +31,7 @@ MARKS: Final = (MARKER_FILE, metadata.FILE)  # a directory without them is not a
 
 RNG_KEY: Final = "rng_state"
 RELEASE: Final = "release"  # directory name, and content of the tracker file
-PAYLOAD: Final = re.compile(r"__(\d+)_(\d+)\.distcp", re.ASCII)
+PAYLOAD: Final = re.compile(r"__(\d{1,18})_(\d{1,18})\.distcp", re.ASCII)
 # Releases >= 0.19 write only the sharded_* keys (core_v0.19.0
 # megatron/core/dist_checkpointing/core.py CheckpointingConfig).
 COMMON_MARKER: Final = {"common_backend": "torch", "common_backend_version": 1}
@@ -106,7 +106,7 @@ class Manifest:
         """Return the iteration from the common state, else from the directory name, or None."""
         if self.common.iteration is not None:
             return self.common.iteration
-        match = re.fullmatch(r"iter_(\d+)", self.path.name, re.ASCII)
+        match = re.fullmatch(r"iter_(\d{1,64})", self.path.name, re.ASCII)
         return int(match[1]) if match else None
 
     @property

@@ -131,7 +131,7 @@ def ranks(material: Material) -> Iterator[Finding]:
     unknown = [
         name
         for name in material.directory.files()
-        if (match := PAYLOAD.fullmatch(name)) and int(match[1][:20]) >= world
+        if (match := PAYLOAD.fullmatch(name)) and int(match[1]) >= world
     ]
     if unknown:
         many = counted(len(unknown), "data file is", "data files are")

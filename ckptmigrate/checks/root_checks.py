@@ -96,11 +96,11 @@ def _tracker(root: Place, there: tuple[Place, ...]) -> tuple[Place | None, tuple
         what = f"{locate.TRACKER_FILE} names {named.name}, which lacks .metadata or metadata.json"
         found.append(Finding("tracker-half-written", root, what))
     found += _pair(root, text, named)
-    newer = [each for each in there if text != locate.RELEASE and each.name > named.name]
-    newer = [each for each in newer if each.name != locate.RELEASE and is_finished(each)]
-    if newer:
-        what = f"{locate.TRACKER_FILE} names {named.name}, and {newer[-1].name} is newer"
-        found.append(Finding("tracker-behind", root, what, tuple(each.name for each in newer)))
+    newer = there[there.index(named) + 1 :] if text != locate.RELEASE and named in there else ()
+    newest = next(filter(is_finished, reversed(newer)), None)
+    if newest is not None:
+        what = f"{locate.TRACKER_FILE} names {named.name}, and {newest.name} is newer"
+        found.append(Finding("tracker-behind", root, what))
     beside = locate.newest_non_persistent(root, text)
     if beside is not None:
         what = f"non_persistent has iteration {beside}, and the tracker file names {text}"
@@ -112,8 +112,8 @@ def latest_of_bridge(root: Place) -> Place | None:
     """Return the checkpoint that latest_train_state.pt names, or None."""
     if not directories.is_file(root / trackers.LATEST_TRAIN_STATE):
         return None
-    content = directories.directory(root).read(trackers.LATEST_TRAIN_STATE)
     try:
+        content = directories.directory(root).read(trackers.LATEST_TRAIN_STATE)
         return root / f"iter_{trackers.step(content):07d}"
     except DamagedError:
         return None

@@ -126,7 +126,7 @@ def shape(key: str, of_module: str = "") -> tuple[str, ...]:
         of_module: the same for nn.Module.load_state_dict. Any torch program can raise that error,
             so the key must be one that only models of Megatron have. Empty for no such pattern.
     """
-    size = r"\(*(?:torch\.Size\()?[\[(]?(?P<{}>[\d, ]*)[\])]+"
+    size = r"\(*(?:torch\.Size\()?[\[(]?(?P<{}>[\d, ]{{0,999}})[\])]+"
     saved, wanted = size.format("saved"), size.format("wanted")
     patterns = (
         rf"shape mismatch for loaded {saved} and expected {wanted} tensor for key "

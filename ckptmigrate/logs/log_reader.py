@@ -21,6 +21,8 @@ _LONGEST_LINE: Final = 64 * 1024  # characters; the rest of a longer line is ign
 _LONGEST_LOG: Final = 2**30  # characters
 _MOST_STREAMS: Final = 20_000
 _MOST_FRAMES: Final = 100  # of one traceback
+_LONGEST_FRAME: Final = 200  # characters; the end of a longer one
+_LONGEST_ERROR: Final = 5000  # characters of an unknown error line
 _MOST_OTHERS: Final = 5  # error lines that are not explained
 # A message can have several lines: the number of lines that belong to the traceback above them.
 _MESSAGE_LINES: Final = 20
@@ -32,14 +34,14 @@ _QUOTES: Final = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
 # Prefixes of launchers, schedulers and loggers; a line can have several.
 _PREFIX: Final = re.compile(
     r"""
-      \[(?:rank|Rank\s|RANK\s)(?P<rank>\d+)\]:?\s?             # torchrun since 2.2: [rank3]:
-    | \[(?P<local>[A-Za-z_]+\d+)\]:\s?                         # torchrun --tee: [default3]:
-    | \[\d+,(?P<mpi>\d+)\](?:<std(?:err|out)>)?:?\s?           # mpirun --tag-output
-    | \[(?P<tag>\d+)\]:?\s                                     # mpiexec -prepend-rank
+      \[(?:rank|Rank\s|RANK\s)(?P<rank>\d{1,9})\]:?\s?         # torchrun since 2.2: [rank3]:
+    | \[(?P<local>[A-Za-z_]{1,80}\d{1,9})\]:\s?                # torchrun --tee: [default3]:
+    | \[\d{1,9},(?P<mpi>\d{1,9})\](?:<std(?:err|out)>)?:?\s?   # mpirun --tag-output
+    | \[(?P<tag>\d{1,9})\]:?\s                                 # mpiexec -prepend-rank
     | \s{0,6}(?P<task>\d{1,6}):\s                              # srun --label
-    | \((?P<actor>[\w.]{1,80}(?:\([^)]{0,80}\))?\spid=\d+(?:,\sip=[\w.:]+)?)\)\s?  # Ray
-    | (?P<host>\d+(?:\.\d+){3}|[a-z][\w.-]{0,60}\d[\w.-]{0,60}):\s  # pdsh, DeepSpeed
-    | (?P<role>[\w.-]{1,80}/\d+)\s(?=\[)                            # NeMo-Run
+    | \((?P<actor>[\w.]{1,80}(?:\([^)]{0,80}\))?\spid=\d{1,9}(?:,\sip=[\w.:]{1,80})?)\)\s?  # Ray
+    | (?P<host>\d{1,3}(?:\.\d{1,3}){3}|[a-z][\w.-]{0,60}\d[\w.-]{0,60}):\s  # pdsh, DeepSpeed
+    | (?P<role>[\w.-]{1,80}/\d{1,9})\s(?=\[)                        # NeMo-Run
     | \[NeMo\s[IWED]\s[^\]]*\]\s?
     | \[?\d{4}-\d\d-\d\d[ T]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?(?:\s?[,:|-])?\s?
     | \[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?(?:\s?[:|-])?\s?
@@ -52,7 +54,7 @@ _FRAME: Final = re.compile(r"\s*File \"(?P<file>[^\"]+)\", line \d+(?:, in (?P<f
 _BOXED: Final = re.compile(r"\s*│\s*(?P<file>\S+\.py):\d+ in (?P<function>[\w<>]+)")
 _BOX: Final = ("│", "╭", "╰")
 _HEADER: Final = re.compile(r"Traceback \(most recent call last\)")
-_OF_RANK: Final = re.compile(r"\(RANK (\d+)\)")  # torch.distributed.checkpoint
+_OF_RANK: Final = re.compile(r"\(RANK (\d{1,9})\)")  # torch.distributed.checkpoint
 _ERROR: Final = re.compile(r"[A-Za-z_][\w.]{0,200}(?:Error|Exception)(?:: |$)")
 # Errors that only report the failure of another rank.
 _WRAPPER: Final = re.compile(r"CheckpointException ranks:|ChildFailedError|RayTaskError")
@@ -160,6 +162,7 @@ class _Reader:
         self.streams: dict[str, _Stream] = {}
         self.ranks: set[str] = set()
         self.found: dict[str, Found] = {}
+        self.printed_by: dict[str, set[str]] = {}  # kind -> ranks
         self.others: dict[str, int] = {}
         self.number = 0
         self.waiting: set[str] = set()  # streams whose last line can continue on the next line
@@ -180,8 +183,12 @@ class _Reader:
         return self._log(whole=True)
 
     def _log(self, *, whole: bool) -> Log:
-        named = [each for each in self.found.values() if not each.recognised.kind.announces]
-        found = sorted(named or self.found.values(), key=_is_warning)
+        every = [
+            replace(each, ranks=frozenset(self.printed_by[name]))
+            for name, each in self.found.items()
+        ]
+        named = [each for each in every if not each.recognised.kind.announces]
+        found = sorted(named or every, key=_is_warning)
         others = tuple((line, text) for text, line in self.others.items())
         return Log(self.number, frozenset(self.ranks), tuple(found), others, whole)
 
@@ -196,7 +203,8 @@ class _Reader:
                 stream.frames.clear()
                 stream.mixed = False
             stream.is_open = True
-            stream.frames.append(sys.intern(f"{frame['file']}:{frame['function'] or ''}"))
+            named = f"{frame['file']}:{frame['function'] or ''}"
+            stream.frames.append(sys.intern(named[-_LONGEST_FRAME:]))
             stream.pending = None
             return
         if _HEADER.search(text):
@@ -232,10 +240,10 @@ class _Reader:
             return
         self._withdraw(text)
         if _ERROR.match(text) and not _WRAPPER.search(text):
-            stream.pending = text
+            stream.pending = text[:_LONGEST_ERROR]
             self.waiting.add(identity)
             if len(self.others) < _MOST_OTHERS:
-                self.others.setdefault(text, self.number)
+                self.others.setdefault(stream.pending, self.number)
 
     def _withdraw(self, text: str) -> None:
         """Remove uncertain errors that an unexplained line shows to be of another kind."""
@@ -246,14 +254,17 @@ class _Reader:
                 del self.found[name]
 
     def _add(self, recognised: Recognised, text: str, rank: str) -> None:
-        ranks = frozenset((rank,)) if rank else frozenset[str]()
-        before = self.found.get(recognised.kind.error)
+        name = recognised.kind.error
+        before = self.found.get(name)
         if before is None:
-            self.found[recognised.kind.error] = Found(recognised, text, self.number, 1, ranks)
+            self.found[name] = Found(recognised, text, self.number)
+            self.printed_by[name] = {rank} - {""}
             return
         surer = _ORDER.index(recognised.sure) < _ORDER.index(before.recognised.sure)
         kept = (recognised, text, self.number) if surer else _first(before)
-        self.found[recognised.kind.error] = Found(*kept, before.count + 1, before.ranks | ranks)
+        self.found[name] = Found(*kept, before.count + 1)
+        if rank and len(self.printed_by[name]) < _MOST_STREAMS:
+            self.printed_by[name].add(rank)
 
     def _stream(self, identity: str) -> _Stream:
         if identity not in self.streams and len(self.streams) >= _MOST_STREAMS:
@@ -302,7 +313,7 @@ def _texts(line: str) -> Iterator[str]:
     if line.startswith('{"'):
         try:
             content = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             content = None
         for key in ("log", "message", "msg", "textPayload"):
             if isinstance(content, dict) and isinstance(content.get(key), str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -72,7 +73,8 @@ def write(report: Report, file: Path) -> None:
         durable.write(file, content)
     except OSError as error:
         if not isinstance(error, FileExistsError):
-            file.unlink(missing_ok=True)  # remove an incomplete report
+            with contextlib.suppress(OSError):
+                file.unlink()  # remove an incomplete report
         raise DestinationError(
             f"cannot be written ({error.strerror}); the report is lost, and what it tells is not",
             path=file,

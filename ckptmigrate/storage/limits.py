@@ -12,11 +12,14 @@ from ckptmigrate.text.commands import shell
 # Maximum bytes held in memory at once. A `.metadata` with a million keys has 432 MB.
 LARGEST_PART: Final = 4 * 1024**3
 LARGEST_JSON: Final = 32 * 1024**2  # a hash in integrity.json takes about 100 bytes
+_LARGEST_TRAIN_STATE: Final = 1024**2  # of Megatron-Bridge: a few numbers
 DEEPEST: Final = 100  # maximum depth of directories; releases write one level
 
 
 def largest(name: str) -> int:
     """Return the maximum bytes that are read at once from a file of this name."""
+    if name.endswith("train_state.pt"):
+        return _LARGEST_TRAIN_STATE
     return LARGEST_JSON if name.endswith(".json") else LARGEST_PART
 
 

@@ -125,10 +125,11 @@ class Store(StoreIndex):
         self._write(place, content, exclusive=False)
 
     def _write(self, place: Url, content: bytes, *, exclusive: bool) -> None:
-        options = {"mode": "create"} if exclusive and self.is_exclusive else {}
-        with translated(place, "write"):
-            with sent_twice(place, lambda: self._holds(place, content), exclusive=exclusive):
-                if exclusive and not self.is_exclusive and self.is_file(place):
+        refuses = exclusive and self.is_exclusive  # the store itself
+        options = {"mode": "create"} if refuses else {}
+        with translated(place, "write" if exclusive else "replace"):
+            with sent_twice(place, lambda: self._holds(place, content), exclusive=refuses):
+                if exclusive and not refuses and self.is_file(place):
                     raise FileExistsError(str(place))
                 self._call("pipe_file", place, content, size=len(content), **options)
             if not self._holds(place, content):  # for example because of a proxy
@@ -173,7 +174,7 @@ class Store(StoreIndex):
         with (
             translated(target, "write", missing=source),
             counted(size, progress) as callback,
-            sent_twice(target, lambda: self._same(target, size, read), exclusive=True),
+            sent_twice(target, lambda: self._same(target, size, read), exclusive=self.is_exclusive),
         ):
             self._call("put_file", source, str(target), callback=callback, size=size, **options)
 

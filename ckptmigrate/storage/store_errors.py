@@ -29,7 +29,11 @@ def translated(place: Url, purpose: str = "use", missing: Place | None = None) -
     """
     try:
         yield
-    except (StoreError, DamagedError, FileExistsError):
+    except (StoreError, DamagedError):
+        raise
+    except FileExistsError as error:  # gcsfs: of any request that is refused with 412
+        if purpose != "write":
+            raise explained(error, place, purpose) from error
         raise
     except FileNotFoundError as error:
         if code_of(error) in ("NoSuchBucket", "NoSuchUpload"):
@@ -37,6 +41,11 @@ def translated(place: Url, purpose: str = "use", missing: Place | None = None) -
         raise FileNotFoundError(str(missing or place)) from error
     except Exception as error:
         raise explained(error, place, purpose) from error
+
+
+def says_denied(error: BaseException | None) -> bool:
+    """Return whether an error is a denied permission."""
+    return isinstance(error, PermissionError) or (error is not None and code_of(error) == "403")
 
 
 def says_it_exists(error: Exception) -> bool:
@@ -66,6 +75,7 @@ _REFUSED: Final = (
 )
 _NO_BUCKET: Final = ("does not exist", "use a bucket that exists")
 _NO_PROFILE: Final = ("cannot be reached", "set AWS_PROFILE to a configured profile")
+_INCOMPLETE: Final = ("sends a response that lacks a required part", _REFUSED[1])
 _ENDED: Final = ("was not written: another program ended its upload", "run the command again")
 # Explanation -> class names and codes of errors.
 _EXPLANATIONS: Final = {
@@ -80,9 +90,10 @@ _EXPLANATIONS: Final = {
         "ReadTimeoutError", "ClientConnectorError", "ConnectionRefusedError", "TimeoutError",
     ),
     _BUSY: ("SlowDown", "ServiceUnavailable", "InternalError", "500", "503"),
-    _DENIED: ("PermissionError",),
+    _DENIED: ("PermissionError", "403"),
     _ENDED: ("NoSuchUpload",),
-    _REFUSED: ("PreconditionFailed", "412"),
+    _REFUSED: ("PreconditionFailed", "PreconditionFailedError", "FileExistsError", "412"),
+    _INCOMPLETE: ("KeyError",),
 }  # fmt: skip
 _BY_NAME: Final = {name: text for text, names in _EXPLANATIONS.items() for name in names}
 
@@ -117,6 +128,8 @@ def code_of(error: BaseException) -> str:
             return str(response.get("Error", {}).get("Code", ""))
         if type(each).__name__ == "HttpError":  # gcsfs
             return str(getattr(each, "code", ""))
+        if type(each) is OSError and str(each).startswith("Forbidden: "):  # gcsfs, of 403
+            return "403"
     return ""
 
 

@@ -6,6 +6,7 @@ Every error is raised as a `StoreError`, except FileNotFoundError.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +18,8 @@ from ckptmigrate.storage.store_errors import code_of, translated
 
 # Fields of a listing that change each time an object is written.
 _VERSION: Final = ("ETag", "etag", "generation", "md5Hash", "LastModified", "mtime", "created")
+# Not a name of a file (NUL, no UTF-8), or for s3fs a version of another object.
+_NOT_A_NAME: Final = re.compile(r"\0|[\ud800-\udfff]|\?versionId=")
 COPY: Final = "copy the checkpoint to a local directory, and use that"
 
 
@@ -45,12 +48,16 @@ class Listing:
             DamagedError: a name is invalid.
         """
         for name in (*self.files, *self.folders):
-            if name in ("", ".", "..") or "\0" in name:
-                raise DamagedError(
-                    f"contains an object with the part {name!r} in its name",
-                    path=place,
-                    fix="rename or remove it with the tools of the store",
-                )
+            if name in ("", ".", "..") or _NOT_A_NAME.search(name):
+                raise _misnamed(f"an object with the part {name!r} in its name", place)
+        both = self.files.keys() & set(self.folders)
+        if both:
+            raise _misnamed(f"an object and a directory with the name {min(both)!r}", place)
+
+
+def _misnamed(what: str, place: Url) -> DamagedError:
+    fix = "rename or remove it with the tools of the store"
+    return DamagedError(f"contains {what}", path=place, fix=fix)
 
 
 class StoreIndex:

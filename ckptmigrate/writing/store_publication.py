@@ -22,6 +22,7 @@ from ckptmigrate.storage.directories import Overlay, directory
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.storage.store import store_of
 from ckptmigrate.storage.store_directories import StoreDirectory
+from ckptmigrate.storage.store_errors import says_denied
 from ckptmigrate.text.commands import command
 from ckptmigrate.writing import store_lock, store_transfer, transaction
 from ckptmigrate.writing.links import Link, check_store_link
@@ -310,7 +311,7 @@ def locked(place: Url) -> list[Leftover]:
     try:
         names = store_of(place).list(place, prefix=".").files
     except StoreError as error:
-        if isinstance(error.__cause__, PermissionError):  # only a part of the bucket is listable
+        if says_denied(error.__cause__):  # only a part of the bucket is listable
             return []
         raise
     return [

@@ -27,6 +27,7 @@ from ckptmigrate.storage.store import store_of
 from ckptmigrate.writing.durable import sync_directory
 
 _AT_ONCE: Final = 8  # objects
+_LONGEST_NAME: Final = 255  # bytes, of Linux
 
 File = tuple[str, int]  # a path relative to the checkpoint, with `/`, and a size in bytes
 
@@ -164,6 +165,7 @@ def from_store(source: Url, target: Path, except_for: Collection[str], progress:
         OSError: `target` cannot be written.
     """
     found = files(source, except_for)
+    _check_names(found, source)
     folders = {target, *(parent for name, _ in found for parent in _inside(target, name))}
     for folder in sorted(folders - {target}):
         folder.mkdir(exist_ok=True)
@@ -179,6 +181,17 @@ def from_store(source: Url, target: Path, except_for: Collection[str], progress:
     check(found, target)
     for folder in folders:
         sync_directory(folder)
+
+
+def _check_names(found: Iterable[File], source: Url) -> None:
+    """Raise if a local file cannot have the name of an object."""
+    for name, _ in found:
+        if any(len(part.encode()) > _LONGEST_NAME for part in name.split("/")):
+            raise StoreError(
+                f"has a name of more than {_LONGEST_NAME} bytes, which a local file cannot have",
+                path=source / name,
+                fix="rename or remove it with the tools of the store",
+            )
 
 
 def _inside(target: Path, name: str) -> list[Path]:
