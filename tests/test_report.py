@@ -28,7 +28,7 @@ import ckptmigrate
 from ckptmigrate.report import build
 from ckptmigrate.storage.urls import place as place_of
 from ckptmigrate.verbs import migrate
-from ckptmigrate.writing import store_publication
+from ckptmigrate.writing.store_publisher import StorePublisher
 
 RUN, FAULT, BROKEN = "0.17.1-idle-w1", "0.17.1-fault-tp2pp2", "0.17.1-corrupt-tp2"
 Copy = Callable[[str], Path]
@@ -181,8 +181,8 @@ def test_only_a_place_that_jobs_read_is_told_to_be_used(
 ) -> None:
     path, to = place_of(str(SAMPLES / RUN)), place_of(destination)
     # What is planned is planned without a look at the store.
-    monkeypatch.setattr(store_publication, "check_free", lambda *_: None)
-    monkeypatch.setattr(store_publication, "locked", lambda _: [])
+    monkeypatch.setattr(StorePublisher, "check_free", lambda *_: None)
+    monkeypatch.setattr(StorePublisher, "locked", lambda _: [])
     planned = migrate.prepare(path, "0.11", verb="downgrade", output=to)
     told = build.of_migration(build.begun("downgrade", [str(path)]), planned)
     used = [step.command for step in told.steps if step.purpose == "use"]

@@ -16,8 +16,9 @@ from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.storage.urls import place
 from ckptmigrate.verbs import migrate, recover, repair
 from ckptmigrate.verbs.migrate import Migration
+from ckptmigrate.writing import swap
 from ckptmigrate.writing.links import Link
-from ckptmigrate.writing.writer import writer
+from ckptmigrate.writing.publisher import publisher
 
 if TYPE_CHECKING:
     from ckptmigrate.report.document import Report
@@ -89,13 +90,13 @@ class Migrate:
         if self.dry_run:
             told = _told(task, plan, destination)
             return _done(task, prepared, Status.PLANNED, text, destination, told=told)
-        if any(left.destination == destination for left in writer(destination.parent).locked()):
+        if any(left.destination == destination for left in publisher(destination.parent).locked()):
             # Remove what an interrupted run left; `discard` raises if that run is in progress.
-            writer(destination).discard(break_lock=False)
+            publisher(destination).discard(break_lock=False)
         told = _told(task, plan, destination)
         used = None
         if not migrate.has(plan, destination):
-            used = writer(destination).add(plan, link=self.link)
+            used = publisher(destination).add(plan, link=self.link)
         return _done(task, prepared, Status.DONE, text, destination, used, told=told)
 
 
@@ -127,7 +128,7 @@ def _rewritten(task: Task, prepared: Migration, plan: Plan, *, dry_run: bool) ->
     elif dry_run:
         status = Status.PLANNED
     else:
-        writer(plan.path).rewrite(plan)
+        swap.rewrite(plan)
     return _done(task, prepared, status, text, plan.path, told=told)
 
 

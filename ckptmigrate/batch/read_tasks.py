@@ -68,7 +68,7 @@ class Verify:
         """Count the problems of a checkpoint and name the first one."""
         from ckptmigrate.checks import root_checks, verification
         from ckptmigrate.checks.codes import Severity
-        from ckptmigrate.checks.findings import counted
+        from ckptmigrate.text.printable import counted
 
         path = place(task.path)
         found = verification.verify(path, load=self.load, hashed=self.hashed, known=self.known)

@@ -6,10 +6,10 @@ from typing import Final
 
 from ckptmigrate.batch.drive import Batch, Root
 from ckptmigrate.batch.tasks import Status
-from ckptmigrate.checks.findings import counted
 from ckptmigrate.report.sentences import CAUTIONS
 from ckptmigrate.storage.urls import place
 from ckptmigrate.text.commands import command, removal
+from ckptmigrate.text.printable import counted
 
 REWRITING: Final = ("upgrade", "downgrade", "repair")
 

@@ -7,10 +7,10 @@ from typing import Any, Final
 from ckptmigrate.batch import summary
 from ckptmigrate.batch.drive import Batch, Root
 from ckptmigrate.batch.tasks import Outcome, Status
-from ckptmigrate.checks.findings import counted
 from ckptmigrate.storage.urls import place
 from ckptmigrate.text.commands import load
 from ckptmigrate.text.lines import Line
+from ckptmigrate.text.printable import counted
 
 _COLUMN: Final = 12  # width of the status
 _HANG: Final = 2  # small, because paths need the width

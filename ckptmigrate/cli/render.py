@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 from ckptmigrate.checkpoint.locate import TRACKER_FILE
 from ckptmigrate.checkpoint.sidecar import REPAIR
 from ckptmigrate.checks.codes import Severity
-from ckptmigrate.checks.findings import counted
 from ckptmigrate.places import Place
 from ckptmigrate.report.sentences import CAUTIONS, inspected, payload, severities, size
 from ckptmigrate.text.commands import load
 from ckptmigrate.text.lines import Line
+from ckptmigrate.text.printable import counted
 
 if TYPE_CHECKING:
     from ckptmigrate.checkpoint.differences import Difference

@@ -8,7 +8,6 @@ from dataclasses import replace
 from ckptmigrate import clock
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.sidecar import digest, digest_of
-from ckptmigrate.checks.findings import counted
 from ckptmigrate.checks.verification import Verification
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.places import Place
@@ -32,6 +31,7 @@ from ckptmigrate.report.document import (
 from ckptmigrate.report.sentences import CAUTIONS, inspected, payload, severities
 from ckptmigrate.storage import directories
 from ckptmigrate.text.commands import command, load
+from ckptmigrate.text.printable import counted
 from ckptmigrate.verbs.inspect import Inspection, inspect
 from ckptmigrate.verbs.migrate import Migration
 from ckptmigrate.verbs.repair import Repair, Tracker

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from ckptmigrate.checkpoint.rerun import STATES, Kind
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.checks.codes import Severity
-from ckptmigrate.checks.findings import counted
+from ckptmigrate.text.printable import counted
 from ckptmigrate.writing.links import Link
 
 if TYPE_CHECKING:

@@ -23,9 +23,10 @@ from ckptmigrate.storage.directories import Directory, Overlay
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import removal
 from ckptmigrate.version import __version__
+from ckptmigrate.writing import swap
+from ckptmigrate.writing.leftover import Leftover
 from ckptmigrate.writing.links import Link
-from ckptmigrate.writing.stage import Leftover
-from ckptmigrate.writing.writer import writer
+from ckptmigrate.writing.publisher import publisher
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def prepare(
     if loadable and found.destination is not None and _is_done(found):
         return replace(found, existing=True)
     if destination is not None:
-        writer(destination).check_free(located.path)
+        publisher(destination).check_free(located.path)
     return found
 
 
@@ -264,7 +265,7 @@ def leading(
     if tracker is None:
         tracker = locate.RELEASE if plans[0].iteration is None else str(plans[0].iteration)
         names = (locate.directory_of(tracker),)
-    beside = [] if destination is None else writer(destination.parent).locked()
+    beside = [] if destination is None else publisher(destination.parent).locked()
     others = tuple(left for left in beside if left.is_over and left.destination != destination)
     return Migration(plans, destination, tracker, names, leftovers=others, root=root)
 
@@ -305,7 +306,7 @@ def carry_out(
     if migration.destination is not None:
         plans = dict(zip(migration.names, migration.plans, strict=True))
         named = plans.get(locate.directory_of(migration.tracker))
-        return writer(migration.destination).create(
+        return publisher(migration.destination).create(
             plans,
             trackers.files(migration.tracker, directories.directory(named.path) if named else None),
             link=link,
@@ -314,7 +315,7 @@ def carry_out(
     done: list[Plan] = []
     for plan in migration.plans:
         try:
-            writer(plan.path).rewrite(plan)
+            swap.rewrite(plan)
         except CkptMigrateError as error:
             changed = [each for each in done if not each.changes_nothing]
             if changed:
