@@ -292,7 +292,10 @@ GOOD = pickle.dumps([1], 2)
         (b"", "not a torch zip"),
         (b"PK\3\4 nonsense", "not a torch zip"),
         (zip_of(("archive/data/0", b"")), "no data.pkl"),
-        (zip_of(("archive/data.pkl", GOOD), ("../../etc/passwd", b"")), "contains '../../etc/passwd'"),
+        (
+            zip_of(("archive/data.pkl", GOOD), ("../../etc/passwd", b"")),
+            "contains '../../etc/passwd'",
+        ),
         (zip_of(("archive/data.pkl", GOOD))[:-5], "not a torch zip"),
         (zip_of(("archive/data.pkl", b"junk")), "not a pickle"),
     ],
