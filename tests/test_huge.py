@@ -28,7 +28,9 @@ from ckptmigrate.checkpoint.rows import Blob, size_value
 from ckptmigrate.checks import verification
 from ckptmigrate.errors import DamagedError, PickleError
 from ckptmigrate.pickles import bounds
-from ckptmigrate.verbs import migrate
+from ckptmigrate.verbs import changes, undo
+from ckptmigrate.verbs.migrate import MigrationRequest, prepare
+from ckptmigrate.verbs.undo import UndoRequest
 
 PATHS = sorted(SAMPLES.glob("*/iter_*/.metadata"))
 SMALL, LARGE = 200, 4000  # entries added to a sample
@@ -277,16 +279,16 @@ def migrate_and_undo(place: Path, entries: int, plans: bool) -> None:
     path = synthetic.checkpoint(place / "root", entries, plans=plans)
     before = (path / ".metadata").read_bytes()
     assert isinstance(metadata_file.read(before), LargeMetadata)
-    planned = migrate.prepare(path, "0.13.1", in_place=True)
+    planned = prepare(path, MigrationRequest("0.13.1", in_place=True))
     differences = {str(each) for each in planned.plans[0].differences}
-    migrate.carry_out(planned)
+    changes.carry_out(planned)
     plain = torch_side.unpickle((path / ".metadata").read_bytes())
     kept = [k for k in torch_side.unpickle(before).state_dict_metadata if not k.startswith("rerun")]
     assert [k for k in plain.state_dict_metadata if not k.startswith("rerun")] == kept
     torch_side.consistent(torch_side.Contents(plain, {}, {}, {}), has_plans=plans)
-    back = migrate.prepare_undo(path)
+    back = undo.prepare(path, UndoRequest())
     assert len(back.plans[0].differences) == len(differences)
-    migrate.carry_out(back)
+    changes.carry_out(back)
     assert (path / ".metadata").read_bytes() == before
 
 

@@ -250,12 +250,13 @@ def test_what_changes_while_a_plan_is_made_is_not_lost(
 
 
 def test_a_checkpoint_that_changed_since_it_was_planned(copy: Copy) -> None:
-    from ckptmigrate.verbs import migrate
+    from ckptmigrate.verbs import changes
+    from ckptmigrate.verbs.migrate import MigrationRequest, prepare
 
     root = copy(SAMPLE)
-    planned = migrate.prepare(root, "pre-rerun", in_place=True)
+    planned = prepare(root, MigrationRequest("pre-rerun", in_place=True))
     shutil.copy(checkpoint_of(SAMPLES / "0.18.2-idle-tp2") / ".metadata", checkpoint_of(root))
     before = tree_hash(root)
     with pytest.raises(DestinationError, match=r"\.metadata changed while"):
-        migrate.carry_out(planned)
+        changes.carry_out(planned)
     assert tree_hash(root) == before

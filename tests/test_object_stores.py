@@ -230,7 +230,11 @@ def test_a_destination_that_appears_meanwhile_is_left_alone(
 
 
 UNREACHABLE = {
-    "no bucket": ("s3://no-such-bucket/run", {}, ("s3://no-such-bucket: does not exist",)),
+    "no bucket": (
+        "s3://no-such-bucket/run",
+        {},
+        ("s3://no-such-bucket: does not exist",),
+    ),
     "no root": (url("nowhere"), {}, ("does not exist (a checkpoint is",)),
     "no bucket's name": ("s3://", {}, ("does not contain a bucket",)),
     "no store": ("nostore://a/run", {}, ("Protocol not known: nostore",)),
@@ -312,8 +316,8 @@ def test_the_undo_that_is_printed_works(
     in_a_shell: bool, bucket: Bucket, port: int, s3: Run
 ) -> None:
     def printed(told: subprocess.CompletedProcess[str]) -> str:
-        line = next(line for line in told.stdout.splitlines() if line.startswith("undo: "))
-        return line.removeprefix("undo: ").removesuffix(" (the source is unchanged)")
+        line = next(line for line in told.stdout.splitlines() if line.startswith("to undo: "))
+        return line.removeprefix("to undo: ")
 
     def perform(command: str) -> None:
         there = {**os.environ, **environment(port)}
