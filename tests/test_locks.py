@@ -167,8 +167,8 @@ def test_verbs_that_change_it_recover_first_and_say_so(copy: Copy, run: Run) -> 
     assert tree_hash(root) == half
     done = run("upgrade", root, "--in-place")
     assert done.returncode == 0, done.stderr
-    recovered = f"{checkpoint_of(root)}: rolled back to the state before the migration"
-    assert any(recovered in line for line in done.stdout.splitlines())
+    recovered = f"warning: {checkpoint_of(root)}: rolled back to the state before the migration"
+    assert recovered in done.stdout.splitlines()
     assert tree_hash(root) == before
     cut(root)
     migrate(root, to="common-state", in_place=True)
