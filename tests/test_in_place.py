@@ -172,6 +172,6 @@ main()
     refused(result, "1 of 2 checkpoints failed", "iter_0000005")
     assert tree_hash(checkpoint_of(root)) == untouched
     assert (second / "ckptmigrate.json").exists()
-    undo = result.stdout.splitlines()[-1].removeprefix("undo: ckptmigrate ").split()
+    undo = result.stdout.splitlines()[-1].removeprefix("to undo: ckptmigrate ").split()
     assert run(*undo).returncode == 0
     assert tree_hash(root) == before

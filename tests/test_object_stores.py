@@ -316,8 +316,8 @@ def test_the_undo_that_is_printed_works(
     in_a_shell: bool, bucket: Bucket, port: int, s3: Run
 ) -> None:
     def printed(told: subprocess.CompletedProcess[str]) -> str:
-        line = next(line for line in told.stdout.splitlines() if line.startswith("undo: "))
-        return line.removeprefix("undo: ").removesuffix(" (the source is unchanged)")
+        line = next(line for line in told.stdout.splitlines() if line.startswith("to undo: "))
+        return line.removeprefix("to undo: ")
 
     def perform(command: str) -> None:
         there = {**os.environ, **environment(port)}

@@ -98,7 +98,7 @@ def test_multi_storage_client(
     local = tmp_path / "local"
     ok("upgrade", SAMPLES / NAME, "--to", "always-sentinel", "-o", run)
     assert visible(tree("run")) == visible(source)
-    assert f"use it as --load {out}" in ok("downgrade", run, *to, "-o", out)
+    assert f"run the job with --load {out}" in ok("downgrade", run, *to, "-o", out)
     ok("migrate", out, "--to", "always-sentinel", "-o", f"{out}-back")
     assert tree("out-back") == tree("run")
     ok("downgrade", run, *to, "--in-place")

@@ -14,9 +14,10 @@ from flaky_store import FlakyFileSystem, OnlyAnswered, below
 
 import ckptmigrate
 from ckptmigrate import CkptMigrateError, migrate
-from ckptmigrate.batch.change_tasks import Migrate
-from ckptmigrate.batch.tasks import Status, Task, perform
+from ckptmigrate.batch.tasks import Task, perform
 from ckptmigrate.errors import DamagedError, StoreError
+from ckptmigrate.verbs.migrate import MigrationRequest
+from ckptmigrate.verbs.result import Status
 from ckptmigrate.writing import journal
 from ckptmigrate.writing.local_medium import LocalMedium
 
@@ -110,7 +111,7 @@ def test_another_writer_between_the_commit_and_the_look_at_it() -> None:
 
 def test_a_batch_and_its_ledger_say_failed() -> None:
     url = flaky_store.put(SAMPLES / SAMPLE, "run")
-    task = Task(f"{url}/{CHECKPOINT}", Migrate("downgrade", TARGET))
+    task = Task(f"{url}/{CHECKPOINT}", MigrationRequest(TARGET, "downgrade", in_place=True))
     with FlakyFileSystem.disturbed(before=answered("COPY", stage=False)):
         assert perform(task).status is Status.FAILED
     assert perform(task).status is Status.DONE

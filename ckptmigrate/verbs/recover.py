@@ -99,7 +99,7 @@ def _in_place(path: Place, found: _Found, *, break_lock: bool) -> None:
                 found.done[checkpoint] = outcome.value
     with found.kept(path):
         for left in publisher(path).clear_tracker():
-            found.done[left] = "removed what giving the root its tracker file left"
+            found.done[left] = "removed the rest of an interrupted tracker file update"
 
 
 def _destinations(path: Place) -> list[Place]:
