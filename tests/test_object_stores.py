@@ -23,7 +23,8 @@ from ckptmigrate.checkpoint import migration_state
 from ckptmigrate.errors import DamagedError, DestinationError, StoreError
 from ckptmigrate.places import Url
 from ckptmigrate.storage.urls import place
-from ckptmigrate.writing import store_publication
+from ckptmigrate.writing import store_publisher
+from ckptmigrate.writing.leftover import LOCK
 
 pytest_plugins = ["store_fixtures"]
 
@@ -71,7 +72,7 @@ def test_as_locally_and_back_byte_for_byte(name: str, bucket: Bucket, tmp_path: 
 def test_the_corrupt_sample_is_repaired_and_back(bucket: Bucket, s3: Run) -> None:
     source = files_of(SAMPLES / CORRUPT)
     bucket.put(SAMPLES / CORRUPT, "run")
-    refused(s3("downgrade", url("run"), "--to", "pre-rerun"), "has a corrupt rerun state")
+    refused(s3("downgrade", url("run"), "--to", "pre-rerun"), "is corrupt")
     assert bucket.tree("run") == source
     assert s3("verify", url("run")).returncode == 1
     assert s3("repair", url("run"), "--in-place").returncode == 0
@@ -215,27 +216,23 @@ def test_a_destination_that_appears_meanwhile_is_left_alone(
 ) -> None:
     bucket.put(SAMPLES / "0.18.2-idle-w1", "run")
     checkpoint = checkpoint_of(SAMPLES / "0.18.2-idle-w1").name
-    real = store_publication._create_checkpoint
+    real = store_publisher._create_checkpoint
 
     def late(*arguments: object) -> None:
         bucket.client.put_object(Bucket=BUCKET, Key=f"out/{checkpoint}/mine", Body=b"keep")
         bucket.client.put_object(Bucket=BUCKET, Key=f"out/{TRACKER}", Body=b"7")
         real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store_publication, "_create_checkpoint", late)
+    monkeypatch.setattr(store_publisher, "_create_checkpoint", late)
     with pytest.raises(DestinationError, match="another program"):
         migrate(url("run"), to="pre-rerun", output=url("out"))
     assert bucket.tree("out") == {f"{checkpoint}/mine": b"keep", TRACKER: b"7"}
 
 
 UNREACHABLE = {
-    "does not contain a bucket": (
-        "s3://no-such-bucket/run",
-        {},
-        ("s3://no-such-bucket: does not exist",),
-    ),
-    "no root": (url("nowhere"), {}, ("does not exist (a checkpoint is",)),
-    "no bucket's name": ("s3://", {}, ("does not contain a bucket",)),
+    "no bucket": ("s3://no-such-bucket/run", {}, ("s3://no-such-bucket: does not exist",)),
+    "no root": (url("nowhere"), {}, ("does not exist, and a checkpoint is",)),
+    "no bucket's name": ("s3://", {}, ("names no bucket",)),
     "no store": ("nostore://a/run", {}, ("Protocol not known: nostore",)),
     "no server": (
         url("run"),
@@ -286,14 +283,14 @@ def test_a_missing_library_is_installed_where_it_is_looked_for(
 def test_access_denied_is_one_sentence(bucket: Bucket, port: int, s3: Run) -> None:
     with fault_proxy.faulty(port, fault_proxy.KINDS["403"], at=1) as proxy:
         told = s3("inspect", url("run"), **environment(proxy.port))
-    refused(told, "no permission to", "AWS_PROFILE")
+    refused(told, "access is denied", "AWS_PROFILE")
 
 
 @pytest.mark.full
 def test_a_server_that_knows_no_such_user(s3: Run) -> None:
     with served(INITIAL_NO_AUTH_ACTION_COUNT="0") as strict:
         told = s3("inspect", url("run"), **environment(strict))
-    refused(told, "no permission to", "AWS_PROFILE")
+    refused(told, "access is denied", "AWS_PROFILE")
 
 
 def test_local_work_imports_no_store(tmp_path: Path) -> None:
@@ -355,7 +352,7 @@ def test_two_runs_are_kept_apart(bucket: Bucket, s3: Run) -> None:
              "boot": "another", "namespace": "x", "ticks": 1}  # fmt: skip
     put = bucket.client.put_object
     put(Bucket=BUCKET, Key=f"{checkpoint}/{KEPT}lock", Body=json.dumps(owner))
-    put(Bucket=BUCKET, Key="." + f"out{store_publication._LOCK}", Body=json.dumps(owner))
+    put(Bucket=BUCKET, Key="." + f"out{LOCK}", Body=json.dumps(owner))
     before = bucket.tree("")
     change = ("downgrade", url("run"), "--to", "pre-rerun")
     refused(s3(*change, "--in-place"), "ann on node-2 (pid 7", "--break-lock")

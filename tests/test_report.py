@@ -28,7 +28,7 @@ from playwright.sync_api import Browser, ViewportSize, expect
 import ckptmigrate
 from ckptmigrate.storage.urls import place as place_of
 from ckptmigrate.verbs.migrate import MigrationRequest, prepare
-from ckptmigrate.writing import store_publication
+from ckptmigrate.writing.store_publisher import StorePublisher
 
 RUN, FAULT, BROKEN = "0.17.1-idle-w1", "0.17.1-fault-tp2pp2", "0.17.1-corrupt-tp2"
 Copy = Callable[[str], Path]
@@ -181,8 +181,8 @@ def test_only_a_place_that_jobs_read_is_told_to_be_used(
 ) -> None:
     path, to = place_of(str(SAMPLES / RUN)), place_of(destination)
     # What is planned is planned without a look at the store.
-    monkeypatch.setattr(store_publication, "check_free", lambda *_: None)
-    monkeypatch.setattr(store_publication, "locked", lambda _: [])
+    monkeypatch.setattr(StorePublisher, "check_free", lambda *_: None)
+    monkeypatch.setattr(StorePublisher, "locked", lambda _: [])
     planned = prepare(path, MigrationRequest("0.11", output=to))
     told = replace(planned, done=True).document()
     used = [step.command for step in told.steps if step.purpose == "use"]

@@ -27,13 +27,14 @@ OTHERWISE = (
     "ckptmigrate.storage.store",
     "ckptmigrate.batch.drive",
     "ckptmigrate.batch.tasks",
-    "ckptmigrate.checkpoint.large_metadata",
+    "ckptmigrate.checkpoint.large.view",
     "ckptmigrate.cli.batches",
     "ckptmigrate.verbs.explain",
     "ckptmigrate.library",
     "ckptmigrate.compat",
     "ckptmigrate.measuring",
-    "ckptmigrate.writing.store_writer",
+    "ckptmigrate.writing.store_medium",
+    "ckptmigrate.writing.store_publisher",
     "ckptmigrate.verbs.repair",
     "ckptmigrate.report.html",
     "ckptmigrate.report.markdown",
@@ -47,7 +48,7 @@ OTHERWISE = (
     "torch",
 )
 PLANS = ("ckptmigrate.verbs.migrate", "ckptmigrate.planning.planner")
-CHECKS = ("ckptmigrate.checks.verification", "ckptmigrate.checks.material")
+CHECKS = ("ckptmigrate.checks.verification", "ckptmigrate.checks.tiling")
 NEEDLESS = {
     "--version": (*OTHERWISE, *PLANS, *CHECKS, "ckptmigrate.checkpoint", "ckptmigrate.releases"),
     "inspect": (*OTHERWISE, *PLANS, *CHECKS),

@@ -31,8 +31,11 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from ckptmigrate.checks import tiling
-from ckptmigrate.checks.codes import CODES
+from ckptmigrate.checkpoint import material, shapes
+from ckptmigrate.checks import tiling, verification
+from ckptmigrate.checks.codes import CODES, Severity
+from ckptmigrate.errors import DamagedError
+from ckptmigrate.storage import directories
 
 # For --load, which imports torch.
 WITH_TORCH = ForkServer("cli-torch", [*CLI.preload, "torch.distributed.checkpoint"])
@@ -674,7 +677,7 @@ def cut(
 def test_tiling_agrees_with_counting(chance: random.Random) -> None:
     size = tuple(chance.randrange(1, 6) for _ in range(chance.randrange(0, 5)))
     boxes = cut((0,) * len(size), size, chance)
-    shape = tiling.TensorDescription(size, tuple(boxes), None)
+    shape = shapes.TensorDescription(size, tuple(boxes), None)
     assert counted(size, boxes)
     assert tiling._not_tiled(shape) is None
     # Move one box, so that volumes stay as they are.
@@ -682,7 +685,7 @@ def test_tiling_agrees_with_counting(chance: random.Random) -> None:
     _, sizes = boxes[number]
     moved = tuple(chance.randrange(n - s + 1) for n, s in zip(size, sizes, strict=True))
     boxes[number] = (moved, sizes)
-    shape = tiling.TensorDescription(size, tuple(boxes), None)
+    shape = shapes.TensorDescription(size, tuple(boxes), None)
     assert (tiling._not_tiled(shape) is None) == counted(size, boxes)
 
 
@@ -710,7 +713,7 @@ def test_tiling_agrees_with_counting(chance: random.Random) -> None:
 def test_tiling_by_hand(
     size: tuple[int, ...], boxes: list[tuple[tuple[int, ...], tuple[int, ...]]], tiled: bool
 ) -> None:
-    assert (tiling._not_tiled(tiling.TensorDescription(size, tuple(boxes), None)) is None) == tiled
+    assert (tiling._not_tiled(shapes.TensorDescription(size, tuple(boxes), None)) is None) == tiled
 
 
 def test_the_samples_hold_both_kinds_of_entries() -> None:
@@ -718,3 +721,18 @@ def test_the_samples_hold_both_kinds_of_entries() -> None:
     read = torch_side.unpickle((checkpoint_of(SAMPLES / IDLE) / ".metadata").read_bytes())
     assert isinstance(read.state_dict_metadata[WEIGHT], TensorStorageMetadata)
     assert isinstance(read.state_dict_metadata[RNG], BytesStorageMetadata)
+
+
+def test_a_byte_offset_of_thousands_of_digits(copy: Callable[[str], Path]) -> None:
+    """Python does not convert such a number to text; every command reports it as damage."""
+    root = copy(IDLE)
+
+    def far(read: Any) -> None:
+        next(iter(read.storage_data.values())).offset = 10**6000
+
+    metadata_edit(far)(root)
+    found = verification.verify(root)
+    errors = {each.code for each in found.findings if each.severity is Severity.ERROR}
+    assert errors == {"byte-range-outside"}
+    with pytest.raises(DamagedError, match="to byte a number of 19932 bits"):
+        material.load(directories.directory(checkpoint_of(root)))

@@ -15,7 +15,7 @@ from ckptmigrate.errors import CkptMigrateError, DestinationError
 from ckptmigrate.places import Place
 from ckptmigrate.storage import directories, urls
 from ckptmigrate.verbs import changes
-from ckptmigrate.writing.writer import writer
+from ckptmigrate.writing.publisher import publisher
 
 
 def place(
@@ -100,7 +100,7 @@ def check(root: Place, source: Place, names: Collection[str], *, go_on: bool) ->
     if not go_on or not directories.is_dir(root) or _is_link(root):
         # The parent directory of several roots is created too; a store has no directories.
         made = isinstance(root, Path) and not root.parent.is_dir()
-        writer(root.parent if made else root).check_free(source)
+        publisher(root.parent if made else root).check_free(source)
         return
     found = directories.directory(root)
     begun = tuple(f".{name}.ckptmigrate-" for name in names)
@@ -130,4 +130,4 @@ def name_latest(root: Place, tracker: str) -> None:
     there = directories.directory(root)
     files = trackers.files(tracker, directories.directory(root / locate.directory_of(tracker)))
     if any(directories.read_if_there(there, name) != content for name, content in files.items()):
-        writer(root).name_latest(files)
+        publisher(root).name_latest(files)

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from ckptmigrate.batch.drive import Batch, Root
 from ckptmigrate.batch.tasks import TaskOutcome
-from ckptmigrate.checks.findings import counted
 from ckptmigrate.report.document import CommandOutcome, Document, Member, NextStep, Refusal
 from ckptmigrate.storage.urls import place
 from ckptmigrate.text.commands import command, load, removal
+from ckptmigrate.text.printable import counted
 from ckptmigrate.verbs.changes import WARNINGS
 from ckptmigrate.verbs.result import CHANGING, Status
 

@@ -9,13 +9,13 @@ import click
 
 import ckptmigrate
 from ckptmigrate.checkpoint.differences import Difference
-from ckptmigrate.checks.findings import counted
 from ckptmigrate.cli import completion_values, options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import Manual
 from ckptmigrate.places import Place
 from ckptmigrate.report.terminal import change, cut
 from ckptmigrate.text.lines import Line
+from ckptmigrate.text.printable import counted
 
 _ARGS: Final = "common args."  # the arguments of the job, which are many
 

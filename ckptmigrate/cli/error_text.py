@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from ckptmigrate.checks.findings import counted
 from ckptmigrate.logs.answers import Answer, LogAnswer, predicted_fixes
 from ckptmigrate.logs.diagnosis import Decision
 from ckptmigrate.logs.kinds import Sure
 from ckptmigrate.logs.log_reader import Found
 from ckptmigrate.report.terminal import COLUMN, labelled
 from ckptmigrate.text.lines import Line
-from ckptmigrate.text.printable import few
+from ckptmigrate.text.printable import counted, few
 
 if TYPE_CHECKING:
     from ckptmigrate.verbs.explain import Explanation

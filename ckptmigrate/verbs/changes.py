@@ -26,9 +26,10 @@ from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import load, removal
 from ckptmigrate.verbs.layouts import layout_name, target_name
 from ckptmigrate.verbs.result import Digests, Status, Watch, Written
+from ckptmigrate.writing import swap
+from ckptmigrate.writing.leftover import Leftover
 from ckptmigrate.writing.links import Link
-from ckptmigrate.writing.stage import Leftover
-from ckptmigrate.writing.writer import writer
+from ckptmigrate.writing.publisher import publisher
 
 UNDO: Final = "undo"
 
@@ -196,7 +197,7 @@ def leading(
     if tracker is None:
         tracker = locate.RELEASE if plans[0].iteration is None else str(plans[0].iteration)
         names = (locate.directory_of(tracker),)
-    beside = [] if destination is None else writer(destination.parent).locked()
+    beside = [] if destination is None else publisher(destination.parent).locked()
     others = tuple(left for left in beside if left.is_over and left.destination != destination)
     return Migration(plans, destination, tracker, names, leftovers=others, root=root)
 
@@ -222,7 +223,7 @@ def carry_out(
     else:
         plans = dict(zip(migration.names, migration.plans, strict=True))
         named = plans.get(locate.directory_of(migration.tracker))
-        used = writer(migration.destination).create(
+        used = publisher(migration.destination).create(
             plans,
             trackers.files(migration.tracker, directories.directory(named.path) if named else None),
             link=link,
@@ -235,7 +236,7 @@ def _rewrite(plans: Sequence[Plan]) -> None:
     changed: list[Plan] = []
     for plan in plans:
         try:
-            writer(plan.path).rewrite(plan)
+            swap.rewrite(plan)
         except CkptMigrateError as error:
             if changed:
                 error.reason += f"; before it {len(changed)} other checkpoints were rewritten"

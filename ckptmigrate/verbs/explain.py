@@ -320,7 +320,7 @@ def _traces(release: str, facts: Compat) -> str:
         for row in facts.writer_signs
         if matches(here[0], row.present) != matches(before, row.present)
     ]
-    return f"new since {before}: {', '.join(new)}" if new else f"has the signs of {before}"
+    return f"new compared with {before}: {', '.join(new)}" if new else f"has the signs of {before}"
 
 
 def _unread(release: str, matrix: Matrix) -> Iterator[str]:

@@ -9,10 +9,10 @@ from typing import Any, Final
 from ckptmigrate.checkpoint.rerun import STATES, Kind, RerunRecord
 from ckptmigrate.checkpoint.sidecar import Step
 from ckptmigrate.checkpoint.topology import Topology
-from ckptmigrate.checks.findings import counted
 from ckptmigrate.places import Place
 from ckptmigrate.releases.writer_evidence import PossibleWriters
 from ckptmigrate.report.document import CommandOutcome, Document, Facts
+from ckptmigrate.text.printable import counted
 from ckptmigrate.text.sizes import data_files, size
 from ckptmigrate.verbs.layouts import layout_name
 from ckptmigrate.verbs.result import Digests, Status, Written, digests_of

@@ -33,7 +33,7 @@ from ckptmigrate.verbs.changes import (
 from ckptmigrate.verbs.result import Watch, unwatched
 from ckptmigrate.version import __version__
 from ckptmigrate.writing.links import Link
-from ckptmigrate.writing.writer import writer
+from ckptmigrate.writing.publisher import publisher
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,12 @@ class MigrationRequest:
         found = replace(found, plans=(plan.out_of_place(),), destination=root, added=True)
         if self.dry_run:
             return found
-        if any(left.destination == destination for left in writer(root).locked()):
+        if any(left.destination == destination for left in publisher(root).locked()):
             # Remove what an interrupted run left; `discard` raises if that run is in progress.
-            writer(destination).discard(break_lock=False)
+            publisher(destination).discard(break_lock=False)
         used = None
         if not has(found.plans[0], destination):
-            used = writer(destination).add(found.plans[0], link=self.link)
+            used = publisher(destination).add(found.plans[0], link=self.link)
         return replace(found, done=True, link=used)
 
 
@@ -191,7 +191,7 @@ def prepare(
         return found
     if request.loadable and _is_done(found):
         return replace(found, existing=True)
-    writer(destination).check_free(located.path)
+    publisher(destination).check_free(located.path)
     return found
 
 

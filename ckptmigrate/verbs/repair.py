@@ -13,18 +13,20 @@ tracker files of a root.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from ckptmigrate import clock, places
-from ckptmigrate.checkpoint import locate, migration_state, sidecar, trackers
+from ckptmigrate.checkpoint import locate, metadata_file, migration_state, sidecar, trackers
 from ckptmigrate.checkpoint.sidecar import REPAIR, FileState, Step, digest
 from ckptmigrate.checkpoint.trackers import LATEST_TRAIN_STATE, TRACKERS
 from ckptmigrate.checks import root_checks
 from ckptmigrate.checks.codes import PAIR
 from ckptmigrate.checks.findings import Finding
-from ckptmigrate.checks.verification import verify_one
+from ckptmigrate.checks.verification import Verified, verify_one
 from ckptmigrate.errors import RefusedError, UnsupportedFormatError
 from ckptmigrate.places import Place
 from ckptmigrate.planning import repairs
@@ -43,8 +45,11 @@ from ckptmigrate.verbs import changes, recover
 from ckptmigrate.verbs.changes import LINKED, Migration, before, default_output, leading
 from ckptmigrate.verbs.result import Digests, Status, Watch, Written, unwatched
 from ckptmigrate.version import __version__
+from ckptmigrate.writing import swap
 from ckptmigrate.writing.links import Link
-from ckptmigrate.writing.writer import writer
+from ckptmigrate.writing.publisher import publisher
+
+Verify = Callable[[Place], Verified]
 
 
 @dataclass(frozen=True)
@@ -241,6 +246,7 @@ class Repair:
         return f"{does} {self.path}{into}{how}: {self.text}"
 
 
+@metadata_file.kept()
 def prepare(path: Place, request: RepairRequest, *, reported: bool = False) -> Repair:
     """Plan the repair of the checkpoints of a PATH without writing anything.
 
@@ -252,6 +258,8 @@ def prepare(path: Place, request: RepairRequest, *, reported: bool = False) -> R
     chosen = root_checks.choose(path, iteration=iteration, every=every)
     for each in chosen.checkpoints:
         migration_state.check_complete(each)
+    # Each checkpoint is verified once: the one that the tracker file names, to be repaired, too.
+    verify = functools.cache(partial(verify_one, known=request.known, hashed=request.hashed))
     tracker = why = beyond = None
     if not chosen.is_root:
         text = locate.locate(chosen.path).tracker
@@ -259,9 +267,9 @@ def prepare(path: Place, request: RepairRequest, *, reported: bool = False) -> R
         text = str(iteration)
     else:
         text = locate.tracker_text(chosen.path) if chosen.named is not None else None
-        why = _astray(chosen, request)
+        why = _astray(chosen, request, verify)
         if why is not None:
-            good = _newest_good(chosen, request, why)
+            good = _newest_good(chosen, verify, why)
             text = locate.tracker_of(good.name) or locate.RELEASE
             tracker = _tracker(good, text, why)
             if not every:
@@ -274,7 +282,7 @@ def prepare(path: Place, request: RepairRequest, *, reported: bool = False) -> R
             else:
                 beyond = pair
     now = clock.now()
-    plans = tuple(repairs.plan(each, request, now=now) for each in chosen.checkpoints)
+    plans = tuple(repairs.plan(each, request, verify(each), now=now) for each in chosen.checkpoints)
     if beyond is not None and all(each.changes_nothing for each in plans):
         raise RefusedError(f"cannot be repaired: {beyond.what}", path=chosen.path, fix=beyond.fix)
     destination = None
@@ -283,7 +291,7 @@ def prepare(path: Place, request: RepairRequest, *, reported: bool = False) -> R
     ):
         destination = request.output or default_output(chosen.path, "repaired")
         destination = places.absolute(destination)
-        writer(destination).check_free(chosen.path)
+        publisher(destination).check_free(chosen.path)
         plans = tuple(each.out_of_place() for each in plans)
         tracker = None  # the new root gets its own tracker file
     root = chosen.path if chosen.is_root and iteration is None else None
@@ -310,17 +318,17 @@ def carry_out(
         }
         what = (f"~ tracker -> {found.text}: {found.why}",)
         step = Step(REPAIR, (), found.text, __version__, clock.now(), changes=what, files=files)
-        writer(found.root).repoint(found.files, step)
+        swap.repoint(found.root, found.files, step)
     return replace(repair, migration=done)
 
 
-def _astray(chosen: root_checks.Chosen, wanted: Wanted) -> str | None:
+def _astray(chosen: root_checks.Chosen, wanted: Wanted, verify: Verify) -> str | None:
     """Return why the tracker file must change; None if its iteration is intact or repairable."""
     if chosen.named is None:
         return chosen.findings[0].what
     if wanted.drop or wanted.rebuild:
         return None  # the options apply to the iteration in the tracker file
-    lost = verify_one(chosen.named, known=wanted.known, hashed=wanted.hashed).lost
+    lost = verify(chosen.named).lost
     return f"{_name(lost[0], chosen)} is not whole: {lost[0].what}" if lost else None
 
 
@@ -329,7 +337,7 @@ def _name(finding: Finding, chosen: root_checks.Chosen) -> str:
     return str(finding.path).removeprefix(f"{chosen.path}/")
 
 
-def _newest_good(chosen: root_checks.Chosen, wanted: Wanted, why: str) -> Place:
+def _newest_good(chosen: root_checks.Chosen, verify: Verify, why: str) -> Place:
     bad = []
     # Without Megatron-LM's tracker file, the one of Megatron-Bridge names the latest iteration.
     latest = None if chosen.named else root_checks.latest_of_bridge(chosen.path)
@@ -338,7 +346,7 @@ def _newest_good(chosen: root_checks.Chosen, wanted: Wanted, why: str) -> Place:
         if each == chosen.named:
             continue
         try:
-            errors = verify_one(each, known=wanted.known, hashed=wanted.hashed).errors
+            errors = verify(each).errors
         except UnsupportedFormatError as error:
             bad.append(f"{each.name}: {error.reason}")
             continue

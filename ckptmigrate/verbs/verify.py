@@ -8,12 +8,12 @@ from typing import Any
 from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.checks import root_checks, verification
 from ckptmigrate.checks.codes import Severity
-from ckptmigrate.checks.findings import counted
 from ckptmigrate.checks.torch_load import require_torch
 from ckptmigrate.checks.verification import Verification
 from ckptmigrate.places import Place
 from ckptmigrate.report.document import CommandOutcome, Document, Facts
 from ckptmigrate.storage import directories
+from ckptmigrate.text.printable import counted
 from ckptmigrate.text.sizes import data_files, size
 from ckptmigrate.verbs.result import Digests, Status, Watch, Written, digests_of, unwatched
 

@@ -25,7 +25,7 @@ from typing import Any
 from fuzz import large, mutations, oracle
 from hostile.guard import Guard
 
-from ckptmigrate.checkpoint import differences, manifest, metadata
+from ckptmigrate.checkpoint import differences, material, metadata
 from ckptmigrate.cli import diff as differing
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.report import terminal
@@ -71,7 +71,7 @@ def originals(samples: Path, kind: str) -> list[Original]:
             content = mutations.Archive((path / "common.pt").read_bytes())
             found.append(Original(name, path, content))
         elif kind == "blob":
-            whole = manifest.load(LocalDirectory(path))
+            whole = material.load(LocalDirectory(path))
             found += [
                 Original(name, path, mutations.Archive(whole.read_blob_bytes(key)), key)
                 for key in whole.metadata.blobs
