@@ -70,7 +70,7 @@ def check_there_and_back(sample: str, shown: Callable[..., str], folder: Path) -
     assert found["layout"]["candidates"] == [LAYOUT]
     # Signs of the old release are still there, and nothing else is odd.
     assert set(found["anomalies"]) <= {"the signs of the writing release contradict each other"}
-    assert ": no problems found" in shown("verify", up)
+    assert re.search(": no (problems found|errors)", shown("verify", up))
     # A job of 0.21 resumes from it, but for an optimizer, which no layout changes.
     verdict = shown("check", up, "--reader", "0.21", "--no-load-optim")
     assert verdict.startswith("Megatron-Core 0.21.0 can resume from "), verdict
