@@ -57,7 +57,7 @@ def test_the_layout_of_the_page_works(tmp_path: Path) -> None:
         check_without_the_sidecar(sample, shown, tmp_path / f"{sample}-fresh")
     # `detect`, `read` and `take` of a checkpoint of another topology.
     verdict = shown("check", str(SAMPLES / "0.18.2-fault-dp2"), "--reader", "0.21")
-    assert "error  KeyError: 'state'" in verdict
+    assert "error: KeyError: 'state'" in verdict
     assert "--to 0.21.0" in verdict
 
 
