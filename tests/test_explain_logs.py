@@ -387,7 +387,7 @@ def test_without_a_traceback_the_causes_are_listed(run: Run) -> None:
     assert "RERUNNING_IN_PLACE" in text
     assert "how to tell: the last frame of the traceback is _restore_state" in text
     assert "possible: this text has several meanings" in text
-    assert "cause 3    it is an error of the program" in text
+    assert "cause 3      it is an error of the program" in text
 
 
 def test_what_another_line_shows_is_withdrawn() -> None:
@@ -427,7 +427,7 @@ def test_a_log_of_many_ranks(prefix: str, tmp_path: Path) -> None:
     status, text = explain_log(log, tmp_path)
     assert status == 0
     assert text.startswith("empty-pickle: an `_extra_state` of Transformer Engine: 2.4 and later")
-    assert "\n  fix        run the job with Transformer Engine 2.4 or later\n" in text
+    assert "\n  fix          run the job with Transformer Engine 2.4 or later\n" in text
     assert f"  line       {EOF}\n" in text
     first = 1 + next(n for n, line in enumerate(log.splitlines()) if EOF in line)
     assert (
@@ -866,7 +866,7 @@ def test_a_checkpoint_decides(
 def test_a_log_of_another_checkpoint(run: Run) -> None:
     key = "embedding.word_embeddings.weight"
     text = run("explain", "--checkpoint", SAMPLES / IDLE, f"{MISSING}{key}.").stdout
-    assert f"note       the checkpoint has the key {key}: the log may be about another one" in text
+    assert f"note         the checkpoint has the key {key}: the log may be about another one" in text
 
 
 @pytest.mark.parametrize(
