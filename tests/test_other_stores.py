@@ -14,12 +14,15 @@ import gs_server
 import pytest
 from conftest import INDEX, SAMPLES, Run, refused
 from fault_proxy import KINDS, faulty
+from flaky_store import FlakyFileSystem, ServerError
 from gs_server import GsBucket
 from msc_profiles import msc
 from object_stores import CLI, NAME, visible
 from s3_server import BUCKET, Bucket, files_of
 
+from ckptmigrate.errors import StoreError
 from ckptmigrate.places import Url
+from ckptmigrate.storage.store import store_of
 from ckptmigrate.storage.urls import place
 
 pytest_plugins = ["store_fixtures"]
@@ -168,3 +171,47 @@ def test_gs_is_handed_to_gcsfs_and_says_what_it_lacks() -> None:
     )
     result = CLI.run(["inspect", "gs://bucket/run"], code=code)
     refused(result, "without credentials", "/nowhere.json", "GOOGLE_APPLICATION_CREDENTIALS")
+
+
+# -- refusals
+
+
+@pytest.mark.parametrize("write", ["create", "replace", "upload"])
+def test_a_refusal_is_not_an_object_that_exists(
+    write: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a store refuses that was not asked to refuse anything."""
+    (tmp_path / "x").write_bytes(b"x")
+    there = Url("flaky", "bucket/x")
+    store = store_of(there)
+    monkeypatch.setattr(store, "is_exclusive", False)
+    writes = {
+        "create": lambda: store.create(there, b"x"),
+        "replace": lambda: store.replace(there, b"x"),
+        "upload": lambda: store.upload(tmp_path / "x", there, lambda _: None),
+    }
+
+    def refuse(operation: str, _: str) -> None:
+        if operation == "PUT":
+            raise ServerError("PreconditionFailed")
+
+    with (
+        FlakyFileSystem.disturbed(before=refuse),
+        pytest.raises(StoreError, match="a failed precondition"),
+    ):
+        writes[write]()
+
+
+def test_a_refused_replacement_is_not_an_object_that_exists() -> None:
+    """gcsfs raises FileExistsError for every 412."""
+    there = Url("flaky", "bucket/x")
+
+    def refuse(operation: str, _: str) -> None:
+        if operation == "PUT":
+            raise FileExistsError("bucket/x")
+
+    with (
+        FlakyFileSystem.disturbed(before=refuse),
+        pytest.raises(StoreError, match="a failed precondition"),
+    ):
+        store_of(there).replace(there, b"x")

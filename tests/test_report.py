@@ -25,7 +25,7 @@ from markdown_it import MarkdownIt
 from playwright.sync_api import Browser, ViewportSize, expect
 
 import ckptmigrate
-from ckptmigrate.report import build
+from ckptmigrate.report import build, output_file
 from ckptmigrate.storage.urls import place as place_of
 from ckptmigrate.verbs import migrate
 from ckptmigrate.writing import store_publication
@@ -335,6 +335,7 @@ def test_nothing_is_overwritten_and_nothing_done_without_a_place(
         ("there.html", "exists already"),
         ("dangling.md", "exists already"),
         ("no/such/r.md", "mkdir -p"),
+        (f"{'n' * 300}.md", "is too long for its file system"),
     ):
         refused(run("upgrade", root, "--in-place", "--report", name), word)
     assert (tmp_path / "there.html").read_text() == "mine"
@@ -363,6 +364,15 @@ def test_a_reader_of_the_output_that_goes_away_takes_no_report_along(
     assert result.stderr == b""
     assert json.loads((tmp_path / "r.json").read_text())["outcome"] == "done"
     assert (tmp_path / f"{RUN}.common-state").is_dir()
+
+
+@pytest.mark.parametrize("file", ["file/r.json", f"{'n' * 300}.json"])
+def test_a_report_whose_place_is_gone_meanwhile(file: str, tmp_path: Path) -> None:
+    """What is there of it cannot be removed, either."""
+    (tmp_path / "file").touch()
+    report = build.begun("verify", [str(SAMPLES / RUN)])
+    with pytest.raises(ckptmigrate.DestinationError, match="cannot be written"):
+        output_file.write(report, tmp_path / file)
 
 
 def test_a_report_that_cannot_be_written_leaves_the_answer(tmp_path: Path) -> None:
