@@ -22,12 +22,14 @@ METADATA_FLOOR: Final = "floor: read, write, fsync `.metadata`"
 UNVERIFIED: Final = "read, change, write, fsync `.metadata`, unverified (no verb does that)"
 VERIFIED: Final = "read, change, verify, write, fsync `.metadata`"
 INSPECT: Final = "`ckptmigrate inspect`"
+VERIFY: Final = "`ckptmigrate verify`"
 IN_PLACE: Final = "`ckptmigrate downgrade --in-place`"
 # Reasons why a goal is missed.
 _LEXED: Final = (
     "before anything is believed of a pickle, every row of it is read and held against what "
     "picklers write, at the speed of `re` and not of a disk"
 )
+_CHECKED: Final = "each row is read as by `inspect`, then compared with those of other tables"
 _TWICE: Final = (
     "the file is read row by row twice, before the change and after it, and what starts and "
     "surrounds that weighs more where the file is small"
@@ -227,6 +229,8 @@ def _large(entries: int, repetitions: int) -> Task:
         (VERIFIED, _program("change_metadata")),
         ("torch: `read_metadata`, `pickle.dump`, fsync", _torch_metadata),
         (INSPECT, _inspect),
+        (VERIFY, _verify),
+        ("`ckptmigrate repair --dry-run`", _repair),
         (IN_PLACE, _downgrade_in_place("0.13.1")),
     )
     contenders = tuple(Contender(name, payload, command) for name, command in ways)
@@ -243,6 +247,7 @@ def goals(scale: Scale) -> list[Goal]:
     for task in map(_of_entries, scale.entries):
         found.append(Goal(task, UNVERIFIED, METADATA_FLOOR, Quantity.TIME, 3, _LEXED))
         found.append(Goal(task, VERIFIED, INERT_LOAD, Quantity.TIME, 1.5, _TWICE))
+        found.append(Goal(task, VERIFY, INSPECT, Quantity.TIME, 2, _CHECKED))
     largest = _of_entries(max(scale.entries))
     found += [
         Goal(largest, VERIFIED, METADATA_FLOOR, Quantity.MEMORY, 8, _WHOLE),
@@ -264,6 +269,14 @@ def _ckptmigrate(*arguments: object) -> list[str]:
 
 def _inspect(place: Place) -> list[str]:
     return _ckptmigrate("inspect", place.root)
+
+
+def _verify(place: Place) -> list[str]:
+    return _ckptmigrate("verify", place.root)
+
+
+def _repair(place: Place) -> list[str]:
+    return _ckptmigrate("repair", place.root, "--dry-run")
 
 
 def _dry_run(to: str) -> Command:

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from ckptmigrate.planning.planner import Plan
     from ckptmigrate.releases.job import Job
     from ckptmigrate.releases.prediction import Obstacle, Verdict
-    from ckptmigrate.verbs.inspect import Inspection
+    from ckptmigrate.verbs.inspection import Inspection
     from ckptmigrate.verbs.repair import Repair
     from ckptmigrate.writing.links import Link
 
@@ -115,7 +115,7 @@ _MODULES: Final = {
     "Difference": "ckptmigrate.checkpoint.differences",
     "Finding": "ckptmigrate.checks.findings",
     "Given": "ckptmigrate.checkpoint.topology",
-    "Inspection": "ckptmigrate.verbs.inspect",
+    "Inspection": "ckptmigrate.verbs.inspection",
     "Job": "ckptmigrate.releases.job",
     "Link": "ckptmigrate.writing.links",
     "NotACheckpointError": "ckptmigrate.errors",

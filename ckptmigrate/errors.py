@@ -141,6 +141,25 @@ def reason_of(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def wrapped(error: Exception, path: Place | str | None = None) -> CkptMigrateError:
+    """Wrap any exception in a CkptMigrateError.
+
+    Args:
+        path: the path to report if the error has none.
+    """
+    if isinstance(error, CkptMigrateError):
+        return error
+    if isinstance(error, OSError):
+        return of_system(error, path)
+    if isinstance(error, MemoryError):
+        return CkptMigrateError("the process is out of memory", path=path)
+    return CkptMigrateError(
+        f"internal error ({type(error).__name__}: {error})",
+        path=path,
+        fix="run it again with -v and report what it prints",
+    )
+
+
 def of_system(error: OSError, path: Place | str | None = None) -> CkptMigrateError:
     """Wrap an OSError in a CkptMigrateError.
 

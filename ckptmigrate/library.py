@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import nullcontext
 
 from ckptmigrate.checkpoint import differences, locate
 from ckptmigrate.checkpoint.differences import Difference
@@ -10,23 +11,22 @@ from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.checks import verification
 from ckptmigrate.checks.verification import Verification
 from ckptmigrate.places import Place
-from ckptmigrate.planning import fixes, repairs
 from ckptmigrate.planning.fixes import Checked
 from ckptmigrate.planning.planner import Plan
-from ckptmigrate.releases import prediction
 from ckptmigrate.releases.environment import environment
-from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.job import Job
-from ckptmigrate.releases.readers import reader, readers
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.storage.urls import place
-from ckptmigrate.verbs import inspect as inspection
 from ckptmigrate.verbs import migrate as migration
 from ckptmigrate.verbs import recover as recovery
-from ckptmigrate.verbs import repair as repairing
-from ckptmigrate.verbs.inspect import Inspection
-from ckptmigrate.verbs.repair import Repair
+from ckptmigrate.verbs.check import CheckRequest
+from ckptmigrate.verbs.inspect import InspectRequest
+from ckptmigrate.verbs.inspection import Inspection
+from ckptmigrate.verbs.migrate import MigrationRequest
+from ckptmigrate.verbs.repair import Repair, RepairRequest
+from ckptmigrate.verbs.result import Watch
+from ckptmigrate.verbs.undo import UndoRequest
 from ckptmigrate.versions.detection import read
 from ckptmigrate.writing.links import Link
 
@@ -41,7 +41,7 @@ def inspect(path: str | Place, *, iteration: int | None = None) -> Inspection:
     Raises:
         CkptMigrateError: `path` contains no readable torch_dist checkpoint.
     """
-    return inspection.inspect(_one(path, iteration))
+    return InspectRequest(iteration).run(place(path))
 
 
 def check(
@@ -76,16 +76,8 @@ def check(
         RefusedError: the release is unknown, or a version string is invalid.
         CkptMigrateError: `path` contains no readable torch_dist checkpoint.
     """
-    located = locate.locate(place(path), iteration=iteration)
-    found = read(directories.directory(located.checkpoints[0]))
-    named = located.words(iteration)
-    job = job or Job()
-    where = environment(python, numpy)
-    asked = (
-        [reader(release, compat(), torch, where)] if release else readers(compat(), torch, where)
-    )
-    verdicts = [prediction.check(found, each, job) for each in asked]
-    return tuple(Checked(each, fixes.advise(found, each, job, named)) for each in verdicts)
+    request = CheckRequest(release, job or Job(), torch, environment(python, numpy), iteration)
+    return tuple(Checked(*each) for each in request.checked(place(path)))
 
 
 def plan(
@@ -124,20 +116,19 @@ def plan(
             unknown.
         CkptMigrateError: `path` contains no readable torch_dist checkpoint.
     """
-    prepared = migration.prepare(
-        place(path),
+    request = MigrationRequest(
         to,
-        verb=verb,
+        verb or "migrate",
         in_place=True,
         iteration=iteration,
-        allowed=allow_loss,
-        given=given,
+        allow_loss=tuple(allow_loss),
+        given=given or Given(),
         torch=torch,
         environment=environment(python, numpy),
         native=native,
         strict=strict,
     )
-    return prepared.plans[0]
+    return migration.prepare(place(path), request).plans[0]
 
 
 def migrate(
@@ -188,26 +179,23 @@ def migrate(
     """
     if in_place and output is not None:
         raise ValueError("output and in_place exclude each other")
-    if in_place:
-        recovery.in_place(place(path))
-    prepared = migration.prepare(
-        place(path),
+    request = MigrationRequest(
         to,
-        verb=verb,
-        output=None if output is None else place(output),
-        in_place=in_place,
-        iteration=iteration,
-        every=every,
-        allowed=allow_loss,
-        given=given,
-        torch=torch,
-        environment=environment(python, numpy),
-        native=native,
-        strict=strict,
-        hash_payload=hash_payload,
+        verb or "migrate",
+        None if output is None else place(output),
+        in_place,
+        iteration,
+        every,
+        tuple(allow_loss),
+        given or Given(),
+        torch,
+        environment(python, numpy),
+        native,
+        strict,
+        hash_payload,
+        link,
     )
-    migration.carry_out(prepared, link=link, progress=progress)
-    return prepared.plans
+    return request.run(place(path), watch=_watch(progress)).plans
 
 
 def verify(
@@ -292,16 +280,19 @@ def repair(
         raise ValueError("output and in_place exclude each other")
     if rebuild_sentinel and drop_rerun:
         raise ValueError("rebuild_sentinel and drop_rerun exclude each other")
-    prepared = repairing.prepare(
-        place(path),
-        repairs.Wanted(rebuild_sentinel, drop_rerun, given, known, hashed),
-        output=None if output is None else place(output),
-        in_place=in_place,
-        iteration=iteration,
-        every=every,
+    request = RepairRequest(
+        rebuild_sentinel,
+        drop_rerun,
+        given,
+        known,
+        hashed,
+        None if output is None else place(output),
+        in_place,
+        iteration,
+        every,
+        link,
     )
-    repairing.carry_out(prepared, link=link, progress=progress)
-    return prepared
+    return request.run(place(path), watch=_watch(progress))
 
 
 def undo(
@@ -323,10 +314,7 @@ def undo(
         DestinationError: the checkpoint cannot be written. It is unchanged, or the message says to
             run `ckptmigrate recover`.
     """
-    recovery.in_place(place(path))
-    prepared = migration.prepare_undo(place(path), iteration=iteration, every=every)
-    migration.carry_out(prepared)
-    return prepared.plans
+    return UndoRequest(iteration, every).run(place(path)).plans
 
 
 def recover(path: str | Place, *, break_lock: bool = False) -> dict[Place, str]:
@@ -364,3 +352,7 @@ def diff(a: str | Place, b: str | Place, *, iteration: int | None = None) -> lis
 
 def _one(path: str | Place, iteration: int | None) -> Place:
     return locate.locate(place(path), iteration=iteration).checkpoints[0]
+
+
+def _watch(progress: Progress | None) -> Watch:
+    return lambda _what, _total: nullcontext(progress)

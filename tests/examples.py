@@ -125,8 +125,9 @@ def run(command: str, folder: Path, environment: dict[str, str] | None = None) -
             )
         shown.seek(0)
         text = shown.read().decode().replace(str(folder), "/checkpoints")
-    # Whether payload is hard-linked or cloned depends on the file system of the folder.
-    text = re.sub(r"payload by \w+:", "payload by hardlink:", text)
+        text = text.replace(str(folder).replace("_", "\\_"), "/checkpoints")  # in Markdown
+    # Whether data files are hard-linked or cloned depends on the file system of the folder.
+    text = re.sub(r"\(data files [\w-]+\)", "(data files hard-linked)", text)
     text = re.sub(r"(?m)(?<=, in )\d+\.\d s(?=\.?$)", "0.1 s", text)
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", "TIME", text)
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
@@ -179,9 +180,9 @@ def _apply(diff: str, folder: Path) -> None:
     file.write_text(text, encoding="utf-8")
 
 
-def without_cautions(text: str) -> list[str]:
-    """Lines to compare: the caution about hard links depends on the file system."""
-    return [line for line in text.splitlines() if not line.startswith("caution: ")]
+def without_warnings(text: str) -> list[str]:
+    """Lines to compare: the warning about hard links depends on the file system."""
+    return [line for line in text.splitlines() if not line.startswith("warning: data files ")]
 
 
 def rewrite(page: Page) -> bool:

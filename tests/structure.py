@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1] / "ckptmigrate"
 # A package may import those after it. Modules of the root that anything may import come last.
 ORDER = (
     "cli", "measuring", "batch", "root", "verbs", "logs", "report", "compat", "writing", "planning",
-    "checks", "releases", "versions", "checkpoint", "pickles", "storage", "text",
+    "checks", "releases", "versions", "optimizer", "checkpoint", "pickles", "storage", "text",
 )  # fmt: skip
 LEAVES = ("errors", "places", "clock", "search_path", "version", "text")
 _NO_CODE = {

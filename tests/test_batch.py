@@ -24,8 +24,8 @@ from ckptmigrate import RefusedError
 from ckptmigrate.batch import shard
 from ckptmigrate.batch.executors import Stop
 from ckptmigrate.batch.processes import Processes
-from ckptmigrate.batch.read_tasks import Inspect
 from ckptmigrate.batch.tasks import Task
+from ckptmigrate.verbs.inspect import InspectRequest
 
 SAMPLE = "0.19.0-idle-tp2"
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -117,7 +117,7 @@ def test_out_of_place_into_one_root(
     assert (out / TRACKER).read_text() == "3"
     assert all(small(out / name(n)) == expected for n in (1, 2, 3))
     assert tree_hash(root) == before
-    assert f"use it as --load {out}" in result.stdout
+    assert f"run the job with --load {out}" in result.stdout
     again = run(*DOWN, root, "--all", "-o", "out", "--jobs", jobs)
     refused(again, "already exists")
 
@@ -131,7 +131,7 @@ def test_no_tracker_before_its_iteration(make: Make, run: Run, tmp_path: Path) -
     refused(result, "1 of 3 checkpoints failed")
     out = tmp_path / "out"
     assert sorted(p.name for p in out.iterdir()) == [name(1), name(2)]
-    assert "without a tracker file yet" in result.stdout
+    assert "has no tracker file yet" in result.stdout
     (root / name(3) / ".metadata").write_bytes(metadata)
     inodes = [(out / name(n) / ".metadata").stat().st_ino for n in (1, 2)]
     result = run(*words)
@@ -207,10 +207,10 @@ def test_other_verbs(jobs: int, make: Make, run: Run, tmp_path: Path) -> None:
     inspected = run("inspect", "a", "b", "--all", "-j", jobs)
     assert inspected.returncode == 1
     assert [line.split()[0] for line in inspected.stdout.splitlines()[:4]] == [
-        *("done", "done", "done", "wanting")
+        *("ok", "ok", "ok", "problems")
     ]
     verified = json.loads(run("verify", "a", "b", "--all", "-j", jobs, "--json").stdout)
-    assert verified["summary"]["wanting"] == 1
+    assert verified["summary"]["problems"] == 1
     assert [each["path"] for each in verified["checkpoints"]] == [
         *(str(tmp_path / "a" / name(1)), str(tmp_path / "a" / name(2))),
         *(str(tmp_path / "b" / name(4)), str(tmp_path / "b" / name(5))),
@@ -252,7 +252,10 @@ def test_inspect_all_goes_on(make: Make, run: Run) -> None:
     first, second, third = json.loads(result.stdout)
     assert (first["iteration"], third["iteration"]) == (5, 5)
     assert second["error"]["kind"] == "DamagedError"
-    assert f"{root / name(3)}: common-state, idle" in run("inspect", root, "--all").stdout
+    assert (
+        f"{root / name(3)}: Megatron-Core 0.19, iteration 5, rerun state idle"
+        in run("inspect", root, "--all").stdout
+    )
 
 
 # -- the ledger
@@ -418,7 +421,7 @@ def test_stopped_and_gone_on_with(
     assert all(small(each) in (source, expected) for each in there)
     assert not list(made.rglob("*lock")) + list(made.rglob("*stage"))
     assert (made / TRACKER).exists() == (made == root)
-    [again] = re.findall(r"to go on run `ckptmigrate (.*)`", errors)
+    [again] = re.findall(r"resume with `ckptmigrate (.*)`", errors)
     result = run(*again.split())
     assert result.returncode == 0, result.stderr
     assert f"{done} skipped" in result.stdout
@@ -431,12 +434,12 @@ def test_a_stop_after_all_workers_were_interrupted_ends(make: Make) -> None:
     root = make("run", 3)
     stop = Stop()
 
-    class Interrupting(Inspect):
+    class Interrupting(InspectRequest):
         """Stops this process, as the signal that its worker got would."""
 
         def __reduce__(self) -> tuple[Any, ...]:
             stop.ask(signal.SIGTERM)
-            return (Inspect, ())
+            return (InspectRequest, ())
 
     tasks = [Task(str(root / name(n)), Interrupting()) for n in (1, 2, 3)]
     outcomes = Processes(1)(tasks, stop)
@@ -495,13 +498,13 @@ def test_json(make: Make, run: Run, tmp_path: Path) -> None:
     root = make("run", 2)
     shown = json.loads(run(*DOWN, root, "--all", "--json").stdout)
     assert set(shown) == {
-        *("verb", "good", "summary", "seconds", "signal", "go_on", "undo", "roots"),
-        *("checkpoints", "not_begun"),
+        *("verb", "good", "summary", "seconds", "signal", "resume", "undo", "roots"),
+        *("checkpoints", "not_started"),
     }
     assert shown["undo"] == [f"rm -r {root}.pre-rerun"]
     assert shown["summary"]["total"] == shown["summary"]["done"] == 2
     first = shown["checkpoints"][0]
-    assert first["detail"]["layout"] == "pre-rerun"
+    assert first["detail"]["checkpoints"][0]["layout"] == "pre-rerun"
     assert first["result"] == f"{root}.pre-rerun/{name(1)}"
     assert first["link"] in ("reflink", "hardlink", "copy")
 

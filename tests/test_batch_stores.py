@@ -60,7 +60,7 @@ def test_out_of_place_with_a_ledger_and_again(
     bucket.client.put_object(Bucket=BUCKET, Key=f"run/{name(2)}/.metadata", Body=b"no pickle")
     words = (*DOWN, url("run"), "--all", "-o", url("out"), "--ledger", tmp_path / "ledger",
              "--jobs", jobs)  # fmt: skip
-    refused(s3(*words), "1 of 2 checkpoints failed", "to go on run")
+    refused(s3(*words), "1 of 2 checkpoints failed", "resume with")
     assert made(bucket, "out", 1) == expected
     assert made(bucket, "out", 2) == {}
     bucket.client.put_object(Bucket=BUCKET, Key=f"run/{name(2)}/.metadata", Body=metadata)

@@ -21,17 +21,21 @@ def test_inspect_text(run: Run) -> None:
     result = run("inspect", SAMPLES / SENTINEL)
     assert result.returncode == 0
     first, *rest = result.stdout.splitlines()
-    assert first == f"{checkpoint_of(SAMPLES / SENTINEL)}: always-sentinel, idle"
+    assert first == (
+        f"{checkpoint_of(SAMPLES / SENTINEL)}: Megatron-Core 0.18, iteration 5, rerun state idle, "
+        "no problems"
+    )
     text = "\n".join(rest)
-    assert re.search(r"writer +release 0\.18 \(torch >2\.5\.1\)\n", text)
-    assert re.search(r"job +world size 2 = TP 2 x PP 1 x CP 1 x DP 1\n", text)
-    assert re.search(r"payload +2 files, ", text)
-    assert re.search(r"anomalies +none", text)
+    assert re.search(r"written by +Megatron-Core 0\.18 \(torch >2\.5\.1\)\n", text)
+    assert re.search(r"parallelism +world size 2 = TP 2 x PP 1 x CP 1 x DP 1\n", text)
+    assert re.search(r"data files +2 \(", text)
+    assert re.search(r"problems +none", text)
 
 
 def test_inspect_says_what_it_cannot_tell_apart(run: Run) -> None:
-    result = run("inspect", SAMPLES / "0.16.1-idle-w1")
-    assert "none-emitting (or pre-rerun: its rerun facts fit them too)" in result.stdout
+    result = run("inspect", SAMPLES / "0.16.1-idle-w1", "--full")
+    assert re.search(r"layout +none-emitting \(0\.14 to 0\.17\)\n", result.stdout)
+    assert "same rerun data as pre-rerun" in result.stdout
     assert "metadata-class MCoreMetadata absent: <0.15|>=0.16" in result.stdout
     assert "argument async_strategy absent: <0.17" in result.stdout
 
@@ -111,11 +115,12 @@ def test_inspect_all(run: Run) -> None:
 
 
 def test_migrate_text(run: Run, tmp_path: Path) -> None:
-    result = run("downgrade", SAMPLES / SENTINEL, "--to", "none-emitting", "-o", "out")
+    result = run("downgrade", SAMPLES / SENTINEL, "--to", "none-emitting", "-o", "out", "-v")
     assert result.returncode == 0, result.stderr
     first, *rest = result.stdout.splitlines()
-    source = checkpoint_of(SAMPLES / SENTINEL)
-    assert first == f"downgrade {source}: always-sentinel -> none-emitting"
+    made = re.escape(str(tmp_path / "out"))
+    target = re.escape("layout none-emitting (0.14 to 0.17)")
+    assert re.fullmatch(rf"Wrote {made} for {target} \(data files [\w-]+\)", first)
     for line in (
         "  - entry rerun_state_machine_state/shard_0_2",
         "  - entry rerun_state_machine_state/shard_1_2",
@@ -123,7 +128,7 @@ def test_migrate_text(run: Run, tmp_path: Path) -> None:
         "  - plan item of rank 1: rerun_state_machine_state/shard_1_2",
     ):
         assert line in rest
-    assert f"undo: rm -r {tmp_path / 'out'} (the source is unchanged)" in rest
+    assert f"to undo: rm -r {tmp_path / 'out'}" in rest
     assert any("hard links" in line for line in rest)
 
 
@@ -165,7 +170,7 @@ def test_dry_run_writes_nothing(run: Run, copy: Any, tmp_path: Path) -> None:
         result = run("upgrade", root, "--dry-run", *arguments)
         assert result.returncode == 0, result.stderr
         assert tree_hash(tmp_path) == before
-    assert "dry run: nothing was written" in run("upgrade", root, "--dry-run").stdout
+    assert run("upgrade", root, "--dry-run").stdout.startswith("Dry run: would write ")
 
 
 def test_in_place_and_its_undo(run: Run, copy: Any, tmp_path: Path) -> None:
@@ -184,7 +189,7 @@ def test_nothing_to_do_in_place(run: Run, copy: Any) -> None:
     before = tree_hash(root)
     result = run("downgrade", root, "--to", "pre-rerun", "--in-place")
     assert result.returncode == 0
-    assert "nothing to change" in result.stdout
+    assert result.stdout.startswith("No migration needed: ")
     assert tree_hash(root) == before
 
 
@@ -344,7 +349,7 @@ def test_a_bar_shows_while_payload_is_copied(tmp_path: Path) -> None:
         "out",
     ]
     shown = golden.run([*words], tmp_path, 100)
-    assert "copying payload" in shown
+    assert "copying data files" in shown
     # Both payload files, to the last byte, in the bar's own units.
     total = sum(p.stat().st_size for p in checkpoint_of(SAMPLES / SENTINEL).glob("*.distcp"))
     assert f"{total / 1000:.1f}/{total / 1000:.1f} kB" in shown

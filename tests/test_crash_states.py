@@ -14,14 +14,14 @@ CRASH = Path(__file__).parent / "faults" / "crash.py"
 @pytest.mark.parametrize(
     ("scenario", "every", "syncs"),
     [
-        ("in place", 10, {2: "a reader sees"}),  # the bytes of a staged file
+        ("in place", 10, {4: "a reader sees"}),  # the bytes of a staged file
         (
             "in place",
             1,
             {
-                9: "is not a journal",  # the bytes of the journal
-                12: "after recover",  # the names in the checkpoint, before it is swapped
-                13: "a reader sees",  # that metadata.json is gone
+                21: "is not a journal",  # the bytes of the journal
+                22: "after recover",  # the name of the journal
+                26: "a reader sees",  # that metadata.json is gone
             },
         ),
         ("out of place", 10, {2: "a reader sees"}),  # the bytes of a staged file

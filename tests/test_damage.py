@@ -251,4 +251,4 @@ def test_without_metadata_there_is_no_way_back(downloaded: bool, copy: Copy, run
     assert found.returncode == 1
     assert "the save did not finish, or a copy or a download omitted dot files" in found.stdout
     assert "ckptmigrate repair" not in found.stdout
-    refused(run("repair", root), ".metadata is missing", "restore an iteration from a copy")
+    refused(run("repair", root), ".metadata is missing", "restore one from a copy")

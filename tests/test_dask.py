@@ -134,7 +134,7 @@ def test_interrupted_and_gone_on_with(
     told, errors = running.communicate(timeout=60)
     assert running.returncode == 130, (told, errors)
     assert "interrupted after" in errors
-    assert "not begun" in told
+    assert "not started" in told
     again = start(client, root, "--in-place")
     told, errors = again.communicate(timeout=120)
     assert again.returncode == 0, (told, errors)

@@ -17,13 +17,14 @@ from distributed import Client, LocalCluster
 from ckptmigrate.batch import dask_cluster, processes
 from ckptmigrate.batch.dask_cluster import Cluster
 from ckptmigrate.batch.executors import Stop
-from ckptmigrate.batch.read_tasks import Inspect
-from ckptmigrate.batch.tasks import Done, Outcome, Status, Task, checked
+from ckptmigrate.batch.tasks import Done, Task, TaskOutcome, checked
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.storage import progress
+from ckptmigrate.verbs.inspect import InspectRequest
+from ckptmigrate.verbs.result import Status
 from ckptmigrate.version import __version__
 
-TASKS = [Task(f"/nowhere/{number}", Inspect()) for number in range(3)]
+TASKS = [Task(f"/nowhere/{number}", InspectRequest()) for number in range(3)]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,10 @@ def test_a_task_of_another_version_is_refused_on_the_worker() -> None:
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        (Outcome("/elsewhere", Done(Status.DONE, "")), "answered with Outcome about /elsewhere"),
+        (
+            TaskOutcome("/elsewhere", Done(Status.DONE, "")),
+            "answered with TaskOutcome about /elsewhere",
+        ),
         ("done", "answered with str about nothing"),
         (None, "answered with NoneType about nothing"),
     ],
@@ -133,7 +137,7 @@ def test_a_result_that_is_not_the_tasks_is_refused(found: object, words: str) ->
     assert outcome.status is Status.FAILED
     assert outcome.path == TASKS[0].path
     assert words in outcome.done.text
-    right = Outcome(TASKS[0].path, Done(Status.DONE, ""))
+    right = TaskOutcome(TASKS[0].path, Done(Status.DONE, ""))
     assert checked(TASKS[0], right) is right
 
 
@@ -146,7 +150,7 @@ class Future:
 
 
 def test_results_of_a_cluster_are_checked() -> None:
-    foreign = Outcome("/elsewhere", Done(Status.DONE, ""))
+    foreign = TaskOutcome("/elsewhere", Done(Status.DONE, ""))
     for future in (
         Future(result=foreign),
         Future(dask_cluster.TransientError(foreign)),
@@ -157,7 +161,7 @@ def test_results_of_a_cluster_are_checked() -> None:
 
 
 def test_results_of_processes_are_checked() -> None:
-    foreign = Outcome("/elsewhere", Done(Status.DONE, ""))
+    foreign = TaskOutcome("/elsewhere", Done(Status.DONE, ""))
     worker = SimpleNamespace(task=TASKS[0], connection=SimpleNamespace(recv=lambda: foreign))
     outcome = processes._received(worker)  # type: ignore[arg-type]
     assert outcome is not None

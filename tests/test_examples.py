@@ -14,7 +14,7 @@ from examples import (
     copy_samples,
     refreshed,
     run,
-    without_cautions,
+    without_warnings,
 )
 
 SCENARIOS = [
@@ -31,7 +31,7 @@ def test_the_page_says_what_the_commands_print(text: str, page: Page, tmp_path: 
     stated = commands(text)
     assert [command for command, _ in found] == [command for command, _ in stated]
     for (command, printed), (_, output) in zip(found, stated, strict=True):
-        assert without_cautions(printed) == without_cautions(output), command
+        assert without_warnings(printed) == without_warnings(output), command
 
 
 def test_every_page_with_examples_is_run() -> None:

@@ -38,7 +38,7 @@ def test_no_line_is_wider_than_the_terminal() -> None:
                 continue
             words = re.findall(r"(?:`[^`]*`|\S)+", line.strip())
             label = len(words) > 1 and re.fullmatch(r"[-+~]|[\w-]+:?", words[0]) is not None
-            command = re.match(r"\s*(undo: |fix: |run +)", line) is not None
+            command = re.match(r"\s*(to undo: |to redo: |next: |fix: |run +)", line) is not None
             kept = command or len(words) == 1 or (label and len(words) == 2)
             assert kept, (case, width, line)
 

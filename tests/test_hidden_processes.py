@@ -18,7 +18,7 @@ from ckptmigrate.checkpoint import lock_owner, migration_state
 from ckptmigrate.checkpoint.lock_owner import Holder, this_process
 from ckptmigrate.errors import DestinationError
 from ckptmigrate.storage import local_files
-from ckptmigrate.writing import stage as staging
+from ckptmigrate.writing.local_publisher import LocalPublisher
 
 Copy = Callable[[str], Path]
 REAL = local_files.read
@@ -72,9 +72,9 @@ def test_recover_leaves_it_alone_and_says_how_to_be_sure(
 ) -> None:
     root, owner = copy("0.17.1-idle-w1"), owners["another user's"]
     out = checkpoint_of(root) if in_place else tmp_path / "out"
-    stage = migration_state.stage_of(out) if in_place else staging.stage_of(out)
+    stage = migration_state.stage_of(out) if in_place else LocalPublisher(out).stage
     (stage / "work").mkdir(parents=True)
-    place = migration_state.lock_of(out) if in_place else staging.lock_of(out)
+    place = migration_state.lock_of(out) if in_place else LocalPublisher(out).lock
     place.symlink_to(json.dumps(asdict(owner)))
     with pytest.raises(DestinationError, match="cannot tell whether") as refused:
         ckptmigrate.recover(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import pickle
@@ -17,15 +18,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import synthetic
-from ckptmigrate.checkpoint import large_edits, large_metadata, metadata
-from ckptmigrate.checkpoint.large_metadata import BulkMetadata
+from ckptmigrate.checkpoint import metadata, metadata_file
+from ckptmigrate.checkpoint.large import edits, view
+from ckptmigrate.checkpoint.large.splice import spliced
+from ckptmigrate.checkpoint.large.tokens import framed
+from ckptmigrate.checkpoint.large.view import LargeMetadata
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.rows import Blob, size_value
+from ckptmigrate.checks import verification
 from ckptmigrate.errors import DamagedError, PickleError
 from ckptmigrate.pickles import bounds
-from ckptmigrate.pickles.large.splice import spliced
-from ckptmigrate.pickles.large.tokens import framed
-from ckptmigrate.verbs import migrate
+from ckptmigrate.verbs import changes, undo
+from ckptmigrate.verbs.migrate import MigrationRequest, prepare
+from ckptmigrate.verbs.undo import UndoRequest
 
 PATHS = sorted(SAMPLES.glob("*/iter_*/.metadata"))
 SMALL, LARGE = 200, 4000  # entries added to a sample
@@ -72,8 +77,8 @@ def grown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return table(tmp_path_factory.mktemp("huge"), entries, plans=plans, protocol=protocol)
 
 
-def by_rows(data: bytes) -> BulkMetadata:
-    found = large_metadata.load(data)
+def by_rows(data: bytes) -> LargeMetadata:
+    found = view.load(data)
     assert found is not None
     return found
 
@@ -90,8 +95,7 @@ def agree(found: Metadata, whole: Metadata) -> None:
     kinds = [found.is_object_entry(key) for key in found.entries]
     assert kinds == [whole.is_object_entry(key) for key in whole.entries]
     assert len(found.plans or ()) == len(whole.plans or ())
-    for rank in range(len(whole.plans or ())):
-        assert found.plan_keys(rank) == whole.plan_keys(rank)
+    assert found.planned == whole.planned
 
 
 def test_most_rows_are_stepped_over(grown: bytes) -> None:
@@ -147,14 +151,14 @@ def contents(data: bytes) -> dict[str, Any]:
     return found
 
 
-def never_whole(self: BulkMetadata) -> Metadata:
+def never_whole(self: LargeMetadata) -> Metadata:
     raise AssertionError("written as a whole")
 
 
 def test_a_spliced_file_is_the_canonical_edit(
     grown: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(BulkMetadata, "whole", never_whole)
+    monkeypatch.setattr(LargeMetadata, "whole", never_whole)
     for seed in range(6):
         canonical = edited(metadata.load(grown), Random(seed)).dump()
         spliced = edited(by_rows(grown), Random(seed)).dump()
@@ -177,7 +181,7 @@ def test_samples_are_spliced_as_they_are_edited(
     for change in changes:
         canonical = change(metadata.load(data)).dump()
         with monkeypatch.context() as patched:
-            patched.setattr(BulkMetadata, "whole", never_whole)
+            patched.setattr(LargeMetadata, "whole", never_whole)
             spliced = change(by_rows(data)).dump()
         assert contents(spliced) == contents(canonical)
 
@@ -193,8 +197,8 @@ def test_any_edit_of_a_sample_is_the_canonical_edit(path: Path, draw: Random) ->
 def test_a_spliced_file_is_not_parsed_again(grown: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     written = edited(by_rows(grown), Random(5))
     content = written.dump()  # known as long as what wrote it is referenced
-    monkeypatch.setattr(large_metadata.skeleton, "read", None)
-    found = metadata.read(content, 0)
+    monkeypatch.setattr(view.skeleton, "read", None)
+    found = metadata_file.read(content, 0)
     monkeypatch.undo()
     agree(found, metadata.load(content))
 
@@ -203,7 +207,7 @@ def test_a_wrong_splice_is_written_as_a_whole(
     grown: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     canonical = edited(metadata.load(grown), Random(5)).dump()
-    monkeypatch.setattr(large_edits, "POP", b"")
+    monkeypatch.setattr(edits, "POP", b"")
     found = edited(by_rows(grown), Random(5)).dump()
     assert contents(found) == contents(canonical)
 
@@ -218,7 +222,7 @@ def test_damaged_files_read_by_rows_are_read_as_a_whole(grown: bytes) -> None:
             data[at] = random.choice((data[at] ^ (1 << random.randrange(8)), 0x30, 0x94, 0x6A))
         damaged = bytes(data)
         try:
-            found = large_metadata.load(damaged)
+            found = view.load(damaged)
         except DamagedError:
             raise AssertionError("refused by rows, not as a whole") from None
         if found is None:
@@ -239,7 +243,7 @@ def test_opcodes_inserted_between_rows(grown: bytes) -> None:
     for run, inserted in itertools.product((runs[0], runs[-1]), (b"00", b"0N", b"(u", b"}b")):
         made = spliced(bare, found.tables.skeleton.cuts, [(run.ends[5], inserted)])
         data = framed(made.data, made.cuts)
-        again = large_metadata.load(data)
+        again = view.load(data)
         try:
             whole = metadata.load(data)
         except (DamagedError, PickleError):
@@ -255,7 +259,7 @@ def test_the_edit_between_two_files_is_recognised(grown: bytes) -> None:
     wanted = before.without(gone).with_blobs(
         {"new/shard_0_2": (1 if before.plans else 0, Blob("__1_1.distcp", 3, 4))}
     )
-    assert isinstance(wanted, BulkMetadata)
+    assert isinstance(wanted, LargeMetadata)
     after = by_rows(wanted.dump())
     assert before.edit_to(after) == wanted.edit
     assert wanted.edit.keys == {*gone, "new/shard_0_2"}
@@ -267,24 +271,24 @@ def test_the_edit_between_two_files_is_recognised(grown: bytes) -> None:
 @pytest.fixture
 def always_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read every `.metadata` by rows, whatever its size."""
-    monkeypatch.setattr(metadata.read, "__defaults__", (0,))
+    monkeypatch.setattr(metadata_file, "THRESHOLD", 0)
 
 
 def migrate_and_undo(place: Path, entries: int, plans: bool) -> None:
     """Downgrade in place and undo it; the source is restored byte for byte."""
     path = synthetic.checkpoint(place / "root", entries, plans=plans)
     before = (path / ".metadata").read_bytes()
-    assert isinstance(metadata.read(before), BulkMetadata)
-    planned = migrate.prepare(path, "0.13.1", in_place=True)
+    assert isinstance(metadata_file.read(before), LargeMetadata)
+    planned = prepare(path, MigrationRequest("0.13.1", in_place=True))
     differences = {str(each) for each in planned.plans[0].differences}
-    migrate.carry_out(planned)
+    changes.carry_out(planned)
     plain = torch_side.unpickle((path / ".metadata").read_bytes())
     kept = [k for k in torch_side.unpickle(before).state_dict_metadata if not k.startswith("rerun")]
     assert [k for k in plain.state_dict_metadata if not k.startswith("rerun")] == kept
     torch_side.consistent(torch_side.Contents(plain, {}, {}, {}), has_plans=plans)
-    back = migrate.prepare_undo(path)
+    back = undo.prepare(path, UndoRequest())
     assert len(back.plans[0].differences) == len(differences)
-    migrate.carry_out(back)
+    changes.carry_out(back)
     assert (path / ".metadata").read_bytes() == before
 
 
@@ -301,17 +305,105 @@ def test_verbs_on_a_large_checkpoint(tmp_path: Path, plans: bool) -> None:
 
 def test_a_large_file_is_read_by_rows_and_a_small_one_as_a_whole() -> None:
     data = PATHS[0].read_bytes()
-    assert isinstance(metadata.read(data, len(data)), BulkMetadata)
-    assert not isinstance(metadata.read(data, len(data) + 1), BulkMetadata)
-    assert not isinstance(metadata.read(data), BulkMetadata)
-    assert metadata.THRESHOLD == 2 * 1024**2
+    assert isinstance(metadata_file.read(data, len(data)), LargeMetadata)
+    assert not isinstance(metadata_file.read(data, len(data) + 1), LargeMetadata)
+    assert not isinstance(metadata_file.read(data), LargeMetadata)
+    assert metadata_file.THRESHOLD == 2 * 1024**2
+
+
+def _wrong_size(plain: Any, key: str) -> None:
+    entry = plain.state_dict_metadata[key]
+    entry.size = type(entry.size)(n + 1 for n in entry.size)
+
+
+def _chunk_outside(plain: Any, key: str) -> None:
+    chunk = plain.state_dict_metadata[key].chunks[0]
+    chunk.offsets = type(chunk.offsets)(n + 3 for n in chunk.offsets)
+
+
+def _stored_elsewhere(plain: Any, key: str) -> None:
+    [index] = [index for index in plain.storage_data if index.fqn == key]
+    where = plain.storage_data.pop(index)
+    offset = type(index.offset)(n + 1 for n in index.offset)
+    plain.storage_data[dataclasses.replace(index, offset=offset)] = where
+
+
+def _not_planned(plain: Any, key: str) -> None:
+    for plan in plain.all_local_plans:
+        plan.items[:] = [item for item in plan.items if item.index.fqn != key]
+
+
+def _behind_the_end(plain: Any, key: str) -> None:
+    [where] = [where for index, where in plain.storage_data.items() if index.fqn == key]
+    where.offset += 10**9
+
+
+def _no_entry(plain: Any, key: str) -> None:
+    del plain.state_dict_metadata[key]
+
+
+def _no_tensor(plain: Any, key: str) -> None:
+    plain.state_dict_metadata[key] = plain.state_dict_metadata[key].properties
+
+
+DAMAGE = {
+    _wrong_size: "chunks-do-not-tile",
+    _chunk_outside: "chunk-outside",
+    _stored_elsewhere: "table-mismatch",
+    _not_planned: "table-mismatch",
+    _behind_the_end: "byte-range-outside",
+    _no_entry: "table-mismatch",
+    _no_tensor: "entry-malformed",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+def test_verify_finds_the_same_by_rows(
+    damage: Callable[[Any, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = synthetic.checkpoint(tmp_path / "root", SMALL, plans=True)
+    plain = torch_side.unpickle((path / ".metadata").read_bytes())
+    key = list(plain.state_dict_metadata)[-7]
+    damage(plain, key)
+    buffer = io.BytesIO()
+    with torch_side.megatron_names():
+        SmallBatches(buffer, 4).dump(plain)
+    (path / ".metadata").write_bytes(buffer.getvalue())
+    whole = verification.verify(path)
+    monkeypatch.setattr(metadata_file, "THRESHOLD", 0)
+    by_rows = verification.verify(path)
+    assert by_rows == whole
+    found = [each for each in by_rows.findings if each.code == DAMAGE[damage]]
+    assert any(key in item for each in found for item in each.items)
+    # A row of storage_data without an entry is damage for every command: read as a whole.
+    assert (view.load(buffer.getvalue()) is None) == (damage is _no_entry)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.parent.parent.name)
+def test_verify_finds_the_same_by_rows_in_samples(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = verification.verify(path.parent)
+    monkeypatch.setattr(metadata_file, "THRESHOLD", 0)
+    assert verification.verify(path.parent) == whole
+
+
+def test_equal_rows_share_a_value(grown: bytes) -> None:
+    """A value is shared only where real pickle finds equal values."""
+    plain = torch_side.unpickle(grown).state_dict_metadata
+    by_value: dict[int, Any] = {}
+    found = by_rows(grown)
+    for key in found.entries:
+        first = by_value.setdefault(id(found.entries[key]), plain[key])
+        assert plain[key] == first
+    assert len(by_value) < len(plain) - 20
 
 
 _COUNTED = """
 import sys
 from ckptmigrate import migrate, undo
-from ckptmigrate.checkpoint import metadata
-metadata.read.__defaults__ = (0,)
+from ckptmigrate.checkpoint import metadata_file
+metadata_file.THRESHOLD = 0
 read = []
 def hook(event, args):
     if event == "open" and str(args[0]).endswith("/.metadata") and args[2] & 3 == 0:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 from test_huge import agree
 
-from ckptmigrate.checkpoint import large_metadata, metadata
+from ckptmigrate.checkpoint import metadata, metadata_file
+from ckptmigrate.checkpoint.large import view
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.pickles.equality import equal
@@ -142,7 +143,10 @@ def outcome(read: Callable[[], Metadata]) -> Metadata | str:
 
 def judge(data: bytes) -> Metadata | str:
     """Read by rows and as a whole, assert that both agree, and return the result."""
-    found, whole = outcome(lambda: metadata.read(data, 0)), outcome(lambda: metadata.load(data))
+    found, whole = (
+        outcome(lambda: metadata_file.read(data, 0)),
+        outcome(lambda: metadata.load(data)),
+    )
     if isinstance(found, str) or isinstance(whole, str):
         assert found == whole
         return whole if isinstance(whole, str) else str(found)
@@ -154,7 +158,7 @@ def judge(data: bytes) -> Metadata | str:
 
 def test_the_file_that_is_attacked_is_read_by_rows() -> None:
     found = judge(plain()[0].end())
-    assert isinstance(found, large_metadata.BulkMetadata)
+    assert isinstance(found, view.LargeMetadata)
     stepped = sum(len(run.ends) for run in found.tables.skeleton.rows.runs)
     assert stepped == 2 * (_ROWS - 1)  # all but the one that each kind was learned from
 
@@ -259,8 +263,8 @@ def test_a_chain_of_rows_is_no_recursion() -> None:
 
     file.rows("state_dict_metadata", row)
     file.rows("storage_data", lambda n: file.stored_row(n, file.sizes))
-    found = metadata.read(file.end(), 0)
-    assert isinstance(found, large_metadata.BulkMetadata)
+    found = metadata_file.read(file.end(), 0)
+    assert isinstance(found, view.LargeMetadata)
     entry = found.entries[f"entry{_ROWS - 1}"]
     for _ in range(_ROWS - 1):
         entry = entry.attributes["extra"]
@@ -329,7 +333,7 @@ def test_opcodes_between_rows(inserted: bytes) -> None:
             continue
         gone = {f"entry{number + n}" for n in range(3)}
         agree(
-            metadata.read(found.without(gone).dump(), 0),
+            metadata_file.read(found.without(gone).dump(), 0),
             metadata.load(metadata.load(data).without(gone).dump()),
         )
 
@@ -407,7 +411,7 @@ def test_thousands_of_kinds_of_rows(kinds: int, batch: int) -> None:
     file.rows("storage_data", lambda n: file.stored_row(n, file.sizes), 10)
     data = file.end()
     bounded(lambda: judge(data))
-    found = metadata.read(data, 0)
+    found = metadata_file.read(data, 0)
     assert len(found.entries) == 20 * kinds
-    if isinstance(found, large_metadata.BulkMetadata):
+    if isinstance(found, view.LargeMetadata):
         assert len(found.tables.skeleton.rows.patterns) <= 64

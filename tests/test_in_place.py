@@ -13,10 +13,12 @@ from conftest import CLI, SAMPLES, Run, checkpoint_of, refused, tree_hash
 
 from ckptmigrate import DestinationError, migrate
 from ckptmigrate.checkpoint import migration_state
-from ckptmigrate.writing import swap
+from ckptmigrate.writing import lock
 
 SAMPLE = "0.19.0-idle-tp2"  # .metadata, common.pt and metadata.json all change
-RENAMES = 7  # of a migration of it; the first one names the journal
+# Of a migration of it: 4 new files, 2 originals, 2 copies of old files, the journal, and the swap.
+RENAMES = 13
+SWAP = 10  # the first rename of the swap
 
 
 @pytest.fixture
@@ -47,15 +49,11 @@ def test_an_error_on_the_way_back_loses_nothing(
 
     def failing(*names: object) -> None:
         calls.append(names)
-        if len(calls) >= 4:
+        if len(calls) > SWAP:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(*names)  # type: ignore[arg-type]
 
-    def always_failing(*names: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     monkeypatch.setattr(os, "rename", failing)
-    monkeypatch.setattr(os, "replace", always_failing)
     with pytest.raises(DestinationError, match=r"could not be rolled back.*ckptmigrate recover"):
         migrate(root, to="pre-rerun", in_place=True)
     monkeypatch.undo()
@@ -97,7 +95,7 @@ def test_killed_at_any_rename(nth: int, root: Path, run: Run) -> None:
     before = tree_hash(root)
     assert killed_at(nth, root) == -9
     # Until it is recovered no reader takes it for a checkpoint, unless nothing was moved yet.
-    assert (checkpoint_of(root) / "metadata.json").exists() == (nth <= 2)
+    assert (checkpoint_of(root) / "metadata.json").exists() == (nth < SWAP)
     refused(run("inspect", root), "was interrupted")
     refused(run("inspect", checkpoint_of(root)), "was interrupted", "ckptmigrate recover")
     assert run("recover", root).returncode == 0
@@ -111,7 +109,7 @@ def test_killed_after_the_commit(root: Path, tmp_path: Path, run: Run) -> None:
 import os, sys
 from ckptmigrate import migrate
 from ckptmigrate.writing import swap
-swap.clean = lambda path: os.kill(os.getpid(), 9)
+swap._clean = lambda *_: os.kill(os.getpid(), 9)
 migrate(sys.argv[1], to="pre-rerun", in_place=True)
 """
     assert CLI.run([str(root)], code=code).returncode == -9
@@ -124,14 +122,16 @@ migrate(sys.argv[1], to="pre-rerun", in_place=True)
 def test_a_second_migration_meanwhile_is_refused(root: Path, run: Run) -> None:
     """The first one is this very process; its stage is not swept away under its feet."""
     checkpoint = checkpoint_of(root)
-    swap.take(checkpoint)
-    for staged in (False, True):
-        if staged:
-            migration_state.stage_of(checkpoint).mkdir()
-        before = tree_hash(root)
-        for verb in (["downgrade", root, "--to", "pre-rerun", "--in-place"], ["recover", root]):
-            refused(run(*verb), "is locked by", f"pid {os.getpid()}", socket.gethostname())
-        assert tree_hash(root) == before
+    (checkpoint / ".ckptmigrate").mkdir()
+    with lock.held(migration_state.lock_of(checkpoint), checkpoint):
+        for staged in (False, True):
+            if staged:
+                migration_state.stage_of(checkpoint).mkdir()
+            before = tree_hash(root)
+            for verb in (["downgrade", root, "--to", "pre-rerun", "--in-place"], ["recover", root]):
+                told = f"pid {os.getpid()}"
+                refused(run(*verb), "is locked by", told, socket.gethostname())
+            assert tree_hash(root) == before
 
 
 def test_terminated_while_swap(root: Path) -> None:
@@ -143,7 +143,7 @@ def test_terminated_while_swap(root: Path) -> None:
             "from ckptmigrate.cli import main\n"
             'sys.argv = ["x", "downgrade", sys.argv[1], "--to", "pre-rerun", "--in-place"]\nmain()',
         )
-        .replace("int(sys.argv[2])", "4")
+        .replace("int(sys.argv[2])", str(SWAP))
     )
     assert CLI.run([str(root)], code=code).returncode == 128 + 15
     assert tree_hash(root) == before
@@ -157,14 +157,14 @@ def test_several_in_place_and_one_fails(root: Path, run: Run) -> None:
     code = """
 import sys
 from ckptmigrate import errors
-from ckptmigrate.writing import transaction
+from ckptmigrate.writing import swap
 from ckptmigrate.cli import main
-real = transaction.rewrite
+real = swap.rewrite
 def failing(plan):
     if plan.path.name == "iter_0000005":
         raise errors.DestinationError("cannot be written", path=plan.path)
     real(plan)
-transaction.rewrite = failing
+swap.rewrite = failing
 main()
 """
     words = ["downgrade", str(root), "--to", "pre-rerun", "--in-place", "--all"]
@@ -172,6 +172,6 @@ main()
     refused(result, "1 of 2 checkpoints failed", "iter_0000005")
     assert tree_hash(checkpoint_of(root)) == untouched
     assert (second / "ckptmigrate.json").exists()
-    undo = result.stdout.splitlines()[-1].removeprefix("undo: ckptmigrate ").split()
+    undo = result.stdout.splitlines()[-1].removeprefix("to undo: ckptmigrate ").split()
     assert run(*undo).returncode == 0
     assert tree_hash(root) == before

@@ -445,10 +445,9 @@ def test_commands_are_quoted_for_a_shell(copy: Copy, tmp_path: Path) -> None:
     import subprocess
 
     root = copy("0.18.2-idle-w1").rename(tmp_path / "it's $(touch owned) here")
-    from ckptmigrate.verbs import migrate
+    from ckptmigrate.verbs.migrate import MigrationRequest
 
-    prepared = migrate.prepare(root, "pre-rerun")
-    migrate.carry_out(prepared)
+    prepared = MigrationRequest("pre-rerun").run(root)
     [undo] = prepared.undo()
     assert shlex.split(undo) == ["rm", "-r", f"{root}.pre-rerun"]
     subprocess.run(undo, shell=True, check=True, cwd=tmp_path)

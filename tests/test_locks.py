@@ -19,8 +19,8 @@ from ckptmigrate.checkpoint import lock_owner, migration_state
 from ckptmigrate.checkpoint.lock_owner import Holder, this_process
 from ckptmigrate.storage.directories import Directory
 from ckptmigrate.versions.detection import Reading, read
-from ckptmigrate.writing import stage as staging
-from ckptmigrate.writing import swap
+from ckptmigrate.writing import lock
+from ckptmigrate.writing.local_publisher import LocalPublisher
 
 SAMPLE = "0.19.0-idle-tp2"
 Copy = Callable[[str], Path]
@@ -62,11 +62,12 @@ def test_a_zombie_is_dead() -> None:
 
 def test_out_of_place_twice_at_once(copy: Copy, run: Run, tmp_path: Path) -> None:
     root, out = copy(SAMPLE), tmp_path / "out"
-    staging.take(out)
-    before = tree_hash(tmp_path)
-    for words in (["downgrade", root, "--to", "pre-rerun", "-o", out], ["recover", out]):
-        refused(run(*words), "is locked by", f"pid {os.getpid()}", "wait until")
-    assert tree_hash(tmp_path) == before
+    with lock.held(LocalPublisher(out).lock, out):
+        LocalPublisher(out).stage.mkdir()
+        before = tree_hash(tmp_path)
+        for words in (["downgrade", root, "--to", "pre-rerun", "-o", out], ["recover", out]):
+            refused(run(*words), "is locked by", f"pid {os.getpid()}", "wait until")
+        assert tree_hash(tmp_path) == before
 
 
 def test_a_run_on_another_host_is_not_assumed_dead(copy: Copy, run: Run) -> None:
@@ -82,19 +83,20 @@ def test_a_run_on_another_host_is_not_assumed_dead(copy: Copy, run: Run) -> None
 
 def test_breaking_a_lock_does_not_break_a_live_one(copy: Copy, run: Run) -> None:
     root = copy(SAMPLE)
-    swap.take(checkpoint_of(root))
-    refused(run("recover", root, "--break-lock"), "is locked by")
-    assert migration_state.lock_of(checkpoint_of(root)).is_symlink()
+    place = migration_state.lock_of(checkpoint_of(root))
+    place.parent.mkdir()
+    with lock.held(place, checkpoint_of(root)):
+        refused(run("recover", root, "--break-lock"), "is locked by")
+        assert place.is_symlink()
 
 
 def test_a_leftover_stage_is_named_and_removed(copy: Copy, run: Run, tmp_path: Path) -> None:
     root, out = copy(SAMPLE), tmp_path / "out"
     before = tree_hash(tmp_path)
-    staging.take(out)
-    (staging.stage_of(out) / "iter_0000005").mkdir()
-    (staging.stage_of(out) / "iter_0000005" / "common.pt").write_bytes(b"half")
-    staging.lock_of(out).unlink()
-    put(staging.lock_of(out), dead())
+    stage = LocalPublisher(out).stage
+    (stage / "iter_0000005").mkdir(parents=True)
+    (stage / "iter_0000005" / "common.pt").write_bytes(b"half")
+    put(LocalPublisher(out).lock, dead())
     # To the same place: refused. Beside it: done, and the leftover is named.
     again = run("downgrade", root, "--to", "pre-rerun", "-o", out)
     refused(again, "was interrupted", f"`ckptmigrate recover {out}`")
@@ -105,16 +107,14 @@ def test_a_leftover_stage_is_named_and_removed(copy: Copy, run: Run, tmp_path: P
     assert shown["leftovers"] == [f"ckptmigrate recover {out}"]
     shutil.rmtree(tmp_path / "other")
     done = run("recover", out)
-    assert done.stdout == (
-        f"{staging.stage_of(out)}: removed the staging directory of an interrupted migration\n"
-    )
+    assert done.stdout == (f"{stage}: removed the staging directory of an interrupted migration\n")
     assert tree_hash(tmp_path) == before
 
 
 def test_a_stage_without_a_lock_is_left_alone(copy: Copy, run: Run, tmp_path: Path) -> None:
     root, out = copy(SAMPLE), tmp_path / "out"
-    staging.stage_of(out).mkdir()
-    (staging.stage_of(out) / "mine").write_text("keep")
+    LocalPublisher(out).stage.mkdir()
+    (LocalPublisher(out).stage / "mine").write_text("keep")
     before = tree_hash(tmp_path)
     refused(run("downgrade", root, "--to", "pre-rerun", "-o", out), "exists without a lock")
     refused(run("recover", out), "does not exist")
@@ -136,9 +136,8 @@ def test_recover_of_the_source_finds_its_default_destination(copy: Copy, run: Ru
     root = copy(SAMPLE)
     before = tree_hash(root.parent)
     out = root.with_name(f"{root.name}.pre-rerun")
-    staging.take(out)
-    staging.lock_of(out).unlink()
-    put(staging.lock_of(out), dead())
+    LocalPublisher(out).stage.mkdir()
+    put(LocalPublisher(out).lock, dead())
     assert run("recover", root).returncode == 0
     assert tree_hash(root.parent) == before
 
@@ -147,11 +146,10 @@ def cut(root: Path) -> None:
     """Kill an in-place migration in the middle of its swap."""
     code = (
         "import os, sys; from ckptmigrate import migrate; "
-        "from ckptmigrate.checkpoint import migration_state; "
         "from ckptmigrate.writing import journal; "
         "real = journal.groups; "
         "journal.groups = lambda names: os.kill(os.getpid(), 9) if len(names) > 3 and "
-        "os.path.exists(migration_state.stage_of(path) / '.old/metadata.json') else real(names); "
+        "not (path / 'metadata.json').exists() else real(names); "
         "from pathlib import Path; path = Path(sys.argv[2]); "
         "migrate(sys.argv[1], to='pre-rerun', in_place=True)"
     )
@@ -169,9 +167,8 @@ def test_verbs_that_change_it_recover_first_and_say_so(copy: Copy, run: Run) -> 
     assert tree_hash(root) == half
     done = run("upgrade", root, "--in-place")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == (
-        f"{checkpoint_of(root)}: rolled back to the state before the migration"
-    )
+    recovered = f"warning: {checkpoint_of(root)}: rolled back to the state before the migration"
+    assert recovered in done.stdout.splitlines()
     assert tree_hash(root) == before
     cut(root)
     migrate(root, to="common-state", in_place=True)
@@ -216,9 +213,8 @@ def test_originals_that_no_sidecar_tells_of_are_kept(copy: Copy) -> None:
     migrate(root, to="pre-rerun", in_place=True)
     (checkpoint_of(root) / "ckptmigrate.json").unlink()
     before = tree_hash(root)
-    with pytest.raises(
-        DestinationError, match=r"0001: contains original files that ckptmigrate\.json"
-    ):
+    reason = r"0001: contains original files that ckptmigrate\.json"
+    with pytest.raises(DestinationError, match=reason):
         migrate(root, to="common-state", in_place=True)
     assert tree_hash(root) == before
 
@@ -253,12 +249,13 @@ def test_what_changes_while_a_plan_is_made_is_not_lost(
 
 
 def test_a_checkpoint_that_changed_since_it_was_planned(copy: Copy) -> None:
-    from ckptmigrate.verbs import migrate
+    from ckptmigrate.verbs import changes
+    from ckptmigrate.verbs.migrate import MigrationRequest, prepare
 
     root = copy(SAMPLE)
-    planned = migrate.prepare(root, "pre-rerun", in_place=True)
+    planned = prepare(root, MigrationRequest("pre-rerun", in_place=True))
     shutil.copy(checkpoint_of(SAMPLES / "0.18.2-idle-tp2") / ".metadata", checkpoint_of(root))
     before = tree_hash(root)
     with pytest.raises(DestinationError, match=r"\.metadata changed while"):
-        migrate.carry_out(planned)
+        changes.carry_out(planned)
     assert tree_hash(root) == before

@@ -93,7 +93,7 @@ def test_check_says_no_where_only_the_nested_one_is_of_a_newer_layout(
     shutil.rmtree(checkpoint_of(tmp_path / "old") / ".ckptmigrate")
     said = run("check", "old", "--reader", "0.16")
     assert said.returncode == 1
-    assert f"in the nested checkpoint {NAME} the common state is in common_state" in said.stdout
+    assert f"in the nested checkpoint {NAME}, the release expects common.pt" in said.stdout
     [(_, fix)] = ckptmigrate.check(tmp_path / "old", release="0.16")
     assert fix.command is not None
     # The command that is advised works, and leaves the files of the parent alone.

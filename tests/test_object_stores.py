@@ -23,7 +23,8 @@ from ckptmigrate.checkpoint import migration_state
 from ckptmigrate.errors import DamagedError, DestinationError, StoreError
 from ckptmigrate.places import Url
 from ckptmigrate.storage.urls import place
-from ckptmigrate.writing import store_publication
+from ckptmigrate.writing import store_publisher
+from ckptmigrate.writing.leftover import LOCK
 
 pytest_plugins = ["store_fixtures"]
 
@@ -71,7 +72,7 @@ def test_as_locally_and_back_byte_for_byte(name: str, bucket: Bucket, tmp_path: 
 def test_the_corrupt_sample_is_repaired_and_back(bucket: Bucket, s3: Run) -> None:
     source = files_of(SAMPLES / CORRUPT)
     bucket.put(SAMPLES / CORRUPT, "run")
-    refused(s3("downgrade", url("run"), "--to", "pre-rerun"), "is corrupt")
+    refused(s3("downgrade", url("run"), "--to", "pre-rerun"), "has a corrupt rerun state")
     assert bucket.tree("run") == source
     assert s3("verify", url("run")).returncode == 1
     assert s3("repair", url("run"), "--in-place").returncode == 0
@@ -215,26 +216,26 @@ def test_a_destination_that_appears_meanwhile_is_left_alone(
 ) -> None:
     bucket.put(SAMPLES / "0.18.2-idle-w1", "run")
     checkpoint = checkpoint_of(SAMPLES / "0.18.2-idle-w1").name
-    real = store_publication._create_checkpoint
+    real = store_publisher._create_checkpoint
 
     def late(*arguments: object) -> None:
         bucket.client.put_object(Bucket=BUCKET, Key=f"out/{checkpoint}/mine", Body=b"keep")
         bucket.client.put_object(Bucket=BUCKET, Key=f"out/{TRACKER}", Body=b"7")
         real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store_publication, "_create_checkpoint", late)
-    with pytest.raises(DestinationError, match="somebody else"):
+    monkeypatch.setattr(store_publisher, "_create_checkpoint", late)
+    with pytest.raises(DestinationError, match="another program"):
         migrate(url("run"), to="pre-rerun", output=url("out"))
     assert bucket.tree("out") == {f"{checkpoint}/mine": b"keep", TRACKER: b"7"}
 
 
 UNREACHABLE = {
-    "does not contain a bucket": (
+    "no bucket": (
         "s3://no-such-bucket/run",
         {},
         ("s3://no-such-bucket: does not exist",),
     ),
-    "no root": (url("nowhere"), {}, ("does not exist, and a checkpoint is",)),
+    "no root": (url("nowhere"), {}, ("does not exist (a checkpoint is",)),
     "no bucket's name": ("s3://", {}, ("does not contain a bucket",)),
     "no store": ("nostore://a/run", {}, ("Protocol not known: nostore",)),
     "no server": (
@@ -315,8 +316,8 @@ def test_the_undo_that_is_printed_works(
     in_a_shell: bool, bucket: Bucket, port: int, s3: Run
 ) -> None:
     def printed(told: subprocess.CompletedProcess[str]) -> str:
-        line = next(line for line in told.stdout.splitlines() if line.startswith("undo: "))
-        return line.removeprefix("undo: ").removesuffix(" (the source is unchanged)")
+        line = next(line for line in told.stdout.splitlines() if line.startswith("to undo: "))
+        return line.removeprefix("to undo: ")
 
     def perform(command: str) -> None:
         there = {**os.environ, **environment(port)}
@@ -355,7 +356,7 @@ def test_two_runs_are_kept_apart(bucket: Bucket, s3: Run) -> None:
              "boot": "another", "namespace": "x", "ticks": 1}  # fmt: skip
     put = bucket.client.put_object
     put(Bucket=BUCKET, Key=f"{checkpoint}/{KEPT}lock", Body=json.dumps(owner))
-    put(Bucket=BUCKET, Key="." + f"out{store_publication._LOCK}", Body=json.dumps(owner))
+    put(Bucket=BUCKET, Key="." + f"out{LOCK}", Body=json.dumps(owner))
     before = bucket.tree("")
     change = ("downgrade", url("run"), "--to", "pre-rerun")
     refused(s3(*change, "--in-place"), "ann on node-2 (pid 7", "--break-lock")

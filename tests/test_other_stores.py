@@ -24,6 +24,7 @@ from ckptmigrate.errors import StoreError
 from ckptmigrate.places import Url
 from ckptmigrate.storage.store import store_of
 from ckptmigrate.storage.urls import place
+from ckptmigrate.writing.store_publisher import StorePublisher
 
 pytest_plugins = ["store_fixtures"]
 
@@ -101,7 +102,7 @@ def test_multi_storage_client(
     local = tmp_path / "local"
     ok("upgrade", SAMPLES / NAME, "--to", "always-sentinel", "-o", run)
     assert visible(tree("run")) == visible(source)
-    assert f"use it as --load {out}" in ok("downgrade", run, *to, "-o", out)
+    assert f"run the job with --load {out}" in ok("downgrade", run, *to, "-o", out)
     ok("migrate", out, "--to", "always-sentinel", "-o", f"{out}-back")
     assert tree("out-back") == tree("run")
     ok("downgrade", run, *to, "--in-place")
@@ -202,16 +203,30 @@ def test_a_refusal_is_not_an_object_that_exists(
         writes[write]()
 
 
-def test_a_refused_replacement_is_not_an_object_that_exists() -> None:
-    """gcsfs raises FileExistsError for every 412."""
+class PreconditionFailedError(Exception):
+    """What multi-storage-client raises for a 412, by its name."""
+
+
+@pytest.mark.parametrize("error", [FileExistsError, PreconditionFailedError])  # gcsfs: the first
+def test_a_refused_replacement_is_not_an_object_that_exists(error: type[Exception]) -> None:
     there = Url("flaky", "bucket/x")
 
     def refuse(operation: str, _: str) -> None:
         if operation == "PUT":
-            raise FileExistsError("bucket/x")
+            raise error("bucket/x")
 
     with (
         FlakyFileSystem.disturbed(before=refuse),
         pytest.raises(StoreError, match="a failed precondition"),
     ):
         store_of(there).replace(there, b"x")
+
+
+@pytest.mark.parametrize("error", [PermissionError("x"), OSError("Forbidden: x")])  # s3fs, gcsfs
+def test_a_directory_that_may_not_be_listed_has_no_known_lock(error: OSError) -> None:
+    def deny(operation: str, _: str) -> None:
+        if operation == "LIST":
+            raise error
+
+    with FlakyFileSystem.disturbed(before=deny):
+        assert StorePublisher(Url("flaky", "bucket/runs")).locked() == []

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,11 @@ from markdown_it import MarkdownIt
 from playwright.sync_api import Browser, ViewportSize, expect
 
 import ckptmigrate
-from ckptmigrate.report import build, output_file
+from ckptmigrate.report import output_file
+from ckptmigrate.report.document import CommandOutcome, Document, Report
 from ckptmigrate.storage.urls import place as place_of
-from ckptmigrate.verbs import migrate
-from ckptmigrate.writing import store_publication
+from ckptmigrate.verbs.migrate import MigrationRequest, prepare
+from ckptmigrate.writing.store_publisher import StorePublisher
 
 RUN, FAULT, BROKEN = "0.17.1-idle-w1", "0.17.1-fault-tp2pp2", "0.17.1-corrupt-tp2"
 Copy = Callable[[str], Path]
@@ -62,7 +64,7 @@ def test_a_migration_tells_digests_that_are_true_and_how_to_undo_it(
     assert (told["verb"], told["outcome"], told["paths"]) == ("downgrade", "done", [str(root)])
     [found], [change] = told["found"], told["changes"]
     assert found["path"] == change["path"] == str(checkpoint_of(root))
-    assert found["facts"]["layout"][0].split()[0] == "none-emitting"
+    assert found["facts"]["layout"] == ["none-emitting (0.14 to 0.17)"]
     assert found["facts"]["iteration"] == ["5"]
     assert "+ entry rerun_state_machine_state/shard_0.0_1.1" in change["differences"]
     made = checkpoint_of(tmp_path / "out")
@@ -84,11 +86,11 @@ def test_in_place_and_its_undo_tell_what_was_there_before(
     root = copy("0.12.3-idle-w1")
     small = {p.name: sha256(p) for p in checkpoint_of(root).iterdir() if p.suffix != ".distcp"}
     there = report_of(run, tmp_path, "upgrade", root, "--in-place")
-    assert there["found"][0]["facts"]["layout"][0] == "split-rerun"
+    assert there["found"][0]["facts"]["layout"] == ["split-rerun (0.12 to 0.13)"]
     [undo] = [step["command"] for step in there["steps"] if step["purpose"] == "undo"]
     assert undo == f"ckptmigrate undo {checkpoint_of(root)}"
     back = report_of(run, tmp_path, "undo", root)
-    assert back["found"][0]["facts"]["layout"][0] == "common-state"
+    assert back["found"][0]["facts"]["layout"] == ["common-state (0.19 and later)"]
     ways = [{f["name"]: f for f in each["changes"][0]["files"]} for each in (there, back)]
     assert ways[0].keys() == ways[1].keys() >= {".metadata", "common.pt", "ckptmigrate.json"}
     for name, file in ways[0].items():
@@ -149,7 +151,7 @@ def test_check(run: Run, tmp_path: Path, copy: Copy, reader: str | None, status:
     assert [(p["release"], p["resumes"]) for p in told["predictions"]] == [
         (row["release"], row["resumes"]) for row in rows
     ]
-    assert [[r["error"] for r in p["reasons"]] for p in told["predictions"]] == [
+    assert [[r["error"] for r in p["obstacles"]] for p in told["predictions"]] == [
         [obstacle["error"] for obstacle in row["obstacles"]] for row in rows
     ]
     fixes = [step["command"] for step in told["steps"] if step["purpose"] == "fix"]
@@ -181,10 +183,10 @@ def test_only_a_place_that_jobs_read_is_told_to_be_used(
 ) -> None:
     path, to = place_of(str(SAMPLES / RUN)), place_of(destination)
     # What is planned is planned without a look at the store.
-    monkeypatch.setattr(store_publication, "check_free", lambda *_: None)
-    monkeypatch.setattr(store_publication, "locked", lambda _: [])
-    planned = migrate.prepare(path, "0.11", verb="downgrade", output=to)
-    told = build.of_migration(build.begun("downgrade", [str(path)]), planned)
+    monkeypatch.setattr(StorePublisher, "check_free", lambda *_: None)
+    monkeypatch.setattr(StorePublisher, "locked", lambda _: [])
+    planned = prepare(path, MigrationRequest("0.11", output=to))
+    told = replace(planned, done=True).document()
     used = [step.command for step in told.steps if step.purpose == "use"]
     assert used == ([f"--load {destination}"] if use else [])
 
@@ -227,10 +229,10 @@ def test_a_batch_has_one_report_of_all(jobs: int, run: Run, tmp_path: Path, many
     assert tree_hash(many) == before
     steps = {step["purpose"]: step["command"] for step in told["steps"]}
     assert steps["undo"] == f"rm -r {tmp_path / 'out'}"
-    assert "--report" not in steps["go-on"]
+    assert "--report" not in steps["resume"]
     # What goes on has a report of its own, in which what is done has a line.
     shutil.copy(many / "iter_0000001" / ".metadata", many / "iter_0000002" / ".metadata")
-    told = report_of(run, tmp_path, *shlex.split(steps["go-on"])[1:])
+    told = report_of(run, tmp_path, *shlex.split(steps["resume"])[1:])
     assert told["outcome"] == "done"
     assert [each["status"] for each in told["each"]] == ["skipped", "done", "skipped"]
     assert len(told["changes"]) == 1
@@ -239,8 +241,8 @@ def test_a_batch_has_one_report_of_all(jobs: int, run: Run, tmp_path: Path, many
 def test_a_batch_of_links_tells_what_they_mean(run: Run, tmp_path: Path, copy: Copy) -> None:
     words = ("--to", "0.11", "-o", "out", "--link", "symlink")
     told = report_of(run, tmp_path, "downgrade", copy(RUN), copy("0.18.2-idle-tp2"), *words)
-    caution = "Payload files are links into the source, which must stay there."
-    assert (told["outcome"], told["cautions"]) == ("done", [caution])
+    warning = "data files are links to the source, which must stay there."
+    assert (told["outcome"], told["warnings"]) == ("done", [warning])
 
 
 def test_a_batch_in_place_tells_what_was_there_before(run: Run, tmp_path: Path, many: Path) -> None:
@@ -288,8 +290,8 @@ def test_a_batch_that_is_stopped_is_reported(tmp_path: Path, many: Path) -> None
     assert running.wait(60) == 130
     told = json.loads((tmp_path / "r.json").read_text())
     assert told["outcome"] == "incomplete"
-    assert {each["status"] for each in told["each"]} == {"done", "failed", "not begun"}
-    assert "go-on" in {step["purpose"] for step in told["steps"]}
+    assert {each["status"] for each in told["each"]} == {"done", "failed", "not started"}
+    assert "resume" in {step["purpose"] for step in told["steps"]}
 
 
 def test_a_report_of_many_is_within_none_of_them(run: Run, many: Path, copy: Copy) -> None:
@@ -370,7 +372,8 @@ def test_a_reader_of_the_output_that_goes_away_takes_no_report_along(
 def test_a_report_whose_place_is_gone_meanwhile(file: str, tmp_path: Path) -> None:
     """What is there of it cannot be removed, either."""
     (tmp_path / "file").touch()
-    report = build.begun("verify", [str(SAMPLES / RUN)])
+    document = Document(CommandOutcome.PASSED, "No problems.")
+    report = Report("verify", (str(SAMPLES / RUN),), "1", "2026-01-01T00:00:00Z", document)
     with pytest.raises(ckptmigrate.DestinationError, match="cannot be written"):
         output_file.write(report, tmp_path / file)
 
@@ -382,7 +385,7 @@ def test_a_report_that_cannot_be_written_leaves_the_answer(tmp_path: Path) -> No
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
     )  # fmt: skip
     refused(result, "r.html: cannot be written (File too large)")
-    assert ": clean" in result.stdout
+    assert ": no problems found" in result.stdout
     assert not (tmp_path / "r.html").exists()
 
 
@@ -523,7 +526,7 @@ def test_it_is_a_page_with_headings_tables_and_nothing_to_run(
     with opened(browser, pages[1]) as page:
         expect(page.get_by_role("heading", level=1)).to_have_count(1)
         headings = page.get_by_role("heading", level=2).all_inner_texts()
-        assert headings[:2] == ["What was found", "What changed"]
+        assert headings[:2] == ["Facts", "Changes"]
         for name in headings:
             expect(page.get_by_role("region", name=name)).to_have_count(1)
         heads = page.get_by_role("columnheader").all_inner_texts()

@@ -27,16 +27,19 @@ OTHERWISE = (
     "ckptmigrate.storage.store",
     "ckptmigrate.batch.drive",
     "ckptmigrate.batch.tasks",
-    "ckptmigrate.checkpoint.large_metadata",
+    "ckptmigrate.checkpoint.large.view",
     "ckptmigrate.cli.batches",
     "ckptmigrate.verbs.explain",
     "ckptmigrate.library",
     "ckptmigrate.compat",
     "ckptmigrate.measuring",
-    "ckptmigrate.writing.store_writer",
+    "ckptmigrate.writing.store_medium",
+    "ckptmigrate.writing.store_publisher",
     "ckptmigrate.verbs.repair",
-    "ckptmigrate.report.build",
-    "ckptmigrate.report.document",
+    "ckptmigrate.report.html",
+    "ckptmigrate.report.markdown",
+    "ckptmigrate.report.output_file",
+    "ckptmigrate.report.sections",
     "distributed",
     "fsspec",
     "numpy",
@@ -45,7 +48,7 @@ OTHERWISE = (
     "torch",
 )
 PLANS = ("ckptmigrate.verbs.migrate", "ckptmigrate.planning.planner")
-CHECKS = ("ckptmigrate.checks.verification", "ckptmigrate.checks.material")
+CHECKS = ("ckptmigrate.checks.verification", "ckptmigrate.checks.tiling")
 NEEDLESS = {
     "--version": (*OTHERWISE, *PLANS, *CHECKS, "ckptmigrate.checkpoint", "ckptmigrate.releases"),
     "inspect": (*OTHERWISE, *PLANS, *CHECKS),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import flaky_store
@@ -14,10 +14,12 @@ from flaky_store import FlakyFileSystem, OnlyAnswered, below
 
 import ckptmigrate
 from ckptmigrate import CkptMigrateError, migrate
-from ckptmigrate.batch.change_tasks import Migrate
-from ckptmigrate.batch.tasks import Status, Task, perform
-from ckptmigrate.errors import StoreError
-from ckptmigrate.writing import journal, swap
+from ckptmigrate.batch.tasks import Task, perform
+from ckptmigrate.errors import DamagedError, StoreError
+from ckptmigrate.verbs.migrate import MigrationRequest
+from ckptmigrate.verbs.result import Status
+from ckptmigrate.writing import journal
+from ckptmigrate.writing.local_medium import LocalMedium
 
 SAMPLE = "0.18.2-idle-w1"
 TARGET = "pre-rerun"
@@ -103,13 +105,13 @@ def test_another_writer_between_the_commit_and_the_look_at_it() -> None:
     with FlakyFileSystem.disturbed(after=other), pytest.raises(CkptMigrateError) as caught:
         rewrite(url)
     assert "differs from what was written when read back" in str(caught.value)
-    assert journal.Outcome.ROLLED_BACK.value in str(caught.value)
+    assert journal.Recovery.ROLLED_BACK.value in str(caught.value)
     assert below("run") == before
 
 
 def test_a_batch_and_its_ledger_say_failed() -> None:
     url = flaky_store.put(SAMPLES / SAMPLE, "run")
-    task = Task(f"{url}/{CHECKPOINT}", Migrate("downgrade", TARGET))
+    task = Task(f"{url}/{CHECKPOINT}", MigrationRequest(TARGET, "downgrade", in_place=True))
     with FlakyFileSystem.disturbed(before=answered("COPY", stage=False)):
         assert perform(task).status is Status.FAILED
     assert perform(task).status is Status.DONE
@@ -182,9 +184,9 @@ def test_a_tracker_file_that_is_only_answered() -> None:
     FlakyFileSystem.objects[tracker] = b"99"
 
     def fault(operation: str, key: str) -> bool:
-        return (operation, key) == ("PUT", tracker)
+        return (operation, key) == ("COPY", tracker)
 
-    with FlakyFileSystem.disturbed(before=fault), pytest.raises(StoreError, match="read back"):
+    with FlakyFileSystem.disturbed(before=fault), pytest.raises(DamagedError, match="read back"):
         ckptmigrate.repair(url, in_place=True)
     ckptmigrate.repair(url, in_place=True)
     assert FlakyFileSystem.objects[tracker] == b"5"
@@ -198,15 +200,15 @@ def test_a_local_file_that_is_not_as_written(
 ) -> None:
     root = copy(SAMPLE)
     before = {p.name: p.read_bytes() for p in (root / CHECKPOINT).iterdir() if p.is_file()}
-    sync, turn = swap._sync, itertools.count()
+    sync, turn = LocalMedium.sync, itertools.count()
 
-    def other(*folders: Path) -> None:
-        sync(*folders)
+    def other(medium: LocalMedium, names: Collection[str]) -> None:
+        sync(medium, names)
         file = root / CHECKPOINT / "metadata.json"
-        if file.exists() and next(turn) == 0:
+        if [*names] == ["metadata.json"] and file.exists() and next(turn) == 0:
             file.write_bytes(file.read_bytes() + b" ")
 
-    monkeypatch.setattr(swap, "_sync", other)
+    monkeypatch.setattr(LocalMedium, "sync", other)
     with pytest.raises(CkptMigrateError, match="differs from what was written when read back"):
         migrate(root, to=TARGET, in_place=True)
     monkeypatch.undo()

@@ -27,13 +27,13 @@ from s3fs import S3FileSystem
 
 import ckptmigrate
 from ckptmigrate import CkptMigrateError, migrate
-from ckptmigrate.batch.change_tasks import Migrate
 from ckptmigrate.batch.tasks import Task, perform
 from ckptmigrate.cli import console
 from ckptmigrate.errors import StoreError
 from ckptmigrate.places import Url
 from ckptmigrate.storage import progress, store, store_calls
 from ckptmigrate.storage.store_calls import Calls
+from ckptmigrate.verbs.migrate import MigrationRequest
 
 SAMPLE = "0.18.2-idle-w1"
 TARGET = "pre-rerun"
@@ -58,7 +58,7 @@ ERRORS = {
 
 
 def batch() -> None:
-    outcome = perform(Task(f"{RUN}/iter_0000005", Migrate("downgrade", TARGET), root=OUT))
+    outcome = perform(Task(f"{RUN}/iter_0000005", MigrationRequest(TARGET, "downgrade"), root=OUT))
     if outcome.error is not None:
         raise CkptMigrateError(outcome.done.text)
 

@@ -122,7 +122,7 @@ def worse(
 ) -> Iterator[str]:
     """Whether the verb that suggested a command still refuses what it leads to, step by step."""
     for _ in range(3):
-        result = re.search(r"^wrote (\S+?),", told, re.MULTILINE)
+        result = re.search(r"^Wrote (\S+) ", told, re.MULTILINE)
         after = place.run(words[0], result[1] if result else fix[1], *words[2:])
         further = [each for each in suggested(after) if each[0] not in LOOKS]
         if not after.returncode or "run the job with" in told + after.stdout:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -268,3 +269,46 @@ def test_verify_tells_of_a_sharded_object_with_two_pickles(
     assert result.returncode == 1
     assert "is not a torch zip" in result.stdout
     refused(run("inspect", root), "is not a torch zip", "common_state/shard_0_1")
+
+
+class Sparse:
+    """A file that keeps only what is not a long run of zeros."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.parts: list[tuple[int, bytes]] = []
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        if len(view) < 2**20:
+            self.parts.append((self.size, bytes(view)))
+        else:
+            assert view[0] == 0 == view[-1]
+        self.size += len(view)
+        return len(view)
+
+    def flush(self) -> None:
+        pass
+
+    def read(self, offset: int, size: int) -> bytes:
+        data = bytearray(size)
+        for start, part in self.parts:
+            first, end = max(start, offset), min(start + len(part), offset + size)
+            if first < end:
+                data[first - offset : end - offset] = part[first - start : end - start]
+        return bytes(data)
+
+
+@pytest.mark.parametrize("count", [2**30 - 1, 2**30 + 5])
+def test_files_of_four_gibibytes_are_outlined(count: int) -> None:
+    """Below 4 GiB, the offsets of later members are in ZIP64 fields; above, the sizes are, too."""
+    file = Sparse()
+    torch.save([torch.zeros(count), torch.arange(10.0), torch.arange(3.0)], file)  # type: ignore[arg-type]
+    found = torch_zip.outline(file.read, file.size)
+    stored = [body for _, body in found.members if isinstance(body, torch_zip.Stored)]
+    assert [body.size for body in stored] == [4 * count, 40, 12]
+    for body, expected in zip(stored[1:], (torch.arange(10.0), torch.arange(3.0)), strict=True):
+        data = file.read(body.offset, body.size)
+        assert data == expected.numpy().tobytes()
+        assert body.checksum == zlib.crc32(data)
+    assert found.length == file.size

@@ -29,7 +29,7 @@ def test_one_by_one(copy: Copy, run: Run) -> None:
     untouched, trees = payload(root), [tree_hash(root)]
     for verb, target in (("downgrade", "split-rerun"), ("downgrade", "pre-rerun")):
         done = run(verb, root, "--to", target, "--in-place")
-        assert f"undo: ckptmigrate undo {checkpoint_of(root)}\n" in done.stdout, done.stderr
+        assert f"to undo: ckptmigrate undo {checkpoint_of(root)}\n" in done.stdout, done.stderr
         trees.append(tree_hash(root))
     for tree in reversed(trees[:-1]):
         assert run("undo", root).returncode == 0
@@ -43,8 +43,7 @@ def test_dry_run_and_json(copy: Copy, run: Run) -> None:
     run("downgrade", root, "--to", "pre-rerun", "--in-place")
     before = tree_hash(root)
     shown = run("undo", root, "--dry-run")
-    assert shown.stdout.startswith(f"undo {checkpoint_of(root)}: pre-rerun")
-    assert shown.stdout.endswith("dry run: nothing was written\n")
+    assert shown.stdout.startswith(f"Dry run: would restore {checkpoint_of(root)}\n")
     found = json.loads(run("undo", root, "--dry-run", "--json").stdout)
     assert found["done"] is False
     assert found["checkpoints"][0]["to"] == "common-state"

@@ -31,8 +31,11 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from ckptmigrate.checks import tiling
-from ckptmigrate.checks.codes import CODES
+from ckptmigrate.checkpoint import material, shapes
+from ckptmigrate.checks import tiling, verification
+from ckptmigrate.checks.codes import CODES, Severity
+from ckptmigrate.errors import DamagedError
+from ckptmigrate.storage import directories
 
 # For --load, which imports torch.
 WITH_TORCH = ForkServer("cli-torch", [*CLI.preload, "torch.distributed.checkpoint"])
@@ -299,7 +302,7 @@ def zarr_beside(root: Path) -> None:
 
 
 def stage(root: Path) -> None:
-    (checkpoint_of(root) / ".ckptmigrate" / "staging directory").mkdir(parents=True)
+    (checkpoint_of(root) / ".ckptmigrate" / "stage").mkdir(parents=True)
 
 
 def swap_dtype(read: Any) -> None:
@@ -340,7 +343,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]]
     "chunk-outside": (IDLE, metadata_edit(move_chunk), (), 1, "outside its shape"),
     "chunks-do-not-tile": (IDLE, metadata_edit(drop_chunk), (), 1, "not tiled"),
     "chunks-not-compared": (IDLE, metadata_edit(many_dimensions), (), 1, "too many dimensions"),
-    "plan-rank-unknown": ("0.17.1-idle-dopt", metadata_edit(foreign_plan), (), 1, "the 1 plans"),
+    "plan-rank-unknown": ("0.17.1-idle-dopt", metadata_edit(foreign_plan), (), 1, "1 save plans"),
     "sizes-contradict": (IDLE, other_world, (), 0, "world_size (7)"),
     "blob-unreadable": (
         IDLE,
@@ -515,7 +518,7 @@ def test_every_healthy_sample_is_clean(run: Run) -> None:
 def test_load_reads_every_tensor(sample: str, load: Run) -> None:
     result = load(SAMPLES / sample)
     assert result.returncode == 0, result.stdout
-    assert ": clean (" in result.stdout.splitlines()[0]
+    assert ": no problems found (" in result.stdout.splitlines()[0]
     assert len(result.stdout.splitlines()) == 1
 
 
@@ -537,7 +540,7 @@ def test_the_corrupt_sample_in_words(run: Run) -> None:
     path = checkpoint_of(SAMPLES / CORRUPT)
     assert result.returncode == 1
     assert result.stdout.splitlines() == [
-        f"{path}: 1 error (58 entries, payload 2 files, 370.8 kB)",
+        f"{path}: 1 error (58 keys, 2 data files, 370.8 kB)",
         "  error rerun-shards-missing: the common state records a fault, but 2 rerun shards are "
         "missing",
         "    rerun_state_machine_state/shard_0_2",
@@ -591,7 +594,7 @@ def test_all_iterations_and_one(copy: Callable[[str], Path], run: Run) -> None:
     newer_iteration(root)
     (root / "iter_0000009" / ".metadata").unlink()
     first, *rest = run("verify", root, "--all").stdout.splitlines()
-    assert first.startswith(f"{root}: 1 error (2 checkpoints, 57 entries")
+    assert first.startswith(f"{root}: 1 error (2 checkpoints, 57 keys")
     [missing] = [line for line in rest if "error metadata-missing" in line]
     assert missing.startswith(
         f"  error metadata-missing: {root / 'iter_0000009'}: .metadata is missing (the save did"
@@ -609,7 +612,7 @@ def test_one_that_cannot_be_verified_stops_no_other(copy: Callable[[str], Path],
     result = run("verify", root, "--all")
     assert (result.returncode, result.stderr) == (1, "")
     first, *rest = result.stdout.splitlines()
-    assert first.startswith(f"{root}: 3 errors (4 checkpoints, 116 entries")
+    assert first.startswith(f"{root}: 3 errors (4 checkpoints, 116 keys")
     for name, kind in (("iter_0000003", "is a zarr"), ("iter_0000002", "is a legacy torch")):
         [line] = [line for line in rest if line.startswith(f"  error not-verified: {root / name}")]
         assert f": {kind} checkpoint" in line
@@ -674,7 +677,7 @@ def cut(
 def test_tiling_agrees_with_counting(chance: random.Random) -> None:
     size = tuple(chance.randrange(1, 6) for _ in range(chance.randrange(0, 5)))
     boxes = cut((0,) * len(size), size, chance)
-    shape = tiling.TensorDescription(size, tuple(boxes), None)
+    shape = shapes.TensorDescription(size, tuple(boxes), None)
     assert counted(size, boxes)
     assert tiling._not_tiled(shape) is None
     # Move one box, so that volumes stay as they are.
@@ -682,7 +685,7 @@ def test_tiling_agrees_with_counting(chance: random.Random) -> None:
     _, sizes = boxes[number]
     moved = tuple(chance.randrange(n - s + 1) for n, s in zip(size, sizes, strict=True))
     boxes[number] = (moved, sizes)
-    shape = tiling.TensorDescription(size, tuple(boxes), None)
+    shape = shapes.TensorDescription(size, tuple(boxes), None)
     assert (tiling._not_tiled(shape) is None) == counted(size, boxes)
 
 
@@ -710,7 +713,7 @@ def test_tiling_agrees_with_counting(chance: random.Random) -> None:
 def test_tiling_by_hand(
     size: tuple[int, ...], boxes: list[tuple[tuple[int, ...], tuple[int, ...]]], tiled: bool
 ) -> None:
-    assert (tiling._not_tiled(tiling.TensorDescription(size, tuple(boxes), None)) is None) == tiled
+    assert (tiling._not_tiled(shapes.TensorDescription(size, tuple(boxes), None)) is None) == tiled
 
 
 def test_the_samples_hold_both_kinds_of_entries() -> None:
@@ -718,3 +721,18 @@ def test_the_samples_hold_both_kinds_of_entries() -> None:
     read = torch_side.unpickle((checkpoint_of(SAMPLES / IDLE) / ".metadata").read_bytes())
     assert isinstance(read.state_dict_metadata[WEIGHT], TensorStorageMetadata)
     assert isinstance(read.state_dict_metadata[RNG], BytesStorageMetadata)
+
+
+def test_a_byte_offset_of_thousands_of_digits(copy: Callable[[str], Path]) -> None:
+    """Python does not convert such a number to text; every command reports it as damage."""
+    root = copy(IDLE)
+
+    def far(read: Any) -> None:
+        next(iter(read.storage_data.values())).offset = 10**6000
+
+    metadata_edit(far)(root)
+    found = verification.verify(root)
+    errors = {each.code for each in found.findings if each.severity is Severity.ERROR}
+    assert errors == {"byte-range-outside"}
+    with pytest.raises(DamagedError, match="to byte a number of 19932 bits"):
+        material.load(directories.directory(checkpoint_of(root)))

@@ -7,10 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from ckptmigrate.checkpoint import metadata
+from ckptmigrate.checkpoint import metadata_file
 
 place = Path(sys.argv[1]) / ".metadata"
-found = metadata.read(place.read_bytes())
+found = metadata_file.read(place.read_bytes())
 keys = [key for key in found.entries if key.startswith("rerun_state_machine_state/")]
 new = place.with_name(".metadata.new")
 with new.open("wb") as file:

@@ -4,15 +4,16 @@ import os
 import sys
 from pathlib import Path
 
-from ckptmigrate.checkpoint import large_edits, large_metadata, metadata
-from ckptmigrate.pickles.large.tokens import framed
+from ckptmigrate.checkpoint import metadata_file
+from ckptmigrate.checkpoint.large import edits, view
+from ckptmigrate.checkpoint.large.tokens import framed
 
 place = Path(sys.argv[1]) / ".metadata"
-found = metadata.read(place.read_bytes())
+found = metadata_file.read(place.read_bytes())
 keys = [key for key in found.entries if key.startswith("rerun_state_machine_state/")]
 edited = found.without(keys)
-if isinstance(edited, large_metadata.BulkMetadata):
-    spliced = large_edits.splice(edited)
+if isinstance(edited, view.LargeMetadata):
+    spliced = edits.splice(edited.tables, edited.edit)
     content = framed(spliced.data, spliced.cuts)
 else:  # a small .metadata, with --quick
     content = edited.dump()

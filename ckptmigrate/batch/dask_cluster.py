@@ -1,7 +1,7 @@
 """The execution of tasks on a running Dask cluster, one Dask task each.
 
 The workers need this package and the file system of the checkpoints. This process, never a worker,
-selects the tasks and writes the ledger (running.py, ledger.py). If a worker is lost, the scheduler
+selects the tasks and writes the ledger (drive.py, ledger.py). If a worker is lost, the scheduler
 gives its task to another worker, which first recovers an interrupted migration and then skips
 finished work.
 """
@@ -20,8 +20,8 @@ from typing import Any, Final
 from uuid import uuid4
 
 from ckptmigrate.batch.executors import Outcomes, Stop
-from ckptmigrate.batch.tasks import Outcome, Task, checked, died, failed, in_words, perform
-from ckptmigrate.errors import CkptMigrateError, RefusedError
+from ckptmigrate.batch.tasks import Task, TaskOutcome, checked, ended, failed, perform
+from ckptmigrate.errors import CkptMigrateError, RefusedError, wrapped
 from ckptmigrate.storage import local_files, progress
 from ckptmigrate.text.commands import install
 from ckptmigrate.text.secrets import masked
@@ -47,7 +47,7 @@ class TransientError(Exception):
     """A transient failure on a worker, which makes Dask retry the task; carries the outcome."""
 
 
-def attempt(version: str, task: bytes) -> Outcome:
+def attempt(version: str, task: bytes) -> TaskOutcome:
     """Perform a task on a worker.
 
     Args:
@@ -87,7 +87,7 @@ class Cluster:
     retries: int
 
     def __call__(self, tasks: Sequence[Task], stop: Stop) -> Outcomes:
-        """Perform tasks (see `running.Executor`).
+        """Perform tasks (see `executors.Executor`).
 
         Raises:
             RefusedError: `distributed` is not installed, or the scheduler does not answer.
@@ -232,14 +232,14 @@ def _executing(dask_worker: Any) -> list[str]:
     return [task.key for task in dask_worker.state.executing]
 
 
-def _outcome(task: Task, future: Any) -> Outcome:
+def _outcome(task: Task, future: Any) -> TaskOutcome:
     error = future.exception()
     if error is None:
         return checked(task, future.result())
     if isinstance(error, TransientError):
         return checked(task, error.args[0] if error.args else None)
     if type(error).__name__ == "KilledWorker":
-        return died(task, "was lost, again and again")
+        return ended(task, "was lost repeatedly")
     if isinstance(error, ImportError):
         return failed(task, _other_version("the worker", error, __version__))
-    return failed(task, in_words(error, task.path))
+    return failed(task, wrapped(error, task.path))

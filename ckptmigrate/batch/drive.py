@@ -13,14 +13,15 @@ from ckptmigrate.batch import roots
 from ckptmigrate.batch.executors import Executor, Stop
 from ckptmigrate.batch.ledger import Ledger
 from ckptmigrate.batch.paths import Group
-from ckptmigrate.batch.tasks import Done, Outcome, Status, Task
+from ckptmigrate.batch.tasks import Done, Task, TaskOutcome
 from ckptmigrate.checkpoint import locate
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.storage.urls import place
+from ckptmigrate.verbs.result import Status
 
 
 @dataclass(frozen=True)
-class Job:
+class PathTasks:
     """One PATH of a batch.
 
     Attributes:
@@ -64,14 +65,14 @@ class Batch:
 
     Attributes:
         outcomes: the results of the started tasks, in the order of the tasks.
-        not_begun: the checkpoints of the tasks that were not started.
+        not_started: the checkpoints of the tasks that were not started.
         roots: the roots that were created or added to.
         seconds: the duration.
         signal: the number of the signal that stopped the batch, or None.
     """
 
-    outcomes: tuple[Outcome, ...]
-    not_begun: tuple[str, ...]
+    outcomes: tuple[TaskOutcome, ...]
+    not_started: tuple[str, ...]
     roots: tuple[Root, ...]
     seconds: float
     signal: int | None
@@ -79,19 +80,19 @@ class Batch:
     @property
     def good(self) -> bool:
         """Return whether all tasks succeeded and all tracker files were written."""
-        done = not self.not_begun and all(outcome.status.good for outcome in self.outcomes)
+        done = not self.not_started and all(outcome.status.good for outcome in self.outcomes)
         return done and all(root.error is None for root in self.roots)
 
     @property
     def total(self) -> int:
         """Return the number of tasks."""
-        return len(self.outcomes) + len(self.not_begun)
+        return len(self.outcomes) + len(self.not_started)
 
     def followed_by(self, other: Batch) -> Batch:
         """Return the combined result of this batch and the next one."""
         return Batch(
             self.outcomes + other.outcomes,
-            self.not_begun + other.not_begun,
+            self.not_started + other.not_started,
             self.roots + other.roots,
             self.seconds + other.seconds,
             other.signal,
@@ -103,7 +104,7 @@ class Batch:
 
 
 def drive(
-    jobs: Sequence[Job],
+    jobs: Sequence[PathTasks],
     executor: Executor,
     stop: Stop,
     *,
@@ -123,7 +124,7 @@ def drive(
         DestinationError: the ledger cannot be written.
     """
     start = time.perf_counter()
-    found: dict[str, Outcome] = {}
+    found: dict[str, TaskOutcome] = {}
 
     def run(tasks: Sequence[Task], counted: Callable[[int], None]) -> None:
         if not tasks:
@@ -149,28 +150,28 @@ def drive(
     order = [path for job in jobs for path in (job.group.path, *(t.path for t in job.tasks))]
     return Batch(
         outcomes=tuple(found[path] for path in dict.fromkeys(order) if path in found),
-        not_begun=tuple(task.path for task in tasks if task.path not in found),
+        not_started=tuple(task.path for task in tasks if task.path not in found),
         roots=tuple(made),
         seconds=time.perf_counter() - start,
         signal=stop.number,
     )
 
 
-def _failed(path: str, error: CkptMigrateError) -> Outcome:
-    return Outcome(path, Done(Status.FAILED, str(error)), error.as_json(), time=clock.now())
+def _failed(path: str, error: CkptMigrateError) -> TaskOutcome:
+    return TaskOutcome(path, Done(Status.FAILED, str(error)), error.as_json(), time=clock.now())
 
 
-def _arrived(job: Job, found: dict[str, Outcome]) -> list[Outcome]:
+def _arrived(job: PathTasks, found: dict[str, TaskOutcome]) -> list[TaskOutcome]:
     """Return the outcomes with a checkpoint, written or planned, in the new root of a PATH."""
     outcomes = [found[task.path] for task in job.tasks if task.root and task.path in found]
     return [each for each in outcomes if each.done.result and each.done.tracker]
 
 
-def _ended(job: Job, found: dict[str, Outcome]) -> bool:
+def _ended(job: PathTasks, found: dict[str, TaskOutcome]) -> bool:
     return all(task.path in found for task in job.tasks)
 
 
-def _left_out(job: Job, found: dict[str, Outcome]) -> list[Task]:
+def _left_out(job: PathTasks, found: dict[str, TaskOutcome]) -> list[Task]:
     """Return the tasks that created nothing in the new root, if other tasks did."""
     if not _arrived(job, found) or not _ended(job, found):
         return []
@@ -181,7 +182,7 @@ def _left_out(job: Job, found: dict[str, Outcome]) -> list[Task]:
     ]
 
 
-def _finished(job: Job, found: dict[str, Outcome]) -> list[Root]:
+def _finished(job: PathTasks, found: dict[str, TaskOutcome]) -> list[Root]:
     """Return the new root of a PATH; write its tracker file if all tasks have finished."""
     arrived = [each for each in _arrived(job, found) if each.status is not Status.PLANNED]
     if not arrived:

@@ -1,6 +1,6 @@
 """The interface of task executors, and the executor that runs tasks in this process.
 
-The other executors are `processes.Processes` and `cluster.Cluster`.
+The other executors are `processes.Processes` and `dask_cluster.Cluster`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from types import FrameType
 from typing import NoReturn, Protocol
 
-from ckptmigrate.batch.tasks import Outcome, Task, interrupted, perform
+from ckptmigrate.batch.tasks import Task, TaskOutcome, interrupted, perform
 
 # In the order of completion. Closing it early rolls back the running tasks.
-Outcomes = Generator[tuple[Task, Outcome], None, None]
+Outcomes = Generator[tuple[Task, TaskOutcome], None, None]
 
 
 class Stop:

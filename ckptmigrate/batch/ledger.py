@@ -15,14 +15,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from ckptmigrate.batch.tasks import Done, Outcome, Status, Task
+from ckptmigrate.batch.tasks import Done, Task, TaskOutcome
 from ckptmigrate.errors import DestinationError
 from ckptmigrate.places import Place, lies_in
 from ckptmigrate.storage import local_files
+from ckptmigrate.verbs.result import Status
 from ckptmigrate.writing.durable import sync_directory
 
 _FORMAT: Final = 1
-_DONE: Final = (Status.DONE.value, Status.UNCHANGED.value)
+_DONE: Final = (Status.OK.value, Status.DONE.value, Status.UNCHANGED.value)
 _BEGINNING: Final = b'{"format": '  # start of every line
 _LONGEST_LINE: Final = 2**20  # bytes; real lines are much shorter
 _OTHER: Final = "name another file with --ledger FILE"
@@ -89,7 +90,7 @@ class Ledger:
         """Return the result of the same task in an earlier run if that succeeded, or None."""
         return self._done.get(_key(task.identity))
 
-    def add(self, task: Task, outcome: Outcome) -> None:
+    def add(self, task: Task, outcome: TaskOutcome) -> None:
         """Append the outcome of a task and sync it to disk.
 
         Raises:

@@ -42,6 +42,11 @@ def is_glob(path: str) -> bool:
     return "://" not in path and glob.has_magic(path) and not os.path.lexists(path)
 
 
+def several(given: Sequence[str]) -> bool:
+    """Return whether the PATHs of a command line can be several."""
+    return len(given) > 1 or is_glob(given[0])
+
+
 def expand(paths: Iterable[str]) -> list[str | CkptMigrateError]:
     """Return absolute PATHs without duplicates, with patterns replaced by matching directories.
 

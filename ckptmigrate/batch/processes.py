@@ -19,7 +19,8 @@ from typing import Final, NoReturn
 
 from ckptmigrate import search_path
 from ckptmigrate.batch.executors import Outcomes, Stop
-from ckptmigrate.batch.tasks import Outcome, Status, Task, checked, died, interrupted, perform
+from ckptmigrate.batch.tasks import Task, TaskOutcome, checked, ended, interrupted, perform
+from ckptmigrate.verbs.result import Status
 
 # A terminal or a Slurm job step sends these signals to every process, but only the parent decides
 # whether to continue. So the processes block them; SIGTERM is unblocked during a task.
@@ -40,7 +41,7 @@ class Processes:
     jobs: int
 
     def __call__(self, tasks: Sequence[Task], stop: Stop) -> Outcomes:
-        """Perform tasks (see `running.Executor`)."""
+        """Perform tasks (see `executors.Executor`)."""
         waiting = deque(tasks)
         busy: dict[Connection, _Worker] = {}
         stop.at_once = lambda: _terminate(busy.values())
@@ -56,7 +57,7 @@ class Processes:
                     worker = busy.pop(connection)
                     outcome = _received(worker)
                     if outcome is None:
-                        yield worker.task, died(worker.task, _end_of(worker.process))
+                        yield worker.task, ended(worker.task, _end_of(worker.process))
                         continue
                     if waiting and not stop and outcome.status is not Status.INTERRUPTED:
                         task = waiting.popleft()
@@ -97,7 +98,7 @@ def _send(connection: Connection, task: Task) -> None:
         connection.send(task)
 
 
-def _received(worker: _Worker) -> Outcome | None:
+def _received(worker: _Worker) -> TaskOutcome | None:
     """Return the outcome that a process sends; None if it has ended."""
     try:
         found = worker.connection.recv()

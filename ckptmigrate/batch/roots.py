@@ -1,16 +1,90 @@
-"""The contents and tracker files of the new roots of a batch."""
+"""The new roots of a batch, one for each PATH: names, contents and tracker files."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from ckptmigrate import places
+from ckptmigrate.batch.paths import Group
 from ckptmigrate.checkpoint import locate, trackers
 from ckptmigrate.checkpoint.trackers import TRACKERS
-from ckptmigrate.errors import DestinationError
+from ckptmigrate.errors import CkptMigrateError, DestinationError
 from ckptmigrate.places import Place
-from ckptmigrate.storage import directories
-from ckptmigrate.writing.writer import writer
+from ckptmigrate.storage import directories, urls
+from ckptmigrate.verbs import changes
+from ckptmigrate.writing.publisher import publisher
+
+
+def place(
+    groups: Sequence[Group], target: str, output: Place | None, *, several: bool, go_on: bool
+) -> list[tuple[Group, str]]:
+    """Return each PATH with its new root; a root that cannot be created is an error of its group.
+
+    A PATH that is the default destination of another PATH is skipped, and so is `output`: a pattern
+    that is used again matches the results of its first run.
+
+    Args:
+        output: with several PATHs, the directory for their roots; with one PATH, the root itself.
+        go_on: whether a root may exist and contain checkpoints of an earlier run.
+
+    Raises:
+        DestinationError: two PATHs would share one root, or a root would be inside another PATH.
+    """
+    if output is not None:
+        made = str(places.absolute(output))
+        groups = [group for group in groups if group.error is None or group.path != made]
+    else:
+        beside = {str(changes.default_output(urls.place(group.path), target)) for group in groups}
+        groups = [group for group in groups if group.path not in beside]
+    about = {
+        places.resolved(urls.place(group.path)): group for group in groups if group.error is None
+    }
+    found = []
+    for group in groups:
+        path = urls.place(group.path)
+        if output is None:
+            root = changes.default_output(path, target)
+        else:
+            root = places.absolute(output) / path.name if several else places.absolute(output)
+        _check_outside(root, group, about)
+        found.append((_checked(group, root, go_on=go_on), str(root)))
+    for shared, count in Counter(root for _, root in found).items():
+        if count > 1:
+            raise DestinationError(
+                f"would become the new root of {count} PATHs, whose names are the same",
+                path=shared,
+                fix="migrate them in runs of their own, each with another -o DIR",
+            )
+    return found
+
+
+def _check_outside(root: Place, group: Group, about: Mapping[Place, Group]) -> None:
+    """Raise if a new root is inside the PATH of another group."""
+    for outer in places.enclosing(root):
+        other = about.get(outer, group)
+        if other is not group:
+            raise DestinationError(
+                f"lies inside {other.path}, which is another PATH",
+                path=root,
+                fix="name a directory outside of every PATH with -o DIR",
+            )
+
+
+def _checked(group: Group, root: Place, *, go_on: bool) -> Group:
+    """Return the group, with an error if its root cannot be created."""
+    if group.error is not None:
+        return group
+    names = {urls.place(each).name for each in group.checkpoints}
+    if group.tracker is not None:
+        names.add(locate.directory_of(group.tracker))
+    try:
+        check(root, urls.place(group.path), names, go_on=go_on)
+    except CkptMigrateError as error:
+        return replace(group, checkpoints=(), error=error)
+    return group
 
 
 def check(root: Place, source: Place, names: Collection[str], *, go_on: bool) -> None:
@@ -26,7 +100,7 @@ def check(root: Place, source: Place, names: Collection[str], *, go_on: bool) ->
     if not go_on or not directories.is_dir(root) or _is_link(root):
         # The parent directory of several roots is created too; a store has no directories.
         made = isinstance(root, Path) and not root.parent.is_dir()
-        writer(root.parent if made else root).check_free(source)
+        publisher(root.parent if made else root).check_free(source)
         return
     found = directories.directory(root)
     begun = tuple(f".{name}.ckptmigrate-" for name in names)
@@ -56,4 +130,4 @@ def name_latest(root: Place, tracker: str) -> None:
     there = directories.directory(root)
     files = trackers.files(tracker, directories.directory(root / locate.directory_of(tracker)))
     if any(directories.read_if_there(there, name) != content for name, content in files.items()):
-        writer(root).name_latest(files)
+        publisher(root).name_latest(files)

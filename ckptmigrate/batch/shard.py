@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Shard:
+class Partition:
     """The partition `index`, counted from 0, of `count` partitions."""
 
     index: int
@@ -32,7 +32,7 @@ class Shard:
         return f"{self.index}/{self.count}"
 
 
-def parse(text: str, environment: Mapping[str, str]) -> Shard:
+def parse(text: str, environment: Mapping[str, str]) -> Partition:
     """Parse `--shard`: `I/N`, or `slurm` to use the variables of a Slurm array.
 
     Raises:
@@ -44,10 +44,10 @@ def parse(text: str, environment: Mapping[str, str]) -> Shard:
     match = re.fullmatch(rf"({_NUMBER})/({_NUMBER})", text, re.ASCII)
     if not match or not int(match[1]) < int(match[2]):
         raise ValueError(f"{text!r} must be I/N, with I from 0 to N-1, or {SLURM}.")
-    return Shard(int(match[1]), int(match[2]))
+    return Partition(int(match[1]), int(match[2]))
 
 
-def _of_array(environment: Mapping[str, str]) -> Shard:
+def _of_array(environment: Mapping[str, str]) -> Partition:
     """Return the partition of a Slurm array task; ids may have any start and step: 10, 15, 20."""
     fix = "start it with `sbatch --array=0-9`, or say --shard I/N"
     values = {name: environment.get(name, "") for name in _VARIABLES}
@@ -63,4 +63,4 @@ def _of_array(environment: Mapping[str, str]) -> Shard:
             f"part is that of {task} cannot be told"
         )
         raise RefusedError(reason, fix=fix)
-    return Shard((task - first) // step, count)
+    return Partition((task - first) // step, count)

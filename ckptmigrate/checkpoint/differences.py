@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from ckptmigrate.checkpoint import common, metadata
+from ckptmigrate.checkpoint import common
 from ckptmigrate.checkpoint.manifest import Manifest
-from ckptmigrate.checkpoint.rows import Blob, Piece, item_key
+from ckptmigrate.checkpoint.rows import ENTRIES, FLATTENED, PLANS, STORED, Blob, Piece, item_key
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.pickles import torch_file
 from ckptmigrate.pickles.display import short
@@ -98,7 +98,7 @@ def _attributes(a: Manifest, b: Manifest) -> Iterator[Difference]:
         detail = f"{a.metadata.class_path} -> {b.metadata.class_path}"
         yield Difference("~", "attribute", "class", detail)
     # Other functions compare these tables.
-    tables = (metadata.ENTRIES, metadata.STORED, metadata.PLANS)
+    tables = (ENTRIES, STORED, PLANS)
     yield from _values(
         "attribute",
         {k: v for k, v in a.metadata.attributes.items() if k not in tables},
@@ -106,7 +106,7 @@ def _attributes(a: Manifest, b: Manifest) -> Iterator[Difference]:
     )
     has_a, has_b = a.metadata.plans is not None, b.metadata.plans is not None
     if has_a != has_b:
-        yield Difference("-" if has_a else "+", "attribute", metadata.PLANS)
+        yield Difference("-" if has_a else "+", "attribute", PLANS)
 
 
 def _entries(
@@ -134,16 +134,22 @@ def _plans(a: Manifest, b: Manifest, changed: Collection[str] | None) -> Iterato
             yield Difference("~", "plan", f"class of rank {rank}", detail)
         if changed is None:  # otherwise only the rows of `changed` can differ
             yield from _plan_attributes(rank, plan_a, plan_b)
-        before, after = (Counter(m.metadata.plan_keys(rank, changed)) for m in (a, b))
+        before, after = (Counter(_planned(m, rank, changed)) for m in (a, b))
         for sign, keys in (("-", before - after), ("+", after - before)):
             for key, count in keys.items():
                 times = f" x{count}" if count > 1 else ""
                 yield Difference(sign, "plan", f"item of rank {rank}: {key}{times}")
 
 
+def _planned(found: Manifest, rank: int, changed: Collection[str] | None) -> Iterable[str]:
+    """Return the keys in the save plan of a rank that may differ."""
+    keys = (found.metadata.planned or ())[rank]
+    return keys if changed is None else filter(changed.__contains__, keys)
+
+
 def _plan_attributes(rank: int, a: Object, b: Object) -> Iterator[Difference]:
     """Yield differences in plan attributes, and in items of keys that both plans write."""
-    tables = ("items", metadata.FLATTENED)  # their keys are reported as items
+    tables = ("items", FLATTENED)  # their keys are reported as items
     for name in {**a.attributes, **b.attributes}:
         one, two = a.attributes.get(name), b.attributes.get(name)
         if name not in tables and not equal(one, two):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ckptmigrate.checkpoint import common, manifest, metadata, sidecar
+from ckptmigrate.checkpoint import common, manifest, metadata, metadata_file, sidecar
 from ckptmigrate.checkpoint.trackers import TRACKER_FILE
 from ckptmigrate.errors import (
     DamagedError,
@@ -187,7 +187,7 @@ def _has_common_state(directory: Directory) -> bool:
     if common.FILE in directory.files():
         return True
     try:
-        return common.KEY in metadata.read(directory.read(metadata.FILE)).entries
+        return common.KEY in metadata_file.read(directory.read(metadata.FILE)).entries
     except DamagedError:
         return False
 
@@ -199,7 +199,7 @@ def _dcp_kind(directory: Directory) -> str:
     """
     either = "torch_dcp or fsdp_dtensor"
     try:
-        blob = metadata.read(directory.read(metadata.FILE)).blobs.get("args")
+        blob = metadata_file.read(directory.read(metadata.FILE)).blobs.get("args")
         if blob is None or blob.file not in directory.files():
             return either
         tree = torch_file.load(directory.read_range(blob.file, blob.offset, blob.length)).tree

@@ -108,6 +108,17 @@ def updated(directory: Directory, changes: Mapping[str, bytes | None]) -> dict[s
     return {FILE: json.dumps({**content, "files": files}, indent=2).encode()}
 
 
+def with_files(content: bytes, digests: Mapping[str, str]) -> bytes:
+    """Return an integrity.json with more files.
+
+    Args:
+        content: the bytes that `updated` returned.
+        digests: name -> SHA-256 hash in hex.
+    """
+    found = json.loads(content)
+    return json.dumps({**found, "files": {**found["files"], **digests}}, indent=2).encode()
+
+
 def recorded(directory: Directory) -> Mapping[str, str]:
     """Return file name -> SHA-256 hash in hex, as recorded in integrity.json.
 

@@ -1,6 +1,6 @@
 """One checkpoint as an immutable value: its metadata, common state, metadata.json and file list.
 
-`load` reads all metadata files; this module writes nothing. An edit returns another manifest, and
+`material.load` reads it; this module writes nothing. An edit returns another manifest, and
 `contents` returns the new bytes of each changed file.
 """
 
@@ -48,7 +48,7 @@ class Manifest:
         metadata: the content of `.metadata`.
         common: the common state, from `common.pt` or the sharded object.
         new_payload: the bytes of `new_payload_file`, a data file that does not exist yet.
-        nested: the checkpoints in folders of this one, by the path of the folder (nesting.py).
+        nested: the checkpoints in folders of this one, by the path of the folder (nested.py).
     """
 
     directory: Directory
@@ -288,32 +288,6 @@ class Manifest:
         return changed
 
 
-def load(directory: Directory, marker: Mapping[str, Any] | None = None) -> Manifest:
-    """Read a `torch_dist` checkpoint directory.
-
-    The caller must check that it is one (`recognise.require_torch_dist`).
-
-    Args:
-        marker: content to use for metadata.json instead of reading it.
-
-    Raises:
-        DamagedError: a file is missing, malformed or contradicts another.
-    """
-    if marker is None:
-        marker = read_marker(directory)
-    try:
-        edited = metadata.read(directory.read(metadata.FILE))
-    except DamagedError as error:
-        raise DamagedError(
-            error.reason,
-            path=error.path or directory.path / metadata.FILE,
-            fix=error.fix
-            or "restore this file from a copy; without it, no release can locate any tensor",
-        ) from error
-    _check_payload(directory, edited)
-    return Manifest(directory, marker, edited, _load_common(directory, edited))
-
-
 def marker_of(found: Manifest) -> dict[str, Any]:
     """Return the content of metadata.json as releases write it.
 
@@ -339,55 +313,3 @@ def read_marker(directory: Directory) -> dict[str, Any]:
     if not isinstance(marker, dict):
         raise DamagedError("is not a JSON object", path=path)
     return marker
-
-
-def _check_payload(directory: Directory, edited: Metadata) -> None:
-    """Raise unless every byte range is inside a file of this directory.
-
-    Raises:
-        DamagedError: a data file is missing, truncated, a link, or outside the checkpoint.
-    """
-    sizes = directory.files()
-    for name, end in edited.ends.items():
-        if "/" in name or "\\" in name or name in ("", ".", ".."):
-            raise DamagedError(
-                f"refers to the file {name!r} outside the checkpoint",
-                path=directory.path / metadata.FILE,
-            )
-        if name not in sizes:
-            raise DamagedError(
-                f"data file {name} is missing, and .metadata refers to it",
-                path=directory.path,
-                fix="restore the file from a copy",
-            )
-        directory.check_link(name)
-        if end > sizes[name]:
-            raise DamagedError(
-                f"data file {name} is truncated: it has {sizes[name]} bytes, and .metadata refers "
-                f"to byte {end}",
-                path=directory.path,
-                fix="restore the file from a copy",
-            )
-
-
-def _load_common(directory: Directory, edited: Metadata) -> CommonState:
-    if common.FILE in directory.files():
-        try:
-            return common.load(directory.read(common.FILE), in_file=True)
-        except DamagedError as error:
-            path = directory.path / common.FILE
-            raise DamagedError(error.reason, path=path, fix=error.fix) from error
-    blob = edited.blobs.get(common.KEY)
-    if blob is None:
-        raise DamagedError(
-            f"has no common state (neither {common.FILE} nor the key {common.KEY})",
-            path=directory.path,
-            fix="restore common.pt from a copy; it cannot be rebuilt",
-        )
-    try:
-        content = directory.read_range(blob.file, blob.offset, blob.length)
-        return common.load(content, in_file=False)
-    except DamagedError as error:
-        raise DamagedError(
-            f"sharded object {common.KEY!r} {error.reason}", path=directory.path, fix=error.fix
-        ) from error

@@ -16,16 +16,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
+from ckptmigrate.checkpoint import table_reader
+from ckptmigrate.checkpoint.damage import Damage, raise_first
 from ckptmigrate.checkpoint.row_templates import Models
 from ckptmigrate.checkpoint.rows import (
+    ENTRIES,
+    FLATTENED,
+    PLANS,
+    STORED,
     Blob,
     Chunk,
     Piece,
-    chunk_of,
     is_object_entry,
     item_key,
     piece_of,
 )
+from ckptmigrate.checkpoint.table_reader import Planned
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.pickles import reader, serializer
 from ckptmigrate.pickles.tree import (
@@ -43,15 +49,10 @@ FILE: Final = ".metadata"
 TORCH_CLASS: Final = "torch.distributed.checkpoint.metadata.Metadata"
 MCORE_CLASS: Final = "megatron.core.dist_checkpointing.strategies.torch.MCoreMetadata"
 CLASSES: Final = (TORCH_CLASS, MCORE_CLASS)
-# By rows and as a whole tree, to read, edit and write a file takes the same time at 0.5 MB without
-# plans and at 0.8 MB with plans. Below 2 MB the whole tree takes at most half a second, and the
-# written file contains no POP.
-THRESHOLD: Final = 2 * 1024**2  # bytes
-# Attributes that are tables with a row per key or per chunk.
-ENTRIES: Final = "state_dict_metadata"
-STORED: Final = "storage_data"
-PLANS: Final = "all_local_plans"
-FLATTENED: Final = "planner_data"  # also in each plan
+# A row per tensor, with the field ORIGINAL_SHAPE if an optimizer state is stored flattened; also in
+# each plan.
+SHAPES: Final = "mcore_data"
+ORIGINAL_SHAPE: Final = "nd_reformulated_orig_global_shape"
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,11 @@ class Metadata:
     @property
     def entries(self) -> Mapping[str, Any]:
         """Return key -> inert `TensorStorageMetadata` or `BytesStorageMetadata`."""
-        entries: Mapping[str, Any] = self.attributes[ENTRIES]
-        return entries
+        return self._entries[0]
+
+    @cached_property
+    def _entries(self) -> tuple[Mapping[str, Any], list[Damage]]:
+        return table_reader.entries(self.attributes.get(ENTRIES))
 
     @property
     def stored(self) -> Mapping[Any, Any]:
@@ -99,10 +103,33 @@ class Metadata:
         """Return whether the key is a sharded object rather than a tensor."""
         return is_object_entry(self.entries[key])
 
-    @cached_property
+    @property
     def chunks(self) -> tuple[Chunk, ...]:
         """Return every row of `storage_data`, in file order."""
-        return tuple(chunk_of(i, s) for i, s in self.stored.items())
+        return self._chunks[0]
+
+    @cached_property
+    def _chunks(self) -> tuple[tuple[Chunk, ...], list[Damage]]:
+        return table_reader.chunks(self.attributes.get(STORED))
+
+    @property
+    def planned(self) -> Planned | None:
+        """Return per rank the keys in its save plan; None if there are no plans."""
+        return self._planned[0]
+
+    @cached_property
+    def _planned(self) -> tuple[Planned | None, list[Damage]]:
+        return table_reader.planned(self.attributes)
+
+    @property
+    def damage(self) -> tuple[Damage, ...]:
+        """Return the damage of the tables; other properties leave out the damaged rows."""
+        return (*self.damage_of_rows, *table_reader.without_entry(self.chunks, self.entries))
+
+    @property
+    def damage_of_rows(self) -> tuple[Damage, ...]:
+        """Return the damage of each table without a comparison of tables."""
+        return (*self._entries[1], *self._chunks[1], *self._planned[1])
 
     @cached_property
     def blobs(self) -> Mapping[str, Blob]:
@@ -127,15 +154,6 @@ class Metadata:
         """Return `all_local_plans`, one per rank; None for releases up to 0.10 (not stored)."""
         plans = self.attributes.get(PLANS)
         return plans if isinstance(plans, list) else None
-
-    def plan_keys(self, rank: int, among: Collection[str] | None = None) -> list[str]:
-        """Return the keys that the save plan of a rank writes, in order, with repetitions.
-
-        Args:
-            among: if given, return only these keys.
-        """
-        keys = [item_key(item) for item in (self.plans or [])[rank].attributes.get("items", ())]
-        return keys if among is None else [key for key in keys if key in among]
 
     def whole(self) -> Metadata:
         """Return the same metadata as one inert tree."""
@@ -189,7 +207,7 @@ class Metadata:
         planner_data = attributes.get(FLATTENED)
         flattened = dict(planner_data) if planner_data else planner_data
         items: dict[int, list[tuple[str, Object]]] = {}
-        models = Models(self)
+        models = Models(self.entries, self.stored, self.plans)
         for key, (rank, blob) in added.items():
             entries[key] = models.new_entry()
             storage[models.new_index(key)] = models.new_storage(blob)
@@ -212,7 +230,7 @@ class Metadata:
         if not moved:
             return self
         attributes = dict(self.attributes)
-        models = Models(self)
+        models = Models(self.entries, self.stored, self.plans)
         attributes[STORED] = {
             index: models.new_storage(moved[index.attributes["fqn"]])
             if index.attributes["fqn"] in moved
@@ -242,80 +260,25 @@ class Metadata:
         return Metadata(with_state(self.tree, attributes), self.protocol)
 
 
-def read(data: bytes, threshold: int = THRESHOLD) -> Metadata:
-    """Read the bytes of a `.metadata` without executing them; read a large one by rows.
+def load(data: bytes) -> Metadata:
+    """Read a `.metadata` of any size as a whole inert tree; raises as `metadata_file.read`."""
+    metadata = parse(data)
+    raise_first(metadata.damage)
+    return metadata
 
-    Args:
-        threshold: size in bytes from which a file is large.
+
+def parse(data: bytes) -> Metadata:
+    """Read a `.metadata` without its tables.
 
     Raises:
         PickleError: no checkpoint writer wrote such a pickle.
         DamagedError: the pickle is not checkpoint metadata.
     """
-    if len(data) < threshold:
-        return load(data)
-    from ckptmigrate.checkpoint import large_metadata  # rarely needed, and its import is slow
-
-    found = large_metadata.load(data)
-    return load(data) if found is None else found
-
-
-def load(data: bytes) -> Metadata:
-    """Read a `.metadata` of any size as a whole inert tree; raises as `read`."""
-    metadata = parse(data)
-    _check(metadata)
-    return metadata
-
-
-def parse(data: bytes) -> Metadata:
-    """Read a `.metadata` without checking its tables; raises as `read`."""
     tree, named = reader.load_with_symbols(data)
     if not is_object(tree, *CLASSES):
         found = type(tree).path if isinstance(tree, Object) else type(tree).__name__
         raise DamagedError(f"contains {found}, not checkpoint metadata")
     return Metadata(tree, serializer.protocol_of(data), named)
-
-
-def check_tables(metadata: Metadata) -> None:
-    """Raise if a table is missing or has the wrong type.
-
-    Raises:
-        DamagedError: a table is missing or has the wrong type.
-    """
-    for table in (ENTRIES, STORED):
-        if not isinstance(metadata.attributes.get(table), dict):
-            raise DamagedError(f"has no {table}")
-    if not all(isinstance(key, str) for key in metadata.entries):
-        raise DamagedError("has a key that is not text")
-    planner_data = metadata.attributes.get(FLATTENED)
-    if not isinstance(planner_data, dict | None):
-        raise DamagedError("has a planner_data that is not a dict")
-    plans = metadata.attributes.get(PLANS)
-    if plans is not None and not (
-        isinstance(plans, list)
-        and all(
-            isinstance(plan, Object)
-            and isinstance(plan.attributes.get("items"), list)
-            and isinstance(plan.attributes.get(FLATTENED), dict | None)
-            for plan in plans
-        )
-    ):
-        raise DamagedError("has an all_local_plans that is not a list of save plans")
-
-
-def _check(metadata: Metadata) -> None:
-    """Raise if the tables are invalid or contradict each other."""
-    check_tables(metadata)
-    for rank in range(len(metadata.plans or ())):
-        metadata.plan_keys(rank)
-    seen: set[Piece] = set()
-    for chunk in metadata.chunks:
-        if chunk.key not in metadata.entries:
-            raise DamagedError(f"stores {chunk.key!r}, which is not in state_dict_metadata")
-        piece = piece_of(chunk.key, chunk.offsets)
-        if piece in seen:
-            raise DamagedError(f"stores a chunk of {chunk.key!r} twice")
-        seen.add(piece)
 
 
 def _without(table: Any, keys: Collection[str]) -> Any:

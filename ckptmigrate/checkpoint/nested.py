@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ckptmigrate.checkpoint import formats, manifest
+from ckptmigrate.checkpoint import formats, manifest, material
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.sidecar import MOST_FOLDERS, is_visible
 from ckptmigrate.errors import DamagedError, RefusedError
@@ -99,8 +99,8 @@ def _load(directory: Directory, unmarked: bool) -> Manifest:
     except DamagedError:
         if not unmarked or _has_marker(directory):
             raise
-        return manifest.load(directory, marker={})
-    return manifest.load(directory)
+        return material.load(directory, marker={})
+    return material.load(directory)
 
 
 def _has_marker(directory: Directory) -> bool:

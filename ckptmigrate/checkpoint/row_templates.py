@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
+from ckptmigrate.checkpoint.rows import Blob, is_object_entry
 from ckptmigrate.pickles.tree import (
     Global,
     Object,
@@ -14,10 +16,6 @@ from ckptmigrate.pickles.tree import (
     symbol_of,
 )
 
-if TYPE_CHECKING:
-    from ckptmigrate.checkpoint.metadata import Metadata
-    from ckptmigrate.checkpoint.rows import Blob
-
 _DCP: Final = "torch.distributed.checkpoint"
 _BYTE_IO: Final = 3  # torch.distributed.checkpoint.planner.WriteItemType.BYTE_IO
 
@@ -25,17 +23,19 @@ _BYTE_IO: Final = 3  # torch.distributed.checkpoint.planner.WriteItemType.BYTE_I
 class Models:
     """Templates for new rows, from the rows of a file or, if it has none, the classes of torch."""
 
-    def __init__(self, metadata: Metadata) -> None:
-        entry = next((e for k, e in metadata.entries.items() if metadata.is_object_entry(k)), None)
-        index, storage = next(iter(metadata.stored.items()), (None, None))
+    def __init__(
+        self, entries: Mapping[str, Any], stored: Mapping[Any, Any], plans: Sequence[Object] | None
+    ) -> None:
+        entry = next(filter(is_object_entry, entries.values()), None)
+        index, storage = next(iter(stored.items()), (None, None))
         self._entry = _class_of(entry, f"{_DCP}.metadata", "BytesStorageMetadata")
         self._index = _class_of(index, f"{_DCP}.metadata", "MetadataIndex")
         self._storage = _class_of(storage, f"{_DCP}.filesystem", "_StorageInfo")
-        self._item = self._find_item(metadata)
+        self._item = self._find_item(plans or ())
 
     @staticmethod
-    def _find_item(metadata: Metadata) -> Object | None:
-        items = (item for plan in metadata.plans or () for item in plan.attributes["items"])
+    def _find_item(plans: Sequence[Object]) -> Object | None:
+        items = (item for plan in plans for item in plan.attributes["items"])
         first = None
         for item in items:
             if enum_value(item.attributes.get("type")) == _BYTE_IO:

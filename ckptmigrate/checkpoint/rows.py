@@ -8,6 +8,12 @@ from typing import Any, Final
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.pickles.tree import Object, is_object
 
+# Attributes of the pickled object that are tables with a row per key or per chunk.
+ENTRIES: Final = "state_dict_metadata"
+STORED: Final = "storage_data"
+PLANS: Final = "all_local_plans"
+FLATTENED: Final = "planner_data"  # also in each plan
+
 _DCP: Final = "torch.distributed.checkpoint"
 _TENSOR_ENTRY: Final = f"{_DCP}.metadata.TensorStorageMetadata"
 _BYTES_ENTRY: Final = f"{_DCP}.metadata.BytesStorageMetadata"

@@ -119,6 +119,12 @@ def out_of_place(content: bytes) -> bytes:
     return dump(tuple(replace(step, in_place=False) for step in steps))
 
 
+def with_files(content: bytes, files: Mapping[str, FileState]) -> bytes:
+    """Return the migration history with more files in its last step, or other states of them."""
+    steps = tuple(_step(row) for row in json.loads(content)["steps"])
+    return dump((*steps[:-1], replace(steps[-1], files={**steps[-1].files, **files})))
+
+
 def load(directory: Directory) -> tuple[Step, ...]:
     """Return the steps of a checkpoint's migration history, oldest first; () if there is none.
 

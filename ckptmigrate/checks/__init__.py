@@ -1,1 +1,1 @@
-"""The parts of `verify`: an error-tolerant read of a checkpoint, the checks, and their findings."""
+"""The checks of `verify`, and their findings."""

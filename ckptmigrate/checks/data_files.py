@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 
 from ckptmigrate.checkpoint.manifest import PAYLOAD
+from ckptmigrate.checkpoint.material import Material
 from ckptmigrate.checkpoint.rows import Chunk
-from ckptmigrate.checks.findings import Finding, counted, number, shown
-from ckptmigrate.checks.material import Material
+from ckptmigrate.checks.findings import Finding, finding, shown
+from ckptmigrate.text.printable import counted, number
 
 Span = tuple[int, int]  # first byte, byte after the last
 
@@ -25,11 +27,14 @@ def ranges(material: Material) -> Iterator[Finding]:
                 f"{counted(len(chunks), 'chunk or object is', 'chunks and objects are')} stored "
                 f"in {shown(name)!r}"
             )
-            yield material.finding("payload-name", what, *_keys(chunks))
+            yield finding(material, "payload-name", what, *_keys(chunks))
         elif name not in sizes:
             many = counted(len(chunks), "chunk or object", "chunks and objects")
-            yield material.finding(
-                "payload-missing", f"{shown(name)} is missing; it contains {many}", *_keys(chunks)
+            yield finding(
+                material,
+                "payload-missing",
+                f"{shown(name)} is missing; it contains {many}",
+                *_keys(chunks),
             )
         else:
             yield from _outside(material, name, chunks)
@@ -50,7 +55,8 @@ def _outside(material: Material, name: str, chunks: list[Chunk]) -> Iterator[Fin
     if beyond:
         end = max(c.blob.offset + c.blob.length for c in beyond)
         many = counted(len(beyond), "chunk or object is", "chunks and objects are")
-        yield material.finding(
+        yield finding(
+            material,
             "byte-range-outside",
             f"{shown(name)} has {size} bytes, and {many} stored beyond its end, up to byte "
             f"{number(end)}",
@@ -63,22 +69,21 @@ def _overlapping(material: Material, name: str, chunks: list[Chunk]) -> Iterator
 
     Identical ranges are valid: equal idle rerun shards share their bytes.
     """
-    chunks = sorted((c for c in chunks if c.blob.length), key=lambda chunk: _span(chunk))
+    spans = [(*_span(chunk), chunk.key) for chunk in chunks if chunk.blob.length]
     pairs: list[tuple[str, str]] = []
-    furthest = before = None
-    for chunk in chunks:
-        first, end = _span(chunk)
-        if before is not None and _span(before) == (first, end):
+    before, furthest, holder = (-1, -1), 0, ""
+    for first, end, key in sorted(spans, key=itemgetter(0, 1)):
+        if before == (first, end):
             continue
-        before = chunk
-        if furthest is not None and first < _span(furthest)[1]:
-            pairs.append((furthest.key, chunk.key))
-        if furthest is None or end > _span(furthest)[1]:
-            furthest = chunk
+        before = first, end
+        if first < furthest:
+            pairs.append((holder, key))
+        if end > furthest:
+            furthest, holder = end, key
     if pairs:
         many = counted(len(pairs), "byte range overlaps", "byte ranges overlap")
         what = f"{many} with another one in {shown(name)}"
-        yield material.finding("byte-ranges-overlap", what, *(f"{a} and {b}" for a, b in pairs))
+        yield finding(material, "byte-ranges-overlap", what, *(f"{a} and {b}" for a, b in pairs))
 
 
 def orphans(material: Material) -> Iterator[Finding]:
@@ -93,13 +98,14 @@ def orphans(material: Material) -> Iterator[Finding]:
     if lone:
         many = counted(len(lone), "data file is", "data files are")
         size = sum(files[name] for name in lone)
-        yield material.finding(
-            "orphan-payload", f"{many} not used by any key ({size} bytes)", *lone
+        yield finding(
+            material, "orphan-payload", f"{many} not used by any key ({size} bytes)", *lone
         )
     unclaimed = {n: size - _covered(spans[n], size) for n, size in files.items() if n in spans}
     loose = {name: count for name, count in unclaimed.items() if count}
     if loose:
-        yield material.finding(
+        yield finding(
+            material,
             "orphan-bytes",
             f"{counted(sum(loose.values()), 'byte is', 'bytes are')} not used by any key",
             *(f"{name}: {counted(count, 'byte')}" for name, count in loose.items()),
@@ -135,7 +141,8 @@ def ranks(material: Material) -> Iterator[Finding]:
     ]
     if unknown:
         many = counted(len(unknown), "data file is", "data files are")
-        yield material.finding(
+        yield finding(
+            material,
             "plan-rank-unknown",
             f"{many} of a rank that is not among the {number(world)} {source}",
             *unknown,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ckptmigrate.checkpoint.material import Material
 from ckptmigrate.checks.codes import CODES, Severity
-from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.places import Place
 from ckptmigrate.text.printable import printable
 
@@ -58,27 +58,22 @@ class Finding:
         }
 
 
-def fix_of(error: CkptMigrateError) -> str | None:
-    """Return the fix of an error if the system could not read a file; None for other errors.
+def finding(
+    material: Material, code: str, what: str, *items: str, fix: str | None = None
+) -> Finding:
+    """Return a finding about a checkpoint."""
+    return Finding(code, material.path, what, tuple(map(shown, items)), fix=fix)
 
-    Such a file can still be intact.
-    """
-    return error.fix if isinstance(error.__cause__, OSError) else None
+
+def of_damage(material: Material) -> list[Finding]:
+    """Return the findings about the parts of a checkpoint that cannot be read."""
+    return [
+        finding(material, each.code, each.what, *each.items, fix=each.fix)
+        for each in material.damage
+        if each.code is not None
+    ]
 
 
 def shown(text: str) -> str:
     """Return a text from a checkpoint, made printable and cut after _LONGEST characters."""
     return printable(text if len(text) <= _LONGEST else text[:_LONGEST] + "...")
-
-
-def number(value: int) -> str:
-    """Return a number from a checkpoint as text, or its size if the number is very large.
-
-    Python cannot convert an integer of thousands of digits to text.
-    """
-    return str(value) if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"
-
-
-def counted(count: int, one: str, many: str | None = None) -> str:
-    """Return a count and its noun, for example `1 entry` or `2 entries`."""
-    return f"{count} {one if count == 1 else many or one + 's'}"

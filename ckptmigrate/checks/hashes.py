@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from ckptmigrate.checkpoint import integrity
-from ckptmigrate.checks.findings import Finding, counted
-from ckptmigrate.checks.material import Material
+from ckptmigrate.checkpoint.material import Material
+from ckptmigrate.checks.findings import Finding, finding
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.storage.progress import Progress
+from ckptmigrate.text.printable import counted
 
 _SMALL: Final = 64 * 1024 * 1024  # bytes; larger files are hashed with the data files
 
@@ -35,18 +36,18 @@ def check(
     sizes = material.directory.files()
     if integrity.FILE not in sizes:
         if payload:
-            yield material.finding("integrity-absent", f"{integrity.FILE} is missing")
+            yield finding(material, "integrity-absent", f"{integrity.FILE} is missing")
         return
     try:
         recorded = integrity.recorded(material.directory)
     except DamagedError as error:
-        yield material.finding("integrity-unreadable", f"{integrity.FILE} {error.reason}")
+        yield finding(material, "integrity-unreadable", f"{integrity.FILE} {error.reason}")
         return
     gone = [name for name in recorded if name not in sizes]
     if gone:
         many = counted(len(gone), "file")
         what = f"{many} in integrity.json {'is' if len(gone) == 1 else 'are'} missing"
-        yield material.finding("integrity-file-missing", what, *gone)
+        yield finding(material, "integrity-file-missing", what, *gone)
     asked = {
         name: recorded[name]
         for name in recorded
@@ -55,9 +56,9 @@ def check(
     try:
         other = integrity.differing(material.directory, asked, progress)
     except DamagedError as error:
-        yield material.finding("integrity-mismatch", f"a file {error.reason}", str(error.path))
+        yield finding(material, "integrity-mismatch", f"a file {error.reason}", str(error.path))
         return
     if other:
         many = counted(len(other), "file has", "files have")
         what = f"{many} another SHA-256 hash than integrity.json records"
-        yield material.finding("integrity-mismatch", what, *other)
+        yield finding(material, "integrity-mismatch", what, *other)

@@ -5,26 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 
-from ckptmigrate.checkpoint import metadata
-from ckptmigrate.checks.findings import Finding, counted
-from ckptmigrate.checks.material import Material
+from ckptmigrate.checkpoint.material import Material
+from ckptmigrate.checkpoint.rows import FLATTENED, PLANS, STORED
+from ckptmigrate.checks.findings import Finding, finding
+from ckptmigrate.text.printable import counted
 
 
 def check(material: Material) -> Iterator[Finding]:
     """Yield findings about tables that lack a key of state_dict_metadata or have another key."""
     if material.metadata is None:
         return
-    keys = material.entries.keys()
-    yield from _compare(material, metadata.STORED, {c.key for c in material.chunks}, keys)
+    keys = dict.fromkeys(material.entries)
+    yield from _compare(material, STORED, {c.key for c in material.chunks}, keys)
     if material.planned is not None:
         planned = {key for rank in material.planned for key in rank}
-        yield from _compare(material, metadata.PLANS, planned, keys)
+        yield from _compare(material, PLANS, planned, keys)
         yield from _plan_counts(material)
     # Torch fills this table only if it flattened the state dict (releases up to 0.10).
-    flattened = material.metadata.attributes.get(metadata.FLATTENED)
+    flattened = material.metadata.attributes.get(FLATTENED)
     if isinstance(flattened, dict) and flattened:
         named = {key for key in flattened if isinstance(key, str)}
-        yield from _compare(material, metadata.FLATTENED, named, keys)
+        yield from _compare(material, FLATTENED, named, keys)
 
 
 def _compare(
@@ -33,12 +34,12 @@ def _compare(
     lacking = [key for key in keys if key not in named]
     if lacking:
         many = counted(len(lacking), "key is", "keys are")
-        yield material.finding("table-mismatch", f"{many} not in {table}", *lacking)
+        yield finding(material, "table-mismatch", f"{many} not in {table}", *lacking)
     beyond = sorted(set(named).difference(keys))
     if beyond:
         many = counted(len(beyond), "key", "keys")
         what = f"{table} contains {many} that state_dict_metadata does not"
-        yield material.finding("table-mismatch", what, *beyond)
+        yield finding(material, "table-mismatch", what, *beyond)
 
 
 def _plan_counts(material: Material) -> Iterator[Finding]:
@@ -46,11 +47,12 @@ def _plan_counts(material: Material) -> Iterator[Finding]:
     assert material.planned is not None
     planned = Counter(key for rank in material.planned for key in rank)
     stored = Counter(chunk.key for chunk in material.chunks)
-    both = planned.keys() & stored.keys()
-    other = sorted(key for key in both if planned[key] != stored[key])
+    # A key that is only in one of the tables is reported as such.
+    other = sorted(key for key, count in planned.items() if stored.get(key, count) != count)
     if other:
         many = counted(len(other), "key has", "keys have")
-        yield material.finding(
+        yield finding(
+            material,
             "table-mismatch",
             f"{many} a different number of chunks in storage_data and in all_local_plans",
             *(f"{key}: {stored[key]} stored, {planned[key]} planned" for key in other),

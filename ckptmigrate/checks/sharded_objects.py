@@ -6,15 +6,16 @@ from collections.abc import Collection, Iterator
 from typing import Final
 
 from ckptmigrate.checkpoint import common, metadata
+from ckptmigrate.checkpoint.damage import fix_of
+from ckptmigrate.checkpoint.material import Material
 from ckptmigrate.checkpoint.rows import is_tensor_entry
-from ckptmigrate.checks.findings import Finding, counted, fix_of
-from ckptmigrate.checks.material import Material
+from ckptmigrate.checks.findings import Finding, finding
 from ckptmigrate.errors import CkptMigrateError, StoreError
 from ckptmigrate.pickles import torch_file
 from ckptmigrate.releases.environment import USUAL
 from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.known_globals import unknown
-from ckptmigrate.text.printable import few
+from ckptmigrate.text.printable import counted, few
 
 LARGEST: Final = 64 * 1024 * 1024  # bytes; larger sharded objects are not read
 
@@ -38,13 +39,13 @@ def check(material: Material, also_known: Collection[str] = ()) -> Iterator[Find
         moved = [name for name in dict.fromkeys(named) if not USUAL.imports(name, compat())]
         if moved:
             what = f"{place} names {few(moved)}, which Python {USUAL.python} does not have"
-            yield material.finding("moved-module", what, *moved)
+            yield finding(material, "moved-module", what, *moved)
     sizes = material.directory.files()
     unreadable, large, fixes = [], [], set[str | None]()
     strange: dict[tuple[str, ...], list[str]] = {}
     for chunk in material.chunks:
-        blob, entry = chunk.blob, material.entries.get(chunk.key)
-        if chunk.offsets is not None or is_tensor_entry(entry):
+        blob = chunk.blob
+        if chunk.offsets is not None or is_tensor_entry(material.entries.get(chunk.key)):
             continue
         if blob.offset + blob.length > sizes.get(blob.file, 0) or chunk.key == common.KEY:
             continue  # other checks report it
@@ -66,16 +67,16 @@ def check(material: Material, also_known: Collection[str] = ()) -> Iterator[Find
         many = counted(len(unreadable), "sharded object is", "sharded objects are")
         fix = fixes.pop() if len(fixes) == 1 else None
         what = f"{many} not readable as a torch zip file"
-        yield material.finding("blob-unreadable", what, *unreadable, fix=fix)
+        yield finding(material, "blob-unreadable", what, *unreadable, fix=fix)
     if large:
         many = counted(len(large), "sharded object has", "sharded objects have")
-        yield material.finding("blob-not-read", f"{many} more than {LARGEST} bytes", *large)
+        yield finding(material, "blob-not-read", f"{many} more than {LARGEST} bytes", *large)
     for group, keys in strange.items():
         yield _unknown(material, f"sharded object {few(keys, 1)}", group)
 
 
 def _unknown(material: Material, place: str, names: Collection[str]) -> Finding:
     many = counted(len(names), "global")
-    return material.finding(
-        "unknown-symbol", f"{place} names {many} that Megatron does not write", *names
+    return finding(
+        material, "unknown-symbol", f"{place} names {many} that Megatron does not write", *names
     )

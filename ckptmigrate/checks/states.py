@@ -7,13 +7,15 @@ from dataclasses import replace
 
 from ckptmigrate.checkpoint import common, migration_state, sidecar
 from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.material import Material
+from ckptmigrate.checkpoint.metadata import SHAPES
 from ckptmigrate.checkpoint.rerun import STATES, Kind, grid_size
 from ckptmigrate.checkpoint.topology import derive
-from ckptmigrate.checks.findings import Finding, counted
-from ckptmigrate.checks.material import Material
+from ckptmigrate.checks.findings import Finding, finding
 from ckptmigrate.errors import CkptMigrateError, DamagedError, RefusedError, StoreError
 from ckptmigrate.pickles import torch_file
 from ckptmigrate.releases import optimizer_state
+from ckptmigrate.text.printable import counted
 from ckptmigrate.versions import sharded_rerun
 from ckptmigrate.versions.detection import read_manifest
 
@@ -28,45 +30,46 @@ def reruns(material: Material) -> Iterator[Finding]:
     except StoreError:  # a failure of the store, not of the checkpoint
         raise
     except CkptMigrateError as error:
-        yield material.finding("rerun-contradictory", f"the checkpoint {error.reason}")
+        yield finding(material, "rerun-contradictory", f"the checkpoint {error.reason}")
         return
     record = reading.record
     if record.kind is Kind.CORRUPT:
         many = counted(len(record.missing), "rerun shard")
         are = "is" if len(record.missing) == 1 else "are"
         what = f"{record.promise}, but {many} {are} missing"
-        finding = material.finding("rerun-shards-missing", what, *record.missing)
+        missing = finding(material, "rerun-shards-missing", what, *record.missing)
         # 0.10 and 0.11 always request rerun shards, so the repair has to write new ones.
         always = all(layout is sharded_rerun for layout in reading.layouts)
-        yield replace(finding, options=("--rebuild-sentinel",) if always else ())
+        yield replace(missing, options=("--rebuild-sentinel",) if always else ())
     elif record.stuck:
         what = f"the rerun state is {STATES[record.state or 0]}, from which no release can resume"
-        yield material.finding("rerun-not-resumable", what)
+        yield finding(material, "rerun-not-resumable", what)
     elif found.rerun_keys and record.entry is None and not record.shards:
         what = (
             f"{counted(len(found.rerun_keys), 'rerun shard')} without rerun_state_machine in the "
             "common state"
         )
-        yield material.finding("rerun-shards-unclaimed", what, *found.rerun_keys)
+        yield finding(material, "rerun-shards-unclaimed", what, *found.rerun_keys)
     elif record.entry is not None and record.kind is Kind.IDLE and not record.shards:
-        yield material.finding(
+        yield finding(
+            material,
             "rerun-sentinel-missing",
             "rerun_state_machine is idle, and all its rerun shards are missing",
         )
     elif record.missing:
         many = f"{len(record.missing)} of its {grid_size(record.grid)} rerun shards are missing"
         what = f"rerun_state_machine is idle, and {many}"
-        yield material.finding("rerun-sentinel-missing", what, *record.missing)
+        yield finding(material, "rerun-sentinel-missing", what, *record.missing)
     if found.common.in_file and common.KEY in found.metadata.entries:
-        yield material.finding("common-twice", f"the common state is stored in {common.KEY} too")
+        yield finding(material, "common-twice", f"the common state is stored in {common.KEY} too")
 
 
 def shapes(material: Material) -> Iterator[Finding]:
     """Yield a finding if the shapes of flattened optimizer states are missing."""
     found = material.whole
     if found is not None and optimizer_state.shapes_lost(found):
-        what = f"the optimizer states are flattened, and .metadata has no {optimizer_state.SHAPES}"
-        yield material.finding("optimizer-shapes-missing", what)
+        what = f"the optimizer states are flattened, and .metadata has no {SHAPES}"
+        yield finding(material, "optimizer-shapes-missing", what)
 
 
 def _readable(found: Manifest) -> bool:
@@ -87,7 +90,7 @@ def sizes(material: Material) -> Iterator[Finding]:
         derive(found)
     except RefusedError as error:
         if "data files" not in error.reason:  # payload.ranks reports these
-            yield material.finding("sizes-contradict", error.reason)
+            yield finding(material, "sizes-contradict", error.reason)
     except DamagedError:
         return
 
@@ -95,8 +98,10 @@ def sizes(material: Material) -> Iterator[Finding]:
 def history(material: Material) -> Iterator[Finding]:
     """Yield findings about an incomplete migration or an outdated sidecar."""
     if migration_state.is_staged(material.path):
-        yield material.finding(
-            "migration-unfinished", "the staging directory of an in-place migration exists"
+        yield finding(
+            material,
+            "migration-unfinished",
+            "the staging directory of an in-place migration exists",
         )
         return
     try:
@@ -106,4 +111,4 @@ def history(material: Material) -> Iterator[Finding]:
     except CkptMigrateError as error:
         stale = f"{sidecar.FILE} {error.reason}"
     if stale:
-        yield material.finding("sidecar-stale", stale)
+        yield finding(material, "sidecar-stale", stale)

@@ -14,73 +14,41 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ckptmigrate.checkpoint.rows import is_entry, is_tensor_entry, size_value
-from ckptmigrate.checks.findings import Finding, counted, number
-from ckptmigrate.checks.material import Material
+from ckptmigrate.checkpoint.material import Material
+from ckptmigrate.checkpoint.rows import is_entry, is_tensor_entry
+from ckptmigrate.checkpoint.shapes import Box, Numbers, TensorDescription, shape_of
+from ckptmigrate.checks.findings import Finding, finding
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.pickles.tree import Object, is_object
+from ckptmigrate.text.printable import counted, number
 
-_CHUNK: Final = "torch.distributed.checkpoint.metadata.ChunkStorageMetadata"
-_MOST_DIMENSIONS: Final = 64  # the limit of torch operations
-_LARGEST_SIZE: Final = 2**63 - 1  # sizes are int64
 _MOST_CORNERS: Final = 10_000_000  # about ten seconds per tensor; above, only volumes are compared
-
-Numbers = tuple[int, ...]
-Box = tuple[Numbers, Numbers]  # offsets, sizes
 
 
 @dataclass(frozen=True)
-class TensorDescription:
-    """A tensor as `state_dict_metadata` describes it.
+class _Described:
+    """What an entry says of its chunks.
 
     Attributes:
-        size: its global shape.
-        chunks: offsets and sizes of its chunks.
-        dtype: the name of its dtype, for example `torch.float32`, or None.
+        entry: the entry.
+        code: the code of what is wrong with it, or None.
+        wrong: what is wrong, after the key.
+        offsets: the offsets of its chunks, in order; None if they are not compared.
     """
 
-    size: Numbers
-    chunks: tuple[Box, ...]
-    dtype: str | None
+    entry: Any
+    code: str | None
+    wrong: str = ""
+    offsets: list[Numbers | None] | None = None
 
 
-def shape_of(entry: Any) -> TensorDescription:
-    """Return the shape of an inert `TensorStorageMetadata`.
-
-    Raises:
-        DamagedError: the object has no valid list of chunks or no valid size.
-    """
-    fields = entry.attributes
-    chunks = fields.get("chunks")
-    if not isinstance(chunks, list) or not all(is_object(chunk, _CHUNK) for chunk in chunks):
-        raise DamagedError("has no list of chunks")
-    boxes = []
-    for chunk in chunks:
-        box = (_sizes(chunk.attributes.get("offsets")), _sizes(chunk.attributes.get("sizes")))
-        boxes.append(box)
-    return TensorDescription(
-        _sizes(fields.get("size")), tuple(boxes), _dtype(fields.get("properties"))
-    )
-
-
-def _sizes(value: Any) -> Numbers:
-    sizes = size_value(value)
-    if sizes is None or len(sizes) > _MOST_DIMENSIONS:
-        raise DamagedError("has an invalid size")
-    if not all(0 <= size <= _LARGEST_SIZE for size in sizes):
-        raise DamagedError("has an invalid size")
-    return sizes
-
-
-def _dtype(properties: Any) -> str | None:
-    """Return the dtype of a TensorProperties, which pickles as a tuple (torch 2.5 and 2.13).
-
-    The dtype is the first item of that tuple.
-    """
-    state = properties.state if isinstance(properties, Object) else None
-    first = state[0] if isinstance(state, tuple) and state else None
-    path = getattr(first, "path", None)
-    return path if isinstance(path, str) else None
+_WRONG: Final = (
+    ("entry-malformed", "tensor is", "tensors are", "not described as by torch"),
+    ("chunk-outside", "tensor has", "tensors have", "a chunk outside its shape"),
+    ("chunks-do-not-tile", "tensor is", "tensors are", "not tiled by its chunks"),
+    ("chunks-not-compared", "tensor is", "tensors are", "of too many dimensions"),
+    ("table-mismatch", "key has", "keys have",
+     "different chunks in storage_data and in state_dict_metadata"),
+)  # fmt: skip
 
 
 def check(material: Material) -> Iterator[Finding]:
@@ -88,41 +56,47 @@ def check(material: Material) -> Iterator[Finding]:
     stored: dict[str, list[Numbers | None]] = {}
     for chunk in material.chunks:
         stored.setdefault(chunk.key, []).append(chunk.offsets)
-    malformed: list[str] = []
-    outside: list[str] = []
-    loose: list[str] = []
-    unmatched: list[str] = []
-    skipped: list[str] = []
+    found: dict[str, list[str]] = {code: [] for code, *_ in _WRONG}
+    # By identity: in a large file, equal rows share their value.
+    described: dict[int, _Described] = {}
     for key, entry in material.entries.items():
         if not is_tensor_entry(entry):
             if is_entry(entry) and any(stored.get(key, ())):
-                unmatched.append(f"{key}: a sharded object, stored as a tensor")
+                what = f"{key}: a sharded object, stored as a tensor"
+                found["table-mismatch"].append(what)
             continue
-        try:
-            shape = shape_of(entry)
-        except DamagedError as error:
-            malformed.append(f"{key}: {error.reason}")
-            continue
-        if not all(_inside(box, shape.size) for box in shape.chunks):
-            outside.append(key)
-            continue
-        wrong = _not_tiled(shape)
-        if wrong:
-            loose.append(f"{key}: {wrong}")
-        elif too_many_corners(shape):
-            skipped.append(key)
-        if key in stored and _in_order(stored[key]) != _in_order(at for at, _ in shape.chunks):
-            unmatched.append(f"{key}: {len(stored[key])} stored, {len(shape.chunks)} described")
-    for code, found, one, many, rest in (
-        ("entry-malformed", malformed, "tensor is", "tensors are", "not described as by torch"),
-        ("chunk-outside", outside, "tensor has", "tensors have", "a chunk outside its shape"),
-        ("chunks-do-not-tile", loose, "tensor is", "tensors are", "not tiled by its chunks"),
-        ("chunks-not-compared", skipped, "tensor is", "tensors are", "of too many dimensions"),
-        ("table-mismatch", unmatched, "key has", "keys have",
-         "different chunks in storage_data and in state_dict_metadata"),
-    ):  # fmt: skip
-        if found:
-            yield material.finding(code, f"{counted(len(found), one, many)} {rest}", *found)
+        if id(entry) not in described:
+            described[id(entry)] = _describe(entry)
+        each = described[id(entry)]
+        if each.code is not None:
+            found[each.code].append(f"{key}{each.wrong}")
+        if each.offsets is not None and _differ(stored.get(key, each.offsets), each.offsets):
+            what = f"{key}: {len(stored[key])} stored, {len(each.offsets)} described"
+            found["table-mismatch"].append(what)
+    for code, one, many, rest in _WRONG:
+        if found[code]:
+            what = f"{counted(len(found[code]), one, many)} {rest}"
+            yield finding(material, code, what, *found[code])
+
+
+def _differ(stored: list[Numbers | None], described: list[Numbers | None]) -> bool:
+    """Return whether the offsets differ in any order; those that are described are in order."""
+    return stored != described and _in_order(stored) != described
+
+
+def _describe(entry: Any) -> _Described:
+    try:
+        shape = shape_of(entry)
+    except DamagedError as error:
+        return _Described(entry, "entry-malformed", f": {error.reason}")
+    if not all(_inside(box, shape.size) for box in shape.chunks):
+        return _Described(entry, "chunk-outside")
+    offsets = _in_order(at for at, _ in shape.chunks)
+    wrong = _not_tiled(shape)
+    if wrong:
+        return _Described(entry, "chunks-do-not-tile", f": {wrong}", offsets)
+    code = "chunks-not-compared" if too_many_corners(shape) else None
+    return _Described(entry, code, offsets=offsets)
 
 
 def _in_order(offsets: Iterable[Numbers | None]) -> list[Numbers | None]:

@@ -11,14 +11,15 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+from ckptmigrate.checkpoint.material import Material
 from ckptmigrate.checkpoint.rows import Chunk, Piece, is_tensor_entry, piece_of
-from ckptmigrate.checks.findings import Finding, counted
-from ckptmigrate.checks.material import Material
-from ckptmigrate.checks.tiling import shape_of
+from ckptmigrate.checkpoint.shapes import shape_of
+from ckptmigrate.checks.findings import Finding, finding
 from ckptmigrate.errors import DamagedError, RefusedError
 from ckptmigrate.storage.limits import LARGEST_PART
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import install
+from ckptmigrate.text.printable import counted
 
 
 def require_torch() -> Any:
@@ -75,13 +76,13 @@ def check(material: Material, progress: Progress | None = None) -> Iterator[Find
             other.append(f"{name}: {told}, and .metadata records {dtype} {list(shape)}")
     if unreadable:
         many = counted(len(unreadable), "chunk does", "chunks do")
-        yield material.finding("tensor-unreadable", f"{many} not load", *unreadable)
+        yield finding(material, "tensor-unreadable", f"{many} not load", *unreadable)
     if large:
         many = counted(len(large), "chunk has", "chunks have")
-        yield material.finding("blob-not-read", f"{many} more than {LARGEST_PART} bytes", *large)
+        yield finding(material, "blob-not-read", f"{many} more than {LARGEST_PART} bytes", *large)
     if other:
         many = counted(len(other), "chunk is", "chunks are")
-        yield material.finding("tensor-mismatch", f"{many} not as .metadata records", *other)
+        yield finding(material, "tensor-mismatch", f"{many} not as .metadata records", *other)
 
 
 def _wanted(material: Material) -> Iterator[tuple[Chunk, str | None, tuple[int, ...]]]:

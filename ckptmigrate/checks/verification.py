@@ -1,7 +1,8 @@
 """The validation of checkpoints for `verify`: all problems at once, without loading.
 
-Other commands read a checkpoint with `manifest.load`, which raises at the first problem. `verify`
-reads as much as possible (`material`) and runs a list of checks on the result. It writes nothing.
+Other commands read a checkpoint with `material.load`, which raises at the first problem. `verify`
+reads as much as possible (`material.gather`) and runs a list of checks on the result. It writes
+nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 from ckptmigrate.checkpoint import formats, locate, nested
 from ckptmigrate.checkpoint.manifest import METADATA_FILES, PAYLOAD
+from ckptmigrate.checkpoint.material import Material, gather
 from ckptmigrate.checks import (
     data_files,
     hashes,
@@ -25,8 +27,7 @@ from ckptmigrate.checks import (
     torch_load,
 )
 from ckptmigrate.checks.codes import CODES, Severity
-from ckptmigrate.checks.findings import Finding
-from ckptmigrate.checks.material import Material, gather
+from ckptmigrate.checks.findings import Finding, of_damage
 from ckptmigrate.errors import (
     CkptMigrateError,
     DamagedError,
@@ -222,7 +223,7 @@ def _look(
     """Verify one checkpoint without those nested in it."""
     with uncollected():
         material = gather(directory)
-        found = list(material.findings)
+        found = of_damage(material)
         for check in checks:
             found += check(material)
         found += sharded_objects.check(material, known)

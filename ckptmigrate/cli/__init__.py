@@ -15,7 +15,7 @@ import click
 import ckptmigrate
 from ckptmigrate.cli import console, options, streams
 from ckptmigrate.cli.console import output
-from ckptmigrate.cli.failures import told
+from ckptmigrate.cli.corrected_command import completed
 from ckptmigrate.cli.help import MIGRATED, ManualGroup
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.storage import progress
@@ -116,7 +116,7 @@ def main() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except click.exceptions.Abort:
-        _fail(CkptMigrateError("interrupted; what was incomplete was undone"), 130)
+        _fail(CkptMigrateError("interrupted; unfinished work was rolled back"), 130)
     except click.ClickException as error:
         if output.json:
             wrong = CkptMigrateError(error.format_message())
@@ -128,7 +128,7 @@ def main() -> None:
         click.echo(masked(shown.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except Exception as error:
-        _fail(told(error, cli, sys.argv[1:]), 1)
+        _fail(completed(error, cli, sys.argv[1:]), 1)
     else:
         sys.exit(status if isinstance(status, int) else 0)
 

@@ -12,8 +12,7 @@ from typing import Any, Final
 import click
 
 from ckptmigrate.batch import paths
-from ckptmigrate.batch.paths import Group
-from ckptmigrate.batch.shard import Shard, parse
+from ckptmigrate.batch.shard import Partition, parse
 from ckptmigrate.cli import completion_values
 from ckptmigrate.cli.options import Command
 from ckptmigrate.places import Place
@@ -23,79 +22,65 @@ RETRIES: Final = 2  # default for a task on a cluster
 
 
 @dataclass(frozen=True)
-class Many:
+class Selection:
     """The PATHs of a command and the options of a batch.
 
     Attributes:
-        given: the PATHs of the command line, unchanged.
+        paths: the PATHs of the command line, unchanged.
         jobs: the number of processes, or None.
         ledger: the file that records finished checkpoints, or None.
         scheduler: the address of a Dask scheduler, or None.
         retries: how often a task is retried on the Dask cluster, or None.
         shard: the partition of the checkpoints to process, or None.
+        report: the file to write a report to, or None.
         ledgered: whether the command has the option --ledger.
     """
 
-    given: tuple[str, ...]
+    paths: tuple[str, ...]
     jobs: int | None = None
     ledger: Path | None = None
     scheduler: str | None = None
     retries: int | None = None
-    shard: Shard | None = None
+    shard: Partition | None = None
+    report: Path | None = None
     ledgered: bool = True
-
-    @property
-    def several(self) -> bool:
-        """Return whether there can be several PATHs."""
-        return len(self.given) > 1 or paths.is_glob(self.given[0])
 
     @property
     def batch(self) -> bool:
         """Return whether an option or the number of PATHs requires a batch."""
         options = (self.jobs, self.ledger, self.scheduler, self.shard)
-        return self.several or any(option is not None for option in options)
+        return paths.several(self.paths) or any(option is not None for option in options)
 
     @property
     def only(self) -> Place:
         """Return the PATH of a command that is not a batch."""
-        return place(self.given[0])
+        return place(self.paths[0])
 
     @property
-    def paths(self) -> list[str]:
+    def absolute(self) -> list[str]:
         """Return the PATHs, absolute; a pattern that matches nothing is returned unchanged."""
-        found = paths.expand(self.given)
+        found = paths.expand(self.paths)
         return [path if isinstance(path, str) else str(path.path) for path in found]
 
-    @property
-    def goes_on(self) -> bool:
-        """Return whether the destination can already be partly written by another run.
 
-        Runs of the same ledger and of other partitions write to the same destination.
-        """
-        return self.ledger is not None or self.shard is not None
+def _known_ending(_: click.Context, _parameter: click.Parameter, file: Path | None) -> Path | None:
+    if file is not None:
+        from ckptmigrate.report.output_file import RENDERERS
 
-    def groups(self, choose: Callable[[Place], Group], *, in_place: bool = False) -> list[Group]:
-        """Return the groups of checkpoints that the PATHs select (see `paths.groups`).
-
-        Raises:
-            CkptMigrateError: the only PATH has no checkpoint or matches nothing.
-        """
-        found = paths.groups(paths.expand(self.given), choose, in_place=in_place)
-        one = len(self.given) == 1 and (not self.several or paths.is_glob(found[0].path))
-        if one and found[0].error is not None:
-            raise found[0].error
-        return found
+        if file.suffix not in RENDERERS:
+            raise click.BadParameter(f"{str(file)!r} must end in one of {', '.join(RENDERERS)}.")
+    return file
 
 
-def _shard(context: click.Context, parameter: click.Parameter, value: str | None) -> Shard | None:
+def _shard(_: click.Context, _parameter: click.Parameter, value: str | None) -> Partition | None:
     try:
         return None if value is None else parse(value, os.environ)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
 
 
-_GIVEN = click.argument(
-    "given",
+_PATHS = click.argument(
+    "paths",
     nargs=-1,
     required=True,
     metavar="PATH...",
@@ -124,31 +109,39 @@ _RETRY = click.option(
     help=f"With --scheduler, retry transient failures up to N times. Default: {RETRIES}.",
 )  # fmt: skip
 
+_REPORT = click.option(
+    "--report", type=click.Path(path_type=Path, readable=False), metavar="FILE",
+    callback=_known_ending,
+    help="Also write a report to FILE, which ends in .html, .md or .json. A command that fails "
+    "writes one, too.",
+)  # fmt: skip
 
-def several(*, ledger: bool) -> Callable[[Command], Command]:
-    """Add the argument PATH... and the options of a batch, passed as `many`.
+
+def several(*, ledger: bool, report: bool = True) -> Callable[[Command], Command]:
+    """Add the argument PATH... and the options of a batch, passed as `selection`.
 
     Args:
         ledger: whether to add --ledger, --shard, --scheduler and --retries.
+        report: whether to add --report.
     """
-    options = (_JOBS, _LEDGER, _SHARD, _SCHEDULER, _RETRY) if ledger else (_JOBS,)
-
-    names = ("given", "jobs", "ledger", "shard", "scheduler", "retries")
+    ledgered = (_LEDGER, _SHARD, _SCHEDULER, _RETRY) if ledger else ()
+    options = (_JOBS, *ledgered, *((_REPORT,) if report else ()))
+    names = ("paths", "jobs", "ledger", "shard", "scheduler", "retries", "report")
 
     def decorate(verb: Command) -> Command:
         @functools.wraps(verb)
         def packed(**values: Any) -> Any:
             mine = {name: values.pop(name) for name in names if name in values}
-            many = Many(**mine, ledgered=ledger)
-            if many.scheduler is not None and many.jobs is not None:
+            selection = Selection(**mine, ledgered=ledger)
+            if selection.scheduler is not None and selection.jobs is not None:
                 raise click.UsageError("--scheduler and --jobs cannot be combined.")
-            if many.scheduler is None and many.retries is not None:
+            if selection.scheduler is None and selection.retries is not None:
                 raise click.UsageError("--retries requires --scheduler.")
-            return verb(many=many, **values)
+            return verb(selection=selection, **values)
 
         found: Any = packed
         for option in reversed(options):
             found = option(found)
-        return _GIVEN(found)  # type: ignore[no-any-return]
+        return _PATHS(found)  # type: ignore[no-any-return]
 
     return decorate

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import click
 
-from ckptmigrate.errors import CkptMigrateError, Retry
+from ckptmigrate.errors import CkptMigrateError, Retry, wrapped
 from ckptmigrate.places import Place, absolute
 from ckptmigrate.storage.urls import place
 from ckptmigrate.text.commands import command
 
 
-def with_command(error: CkptMigrateError, group: click.Group, words: list[str]) -> None:
-    """Append the corrected command to the fix of an error, if the error has a `retry`.
+def completed(error: Exception, group: click.Group, words: list[str]) -> CkptMigrateError:
+    """Return the error to print; its fix ends with the corrected command, if there is one.
 
     Args:
+        group: the command that has all commands as subcommands.
         words: the command line that failed, without the name of the program.
     """
+    found = wrapped(error)
     # Options of the program, such as --json, can precede the command.
     name = next((word for word in words if not word.startswith("-")), "")
     verb = group.get_command(click.Context(group), name)
-    if error.retry is None or verb is None:
-        return
-    again = command(*changed(words, error.retry, verb, error.path))
-    error.fix, error.retry = f"{error.fix}: `{again}`", None
+    if found.retry is not None and verb is not None:
+        again = command(*changed(words, found.retry, verb, found.path))
+        found.fix, found.retry = f"{found.fix}: `{again}`", None
+    return found
 
 
 def changed(

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 import click
 
 import ckptmigrate
-from ckptmigrate.cli import completion_values, options, render
+from ckptmigrate.checkpoint.differences import Difference
+from ckptmigrate.cli import completion_values, options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import Manual
 from ckptmigrate.places import Place
+from ckptmigrate.report.terminal import change, cut
+from ckptmigrate.text.lines import Line
+from ckptmigrate.text.printable import counted
+
+_ARGS: Final = "common args."  # the arguments of the job, which are many
 
 
 @click.command(cls=Manual, found="error, or the checkpoints differ")
@@ -34,6 +43,20 @@ def diff(a: Place, b: Place, iteration: int | None, full: bool) -> None:
             {"equal": not found, "differences": [difference.as_json() for difference in found]}
         )
     else:
-        output.lines(render.differences(found, full=full))
+        output.lines(lines(found, full=full))
     if found:
         raise SystemExit(1)
+
+
+def lines(found: Sequence[Difference], *, full: bool = False) -> list[Line]:
+    """Return the lines of a list of differences."""
+    if not found:
+        return [Line("no difference", style="bold")]
+    args = [] if full else [each for each in found if f"{each.part} {each.name}".startswith(_ARGS)]
+    changes = [change(str(each), margin=0) for each in found if each not in args]
+    if args:
+        changes.append(
+            change(f"~ {_ARGS}*: {counted(len(args), 'difference')} (--full lists them)", margin=0)
+        )
+    answer = Line(counted(len(found), "difference"), style="bold")
+    return [answer, *cut(changes, full=full, margin=0)]

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from ckptmigrate.checks.findings import counted
 from ckptmigrate.logs.answers import Answer, LogAnswer, predicted_fixes
 from ckptmigrate.logs.diagnosis import Decision
 from ckptmigrate.logs.kinds import Sure
 from ckptmigrate.logs.log_reader import Found
+from ckptmigrate.report.terminal import COLUMN, labelled
 from ckptmigrate.text.lines import Line
-from ckptmigrate.text.printable import few
+from ckptmigrate.text.printable import counted, few
 
 if TYPE_CHECKING:
     from ckptmigrate.verbs.explain import Explanation
 
-_COLUMN: Final = 11  # width of the label column
 _LONGEST: Final = 300  # of a log line, before it is cut
 _SURE: Final = {
     Sure.CERTAIN: "this text has no other meaning",
@@ -36,19 +35,19 @@ def error(found: Explanation, answer: Answer, *, of_log: bool = False) -> list[L
     lines = [Line(f"{found.word}: {found.what}", hang=2, style="bold")]
     lines += _causes(answer)
     # The fixes that were measured for an error that the user named.
-    lines += _rows("then", (each for each in found.remedy if each not in answer.fixes))
+    lines += labelled("then", (each for each in found.remedy if each not in answer.fixes))
     causes = [each.cause.why for each in answer.open]
-    lines += _rows("said", (each for each in found.why if each not in causes))
-    lines += _rows("ruled out", _ruled_out(answer))
+    lines += labelled("said", (each for each in found.why if each not in causes))
+    lines += labelled("ruled out", _ruled_out(answer))
     if answer.found is not None and (of_log or answer.found.count > 1 or answer.found.ranks):
-        lines += _rows("line", _where(answer.found))
-    lines += _rows("sure", [_sure(answer)])
+        lines += labelled("line", _where(answer.found))
+    lines += labelled("sure", [_sure(answer)])
     if answer.prediction is not None:
         releases = few(answer.prediction.releases, 12)
-        lines += _rows("fails in", [f"{releases}, on this checkpoint (as check predicts)"])
-    lines += _rows("note", answer.notes)
-    lines += _rows("since", [found.since])
-    return lines + _rows("source", found.source)
+        lines += labelled("fails in", [f"{releases}, on this checkpoint (as check predicts)"])
+    lines += labelled("note", answer.notes)
+    lines += labelled("since", [found.since])
+    return [*lines, *labelled("source", found.source)]
 
 
 def parts(found: Sequence[Explanation]) -> list[Line]:
@@ -87,27 +86,27 @@ def _causes(answer: Answer) -> list[Line]:
     considered = answer.open
     if len(considered) <= 1:
         lines = [line for each in considered for line in _cause("cause", each, answer.what)]
-        return lines + _rows("fix", answer.fixes)
+        return [*lines, *labelled("fix", answer.fixes)]
     same = len({answer.fix(each) for each in considered}) == 1
     lines = []
     for number, each in enumerate(considered, 1):
         lines += _cause(f"cause {number}", each)
         if each.cause.tell:
-            lines.append(Line(each.cause.tell, "how to tell: ", 2 + _COLUMN))
+            lines.append(Line(each.cause.tell, "how to tell: ", 2 + COLUMN))
         if not same:
-            lines.append(Line(answer.fix(each), "fix: ", 2 + _COLUMN))
+            lines.append(Line(answer.fix(each), "fix: ", 2 + COLUMN))
     first = () if answer.prediction is None else predicted_fixes(answer.prediction)
-    return lines + _rows("fix", answer.fixes if same else first)
+    return [*lines, *labelled("fix", answer.fixes if same else first)]
 
 
 def _cause(label: str, decision: Decision, told: str = "") -> list[Line]:
     """Return the lines of a cause and its evidence, without the cause if it equals `told`."""
     why, evidence = decision.cause.why, decision.evidence
     if why == told:
-        return [] if evidence is None else _rows("found", [evidence.text])
-    lines = _rows(label, [why])
+        return [] if evidence is None else list(labelled("found", [evidence.text]))
+    lines = list(labelled(label, [why]))
     if evidence is not None:
-        lines.append(Line(evidence.text, "found: ", 2 + _COLUMN))
+        lines.append(Line(evidence.text, "found: ", 2 + COLUMN))
     return lines
 
 
@@ -139,13 +138,6 @@ def _sure(answer: Answer) -> str:
     elif sure is not answer.kind.sure:
         why = _BY_TRACEBACK
     return f"{sure.value}: {why}"
-
-
-def _rows(label: str, values: Iterable[str]) -> list[Line]:
-    return [
-        Line(value, f"{'' if number else label:{_COLUMN}}", margin=2, hang=_COLUMN + 2)
-        for number, value in enumerate(values)
-    ]
 
 
 def _short(text: str) -> str:

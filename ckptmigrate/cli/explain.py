@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from ckptmigrate.cli import completion_values, console, options, render
+from ckptmigrate.cli import completion_values, console, options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import Manual
 from ckptmigrate.places import Place
+from ckptmigrate.report.terminal import labelled
+from ckptmigrate.text.lines import Line
+
+if TYPE_CHECKING:
+    from ckptmigrate.verbs.explain import Explanation
 
 _STDIN = "-"
 
@@ -62,7 +69,7 @@ def explain(word: str | None, checkpoint: Place | None) -> None:
         if output.json:
             output.object({kind: list(of) for kind, of in words.items()})
         else:
-            output.lines(render.explainable(words))
+            output.lines(_topics(words))
         return
     if word == _STDIN:
         _explain_log(checkpoint)
@@ -78,7 +85,24 @@ def explain(word: str | None, checkpoint: Place | None) -> None:
 
         output.lines(error_text.parts(found))
     else:
-        output.lines(line for each in found for line in render.explanation(each))
+        output.lines(line for each in found for line in _lines(each))
+
+
+def _lines(found: Explanation) -> Iterable[Line]:
+    if found.answer is not None:
+        from ckptmigrate.cli import error_text
+
+        return error_text.error(found, found.answer)
+    rows = {"since": [found.since], "why": found.why, "fix": found.remedy, "source": found.source}
+    lines = [Line(f"{found.word}: {found.what}", hang=2, style="bold")]
+    return lines + [line for label, values in rows.items() for line in labelled(label, values)]
+
+
+def _topics(words: Mapping[str, Sequence[str]]) -> list[Line]:
+    many = sum(map(len, words.values()))
+    text = f"{many} topics. You can also pass an error line of a job, or `-` to read a whole log."
+    lines = [Line(text, hang=2, style="bold")]
+    return lines + [line for kind, of in words.items() for line in labelled(kind, [", ".join(of)])]
 
 
 def _explain_log(checkpoint: Place | None) -> None:

@@ -11,17 +11,17 @@ import click
 # Every option and the arguments in ARGUMENTS, in the order of --help.
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Selection": (
-        "given", "a", "iteration", "every", "checkpoint", "scenario", "scenarios", "writer",
+        "paths", "a", "iteration", "every", "checkpoint", "scenario", "scenarios", "writer",
         "writers", "reader", "only",
     ),
     "Target": ("to", "native", "rebuild", "drop", "allow_loss"),
     "Output": (
-        "output", "destination", "in_place", "dry_run", "link", "print_path", "full", "file",
-        "markdown", "into", "html",
+        "output", "in_place", "dry_run", "link", "print_path", "full", "file",
+        "markdown", "into", "html", "report",
     ),
     "Target job": (
-        "release", "torch", "python", "numpy", "strict", "strictness", "job_tp", "job_pp", "job_cp",
-        "job_world", "rerun_mode", "finetune", "no_load_optim", "no_load_rng",
+        "release", "torch", "python", "numpy", "strict", "strictness", "tensor", "pipeline",
+        "context", "world", "rerun_mode", "finetune", "no_load_optim", "no_load_rng",
     ),
     "Batch": ("jobs", "ledger", "shard", "scheduler", "retries"),
     "Parallelism": ("world_size", "tensor_parallel", "pipeline_parallel"),
@@ -33,13 +33,13 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 # Options that only --help-all shows.
 RARE: Final = frozenset({
-    "native", "rebuild", "link", "into", "torch", "python", "numpy", "strictness", "job_cp",
+    "native", "rebuild", "link", "into", "torch", "python", "numpy", "strictness", "context",
     "rerun_mode", "no_load_rng", "shard", "scheduler", "retries", "world_size", "tensor_parallel",
     "pipeline_parallel", "no_color", "verbose",
 })  # fmt: skip
 # Arguments that several commands have, as rows of --help.
 ARGUMENTS: Final = {
-    "given": (
+    "paths": (
         "PATH...",
         "An iteration directory (iter_NNNNNNN) or a root, the directory you pass to --load. Also "
         "accepts URLs and glob patterns.",

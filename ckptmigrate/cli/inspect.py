@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import click
 
-from ckptmigrate.batch import paths
-from ckptmigrate.checkpoint import locate, migration_state
-from ckptmigrate.cli import options, render
-from ckptmigrate.cli.batch_options import Many, several
+from ckptmigrate.checkpoint import locate
+from ckptmigrate.cli import options
+from ckptmigrate.cli.batch_options import Selection, several
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import MIGRATED, Manual
+from ckptmigrate.cli.run import run
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.verbs import inspect as inspection
+from ckptmigrate.report import terminal
+from ckptmigrate.verbs.inspect import InspectRequest
 
 
 @click.command(cls=Manual, files=MIGRATED, found="error, or the rerun state is corrupt")
 @options.iteration
 @options.every
 @options.full
-@several(ledger=True)
+@several(ledger=True, report=False)
 @options.output_options
-def inspect(many: Many, iteration: int | None, every: bool, full: bool) -> None:
+def inspect(selection: Selection, iteration: int | None, every: bool, full: bool) -> None:
     """Show which release wrote a checkpoint, its layout, rerun state, size and problems.
 
     Megatron does not store its version in a checkpoint. `inspect` infers the release from the
@@ -35,30 +34,23 @@ def inspect(many: Many, iteration: int | None, every: bool, full: bool) -> None:
       ckptmigrate inspect run/iter_0000005 --json
     """
     options.check_choice(iteration, every=every)
-    if many.batch:
-        from ckptmigrate.batch.read_tasks import Inspect
-        from ckptmigrate.cli.batches import jobs, run
-
-        choose = partial(paths.located, iteration=iteration, every=every)
-        run(many, "inspect", jobs(many.groups(choose), Inspect()))
+    if selection.batch or not every:
+        run(selection, InspectRequest(iteration, every), full=full)
         return
-    located = locate.find(many.only, iteration=iteration, every=every)
     shown, healthy = [], True
-    for checkpoint in located.checkpoints:
+    for checkpoint in locate.find(selection.only, every=True).checkpoints:
         try:
-            migration_state.check_complete(checkpoint)
-            found = inspection.inspect(checkpoint)
+            found = InspectRequest().run(checkpoint)
         except CkptMigrateError as error:
-            if not every:
-                raise
             healthy = False
             shown.append({"path": str(checkpoint), "error": error.as_json()})
             output.lines([] if output.json else [str(error)])
             continue
         healthy = healthy and found.healthy
         shown.append(found.as_json())
-        output.lines([] if output.json else render.inspection(found, full=full))
+        lines = terminal.lines(found.document(), full=full, facts=True)
+        output.lines([] if output.json else lines)
     if output.json:
-        output.object(shown if every else shown[0])
+        output.object(shown)
     if not healthy:
         raise SystemExit(1)

@@ -27,11 +27,18 @@ def layouts() -> None:
       ckptmigrate layouts --json
     """
     from ckptmigrate.releases.facts import compat
+    from ckptmigrate.verbs.layouts import releases
 
-    rows = compat().layouts
+    facts = compat()
+    rows = facts.layouts
     if output.json:
         keys = ("layout", "releases", "summary", "source")
         output.object([{key: getattr(row, key) for key in keys} for row in rows])
         return
-    output.lines([Line("what it is", f"{'layout':17}{'releases':14}", style="bold")])
-    output.lines(Line(row.summary, f"{row.layout:17}{row.releases:14}") for row in rows)
+    output.lines([Line("rerun state and common state", _head("layout", "releases"), style="bold")])
+    output.lines(Line(row.summary, _head(row.layout, releases(row, facts))) for row in rows)
+    output.lines([Line("run `ckptmigrate inspect PATH` for the layout of a checkpoint", "hint: ")])
+
+
+def _head(layout: str, written_by: str) -> str:
+    return f"{layout:17}{written_by:16}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
 import click
@@ -44,7 +45,10 @@ def output_options(command: Command) -> Command:
             ("--no-color", "no_color"),
             "Print without color. Color is also off in a pipe and if NO_COLOR is set.",
         ),
-        (("-v", "--verbose", "verbose"), "Print a Python traceback with an error."),
+        (
+            ("-v", "--verbose", "verbose"),
+            "Also print the changes of a migration, and a Python traceback with an error.",
+        ),
         (("--json", "as_json"), "Print the result, or the error, as JSON."),
     ):
         command = click.option(
@@ -89,26 +93,97 @@ every = click.option(
     is_flag=True,
     help="Process every iteration of a root. A failure does not stop the other iterations.",
 )
-python = click.option(
-    "--python", metavar="V",
-    help="Python version of the job. Python 3.13 moved the classes of pathlib. Default: 3.12.",
+_VERSIONS: Final = (
+    click.option(
+        "--torch", metavar="V",
+        help="PyTorch version of the job. Default: the usual one for the release.",
+    ),
+    click.option(
+        "--python", metavar="V",
+        help="Python version of the job. Python 3.13 moved the classes of pathlib. Default: 3.12.",
+    ),
+    click.option(
+        "--numpy", metavar="V",
+        help="NumPy version of the job. NumPy 2 renamed a module that pickles contain. Default: "
+        "not known.",
+    ),
 )  # fmt: skip
-numpy = click.option(
-    "--numpy", metavar="V",
-    help="NumPy version of the job. NumPy 2 renamed a module that pickles contain. Default: not "
-    "known.",
-)  # fmt: skip
-torch = click.option(
-    "--torch", metavar="V",
-    help="PyTorch version of the job. Default: the usual one for the release.",
-)  # fmt: skip
-LINK_HELP: Final = (
-    "How to create data files in DEST: reflink, hardlink, symlink, copy, or auto, the first of "
-    "reflink, hardlink and copy that works."
-)
-GIVEN_HELP: Final = (
-    "{} of the job that wrote the checkpoint, if the checkpoint does not contain it."
-)
+
+
+def versions(command: Command) -> Command:
+    """Add --torch, passed as `torch`, and --python and --numpy, passed as `environment`."""
+
+    @functools.wraps(command)
+    def packed(*, python: str | None, numpy: str | None, **values: Any) -> Any:
+        from ckptmigrate.releases.environment import environment
+
+        return command(environment=environment(python, numpy), **values)
+
+    return _with(packed, _VERSIONS)  # type: ignore[no-any-return]
+
+
+def link(command: Command) -> Command:
+    """Add --link, passed as a Link."""
+    from ckptmigrate.writing.links import Link  # most commands do not need it
+
+    @functools.wraps(command)
+    def packed(*, link: str, **values: Any) -> Any:
+        return command(link=Link(link), **values)
+
+    option = click.option(
+        "--link", type=click.Choice([each.value for each in Link]), metavar="METHOD",
+        default=Link.AUTO.value, show_default=True,
+        help="How to create data files in DEST: reflink, hardlink, symlink, copy, or auto, the "
+        "first of reflink, hardlink and copy that works.",
+    )  # fmt: skip
+    return _with(packed, [option])  # type: ignore[no-any-return]
+
+
+# Field of Given -> the option that states it, and its name in --help.
+_SIZES: Final = {
+    "world": ("world_size", "World size"),
+    "tensor": ("tensor_parallel", "Tensor parallel size"),
+    "pipeline": ("pipeline_parallel", "Pipeline parallel size"),
+}
+
+
+def parallelism(*fields: str) -> Callable[[Command], Command]:
+    """Add an option for each of these fields of Given, passed together as `given`."""
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def packed(**values: Any) -> Any:
+            from ckptmigrate.checkpoint.topology import Given
+
+            given = Given(**{field: values.pop(_SIZES[field][0]) for field in fields})
+            return command(given=given, **values)
+
+        return _with(packed, map(_size, fields))  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _size(field: str) -> Callable[[Command], Command]:
+    option, name = _SIZES[field]
+    return click.option(
+        f"--{option.replace('_', '-')}", type=click.IntRange(min=1), metavar="N",
+        help=f"{name} of the job that wrote the checkpoint, if the checkpoint does not contain it.",
+    )  # fmt: skip
+
+
+def job_size(flag: str, name: str, text: str) -> Callable[[Command], Command]:
+    """Return an option for a parallel size of the job, passed as `name`."""
+    return click.option(
+        flag, name, type=click.IntRange(min=1), metavar="N", help=f"{text} of the job."
+    )
+
+
+def _with(command: Any, options: Iterable[Callable[[Any], Any]]) -> Any:
+    for option in reversed(list(options)):
+        command = option(command)
+    return command
+
+
 strict = click.option(
     "--strict", is_flag=True, help="The job uses --dist-ckpt-strictness raise_all."
 )

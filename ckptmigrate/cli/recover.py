@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ckptmigrate.cli import options, render
+from ckptmigrate.cli import options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import Manual
 from ckptmigrate.places import Place, absolute
@@ -41,4 +41,4 @@ def recover(path: Place, break_lock: bool) -> None:
         output.object({"recovered": {str(each): what for each, what in done.items()}})
     else:
         nothing = f"{absolute(path)}: nothing to recover"
-        output.lines(render.recovered(done) or [nothing])
+        output.lines([f"{each}: {what}" for each, what in done.items()] or [nothing])

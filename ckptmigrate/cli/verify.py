@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import Any
 
 import click
 
-from ckptmigrate import report
-from ckptmigrate.batch import paths
-from ckptmigrate.checkpoint.manifest import PAYLOAD
-from ckptmigrate.checks import root_checks, verification
-from ckptmigrate.checks.torch_load import require_torch
-from ckptmigrate.cli import console, options, render
-from ckptmigrate.cli.batch_options import Many, several
-from ckptmigrate.cli.console import output
+from ckptmigrate.cli import options
+from ckptmigrate.cli.batch_options import Selection, several
 from ckptmigrate.cli.help import CHECKPOINT, Manual
-from ckptmigrate.cli.report_option import reported
-from ckptmigrate.cli.report_recorder import recorder
-from ckptmigrate.places import Place
-from ckptmigrate.storage import directories
-
-if TYPE_CHECKING:
-    from ckptmigrate.batch.drive import Job
-    from ckptmigrate.batch.read_tasks import Verify
+from ckptmigrate.cli.run import run
+from ckptmigrate.verbs.verify import VerifyRequest
 
 
 @click.command(
@@ -39,16 +25,9 @@ if TYPE_CHECKING:
 @options.known
 @options.full
 @several(ledger=True)
-@reported
 @options.output_options
 def verify(
-    many: Many,
-    iteration: int | None,
-    every: bool,
-    load: bool,
-    hashed: bool,
-    known: tuple[str, ...],
-    full: bool,
+    selection: Selection, iteration: int | None, every: bool, full: bool, **flags: Any
 ) -> None:
     """Validate a checkpoint and list every problem with its fix.
 
@@ -65,53 +44,4 @@ def verify(
       ckptmigrate verify run --known nemo.core.Config
     """
     options.check_choice(iteration, every=every)
-    if load:
-        require_torch()
-    if many.batch:
-        from ckptmigrate.batch.read_tasks import Verify
-        from ckptmigrate.cli.batches import jobs, run
-
-        choose = partial(paths.chosen, iteration=iteration, every=every)
-        tasks = jobs(many.groups(choose), Verify(load, hashed, known))
-        run(many, "verify", [_with_tracker(job) for job in tasks])
-        return
-    path = many.only
-    with console.progress("verifying", _total(path, iteration, every, load + hashed)) as progress:
-        found = verification.verify(
-            path,
-            load=load,
-            hashed=hashed,
-            iteration=iteration,
-            every=every,
-            known=known,
-            progress=progress if load or hashed else None,
-        )
-    recorder.add(lambda document: report.build.of_verify(document, found))
-    if output.json:
-        output.object(found.as_json())
-    else:
-        output.lines(render.verification(found, full=full))
-    if not found.clean:
-        raise SystemExit(1)
-
-
-def _with_tracker(job: Job) -> Job:
-    """Return the job with the check of the tracker file added to the first task of a root."""
-    if not job.group.is_root:
-        return job
-    first, *others = job.tasks
-    work = cast("Verify", first.work)
-    return replace(job, tasks=(replace(first, work=replace(work, tracker=True)), *others))
-
-
-def _total(path: Place, iteration: int | None, every: bool, passes: int) -> int:
-    """Return the bytes of the data files to read in that many passes."""
-    if not passes:
-        return 0
-    chosen = root_checks.choose(path, iteration=iteration, every=every)
-    return passes * sum(
-        size
-        for each in chosen.checkpoints
-        for name, size in directories.directory(each).files().items()
-        if PAYLOAD.fullmatch(name)
-    )
+    run(selection, VerifyRequest(iteration=iteration, every=every, **flags), full=full)

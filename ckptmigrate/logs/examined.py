@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from ckptmigrate import places
-from ckptmigrate.checkpoint import locate, metadata
+from ckptmigrate.checkpoint import locate, metadata, metadata_file
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checks import root_checks, verification
 from ckptmigrate.checks.findings import Finding
@@ -87,7 +87,7 @@ class Seen:
         if self.manifest is not None:
             return tuple(self.manifest.metadata.entries)
         try:
-            found = metadata.read(directories.directory(self.place).read(metadata.FILE))
+            found = metadata_file.read(directories.directory(self.place).read(metadata.FILE))
         except (CkptMigrateError, OSError):
             return ()
         return tuple(found.entries)

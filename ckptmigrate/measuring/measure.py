@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ from ckptmigrate.releases.prediction import Verdict
 from ckptmigrate.releases.readers import reader
 from ckptmigrate.storage import local_files
 from ckptmigrate.storage.directories import LocalDirectory
-from ckptmigrate.verbs import migrate
+from ckptmigrate.verbs.migrate import MigrationRequest
 from ckptmigrate.versions.detection import read
 from ckptmigrate.versions.load_rules import WITHOUT_CONTEXT
 
@@ -204,18 +204,17 @@ class Measurement:
     def _migrate(self, each: Checkpoint, release: str) -> _Migrated:
         """Migrate a checkpoint for a release, and allow the data losses that this requires."""
         output = self.work / f"{each.key}-for-{release}"
-        losses: tuple[str, ...] = ()
+        request = MigrationRequest(release, output=output)
         try:
-            prepared = migrate.prepare(each.root, release, output=output)
+            done = request.run(each.root)
         except RefusedError as refused:
             if not refused.losses:
                 raise
-            losses = refused.losses
-            prepared = migrate.prepare(each.root, release, output=output, allowed=losses)
-        if prepared.destination is None:
-            return _Migrated(each.folder, True, losses)
-        migrate.carry_out(prepared)
-        return _Migrated(output / prepared.names[0], False, losses)
+            request = replace(request, allow_loss=refused.losses)
+            done = request.run(each.root)
+        if done.destination is None:
+            return _Migrated(each.folder, True, request.allow_loss)
+        return _Migrated(output / done.names[0], False, request.allow_loss)
 
     def _outcome(
         self,

@@ -1,6 +1,6 @@
 """Reader of pickles that executes nothing.
 
-The bytes go through `limits.check` (a lexer for allowed opcodes and sizes) and then through the C
+The bytes go through `bounds.check` (a lexer for allowed opcodes and sizes) and then through the C
 `pickle.Unpickler`, which a training job uses, too, so that no second parser can disagree with it.
 Its `find_class` never imports: each global becomes an inert placeholder (see `tree`).
 """
@@ -48,7 +48,7 @@ def load_with_symbols(data: bytes, *, storages: bool = False) -> tuple[Any, tupl
 
     Raises:
         PickleError: the data is not a pickle, is truncated, has bytes after its end, or uses
-            opcodes that no checkpoint writer uses (see `limits`). Nothing was executed or imported.
+            opcodes that no checkpoint writer uses (see `bounds`). Nothing was executed or imported.
     """
     bounds.check(data)
     stream = io.BytesIO(data)

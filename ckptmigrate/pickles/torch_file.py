@@ -54,13 +54,21 @@ def load(data: bytes) -> TorchFile:
 
 def dump(file: TorchFile) -> bytes:
     """Return the bytes of a file; identical to those it was read from if its tree is unchanged."""
+    return torch_zip.write(written(file))
+
+
+def written(file: TorchFile) -> TorchZip:
+    """Return the members of a file, with `data.pkl` as its tree is written."""
     pickled = serializer.dump(file.tree, PROTOCOL)
     members = ((n, pickled if n == PICKLE else body) for n, body in file.zipped.members)
-    return torch_zip.write(replace(file.zipped, members=tuple(members)))
+    return replace(file.zipped, members=tuple(members))
 
 
 def new(tree: Any) -> TorchFile:
-    """Return a file for a tree without tensors, with the members that torch 2.4 and later write."""
+    """Return a file for a tree, with the members that torch 2.4 and later write, without storages.
+
+    The caller adds the storages that the tree refers to.
+    """
     # torch identifies a serialization by 40 digits; a hash of the content makes them reproducible.
     digest = hashlib.sha256(serializer.dump(tree, PROTOCOL)).digest()
     identity = f"{int.from_bytes(digest, 'big') % 10**40:040d}".encode()

@@ -14,22 +14,28 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from ckptmigrate.errors import PickleError
 
 PICKLE: Final = "data.pkl"
+STORAGES: Final = "data/"  # start of the names of tensor storages
+Fetch = Callable[[int, int], bytes]  # parameters: offset, size
 _ALIGNMENT: Final = ".storage_alignment"  # torch 2.7 and later store the setting in the file
 _DEFAULT_ALIGNMENT: Final = 64
-_LARGEST: Final = 2**32 - 2  # bytes; larger files have ZIP64 fields in their entries
+_LARGEST: Final = 2**32 - 2  # bytes; larger files are read only in outline
+_ZIP64: Final = 2**32 - 1  # a size or an offset from here on is in a ZIP64 field
 _MOST_MEMBERS: Final = 1_000_000
+_LATE: Final = "there are bytes before its first member"
+_SEARCHED: Final = 1024**2  # bytes that are searched for the start of a zip
 
 _FLAGS: Final = 0x0800  # UTF-8 names
 _DESCRIPTOR: Final = 0x0008  # sizes are in a data descriptor; not for an empty member
 _LOCAL: Final = struct.Struct("<4s5H3I2H")
 _SIZES: Final = struct.Struct("<4s3I")
+_SIZES64: Final = struct.Struct("<4sI2Q")
 _CENTRAL: Final = struct.Struct("<4s6H3I5H2I")
 _END64: Final = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR: Final = struct.Struct("<4sIQI")
@@ -53,6 +59,24 @@ _MEMBERS: Final = {
 
 
 @dataclass(frozen=True)
+class Stored:
+    """The bytes of a member that are not in memory.
+
+    Attributes:
+        size: in bytes.
+        checksum: their CRC-32; 0 if the file has no checksums.
+        offset: start in the file.
+    """
+
+    size: int
+    checksum: int = 0
+    offset: int = 0
+
+    def __len__(self) -> int:
+        return self.size
+
+
+@dataclass(frozen=True)
 class TorchZip:
     """The values that determine the bytes of a file.
 
@@ -69,36 +93,84 @@ class TorchZip:
 
     def parts(self) -> Iterator[tuple[str, bytes]]:
         """Yield the parts of the file in order: a description and the bytes."""
-        alignment = int(dict(self.members).get(_ALIGNMENT, _DEFAULT_ALIGNMENT))
-        position = 0
-        central = bytearray()
-        for name, body in self.members:
-            path = f"{self.folder}/{name}".encode()
-            offset, size = position, len(body)
-            checksum = zlib.crc32(body) if self.checksums else 0
-            flags = _FLAGS | _DESCRIPTOR if size else _FLAGS
-            padding = -(offset + _LOCAL.size + len(path) + 4) % alignment
-            header = _LOCAL.pack(b"PK\3\4", 0, flags, 0, 0, 0, 0, 0, 0, len(path), padding + 4)
-            header += path + struct.pack("<2sH", b"FB", padding) + b"Z" * padding
-            descriptor = _SIZES.pack(b"PK\7\10", checksum, size, size) if size else b""
-            position += len(header) + size + len(descriptor)
-            yield f"the header of {name}", header
-            yield f"the content of {name}", body
-            yield f"the CRC or size after {name}", descriptor
-            central += _CENTRAL.pack(
-                b"PK\1\2", 0, 0, flags, 0, 0, 0, checksum, size, size,
-                len(path), 0, 0, 0, 0, 0, offset,
-            )  # fmt: skip
-            central += path
-        count, end = len(self.members), position + len(central)
-        few = min(count, 0xFFFF)
-        yield "the central directory", bytes(central)
-        yield (
-            "the ZIP64 record",
-            _END64.pack(b"PK\6\6", 44, 0x031E, 45, 0, 0, count, count, len(central), position),
-        )
-        yield "the ZIP64 locator", _LOCATOR.pack(b"PK\6\7", 0, end, 1)
-        yield "the end record", _END.pack(b"PK\5\6", 0, 0, few, few, len(central), position, 0)
+        for what, part in _parts(self.folder, self.members, self.checksums):
+            assert isinstance(part, bytes)  # no member is `Stored`
+            yield what, part
+
+
+@dataclass(frozen=True)
+class Outlined:
+    """A file whose tensor storages are not in memory.
+
+    Attributes:
+        folder, checksums: see `TorchZip`.
+        members: (name without the folder, bytes, or `Stored` for a storage), in order.
+    """
+
+    folder: str
+    members: tuple[tuple[str, bytes | Stored], ...]
+    checksums: bool = True
+
+    def parts(self) -> Iterator[tuple[str, bytes | Stored]]:
+        """Yield the parts of the file in order: a description, and the bytes or the storage."""
+        return _parts(self.folder, self.members, self.checksums)
+
+    @property
+    def length(self) -> int:
+        """Return the size of the file in bytes."""
+        return sum(len(part) for _, part in self.parts())
+
+
+def _parts(
+    folder: str, members: Iterable[tuple[str, bytes | Stored]], checksums: bool
+) -> Iterator[tuple[str, bytes | Stored]]:
+    bodies = dict(members)
+    alignment = int(bodies.get(_ALIGNMENT, _DEFAULT_ALIGNMENT))  # type: ignore[arg-type]
+    position = 0
+    central = bytearray()
+    for name, body in bodies.items():
+        path = f"{folder}/{name}".encode()
+        offset, size = position, len(body)
+        if isinstance(body, Stored):
+            checksum = body.checksum
+        else:
+            checksum = zlib.crc32(body) if checksums else 0
+        flags = _FLAGS | _DESCRIPTOR if size else _FLAGS
+        wide = _zip64(size, 0, offset)
+        padding = -(offset + _LOCAL.size + len(path) + len(wide) + 4) % alignment
+        extra = wide + struct.pack("<2sH", b"FB", padding) + b"Z" * padding
+        header = _LOCAL.pack(b"PK\3\4", 0, flags, 0, 0, 0, 0, 0, 0, len(path), len(extra))
+        header += path + extra
+        sizes = _SIZES64 if wide else _SIZES
+        descriptor = sizes.pack(b"PK\7\10", checksum, size, size) if size else b""
+        position += len(header) + size + len(descriptor)
+        yield f"the header of {name}", header
+        yield f"the content of {name}", body
+        yield f"the CRC or size after {name}", descriptor
+        narrow, at, wide = min(size, _ZIP64), min(offset, _ZIP64), _zip64(size, size, offset)
+        central += _CENTRAL.pack(
+            b"PK\1\2", 0, 0, flags, 0, 0, 0, checksum, narrow, narrow,
+            len(path), len(wide), 0, 0, 0, 0, at,
+        )  # fmt: skip
+        central += path + wide
+    count, end = len(bodies), position + len(central)
+    few = min(count, 0xFFFF)
+    yield "the central directory", bytes(central)
+    yield (
+        "the ZIP64 record",
+        _END64.pack(b"PK\6\6", 44, 0x031E, 45, 0, 0, count, count, len(central), position),
+    )
+    yield "the ZIP64 locator", _LOCATOR.pack(b"PK\6\7", 0, end, 1)
+    at = min(position, _ZIP64)
+    yield "the end record", _END.pack(b"PK\5\6", 0, 0, few, few, len(central), at, 0)
+
+
+def _zip64(size: int, packed: int, offset: int) -> bytes:
+    """Return the ZIP64 field with the numbers that have no place in an entry; empty if none."""
+    numbers = ([size, packed] if size >= _ZIP64 else []) + ([offset] if offset >= _ZIP64 else [])
+    if not numbers:
+        return b""
+    return struct.pack(f"<2H{len(numbers)}Q", 1, 8 * len(numbers), *numbers)
 
 
 def write(zipped: TorchZip) -> bytes:
@@ -112,47 +184,76 @@ def read(data: bytes) -> TorchZip:
     Raises:
         PickleError: `torch.save` does not write such a file; names the first part that differs.
     """
-    if not data.startswith(b"PK\3\4"):
-        raise _other(
-            "there are bytes before its first member"
-            if b"PK\3\4" in data
-            else ("it does not start with a member")
-        )
-    if len(data) > _LARGEST:
+    found = _read(lambda at, size: data[at : at + size], len(data), outlined=False)
+    members = ((name, body) for name, body in found.members if isinstance(body, bytes))
+    return TorchZip(found.folder, tuple(members), found.checksums)
+
+
+def outline(fetch: Fetch, length: int) -> Outlined:
+    """Read a file that `torch.save` wrote, except for its tensor storages.
+
+    Args:
+        fetch: returns bytes of the file, from an offset and a size.
+        length: the size of the file in bytes.
+
+    Raises:
+        PickleError: as `read`; the contents of the storages are not compared with their checksums.
+    """
+    return _read(fetch, length, outlined=True)
+
+
+def _read(fetch: Fetch, length: int, *, outlined: bool) -> Outlined:
+    start = fetch(0, 4)
+    if start != b"PK\3\4":
+        late = b"PK\3\4" in fetch(0, _SEARCHED)
+        raise _other(_LATE if late else "it does not start with a member")
+    if length > _LARGEST and not outlined:
         raise _other("it is 4 GiB or larger")
     try:
-        zipped = _listed(data)
+        found = _listed(fetch, length, outlined=outlined)
     except (struct.error, UnicodeError) as error:
         raise _other(f"its central directory is not valid: {error}") from error
     position = 0
-    for what, part in zipped.parts():
-        if not data.startswith(part, position):
+    for what, part in found.parts():
+        if isinstance(part, Stored):
+            same = part.offset == position
+        else:
+            same = fetch(position, len(part)) == part
+        if not same:
             raise _other(f"{what}, at byte {position}, differs from what torch.save writes")
         position += len(part)
-    if position != len(data):
+    if position != length:
         raise _other("there are bytes between its members and its central directory")
-    return zipped
+    return found
 
 
-def _listed(data: bytes) -> TorchZip:
+def _listed(fetch: Fetch, length: int, *, outlined: bool) -> Outlined:
     """Return the contents of the central directory, not yet validated."""
-    signature, *_, size, start, _ = _END.unpack_from(data, len(data) - _END.size)
+    signature, *_ = _END.unpack(fetch(length - _END.size, _END.size))
     if signature != b"PK\5\6":
         raise _other("it is truncated, or there are bytes after its end")
-    end, left = start + size, len(data)
-    if end != len(data) - _ENDS:
+    *_, size, start = _END64.unpack(fetch(length - _ENDS, _END64.size))
+    left = length
+    if start + size != length - _ENDS:
         raise _other("its end record refers to another central directory")
-    members: dict[str, bytes] = {}
+    central = fetch(start, size)
+    members: dict[str, bytes | Stored] = {}
     folder, checksums = "", False
-    while start < end:
-        signature, *_, method, _, _, checksum, packed, size, length, extra, comment, _, _, _, at = (
-            _CENTRAL.unpack_from(data, start)
+    at = 0
+    while at < size:
+        signature, *_, method, _, _, checksum, packed, full, width, extra, note, _, _, _, begin = (
+            _CENTRAL.unpack_from(central, at)
         )
-        start += _CENTRAL.size + length
-        path = data[start - length : start].decode()
-        if signature != b"PK\1\2" or extra or comment:
-            raise _other(f"its central directory has unknown records before byte {start}")
-        if method or packed != size:
+        at += _CENTRAL.size + width
+        path = central[at - width : at].decode()
+        wide = iter(struct.unpack_from(f"<{extra // 8}Q", central, at + 4) if extra else ())
+        at += extra
+        full, packed, begin = (
+            next(wide, 0) if number == _ZIP64 else number for number in (full, packed, begin)
+        )
+        if signature != b"PK\1\2" or note:
+            raise _other(f"its central directory has unknown records before byte {start + at}")
+        if method or packed != full:
             raise _other(f"{path!r} in it is compressed")
         here, _, name = path.partition("/")
         folder = folder or here
@@ -161,18 +262,21 @@ def _listed(data: bytes) -> TorchZip:
             raise _other(f"it contains {path!r}, which torch.save does not write")
         if name in members:
             raise _other(f"two of its members have the name {path!r}")
-        left -= size
+        left -= full
         if left < 0 or len(members) == _MOST_MEMBERS:
             raise _other("its members overlap, or are too many")
-        body = at + _LOCAL.size + sum(_LOCAL.unpack_from(data, at)[-2:])
-        members[name] = data[body : body + size]
+        body = begin + _LOCAL.size + sum(_LOCAL.unpack(fetch(begin, _LOCAL.size))[-2:])
         checksums = checksums or checksum != 0
-        if not content.fullmatch(members[name]):
+        if outlined and name.startswith(STORAGES):
+            members[name] = Stored(full, checksum, body)
+            continue
+        members[name] = found = fetch(body, full)
+        if not content.fullmatch(found):
             raise _other(f"torch.load does not accept the content of {path!r} in it")
     for name in (PICKLE, "version"):
         if name not in members:
             raise _other(f"no {name}")
-    return TorchZip(folder, tuple(members.items()), checksums)
+    return Outlined(folder, tuple(members.items()), checksums)
 
 
 def _other(reason: str) -> PickleError:

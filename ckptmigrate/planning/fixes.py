@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from ckptmigrate.checkpoint.locate import words
 from ckptmigrate.checkpoint.rerun import Kind
+from ckptmigrate.checks.verification import verify_one
 from ckptmigrate.errors import CkptMigrateError, RefusedError
 from ckptmigrate.places import Place
 from ckptmigrate.planning import planner, refusals, repairs
@@ -100,7 +101,8 @@ def _repaired(found: Reading, release: Reader, job: Job, named: Sequence[str | P
     path, options = found.manifest.path, refusals.rebuild_options(found)
     first = command("repair", *(named or words(path)), *options)
     try:
-        made = repairs.plan(path, repairs.Wanted(rebuild=bool(options)), now="")
+        wanted = repairs.Wanted(rebuild=bool(options))
+        made = repairs.plan(path, wanted, verify_one(path), now="")
     except CkptMigrateError as error:
         return Advice(reason=error.reason)
     if check(_after(made, found), release, job).resumes:

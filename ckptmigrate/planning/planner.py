@@ -1,7 +1,7 @@
 """Planning of a migration.
 
 `plan` has no side effects: it reads a checkpoint and returns a value. `--dry-run` prints the value,
-and only `transaction` carries it out.
+and only `writing` carries it out.
 """
 
 from __future__ import annotations

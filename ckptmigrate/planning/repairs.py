@@ -14,6 +14,7 @@ from typing import Final
 from ckptmigrate import versions
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.manifest import MARKER_FILE, Manifest, marker_of
+from ckptmigrate.checkpoint.metadata import SHAPES
 from ckptmigrate.checkpoint.rerun import (
     IDLE,
     MODE_VALIDATE,
@@ -26,7 +27,7 @@ from ckptmigrate.checkpoint.rerun import (
 from ckptmigrate.checkpoint.sidecar import REPAIR, Original
 from ckptmigrate.checkpoint.topology import Given, derive
 from ckptmigrate.checks.codes import CODES
-from ckptmigrate.checks.verification import verify_one
+from ckptmigrate.checks.verification import Verified
 from ckptmigrate.errors import CorruptError, DamagedError, RefusedError, Retry
 from ckptmigrate.places import Place
 from ckptmigrate.planning import planner
@@ -37,7 +38,6 @@ from ckptmigrate.planning.refusals import rebuild_options
 from ckptmigrate.releases.constraints import respelled, with_shapes
 from ckptmigrate.releases.environment import USUAL
 from ckptmigrate.releases.facts import compat
-from ckptmigrate.releases.optimizer_state import SHAPES
 from ckptmigrate.storage import directories
 from ckptmigrate.text.commands import command
 from ckptmigrate.version import __version__
@@ -66,14 +66,16 @@ class Wanted:
     hashed: bool = False
 
 
-def plan(path: Place, wanted: Wanted, *, now: str) -> Plan:
+def plan(path: Place, wanted: Wanted, verified: Verified, *, now: str) -> Plan:
     """Plan the repair of one checkpoint.
+
+    Args:
+        verified: the problems of the checkpoint.
 
     Raises:
         RefusedError: data is lost, or the repair would drop a fault context without `drop`.
         CkptMigrateError: the directory is not a readable torch_dist checkpoint.
     """
-    verified = verify_one(path, known=wanted.known, hashed=wanted.hashed)
     gone = verified.lost
     if gone:
         first, more = gone[0], len(gone) - 1

@@ -198,7 +198,7 @@ def with_shapes(found: Manifest) -> Manifest:
     if not optimizer_state.shapes_lost(found):
         return found
     rows = optimizer_state.shapes(found)
-    return replace(found, metadata=found.metadata.with_attribute(optimizer_state.SHAPES, rows))
+    return replace(found, metadata=found.metadata.with_attribute(metadata.SHAPES, rows))
 
 
 def _with_shapes(found: Manifest, reader: Reader) -> Manifest:

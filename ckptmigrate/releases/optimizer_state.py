@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.metadata import ORIGINAL_SHAPE, SHAPES
 from ckptmigrate.pickles.tree import Object
 from ckptmigrate.releases.facts import ShardingRow
 from ckptmigrate.releases.readers import Reader
@@ -23,9 +24,6 @@ FLAG: Final = "--no-load-optim"
 FLATTENED: Final = "fully_sharded_model_space"
 Sizes = tuple[int, int]
 _IN_CONTENT: Final = "sharding-type-in-content"
-# The attribute of `.metadata` with a row per tensor, and the field in the row of a flattened state.
-SHAPES: Final = "mcore_data"
-_SHAPE: Final = "nd_reformulated_orig_global_shape"
 
 _CHAINED: Final = re.compile(r"chained_\d+\.", re.ASCII)
 # `optimizer.state.exp_avg.<parameter>`, for each of several optimizers under a prefix.
@@ -123,7 +121,7 @@ def shapes(manifest: Manifest) -> dict[str, dict[str, tuple[int, ...]]]:
         match = _STATE.fullmatch(key)
         parameter = entries.get(match["parameter"]) if match else None
         shape = () if parameter is None else _size(parameter)
-        rows[key] = {_SHAPE: shape} if _is_flattened(shape, _size(entries[key])) else {}
+        rows[key] = {ORIGINAL_SHAPE: shape} if _is_flattened(shape, _size(entries[key])) else {}
     return rows
 
 
@@ -302,7 +300,11 @@ def _flattened(manifest: Manifest) -> dict[str, tuple[int, ...]]:
     data = manifest.metadata.attributes.get(SHAPES)
     if not isinstance(data, dict):
         return {}
-    return {k: _numbers(v[_SHAPE]) for k, v in data.items() if isinstance(v, dict) and _SHAPE in v}
+    return {
+        k: _numbers(v[ORIGINAL_SHAPE])
+        for k, v in data.items()
+        if isinstance(v, dict) and ORIGINAL_SHAPE in v
+    }
 
 
 def _numbers(value: Any) -> tuple[int, ...]:

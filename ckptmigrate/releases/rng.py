@@ -135,11 +135,7 @@ def _with_fewer(found: Manifest, grid: Position) -> Rekeyed:
         _same(found, firsts[place[:2]], unique_key(place, grid, RNG_KEY))
         for place in positions(grid)
     )
-    ranks = {
-        key: rank
-        for rank in range(len(found.metadata.plans or ()))
-        for key in found.metadata.plan_keys(rank)
-    }
+    ranks = {key: rank for rank, keys in enumerate(found.metadata.planned or ()) for key in keys}
     added = {
         unique_key(place, grid[:2], RNG_KEY): (ranks.get(first, 0), found.metadata.blobs[first])
         for place, first in firsts.items()

@@ -1,13 +1,19 @@
-"""A report: the facts and the result of one command, independent of the output format."""
+"""The document of a command: its facts and result, independent of the output format."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptmigrate.checks.findings import Finding
+    from ckptmigrate.releases.prediction import Verdict
 
 
-class Outcome(str, Enum):
+class CommandOutcome(str, Enum):
     """How a command ended.
 
     done: it wrote what it planned. planned: a dry run. unchanged: there was nothing to write.
@@ -29,7 +35,7 @@ class Facts:
     """The facts of a checkpoint before a change: label -> lines."""
 
     path: str
-    facts: dict[str, tuple[str, ...]]
+    facts: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class FileChange:
 
 
 @dataclass(frozen=True)
-class Loss:
+class AllowedLoss:
     """A data loss that the user allowed and that happens, with its meaning."""
 
     name: str
@@ -57,7 +63,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Change:
+class CheckpointChange:
     """The change of one checkpoint.
 
     Attributes:
@@ -77,46 +83,18 @@ class Change:
     layout: str
     differences: tuple[str, ...]
     files: tuple[FileChange, ...]
-    losses: tuple[Loss, ...]
+    losses: tuple[AllowedLoss, ...]
     notes: tuple[str, ...]
     payload_files: int
     payload_bytes: int
 
 
 @dataclass(frozen=True)
-class Reason:
-    """A reason why a job cannot resume: the error, why it is raised, the flag that avoids it."""
-
-    error: str
-    why: str
-    flag: str | None
-
-
-@dataclass(frozen=True)
-class Prediction:
+class Predicted:
     """The prediction whether a job of a release resumes from the checkpoint at `path`."""
 
     path: str
-    release: str
-    torch: str
-    resumes: bool
-    without: tuple[str, ...]
-    warnings: tuple[str, ...]
-    depends: tuple[str, ...]
-    reasons: tuple[Reason, ...]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A problem that `verify` reports; its severity is error, warning or note."""
-
-    severity: str
-    code: str
-    path: str
-    what: str
-    items: tuple[str, ...]
-    meaning: str
-    remedy: str
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -130,8 +108,8 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Step:
-    """A command or flags of the job, for: `use`, `undo`, `fix`, `ask`, `job` or `go-on`."""
+class NextStep:
+    """A command or flags of the job, for: `use`, `undo`, `redo`, `fix`, `ask`, `job`, `resume`."""
 
     purpose: str
     command: str
@@ -143,7 +121,7 @@ class Member:
 
     Attributes:
         path: the checkpoint.
-        status: the status in the batch, such as `done` or `not begun`.
+        status: the status in the batch, such as `done` or `not started`.
         good: whether no work is left.
         text: what was done or found, in a few words.
         result: the path of the result, or None if nothing was written.
@@ -157,16 +135,14 @@ class Member:
     text: str
     result: str | None
     refusal: Refusal | None
-    steps: tuple[Step, ...]
+    steps: tuple[NextStep, ...]
 
 
 @dataclass(frozen=True)
-class Report:
-    """The content of a report.
+class Document:
+    """The content of a report, and of what a command prints.
 
     Attributes:
-        verb, paths: the command and its PATHs, absolute.
-        version, time: the ckptmigrate version, and the time in ISO 8601, UTC.
         outcome, answer: the result as a word and as a sentence.
         each: the checkpoints of a batch with their results.
         found: the facts of each checkpoint.
@@ -175,23 +151,48 @@ class Report:
         problems: the result of `verify`.
         refusal: the error that ended the command, or None.
         steps: the next steps.
-        cautions: the warnings.
+        warnings: the warnings.
+    """
+
+    outcome: CommandOutcome
+    answer: str
+    each: tuple[Member, ...] = ()
+    found: tuple[Facts, ...] = ()
+    changes: tuple[CheckpointChange, ...] = ()
+    predictions: tuple[Predicted, ...] = ()
+    problems: tuple[Finding, ...] = ()
+    refusal: Refusal | None = None
+    steps: tuple[NextStep, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON form, the last keys of a report."""
+        plain = asdict(replace(self, predictions=(), problems=()))
+        return {
+            **plain,
+            "outcome": self.outcome.value,
+            "predictions": [
+                {"path": each.path, **each.verdict.as_json()} for each in self.predictions
+            ],
+            "problems": [each.as_json() for each in self.problems],
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """A document with the command that it is about, as `--report FILE` writes it.
+
+    Attributes:
+        verb, paths: the command and its PATHs, absolute.
+        version, time: the ckptmigrate version, and the time in ISO 8601, UTC.
+        document: the facts and the result.
     """
 
     verb: str
     paths: tuple[str, ...]
     version: str
     time: str
-    outcome: Outcome
-    answer: str
-    each: tuple[Member, ...] = ()
-    found: tuple[Facts, ...] = ()
-    changes: tuple[Change, ...] = ()
-    predictions: tuple[Prediction, ...] = ()
-    problems: tuple[Problem, ...] = ()
-    refusal: Refusal | None = None
-    steps: tuple[Step, ...] = ()
-    cautions: tuple[str, ...] = ()
+    document: Document
 
     @property
     def about(self) -> str:
@@ -201,4 +202,5 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Return the documented JSON form (`ckptmigrate schema report`)."""
-        return {**asdict(self), "outcome": self.outcome.value}
+        about = {"verb": self.verb, "paths": list(self.paths)}
+        return {**about, "version": self.version, "time": self.time, **self.document.as_json()}

@@ -6,19 +6,19 @@ from typing import Final
 
 from ckptmigrate.compat.text_tables import SYMBOLS
 from ckptmigrate.pages.html_page import escaped, filled
-from ckptmigrate.report.blocks import (
+from ckptmigrate.report.document import Report
+from ckptmigrate.report.sections import (
     GRADES,
     Block,
     Bullets,
     Command,
     Diff,
     Files,
+    Heading,
     Labels,
-    Line,
     Section,
     sections,
 )
-from ckptmigrate.report.document import Report
 
 _COLUMNS: Final = ("size after", "SHA-256 before", "SHA-256 after")
 _SIGNS: Final = {"+": "add", "-": "drop", "~": "change"}
@@ -29,11 +29,11 @@ def page(report: Report) -> str:
     parts = {
         "verb": escaped(report.verb),
         "path": escaped(report.about),
-        "mark": _mark(GRADES[report.outcome]),
-        "outcome": escaped(report.outcome.value),
-        "answer": escaped(report.answer),
+        "mark": _mark(GRADES[report.document.outcome]),
+        "outcome": escaped(report.document.outcome.value),
+        "answer": escaped(report.document.answer),
         "time": escaped(report.time),
-        "sections": "\n".join(map(_section, range(1, 100), sections(report))),
+        "sections": "\n".join(map(_section, range(1, 100), sections(report.document))),
     }
     return filled("report.html", parts, style="report.css")
 
@@ -45,7 +45,7 @@ def _section(number: int, found: Section) -> str:
 
 
 def _block(block: Block) -> str:
-    if isinstance(block, Line):
+    if isinstance(block, Heading):
         return f'<p class="place"><code>{escaped(block.text)}</code></p>'
     if isinstance(block, Labels):
         return f"<dl>{''.join(_label(*row) for row in block.rows)}</dl>"

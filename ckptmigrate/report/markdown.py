@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from typing import Final
 
 from ckptmigrate.compat.text_tables import SYMBOLS
-from ckptmigrate.report.blocks import (
+from ckptmigrate.report.document import Report
+from ckptmigrate.report.sections import (
     GRADES,
     Block,
     Bullets,
     Command,
     Diff,
     Files,
+    Heading,
     Labels,
-    Line,
     sections,
 )
-from ckptmigrate.report.document import Report
 from ckptmigrate.text.printable import printable
 
 _SPECIAL: Final = re.compile(r"([\\`*_\[\]<>#|~&$])")
@@ -28,14 +28,15 @@ _LINK: Final = re.compile(r"(://|\bwww\.)", re.IGNORECASE)  # GitHub turns these
 
 def page(report: Report) -> str:
     """Return the report as Markdown."""
+    outcome = report.document.outcome
     lines = [
         f"# {_text(report.verb)} {_code(report.about)}",
         "",
-        f"**{SYMBOLS[GRADES[report.outcome]]} {report.outcome.value}.** {_sentence(report.answer)}",
+        f"**{SYMBOLS[GRADES[outcome]]} {outcome.value}.** {_sentence(report.document.answer)}",
         "",
         f"ckptmigrate {_text(report.version)}, {_text(report.time)}",
     ]
-    for section in sections(report):
+    for section in sections(report.document):
         lines += ["", f"## {_text(section.title)}"]
         for block in section.blocks:
             lines += ["", *_block(block)]
@@ -43,7 +44,7 @@ def page(report: Report) -> str:
 
 
 def _block(block: Block) -> Iterator[str]:
-    if isinstance(block, Line):
+    if isinstance(block, Heading):
         yield _code(block.text)
     elif isinstance(block, Labels):
         yield from ("| what | found |", "|---|---|")

@@ -253,6 +253,44 @@ class Once:
         return self._base.same_file(name, other)
 
 
+class Joined:
+    """Directory with some files that are stored in another directory."""
+
+    def __init__(self, base: Directory, other: Directory, names: Collection[str]) -> None:
+        self.path = base.path
+        self._base = base
+        self._other = other
+        self._names = names
+
+    def _of(self, name: str) -> Directory:
+        return self._other if name in self._names else self._base
+
+    def files(self) -> Mapping[str, int]:
+        there = self._other.files()
+        return dict(sorted({**self._base.files(), **{n: there[n] for n in self._names}}.items()))
+
+    def folders(self) -> Collection[str]:
+        return self._base.folders()
+
+    def below(self, folder: str) -> Directory | None:
+        return self._base.below(folder)
+
+    def read(self, name: str) -> bytes:
+        return self._of(name).read(name)
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        return self._of(name).pieces(name)
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        return self._of(name).read_range(name, offset, length)
+
+    def check_link(self, name: str) -> None:
+        self._of(name).check_link(name)
+
+    def same_file(self, name: str, other: Place) -> bool:
+        return self._of(name).same_file(name, other)
+
+
 class Overlay:
     """Directory with some of its files replaced, added, or (None) removed.
 

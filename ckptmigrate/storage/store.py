@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -193,16 +193,38 @@ class Store(StoreIndex):
             FileExistsError: a different object of this name exists.
         """
         read = functools.partial(store_of(source).read_range, source)
+
+        def content() -> Iterator[bytes]:
+            for start, end in pieces(size):
+                yield read(start, end)
+                progress(end - start)
+
+        with translated(target, "write", missing=source):
+            self.create_large(target, size, content)
+
+    def create_large(self, target: Url, size: int, content: Callable[[], Iterator[bytes]]) -> None:
+        """Write a new object piece by piece; after an error, no object is left.
+
+        Args:
+            size: size of the object in bytes.
+            content: yields its bytes in order; every call yields the same bytes.
+
+        Raises:
+            FileExistsError: a different object of this name exists.
+        """
+
+        def arrived() -> bool:
+            return self._consists_of(target, size, content())
+
         with (
-            translated(target, "write", missing=source),
-            sent_twice(target, lambda: self._same(target, size, read), exclusive=self.is_exclusive),
+            translated(target, "write"),
+            sent_twice(target, arrived, exclusive=self.is_exclusive),
         ):
             mode = "xb" if self.is_exclusive else "wb"
             file = self._fs.open(str(target), mode, block_size=_PIECE)
             try:
-                for start, end in pieces(size):
-                    file.write(read(start, end))
-                    progress(end - start)
+                for piece in content():
+                    file.write(piece)
             except BaseException:
                 if hasattr(file, "discard"):
                     file.discard()
@@ -217,11 +239,18 @@ class Store(StoreIndex):
             size: expected size in bytes.
             read: returns the expected bytes from a start to an end offset.
         """
-        return (
-            self.is_file(target)
-            and self.size(target) == size
-            and all(self.read_range(target, *each) == read(*each) for each in pieces(size))
-        )
+        return self._consists_of(target, size, (read(*each) for each in pieces(size)))
+
+    def _consists_of(self, target: Url, size: int, content: Iterator[bytes]) -> bool:
+        """Return whether an object has a size in bytes and consists of these pieces."""
+        if not self.is_file(target) or self.size(target) != size:
+            return False
+        start = 0
+        for piece in content:
+            if piece and self.read_range(target, start, start + len(piece)) != piece:
+                return False
+            start += len(piece)
+        return True
 
     def abandoned(self, below: Url) -> int:
         """Abort unfinished multipart uploads below a place and free their hidden storage.

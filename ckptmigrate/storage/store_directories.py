@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from typing import Final
 
 from ckptmigrate.errors import DamagedError, StoreError
 from ckptmigrate.places import Place, Url
 from ckptmigrate.storage.limits import LARGEST_PART, largest, too_large
 from ckptmigrate.storage.store import store_of
 from ckptmigrate.storage.store_index import Listing
+
+_PIECE: Final = 16 * 1024 * 1024  # bytes
 
 
 class StoreDirectory:
@@ -38,18 +41,26 @@ class StoreDirectory:
         return self._below.get(folder)
 
     def read(self, name: str) -> bytes:
+        return b"".join(self._pieces(name, largest(name)))
+
+    def pieces(self, name: str) -> Iterator[bytes]:
+        return self._pieces(name, _PIECE)
+
+    def _pieces(self, name: str, most: int) -> Iterator[bytes]:
+        """Yield the content of a file, in one piece if it has at most so many bytes."""
         place = self.path / name
         try:
             # The listing does not include objects in subdirectories.
             size = self.files()[name] if name in self.files() else store_of(place).size(place)
             if size > largest(name):
                 raise too_large(place, largest(name))
-            return store_of(place).read(place, size)
+            if size <= most:
+                yield store_of(place).read(place, size)
+                return
+            for start in range(0, size, most):
+                yield store_of(place).read_range(place, start, min(size, start + most))
         except FileNotFoundError as error:
             raise (_gone(place) if name in self.files() else missing(place)) from error
-
-    def pieces(self, name: str) -> Iterator[bytes]:
-        yield self.read(name)
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         place = self.path / name

@@ -30,3 +30,16 @@ def few(names: Sequence[str], most: int = 4) -> str:
     """Return the first names of a list, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Return a count and its noun, for example `1 entry` or `2 entries`."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def number(value: int) -> str:
+    """Return a number from a checkpoint as text, or its size if the number is very large.
+
+    Python cannot convert an integer of thousands of digits to text.
+    """
+    return str(value) if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"

@@ -28,6 +28,7 @@ from ckptmigrate.planning.losses import LOSSES, Loss
 from ckptmigrate.releases.facts import Compat, LayoutRow, compat, matches, minor
 from ckptmigrate.releases.readers import Reader, reader
 from ckptmigrate.text.commands import command
+from ckptmigrate.verbs.layouts import releases
 
 
 @dataclass(frozen=True)
@@ -208,19 +209,19 @@ def _loss(row: Loss) -> Explanation:
 
 
 def _layout(row: LayoutRow, facts: Compat) -> Explanation:
-    down = f"a newer checkpoint `{command('downgrade', 'PATH', '--to', row.layout)}`"
-    up = f"an older checkpoint `{command('upgrade', 'PATH', '--to', row.layout)}`"
+    down = f"`{command('downgrade', 'PATH', '--to', row.layout)}` from a newer release"
+    up = f"`{command('upgrade', 'PATH', '--to', row.layout)}` from an older release"
     newer = [down] if row is not facts.layouts[-1] else []
     older = [up] if row is not facts.layouts[0] else []
     return Explanation(
         row.layout,
         "layout",
         row.summary,
-        row.releases,
+        releases(row, facts),
         (row.why,),
         (row.source,),
         (
-            f"to write it, run for {', for '.join(newer + older)}",
+            f"to write it, run {', or '.join(newer + older)}",
             "to list the releases that can resume from a checkpoint, run "
             f"`{command('check', 'PATH')}`",
         ),
@@ -319,7 +320,7 @@ def _traces(release: str, facts: Compat) -> str:
         for row in facts.writer_signs
         if matches(here[0], row.present) != matches(before, row.present)
     ]
-    return f"new since {before}: {', '.join(new)}" if new else f"has the signs of {before}"
+    return f"new compared with {before}: {', '.join(new)}" if new else f"has the signs of {before}"
 
 
 def _unread(release: str, matrix: Matrix) -> Iterator[str]:

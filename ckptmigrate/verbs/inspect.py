@@ -1,4 +1,4 @@
-"""The result of `inspect`: layout, writer, rerun state, sizes, history and anomalies."""
+"""The verb `inspect`: show what a checkpoint contains and which release wrote it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ckptmigrate.checkpoint import common, metadata, sidecar
+from ckptmigrate.checkpoint import common, locate, metadata, sidecar
 from ckptmigrate.checkpoint.manifest import Manifest
-from ckptmigrate.checkpoint.rerun import STATES, Kind, RerunRecord
+from ckptmigrate.checkpoint.rerun import Kind, RerunRecord
 from ckptmigrate.checkpoint.sidecar import Step
-from ckptmigrate.checkpoint.topology import Topology, derive
+from ckptmigrate.checkpoint.topology import derive
 from ckptmigrate.errors import CkptMigrateError, RefusedError
 from ckptmigrate.pickles.display import short, words
 from ckptmigrate.pickles.tree import Object
@@ -19,166 +19,28 @@ from ckptmigrate.releases import known_globals, writer_evidence
 from ckptmigrate.releases.facts import compat, matches
 from ckptmigrate.releases.writer_evidence import PossibleWriters
 from ckptmigrate.storage import directories
+from ckptmigrate.verbs.inspection import FaultyRank, Inspection, Nested
+from ckptmigrate.verbs.result import Watch, unwatched
 from ckptmigrate.versions.detection import Reading, read
 
 
 @dataclass(frozen=True)
-class FaultyRank:
-    """The fault context in one rerun shard.
+class InspectRequest:
+    """A request to inspect the checkpoint of a PATH."""
 
-    Attributes:
-        position: the offset of the shard: (rank,), or (PP rank, TP rank).
-        call: the validation call that failed, or None if it failed on another rank.
-        node, device: the suspicious node and device, or None.
-        microbatches: number of saved microbatches, which the job reruns.
-    """
+    iteration: int | None = None
+    every: bool = False
+    verb: str = "inspect"
+    target: None = None
 
-    position: tuple[int, ...]
-    call: str | None
-    node: str | None
-    device: str | None
-    microbatches: int
+    def options(self) -> dict[str, Any]:
+        """Return no options: the result depends only on the checkpoint."""
+        return {}
 
-
-@dataclass(frozen=True)
-class Nested:
-    """A checkpoint in a directory of another checkpoint.
-
-    Attributes:
-        folder: its path relative to the outer checkpoint.
-        tensors, objects: number of keys of tensors and of sharded objects.
-        payload_files, payload_bytes: number and size, in bytes, of the data files.
-        common_place: where the common state is stored: `common.pt`, or the key of the sharded
-            object.
-    """
-
-    folder: str
-    tensors: int
-    objects: int
-    payload_files: int
-    payload_bytes: int
-    common_place: str
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the documented JSON form (docs/json.md, `inspect --json`)."""
-        return {
-            "folder": self.folder,
-            "entries": _entries_json(self.tensors, self.objects),
-            "payload": {"files": self.payload_files, "bytes": self.payload_bytes},
-            "common_state": self.common_place,
-        }
-
-
-def _entries_json(tensors: int, objects: int) -> dict[str, int]:
-    return {"total": tensors + objects, "tensors": tensors, "objects": objects}
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """The result of `inspect`.
-
-    Attributes:
-        path: the directory of the checkpoint.
-        iteration: the iteration of the checkpoint, or None.
-        layouts: names of all layouts that match the rerun data.
-        likely: the layouts that the other evidence does not exclude; never empty.
-        evidence: the reasons, one sentence per layout in `layouts`.
-        writer: the releases that may have written the checkpoint.
-        rerun: the rerun state.
-        faulty: the fault contexts that have a failed call or a suspicious node or device.
-        topology: the parallelism, in ranks; None if unknown.
-        tensors, objects: number of keys of tensors and of sharded objects.
-        payload_files, payload_bytes: number and size, in bytes, of the data files.
-        common_place: where the common state is stored: `common.pt`, or the key of the sharded
-            object.
-        nested: the checkpoints in directories of this checkpoint.
-        steps: the migration history.
-        anomalies: problems, one sentence each.
-    """
-
-    path: Place
-    iteration: int | None
-    layouts: tuple[str, ...]
-    likely: tuple[str, ...]
-    evidence: tuple[str, ...]
-    writer: PossibleWriters
-    rerun: RerunRecord
-    faulty: tuple[FaultyRank, ...]
-    topology: Topology | None
-    tensors: int
-    objects: int
-    payload_files: int
-    payload_bytes: int
-    common_place: str
-    nested: tuple[Nested, ...]
-    steps: tuple[Step, ...]
-    anomalies: tuple[str, ...]
-
-    @property
-    def healthy(self) -> bool:
-        """Return whether a release of its layout can load it: the rerun state is not corrupt."""
-        return self.rerun.kind is not Kind.CORRUPT
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the documented JSON form (docs/json.md, `inspect --json`)."""
-        record, topology = self.rerun, self.topology
-        return {
-            "path": str(self.path),
-            "iteration": self.iteration,
-            "layout": {
-                "candidates": list(self.layouts),
-                "likely": list(self.likely),
-                "evidence": list(self.evidence),
-            },
-            "writer": {
-                "releases": list(self.writer.releases),
-                "evidence": [str(sign) for sign in self.writer.decisive],
-                "torch": list(self.writer.torch),
-            },
-            "rerun": {
-                "state": record.kind.value,
-                "mode": record.mode,
-                "machine_state": None if record.state is None else STATES[record.state],
-                "iteration": record.iteration,
-                "grid": list(record.grid),
-                "shards": len(record.shards),
-                "missing": list(record.missing),
-                "fault": [
-                    {
-                        "position": list(rank.position),
-                        "failed_call": rank.call,
-                        "suspicious_node": rank.node,
-                        "suspicious_device": rank.device,
-                        "saved_microbatches": rank.microbatches,
-                    }
-                    for rank in self.faulty
-                ],
-            },
-            "topology": {
-                "world": topology.world if topology else None,
-                "tensor": topology.tensor if topology else None,
-                "pipeline": topology.pipeline if topology else None,
-                "data": topology.data if topology else None,
-                "context": topology.context if topology else None,
-            },
-            "entries": _entries_json(self.tensors, self.objects),
-            "payload": {"files": self.payload_files, "bytes": self.payload_bytes},
-            "common_state": self.common_place,
-            "nested": [each.as_json() for each in self.nested],
-            "migrations": [
-                {
-                    "verb": step.verb,
-                    "from": list(step.source),
-                    "to": step.target,
-                    "version": step.version,
-                    "time": step.time,
-                    "losses": list(step.losses),
-                    "changes": list(step.changes),
-                }
-                for step in self.steps
-            ],
-            "anomalies": list(self.anomalies),
-        }
+    def run(self, path: Place, *, reported: bool = False, watch: Watch = unwatched) -> Inspection:
+        """Inspect the checkpoint of a PATH."""
+        [checkpoint] = locate.locate(path, iteration=self.iteration).checkpoints
+        return inspect(checkpoint)
 
 
 def inspect(path: Place) -> Inspection:

@@ -1,186 +1,198 @@
-"""Migrations: plans for the checkpoints of a PATH, and their execution."""
+"""The verbs `upgrade`, `downgrade` and `migrate`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ckptmigrate import clock, places
-from ckptmigrate.checkpoint import locate, nested, sidecar, trackers
+from ckptmigrate.checkpoint import locate, nested, sidecar
 from ckptmigrate.checkpoint.manifest import PAYLOAD
-from ckptmigrate.checkpoint.sidecar import Step, digest, digest_of
+from ckptmigrate.checkpoint.sidecar import Step, digest_of
 from ckptmigrate.checkpoint.topology import Given
-from ckptmigrate.errors import CkptMigrateError, DamagedError
+from ckptmigrate.errors import DamagedError
 from ckptmigrate.places import Place
-from ckptmigrate.planning import planner, undo_plan
+from ckptmigrate.planning import planner, targets
 from ckptmigrate.planning.planner import Plan
-from ckptmigrate.planning.targets import target
+from ckptmigrate.planning.targets import Target
 from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Directory, Overlay
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import removal
+from ckptmigrate.verbs import recover
+from ckptmigrate.verbs.changes import (
+    Migration,
+    before,
+    default_output,
+    finished,
+    leading,
+    leading_root,
+)
+from ckptmigrate.verbs.result import Watch, unwatched
 from ckptmigrate.version import __version__
 from ckptmigrate.writing.links import Link
-from ckptmigrate.writing.stage import Leftover
-from ckptmigrate.writing.writer import writer
+from ckptmigrate.writing.publisher import publisher
 
 
 @dataclass(frozen=True)
-class Migration:
-    """The plans for the checkpoints of a PATH, and their destination.
+class MigrationRequest:
+    """A request to migrate the checkpoints of a PATH.
 
     Attributes:
-        plans: one per checkpoint.
-        destination: the root to create; None in place, or if nothing has to be written.
-        tracker: the text of the tracker file of `destination`.
-        names: the directory name of each checkpoint in `destination`.
-        recovered: checkpoint -> how an interrupted in-place migration of it was recovered first.
-        leftovers: interrupted migrations to other destinations in the same directory.
-        root: the existing root whose tracker file names the last of the checkpoints, or None.
-        existing: whether an earlier run with the same arguments created `destination`.
+        to: the target: a release, a layout or `universal`.
+        verb: `upgrade`, `downgrade`, or `migrate` for either direction.
+        output: the root to create, even if nothing has to change. By default `PATH.<to>`, and
+            nothing is created if the release can resume from PATH unmigrated.
+        in_place: whether to change the checkpoints of PATH instead of creating a root.
+        iteration, every: this iteration, or every iteration, of a root instead of the one in the
+            tracker file.
+        allow_loss: names of the data losses to allow.
+        given: parallelism, in ranks, that the checkpoint does not contain.
+        torch: the torch version of the job; None for the usual one of the release.
+        environment: the Python and NumPy versions of the job.
+        native, strict: see `targets.Target`.
+        hash_payload: whether to hash the data files too and compare them with integrity.json.
+        link: how to bring data files into the new root.
+        loadable: whether the result must be a root that a job can load. If an earlier run with the
+            same arguments created that root, it is used.
+        dry_run: whether to plan only.
     """
 
-    plans: tuple[Plan, ...]
-    destination: Place | None
-    tracker: str
-    names: tuple[str, ...]
-    recovered: Mapping[Place, str] = field(default_factory=dict)
-    leftovers: tuple[Leftover, ...] = ()
-    root: Place | None = None
-    existing: bool = False
+    to: str
+    verb: str = "migrate"
+    output: Place | None = None
+    in_place: bool = False
+    iteration: int | None = None
+    every: bool = False
+    allow_loss: tuple[str, ...] = ()
+    given: Given = field(default_factory=Given)
+    torch: str | None = None
+    environment: Environment = USUAL
+    native: bool = False
+    strict: bool = False
+    hash_payload: bool = False
+    link: Link = Link.AUTO
+    loadable: bool = False
+    dry_run: bool = False
 
     @property
-    def load(self) -> Place | None:
-        """Return the root to pass to `--load`; None if no root's tracker file names the result."""
-        return self.destination or self.root
+    def target(self) -> str:
+        """Return the target."""
+        return self.to
 
-    def undo(self) -> list[str]:
-        """Return the commands that undo the migration."""
-        if self.destination is not None:
-            return [removal(self.destination, "-r")]
-        return [plan.undo for plan in self.plans if not plan.changes_nothing]
-
-    def as_json(self, *, done: bool, link: Link | None) -> dict[str, Any]:
-        """Return the documented JSON form (docs/json.md, `upgrade --json`)."""
+    def options(self) -> dict[str, Any]:
+        """Return the options that affect the result, which `link` and `hash_payload` do not."""
         return {
-            "done": done,
-            "destination": None if self.destination is None else str(self.destination),
-            "load": None if self.load is None else str(self.load),
-            "link": None if link is None else link.value,
-            "undo": self.undo(),
-            "recovered": {str(path): what for path, what in self.recovered.items()},
-            "leftovers": [left.fix for left in self.leftovers],
-            "checkpoints": [
-                plan_json(plan, self.destination / name if self.destination else plan.path)
-                for plan, name in zip(self.plans, self.names, strict=True)
-            ],
+            "allow_loss": sorted(self.allow_loss),
+            **asdict(self.given),
+            "torch": self.torch,
+            **asdict(self.environment),
+            "native": self.native,
+            "strict": self.strict,
         }
 
+    def resolved(self) -> Target:
+        """Return the target.
 
-def plan_json(plan: Plan, result: Place) -> dict[str, Any]:
-    """Return the documented JSON form of a plan.
+        Raises:
+            RefusedError: `to` is neither a layout nor a release.
+        """
+        return targets.target(
+            self.to,
+            torch=self.torch,
+            environment=self.environment,
+            native=self.native,
+            strict=self.strict,
+        )
 
-    Args:
-        result: the path of the migrated checkpoint.
-    """
-    files, size = plan.payload
-    return {
-        "path": str(plan.path),
-        "result": str(result),
-        "verb": plan.verb,
-        "from": list(plan.source),
-        "to": plan.target,
-        "layout": plan.layout,
-        "changes": [difference.as_json() for difference in plan.differences],
-        "files": [
-            {
-                "name": name,
-                "bytes": None if content is None else len(content),
-                "sha256": digest(content),
-            }
-            for name, content in plan.files.items()
-        ],
-        "losses": list(plan.losses),
-        "notes": list(plan.notes),
-        "payload": {"files": files, "bytes": size},
-    }
+    def run(self, path: Place, *, reported: bool = False, watch: Watch = unwatched) -> Migration:
+        """Migrate the checkpoints of a PATH (see `prepare`, `carry_out`)."""
+        recovered = recover.in_place(path) if self.in_place and not self.dry_run else {}
+        with watch("hashing", None) as progress:
+            # Hashing only the metadata files is fast.
+            shown = progress if self.hash_payload else None
+            prepared = prepare(path, self, reported=reported, progress=shown)
+        prepared = replace(prepared, recovered=recovered)
+        return finished(prepared, link=self.link, dry_run=self.dry_run, watch=watch)
+
+    def add(self, path: Place, root: Place, *, always: bool, reported: bool = False) -> Migration:
+        """Migrate one checkpoint into a root that other tasks add to.
+
+        Args:
+            always: whether to add it even if nothing has to change in it.
+        """
+        found = prepare(path, replace(self, in_place=True), reported=reported)
+        [plan] = found.plans
+        destination = root / found.names[0]
+        if plan.satisfied and not always:
+            return found
+        found = replace(found, plans=(plan.out_of_place(),), destination=root, added=True)
+        if self.dry_run:
+            return found
+        if any(left.destination == destination for left in publisher(root).locked()):
+            # Remove what an interrupted run left; `discard` raises if that run is in progress.
+            publisher(destination).discard(break_lock=False)
+        used = None
+        if not has(found.plans[0], destination):
+            used = publisher(destination).add(found.plans[0], link=self.link)
+        return replace(found, done=True, link=used)
 
 
 def prepare(
     path: Place,
-    to: str,
+    request: MigrationRequest,
     *,
-    verb: str | None = None,
-    output: Place | None = None,
-    in_place: bool = False,
-    iteration: int | None = None,
-    every: bool = False,
-    allowed: Collection[str] = (),
-    given: Given | None = None,
-    torch: str | None = None,
-    environment: Environment = USUAL,
-    native: bool = False,
-    strict: bool = False,
-    hash_payload: bool = False,
-    loadable: bool = False,
+    reported: bool = False,
     progress: Progress | None = None,
 ) -> Migration:
     """Plan the migration of every checkpoint of `path` without writing anything.
 
     Args:
-        output: the root to create, even if nothing has to change. By default `PATH.<to>`, and
-            nothing is created if the release can resume from PATH unmigrated.
-        loadable: whether the result must be a root that a job can load. If an earlier run with the
-            same arguments created that root, it is used.
+        reported: whether to record the facts of each checkpoint before the change.
         progress: called with a number of bytes whenever that many bytes were hashed.
 
     Raises:
         CkptMigrateError: as `locate.locate`, `planner.plan`, `Writer.check_free`.
     """
-    located = locate.locate(path, iteration=iteration, every=every)
-    wanted = target(to, torch=torch, environment=environment, native=native, strict=strict)
-    destination = None
-    if not in_place:
-        # Absolute, but not resolved: the destination is beside a link that the user names.
-        destination = places.absolute(output) if output else default_output(located.path, to)
+    located = locate.locate(path, iteration=request.iteration, every=request.every)
+    target = request.resolved()
     now = clock.now()
     plans = tuple(
         planner.plan(
             checkpoint,
-            wanted,
-            verb=verb,
-            allowed=allowed,
-            given=given,
+            target,
+            verb=None if request.verb == "migrate" else request.verb,
+            allowed=request.allow_loss,
+            given=request.given,
             now=now,
             version=__version__,
-            hash_payload=hash_payload,
+            hash_payload=request.hash_payload,
             progress=progress,
         )
         for checkpoint in located.checkpoints
     )
-    root = _leading_root(located)
-    usable = root is not None or not loadable
-    if output is None and usable and all(plan.satisfied for plan in plans):
-        destination = None
+    root = leading_root(located)
+    destination = None
+    usable = root is not None or not request.loadable
+    satisfied = usable and all(plan.satisfied for plan in plans)
+    if request.output is not None:
+        # Absolute, but not resolved: the destination is beside a link that the user names.
+        destination = places.absolute(request.output)
+    elif not request.in_place and not satisfied:
+        destination = default_output(located.path, request.to)
     if destination is not None:
         plans = tuple(plan.out_of_place() for plan in plans)
     found = leading(plans, destination, located.tracker, root)
-    if loadable and found.destination is not None and _is_done(found):
+    if reported:
+        found = replace(found, before=before(plans))
+    if destination is None:
+        return found
+    if request.loadable and _is_done(found):
         return replace(found, existing=True)
-    if destination is not None:
-        writer(destination).check_free(located.path)
+    publisher(destination).check_free(located.path)
     return found
-
-
-def _leading_root(located: locate.Located) -> Place | None:
-    """Return the existing root whose tracker file names the last of the checkpoints, or None."""
-    root = located.path if located.is_root else located.path.parent
-    if located.tracker is None or not directories.is_file(root / locate.TRACKER_FILE):
-        return None
-    return root if locate.tracker_text(root) == located.tracker else None
 
 
 def _is_done(found: Migration) -> bool:
@@ -246,80 +258,3 @@ def _payload(directory: Directory) -> dict[str, int]:
 
 def _timeless(steps: tuple[Step, ...]) -> list[Step]:
     return [replace(step, time="") for step in steps]
-
-
-def leading(
-    plans: tuple[Plan, ...],
-    destination: Place | None,
-    tracker: str | None,
-    root: Place | None = None,
-) -> Migration:
-    """Return a migration: the plans, with the names of their checkpoints at the destination.
-
-    Args:
-        tracker: the tracker text that names the last of them. None for a directory whose name no
-            tracker file can refer to; the directory then gets the name of its iteration.
-    """
-    names = tuple(plan.path.name for plan in plans)
-    if tracker is None:
-        tracker = locate.RELEASE if plans[0].iteration is None else str(plans[0].iteration)
-        names = (locate.directory_of(tracker),)
-    beside = [] if destination is None else writer(destination.parent).locked()
-    others = tuple(left for left in beside if left.is_over and left.destination != destination)
-    return Migration(plans, destination, tracker, names, leftovers=others, root=root)
-
-
-def prepare_undo(path: Place, *, iteration: int | None = None, every: bool = False) -> Migration:
-    """Plan to undo the last migration of every checkpoint of `path`.
-
-    Raises:
-        CkptMigrateError: as `locate.locate`, `undoing.plan`.
-    """
-    located = locate.locate(path, iteration=iteration, every=every)
-    plans = tuple(undo_plan.plan(checkpoint) for checkpoint in located.checkpoints)
-    names = tuple(plan.path.name for plan in plans)
-    return Migration(plans, None, located.tracker or "", names, root=_leading_root(located))
-
-
-def default_output(path: Place, to: str) -> Place:
-    """Return the default destination: the root `PATH.<to>`."""
-    return path.with_name(f"{path.name}.{to}")
-
-
-def carry_out(
-    migration: Migration,
-    *,
-    link: Link = Link.AUTO,
-    progress: Progress | None = None,
-) -> Link | None:
-    """Carry out a migration.
-
-    Returns:
-        How the data files were brought to the destination; None in place.
-
-    Raises:
-        DestinationError: the destination cannot be written; nothing was changed.
-    """
-    if migration.existing:
-        return None
-    if migration.destination is not None:
-        plans = dict(zip(migration.names, migration.plans, strict=True))
-        named = plans.get(locate.directory_of(migration.tracker))
-        return writer(migration.destination).create(
-            plans,
-            trackers.files(migration.tracker, directories.directory(named.path) if named else None),
-            link=link,
-            progress=progress,
-        )
-    done: list[Plan] = []
-    for plan in migration.plans:
-        try:
-            writer(plan.path).rewrite(plan)
-        except CkptMigrateError as error:
-            changed = [each for each in done if not each.changes_nothing]
-            if changed:
-                error.reason += f"; before it {len(changed)} other checkpoints were rewritten"
-                error.fix = "take them back with `" + "`, `".join(p.undo for p in changed) + "`"
-            raise
-        done.append(plan)
-    return None

@@ -14,7 +14,8 @@ from ckptmigrate.errors import CkptMigrateError, DestinationError
 from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
 from ckptmigrate.text.commands import command
-from ckptmigrate.writing.writer import writer
+from ckptmigrate.writing import swap
+from ckptmigrate.writing.publisher import publisher
 
 
 def recover(path: Place, *, break_lock: bool = False) -> dict[Place, str]:
@@ -43,7 +44,7 @@ def recover(path: Place, *, break_lock: bool = False) -> dict[Place, str]:
         locate.require_directory(path)
     for destination in destinations:
         with found.kept(destination):
-            where, what = writer(destination).discard(break_lock=break_lock)
+            where, what = publisher(destination).discard(break_lock=break_lock)
             found.done[where] = what
     return found.result()
 
@@ -94,11 +95,11 @@ def _in_place(path: Place, found: _Found, *, break_lock: bool) -> None:
             continue
         with found.kept(checkpoint):
             if migration_state.is_unfinished(checkpoint):
-                outcome = writer(checkpoint).recover(break_lock=break_lock)
+                outcome = swap.recover(checkpoint, break_lock=break_lock)
                 found.done[checkpoint] = outcome.value
     with found.kept(path):
-        for left in writer(path).clear_tracker():
-            found.done[left] = "removed what giving the root its tracker file left"
+        for left in publisher(path).clear_tracker():
+            found.done[left] = "removed the rest of an interrupted tracker file update"
 
 
 def _destinations(path: Place) -> list[Place]:
@@ -108,11 +109,11 @@ def _destinations(path: Place) -> list[Place]:
     """
     found: list[Place] = []
     for folder in (path.parent, path):
-        for left in writer(folder).locked():
+        for left in publisher(folder).locked():
             name = left.destination.name
             meant = folder == path or name == path.name or name.startswith(f"{path.name}.")
             alive = holder(left.owner) is Holder.ALIVE
             if meant and (not alive or left.destination == path):
                 found.append(left.destination)
     # If the parent directory is unreadable, the list above misses PATH itself.
-    return found if path in found or not writer(path).is_locked() else [*found, path]
+    return found if path in found or not publisher(path).is_locked() else [*found, path]

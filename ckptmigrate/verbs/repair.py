@@ -1,4 +1,4 @@
-"""Repairs of checkpoints whose metadata is damaged, and of tracker files.
+"""The verb `repair`: repair checkpoints whose metadata is damaged, and tracker files.
 
 Four kinds of damage are repaired: a corrupt rerun state, which is a recorded fault whose rerun
 shards are missing (a known bug of 0.14 to 0.17 with --ckpt-assume-constant-structure); a fault
@@ -7,36 +7,95 @@ tracker file that names a missing or incomplete iteration. Other damage is refus
 that names it.
 
 A repair is planned and carried out like a migration and recorded in the migration history.
-mending.py plans the repair of one checkpoint. This module resolves a PATH and repairs the tracker
-files of a root.
+planning/repairs.py plans the repair of one checkpoint. This module resolves a PATH and repairs the
+tracker files of a root.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from ckptmigrate import clock, places
-from ckptmigrate.checkpoint import locate, migration_state, sidecar, trackers
+from ckptmigrate.checkpoint import locate, metadata_file, migration_state, sidecar, trackers
 from ckptmigrate.checkpoint.sidecar import REPAIR, FileState, Step, digest
 from ckptmigrate.checkpoint.trackers import LATEST_TRAIN_STATE, TRACKERS
 from ckptmigrate.checks import root_checks
 from ckptmigrate.checks.codes import PAIR
 from ckptmigrate.checks.findings import Finding
-from ckptmigrate.checks.verification import verify_one
+from ckptmigrate.checks.verification import Verified, verify_one
 from ckptmigrate.errors import RefusedError, UnsupportedFormatError
 from ckptmigrate.places import Place
 from ckptmigrate.planning import repairs
 from ckptmigrate.planning.repairs import Wanted
+from ckptmigrate.report.document import (
+    CheckpointChange,
+    CommandOutcome,
+    Document,
+    FileChange,
+    NextStep,
+)
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command, copy, removal
-from ckptmigrate.verbs import migrate
-from ckptmigrate.verbs.migrate import Migration
+from ckptmigrate.verbs import changes, recover
+from ckptmigrate.verbs.changes import LINKED, Migration, before, default_output, leading
+from ckptmigrate.verbs.result import Digests, Status, Watch, Written, unwatched
 from ckptmigrate.version import __version__
+from ckptmigrate.writing import swap
 from ckptmigrate.writing.links import Link
-from ckptmigrate.writing.writer import writer
+from ckptmigrate.writing.publisher import publisher
+
+Verify = Callable[[Place], Verified]
+
+
+@dataclass(frozen=True)
+class RepairRequest(Wanted):
+    """A request to repair the checkpoints of a PATH.
+
+    Attributes:
+        output: the root to create; by default `PATH.repaired`.
+        in_place: whether to change PATH itself instead of creating a root.
+        iteration, every: this iteration, or every iteration, of a root instead of the one in the
+            tracker file.
+        link: how to bring data files into the new root.
+        dry_run: whether to plan only.
+    """
+
+    output: Place | None = None
+    in_place: bool = False
+    iteration: int | None = None
+    every: bool = False
+    link: Link = Link.AUTO
+    dry_run: bool = False
+    verb: str = REPAIR
+    target: None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return the options that decide what is written."""
+        return {
+            "rebuild": self.rebuild,
+            "drop": self.drop,
+            "given": None if self.given is None else asdict(self.given),
+            "known": list(self.known),
+            "hashed": self.hashed,
+            "every": self.every,
+            "iteration": self.iteration,
+        }
+
+    def run(self, path: Place, *, reported: bool = False, watch: Watch = unwatched) -> Repair:
+        """Repair the checkpoints and the tracker files of a PATH."""
+        recovered = recover.in_place(path) if self.in_place and not self.dry_run else {}
+        found = prepare(path, self, reported=reported)
+        found = replace(found, migration=replace(found.migration, recovered=recovered))
+        if self.dry_run:
+            return found
+        total = sum(plan.payload[1] for plan in found.migration.plans)
+        with watch("copying data files", total) as progress:
+            return carry_out(found, link=self.link, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -83,17 +142,29 @@ class Tracker:
             "left": self.left,
         }
 
+    def change(self) -> CheckpointChange:
+        """Return the change, for a document."""
+        files = tuple(
+            FileChange(name, len(new), digest(self.before[name]), digest(new))
+            for name, new in self.files.items()
+        )
+        line = f"~ {locate.TRACKER_FILE} -> {self.text}: {self.why}"
+        root = str(self.root)
+        return CheckpointChange(root, root, (), self.text, "", (line,), files, (), (), 0, 0)
+
 
 @dataclass(frozen=True)
 class Repair:
     """A planned repair.
 
     Attributes:
+        path: the PATH, absolute.
         migration: the plans of the checkpoints.
         tracker: the repair of the tracker files; None if they stay unchanged, or out of place.
         astray: what is wrong with the tracker files of PATH, one sentence; None if nothing.
     """
 
+    path: Place
     migration: Migration
     tracker: Tracker | None
     astray: str | None = None
@@ -103,44 +174,92 @@ class Repair:
         """Return whether there is nothing to repair."""
         return self.astray is None and all(p.changes_nothing for p in self.migration.plans)
 
+    @property
+    def status(self) -> Status:
+        """Return the status."""
+        if self.changes_nothing:
+            return Status.UNCHANGED
+        return Status.DONE if self.migration.done else Status.PLANNED
+
+    @property
+    def text(self) -> str:
+        """Return what is repaired, in a few words."""
+        if self.changes_nothing:
+            return "nothing to repair"
+        plans = [plan for plan in self.migration.plans if not plan.changes_nothing]
+        several = len(self.migration.plans) > 1
+        made = [
+            f"{f'{plan.path.name}: ' if several else ''}{', '.join(plan.notes)}" for plan in plans
+        ]
+        if self.astray is not None:
+            made.append(f"{locate.TRACKER_FILE} -> {self.migration.tracker} ({self.astray})")
+        return "; ".join(made)
+
+    @property
+    def written(self) -> Written:
+        """Return the root or checkpoint that was repaired."""
+        repaired = self.migration.destination or self.path
+        return Written() if self.changes_nothing else Written(repaired)
+
+    @property
+    def digests(self) -> Digests:
+        """Return nothing: `repair` has no ledger."""
+        return {}
+
     def undo(self) -> list[str]:
         """Return the commands that undo the repair."""
         return self.migration.undo() + (self.tracker.undo if self.tracker else [])
 
-    def as_json(self, *, done: bool, link: Link | None) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return the documented JSON form (docs/json.md, `repair --json`)."""
         return {
-            **self.migration.as_json(done=done, link=link),
+            **self.migration.as_json(),
             "undo": self.undo(),
             "tracker": None if self.tracker is None else self.tracker.as_json(),
         }
 
+    def document(self) -> Document:
+        """Return the document."""
+        found = self.migration.document()
+        tracker = () if self.tracker is None else (self.tracker.change(),)
+        # The answer states the notes of the plans.
+        changed = [replace(each, notes=()) for each in found.changes if each.files]
+        undo = tuple(NextStep("undo", each) for each in self.undo())
+        left = () if self.tracker is None or self.tracker.left is None else (self.tracker.left,)
+        return replace(
+            found,
+            outcome=CommandOutcome(self.status.value),
+            answer=self._answer,
+            changes=(*changed, *tracker),
+            steps=(*undo, *changes.use(self.migration)) if self.status is Status.DONE else (),
+            warnings=(*found.warnings, *left),
+        )
 
-def prepare(
-    path: Place,
-    wanted: Wanted,
-    *,
-    output: Place | None = None,
-    in_place: bool = False,
-    iteration: int | None = None,
-    every: bool = False,
-) -> Repair:
+    @property
+    def _answer(self) -> str:
+        if self.changes_nothing:
+            return f"Nothing to repair in {self.path}"
+        destination = self.migration.destination
+        into = "" if destination is None else f" into {destination}"
+        does = "Repaired" if self.migration.done else "Dry run: would repair"
+        how = LINKED.get(self.migration.link, "")
+        return f"{does} {self.path}{into}{how}: {self.text}"
+
+
+@metadata_file.kept()
+def prepare(path: Place, request: RepairRequest, *, reported: bool = False) -> Repair:
     """Plan the repair of the checkpoints of a PATH without writing anything.
-
-    Args:
-        path: a checkpoint directory, or a root: then the iteration that its tracker file names.
-        output: the root to create; by default `PATH.repaired`.
-        in_place: whether to change PATH itself instead of creating a root.
-        iteration, every: this iteration, or every iteration, of a root instead of the one in the
-            tracker file.
 
     Raises:
         RefusedError: the damage cannot be repaired.
-        CkptMigrateError: as `roots.choose`, `Writer.check_free`.
+        CkptMigrateError: as `root_checks.choose`, `Writer.check_free`.
     """
+    iteration, every = request.iteration, request.every
     chosen = root_checks.choose(path, iteration=iteration, every=every)
     for each in chosen.checkpoints:
         migration_state.check_complete(each)
+    # Each checkpoint is verified once: the one that the tracker file names, to be repaired, too.
+    verify = functools.cache(partial(verify_one, known=request.known, hashed=request.hashed))
     tracker = why = beyond = None
     if not chosen.is_root:
         text = locate.locate(chosen.path).tracker
@@ -148,9 +267,9 @@ def prepare(
         text = str(iteration)
     else:
         text = locate.tracker_text(chosen.path) if chosen.named is not None else None
-        why = _astray(chosen, wanted)
+        why = _astray(chosen, request, verify)
         if why is not None:
-            good = _newest_good(chosen, wanted, why)
+            good = _newest_good(chosen, verify, why)
             text = locate.tracker_of(good.name) or locate.RELEASE
             tracker = _tracker(good, text, why)
             if not every:
@@ -163,29 +282,34 @@ def prepare(
             else:
                 beyond = pair
     now = clock.now()
-    plans = tuple(repairs.plan(each, wanted, now=now) for each in chosen.checkpoints)
+    plans = tuple(repairs.plan(each, request, verify(each), now=now) for each in chosen.checkpoints)
     if beyond is not None and all(each.changes_nothing for each in plans):
         raise RefusedError(f"cannot be repaired: {beyond.what}", path=chosen.path, fix=beyond.fix)
     destination = None
-    if not in_place and (tracker is not None or not all(each.changes_nothing for each in plans)):
-        destination = output or migrate.default_output(chosen.path, "repaired")
+    if not request.in_place and (
+        tracker is not None or not all(each.changes_nothing for each in plans)
+    ):
+        destination = request.output or default_output(chosen.path, "repaired")
         destination = places.absolute(destination)
-        writer(destination).check_free(chosen.path)
+        publisher(destination).check_free(chosen.path)
         plans = tuple(each.out_of_place() for each in plans)
         tracker = None  # the new root gets its own tracker file
     root = chosen.path if chosen.is_root and iteration is None else None
-    return Repair(migrate.leading(plans, destination, text, root), tracker, why)
+    found = leading(plans, destination, text, root)
+    if reported:
+        found = replace(found, before=before(plans))
+    return Repair(chosen.path, found, tracker, why)
 
 
 def carry_out(
     repair: Repair, *, link: Link = Link.AUTO, progress: Progress | None = None
-) -> Link | None:
-    """Carry out a repair: first the checkpoints, then the tracker files.
+) -> Repair:
+    """Carry out a repair, first of the checkpoints, then of the tracker files; return it as done.
 
     Raises:
         DestinationError: the destination cannot be written.
     """
-    used = migrate.carry_out(repair.migration, link=link, progress=progress)
+    done = changes.carry_out(repair.migration, link=link, progress=progress)
     found = repair.tracker
     if found is not None:
         files = {
@@ -194,17 +318,17 @@ def carry_out(
         }
         what = (f"~ tracker -> {found.text}: {found.why}",)
         step = Step(REPAIR, (), found.text, __version__, clock.now(), changes=what, files=files)
-        writer(found.root).repoint(found.files, step)
-    return used
+        swap.repoint(found.root, found.files, step)
+    return replace(repair, migration=done)
 
 
-def _astray(chosen: root_checks.Chosen, wanted: Wanted) -> str | None:
+def _astray(chosen: root_checks.Chosen, wanted: Wanted, verify: Verify) -> str | None:
     """Return why the tracker file must change; None if its iteration is intact or repairable."""
     if chosen.named is None:
         return chosen.findings[0].what
     if wanted.drop or wanted.rebuild:
         return None  # the options apply to the iteration in the tracker file
-    lost = verify_one(chosen.named, known=wanted.known, hashed=wanted.hashed).lost
+    lost = verify(chosen.named).lost
     return f"{_name(lost[0], chosen)} is not whole: {lost[0].what}" if lost else None
 
 
@@ -213,7 +337,7 @@ def _name(finding: Finding, chosen: root_checks.Chosen) -> str:
     return str(finding.path).removeprefix(f"{chosen.path}/")
 
 
-def _newest_good(chosen: root_checks.Chosen, wanted: Wanted, why: str) -> Place:
+def _newest_good(chosen: root_checks.Chosen, verify: Verify, why: str) -> Place:
     bad = []
     # Without Megatron-LM's tracker file, the one of Megatron-Bridge names the latest iteration.
     latest = None if chosen.named else root_checks.latest_of_bridge(chosen.path)
@@ -222,7 +346,7 @@ def _newest_good(chosen: root_checks.Chosen, wanted: Wanted, why: str) -> Place:
         if each == chosen.named:
             continue
         try:
-            errors = verify_one(each, known=wanted.known, hashed=wanted.hashed).errors
+            errors = verify(each).errors
         except UnsupportedFormatError as error:
             bad.append(f"{each.name}: {error.reason}")
             continue

@@ -6,10 +6,16 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
+from ckptmigrate.checkpoint import sidecar
+from ckptmigrate.errors import DestinationError
+from ckptmigrate.planning.change import Change
 from ckptmigrate.storage import local_files
 from ckptmigrate.storage.limits import DEEPEST
+from ckptmigrate.text.commands import command
 
 
 def write(path: Path, content: bytes, like: Path | None = None) -> None:
@@ -21,13 +27,46 @@ def write(path: Path, content: bytes, like: Path | None = None) -> None:
         like: a file to copy the owner and permissions from (see `adopt`). Without it, the new file
             grants no more read or write access than its directory.
     """
+    write_pieces(path, (content,), like)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes], like: Path | None = None) -> None:
+    """Do what `write` does, with bytes that need not fit into memory."""
     mode = path.parent.stat().st_mode & 0o666 if like is None else 0o600
     with local_files.create(path, mode) as file:
         if like is not None:
             adopt(file.fileno(), like.stat())
-        file.write(content)
+        for piece in pieces:
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
+
+
+def require_space(size: int, target: Path) -> None:
+    """Raise before the first write if a file does not fit; a sparse file may have any size.
+
+    Args:
+        size: in bytes.
+
+    Raises:
+        OSError: less space than `size` is free.
+    """
+    there = os.statvfs(target.parent)
+    # Some file systems report no blocks at all.
+    if size > there.f_bavail * there.f_frsize and there.f_blocks:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+
+def model_of(change: Change, name: str) -> Path | None:
+    """Return the file whose owner and permissions a new file gets, or None.
+
+    It is the file that the new one replaces, else its newest original, else a file of `marks`.
+    """
+    if not isinstance(change.path, Path):
+        return None
+    kept = [change.path / sidecar.folder(step) / name for step in range(change.kept_steps, -1, -1)]
+    others = [change.path / mark for mark in change.marks]
+    return next((p for p in (change.path / name, *kept, *others) if p.is_file()), None)
 
 
 def new_of(path: Path) -> Path:
@@ -142,3 +181,28 @@ def _empty(folder: Path, top: Path, raised: list[str], depth: int = 0) -> None:
         else:
             raised.append(str(top / f".{item.inode()}"))
             os.rename(item.path, raised[-1])
+
+
+_DISK: Final = "free disk space, or use another destination with -o DEST"
+_PLACE: Final = "use a writable destination with -o DEST"
+_REASONS: Final = {
+    errno.ENOSPC: ("the disk is full", _DISK),
+    errno.EDQUOT: ("the disk quota is used up", _DISK),
+    errno.EACCES: ("no permission to write", _PLACE),
+    errno.EPERM: ("no permission to write", _PLACE),
+    errno.EROFS: ("the file system is read-only", _PLACE),
+}
+
+
+def unwritable(path: Path, error: OSError, *, left: bool) -> DestinationError:
+    """Return the error for a place that cannot be written.
+
+    Args:
+        left: whether files remain that could not be rolled back.
+    """
+    what, fix = _REASONS.get(error.errno or 0, (error.strerror or str(error), None))
+    done = "nothing was changed"
+    if left:
+        done = "the unfinished work could not be rolled back"
+        fix = f"when it is writable again, run `{command('recover', path)}`"
+    return DestinationError(f"cannot be written: {what}; {done}", path=path, fix=fix)

@@ -1,6 +1,5 @@
 """The journal of an in-place change: the hash of every file before and after, and the order.
 
-The swaps on a local file system (swap.py) and in an object store (store_swap.py) share it.
 metadata.json is removed first, then `.metadata`; `.metadata` is restored next to last, and
 metadata.json last. The hashes, not the last recorded step, decide whether a swap is complete.
 """
@@ -21,11 +20,12 @@ from ckptmigrate.planning.change import Change
 from ckptmigrate.storage.directories import Directory
 from ckptmigrate.text.commands import removal
 
-NAME: Final = "journal.json"  # in the staging directory
-OLD: Final = ".old"  # the replaced files, beside NAME; no nested checkpoint can have this name
+STAGE: Final = f"{sidecar.FOLDER}/stage"  # relative to the checkpoint; new files
+FILE: Final = f"{STAGE}/journal.json"
+OLD: Final = f"{STAGE}/.old"  # copies of the replaced files; no nested checkpoint has this name
 
 
-class Outcome(Enum):
+class Recovery(Enum):
     """The results of recovering an in-place migration, as printed."""
 
     NOTHING = "nothing to recover"
@@ -34,14 +34,8 @@ class Outcome(Enum):
     COMMITTED = "the migration was complete (removed its staging files)"
 
 
-def changes(change: Change, now: Directory) -> tuple[dict[str, bytes], dict[str, FileState]]:
-    """Return the file operations of an in-place change.
-
-    Args:
-        now: the current directory.
-
-    Returns:
-        Name -> bytes, of every new file; name -> hashes before and after, of every changed file.
+def check_unchanged(change: Change, now: Directory) -> dict[str, str | None]:
+    """Return the hashes of the files of a directory, None for a file that does not exist.
 
     Raises:
         DestinationError: a file changed after the change was planned.
@@ -55,17 +49,35 @@ def changes(change: Change, now: Directory) -> tuple[dict[str, bytes], dict[str,
                 fix="run the command again",
                 retry=Retry(),
             )
+    return before
+
+
+def changes(
+    change: Change, before: Mapping[str, str | None], now: Directory
+) -> tuple[dict[str, bytes], dict[str, FileState]]:
+    """Return the file operations of an in-place change.
+
+    Args:
+        change: the change, with the digests of its data files.
+        before: the result of `check_unchanged`.
+        now: the current directory.
+
+    Returns:
+        Name -> bytes, of every new file other than data files; name -> hashes before and after, of
+        every changed file.
+    """
     new = {name: content for name, content in change.files.items() if content is not None}
     if change.sidecar is not None:
         new[sidecar.FILE] = change.sidecar
     for name in change.marks:
         if name not in change.files:
             new[name] = now.read(name)
-    names = sorted({*change.files, *new, sidecar.FILE})
+    changed = {*change.files, *change.payload}
+    names = sorted({*changed, *new, sidecar.FILE})
     return new, {
         name: FileState(
             before[name] if name in before else digest_of(now, name),
-            change.after[name] if name in change.files else digest(new.get(name)),
+            change.after[name] if name in changed else digest(new.get(name)),
         )
         for name in names
     }
@@ -144,9 +156,10 @@ def parse(content: bytes, file: Place) -> dict[str, FileState]:
 def broken(file: Place, reason: str | None) -> DamagedError:
     """Return the error for an unreadable journal."""
     stage = file.parent
+    old = stage / OLD.removeprefix(f"{STAGE}/")
     return DamagedError(
         f"is not a journal ({reason})",
         path=file,
-        fix=f"move the files of {stage / OLD} to the checkpoint, metadata.json last, then run "
+        fix=f"move the files of {old} to the checkpoint, metadata.json last, then run "
         f"`{removal(stage, '-r')}`",
     )

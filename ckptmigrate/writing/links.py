@@ -21,7 +21,13 @@ from ckptmigrate.storage.limits import DEEPEST, too_deep
 from ckptmigrate.storage.link_rules import stays_link
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import shell
-from ckptmigrate.writing.durable import adopt, adopt_directory, make_directory, sync_directory
+from ckptmigrate.writing.durable import (
+    adopt,
+    adopt_directory,
+    make_directory,
+    require_space,
+    sync_directory,
+)
 
 
 class Link(str, Enum):
@@ -62,13 +68,15 @@ class Carrier:
     """Brings the files of a checkpoint to a destination, data files by the cheapest way that works.
 
     Attributes:
+        requested: the requested way.
         used: the way that was used for the last data file.
+        progress: is called with each number of bytes of data files that were copied.
     """
 
     def __init__(self, link: Link, progress: Progress | None = None) -> None:
         self._means: tuple[Link, ...] = _AUTO if link is Link.AUTO else (link,)
-        self._asked = link
-        self._progress = progress or (lambda _: None)
+        self.requested = link
+        self.progress = progress or (lambda _: None)
         self.used = link
 
     def carry_directory(
@@ -121,35 +129,11 @@ class Carrier:
                 write(target / name)
         sync_directory(target)
 
-    def carry_objects(
-        self,
-        source: Url,
-        target: Path,
-        except_for: Collection[str] = (),
-        new: Mapping[str, NewFile] = NO_FILES,
-    ) -> None:
-        """Copy a directory tree of an object store to an existing local directory.
-
-        Raises:
-            DestinationError: a way other than a copy was requested.
-            StoreError: the store cannot be read.
-            OSError: `target` cannot be written.
-        """
-        from ckptmigrate.writing import store_transfer
-
-        check_store_link(self._asked, source)
-        store_transfer.from_store(source, target, except_for, self._progress)
-        for name, write in new.items():
-            write(target / name)
-        for folder in {(target / name).parent for name in new}:
-            sync_directory(folder)
-        self.used = Link.COPY
-
     def _carry_file(self, source: Path, target: Path) -> None:
         refusal: OSError | None = None
         for means in self._means:
             try:
-                _BY[means](source, target, self._progress)
+                _BY[means](source, target, self.progress)
             except OSError as error:
                 if error.errno not in _CANNOT or os.path.lexists(target):
                     raise
@@ -162,12 +146,26 @@ class Carrier:
             return
         assert refusal is not None
         raise DestinationError(
-            f"the data files cannot be transferred with --link {self._asked.value}: "
+            f"the data files cannot be transferred with --link {self.requested.value}: "
             + _reason(refusal),
             path=source,
             fix="use --link auto, or a destination on the file system of the source",
             retry=Retry(add=("--link", "auto")),
         ) from refusal
+
+
+def duplicate(source: Path, target: Path) -> None:
+    """Create a second name of a file, or a copy with its owner, permissions and times.
+
+    Raises:
+        OSError: the target exists, or cannot be written.
+    """
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _CANNOT or source.is_symlink():
+            raise
+        _copy(source, target, lambda _: None)
 
 
 def check_store_link(link: Link, place: Url) -> None:
@@ -226,28 +224,13 @@ def _reflink(source: Path, target: Path, progress: Progress) -> None:
 def _copy(source: Path, target: Path, progress: Progress) -> None:
     with _opened(source) as old, local_files.create(target, 0o600) as new:
         left = local_files.size_of(old)
-        _require_space(left, target)
+        require_space(left, target)
         while piece := old.read(min(left, _PIECE)):
             left -= len(piece)
             new.write(piece)
             progress(len(piece))
         new.flush()
         _finish(old, new)
-
-
-def _require_space(size: int, target: Path) -> None:
-    """Raise before the first write if a file does not fit; a sparse file may have any size.
-
-    Args:
-        size: in bytes.
-
-    Raises:
-        OSError: less space than `size` is free.
-    """
-    there = os.statvfs(target.parent)
-    # Some file systems report no blocks at all.
-    if size > there.f_bavail * there.f_frsize and there.f_blocks:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
 
 
 def _finish(old: BinaryIO, new: BinaryIO) -> None:

@@ -1,341 +1,360 @@
-"""The swap of an in-place change on a local file system, and the recovery of an interrupted one.
+"""In-place changes of a checkpoint or a root, and the recovery of interrupted ones.
 
-In the checkpoint, under `.ckptmigrate/`:
+In the directory, under `.ckptmigrate/`:
 
     lock                  the owner of the migration (lock.py)
-    stage/NAME            new files
-    stage/.old/NAME       replaced files
+    stage/NAME            new files, data files among them
+    stage/.old/NAME       copies of the files that are replaced or removed
     stage/journal.json    hashes of every file before and after (journal.py); while it exists, the
                           swap may be incomplete
     NNNN/NAME             original files, for `undo` (sidecar.py)
 
-The removal of metadata.json is synced to disk before other files change, and all other files are
-synced before metadata.json is restored: without it, no release accepts the directory as a
-torch_dist checkpoint. `recover` can be interrupted and run again.
+The steps, each on disk before the next:
+
+    1. lock; stage; new files, originals and copies of the old files, read back and validated
+    2. the journal
+    3. metadata.json is removed, then `.metadata`
+    4. the other files are replaced or removed, `.metadata` is written last of them
+    5. metadata.json is written, which commits
+    6. the journal, the stage and the lock are removed
+
+Until step 3 nothing has changed. From then on, no release accepts the directory as a checkpoint
+until step 5. `recover` compares the hashes: if every file is as after the change, it continues with
+step 6. If every file is as before, it does the same, and removes the originals of the step.
+Otherwise it does steps 3 to 5 with the old files first. It can be interrupted and run again. A
+change of files without which a job does not start (the tracker files of a root) has no step 3: each
+file is replaced at once.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from ckptmigrate.checkpoint import sidecar
-from ckptmigrate.checkpoint.migration_state import check_complete, is_unfinished, lock_of, stage_of
+from ckptmigrate.checkpoint import manifest, sidecar
+from ckptmigrate.checkpoint.migration_state import check_complete, is_staged, is_unfinished, lock_of
 from ckptmigrate.checkpoint.sidecar import FileState
-from ckptmigrate.errors import DamagedError, DestinationError, Retry
-from ckptmigrate.planning.change import Change
-from ckptmigrate.storage import local_files
-from ckptmigrate.storage.directories import LocalDirectory, folders_of
-from ckptmigrate.storage.limits import LARGEST_JSON, LARGEST_PART
-from ckptmigrate.text.commands import shell
-from ckptmigrate.writing import journal, lock
-from ckptmigrate.writing.durable import (
-    adopt_directory,
-    make_directory,
-    remove,
-    sync_directory,
-    write,
+from ckptmigrate.errors import (
+    CkptMigrateError,
+    DamagedError,
+    DestinationError,
+    StoreError,
+    reason_of,
 )
-from ckptmigrate.writing.journal import Outcome
+from ckptmigrate.places import Place
+from ckptmigrate.planning.change import Change
+from ckptmigrate.planning.planner import Plan
+from ckptmigrate.storage.directories import (
+    Directory,
+    Joined,
+    Overlay,
+    directory,
+    read_if_there,
+    size_of,
+)
+from ckptmigrate.storage.progress import Progress
+from ckptmigrate.text.commands import command, shell
+from ckptmigrate.writing import journal, lock, validation
+from ckptmigrate.writing.durable import model_of
+from ckptmigrate.writing.journal import OLD, STAGE, Recovery
+from ckptmigrate.writing.medium import Medium, medium
 
-_UNFINISHED_JOURNAL: Final = f"{journal.NAME}.new"
-
-
-@dataclass(frozen=True)
-class Swap:
-    """A prepared swap.
-
-    Attributes:
-        path: the checkpoint.
-        stage: the staging directory with the new files.
-        new: name -> bytes of every new file; always includes metadata.json, which commits.
-        files: name -> hashes before and after, of every changed file.
-        hidden: whether no release accepts the directory during the swap (Change.marks).
-    """
-
-    path: Path
-    stage: Path
-    new: Mapping[str, bytes]
-    files: Mapping[str, FileState]
-    hidden: bool
+_REFUSED: Final = (OSError, StoreError, DamagedError)
 
 
-def take(path: Path) -> None:
-    """Take the lock of a checkpoint for an in-place migration.
+def rewrite(plan: Plan, *, progress: Progress | None = None) -> None:
+    """Change a checkpoint in place, except its existing data files.
 
-    Raises:
-        DestinationError: another process holds the lock, or ended without releasing it.
-        DamagedError: `.ckptmigrate` is a link.
-        OSError: the lock cannot be written.
-    """
-    folder = path / sidecar.FOLDER
-    with contextlib.suppress(FileExistsError):
-        make_own(folder, path)
-    _check_own(path)
-    try:
-        lock.take(lock_of(path), path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            _remove_if_empty(folder)
-        raise
-
-
-def make_own(folder: Path, path: Path) -> None:
-    """Create a folder in a checkpoint with the owner of the checkpoint, who may run `undo`."""
-    make_directory(folder, path)
-    adopt_directory(folder, path)
-
-
-def release(path: Path) -> None:
-    """Release the lock."""
-    os.unlink(lock_of(path))
-    _remove_if_empty(path / sidecar.FOLDER)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if not os.listdir(folder):
-        os.rmdir(folder)
-
-
-def _check_own(path: Path) -> None:
-    """Raise if a folder of ckptmigrate is a link: `recover` would change files elsewhere."""
-    for folder in (path / sidecar.FOLDER, stage_of(path), stage_of(path) / journal.OLD):
-        if folder.is_symlink():
-            raise DamagedError(
-                "is a link, not a directory of ckptmigrate",
-                path=folder,
-                fix=f"to remove the link, run `{shell('rm', folder)}`",
-            )
-
-
-def _check_folders(path: Path, inside: Collection[str]) -> None:
-    """Raise if a folder in a journal is a link, in the checkpoint or in the staging directory."""
-    for folder in inside:
-        for place in (path, stage_of(path), stage_of(path) / journal.OLD):
-            if (place / folder).is_symlink():
-                raise DamagedError(
-                    "is a link, not a directory of the checkpoint",
-                    path=place / folder,
-                    fix=f"to remove the link, run `{shell('rm', place / folder)}`",
-                )
-
-
-def prepare(change: Change) -> Swap:
-    """Create the staging directory of an in-place change, with its folders; call it locked.
+    Args:
+        progress: called with each number of bytes of new data files that were written.
 
     Raises:
-        DestinationError: the checkpoint changed after planning, or another migration of it is
-            incomplete.
-        OSError: the staging directory cannot be created.
+        DestinationError, StoreError: the checkpoint cannot be written. It is unchanged, or the
+            message says to run `ckptmigrate recover`.
     """
-    path = change.path
-    assert isinstance(path, Path)
-    _check_no_links(path, (*change.files, *change.marks))
-    new, files = journal.changes(change, LocalDirectory(path))
-    _check_originals(path)
-    stage = stage_of(path)
-    try:
-        make_own(stage, path)
-    except FileExistsError:
-        check_complete(path)
-        raise
-    for folder in folders_of(new):
-        make_own(stage / folder, path)
-    sync_directory(stage.parent)  # `recover` removes new original files only if the stage exists
-    return Swap(path, stage, new, files, hidden=bool(change.marks))
-
-
-def _check_no_links(path: Path, names: Collection[str]) -> None:
-    """Raise if a file to change is a link: its target may belong to a cache or another root."""
-    for name in sorted({*names, *folders_of(names)}):
-        if (path / name).is_symlink():
-            raise DestinationError(
-                f"{name} is a link to {os.readlink(path / name)}, which an in-place migration "
-                "does not replace",
-                path=path,
-                fix="omit --in-place; the result then has its own file",
-                retry=Retry(leave_out=("--in-place",)),
-            )
-
-
-def _check_originals(path: Path) -> None:
-    told = len(sidecar.load(LocalDirectory(path)))
-    stray = [folder for folder in _originals(path) if folder.name > journal.number(told)]
-    if stray:
-        raise DestinationError(
-            f"contains original files that {sidecar.FILE} does not list",
-            path=stray[0],
-            fix="to move that directory out of the checkpoint, run "
-            f"`{shell('mv', stray[0], path.with_name(f'{path.name}.originals'))}`",
+    if not plan.changes_nothing:
+        _swap(
+            plan.change,
+            lambda change, written: validation.verify(replace(plan, change=change), written),
+            progress,
         )
 
 
-def _originals(path: Path) -> list[Path]:
-    """Return the folders of original files, in order of their step."""
-    return sorted(
-        item for item in (path / sidecar.FOLDER).iterdir() if sidecar.is_folder(item.name)
+def repoint(root: Place, trackers: Mapping[str, bytes], step: sidecar.Step) -> None:
+    """Replace the tracker files of a root and keep the original files.
+
+    Args:
+        trackers: name -> new bytes.
+        step: the step to append to the migration history of the root.
+
+    Raises:
+        DamagedError: the migration history of the root cannot be read.
+        DestinationError, StoreError: as `rewrite`.
+    """
+    now = directory(root)
+    steps = sidecar.load(now)
+    before = {name: read_if_there(now, name) for name in trackers}
+    change = Change(
+        path=root,
+        files=trackers,
+        sidecar=sidecar.dump((*steps, step)),
+        originals={name: content for name, content in before.items() if content is not None},
+        originals_folder=sidecar.folder(len(steps)),
+        kept_steps=len(steps),
+        before={name: sidecar.digest(content) for name, content in before.items()},
+        after={name: sidecar.digest(content) for name, content in trackers.items()},
+        marks=(),
+    )
+    _swap(change, validation.verify_files)
+
+
+def _swap(
+    change: Change,
+    validate: Callable[[Change, Directory], None],
+    progress: Progress | None = None,
+) -> None:
+    """Change files in place.
+
+    Args:
+        validate: is called with the change and the directory after it before anything is replaced,
+            so that no job can read unvalidated files; raises if it is wrong.
+    """
+    path, target = change.path, medium(change.path)
+    check_complete(path)
+    try:
+        target.prepare()
+        with lock.held(lock_of(path), path):
+            try:
+                change, new, files = _stage(target, change, progress)
+                after = directory(path)
+                if change.payload:
+                    after = Joined(after, directory(path / STAGE), change.payload)
+                # `create` has read every file back, so the bytes in memory are those in the stage.
+                validate(change, Overlay(after, {**dict.fromkeys(change.files), **new}))
+                target.create(journal.FILE, journal.dump(files))
+                target.sync([journal.FILE])
+                sizes = {name: len(content) for name, content in new.items()}
+                sizes |= {name: payload.size for name, payload in change.payload.items()}
+                _replace(target, files, STAGE, sizes)
+                journal.check(directory(path), {n: state.after for n, state in files.items()})
+            except BaseException as error:
+                _roll_back_failed(target, error)
+                raise
+            try:
+                _finish(target, files)
+            except (OSError, StoreError) as error:
+                raise DestinationError(
+                    "was rewritten, but the staging files of the migration could not be removed "
+                    f"({reason_of(error)})",
+                    path=path,
+                    fix=f"when that works again, run `{command('recover', path)}`",
+                ) from error
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            target.finish()
+        raise target.failure(error, "nothing was changed") from error
+
+
+def _stage(
+    target: Medium, change: Change, progress: Progress | None
+) -> tuple[Change, dict[str, bytes], dict[str, FileState]]:
+    """Write all files that the swap needs, beside those that it changes.
+
+    Returns:
+        The change, with the digests of its data files; name -> bytes, of every other new file; name
+        -> hashes before and after, of every changed file.
+    """
+    path = target.path
+    target.check_replaceable((*change.files, *change.marks))
+    now = directory(path)
+    before = journal.check_unchanged(change, now)
+    for stray in _untold(path):
+        out = "to move that directory out of the checkpoint, "
+        if isinstance(path, Path):
+            out += f"run `{shell('mv', path / stray, path.with_name(f'{path.name}.originals'))}`"
+        else:
+            out += "use the tools of the store"
+        raise DestinationError(
+            f"contains original files that {sidecar.FILE} does not list",
+            path=path / stray,
+            fix=out,
+        )
+    target.make_stage()
+    if change.payload:
+        change = change.with_payload(
+            {name: _stage_payload(target, change, name, progress) for name in change.payload}
+        )
+        before = journal.check_unchanged(change, directory(path))  # that may have taken long
+    new, files = journal.changes(change, before, now)
+    old = {n: size_of(now, n) or 0 for n, state in files.items() if state.before is not None}
+    for name, content in new.items():
+        target.create(f"{STAGE}/{name}", content, like=model_of(change, name))
+    target.sync([f"{STAGE}/{name}" for name in new])
+    for name, content in change.originals.items():
+        target.create(f"{change.originals_folder}/{name}", content, like=model_of(change, name))
+    target.sync([f"{change.originals_folder}/{name}" for name in change.originals])
+    for name, size in old.items():
+        target.copy(name, f"{OLD}/{name}", size)
+    target.sync([f"{OLD}/{name}" for name in old])
+    journal.check(directory(path), {f"{OLD}/{name}": files[name].before for name in old})
+    return change, new, files
+
+
+def _stage_payload(target: Medium, change: Change, name: str, progress: Progress | None) -> str:
+    """Write a new data file to the stage and return its digest."""
+    return validation.write_payload(
+        change.payload[name],
+        target.path / STAGE / name,
+        lambda payload: target.create_payload(f"{STAGE}/{name}", payload, model_of(change, name)),
+        progress,
     )
 
 
-def begin(swap: Swap) -> None:
-    """Write the journal, which `recover` needs to roll the swap back."""
-    old = swap.stage / journal.OLD
-    inside = folders_of(swap.files)
-    for folder in ("", *inside):
-        make_own(old / folder, swap.path)
-    if inside:  # sync the folders before files are moved into them
-        _sync(*(swap.stage / folder for folder in reversed(inside)), old)
-    write(swap.stage / _UNFINISHED_JOURNAL, journal.dump(swap.files))
-    os.rename(swap.stage / _UNFINISHED_JOURNAL, swap.stage / journal.NAME)
-    sync_directory(swap.stage)
-    sync_directory(swap.stage.parent)
-    sync_directory(swap.path)
-
-
-def perform(swap: Swap) -> None:
-    """Move the old files out and the new files in; remove metadata.json first, restore it last.
-
-    If `hidden` is false, each file is copied and then replaced, so that it always exists: a job
-    that finds no tracker file starts from random weights (_load_base_checkpoint,
-    megatron/training/checkpointing.py).
-
-    Raises:
-        DamagedError: a file does not read back as written.
-        OSError: a file cannot be moved.
-    """
-    old = swap.stage / journal.OLD
-    gone = [name for name, state in swap.files.items() if state.before is not None]
-    for names in reversed(journal.groups(gone)):
-        for name in reversed(names):
-            if swap.hidden:
-                os.rename(swap.path / name, old / name)
-            else:
-                content = local_files.read(swap.path / name, LARGEST_PART)
-                write(old / name, content, like=swap.path / name)
-        _sync_homes(names, swap.path, old)
-    for names in journal.groups(swap.new):
-        for name in names:
-            os.rename(swap.stage / name, swap.path / name)
-        _sync_homes(names, swap.path, swap.stage)
-    journal.check(LocalDirectory(swap.path), {n: s.after for n, s in swap.files.items()})
-
-
-def _sync_homes(names: Collection[str], *places: Path) -> None:
-    """Sync each place, and the folders in it that contain files of these names."""
-    for place in places:
-        _sync(*(place / folder for folder in reversed(folders_of(names))), place)
-
-
-def _sync(*folders: Path) -> None:
-    for folder in folders:
-        sync_directory(folder)
-
-
-def recover(path: Path, *, break_lock: bool = False) -> Outcome:
-    """Recover from an interrupted in-place migration: complete it if committed, else roll it back.
+def _replace(target: Medium, files: Collection[str], home: str, sizes: Mapping[str, int]) -> None:
+    """Replace files; remove metadata.json first and write it last (see `journal.groups`).
 
     Args:
-        path: the checkpoint directory.
+        home: the folder of their new contents.
+        sizes: name -> size in bytes, of the files in `home`; the others are removed.
+    """
+    marks = [name for name in files if name.rpartition("/")[2] in manifest.MARKS]
+    for names in reversed(journal.groups(marks)):
+        for name in reversed(names):
+            target.remove(name)
+        target.sync(names)
+    for names in journal.groups(files):
+        for name in names:
+            if name in sizes:
+                target.copy(f"{home}/{name}", name, sizes[name])
+            else:
+                target.remove(name)
+        target.sync(names)
+
+
+def _roll_back_failed(target: Medium, why: BaseException) -> None:
+    """Roll back a failed change; raise if that fails, or if the change was already committed."""
+    path = target.path
+    try:
+        outcome = _settle(target)
+        lock.release(lock_of(path))
+        target.finish()
+    except _REFUSED as error:
+        with contextlib.suppress(OSError, StoreError):
+            lock.release(lock_of(path))  # the process may continue, but this change is over
+        raise DestinationError(
+            f"cannot be written ({reason_of(why)}), and the migration could not be rolled back "
+            f"({reason_of(error)})",
+            path=path,
+            fix=f"when it is writable again, run `{command('recover', path)}`",
+        ) from error
+    if not isinstance(why, Exception):
+        return
+    if outcome is Recovery.COMMITTED:
+        raise DestinationError(
+            f"was rewritten, but then there was an error: {reason_of(why)}",
+            path=path,
+            fix=f"to examine it, run `{command('inspect', path)}`",
+        ) from why
+    done = outcome.value if outcome is Recovery.ROLLED_BACK else "nothing was changed"
+    if isinstance(why, OSError):
+        raise target.failure(why, done) from why
+    if isinstance(why, CkptMigrateError) and (
+        outcome is Recovery.ROLLED_BACK or isinstance(why, StoreError | DamagedError)
+    ):
+        why.reason += f"; {done}"
+
+
+def recover(path: Place, *, break_lock: bool = False) -> Recovery:
+    """Recover from an interrupted change: complete it if committed, else roll it back.
+
+    Args:
+        path: the checkpoint or root.
         break_lock: whether to take over a lock whose process cannot be seen from this host.
 
     Raises:
         DestinationError: the migration still runs, or its process cannot be seen from this host.
         DamagedError: the journal or a replaced file cannot be read.
-        OSError: a file cannot be moved; run it again.
+        OSError, StoreError: a file cannot be written; run it again.
     """
-    folder = path / sidecar.FOLDER
     if not is_unfinished(path):
-        return Outcome.NOTHING
-    _check_own(path)
-    with lock.of_the_dead(lock_of(path), path, break_lock=break_lock):
-        outcome = settle(path)
-    _remove_if_empty(folder)
-    sync_directory(path)
+        return Recovery.NOTHING
+    target = medium(path)
+    target.check_folders(())
+    with lock.taken_over(lock_of(path), path, break_lock=break_lock):
+        outcome = _settle(target)
+    target.finish()
     return outcome
 
 
-def settle(path: Path) -> Outcome:
-    """Complete or roll back the swap, then remove the staging directory; call it locked.
-
-    Raises:
-        DamagedError: the journal or a replaced file cannot be read.
-        OSError: a file cannot be moved; run `recover`.
-    """
-    stage = stage_of(path)
-    outcome = Outcome.UNTOUCHED
-    if os.path.lexists(stage / journal.NAME):
-        files = _read_journal(stage / journal.NAME)
-        _check_folders(path, folders_of(files))
-        if journal.matches(LocalDirectory(path), files, after=True):
-            outcome = Outcome.COMMITTED
-        elif journal.matches(LocalDirectory(path), files, after=False):
-            outcome = Outcome.UNTOUCHED
-        else:
-            _roll_back(path, files)
-            outcome = Outcome.ROLLED_BACK
-    clean(path)
+def _settle(target: Medium) -> Recovery:
+    """Complete or roll back a swap, then remove the staging directory; call it locked."""
+    path, outcome = target.path, Recovery.UNTOUCHED
+    files: dict[str, FileState] = {}
+    content = target.journal()
+    if content is not None:
+        files = journal.parse(content, path / journal.FILE)
+        target.check_folders(files)
+        if journal.matches(directory(path), files, after=True):
+            outcome = Recovery.COMMITTED
+        elif not journal.matches(directory(path), files, after=False):
+            _roll_back(target, files)
+            outcome = Recovery.ROLLED_BACK
+    _clean(target, files)
     return outcome
 
 
-def clean(path: Path) -> None:
-    """Remove the staging directory after the migration was completed or rolled back.
-
-    Raises:
-        OSError: it could not be removed completely; run `recover`.
-    """
-    stage = stage_of(path)
-    if os.path.lexists(stage / journal.NAME):
-        # Sync all moves before the journal is removed: without it, they cannot be recovered.
-        homes = ("", *folders_of(_read_journal(stage / journal.NAME)))
-        places = (each / home for each in (stage / journal.OLD, stage, path) for home in homes)
-        _sync(*(place for place in places if place.is_dir()))
-    if os.path.lexists(stage):  # without a stage, no original files were written
-        _remove_originals(path)
-        sync_directory(path / sidecar.FOLDER)
-    if os.path.lexists(stage / journal.NAME):
-        os.unlink(stage / journal.NAME)
-        sync_directory(stage)
-    remove(stage)
-    sync_directory(path / sidecar.FOLDER)
-
-
-def _roll_back(path: Path, files: Mapping[str, FileState]) -> None:
-    old = stage_of(path) / journal.OLD
-    for names in journal.groups(files):
-        for name in names:
-            if os.path.lexists(old / name):
-                os.replace(old / name, path / name)
-            elif files[name].before is None and os.path.lexists(path / name):
-                os.unlink(path / name)
-        _sync_homes(names, path, old)
-    if not journal.matches(LocalDirectory(path), files, after=False):
+def _roll_back(target: Medium, files: Mapping[str, FileState]) -> None:
+    path = target.path
+    now = directory(path)
+    old = [name for name, state in files.items() if state.before is not None]
+    sizes = {name: size for name in old if (size := size_of(now, f"{OLD}/{name}")) is not None}
+    if len(sizes) == len(old):
+        _replace(target, files, OLD, sizes)
+    if not journal.matches(directory(path), files, after=False):
         raise DamagedError(
             "cannot be rolled back: a file changed, and its original is missing",
             path=path,
-            fix=f"compare its files with the hashes in {stage_of(path) / journal.NAME}",
+            fix=f"compare its files with the hashes in {path / journal.FILE}",
         )
 
 
-def _remove_originals(path: Path) -> None:
-    """Remove the original files of steps that the restored migration history does not contain."""
-    try:
-        told = len(sidecar.load(LocalDirectory(path)))
-    except DamagedError:
+def _finish(target: Medium, files: Collection[str]) -> None:
+    """Clean up after a committed change; a failure here does not roll it back."""
+    _clean(target, files)
+    lock.release(lock_of(target.path))
+    target.finish()
+
+
+def _clean(target: Medium, files: Collection[str]) -> None:
+    """Remove the staging directory after the change was completed or rolled back.
+
+    Args:
+        files: the files in the journal.
+    """
+    if not is_staged(target.path):  # then no original files were written
         return
-    for folder in _originals(path):
-        if folder.name > journal.number(told):
-            remove(folder)
+    target.sync(files)  # without the journal, the swap cannot be recovered
+    with contextlib.suppress(DamagedError):  # the migration history cannot be read
+        for folder in _untold(target.path):
+            target.remove_folder(folder)
+            target.sync([folder])
+    target.remove(journal.FILE)  # without it, the copies beside it have no effect
+    target.sync([journal.FILE])
+    target.remove_folder(STAGE)
+    target.sync([STAGE])
 
 
-def _read_journal(file: Path) -> dict[str, FileState]:
-    try:
-        if file.is_symlink():
-            raise local_files.NotRegularError(file)
-        content = local_files.read(file, LARGEST_JSON)
-    except OSError as error:
-        raise journal.broken(file, error.strerror) from error
-    return journal.parse(content, file)
+def _untold(path: Place) -> list[str]:
+    """Return the folders of original files whose steps the migration history does not contain."""
+    now = directory(path)
+    told = len(sidecar.load(now))
+    own = now.below(sidecar.FOLDER)
+    folders = [] if own is None else own.folders()
+    return [
+        f"{sidecar.FOLDER}/{name}"
+        for name in folders
+        if sidecar.is_folder(name) and name > journal.number(told)
+    ]

@@ -20,7 +20,8 @@ from typing import Any
 
 from fuzz import mutations, oracle
 
-from ckptmigrate.checkpoint import large_metadata, metadata
+from ckptmigrate.checkpoint import metadata
+from ckptmigrate.checkpoint.large import view
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.errors import CkptMigrateError
@@ -177,7 +178,7 @@ def judge(data: bytes) -> bool:
     Raises:
         Wrong: the two ways come to different things.
     """
-    found = large_metadata.load(data)
+    found = view.load(data)
     if found is None:
         return False
     try:
@@ -198,7 +199,6 @@ def judge(data: bytes) -> bool:
 
 def _check_views(found: Metadata, whole: Metadata) -> None:
     def views(of: Metadata) -> dict[str, Any]:
-        ranks = range(len(of.plans or ()))
         some = [*list(whole.entries)[::7], "no such key"]
         return {
             "entries": list(of.entries),
@@ -209,8 +209,8 @@ def _check_views(found: Metadata, whole: Metadata) -> None:
             "ends": of.ends,
             "class": of.class_path,
             "named": of.named,
-            "plans": [of.plan_keys(rank) for rank in ranks],
-            "some of the plans": [of.plan_keys(rank, some) for rank in ranks],
+            "plans": of.planned,
+            "damage": of.damage,
             "some of the chunks": of.chunks_of(some),
         }
 

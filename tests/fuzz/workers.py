@@ -25,15 +25,15 @@ from typing import Any
 from fuzz import large, mutations, oracle
 from hostile.guard import Guard
 
-from ckptmigrate.checkpoint import differences, manifest, metadata
-from ckptmigrate.cli import render
+from ckptmigrate.checkpoint import differences, material, metadata
+from ckptmigrate.cli import diff as differing
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.releases import prediction
-from ckptmigrate.releases.facts import compat
-from ckptmigrate.releases.readers import readers
+from ckptmigrate.report import terminal
 from ckptmigrate.storage.directories import LocalDirectory
 from ckptmigrate.text.lines import Line, fitted
-from ckptmigrate.verbs import inspect, migrate
+from ckptmigrate.verbs.check import CheckRequest
+from ckptmigrate.verbs.inspect import InspectRequest
+from ckptmigrate.verbs.migrate import MigrationRequest, prepare
 from ckptmigrate.versions.detection import read
 
 KINDS = ("metadata", "common", "blob", "large")
@@ -71,7 +71,7 @@ def originals(samples: Path, kind: str) -> list[Original]:
             content = mutations.Archive((path / "common.pt").read_bytes())
             found.append(Original(name, path, content))
         elif kind == "blob":
-            whole = manifest.load(LocalDirectory(path))
+            whole = material.load(LocalDirectory(path))
             found += [
                 Original(name, path, mutations.Archive(whole.read_blob_bytes(key)), key)
                 for key in whole.metadata.blobs
@@ -142,28 +142,26 @@ class Verbs:
 
     @staticmethod
     def _inspect(place: Path, _: Path) -> list[Line]:
-        return render.inspection(inspect.inspect(place))
+        return terminal.lines(InspectRequest().run(place).document(), facts=True)
 
     @staticmethod
     def _check(place: Path, _: Path) -> list[Line]:
-        found = read(LocalDirectory(place))
-        return render.verdicts(place, [prediction.check(found, r) for r in readers(compat())])
+        return terminal.lines(CheckRequest().run(place).document())
 
     @staticmethod
     def _diff(place: Path, other: Path) -> list[Line]:
         a, b = (read(LocalDirectory(path)).manifest for path in (place, other))
-        return render.differences(differences.diff(a, b), full=False)
+        return differing.lines(differences.diff(a, b))
 
     @staticmethod
     def _plan(place: Path, _: Path) -> Iterator[Line]:
         for to in ("sharded-rerun", "common-state", "0.13.1", "0.18.2"):
             try:
-                made = migrate.prepare(place, to, output=place.parent / "out")
+                made = prepare(place, MigrationRequest(to, output=place.parent / "out"))
             except CkptMigrateError as error:
                 oracle._check_clear(error)
             else:
-                for plan in made.plans:
-                    yield from render.plan(plan)
+                yield from terminal.lines(made.document())
 
 
 class Worker:

@@ -63,7 +63,7 @@ def main() -> None:
     for root in (clean, "/nowhere"):
         for arguments in verbs(root, clean, str(out / "clean")).values():
             call(arguments)
-    importlib.import_module("ckptmigrate.checkpoint.large_metadata")  # of large files
+    importlib.import_module("ckptmigrate.checkpoint.large.view")  # of large files
     GUARD.learn()
     runs = []
     for number, job in enumerate(given["jobs"]):

@@ -1,0 +1,71 @@
+"""The shape of a tensor and of its chunks, as `state_dict_metadata` describes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ckptmigrate.checkpoint.rows import size_value
+from ckptmigrate.errors import DamagedError
+from ckptmigrate.pickles.tree import Object, is_object
+
+_CHUNK: Final = "torch.distributed.checkpoint.metadata.ChunkStorageMetadata"
+_MOST_DIMENSIONS: Final = 64  # the limit of torch operations
+_LARGEST_SIZE: Final = 2**63 - 1  # sizes are int64
+
+Numbers = tuple[int, ...]
+Box = tuple[Numbers, Numbers]  # offsets, sizes
+
+
+@dataclass(frozen=True)
+class TensorDescription:
+    """A tensor as `state_dict_metadata` describes it.
+
+    Attributes:
+        size: its global shape.
+        chunks: offsets and sizes of its chunks.
+        dtype: the name of its dtype, for example `torch.float32`, or None.
+    """
+
+    size: Numbers
+    chunks: tuple[Box, ...]
+    dtype: str | None
+
+
+def shape_of(entry: Any) -> TensorDescription:
+    """Return the shape of an inert `TensorStorageMetadata`.
+
+    Raises:
+        DamagedError: the object has no valid list of chunks or no valid size.
+    """
+    fields = entry.attributes
+    chunks = fields.get("chunks")
+    if not isinstance(chunks, list) or not all(is_object(chunk, _CHUNK) for chunk in chunks):
+        raise DamagedError("has no list of chunks")
+    boxes = []
+    for chunk in chunks:
+        box = (_sizes(chunk.attributes.get("offsets")), _sizes(chunk.attributes.get("sizes")))
+        boxes.append(box)
+    return TensorDescription(
+        _sizes(fields.get("size")), tuple(boxes), _dtype(fields.get("properties"))
+    )
+
+
+def _sizes(value: Any) -> Numbers:
+    sizes = size_value(value)
+    if sizes is None or len(sizes) > _MOST_DIMENSIONS:
+        raise DamagedError("has an invalid size")
+    if not all(0 <= size <= _LARGEST_SIZE for size in sizes):
+        raise DamagedError("has an invalid size")
+    return sizes
+
+
+def _dtype(properties: Any) -> str | None:
+    """Return the dtype of a TensorProperties, which pickles as a tuple (torch 2.5 and 2.13).
+
+    The dtype is the first item of that tuple.
+    """
+    state = properties.state if isinstance(properties, Object) else None
+    first = state[0] if isinstance(state, tuple) and state else None
+    path = getattr(first, "path", None)
+    return path if isinstance(path, str) else None

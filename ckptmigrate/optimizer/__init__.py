@@ -1,0 +1,22 @@
+"""Lossless conversion of the distributed optimizer between sharding types.
+
+Every type is read into one neutral form (`record`) and written from it. Planning reads the
+checkpoint and writes nothing; only `performing` writes.
+"""
+
+from ckptmigrate.optimizer.comparison import Comparison, compare
+from ckptmigrate.optimizer.description import OptimizerSummary, describe
+from ckptmigrate.optimizer.performing import perform
+from ckptmigrate.optimizer.resharding import Conversion, convert
+from ckptmigrate.optimizer.target import OptimizerTarget
+
+__all__ = [
+    "Comparison",
+    "Conversion",
+    "OptimizerSummary",
+    "OptimizerTarget",
+    "compare",
+    "convert",
+    "describe",
+    "perform",
+]

@@ -1,0 +1,24 @@
+"""The sharding type and the release that an optimizer is converted for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from packaging.version import Version
+
+
+@dataclass(frozen=True)
+class OptimizerTarget:
+    """A sharding type to convert to.
+
+    Attributes:
+        type: `fully_sharded_model_space` or `fully_reshardable`.
+        release: the release that is to load the result; None for any that reads the type.
+    """
+
+    type: str
+    release: Version | None = None
+
+    def is_before(self, release: str) -> bool:
+        """Return whether the target is known to be older than a release."""
+        return self.release is not None and self.release.release < Version(release).release

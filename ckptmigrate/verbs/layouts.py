@@ -1,0 +1,34 @@
+"""The names of layouts and targets in prose, with the releases that write a layout."""
+
+from __future__ import annotations
+
+from ckptmigrate.releases.facts import Compat, LayoutRow, compat
+from ckptmigrate.versions import UNIVERSAL
+
+
+def releases(row: LayoutRow, facts: Compat) -> str:
+    """Return the releases that write a layout, such as `0.14 to 0.17`."""
+    bounds = row.releases.split(",")
+    first = next((each.removeprefix(">=") for each in bounds if each.startswith(">=")), None)
+    end = next((each.removeprefix("<") for each in bounds if each.startswith("<")), None)
+    if end is None:
+        return f"{first} and later"
+    last = facts.known_releases[facts.known_releases.index(end) - 1]
+    if first is None:
+        return f"up to {last}"
+    return first if first == last else f"{first} to {last}"
+
+
+def layout_name(layout: str) -> str:
+    """Return the name of a layout with its releases, such as `none-emitting (0.14 to 0.17)`."""
+    facts = compat()
+    return f"{layout} ({releases(facts.row(layout), facts)})"
+
+
+def target_name(target: str) -> str:
+    """Return what a result is for: a release, every release from 0.9, or a layout."""
+    if target[:1].isdigit():
+        return f"Megatron-Core {target}"
+    if target == UNIVERSAL:
+        return "every release from 0.9"
+    return f"layout {layout_name(target)}"

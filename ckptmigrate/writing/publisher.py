@@ -1,0 +1,97 @@
+"""The publication of out-of-place migrations: by a rename, or by a last object in a store.
+
+Both publishers guarantee that no release accepts the destination before it is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from ckptmigrate.places import Place
+from ckptmigrate.planning.planner import Plan
+from ckptmigrate.storage.progress import Progress
+from ckptmigrate.writing.leftover import Leftover
+from ckptmigrate.writing.links import Link
+from ckptmigrate.writing.local_publisher import LocalPublisher
+
+
+class Publisher(Protocol):
+    """The interface to create a destination, and to recover interrupted migrations to it."""
+
+    def check_free(self, source: Place) -> None:
+        """Raise if the destination cannot be created.
+
+        Raises:
+            DestinationError: it exists, is inside the source, or has no parent directory.
+        """
+
+    def create(
+        self,
+        plans: Mapping[str, Plan],
+        trackers: Mapping[str, bytes],
+        *,
+        link: Link = Link.AUTO,
+        progress: Progress | None = None,
+    ) -> Link:
+        """Create the destination as a root with the migrated checkpoints and its tracker files.
+
+        Args:
+            plans: name of the directory in the root -> plan of the checkpoint.
+            trackers: tracker files of the root, name -> bytes.
+            link: how to bring data files to the destination.
+            progress: called with a number of bytes whenever that many bytes of data files were
+                copied.
+
+        Returns:
+            How the data files were brought to the destination.
+
+        Raises:
+            DestinationError, StoreError: the destination cannot be written, and was not created,
+                or the message says what remains.
+        """
+
+    def add(self, plan: Plan, *, link: Link = Link.AUTO) -> Link:
+        """Create the destination as one checkpoint in a root to which others are added too.
+
+        Creates the root if it is missing, without a tracker file: no release loads it before
+        `name_latest` is called. Arguments, result and errors as for `create`.
+        """
+
+    def name_latest(self, trackers: Mapping[str, bytes]) -> None:
+        """Write the tracker files of a root that was filled with `add`, or replace them.
+
+        Raises:
+            DestinationError, StoreError: a tracker file cannot be written.
+        """
+
+    def locked(self) -> list[Leftover]:
+        """Return the locked destinations directly inside: in progress, or interrupted."""
+
+    def is_locked(self) -> bool:
+        """Return whether the destination is locked: in progress, or interrupted."""
+
+    def discard(self, *, break_lock: bool) -> tuple[Place, str]:
+        """Remove the files of an interrupted migration to the destination.
+
+        Returns:
+            The path that was removed, and what was done.
+
+        Raises:
+            DestinationError: the migration still runs, or its process cannot be seen from this
+                host.
+            OSError, StoreError: the files cannot be removed; run it again.
+        """
+
+    def clear_tracker(self) -> list[Place]:
+        """Remove the files of an interrupted `name_latest` and return their paths."""
+
+
+def publisher(destination: Place) -> Publisher:
+    """Return the publisher of a destination."""
+    if isinstance(destination, Path):
+        return LocalPublisher(destination)
+    from ckptmigrate.writing.store_publisher import StorePublisher  # needs its library
+
+    return StorePublisher(destination)
