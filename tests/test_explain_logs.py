@@ -430,7 +430,7 @@ def test_a_log_of_many_ranks(prefix: str, tmp_path: Path) -> None:
     assert status == 0
     assert text.startswith("empty-pickle: an `_extra_state` of Transformer Engine: 2.4 and later")
     assert "\n  fix          run the job with Transformer Engine 2.4 or later\n" in text
-    assert f"  line       {EOF}\n" in text
+    assert f"  line         {EOF}\n" in text
     first = 1 + next(n for n, line in enumerate(log.splitlines()) if EOF in line)
     assert (
         f"(line {first}, 64 lines of this kind, by 64 ranks: 0, 1, 2, 3, 4, 5, 6, 7 and 56" in text
@@ -910,7 +910,9 @@ def test_a_checkpoint_decides(
 def test_a_log_of_another_checkpoint(run: Run) -> None:
     key = "embedding.word_embeddings.weight"
     text = run("explain", "--checkpoint", SAMPLES / IDLE, f"{MISSING}{key}.").stdout
-    assert f"note         the checkpoint has the key {key}: the log may be about another one" in text
+    assert (
+        f"note         the checkpoint has the key {key}: the log may be about another one" in text
+    )
 
 
 @pytest.mark.parametrize(
