@@ -4,10 +4,10 @@
 
 rewrites the output under every command, and the generated blocks of all pages. A page says which
 samples its examples run on ("`run` is `0.17.1-idle-w1`"): they are copied, under those names, into
-a folder that is gone afterwards. Examples of one scenario share that folder, in order. A scenario is a
-whole page, or, where a page is split, a section of it. Blocks of Python with the title of a file,
-and diffs, change a copy of the package, which the commands after them run. In a test run, commands
-of `ckptmigrate` alone need no shell and run in forks, except those of the README.
+a folder that is gone afterwards. Examples of one scenario share that folder, in order. A scenario
+is a whole page, or, where a page is split, a section of it. Blocks of Python with the title of a
+file, and diffs, change a copy of the package, which the commands after them run. In a test run,
+commands of `ckptmigrate` alone need no shell and run in forks, except those of the README.
 """
 
 from __future__ import annotations
