@@ -84,8 +84,8 @@ def errors(page: str) -> str:
         seen.add(anchor)
         if error := re.search(r"`(.+)`", title):
             section = title.partition(": `")[0] if not title.startswith("`") else "fix"
-            rows.append((f"`{error[1]}`", f"[{section}](#{anchor})"))
-    return table(("error message", "section"), sorted(rows, key=lambda row: row[0].lower()))
+            rows.append((f"[{section}](#{anchor})", f"`{error[1]}`"))
+    return table(("section", "error message"), sorted(rows, key=lambda row: row[1].lower()))
 
 
 def codes(_: str) -> str:
