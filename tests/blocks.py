@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import cli_reference
+import json_keys
 from markdown.extensions.toc import slugify
 
 from ckptmigrate.checks.codes import CODES, Severity
@@ -27,7 +28,7 @@ PAGES: Final = ("README.md", "SECURITY.md", "CONTRIBUTING.md", *(
     str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))
 ))  # fmt: skip
 _BLOCK: Final = re.compile(
-    r"(<!-- generated: (\w+)(?: ([\w ]+))? -->\n).*?(<!-- /generated -->)", re.DOTALL
+    r"(<!-- generated: (\w+)(?: ([\w -]+))? -->\n).*?(<!-- /generated -->)", re.DOTALL
 )
 
 
@@ -149,6 +150,7 @@ BLOCKS: Final[dict[str, Callable[[str], str]]] = {
     "exits": lambda _: cli_reference.exits(),
     "figures": figures,
     "files": lambda _: cli_reference.files(),
+    "keys": json_keys.keys,
     "releases": releases,
     "shared": lambda _: cli_reference.shared_options(),
 }

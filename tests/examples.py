@@ -72,6 +72,7 @@ PAGES: Final = (
     Page("docs/start.md"),
     Page("docs/commands.md"),
     Page("docs/refusals.md"),
+    Page("docs/json.md"),
     Page("docs/many.md"),
     Page("docs/recipes.md", split=True, short=True),
     Page("docs/extending.md", copy=True),
