@@ -20,20 +20,11 @@ from ckptmigrate.compat.page import page
 ROOT = Path(__file__).parent.parent
 _FROM = re.compile(r"<!-- from: ([\w./]+) -->")
 _PICTURE = re.compile(r"!\[[^\]]*\]\(images/([\w-]+\.svg)\)")
-# Page -> file of the repository that it is.
-_PAGES = {
-    "security.md": "SECURITY.md",
-    "contributing.md": "CONTRIBUTING.md",
-    "changelog.md": "CHANGELOG.md",
-}
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add pages of the repository, and the matrix as `ckptmigrate matrix --html` writes it."""
+    """Add the matrix as a page of its own, as `ckptmigrate matrix --html` writes it."""
     files.append(File.generated(config, "compatibility.html", content=page(matrix())))
-    for name, source in _PAGES.items():
-        text = (ROOT / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, name, content=text))
     return files
 
 

@@ -97,6 +97,12 @@ def test_statements_of_the_format_have_sources_that_exist() -> None:
         assert (ROOT / file).is_file(), file
 
 
+def test_links_of_the_repository_lead_to_files() -> None:
+    for path in (*ROOT.glob("*.md"), *DOCS.glob("*.md")):
+        for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / link).exists() or link == "compatibility.html", (path, link)
+
+
 # -- in a browser
 
 
