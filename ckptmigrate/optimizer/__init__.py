@@ -4,8 +4,13 @@ Every type is read into one neutral form (`record`) and written from it. Plannin
 checkpoint and writes nothing; only `performing` writes.
 """
 
-from ckptmigrate.optimizer.comparison import Comparison, compare
-from ckptmigrate.optimizer.description import OptimizerSummary, describe
+from ckptmigrate.optimizer.comparison import Comparison, compare, read_size
+from ckptmigrate.optimizer.description import (
+    OptimizerSummary,
+    describe,
+    has_several_buckets,
+    may_be_damaged,
+)
 from ckptmigrate.optimizer.performing import perform
 from ckptmigrate.optimizer.resharding import Conversion, convert
 from ckptmigrate.optimizer.target import OptimizerTarget
@@ -18,5 +23,8 @@ __all__ = [
     "compare",
     "convert",
     "describe",
+    "has_several_buckets",
+    "may_be_damaged",
     "perform",
+    "read_size",
 ]
