@@ -126,6 +126,7 @@ def plan(
         CkptMigrateError: the directory is not a readable torch_dist checkpoint.
     """
     directory = Once(directories.directory(path))
+    current = read(directory)
     damaged = [
         f"{start}{name}"
         for start, part in nested.parts(directory)
@@ -133,7 +134,6 @@ def plan(
     ]
     if damaged and INTEGRITY not in allowed:
         raise refusals.no_integrity(path, damaged)
-    current = read(directory)
     verb = verb or _verb_for(current, target)
     refusals.check_direction(current, target, verb)
     original = sidecar.original(directory)

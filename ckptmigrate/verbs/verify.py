@@ -125,7 +125,9 @@ class VerifyResult:
     @property
     def _counts(self) -> str:
         counts = [counted(n, s.value) for s in Severity if (n := self.found.count(s))]
-        return ", ".join(counts) or "no problems found"
+        if not counts:
+            return "no problems found"
+        return ", ".join(["no errors", *counts] if self.found.clean else counts)
 
     def as_json(self) -> dict[str, Any]:
         """Return the documented JSON form (docs/json.md, `verify --json`)."""
