@@ -1,12 +1,12 @@
 """Lossless conversion of the distributed optimizer between sharding types.
 
 Every type is read into one neutral form (`record`) and written from it. Planning reads the
-checkpoint and writes nothing; only `performing` writes.
+checkpoint and yields the bytes of new data files; nothing here writes.
 """
 
 from ckptmigrate.optimizer.comparison import Comparison, compare
 from ckptmigrate.optimizer.description import OptimizerSummary, describe
-from ckptmigrate.optimizer.performing import perform
+from ckptmigrate.optimizer.performing import pieces
 from ckptmigrate.optimizer.resharding import Conversion, convert
 from ckptmigrate.optimizer.target import OptimizerTarget
 
@@ -18,5 +18,5 @@ __all__ = [
     "compare",
     "convert",
     "describe",
-    "perform",
+    "pieces",
 ]
