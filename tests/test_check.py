@@ -784,7 +784,7 @@ def test_a_release_that_nobody_knows_is_told_as_that(run: Run, tmp_path: Path) -
     assert several.stdout.count("the result for 0.20.dev0") == 2
     report = tmp_path / "r.json"
     run("check", sample, "--reader", "0.99", "--report", report)
-    assert "Release 0.99 is newer" in json.loads(report.read_text())["answer"]
+    assert "loads like 0.20.dev0" in json.loads(report.read_text())["answer"]
     planned = run("upgrade", sample, "--to", "0.99", "--dry-run")
     assert "note: 0.99 is newer than every known release, and taken to be like" in planned.stdout
     for known in ("0.20.0", "0.19.7", "0.19"):

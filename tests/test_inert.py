@@ -215,11 +215,11 @@ def test_nothing_is_imported() -> None:
         (b"\x80\x02(ios\nsystem\n.", "INST"),
         (b"\x80\x02I1\n.", "INT"),
         (b"\x80\x02S'x'\n.", "STRING"),
-        (b"\x80\x04Nr\x00\x00\x00\x7f.", "memo index"),
+        (b"\x80\x04Nr\x00\x00\x00\x7f.", "memo indices"),
         (b"\x80\x04\x8b\x00\x00\x10\x00" + b"\x01" * 0x100000 + b".", "integer"),
         (b"\x80\x04X\xff\xff\xff\x7fabc.", "truncated"),
         (b"\x80\x04\x8d" + b"\xff" * 8 + b"abc.", "truncated"),
-        (b"\x80\x04cos\nsystem", "symbol name"),
+        (b"\x80\x04cos\nsystem", "name of a global"),
         (b"\x80\x06N.", "not a pickle of protocol"),
         (b"\x80\x04h\x05.", "cannot be unpickled"),
         (b"\x80\x04\x8c\x02os\x8c\x06system\x93)b.", "cannot be unpickled"),
@@ -292,7 +292,10 @@ GOOD = pickle.dumps([1], 2)
         (b"", "not a torch zip"),
         (b"PK\3\4 nonsense", "not a torch zip"),
         (zip_of(("archive/data/0", b"")), "no data.pkl"),
-        (zip_of(("archive/data.pkl", GOOD), ("../../etc/passwd", b"")), "holds '../../etc/passwd'"),
+        (
+            zip_of(("archive/data.pkl", GOOD), ("../../etc/passwd", b"")),
+            "contains '../../etc/passwd'",
+        ),
         (zip_of(("archive/data.pkl", GOOD))[:-5], "not a torch zip"),
         (zip_of(("archive/data.pkl", b"junk")), "not a pickle"),
     ],
@@ -303,7 +306,7 @@ def test_refused_zip(data: bytes, word: str) -> None:
 
 
 def test_refused_duplicate_member() -> None:
-    with pytest.raises(PickleError, match="one name"):
+    with pytest.raises(PickleError, match="have the name"):
         torch_file.load(zip_of(("archive/data.pkl", GOOD), ("archive/data.pkl", GOOD)))
 
 

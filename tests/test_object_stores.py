@@ -72,7 +72,7 @@ def test_as_locally_and_back_byte_for_byte(name: str, bucket: Bucket, tmp_path: 
 def test_the_corrupt_sample_is_repaired_and_back(bucket: Bucket, s3: Run) -> None:
     source = files_of(SAMPLES / CORRUPT)
     bucket.put(SAMPLES / CORRUPT, "run")
-    refused(s3("downgrade", url("run"), "--to", "pre-rerun"), "is corrupt")
+    refused(s3("downgrade", url("run"), "--to", "pre-rerun"), "has a corrupt rerun state")
     assert bucket.tree("run") == source
     assert s3("verify", url("run")).returncode == 1
     assert s3("repair", url("run"), "--in-place").returncode == 0
@@ -230,9 +230,13 @@ def test_a_destination_that_appears_meanwhile_is_left_alone(
 
 
 UNREACHABLE = {
-    "no bucket": ("s3://no-such-bucket/run", {}, ("s3://no-such-bucket: does not exist",)),
-    "no root": (url("nowhere"), {}, ("does not exist, and a checkpoint is",)),
-    "no bucket's name": ("s3://", {}, ("names no bucket",)),
+    "no bucket": (
+        "s3://no-such-bucket/run",
+        {},
+        ("s3://no-such-bucket: does not exist",),
+    ),
+    "no root": (url("nowhere"), {}, ("does not exist (a checkpoint is",)),
+    "no bucket's name": ("s3://", {}, ("does not contain a bucket",)),
     "no store": ("nostore://a/run", {}, ("Protocol not known: nostore",)),
     "no server": (
         url("run"),
@@ -283,14 +287,14 @@ def test_a_missing_library_is_installed_where_it_is_looked_for(
 def test_access_denied_is_one_sentence(bucket: Bucket, port: int, s3: Run) -> None:
     with fault_proxy.faulty(port, fault_proxy.KINDS["403"], at=1) as proxy:
         told = s3("inspect", url("run"), **environment(proxy.port))
-    refused(told, "access is denied", "AWS_PROFILE")
+    refused(told, "no permission to", "AWS_PROFILE")
 
 
 @pytest.mark.full
 def test_a_server_that_knows_no_such_user(s3: Run) -> None:
     with served(INITIAL_NO_AUTH_ACTION_COUNT="0") as strict:
         told = s3("inspect", url("run"), **environment(strict))
-    refused(told, "access is denied", "AWS_PROFILE")
+    refused(told, "no permission to", "AWS_PROFILE")
 
 
 def test_local_work_imports_no_store(tmp_path: Path) -> None:

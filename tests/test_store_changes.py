@@ -82,7 +82,7 @@ def test_metadata_that_changes_once_it_was_planned_from(to: str, tmp_path: Path)
     with FlakyFileSystem.disturbed(after=change), pytest.raises(CkptMigrateError) as caught:
         migrate(RUN, to=TARGET, output=output, in_place=output is None)
     assert seen
-    assert "changed while" in str(caught.value)
+    assert "changed " in str(caught.value)
     assert {key.partition("/")[0] for key in below("")} == {"run"}
     assert not list(tmp_path.iterdir())
 

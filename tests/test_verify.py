@@ -540,7 +540,7 @@ def test_the_corrupt_sample_in_words(run: Run) -> None:
     path = checkpoint_of(SAMPLES / CORRUPT)
     assert result.returncode == 1
     assert result.stdout.splitlines() == [
-        f"{path}: 1 error (58 entries, payload 2 files, 370.8 kB)",
+        f"{path}: 1 error (58 keys, 2 data files, 370.8 kB)",
         "  error rerun-shards-missing: the common state records a fault, but 2 rerun shards are "
         "missing",
         "    rerun_state_machine_state/shard_0_2",
@@ -594,7 +594,7 @@ def test_all_iterations_and_one(copy: Callable[[str], Path], run: Run) -> None:
     newer_iteration(root)
     (root / "iter_0000009" / ".metadata").unlink()
     first, *rest = run("verify", root, "--all").stdout.splitlines()
-    assert first.startswith(f"{root}: 1 error (2 checkpoints, 57 entries")
+    assert first.startswith(f"{root}: 1 error (2 checkpoints, 57 keys")
     [missing] = [line for line in rest if "error metadata-missing" in line]
     assert missing.startswith(
         f"  error metadata-missing: {root / 'iter_0000009'}: .metadata is missing (the save did"
@@ -612,7 +612,7 @@ def test_one_that_cannot_be_verified_stops_no_other(copy: Callable[[str], Path],
     result = run("verify", root, "--all")
     assert (result.returncode, result.stderr) == (1, "")
     first, *rest = result.stdout.splitlines()
-    assert first.startswith(f"{root}: 3 errors (4 checkpoints, 116 entries")
+    assert first.startswith(f"{root}: 3 errors (4 checkpoints, 116 keys")
     for name, kind in (("iter_0000003", "is a zarr"), ("iter_0000002", "is a legacy torch")):
         [line] = [line for line in rest if line.startswith(f"  error not-verified: {root / name}")]
         assert f": {kind} checkpoint" in line

@@ -24,7 +24,7 @@ from ckptmigrate.report.document import (
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import load, removal
-from ckptmigrate.verbs.layouts import target_name
+from ckptmigrate.verbs.layouts import layout_name, target_name
 from ckptmigrate.verbs.result import Digests, Status, Watch, Written
 from ckptmigrate.writing import swap
 from ckptmigrate.writing.leftover import Leftover
@@ -310,8 +310,11 @@ def _answer(found: Migration) -> str:
     if found.existing:
         return f"{found.destination} is the result of an earlier run for {target}, and is verified"
     if found.status is Status.UNCHANGED:
-        can = "can resume from" if first.satisfied else "is already the layout of"
-        return f"No migration needed: {target} {can} {found.root or first.path}"
+        source = found.root or first.path
+        why = f"{target} can resume from {source}"
+        if not first.satisfied:
+            why = f"{source} already has the layout {layout_name(first.layout)}"
+        return f"No migration needed: {why}"
     if found.destination is not None:
         does, how = "Wrote" if found.done else "Dry run: would write", LINKED.get(found.link, "")
         return f"{does} {found.destination} for {target}{how}"

@@ -164,9 +164,11 @@ class CheckResult:
         [verdict] = self.verdicts
         can = "can" if verdict.resumes else "cannot"
         without = f" without {', '.join(verdict.without)}" if verdict.without else ""
+        found = verdict.reader
+        like = "" if found.like is None else f" and that it loads like {found.like}"
         return (
-            f"Megatron-Core {verdict.reader.release} {can} resume from {self.path}{without} "
-            f"(assuming torch {verdict.reader.torch})"
+            f"Megatron-Core {found.release} {can} resume from {self.path}{without} "
+            f"(assuming torch {found.torch}{like})"
         )
 
     def _steps(self) -> Iterator[NextStep]:
