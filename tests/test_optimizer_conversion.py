@@ -14,7 +14,7 @@ import pytest
 from packaging.version import Version
 
 from ckptmigrate import optimizer
-from ckptmigrate.checkpoint import material, metadata
+from ckptmigrate.checkpoint import material, metadata_file
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.optimizer import Conversion, OptimizerTarget, new_files
@@ -165,7 +165,7 @@ def test_a_summary_warns_of_damage_from_arguments(tmp_path: Path) -> None:
 def test_a_large_metadata_file_is_edited_in_the_same_way(name: str) -> None:
     data = (sample(name) / ".metadata").read_bytes()
     whole = read(sample(name))
-    by_rows = replace(whole, metadata=metadata.read(data, threshold=1))
+    by_rows = replace(whole, metadata=metadata_file.read(data, threshold=1))
     assert type(by_rows.metadata) is not type(whole.metadata)
     for target in TARGETS:
         one, other = (optimizer.convert(each, target) for each in (whole, by_rows))

@@ -8,6 +8,7 @@ from ckptmigrate.optimizer.comparison import Comparison, compare
 from ckptmigrate.optimizer.description import OptimizerSummary, describe
 from ckptmigrate.optimizer.performing import pieces
 from ckptmigrate.optimizer.resharding import Conversion, convert
+from ckptmigrate.optimizer.sharding_types import is_convertible
 from ckptmigrate.optimizer.target import OptimizerTarget
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "compare",
     "convert",
     "describe",
+    "is_convertible",
     "pieces",
 ]
