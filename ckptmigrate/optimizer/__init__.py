@@ -1,7 +1,7 @@
 """Lossless conversion of the distributed optimizer between sharding types.
 
 Every type is read into one neutral form (`record`) and written from it. Planning reads the
-checkpoint and writes nothing; only `performing` writes.
+checkpoint and yields the bytes of new data files; nothing here writes.
 """
 
 from ckptmigrate.optimizer.comparison import Comparison, compare, read_size
@@ -11,8 +11,9 @@ from ckptmigrate.optimizer.description import (
     has_several_buckets,
     may_be_damaged,
 )
-from ckptmigrate.optimizer.performing import perform
+from ckptmigrate.optimizer.performing import pieces
 from ckptmigrate.optimizer.resharding import Conversion, convert
+from ckptmigrate.optimizer.sharding_types import is_convertible
 from ckptmigrate.optimizer.target import OptimizerTarget
 
 __all__ = [
@@ -24,7 +25,8 @@ __all__ = [
     "convert",
     "describe",
     "has_several_buckets",
+    "is_convertible",
     "may_be_damaged",
-    "perform",
+    "pieces",
     "read_size",
 ]
