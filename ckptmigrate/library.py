@@ -93,6 +93,8 @@ def plan(
     numpy: str | None = None,
     native: bool = False,
     strict: bool = False,
+    optimizer: str = "keep",
+    optimizer_type: str | None = None,
 ) -> Plan:
     """Plan a migration without writing anything.
 
@@ -107,6 +109,10 @@ def plan(
         native: whether to write the layout that the target release itself writes, instead of
             making the smallest change that lets it resume.
         strict: whether the target release must also resume with `--dist-ckpt-strictness raise_all`.
+        optimizer: `keep`, or `convert` where the target release does not load the optimizer as it
+            is.
+        optimizer_type: the sharding type to convert the optimizer to. By default
+            `fully_sharded_model_space` up to 0.14 and `fully_reshardable` from 0.15 on.
         python, numpy: the versions of the job. Module names in pickles are changed to those that
             these versions have. By default Python 3.12; module names of NumPy stay unchanged.
 
@@ -127,6 +133,8 @@ def plan(
         environment=environment(python, numpy),
         native=native,
         strict=strict,
+        optimizer=optimizer,
+        optimizer_type=optimizer_type,
     )
     return migration.prepare(place(path), request).plans[0]
 
@@ -134,7 +142,7 @@ def plan(
 def migrate(
     path: str | Place,
     *,
-    to: str,
+    to: str | None = None,
     output: str | Place | None = None,
     in_place: bool = False,
     iteration: int | None = None,
@@ -147,6 +155,8 @@ def migrate(
     numpy: str | None = None,
     native: bool = False,
     strict: bool = False,
+    optimizer: str = "keep",
+    optimizer_type: str | None = None,
     link: Link = Link.AUTO,
     hash_payload: bool = False,
     progress: Progress | None = None,
@@ -158,16 +168,18 @@ def migrate(
 
     Args:
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
-        to: as in `plan`.
+        to: as in `plan`. Can be None with `optimizer_type`: then only the optimizer changes.
         output: the root to create. By default `PATH.<to>`, and nothing is created if the target
             release can resume from `path` unmigrated.
         in_place: whether to change the checkpoint itself instead of creating a root.
         iteration: the iteration of a root to use instead of the one in the tracker file.
         every: whether to migrate every iteration of a root.
-        verb, allow_loss, given, torch, python, numpy, native, strict: as in `plan`.
+        verb, allow_loss, given, torch, python, numpy, native, strict, optimizer, optimizer_type: as
+            in `plan`.
         link: how to bring data files into `output` (hard link, reflink, copy, ...).
         hash_payload: whether to hash the data files too and compare them with integrity.json.
-        progress: called with a number of bytes whenever that many bytes of data files were copied.
+        progress: called with a number of bytes whenever that many bytes of data files were read or
+            written.
 
     Returns:
         The plan of each checkpoint, as carried out.
@@ -179,6 +191,8 @@ def migrate(
     """
     if in_place and output is not None:
         raise ValueError("output and in_place exclude each other")
+    if to is None and optimizer_type is None:
+        raise ValueError("neither to nor optimizer_type is given")
     request = MigrationRequest(
         to,
         verb or "migrate",
@@ -194,6 +208,8 @@ def migrate(
         strict,
         hash_payload,
         link,
+        optimizer=optimizer,
+        optimizer_type=optimizer_type,
     )
     return request.run(place(path), watch=_watch(progress)).plans
 
@@ -203,6 +219,8 @@ def verify(
     *,
     load: bool = False,
     hashed: bool = False,
+    optimizer: bool = False,
+    sample: int | None = None,
     iteration: int | None = None,
     every: bool = False,
     known: Collection[str] = (),
@@ -216,6 +234,8 @@ def verify(
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
         load: whether to read every tensor with torch too.
         hashed: whether to hash the data files too and compare them with integrity.json.
+        optimizer: whether to compare the main parameters of the optimizer with the weights too.
+        sample: with `optimizer`, compare only this number of parts, spread evenly; None for all.
         iteration: the iteration of a root to use instead of the one in the tracker file.
         every: whether to verify every iteration of a root.
         known: dotted names of globals in the pickles to trust, for example `nemo.core.Config`.
@@ -231,6 +251,8 @@ def verify(
         place(path),
         load=load,
         hashed=hashed,
+        optimizer=optimizer,
+        sample=sample,
         iteration=iteration,
         every=every,
         known=known,
@@ -245,6 +267,7 @@ def repair(
     in_place: bool = False,
     rebuild_sentinel: bool = False,
     drop_rerun: bool = False,
+    drop_optimizer: bool = False,
     iteration: int | None = None,
     every: bool = False,
     known: Collection[str] = (),
@@ -263,6 +286,7 @@ def repair(
         rebuild_sentinel: whether to write an idle rerun state with all its shards, instead of
             removing the rerun state.
         drop_rerun: whether to drop an intact fault context too.
+        drop_optimizer: whether to remove the optimizer; jobs then need --no-load-optim.
         iteration, every, known, hashed: as in `verify`.
         given: parallelism, in ranks, that the checkpoint does not contain.
         link, progress: as in `migrate`.
@@ -286,6 +310,7 @@ def repair(
         given,
         known,
         hashed,
+        drop_optimizer,
         None if output is None else place(output),
         in_place,
         iteration,
@@ -296,7 +321,7 @@ def repair(
 
 
 def undo(
-    path: str | Place, *, iteration: int | None = None, every: bool = False
+    path: str | Place, *, iteration: int | None = None, every: bool = False, forget: bool = False
 ) -> tuple[Plan, ...]:
     """Undo the last in-place migration, byte for byte.
 
@@ -304,6 +329,7 @@ def undo(
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
         iteration: the iteration of a root to use instead of the one in the tracker file.
         every: whether to undo the last migration of every iteration of a root.
+        forget: whether to remove the original files instead, so that nothing can be undone.
 
     Returns:
         The plan of each checkpoint, as carried out.
@@ -314,7 +340,7 @@ def undo(
         DestinationError: the checkpoint cannot be written. It is unchanged, or the message says to
             run `ckptmigrate recover`.
     """
-    return UndoRequest(iteration, every).run(place(path)).plans
+    return UndoRequest(iteration, every, forget=forget).run(place(path)).plans
 
 
 def recover(path: str | Place, *, break_lock: bool = False) -> dict[Place, str]:

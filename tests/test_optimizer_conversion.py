@@ -14,7 +14,7 @@ import pytest
 from packaging.version import Version
 
 from ckptmigrate import optimizer
-from ckptmigrate.checkpoint import manifest, metadata
+from ckptmigrate.checkpoint import material, metadata_file
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.optimizer import Conversion, OptimizerTarget, new_files
@@ -37,7 +37,7 @@ TARGETS = [
 
 
 def read(checkpoint: Path) -> Manifest:
-    return manifest.load(LocalDirectory(checkpoint))
+    return material.load(LocalDirectory(checkpoint))
 
 
 def sample(name: str) -> Path:
@@ -50,8 +50,8 @@ def write(source: Path, target: OptimizerTarget, parent: Path) -> tuple[Path, Co
     made = optimizer.convert(before, target)
     copy = parent / "converted"
     shutil.copytree(source, copy)
-    optimizer.perform(made, copy)
-    for name, content in made.manifest.contents(before).items():
+    optimizer_side.perform(made, copy)
+    for name, content in optimizer_side.placed(made).contents(before).items():
         assert content is not None
         (copy / name).write_bytes(content)
     return copy, made
@@ -143,10 +143,10 @@ def test_the_summary_is_that_of_the_index(name: str) -> None:
         assert found.elements == INDEX[name]["elements"]
 
 
-def test_a_summary_warns_of_damage_from_arguments(tmp_path: Path) -> None:
+def test_arguments_that_make_several_buckets() -> None:
     found = read(sample(DAMAGED[0]))
-    described = optimizer.describe(found)
-    assert described is not None and not described.may_be_damaged  # its job set buckets by hand
+    assert optimizer.may_be_damaged(found)
+    assert optimizer.has_several_buckets(found) is False  # its job set buckets by hand
     arguments = found.common.arguments
     assert isinstance(arguments, dict)
     for changed in (
@@ -155,8 +155,11 @@ def test_a_summary_warns_of_damage_from_arguments(tmp_path: Path) -> None:
         {"pipeline_model_parallel_size": 2, "mtp_num_layers": 1},
     ):
         values = {**found.common.values, "args": {**arguments, **changed}}
-        risky = optimizer.describe(replace(found, common=replace(found.common, values=values)))
-        assert risky is not None and risky.may_be_damaged
+        changed_job = replace(found, common=replace(found.common, values=values))
+        assert optimizer.has_several_buckets(changed_job) is True
+    values = {**found.common.values, "args": None}
+    without = replace(found, common=replace(found.common, values=values))
+    assert optimizer.has_several_buckets(without) is None
 
 
 @pytest.mark.parametrize(
@@ -165,7 +168,7 @@ def test_a_summary_warns_of_damage_from_arguments(tmp_path: Path) -> None:
 def test_a_large_metadata_file_is_edited_in_the_same_way(name: str) -> None:
     data = (sample(name) / ".metadata").read_bytes()
     whole = read(sample(name))
-    by_rows = replace(whole, metadata=metadata.read(data, threshold=1))
+    by_rows = replace(whole, metadata=metadata_file.read(data, threshold=1))
     assert type(by_rows.metadata) is not type(whole.metadata)
     for target in TARGETS:
         one, other = (optimizer.convert(each, target) for each in (whole, by_rows))
@@ -180,6 +183,6 @@ def test_progress_counts_what_is_read_and_written(name: str, tmp_path: Path) -> 
     # Main parameters and weights, 4 bytes per element each.
     assert sum(seen) == INDEX[name]["elements"] // 3 * 4 * 2
     written: list[int] = []
-    optimizer.perform(made, tmp_path, written.append)
-    assert sum(written) == made.written_size
+    optimizer_side.perform(made, tmp_path, written.append)
+    assert sum(written) == sum(made.sizes.values())
     assert made.read_size == INDEX[name]["elements"] * 4

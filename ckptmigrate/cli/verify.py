@@ -22,12 +22,29 @@ from ckptmigrate.verbs.verify import VerifyRequest
 @options.every
 @click.option("--load", is_flag=True, help="Also read every tensor. Requires torch.")
 @options.hashed
+@click.option(
+    "--optimizer",
+    "compare_optimizer",
+    is_flag=True,
+    help="Also compare the optimizer with the weights.",
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --optimizer, compare only N parts, spread evenly.",
+)
 @options.known
 @options.full
 @several(ledger=True)
 @options.output_options
 def verify(
-    selection: Selection, iteration: int | None, every: bool, full: bool, **flags: Any
+    selection: Selection,
+    iteration: int | None,
+    every: bool,
+    full: bool,
+    compare_optimizer: bool,
+    **flags: Any,
 ) -> None:
     """Validate a checkpoint and list every problem with its fix.
 
@@ -41,7 +58,11 @@ def verify(
       ckptmigrate verify run
       ckptmigrate verify run --all --hash
       ckptmigrate verify run --load
+      ckptmigrate verify run --optimizer
       ckptmigrate verify run --known nemo.core.Config
     """
     options.check_choice(iteration, every=every)
-    run(selection, VerifyRequest(iteration=iteration, every=every, **flags), full=full)
+    if flags["sample"] is not None and not compare_optimizer:
+        raise click.UsageError("--sample requires --optimizer.")
+    request = VerifyRequest(iteration=iteration, every=every, optimizer=compare_optimizer, **flags)
+    run(selection, request, full=full)

@@ -1,13 +1,19 @@
 """Lossless conversion of the distributed optimizer between sharding types.
 
 Every type is read into one neutral form (`record`) and written from it. Planning reads the
-checkpoint and writes nothing; only `performing` writes.
+checkpoint and yields the bytes of new data files; nothing here writes.
 """
 
-from ckptmigrate.optimizer.comparison import Comparison, compare
-from ckptmigrate.optimizer.description import OptimizerSummary, describe
-from ckptmigrate.optimizer.performing import perform
+from ckptmigrate.optimizer.comparison import Comparison, compare, read_size
+from ckptmigrate.optimizer.description import (
+    OptimizerSummary,
+    describe,
+    has_several_buckets,
+    may_be_damaged,
+)
+from ckptmigrate.optimizer.performing import pieces
 from ckptmigrate.optimizer.resharding import Conversion, convert
+from ckptmigrate.optimizer.sharding_types import is_convertible
 from ckptmigrate.optimizer.target import OptimizerTarget
 
 __all__ = [
@@ -18,5 +24,9 @@ __all__ = [
     "compare",
     "convert",
     "describe",
-    "perform",
+    "has_several_buckets",
+    "is_convertible",
+    "may_be_damaged",
+    "pieces",
+    "read_size",
 ]

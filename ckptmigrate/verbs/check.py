@@ -142,7 +142,10 @@ class CheckResult:
     def as_json(self) -> Any:
         """Return the documented JSON form (docs/json.md, `check --json`)."""
         shown = [verdict.as_json() for verdict in self.verdicts]
-        return {**shown[0], "fix": self.advice[0].as_json()} if self.advice else shown
+        if not self.advice:
+            return shown
+        [fix] = self.advice
+        return {**shown[0], "after_conversion": fix.converts, "fix": fix.as_json()}
 
     def document(self) -> Document:
         """Return the document."""
@@ -152,10 +155,9 @@ class CheckResult:
             found=() if self.facts is None else (self.facts,),
             predictions=tuple(Predicted(str(self.path), each) for each in self.verdicts),
             steps=tuple(self._steps()),
-            warnings=tuple(
-                f"no single command or flag helps: {each.reason}"
-                for each in self.advice
-                if each.reason
+            warnings=(
+                *(f"no single command or flag helps: {a.reason}" for a in self.advice if a.reason),
+                *dict.fromkeys(each.damage for each in self.verdicts if each.damage),
             ),
         )
 
