@@ -11,6 +11,7 @@ from ckptmigrate.optimizer.description import (
     has_several_buckets,
     may_be_damaged,
 )
+from ckptmigrate.optimizer.meaning import diff, differ_in_type, without_optimizer
 from ckptmigrate.optimizer.performing import perform
 from ckptmigrate.optimizer.resharding import Conversion, convert
 from ckptmigrate.optimizer.target import OptimizerTarget
@@ -23,8 +24,11 @@ __all__ = [
     "compare",
     "convert",
     "describe",
+    "diff",
+    "differ_in_type",
     "has_several_buckets",
     "may_be_damaged",
     "perform",
     "read_size",
+    "without_optimizer",
 ]
