@@ -94,6 +94,8 @@ def plan(
     numpy: str | None = None,
     native: bool = False,
     strict: bool = False,
+    optimizer: str = "keep",
+    optimizer_type: str | None = None,
 ) -> Plan:
     """Plan a migration without writing anything.
 
@@ -108,6 +110,10 @@ def plan(
         native: whether to write the layout that the target release itself writes, instead of
             making the smallest change that lets it resume.
         strict: whether the target release must also resume with `--dist-ckpt-strictness raise_all`.
+        optimizer: `keep`, or `convert` where the target release does not load the optimizer as it
+            is.
+        optimizer_type: the sharding type to convert the optimizer to. By default
+            `fully_sharded_model_space` up to 0.14 and `fully_reshardable` from 0.15 on.
         python, numpy: the versions of the job. Module names in pickles are changed to those that
             these versions have. By default Python 3.12; module names of NumPy stay unchanged.
 
@@ -128,6 +134,8 @@ def plan(
         environment=environment(python, numpy),
         native=native,
         strict=strict,
+        optimizer=optimizer,
+        optimizer_type=optimizer_type,
     )
     return migration.prepare(place(path), request).plans[0]
 
@@ -135,7 +143,7 @@ def plan(
 def migrate(
     path: str | Place,
     *,
-    to: str,
+    to: str | None = None,
     output: str | Place | None = None,
     in_place: bool = False,
     iteration: int | None = None,
@@ -148,6 +156,8 @@ def migrate(
     numpy: str | None = None,
     native: bool = False,
     strict: bool = False,
+    optimizer: str = "keep",
+    optimizer_type: str | None = None,
     link: Link = Link.AUTO,
     hash_payload: bool = False,
     progress: Progress | None = None,
@@ -159,16 +169,18 @@ def migrate(
 
     Args:
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
-        to: as in `plan`.
+        to: as in `plan`. Can be None with `optimizer_type`: then only the optimizer changes.
         output: the root to create. By default `PATH.<to>`, and nothing is created if the target
             release can resume from `path` unmigrated.
         in_place: whether to change the checkpoint itself instead of creating a root.
         iteration: the iteration of a root to use instead of the one in the tracker file.
         every: whether to migrate every iteration of a root.
-        verb, allow_loss, given, torch, python, numpy, native, strict: as in `plan`.
+        verb, allow_loss, given, torch, python, numpy, native, strict, optimizer, optimizer_type: as
+            in `plan`.
         link: how to bring data files into `output` (hard link, reflink, copy, ...).
         hash_payload: whether to hash the data files too and compare them with integrity.json.
-        progress: called with a number of bytes whenever that many bytes of data files were copied.
+        progress: called with a number of bytes whenever that many bytes of data files were read or
+            written.
 
     Returns:
         The plan of each checkpoint, as carried out.
@@ -180,6 +192,8 @@ def migrate(
     """
     if in_place and output is not None:
         raise ValueError("output and in_place exclude each other")
+    if to is None and optimizer_type is None:
+        raise ValueError("neither to nor optimizer_type is given")
     request = MigrationRequest(
         to,
         verb or "migrate",
@@ -195,6 +209,8 @@ def migrate(
         strict,
         hash_payload,
         link,
+        optimizer=optimizer,
+        optimizer_type=optimizer_type,
     )
     return request.run(place(path), watch=_watch(progress)).plans
 
@@ -306,7 +322,7 @@ def repair(
 
 
 def undo(
-    path: str | Place, *, iteration: int | None = None, every: bool = False
+    path: str | Place, *, iteration: int | None = None, every: bool = False, forget: bool = False
 ) -> tuple[Plan, ...]:
     """Undo the last in-place migration, byte for byte.
 
@@ -314,6 +330,7 @@ def undo(
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
         iteration: the iteration of a root to use instead of the one in the tracker file.
         every: whether to undo the last migration of every iteration of a root.
+        forget: whether to remove the original files instead, so that nothing can be undone.
 
     Returns:
         The plan of each checkpoint, as carried out.
@@ -324,7 +341,7 @@ def undo(
         DestinationError: the checkpoint cannot be written. It is unchanged, or the message says to
             run `ckptmigrate recover`.
     """
-    return UndoRequest(iteration, every).run(place(path)).plans
+    return UndoRequest(iteration, every, forget=forget).run(place(path)).plans
 
 
 def recover(path: str | Place, *, break_lock: bool = False) -> dict[Place, str]:

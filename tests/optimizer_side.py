@@ -12,6 +12,11 @@ import numpy as np
 import torch
 from torch.distributed.checkpoint.metadata import Metadata
 
+from ckptmigrate import optimizer
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.optimizer import Conversion
+from ckptmigrate.storage.progress import Progress
+
 Array = Any
 SAMPLES = Path(__file__).parent / "optimizer"
 OFFSET = {"param": 0.5, "exp_avg": 0.5, "exp_avg_sq": 0.0}
@@ -25,6 +30,22 @@ def expected(name: str, state: str, shape: tuple[int, ...]) -> Array:
     mixed = index * np.uint64(2654435761) + seed * np.uint64(40503) + (index ^ seed) * np.uint64(97)
     value = (mixed % np.uint64(2**23)).astype(np.float64) / 2**23
     return ((value - OFFSET[state]) * SCALE[state]).astype(np.float32).reshape(shape)
+
+
+def perform(made: Conversion, folder: Path, progress: Progress | None = None) -> None:
+    """Write the new data files of a conversion."""
+    for name in made.files:
+        with (folder / name).open("xb") as file:
+            for piece in optimizer.pieces(made, name):
+                file.write(piece)
+                if progress is not None:
+                    progress(len(piece))
+
+
+def placed(made: Conversion) -> Manifest:
+    """Return the result of a conversion with its common state written where it was."""
+    found = made.manifest
+    return found if found.common.in_file else found.with_common_in_entry()
 
 
 class _Unpickler(pickle.Unpickler):

@@ -238,7 +238,7 @@ def test_bytes_that_contradict_their_checksum_are_an_error(
     flip(copy, first_key(optimizer_side.metadata(copy), part))
     made = optimizer.convert(read(copy), OptimizerTarget(RESHARDABLE))
     with pytest.raises(DamagedError, match="other bytes than its checksum"):
-        optimizer.perform(made, out)
+        optimizer_side.perform(made, out)
 
 
 def test_a_source_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_a_source_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> N
     made = optimizer.convert(read(copy), OptimizerTarget(RESHARDABLE))
     flip(copy, "optimizer.state.exp_avg.output_layer.weight")
     with pytest.raises(DamagedError, match="other bytes than its checksum"):
-        optimizer.perform(made, out)
+        optimizer_side.perform(made, out)
 
 
 def test_a_truncated_data_file_is_an_error(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_truncated_data_file_is_an_error(tmp_path: Path) -> None:
     path = copy / "__0_0.distcp"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(DamagedError, match="is truncated"):
-        optimizer.perform(made, out)
+        optimizer_side.perform(made, out)
 
 
 # -- other kinds of optimizers

@@ -107,11 +107,11 @@ def _tasks(
 def _migrations(
     request: MigrationRequest, groups: Sequence[Group], scope: Scope, *, several: bool
 ) -> Phase:
-    request.resolved()  # fail before the batch starts if the target is not valid
+    request.check_target()  # fail before the batch starts if the target is not valid
     one = replace(_of_one(request, scope), output=None)
     if request.in_place:
         return _tasks(one, groups, scope)
-    placed = roots.place(groups, request.to, request.output, several=several, go_on=scope.add)
+    placed = roots.place(groups, request.target, request.output, several=several, go_on=scope.add)
     if not several and placed[0][0].error is not None:
         raise placed[0][0].error
     always = request.output is not None

@@ -54,7 +54,8 @@ class Step:
         time: ISO 8601 time in UTC.
         losses: the data losses that the user allowed.
         changes: the changes, one line each.
-        files: name -> hashes, for every metadata file, changed or not.
+        files: name -> hashes, for every metadata file, changed or not, and for new data files.
+        payload: the new data files, which may be large.
         in_place: whether the step changed this checkpoint in place; False if it was written as the
             result.
     """
@@ -67,6 +68,7 @@ class Step:
     losses: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
     files: Mapping[str, FileState] = field(default_factory=dict)
+    payload: tuple[str, ...] = ()
     in_place: bool = True
 
 
@@ -110,6 +112,9 @@ def is_folder(name: str) -> bool:
 def dump(steps: tuple[Step, ...]) -> bytes:
     """Return the bytes of a migration history."""
     rows = [asdict(step) for step in steps]
+    for row in rows:
+        if not row["payload"]:
+            del row["payload"]
     return (json.dumps({"format": _FORMAT, "steps": rows}, indent=1) + "\n").encode()
 
 
@@ -119,10 +124,17 @@ def out_of_place(content: bytes) -> bytes:
     return dump(tuple(replace(step, in_place=False) for step in steps))
 
 
-def with_files(content: bytes, files: Mapping[str, FileState]) -> bytes:
-    """Return the migration history with more files in its last step, or other states of them."""
+def with_files(
+    content: bytes, files: Mapping[str, FileState], payload: tuple[str, ...] = ()
+) -> bytes:
+    """Return the migration history with more files in its last step, or other states of them.
+
+    Args:
+        payload: those of `files` that are new data files.
+    """
     steps = tuple(_step(row) for row in json.loads(content)["steps"])
-    return dump((*steps[:-1], replace(steps[-1], files={**steps[-1].files, **files})))
+    files = {**steps[-1].files, **files}
+    return dump((*steps[:-1], replace(steps[-1], files=files, payload=payload)))
 
 
 def load(directory: Directory) -> tuple[Step, ...]:
@@ -164,6 +176,7 @@ def _step(row: Mapping[str, Any]) -> Step:
         losses=_texts(row["losses"]),
         changes=_texts(row["changes"]),
         files=files,
+        payload=_texts(row.get("payload", [])),
         in_place=row.get("in_place") is not False,
     )
 
@@ -203,6 +216,7 @@ class Original:
         first: the index of the first undone step; len(steps) if there is none.
         files: the files of the original that differ from the checkpoint: name -> bytes, None for a
             file that did not exist.
+        payload: the data files that the undone steps wrote -> their hashes.
         stale: why the newest step is not trusted, or None.
     """
 
@@ -210,6 +224,7 @@ class Original:
     steps: tuple[Step, ...]
     first: int
     files: Mapping[str, bytes | None] = field(default_factory=dict)
+    payload: Mapping[str, str | None] = field(default_factory=dict)
     stale: str | None = None
 
     @property
@@ -226,6 +241,7 @@ def original(directory: Directory) -> Original:
     """
     steps = load(directory)
     now: dict[str, bytes | None] = {}
+    payload: dict[str, str | None] = {}
     first = len(steps)
     stale = None
     while first and steps[first - 1].verb != REPAIR:
@@ -233,11 +249,12 @@ def original(directory: Directory) -> Original:
         before, stale = _before(directory, step, folder(first - 1), now)
         if before is None:
             break
-        now.update(before)
+        payload |= {name: step.files[name].after for name in step.payload}
+        now.update({name: content for name, content in before.items() if name not in payload})
         first -= 1
     if first == len(steps):
         return Original(directory, steps, first, stale=stale)
-    return Original(Overlay(directory, now), steps, first, now)
+    return Original(Overlay(directory, now), steps, first, now, payload)
 
 
 def before_last(directory: Directory) -> tuple[Step, dict[str, bytes | None] | None, str | None]:

@@ -13,6 +13,7 @@ from ckptmigrate.cli.batch_options import Selection, several
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import MIGRATED, Manual
 from ckptmigrate.cli.run import run
+from ckptmigrate.planning import optimizers, targets
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.verbs.migrate import MigrationRequest
 
@@ -44,6 +45,18 @@ def _migration_options(command: options.Command) -> options.Command:
             "--native", is_flag=True,
             help="Write the layout that the target release itself writes. Default: the smallest "
             "change that lets the release resume.",
+        ),
+        click.option(
+            "--optimizer", type=click.Choice([targets.KEEP, targets.CONVERT]), metavar="HOW",
+            default=targets.KEEP, show_default=True,
+            help="keep, or convert: convert the distributed optimizer if the target release does "
+            "not load it as it is, and write it to new data files.",
+        ),
+        click.option(
+            "--optimizer-type", metavar="TYPE",
+            type=click.Choice(optimizers.TYPES),
+            help="Convert the distributed optimizer to this sharding type: "
+            f"{optimizers.TYPES[0]}, or {optimizers.TYPES[1]} (0.15 or later).",
         ),
         options.strict,
         options.parallelism("world", "tensor", "pipeline"),
@@ -92,7 +105,8 @@ def upgrade(selection: Selection, **options: Any) -> None:
     """Migrate a checkpoint to a newer release.
 
     The result is a new root next to PATH, ready for --load. Data files are linked or copied, and
-    only metadata files are rewritten. Without --to, the target is the newest layout.
+    only metadata files are rewritten; --optimizer convert adds data files. Without --to, the target
+    is the newest layout.
 
     \b
     Examples:
@@ -136,7 +150,6 @@ def downgrade(selection: Selection, **options: Any) -> None:
 @click.option(
     "--to",
     type=_TARGET,
-    required=True,
     metavar="TARGET",
     help=_TO_HELP,
     shell_complete=completion_values.targets,
@@ -161,6 +174,7 @@ def migrate(selection: Selection, print_path: bool, **options: Any) -> None:
     Examples:
       ckptmigrate migrate run --to 0.13
       ckptmigrate migrate run --to 0.19 --dry-run
+      ckptmigrate migrate run --to 0.19 --optimizer convert
       ckptmigrate migrate run --to 0.11 --print-path
     """
     if print_path and (selection.batch or options["every"] or options["dry_run"] or output.json):
@@ -174,6 +188,10 @@ def migrate(selection: Selection, print_path: bool, **options: Any) -> None:
 def _migrate(selection: Selection, full: bool, print_path: bool = False, **values: Any) -> None:
     """Run a migration; the other options are the fields of MigrationRequest, by name."""
     request = MigrationRequest(**values)
+    if request.to is None and request.optimizer_type is None:
+        context = click.get_current_context()
+        to = next(each for each in context.command.params if each.name == "to")
+        raise click.MissingParameter(ctx=context, param=to)
     if request.in_place and request.output is not None:
         raise click.UsageError("--in-place and -o cannot be combined.")
     options.check_choice(request.iteration, every=request.every)

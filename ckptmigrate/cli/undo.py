@@ -13,13 +13,24 @@ from ckptmigrate.verbs.undo import UndoRequest
 
 @click.command(cls=Manual, files=MIGRATED)
 @click.option("--dry-run", is_flag=True, help="Print the plan without writing anything.")
+@click.option(
+    "--forget",
+    is_flag=True,
+    help="Remove the original files instead, also data files that only they use. Then no "
+    "migration can be undone.",
+)
 @options.full
 @options.every
 @options.iteration
 @several(ledger=False)
 @options.output_options
 def undo(
-    selection: Selection, dry_run: bool, full: bool, every: bool, iteration: int | None
+    selection: Selection,
+    dry_run: bool,
+    forget: bool,
+    full: bool,
+    every: bool,
+    iteration: int | None,
 ) -> None:
     """Undo the last in-place migration, byte for byte.
 
@@ -32,6 +43,7 @@ def undo(
     Examples:
       ckptmigrate undo run --dry-run
       ckptmigrate undo run
+      ckptmigrate undo run --forget
     """
     options.check_choice(iteration, every=every)
-    run(selection, UndoRequest(iteration, every, dry_run), batch=every, full=full)
+    run(selection, UndoRequest(iteration, every, dry_run, forget), batch=every, full=full)

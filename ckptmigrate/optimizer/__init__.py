@@ -1,7 +1,7 @@
 """Lossless conversion of the distributed optimizer between sharding types.
 
 Every type is read into one neutral form (`record`) and written from it. Planning reads the
-checkpoint and writes nothing; only `performing` writes.
+checkpoint and yields the bytes of new data files; nothing here writes.
 """
 
 from ckptmigrate.optimizer.comparison import Comparison, compare, read_size
@@ -12,8 +12,9 @@ from ckptmigrate.optimizer.description import (
     may_be_damaged,
 )
 from ckptmigrate.optimizer.meaning import diff, differ_in_type, without_optimizer
-from ckptmigrate.optimizer.performing import perform
+from ckptmigrate.optimizer.performing import pieces
 from ckptmigrate.optimizer.resharding import Conversion, convert
+from ckptmigrate.optimizer.sharding_types import is_convertible
 from ckptmigrate.optimizer.target import OptimizerTarget
 
 __all__ = [
@@ -27,8 +28,9 @@ __all__ = [
     "diff",
     "differ_in_type",
     "has_several_buckets",
+    "is_convertible",
     "may_be_damaged",
-    "perform",
+    "pieces",
     "read_size",
     "without_optimizer",
 ]

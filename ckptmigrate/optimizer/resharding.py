@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -26,7 +26,6 @@ from ckptmigrate.optimizer.target import OptimizerTarget
 from ckptmigrate.pickles.tree import Object, with_state
 from ckptmigrate.storage.progress import Progress
 
-REPLICA_DIFFERENCE: Final = "replica-difference"  # a data loss
 _UNPREFIXED: Final = "chained_optim_avoid_prefix"
 _PARALLEL_SAVE: Final = "ckpt_fully_parallel_save"
 _SHOWN: Final = 5  # names in a message
@@ -37,12 +36,13 @@ class Conversion:
     """A planned conversion.
 
     Attributes:
-        manifest: the result; its new data files do not exist yet.
+        manifest: the result; its new data files do not exist yet, and a common state that is
+            stored as a sharded object is not written either.
         files: the new data files by name, each as the zips that it consists of.
         before, after: the sharding types.
         replicas: parameters whose copies differ; only the first copy of each is kept.
         decisions: choices made, as sentences.
-        read_size, written_size: bytes that `perform` reads and writes.
+        read_size: bytes that `pieces` reads for all files.
     """
 
     manifest: Manifest
@@ -52,16 +52,20 @@ class Conversion:
     replicas: tuple[Replica, ...]
     decisions: tuple[str, ...]
     read_size: int
-    written_size: int
 
     @property
-    def losses(self) -> tuple[str, ...]:
-        """Return the names of the data losses."""
-        return (REPLICA_DIFFERENCE,) if self.replicas else ()
+    def sizes(self) -> dict[str, int]:
+        """Return the size of each new data file in bytes."""
+        return {
+            name: sum(blob.outlined.length for blob in blobs) for name, blobs in self.files.items()
+        }
 
 
 def convert(
-    manifest: Manifest, target: OptimizerTarget, progress: Progress | None = None
+    manifest: Manifest,
+    target: OptimizerTarget,
+    progress: Progress | None = None,
+    taken: Collection[str] = (),
 ) -> Conversion:
     """Plan the conversion of the optimizer of a checkpoint to another sharding type.
 
@@ -69,6 +73,7 @@ def convert(
 
     Args:
         progress: called with each number of bytes that were read.
+        taken: names, besides those of the checkpoint, that no new data file gets.
 
     Raises:
         RefusedError: this kind of optimizer cannot be converted, or not to this target.
@@ -80,20 +85,18 @@ def convert(
     if not current.COMPARES:
         _check_weights(source, record, current.TYPE)
     states = dict(_new_states(source, record, target))
-    rows, files = new_files.plan(states, _unused_names(manifest))
+    rows, files = new_files.plan(states, _unused_names(manifest, taken))
     common, notes = _common(source, record, target)
     edited = replaced(manifest.metadata, source.keys, rows, flattened=target.type == flattened.TYPE)
     result = replace(manifest, metadata=edited, common=common)
-    blobs = [blob for each in files.values() for blob in each]
     return Conversion(
-        result if common.in_file else result.with_common_in_entry(),
+        result,
         files,
         current.TYPE,
         target.type,
         record.replicas,
         (*record.notes, *notes),
-        sum(blob.size for blob in blobs),
-        sum(blob.outlined.length for blob in blobs),
+        sum(blob.size for each in files.values() for blob in each),
     )
 
 
@@ -218,8 +221,8 @@ def _content(common: CommonState, target: OptimizerTarget) -> dict[str, Any] | N
     return content
 
 
-def _unused_names(manifest: Manifest) -> Iterator[str]:
+def _unused_names(manifest: Manifest, others: Collection[str]) -> Iterator[str]:
     """Yield unused names for data files of rank 0; `manifest.new_payload_file` is not one."""
-    taken = {*manifest.directory.files(), manifest.new_payload_file}
+    taken = {*manifest.directory.files(), manifest.new_payload_file, *others}
     names = (f"__0_{index}.distcp" for index in itertools.count())
     return (name for name in names if name not in taken)

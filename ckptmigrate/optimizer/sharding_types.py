@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.errors import DamagedError, RefusedError
 from ckptmigrate.optimizer import dp_reshardable, dp_zero, flattened, fully_reshardable
 from ckptmigrate.optimizer.record import OptimizerRecord
 from ckptmigrate.optimizer.source import CONTENT_TYPE, Source, argument
@@ -48,6 +50,15 @@ def recognise(source: Source) -> ShardingType:
     if named != found:
         raise source.error(f"content_metadata names the sharding type {named}, it has {found}")
     return known
+
+
+def is_convertible(manifest: Manifest) -> bool:
+    """Return whether the optimizer of a checkpoint is of a kind that can be converted."""
+    try:
+        recognise(Source(manifest))
+    except (DamagedError, RefusedError):
+        return False
+    return True
 
 
 def _check_kind(source: Source) -> None:

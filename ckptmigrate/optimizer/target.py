@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
+from ckptmigrate.optimizer import flattened, fully_reshardable
+
 
 @dataclass(frozen=True)
 class OptimizerTarget:
@@ -18,6 +20,11 @@ class OptimizerTarget:
 
     type: str
     release: Version | None = None
+
+    @staticmethod
+    def type_of(release: Version) -> str:
+        """Return the type to convert to for a release."""
+        return flattened.TYPE if release < Version("0.15.dev0") else fully_reshardable.TYPE
 
     def is_before(self, release: str) -> bool:
         """Return whether the target is known to be older than a release."""

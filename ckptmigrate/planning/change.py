@@ -73,7 +73,9 @@ class Change:
         return replace(
             self,
             files=files,
-            sidecar=None if self.sidecar is None else sidecar.with_files(self.sidecar, states),
+            sidecar=None
+            if self.sidecar is None
+            else sidecar.with_files(self.sidecar, states, tuple(digests)),
             before={**dict.fromkeys(digests), **self.before},
             after=after,
         )

@@ -14,6 +14,7 @@ from ckptmigrate.checkpoint.rerun import (
 )
 from ckptmigrate.checkpoint.topology import Given, derive
 from ckptmigrate.errors import CkptMigrateError, DamagedError
+from ckptmigrate.optimizer import Conversion
 from ckptmigrate.planning.losses import FAULT_CONTEXT, FOREIGN_SYMBOLS, RNG_STATE
 from ckptmigrate.releases import rng
 from ckptmigrate.releases.constraints import Constrained, constrain, respelled, respelled_states
@@ -34,6 +35,7 @@ class Converted:
         losses: names of the data losses of this conversion of this content.
         foreign: the globals that cause the data loss FOREIGN_SYMBOLS.
         notes: choices made.
+        optimizer: the conversion of the optimizer, or None if it is kept as it is.
     """
 
     manifest: Manifest
@@ -41,6 +43,7 @@ class Converted:
     losses: tuple[str, ...]
     foreign: tuple[str, ...]
     notes: tuple[str, ...]
+    optimizer: Conversion | None = None
 
 
 def convert(

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, NamedTuple
+
+from packaging.version import Version
 
 from ckptmigrate.checkpoint.locate import words
 from ckptmigrate.checkpoint.rerun import Kind
 from ckptmigrate.checks.verification import verify_one
 from ckptmigrate.errors import CkptMigrateError, RefusedError
+from ckptmigrate.optimizer import OptimizerTarget, is_convertible
 from ckptmigrate.places import Place
 from ckptmigrate.planning import planner, refusals, repairs
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.planner import Plan
-from ckptmigrate.planning.targets import Target, target
+from ckptmigrate.planning.targets import CONVERT, Target, target
 from ckptmigrate.releases import optimizer_state, rng
 from ckptmigrate.releases.job import DEFAULT_STRICTNESS, RAISE_ALL, Job
-from ckptmigrate.releases.prediction import UNSAFE_LOAD, Verdict, check
+from ckptmigrate.releases.prediction import UNSAFE_LOAD, Obstacle, Verdict, check
 from ckptmigrate.releases.readers import Reader, reader
 from ckptmigrate.storage.directories import Overlay
 from ckptmigrate.text.commands import command
@@ -42,11 +46,13 @@ class Advice:
         command: the command to run before the job; None if none is needed, or if none works.
         flags: the flags that the job then needs.
         reason: why neither a command nor a flag works, or None.
+        converts: whether the command converts the optimizer, so that the job resumes with it.
     """
 
     command: str | None = None
     flags: tuple[str, ...] = ()
     reason: str | None = None
+    converts: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return the documented JSON form (docs/json.md, `check --json`)."""
@@ -73,8 +79,11 @@ def advise(found: Reading, verdict: Verdict, job: Job, named: Sequence[str | Pla
     reason = None
     if found.record.kind is Kind.CORRUPT:
         return _repaired(found, verdict.reader, job, named)
-    if verdict.warnings or any(obstacle.metadata_only for obstacle in verdict.obstacles):
-        for wanted in _targets(verdict.reader, job):
+    converts = any(map(_is_of_optimizer, verdict.obstacles)) and is_convertible(found.manifest)
+    metadata_only = any(obstacle.metadata_only for obstacle in verdict.obstacles)
+    migrates = bool(verdict.warnings) or metadata_only
+    if migrates or converts:
+        for wanted in _targets(verdict.reader, job, converts=converts, migrates=migrates):
             try:
                 options, made = _planned(found, wanted)
                 result = _after(made, found)
@@ -83,9 +92,12 @@ def advise(found: Reading, verdict: Verdict, job: Job, named: Sequence[str | Pla
                 continue
             after = check(result, verdict.reader, job)
             flags = _flags(after)
+            if wanted.optimizer == CONVERT and any(map(_is_of_optimizer, after.obstacles)):
+                continue
             if made.files and flags is not None and not after.warnings:
                 place = named or (found.manifest.path,)
-                return Advice(command(made.verb, *place, *options), flags)
+                words = command(made.verb, *place, *options)
+                return Advice(words, flags, converts=wanted.optimizer == CONVERT)
     if verdict.resumes:
         return Advice()
     flags = _flags(verdict, metadata_too=True)
@@ -112,24 +124,40 @@ def _repaired(found: Reading, release: Reader, job: Job, named: Sequence[str | P
 
 def _after(made: Plan, found: Reading) -> Reading:
     """Read the checkpoint as it would be after a plan."""
-    return read(Overlay(found.manifest.directory, made.files))
+    planned = {name: new.size for name, new in made.change.payload.items()}
+    return read(Overlay(found.manifest.directory, made.files, planned))
 
 
-def _targets(release: Reader, job: Job) -> Iterator[Target]:
+def _is_of_optimizer(found: Obstacle) -> bool:
+    """Return whether an obstacle needs a conversion of the optimizer, or a job without it."""
+    return found.flag == optimizer_state.FLAG and not found.metadata_only
+
+
+def _targets(release: Reader, job: Job, *, converts: bool, migrates: bool) -> Iterator[Target]:
     """Yield the targets to try: the release, then the layouts that the most jobs can load.
+
+    Args:
+        converts: whether a conversion of the optimizer may help.
+        migrates: whether a change of metadata may help.
 
     A release target is planned for a job with the checkpoint's parallelism; the layouts are for
     all other jobs.
     """
-    strict = job.strictness == RAISE_ALL
+    named = partial(
+        target,
+        release.release,
+        torch=release.torch,
+        environment=release.environment,
+        strict=job.strictness == RAISE_ALL,
+    )
+    if converts:
+        yield named(optimizer=CONVERT)
+        # The release may load the optimizer, but not with the TP and PP sizes of the job.
+        yield named(optimizer_type=OptimizerTarget.type_of(Version(release.release)))
+    if not migrates:
+        return
     for native in (False, True):
-        yield target(
-            release.release,
-            torch=release.torch,
-            environment=release.environment,
-            native=native,
-            strict=strict,
-        )
+        yield named(native=native)
     yield target(none_emitting.ID, environment=release.environment)
     yield target(UNIVERSAL, environment=release.environment)
 
@@ -154,7 +182,7 @@ def _planned(found: Reading, wanted: Target) -> tuple[list[str], Plan]:
                 raise
             allowed = tuple(loss for loss in LOSSES if loss in {*allowed, *error.losses})
             continue
-        words = ["--to", wanted.name, *_options(wanted)]
+        words = [*wanted.words, *_options(wanted)]
         return words + [word for loss in allowed for word in ("--allow-loss", loss)], made
 
 

@@ -10,6 +10,7 @@ FOREIGN_SYMBOLS: Final = "foreign-symbols"
 OPTIMIZER_STATE: Final = "optimizer-state"
 RNG_STATE: Final = "rng-state"
 INTEGRITY: Final = "integrity"
+REPLICA_DIFFERENCE: Final = "replica-difference"
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ _LOSSES: Final = (
     Loss(
         OPTIMIZER_STATE,
         "the job cannot load the optimizer and must run with --no-load-optim",
-        "the release does not support the sharding of the optimizer, and a change of metadata "
-        "cannot convert its data",
+        "the release does not support the sharding of the optimizer, and --optimizer convert was "
+        "not requested or cannot convert it",
         "across 0.10 and 0.11, 0.13 and 0.14, 0.14 and 0.15, 0.15 and 0.16",
         "optimizer_sharding and forms of compat_matrix.yaml, each with its source; "
         "sample 0.17.1-idle-dopt",
@@ -76,6 +77,16 @@ _LOSSES: Final = (
         ">=0.17.1",
         "core_v0.17.1 to core_v0.19.0 megatron/core/dist_checkpointing/validation.py "
         "verify_integrity_manifest",
+    ),
+    Loss(
+        REPLICA_DIFFERENCE,
+        "of parameters whose copies on several ranks differ, the optimizer states of the first "
+        "copy are kept",
+        "dp_reshardable and dp_zero_gather_scatter store the states of every copy of a replicated "
+        "parameter, and the types that --optimizer convert writes store one",
+        "0.9 to 0.19, dp_reshardable and dp_zero_gather_scatter",
+        "core_v0.9.0, core_v0.15.3, core_v0.19.0 megatron/core/optimizer/distrib_optimizer.py "
+        "sharded_param_state_dp_reshardable, sharded_param_state_dp_zero",
     ),
 )
 LOSSES: Final = {row.loss: row for row in _LOSSES}

@@ -11,18 +11,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ckptmigrate import versions
-from ckptmigrate.checkpoint import differences as diffing
 from ckptmigrate.checkpoint import integrity, nested, sidecar
 from ckptmigrate.checkpoint.differences import Difference
 from ckptmigrate.checkpoint.manifest import MARKS, Manifest
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.sidecar import FileState, Original, Step, digest
 from ckptmigrate.checkpoint.topology import Given
+from ckptmigrate.optimizer import Conversion
 from ckptmigrate.places import Place
-from ckptmigrate.planning import refusals
-from ckptmigrate.planning.change import Change
+from ckptmigrate.planning import optimizers, refusals
+from ckptmigrate.planning.change import Change, NewPayload
 from ckptmigrate.planning.conversion import Converted
-from ckptmigrate.planning.losses import INTEGRITY
+from ckptmigrate.planning.losses import INTEGRITY, REPLICA_DIFFERENCE
 from ckptmigrate.planning.targets import Target, reach
 from ckptmigrate.releases.facts import minor
 from ckptmigrate.releases.writer_evidence import possible_writers
@@ -53,6 +53,8 @@ class Plan:
         losses: names of the data losses, all of them allowed.
         notes: choices made and evidence used.
         payload: (number of data files, their size in bytes); none of them changes.
+        optimizer: the conversion of the optimizer, or None if it is kept as it is.
+        freed: the bytes of the originals that `undo --forget` removes, or None if they are kept.
         written: the new `.metadata`, parsed during validation. While a reference to it exists,
             reading the same bytes back does not parse them again.
     """
@@ -69,6 +71,8 @@ class Plan:
     losses: tuple[str, ...]
     notes: tuple[str, ...]
     payload: tuple[int, int]
+    optimizer: Conversion | None = field(default=None, repr=False, compare=False)
+    freed: int | None = None
     written: Metadata | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -91,7 +95,7 @@ class Plan:
     @property
     def changes_nothing(self) -> bool:
         """Whether no file changes."""
-        return not self.files
+        return not self.files and self.freed is None
 
 
 def plan(
@@ -117,7 +121,8 @@ def plan(
         now: the time to record, ISO 8601.
         version: the version of ckptmigrate to record.
         hash_payload: whether the hashes of data files must match integrity.json, too.
-        progress: called with the number of bytes hashed since the last call.
+        progress: called with the number of bytes hashed, or read of an optimizer to convert, since
+            the last call.
 
     Raises:
         CorruptError: rerun shards are missing.
@@ -136,14 +141,15 @@ def plan(
         raise refusals.no_integrity(path, damaged)
     verb = verb or _verb_for(current, target)
     refusals.check_direction(current, target, verb)
-    original = sidecar.original(directory)
-    begin = read(original.directory) if original.undone else current
+    original, begin = _beginning(current, target)
     refusals.check_corrupt(begin)
-    result = reach(begin, target, given)
+    result = _reached(begin, target, given, progress, taken=directory.files())
     # An earlier step already dropped this data, so it needs no permission again.
     accepted = {*allowed, *(loss for step in original.undone for loss in step.losses)}
     refusals.check_allowed(begin, target, result, accepted, verb)
     notes = result.notes
+    if result.optimizer is None:
+        notes += optimizers.warning(begin.manifest)
     if target.reader is not None and target.reader.caveat is not None:
         notes += (target.reader.caveat,)
     if original.undone:
@@ -162,6 +168,46 @@ def plan(
         sufficient=target.reader is not None and not target.native,
     )
     return assemble(current, original, result, begin.manifest, request)
+
+
+def _beginning(current: Reading, target: Target) -> tuple[Original, Reading]:
+    """Return the original to start from, and its reading.
+
+    A converted optimizer is an original where the target reads it and not what it was made of.
+    """
+    directory = current.manifest.directory
+    original = sidecar.original(directory)
+    begin = read(original.directory) if original.undone else current
+    reader = target.reader
+    if (
+        original.payload
+        and reader is not None
+        and optimizers.is_readable(current.manifest, reader)
+        and not optimizers.is_readable(begin.manifest, reader)
+    ):
+        return Original(directory, original.steps, len(original.steps)), current
+    return original, begin
+
+
+def _reached(
+    begin: Reading,
+    target: Target,
+    given: Given | None,
+    progress: Progress | None,
+    taken: Collection[str],
+) -> Converted:
+    """Return the smallest conversion that reaches the target, with that of the optimizer."""
+    made = optimizers.converted(begin.manifest, target, progress, taken)
+    if made is None:
+        return reach(begin, target, given)
+    result = reach(replace(begin, manifest=made.manifest), target, given)
+    losses = (REPLICA_DIFFERENCE,) if made.replicas else ()
+    return replace(
+        result,
+        optimizer=made,
+        losses=result.losses + losses,
+        notes=result.notes + optimizers.notes(made),
+    )
 
 
 @dataclass(frozen=True)
@@ -215,11 +261,14 @@ def assemble(
     }
     files = {name: content for name, content in wanted.items() if content != now[name]}
     originals = {name: content for name in files if (content := now[name]) is not None}
-    differences = tuple(diffing.diff(current.manifest, result, payload=False))
     back_to_original = bool(original.undone) and not beyond_original
+    if back_to_original:  # otherwise the data files stay, to undo the new step
+        files |= dict.fromkeys(original.payload)
+    made = found.optimizer
+    differences = optimizers.differences(current.manifest, result)
     kept = original.first if back_to_original else len(original.steps)
     steps = original.steps[:kept]
-    before = {name: digest(content) for name, content in now.items()}
+    before = {**original.payload, **{name: digest(content) for name, content in now.items()}}
     after = {**before, **{name: digest(content) for name, content in files.items()}}
     if files and not back_to_original:
         steps += (
@@ -231,7 +280,7 @@ def assemble(
                 time=request.now,
                 losses=request.losses,
                 changes=tuple(str(d) for d in differences),
-                files={name: FileState(before[name], after[name]) for name in now},
+                files={name: FileState(before[name], after[name]) for name in before},
             ),
         )
     return Plan(
@@ -251,9 +300,11 @@ def assemble(
             originals={} if back_to_original else originals,
             before=before,
             after=after,
+            payload={} if made is None else optimizers.payload(made),
         ),
         losses=request.losses,
         notes=request.notes + _links(current.manifest.path),
+        optimizer=made,
         payload=untouched(current.manifest, files),
         written=result.metadata.written(),
     )
@@ -284,6 +335,7 @@ def change_of(
     originals: Mapping[str, bytes],
     before: Mapping[str, str | None],
     after: Mapping[str, str | None],
+    payload: Mapping[str, NewPayload] | None = None,
 ) -> Change:
     """Return the change of a checkpoint.
 
@@ -301,6 +353,7 @@ def change_of(
         before=before,
         after=after,
         marks=tuple(name for name in before if name.rpartition("/")[2] in MARKS),
+        payload=payload or {},
     )
 
 

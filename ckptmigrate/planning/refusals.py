@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from ckptmigrate import versions
@@ -11,15 +11,17 @@ from ckptmigrate.checkpoint.locate import words
 from ckptmigrate.checkpoint.rerun import STATES, Kind
 from ckptmigrate.errors import CorruptError, RefusedError, Retry
 from ckptmigrate.places import Place
+from ckptmigrate.planning import optimizers
 from ckptmigrate.planning.conversion import Converted
 from ckptmigrate.planning.losses import (
     FAULT_CONTEXT,
     FOREIGN_SYMBOLS,
     INTEGRITY,
     OPTIMIZER_STATE,
+    REPLICA_DIFFERENCE,
     RNG_STATE,
 )
-from ckptmigrate.planning.targets import Target
+from ckptmigrate.planning.targets import CONVERT, Target
 from ckptmigrate.releases import optimizer_state, rng
 from ckptmigrate.text.commands import command
 from ckptmigrate.text.printable import few
@@ -57,7 +59,7 @@ def check_direction(current: Reading, target: Target, verb: str) -> None:
             f"the target {target.name} is {age} than the layout of the checkpoint ({names})",
             path=current.manifest.path,
             layout=target.layout.ID,
-            fix=f"run `{command(other, current.manifest.path, '--to', target.name)}`",
+            fix=f"run `{command(other, current.manifest.path, *target.words)}`",
         )
 
 
@@ -103,14 +105,25 @@ def check_allowed(
         return
     path = begin.manifest.path
     whys = [_WHY[loss](begin, target, result) for loss in refused]
-    allow = [word for loss in refused for word in ("--allow-loss", loss)]
+    allow = _allow(refused)
+    convert: tuple[str, ...] = ()
+    if OPTIMIZER_STATE in refused and target.optimizer != CONVERT:
+        others = _allow(loss for loss in refused if loss != OPTIMIZER_STATE)
+        offered = optimizers.offer(begin.manifest, target, verb, others)
+        convert = () if offered is None else (offered,)
     raise RefusedError(
         ", and ".join(whys),
         losses=refused,
         path=path,
         layout=target.layout.ID,
-        fix=f"to drop it, run `{command(verb, path, '--to', target.name, *allow)}`",
+        fix=" or ".join(
+            (*convert, f"to drop it, run `{command(verb, path, *target.words, *allow)}`")
+        ),
     )
+
+
+def _allow(losses: Iterable[str]) -> list[str]:
+    return [word for loss in losses for word in ("--allow-loss", loss)]
 
 
 def _why_fault(begin: Reading, target: Target, result: Converted) -> str:
@@ -134,7 +147,7 @@ def _why_foreign(begin: Reading, target: Target, result: Converted) -> str:
 
 def _why_optimizer(begin: Reading, target: Target, result: Converted) -> str:
     assert target.reader is not None  # only a release target checks the optimizer
-    whys = [problem.why for problem in optimizer_state.problems(begin.manifest, target.reader)]
+    whys = [problem.why for problem in optimizer_state.problems(result.manifest, target.reader)]
     return (
         f"has optimizer state that release {target.name} cannot load: {', and '.join(whys)} (the "
         f"job can resume with {optimizer_state.FLAG})"
@@ -150,9 +163,18 @@ def _why_rng(begin: Reading, target: Target, result: Converted) -> str:
     )
 
 
+def _why_replicas(begin: Reading, target: Target, result: Converted) -> str:
+    assert result.optimizer is not None  # only its conversion compares copies
+    return (
+        "has optimizer states of parameters whose copies on several ranks differ, and the result "
+        f"keeps the first copy: {optimizers.differing_copies(result.optimizer)}"
+    )
+
+
 _WHY: Final = {
     FAULT_CONTEXT: _why_fault,
     FOREIGN_SYMBOLS: _why_foreign,
     OPTIMIZER_STATE: _why_optimizer,
     RNG_STATE: _why_rng,
+    REPLICA_DIFFERENCE: _why_replicas,
 }

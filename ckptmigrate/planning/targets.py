@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from typing import Final
 
 from ckptmigrate import versions
 from ckptmigrate.checkpoint.manifest import Manifest
@@ -21,6 +22,9 @@ from ckptmigrate.storage.directories import Overlay
 from ckptmigrate.versions import Layout, none_emitting
 from ckptmigrate.versions.detection import Reading, read_manifest
 
+KEEP: Final = "keep"
+CONVERT: Final = "convert"
+
 
 @dataclass(frozen=True)
 class Target:
@@ -33,6 +37,9 @@ class Target:
         native: whether to write the release's own layout even if a smaller change is sufficient.
         strict: whether the job must load under `--dist-ckpt-strictness raise_all`.
         environment: the Python and NumPy versions of the target job.
+        optimizer: KEEP, or CONVERT where the release does not load the optimizer as it is.
+        optimizer_type: the sharding type to convert the optimizer to; by default it depends on the
+            release.
     """
 
     name: str
@@ -41,6 +48,17 @@ class Target:
     native: bool = False
     strict: bool = False
     environment: Environment = USUAL
+    optimizer: str = KEEP
+    optimizer_type: str | None = None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The command-line options for the target and the optimizer."""
+        if self.optimizer_type is not None:
+            return ("--to", self.name, "--optimizer-type", self.optimizer_type)
+        if self.optimizer == KEEP:
+            return ("--to", self.name)
+        return ("--to", self.name, "--optimizer", self.optimizer)
 
     @property
     def idle_only(self) -> bool:
@@ -55,6 +73,8 @@ def target(
     environment: Environment = USUAL,
     native: bool = False,
     strict: bool = False,
+    optimizer: str = KEEP,
+    optimizer_type: str | None = None,
 ) -> Target:
     """Return the target of a `--to` value.
 
@@ -62,16 +82,26 @@ def target(
         torch: the reader's version of torch, for a release.
         environment: the Python and NumPy versions of the job.
         native, strict: see Target, for a release.
+        optimizer, optimizer_type: see Target; a type implies CONVERT.
 
     Raises:
         RefusedError: the name is neither a layout nor a release.
     """
+    if optimizer_type is not None:
+        optimizer = CONVERT
     if not re.match(r"\d", name):
-        return Target(name, versions.named(name), environment=environment)
+        return Target(
+            name,
+            versions.named(name),
+            environment=environment,
+            optimizer=optimizer,
+            optimizer_type=optimizer_type,
+        )
     from ckptmigrate.releases.facts import compat
 
     found = reader(name, compat(), torch, environment)
-    return Target(name, versions.named(found.layout), found, native, strict, environment)
+    layout = versions.named(found.layout)
+    return Target(name, layout, found, native, strict, environment, optimizer, optimizer_type)
 
 
 def reach(begin: Reading, wanted: Target, given: Given | None) -> Converted:

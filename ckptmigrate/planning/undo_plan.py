@@ -1,16 +1,19 @@
-"""Planning of the undo of the last in-place migration, from the original files that it kept."""
+"""Planning of the undo of the last in-place migration, and of the removal of its original files."""
 
 from __future__ import annotations
 
-from ckptmigrate.checkpoint import differences, locate, sidecar
-from ckptmigrate.checkpoint.sidecar import REPAIR, Step
+from ckptmigrate.checkpoint import integrity, locate, sidecar
+from ckptmigrate.checkpoint.manifest import PAYLOAD, Manifest
+from ckptmigrate.checkpoint.sidecar import REPAIR, Step, digest, digest_of
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.places import Place
+from ckptmigrate.planning import optimizers
 from ckptmigrate.planning.planner import Plan, change_of, untouched
+from ckptmigrate.releases import optimizer_state
 from ckptmigrate.storage import directories
-from ckptmigrate.storage.directories import Overlay
+from ckptmigrate.storage.directories import Directory, Overlay, size_of
 from ckptmigrate.text.commands import command, removal
-from ckptmigrate.versions.detection import read
+from ckptmigrate.versions.detection import Reading, read
 
 
 def plan(path: Place) -> Plan:
@@ -22,13 +25,7 @@ def plan(path: Place) -> Plan:
         CkptMigrateError: the directory is not a readable torch_dist checkpoint.
     """
     directory = directories.directory(path)
-    steps = sidecar.load(directory)
-    if not steps:
-        raise RefusedError(
-            f"has no migration to undo (no {sidecar.FILE})",
-            path=path,
-            fix=f"to examine it, run `{command('inspect', path)}`",
-        )
+    steps = _steps(directory)
     if not steps[-1].in_place:
         raise RefusedError(
             "was written out of place, so there is no in-place migration to undo",
@@ -52,9 +49,9 @@ def plan(path: Place) -> Plan:
         source=tuple(layout.ID for layout in current.layouts),
         target=" or ".join(layout.ID for layout in previous.layouts),
         layout=previous.layouts[0].ID,
-        undo=_redo_command(last, path),
+        undo=_redo_command(last, current, path),
         satisfied=False,
-        differences=tuple(differences.diff(current.manifest, previous.manifest, payload=False)),
+        differences=optimizers.differences(current.manifest, previous.manifest),
         change=change_of(
             path,
             before,
@@ -71,6 +68,85 @@ def plan(path: Place) -> Plan:
     )
 
 
+def forget(path: Place) -> Plan:
+    """Plan to remove the original files of a checkpoint, so that no migration can be undone.
+
+    The data files that only the originals refer to are removed, too.
+
+    Raises:
+        RefusedError: there are no original files.
+        CkptMigrateError: the directory is not a readable torch_dist checkpoint.
+    """
+    directory = directories.directory(path)
+    steps = _steps(directory)
+    current = read(directory)
+    unused = _unused(directory, current.manifest, steps)
+    files: dict[str, bytes | None] = dict.fromkeys(unused)
+    files |= integrity.updated(directory, files)
+    names = {**dict.fromkeys(current.manifest.small_files), **files}
+    before = {name: digest_of(directory, name) for name in names}
+    layouts = tuple(layout.ID for layout in current.layouts)
+    return Plan(
+        iteration=current.manifest.iteration,
+        verb="undo",
+        source=layouts,
+        target=" or ".join(layouts),
+        layout=layouts[0],
+        undo="",
+        satisfied=False,
+        differences=(),
+        change=change_of(
+            path,
+            files,
+            (),
+            kept=0,
+            originals={},
+            before=before,
+            after={**before, **{name: digest(content) for name, content in files.items()}},
+        ),
+        losses=(),
+        notes=(),
+        payload=untouched(current.manifest, files),
+        freed=sum(unused.values()) + _kept_size(directory, steps),
+        written=current.manifest.metadata,
+    )
+
+
+def _steps(directory: Directory) -> tuple[Step, ...]:
+    steps = sidecar.load(directory)
+    if steps:
+        return steps
+    raise RefusedError(
+        f"has no migration to undo (no {sidecar.FILE})",
+        path=directory.path,
+        fix=f"to examine it, run `{command('inspect', directory.path)}`",
+    )
+
+
+def _unused(directory: Directory, current: Manifest, steps: tuple[Step, ...]) -> dict[str, int]:
+    """Return the data files that only the originals refer to -> size in bytes."""
+    original = sidecar.original(directory)
+    made = {name for step in steps for name in step.payload}
+    if original.undone:
+        made |= {chunk.blob.file for chunk in read(original.directory).manifest.metadata.chunks}
+    used = {chunk.blob.file for chunk in current.metadata.chunks}
+    return {
+        name: size
+        for name, size in directory.files().items()
+        if name in made - used and PAYLOAD.fullmatch(name)
+    }
+
+
+def _kept_size(directory: Directory, steps: tuple[Step, ...]) -> int:
+    """Return the size of the original files of all steps in bytes."""
+    names = (
+        f"{sidecar.folder(number)}/{name}"
+        for number, step in enumerate(steps)
+        for name in step.files
+    )
+    return sum(size_of(directory, name) or 0 for name in names)
+
+
 def _result(path: Place) -> Place:
     """Return what to delete of a result: its root if that has no other checkpoint, or the result.
 
@@ -82,8 +158,10 @@ def _result(path: Place) -> Place:
     return root if only else path
 
 
-def _redo_command(step: Step, path: Place) -> str:
+def _redo_command(step: Step, current: Reading, path: Place) -> str:
     if step.verb == REPAIR:
         return command(REPAIR, path, "--in-place")
     allowed = [word for loss in step.losses for word in ("--allow-loss", loss)]
-    return command(step.verb, path, "--to", step.target, *allowed, "--in-place")
+    found = optimizer_state.sharding_type(current.manifest) if step.payload else None
+    optimizer = () if found is None else ("--optimizer-type", found)
+    return command(step.verb, path, "--to", step.target, *optimizer, *allowed, "--in-place")

@@ -295,17 +295,27 @@ class Overlay:
     """Directory with some of its files replaced, added, or (None) removed.
 
     `folder/file` names a file in a directory inside it.
+
+    Args:
+        planned: files that do not exist yet and cannot be read -> size in bytes.
     """
 
-    def __init__(self, base: Directory, replaced: Mapping[str, bytes | None]) -> None:
+    def __init__(
+        self,
+        base: Directory,
+        replaced: Mapping[str, bytes | None],
+        planned: Mapping[str, int] | None = None,
+    ) -> None:
         self.path = base.path
         self._base = base
         self._replaced = replaced
+        self._planned = planned or {}
 
     def files(self) -> Mapping[str, int]:
         sizes = {n: s for n, s in self._base.files().items() if n not in self._replaced}
         own = {n: b for n, b in self._replaced.items() if "/" not in n}
         sizes.update({n: len(b) for n, b in own.items() if b is not None})
+        sizes.update(self._planned)
         return dict(sorted(sizes.items()))
 
     def read(self, name: str) -> bytes:

@@ -10,6 +10,7 @@ from ckptmigrate.checkpoint import locate, sidecar, trackers
 from ckptmigrate.checkpoint.sidecar import digest, digest_of
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.places import Place
+from ckptmigrate.planning import optimizers
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.report.document import (
@@ -24,6 +25,7 @@ from ckptmigrate.report.document import (
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import load, removal
+from ckptmigrate.text.sizes import size
 from ckptmigrate.verbs.layouts import layout_name, target_name
 from ckptmigrate.verbs.result import Digests, Status, Watch, Written
 from ckptmigrate.writing import swap
@@ -95,6 +97,8 @@ class Migration:
             return (
                 f"{target_name(first.target)} resumes from it" if first.satisfied else "unchanged"
             )
+        if first.freed is not None:
+            return f"original files removed, {size(first.freed)} freed"
         if first.verb == UNDO:
             return f"back to {first.target}"
         losses = "".join(f", drops {loss}" for loss in first.losses)
@@ -121,7 +125,7 @@ class Migration:
         if self.destination is not None:
             made = self.results if self.added else (self.destination,)
             return [removal(each, "-r") for each in made]
-        return [plan.undo for plan in self.plans if not plan.changes_nothing]
+        return [plan.undo for plan in self.plans if plan.undo and not plan.changes_nothing]
 
     def as_json(self) -> dict[str, Any]:
         """Return the documented JSON form (docs/json.md, `upgrade --json`)."""
@@ -170,6 +174,8 @@ def _plan_json(plan: Plan, result: Place) -> dict[str, Any]:
         "losses": list(plan.losses),
         "notes": list(plan.notes),
         "payload": {"files": files, "bytes": size},
+        "freed_bytes": plan.freed,
+        "optimizer": None if plan.optimizer is None else optimizers.as_json(plan.optimizer),
     }
 
 
@@ -219,7 +225,7 @@ def carry_out(
         return migration
     used = None
     if migration.destination is None:
-        _rewrite(migration.plans)
+        _rewrite(migration.plans, progress)
     else:
         plans = dict(zip(migration.names, migration.plans, strict=True))
         named = plans.get(locate.directory_of(migration.tracker))
@@ -232,11 +238,11 @@ def carry_out(
     return replace(migration, done=True, link=used)
 
 
-def _rewrite(plans: Sequence[Plan]) -> None:
+def _rewrite(plans: Sequence[Plan], progress: Progress | None) -> None:
     changed: list[Plan] = []
     for plan in plans:
         try:
-            swap.rewrite(plan)
+            swap.rewrite(plan, progress=progress)
         except CkptMigrateError as error:
             if changed:
                 error.reason += f"; before it {len(changed)} other checkpoints were rewritten"
@@ -249,7 +255,10 @@ def finished(found: Migration, *, link: Link, dry_run: bool, watch: Watch) -> Mi
     """Return a migration, carried out with a progress bar unless it is a dry run."""
     if dry_run:
         return found
-    with watch("copying data files", sum(plan.payload[1] for plan in found.plans)) as progress:
+    total = sum(new.size for plan in found.plans for new in plan.change.payload.values())
+    if found.destination is not None:
+        total += sum(plan.payload[1] for plan in found.plans)
+    with watch("writing data files", total) as progress:
         return carry_out(found, link=link, progress=progress)
 
 
@@ -304,6 +313,13 @@ def _answer(found: Migration) -> str:
     """Return what was done, or would be done without --dry-run, in one sentence."""
     first = found.plans[0]
     paths = ", ".join(str(plan.path) for plan in found.plans)
+    if first.freed is not None:
+        total = size(sum(plan.freed or 0 for plan in found.plans))
+        return (
+            f"Removed the original files of {paths}, which frees {total}"
+            if found.done
+            else f"Dry run: would remove the original files of {paths}, which frees {total}"
+        )
     if first.verb == UNDO:
         return f"Restored {paths}" if found.done else f"Dry run: would restore {paths}"
     target = target_name(first.target)

@@ -142,7 +142,10 @@ class CheckResult:
     def as_json(self) -> Any:
         """Return the documented JSON form (docs/json.md, `check --json`)."""
         shown = [verdict.as_json() for verdict in self.verdicts]
-        return {**shown[0], "fix": self.advice[0].as_json()} if self.advice else shown
+        if not self.advice:
+            return shown
+        [fix] = self.advice
+        return {**shown[0], "after_conversion": fix.converts, "fix": fix.as_json()}
 
     def document(self) -> Document:
         """Return the document."""

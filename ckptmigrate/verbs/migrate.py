@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ckptmigrate import clock, places
+from ckptmigrate import clock, places, versions
 from ckptmigrate.checkpoint import locate, nested, sidecar
 from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.checkpoint.sidecar import Step, digest_of
@@ -32,6 +32,7 @@ from ckptmigrate.verbs.changes import (
 )
 from ckptmigrate.verbs.result import Watch, unwatched
 from ckptmigrate.version import __version__
+from ckptmigrate.versions.detection import read
 from ckptmigrate.writing.links import Link
 from ckptmigrate.writing.publisher import publisher
 
@@ -41,7 +42,8 @@ class MigrationRequest:
     """A request to migrate the checkpoints of a PATH.
 
     Attributes:
-        to: the target: a release, a layout or `universal`.
+        to: the target: a release, a layout or `universal`; None for the layout that the
+            checkpoint already has, with an `optimizer_type`.
         verb: `upgrade`, `downgrade`, or `migrate` for either direction.
         output: the root to create, even if nothing has to change. By default `PATH.<to>`, and
             nothing is created if the release can resume from PATH unmigrated.
@@ -52,7 +54,7 @@ class MigrationRequest:
         given: parallelism, in ranks, that the checkpoint does not contain.
         torch: the torch version of the job; None for the usual one of the release.
         environment: the Python and NumPy versions of the job.
-        native, strict: see `targets.Target`.
+        native, strict, optimizer, optimizer_type: see `targets.Target`.
         hash_payload: whether to hash the data files too and compare them with integrity.json.
         link: how to bring data files into the new root.
         loadable: whether the result must be a root that a job can load. If an earlier run with the
@@ -60,7 +62,7 @@ class MigrationRequest:
         dry_run: whether to plan only.
     """
 
-    to: str
+    to: str | None
     verb: str = "migrate"
     output: Place | None = None
     in_place: bool = False
@@ -76,11 +78,13 @@ class MigrationRequest:
     link: Link = Link.AUTO
     loadable: bool = False
     dry_run: bool = False
+    optimizer: str = targets.KEEP
+    optimizer_type: str | None = None
 
     @property
     def target(self) -> str:
-        """Return the target."""
-        return self.to
+        """Return the target: a release or layout, or the type of the optimizer."""
+        return self.to or self.optimizer_type or ""
 
     def options(self) -> dict[str, Any]:
         """Return the options that affect the result, which `link` and `hash_payload` do not."""
@@ -91,28 +95,47 @@ class MigrationRequest:
             **asdict(self.environment),
             "native": self.native,
             "strict": self.strict,
+            "optimizer": self.optimizer,
+            "optimizer_type": self.optimizer_type,
         }
 
-    def resolved(self) -> Target:
-        """Return the target.
+    def check_target(self) -> None:
+        """Raise if the target does not exist.
 
         Raises:
             RefusedError: `to` is neither a layout nor a release.
         """
+        self._named(self.to or versions.UNIVERSAL)
+
+    def target_of(self, checkpoint: Place) -> Target:
+        """Return the target of a checkpoint.
+
+        Raises:
+            RefusedError: `to` is neither a layout nor a release.
+            CkptMigrateError: `to` is None, and the checkpoint cannot be read.
+        """
+        if self.to is not None:
+            return self._named(self.to)
+        return self._named(read(directories.directory(checkpoint)).layouts[0].ID)
+
+    def _named(self, name: str) -> Target:
         return targets.target(
-            self.to,
+            name,
             torch=self.torch,
             environment=self.environment,
             native=self.native,
             strict=self.strict,
+            optimizer=self.optimizer,
+            optimizer_type=self.optimizer_type,
         )
 
     def run(self, path: Place, *, reported: bool = False, watch: Watch = unwatched) -> Migration:
         """Migrate the checkpoints of a PATH (see `prepare`, `carry_out`)."""
         recovered = recover.in_place(path) if self.in_place and not self.dry_run else {}
-        with watch("hashing", None) as progress:
+        converts = self.optimizer == targets.CONVERT or self.optimizer_type is not None
+        with watch("reading", None) as progress:
             # Hashing only the metadata files is fast.
-            shown = progress if self.hash_payload else None
+            shown = progress if self.hash_payload or converts else None
             prepared = prepare(path, self, reported=reported, progress=shown)
         prepared = replace(prepared, recovered=recovered)
         return finished(prepared, link=self.link, dry_run=self.dry_run, watch=watch)
@@ -151,18 +174,18 @@ def prepare(
 
     Args:
         reported: whether to record the facts of each checkpoint before the change.
-        progress: called with a number of bytes whenever that many bytes were hashed.
+        progress: called with a number of bytes whenever that many bytes were hashed, or read of an
+            optimizer to convert.
 
     Raises:
         CkptMigrateError: as `locate.locate`, `planner.plan`, `Writer.check_free`.
     """
     located = locate.locate(path, iteration=request.iteration, every=request.every)
-    target = request.resolved()
     now = clock.now()
     plans = tuple(
         planner.plan(
             checkpoint,
-            target,
+            request.target_of(checkpoint),
             verb=None if request.verb == "migrate" else request.verb,
             allowed=request.allow_loss,
             given=request.given,
@@ -181,7 +204,7 @@ def prepare(
         # Absolute, but not resolved: the destination is beside a link that the user names.
         destination = places.absolute(request.output)
     elif not request.in_place and not satisfied:
-        destination = default_output(located.path, request.to)
+        destination = default_output(located.path, request.target)
     if destination is not None:
         plans = tuple(plan.out_of_place() for plan in plans)
     found = leading(plans, destination, located.tracker, root)
@@ -232,17 +255,22 @@ def has(plan: Plan, destination: Place) -> bool:
         return False
     there = directories.directory(destination)
     found = _payload(there)
-    for name, wanted in plan.change.after.items():
+    new = {name: payload.size for name, payload in plan.change.payload.items()}
+    if any(found.get(name) != size for name, size in new.items()):
+        return False
+    # The migration history has the hashes of the data files that were written.
+    change = plan.change.with_payload({name: digest_of(there, name) or "" for name in new})
+    for name, wanted in change.after.items():
         if digest_of(there, name) != wanted:
             return False
     payload = {
         name: size
         for name, size in _payload(directories.directory(plan.path)).items()
-        if name not in plan.change.after
+        if name not in change.after
     }
     if any(found.get(name) != size for name, size in payload.items()):
         return False
-    steps = sidecar.load(Overlay(there, {sidecar.FILE: plan.change.sidecar}))
+    steps = sidecar.load(Overlay(there, {sidecar.FILE: change.sidecar}))
     return _timeless(steps) == _timeless(sidecar.load(there))
 
 

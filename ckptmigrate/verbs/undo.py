@@ -22,18 +22,20 @@ class UndoRequest:
         iteration, every: this iteration, or every iteration, of a root instead of the one in the
             tracker file.
         dry_run: whether to plan only.
+        forget: whether to remove the original files instead, so that nothing can be undone.
     """
 
     iteration: int | None = None
     every: bool = False
     dry_run: bool = False
+    forget: bool = False
     verb: str = UNDO
     target: None = None
     in_place: bool = True
 
     def options(self) -> dict[str, Any]:
-        """Return no options: the result depends only on the checkpoint."""
-        return {}
+        """Return the options that affect the result."""
+        return {"forget": self.forget}
 
     def run(self, path: Place, *, reported: bool = False, watch: Watch = unwatched) -> Migration:
         """Undo the last in-place migration of the checkpoints of a PATH."""
@@ -43,14 +45,15 @@ class UndoRequest:
 
 
 def prepare(path: Place, request: UndoRequest, *, reported: bool = False) -> Migration:
-    """Plan to undo the last migration of every checkpoint of `path`.
+    """Plan to undo the last migration of every checkpoint of `path`, or to forget all.
 
     Raises:
         CkptMigrateError: as `locate.locate`, `undoing.plan`.
     """
     located = locate.locate(path, iteration=request.iteration, every=request.every)
-    plans = tuple(undo_plan.plan(checkpoint) for checkpoint in located.checkpoints)
-    names = tuple(plan.path.name for plan in plans)
+    plan = undo_plan.forget if request.forget else undo_plan.plan
+    plans = tuple(map(plan, located.checkpoints))
+    names = tuple(each.path.name for each in plans)
     return Migration(
         plans,
         None,

@@ -14,6 +14,7 @@ from pathlib import Path
 import ckptmigrate
 
 SAMPLES = Path(__file__).parent.parent / "samples"
+OPTIMIZERS = Path(__file__).parent.parent / "optimizer"
 CASES = Path(__file__).parent.parent / "cases"
 # Going down, common.pt comes and .metadata and metadata.json change; 2 payload files stay.
 SAMPLE = "0.19.0-idle-tp2"
@@ -98,8 +99,18 @@ def _migrated_twice(place: Path) -> None:
     ckptmigrate.migrate(place / "run", to="pre-rerun", in_place=True)
 
 
+def _optimizer(place: Path) -> None:
+    shutil.copytree(OPTIMIZERS / "0.13.1-optim-dp2", place / "run", symlinks=True)
+
+
+def _converted(place: Path) -> None:
+    _optimizer(place)
+    ckptmigrate.migrate(place / "run", to="0.16", optimizer="convert", in_place=True)
+
+
 _OUT = "downgrade {place}/run --to pre-rerun -o {place}/out"
 _IN = "downgrade {place}/run --to pre-rerun --in-place"
+_CONVERT = "migrate {place}/run --to 0.16 --optimizer convert"
 
 SCENARIOS = (
     Scenario("out of place", _sample, _OUT, "{place}/out"),
@@ -129,6 +140,21 @@ SCENARIOS = (
     Scenario("repair of a pair of trackers", _pair_astray, "repair {place}/run --in-place"),
     Scenario("with a nested checkpoint, out of place", _nested, _OUT, "{place}/out"),
     Scenario("with a nested checkpoint, in place", _nested, _IN),
+    Scenario("conversion, out of place", _optimizer, f"{_CONVERT} -o {{place}}/out", "{place}/out"),
+    Scenario("conversion, in place", _optimizer, f"{_CONVERT} --in-place"),
+    Scenario("undo of a conversion", _converted, "undo {place}/run"),
+    Scenario("undo of a conversion, forgotten", _converted, "undo {place}/run --forget"),
+    *(
+        Scenario(
+            f"recover of a conversion, cut at {cut:.0%}",
+            _optimizer,
+            "recover {place}/run",
+            "{place}/run",
+            cut,
+            f"{_CONVERT} --in-place",
+        )
+        for cut in (0.3, 0.7, 0.9)
+    ),
     Scenario("in place after one that was cut", _migrated, _IN, "{place}/run", 0.6, _IN),
 )
 

@@ -1,0 +1,170 @@
+"""The conversion of the optimizer as part of a migration."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any, Final
+
+from packaging.version import Version
+
+from ckptmigrate.checkpoint.differences import Difference, diff
+from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.errors import CkptMigrateError, RefusedError
+from ckptmigrate.optimizer import (
+    Conversion,
+    OptimizerTarget,
+    convert,
+    describe,
+    flattened,
+    fully_reshardable,
+    is_convertible,
+    pieces,
+)
+from ckptmigrate.optimizer.record import KEY
+from ckptmigrate.planning.change import NewPayload
+from ckptmigrate.planning.targets import CONVERT, Target
+from ckptmigrate.releases import optimizer_state
+from ckptmigrate.releases.readers import Reader
+from ckptmigrate.storage.progress import Progress
+from ckptmigrate.text.commands import command
+from ckptmigrate.text.sizes import data_files, size
+
+TYPES: Final = (flattened.TYPE, fully_reshardable.TYPE)  # that an optimizer can be converted to
+_COPIES: Final = 3  # parameters named in a sentence
+_PARTS: Final = ("entry", "plan", "payload", "attribute")  # of differences that name keys
+
+
+def is_readable(found: Manifest, reader: Reader) -> bool:
+    """Return whether a release loads the optimizer, at most after a change of metadata."""
+    return all(problem.metadata_only for problem in optimizer_state.problems(found, reader))
+
+
+def needed(found: Manifest, target: Target) -> OptimizerTarget | None:
+    """Return what the optimizer has to be converted to, or None if it is kept as it is.
+
+    Raises:
+        RefusedError: the type does not follow from the target.
+    """
+    if target.optimizer != CONVERT:
+        return None
+    reader, wanted = target.reader, target.optimizer_type
+    current = optimizer_state.sharding_type(found)
+    can_read = reader is None or is_readable(found, reader)
+    if wanted is None:
+        if reader is None:
+            raise RefusedError(
+                f"the optimizer cannot be converted for {target.name}, which is not a release",
+                path=found.path,
+                fix="use a release with --to, or name the sharding type with --optimizer-type",
+            )
+        if (can_read and not target.native) or current is None:
+            return None
+        wanted = OptimizerTarget.type_of(Version(reader.release))
+    if wanted == current and can_read:
+        return None
+    return OptimizerTarget(wanted, None if reader is None else Version(reader.release))
+
+
+def converted(
+    found: Manifest,
+    target: Target,
+    progress: Progress | None = None,
+    taken: Collection[str] = (),
+) -> Conversion | None:
+    """Return the conversion of the optimizer that a target needs, or None if it needs none.
+
+    Args:
+        progress, taken: see `optimizer.convert`.
+
+    Raises:
+        RefusedError: the optimizer cannot be converted.
+        DamagedError: the optimizer is damaged, or is not that of the weights.
+    """
+    wanted = needed(found, target)
+    if wanted is None:
+        return None
+    return convert(found, wanted, progress, taken)
+
+
+def payload(made: Conversion) -> Mapping[str, NewPayload]:
+    """Return the new data files of a conversion."""
+    return {
+        name: NewPayload(count, partial(pieces, made, name)) for name, count in made.sizes.items()
+    }
+
+
+def notes(made: Conversion) -> tuple[str, ...]:
+    """Return what a conversion reads and writes, and its decisions, as sentences."""
+    sizes = made.sizes
+    return (
+        f"the optimizer is converted from {made.before} to {made.after}, which reads "
+        f"{size(made.read_size)} and writes {data_files(len(sizes), sum(sizes.values()))}",
+        *made.decisions,
+    )
+
+
+def as_json(made: Conversion) -> dict[str, Any]:
+    """Return the documented JSON form of a conversion (docs/json.md, `upgrade --json`)."""
+    return {
+        "from": made.before,
+        "to": made.after,
+        "read_bytes": made.read_size,
+        "written_bytes": sum(made.sizes.values()),
+        "files": [{"name": name, "bytes": count} for name, count in made.sizes.items()],
+        "decisions": list(made.decisions),
+    }
+
+
+def differences(a: Manifest, b: Manifest) -> tuple[Difference, ...]:
+    """Return the differences from `a` to `b`, with one for all keys of a converted optimizer."""
+    found = tuple(diff(a, b, payload=False))
+    before, after = map(optimizer_state.sharding_type, (a, b))
+    if before == after:
+        return found
+    kept = tuple(each for each in found if not _is_of_optimizer(each))
+    return (*kept, Difference("~", "entry", "optimizer", f"{before} -> {after}"))
+
+
+def _is_of_optimizer(found: Difference) -> bool:
+    name = found.name.rpartition(": ")[2].removeprefix("planner_data.").removeprefix("mcore_data.")
+    return found.part in _PARTS and KEY.fullmatch(name) is not None
+
+
+def differing_copies(made: Conversion) -> str:
+    """Return which copies of parameters differ."""
+    shown = [f"{each.name} ({' and '.join(each.places)})" for each in made.replicas[:_COPIES]]
+    more = len(made.replicas) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def offer(found: Manifest, target: Target, verb: str, allow: Collection[str]) -> str | None:
+    """Return the command that converts the optimizer, with the bytes it reads and writes.
+
+    None if this kind of optimizer cannot be converted.
+    """
+    if not is_convertible(found):
+        return None
+    try:
+        summary = describe(found)
+    except CkptMigrateError:
+        return None
+    if summary is None:
+        return None
+    words = command(verb, found.path, "--to", target.name, "--optimizer", CONVERT, *allow)
+    return f"to convert it, which reads and writes about {size(summary.size)}, run `{words}`"
+
+
+def warning(found: Manifest) -> tuple[str, ...]:
+    """Return a warning if the metadata shows that the optimizer may be damaged."""
+    try:
+        summary = describe(found)
+    except CkptMigrateError:
+        return ()
+    if summary is None or not summary.may_be_damaged:
+        return ()
+    return (
+        "the optimizer may be damaged, because releases 0.15 to 0.19 write fully_reshardable "
+        "states wrong if the gradient buffer has several buckets: run "
+        f"`{command('verify', found.path, '--optimizer')}`",
+    )
