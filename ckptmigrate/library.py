@@ -219,6 +219,8 @@ def verify(
     *,
     load: bool = False,
     hashed: bool = False,
+    optimizer: bool = False,
+    sample: int | None = None,
     iteration: int | None = None,
     every: bool = False,
     known: Collection[str] = (),
@@ -232,6 +234,8 @@ def verify(
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
         load: whether to read every tensor with torch too.
         hashed: whether to hash the data files too and compare them with integrity.json.
+        optimizer: whether to compare the main parameters of the optimizer with the weights too.
+        sample: with `optimizer`, compare only this number of parts, spread evenly; None for all.
         iteration: the iteration of a root to use instead of the one in the tracker file.
         every: whether to verify every iteration of a root.
         known: dotted names of globals in the pickles to trust, for example `nemo.core.Config`.
@@ -247,6 +251,8 @@ def verify(
         place(path),
         load=load,
         hashed=hashed,
+        optimizer=optimizer,
+        sample=sample,
         iteration=iteration,
         every=every,
         known=known,
@@ -261,6 +267,7 @@ def repair(
     in_place: bool = False,
     rebuild_sentinel: bool = False,
     drop_rerun: bool = False,
+    drop_optimizer: bool = False,
     iteration: int | None = None,
     every: bool = False,
     known: Collection[str] = (),
@@ -279,6 +286,7 @@ def repair(
         rebuild_sentinel: whether to write an idle rerun state with all its shards, instead of
             removing the rerun state.
         drop_rerun: whether to drop an intact fault context too.
+        drop_optimizer: whether to remove the optimizer; jobs then need --no-load-optim.
         iteration, every, known, hashed: as in `verify`.
         given: parallelism, in ranks, that the checkpoint does not contain.
         link, progress: as in `migrate`.
@@ -302,6 +310,7 @@ def repair(
         given,
         known,
         hashed,
+        drop_optimizer,
         None if output is None else place(output),
         in_place,
         iteration,

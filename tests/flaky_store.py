@@ -7,7 +7,6 @@ It has the semantics of S3 that matter here: keys are text, a listing has prefix
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,21 +47,25 @@ class OnlyAnswered:
         return True
 
 
-class Upload(io.BytesIO):
+class Upload:
     """An object that is written piece by piece, and is there once this is closed."""
 
     def __init__(self, finish: Callable[[bytes], None]) -> None:
-        super().__init__()
+        self.closed = False
         self._finish = finish
+        self._written = b""
+
+    def write(self, content: bytes) -> None:
+        self._written += content
 
     def close(self) -> None:
-        finish, self._finish = self._finish, lambda _: None
-        finish(self.getvalue())
-        super().close()
+        if not self.closed:
+            self.closed = True
+            self._finish(self._written)
 
     def discard(self) -> None:
         """Drop what was written."""
-        self._finish = lambda _: None
+        self._written = b""
 
 
 class FlakyFileSystem(AbstractFileSystem):

@@ -106,7 +106,7 @@ def test_several_urls_and_a_directory(bucket: Bucket, s3: Run, tmp_path: Path) -
     for verb in (("inspect",), ("check", "--reader", "0.19")):
         told = s3(*verb, *paths)
         assert told.returncode == 0, (told.stdout, told.stderr)
-        assert "3 checkpoints: 3 done" in told.stdout
+        assert "3 checkpoints: 3 ok" in told.stdout
         assert url(f"b/{name(2)}") in told.stdout
     told = s3(*DOWN, *paths, "-o", url("new"))
     assert told.returncode == 0, told.stderr

@@ -786,7 +786,7 @@ def test_a_release_that_nobody_knows_is_told_as_that(run: Run, tmp_path: Path) -
     run("check", sample, "--reader", "0.99", "--report", report)
     assert "loads like 0.20.dev0" in json.loads(report.read_text())["answer"]
     planned = run("upgrade", sample, "--to", "0.99", "--dry-run")
-    assert "note: 0.99 is newer than every known release, and taken to be like" in planned.stdout
+    assert "note: 0.99 is newer than every known release" in planned.stdout
     for known in ("0.20.0", "0.19.7", "0.19"):
         assert "newer" not in run("check", sample, "--reader", known).stdout
         assert "newer" not in run("upgrade", sample, "--to", known, "--dry-run").stdout

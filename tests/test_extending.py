@@ -57,7 +57,7 @@ def test_the_layout_of_the_page_works(tmp_path: Path) -> None:
         check_without_the_sidecar(sample, shown, tmp_path / f"{sample}-fresh")
     # `detect`, `read` and `take` of a checkpoint of another topology.
     verdict = shown("check", str(SAMPLES / "0.18.2-fault-dp2"), "--reader", "0.21")
-    assert "error  KeyError: 'state'" in verdict
+    assert "error: KeyError: 'state'" in verdict
     assert "--to 0.21.0" in verdict
 
 
@@ -70,7 +70,7 @@ def check_there_and_back(sample: str, shown: Callable[..., str], folder: Path) -
     assert found["layout"]["candidates"] == [LAYOUT]
     # Signs of the old release are still there, and nothing else is odd.
     assert set(found["anomalies"]) <= {"the signs of the writing release contradict each other"}
-    assert ": no problems found" in shown("verify", up)
+    assert re.search(": no (problems found|errors)", shown("verify", up))
     # A job of 0.21 resumes from it, but for an optimizer, which no layout changes.
     verdict = shown("check", up, "--reader", "0.21", "--no-load-optim")
     assert verdict.startswith("Megatron-Core 0.21.0 can resume from "), verdict

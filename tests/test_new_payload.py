@@ -20,7 +20,8 @@ import ckptmigrate
 from ckptmigrate import CkptMigrateError, DamagedError, DestinationError
 from ckptmigrate.planning.change import NewPayload
 from ckptmigrate.storage.urls import place
-from ckptmigrate.verbs import migrate
+from ckptmigrate.verbs import changes
+from ckptmigrate.verbs.migrate import Migration, MigrationRequest, prepare
 from ckptmigrate.writing import swap
 
 SAMPLE = "0.19.0-idle-tp2"
@@ -37,14 +38,11 @@ def planned(
     output: str | Path | None = None,
     size: int = len(CONTENT),
     pieces: Callable[[], Iterator[bytes]] = lambda: iter(PIECES),
-) -> migrate.Migration:
+) -> Migration:
     """A migration whose checkpoint gets one new data file."""
-    found = migrate.prepare(
-        place(str(path)),
-        "pre-rerun",
-        in_place=output is None,
-        output=None if output is None else place(str(output)),
-    )
+    to = None if output is None else place(str(output))
+    request = MigrationRequest("pre-rerun", in_place=output is None, output=to)
+    found = prepare(place(str(path)), request)
     [plan] = found.plans
     change = replace(plan.change, payload={NAME: NewPayload(size, pieces)})
     return replace(found, plans=(replace(plan, change=change),))
@@ -93,7 +91,7 @@ def test_in_place_and_undone(copy: Callable[[str], Path], integrity: bool) -> No
 def test_out_of_place(copy: Callable[[str], Path], tmp_path: Path) -> None:
     root, out = copy(SAMPLE), tmp_path / "out"
     before = tree_hash(root)
-    migrate.carry_out(planned(root, output=out))
+    changes.carry_out(planned(root, output=out))
     assert (out / CHECKPOINT / NAME).read_bytes() == CONTENT
     assert recorded((out / CHECKPOINT / "ckptmigrate.json").read_bytes()) == {
         "before": None,
@@ -123,7 +121,7 @@ def test_what_cannot_be_read_or_is_not_as_planned_leaves_nothing(
     }
     found = planned(path, output=None if in_place else out, **wrong[fault])  # type: ignore[arg-type]
     with pytest.raises(DamagedError, match=r"was changed while|were planned"):
-        migrate.carry_out(found)
+        changes.carry_out(found)
     assert (tree_hash(tmp_path), below("")) == (before, objects)
 
 
@@ -133,7 +131,7 @@ def test_a_data_file_of_that_name_is_not_replaced(copy: Callable[[str], Path]) -
     (checkpoint_of(root) / NAME).write_bytes(b"mine")
     before = tree_hash(root)
     with pytest.raises(DestinationError, match=f"{NAME} changed while"):
-        migrate.carry_out(found)
+        changes.carry_out(found)
     assert tree_hash(root) == before
 
 
@@ -148,7 +146,7 @@ def test_a_checkpoint_that_changes_while_a_data_file_is_written(
         marker.write_bytes(marker.read_bytes() + b" ")
 
     with pytest.raises(DestinationError, match=r"metadata\.json changed while"):
-        migrate.carry_out(planned(root, pieces=pieces))
+        changes.carry_out(planned(root, pieces=pieces))
     assert not (checkpoint_of(root) / NAME).exists()
     assert not (checkpoint_of(root) / ".ckptmigrate").exists()
 
@@ -164,7 +162,7 @@ def dying(*names):
         os.kill(os.getpid(), 9)
     real(*names)
 os.rename = dying
-test.migrate.carry_out(test.planned(sys.argv[1]))
+test.changes.carry_out(test.planned(sys.argv[1]))
 """
 
 
@@ -190,7 +188,7 @@ def test_a_full_disk(copy: Callable[[str], Path], monkeypatch: pytest.MonkeyPatc
     before = tree_hash(root)
     found = planned(root, size=1 << 62)
     with pytest.raises(DestinationError, match="the disk is full; nothing was changed"):
-        migrate.carry_out(found)
+        changes.carry_out(found)
     assert tree_hash(root) == before
 
 
@@ -206,7 +204,7 @@ def test_each_request_to_a_store_that_is_only_answered(in_place: bool, step: int
         found = planned(url, output=out)
         fault, done = OnlyAnswered(number), False
         with FlakyFileSystem.disturbed(before=fault), contextlib.suppress(CkptMigrateError):
-            migrate.carry_out(found)
+            changes.carry_out(found)
             done = True
         with contextlib.suppress(CkptMigrateError):
             ckptmigrate.recover(f"flaky://bucket/{folder}")
@@ -223,7 +221,7 @@ def test_each_request_to_a_store_that_is_only_answered(in_place: bool, step: int
 def test_undone_in_a_store() -> None:
     url = flaky_store.put(SAMPLES / SAMPLE, "run")
     before = below("run")
-    migrate.carry_out(planned(url))
+    changes.carry_out(planned(url))
     assert below("run")[f"{CHECKPOINT}/{NAME}"] == CONTENT
     ckptmigrate.undo(url)
     assert below("run") == before

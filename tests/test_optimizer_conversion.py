@@ -143,10 +143,10 @@ def test_the_summary_is_that_of_the_index(name: str) -> None:
         assert found.elements == INDEX[name]["elements"]
 
 
-def test_a_summary_warns_of_damage_from_arguments(tmp_path: Path) -> None:
+def test_arguments_that_make_several_buckets() -> None:
     found = read(sample(DAMAGED[0]))
-    described = optimizer.describe(found)
-    assert described is not None and not described.may_be_damaged  # its job set buckets by hand
+    assert optimizer.may_be_damaged(found)
+    assert optimizer.has_several_buckets(found) is False  # its job set buckets by hand
     arguments = found.common.arguments
     assert isinstance(arguments, dict)
     for changed in (
@@ -155,8 +155,11 @@ def test_a_summary_warns_of_damage_from_arguments(tmp_path: Path) -> None:
         {"pipeline_model_parallel_size": 2, "mtp_num_layers": 1},
     ):
         values = {**found.common.values, "args": {**arguments, **changed}}
-        risky = optimizer.describe(replace(found, common=replace(found.common, values=values)))
-        assert risky is not None and risky.may_be_damaged
+        changed_job = replace(found, common=replace(found.common, values=values))
+        assert optimizer.has_several_buckets(changed_job) is True
+    values = {**found.common.values, "args": None}
+    without = replace(found, common=replace(found.common, values=values))
+    assert optimizer.has_several_buckets(without) is None
 
 
 @pytest.mark.parametrize(

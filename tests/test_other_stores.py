@@ -14,13 +14,17 @@ import gs_server
 import pytest
 from conftest import INDEX, SAMPLES, Run, refused
 from fault_proxy import KINDS, faulty
+from flaky_store import FlakyFileSystem, ServerError
 from gs_server import GsBucket
 from msc_profiles import msc
 from object_stores import CLI, NAME, visible
 from s3_server import BUCKET, Bucket, files_of
 
+from ckptmigrate.errors import StoreError
 from ckptmigrate.places import Url
+from ckptmigrate.storage.store import store_of
 from ckptmigrate.storage.urls import place
+from ckptmigrate.writing.store_publisher import StorePublisher
 
 pytest_plugins = ["store_fixtures"]
 
@@ -168,3 +172,61 @@ def test_gs_is_handed_to_gcsfs_and_says_what_it_lacks() -> None:
     )
     result = CLI.run(["inspect", "gs://bucket/run"], code=code)
     refused(result, "without credentials", "/nowhere.json", "GOOGLE_APPLICATION_CREDENTIALS")
+
+
+# -- refusals
+
+
+@pytest.mark.parametrize("write", ["create", "replace", "upload"])
+def test_a_refusal_is_not_an_object_that_exists(
+    write: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a store refuses that was not asked to refuse anything."""
+    (tmp_path / "x").write_bytes(b"x")
+    there = Url("flaky", "bucket/x")
+    store = store_of(there)
+    monkeypatch.setattr(store, "is_exclusive", False)
+    writes = {
+        "create": lambda: store.create(there, b"x"),
+        "replace": lambda: store.replace(there, b"x"),
+        "upload": lambda: store.upload(tmp_path / "x", there, lambda _: None),
+    }
+
+    def refuse(operation: str, _: str) -> None:
+        if operation == "PUT":
+            raise ServerError("PreconditionFailed")
+
+    with (
+        FlakyFileSystem.disturbed(before=refuse),
+        pytest.raises(StoreError, match="a failed precondition"),
+    ):
+        writes[write]()
+
+
+class PreconditionFailedError(Exception):
+    """What multi-storage-client raises for a 412, by its name."""
+
+
+@pytest.mark.parametrize("error", [FileExistsError, PreconditionFailedError])  # gcsfs: the first
+def test_a_refused_replacement_is_not_an_object_that_exists(error: type[Exception]) -> None:
+    there = Url("flaky", "bucket/x")
+
+    def refuse(operation: str, _: str) -> None:
+        if operation == "PUT":
+            raise error("bucket/x")
+
+    with (
+        FlakyFileSystem.disturbed(before=refuse),
+        pytest.raises(StoreError, match="a failed precondition"),
+    ):
+        store_of(there).replace(there, b"x")
+
+
+@pytest.mark.parametrize("error", [PermissionError("x"), OSError("Forbidden: x")])  # s3fs, gcsfs
+def test_a_directory_that_may_not_be_listed_has_no_known_lock(error: OSError) -> None:
+    def deny(operation: str, _: str) -> None:
+        if operation == "LIST":
+            raise error
+
+    with FlakyFileSystem.disturbed(before=deny):
+        assert StorePublisher(Url("flaky", "bucket/runs")).locked() == []

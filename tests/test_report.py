@@ -26,6 +26,8 @@ from markdown_it import MarkdownIt
 from playwright.sync_api import Browser, ViewportSize, expect
 
 import ckptmigrate
+from ckptmigrate.report import output_file
+from ckptmigrate.report.document import CommandOutcome, Document, Report
 from ckptmigrate.storage.urls import place as place_of
 from ckptmigrate.verbs.migrate import MigrationRequest, prepare
 from ckptmigrate.writing.store_publisher import StorePublisher
@@ -335,6 +337,7 @@ def test_nothing_is_overwritten_and_nothing_done_without_a_place(
         ("there.html", "exists already"),
         ("dangling.md", "exists already"),
         ("no/such/r.md", "mkdir -p"),
+        (f"{'n' * 300}.md", "is too long for its file system"),
     ):
         refused(run("upgrade", root, "--in-place", "--report", name), word)
     assert (tmp_path / "there.html").read_text() == "mine"
@@ -363,6 +366,16 @@ def test_a_reader_of_the_output_that_goes_away_takes_no_report_along(
     assert result.stderr == b""
     assert json.loads((tmp_path / "r.json").read_text())["outcome"] == "done"
     assert (tmp_path / f"{RUN}.common-state").is_dir()
+
+
+@pytest.mark.parametrize("file", ["file/r.json", f"{'n' * 300}.json"])
+def test_a_report_whose_place_is_gone_meanwhile(file: str, tmp_path: Path) -> None:
+    """What is there of it cannot be removed, either."""
+    (tmp_path / "file").touch()
+    document = Document(CommandOutcome.PASSED, "No problems.")
+    report = Report("verify", (str(SAMPLES / RUN),), "1", "2026-01-01T00:00:00Z", document)
+    with pytest.raises(ckptmigrate.DestinationError, match="cannot be written"):
+        output_file.write(report, tmp_path / file)
 
 
 def test_a_report_that_cannot_be_written_leaves_the_answer(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ an error message that is true, and `recover` and the same command again lead to 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -23,12 +24,17 @@ import gs_server
 import pytest
 from conftest import CORRUPT, MAIN, SAMPLES
 from fault_proxy import KINDS, Kind, faulty
+from flaky_store import FlakyFileSystem
 from gs_server import GsBucket
 from msc_profiles import msc
 from object_stores import CLI, TRACKER, without_time
 from s3_server import BUCKET, Bucket, Seen, environment, files_of
+from s3fs import S3FileSystem
 
 from ckptmigrate import migrate
+from ckptmigrate.errors import StoreError
+from ckptmigrate.places import Url
+from ckptmigrate.storage import store
 
 pytest_plugins = ["store_fixtures"]
 SAMPLE = "0.18.2-idle-w1"
@@ -338,6 +344,25 @@ def test_some_faults(name: str, case: Case) -> None:
 def test_wrong_etags(name: str, case: Case) -> None:
     """From the first request on, which no server of S3 does."""
     assert _problems(case, [(kind, 1) for kind in KINDS.values() if "ETag" in kind.name]) == []
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_parts_of_an_upload_without_etags(
+    bucket: Bucket, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """s3fs needs the ETag of each part, and raises a KeyError."""
+    monkeypatch.setattr(store, "_PIECE", 5 * 1024**2)  # the least of S3
+    FlakyFileSystem.objects["bucket/x"] = bytes(11 * 1024**2)
+    source, target = Url("flaky", "bucket/x"), Url("s3", f"{BUCKET}/x")
+    with faulty(port, KINDS["no ETags"], at=1) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", environment(proxy.port)["AWS_ENDPOINT_URL"])
+        S3FileSystem.clear_instance_cache()
+        there = store._of.__wrapped__(target.root)
+        with pytest.raises(StoreError, match="a response that lacks a required part"):
+            there.transfer(source, target, 11 * 1024**2, lambda _: None)
+        del there
+        gc.collect()  # an upload that ended is not tried again
+    assert bucket.tree("") == {}
 
 
 OTHERS = pytest.mark.parametrize("service", ["gs", "msc"], indirect=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import flaky_store
 import pytest
+import torch_side
 from conftest import CLI, SAMPLES, Run
 from flaky_store import FlakyFileSystem, below
 from gcp_storage_emulator.server import create_server
@@ -14,7 +16,7 @@ from object_stores import url
 from s3_server import BUCKET, Bucket, files_of
 
 import ckptmigrate
-from ckptmigrate import CkptMigrateError, migrate
+from ckptmigrate import CkptMigrateError, UnsupportedFormatError, migrate
 from ckptmigrate.places import Url
 from ckptmigrate.storage.directories import is_dir
 
@@ -112,6 +114,53 @@ def test_a_number_of_5000_digits(name: str) -> None:
     assert ckptmigrate.inspect(run).layouts
     assert ckptmigrate.verify(run, every=True).clean
     migrate(run, to="pre-rerun", output="flaky://bucket/out", every=True)
+
+
+def test_an_iteration_of_5000_digits(tmp_path: Path) -> None:
+    """Of a checkpoint that is named itself, and whose common state names no iteration."""
+    shutil.copytree(SAMPLES / SAMPLE, tmp_path / "run")
+    torch_side.edit_common(tmp_path / "run", lambda state: state.pop("iteration"))
+    there = flaky_store.put(tmp_path / "run" / CHECKPOINT, f"iter_{'1' * 5000}")
+    assert ckptmigrate.inspect(there).iteration is None
+
+
+def test_thousands_of_directories_are_not_searched() -> None:
+    """Each is a request, and could be a nested checkpoint."""
+    run = flaky_store.put(SAMPLES / SAMPLE, "run")
+    for number in range(200):
+        FlakyFileSystem.objects[f"bucket/run/{CHECKPOINT}/d{number}/x"] = b"x"
+    assert ckptmigrate.inspect(run).layouts
+    for number in range(200, 3000):
+        FlakyFileSystem.objects[f"bucket/run/{CHECKPOINT}/d{number}/x"] = b"x"
+    before = below("")
+    verbs = {
+        "out": lambda: migrate(run, to="pre-rerun", output="flaky://bucket/out"),
+        "in place": lambda: migrate(run, to="pre-rerun", in_place=True),
+        "inspect": lambda: ckptmigrate.inspect(run),
+        "verify": lambda: ckptmigrate.verify(run),
+        "repair": lambda: ckptmigrate.repair(run),
+    }
+    for name, verb in verbs.items():
+        FlakyFileSystem.requests.clear()
+        with pytest.raises(CkptMigrateError, match="contains more than 200 directories"):
+            verb()
+        assert len(FlakyFileSystem.requests) < 2 * 250, name
+        assert below("") == before, name
+
+
+def test_a_zarr_checkpoint_is_named_before_its_directories_are_searched() -> None:
+    run = flaky_store.put(SAMPLES / SAMPLE, "run")
+    objects = FlakyFileSystem.objects
+    del objects[f"bucket/run/{CHECKPOINT}/.metadata"]
+    objects[f"bucket/run/{CHECKPOINT}/metadata.json"] = (
+        b'{"sharded_backend": "zarr", "sharded_backend_version": 1}'
+    )
+    for number in range(300):
+        objects[f"bucket/run/{CHECKPOINT}/d{number}/.zarray"] = b"{}"
+    FlakyFileSystem.requests.clear()
+    with pytest.raises(UnsupportedFormatError, match="is a zarr checkpoint"):
+        migrate(run, to="pre-rerun", output="flaky://bucket/out")
+    assert len(FlakyFileSystem.requests) < 30
 
 
 def test_an_object_that_stands_for_a_directory_is_none(tmp_path: Path) -> None:

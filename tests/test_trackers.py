@@ -178,6 +178,14 @@ def test_a_huge_train_state_is_not_read(where: str, found: list[str], good: Path
     assert (good / TEXT).read_text() == before
 
 
+def test_a_repair_refuses_a_huge_train_state(good: Path, run: Run) -> None:
+    """It could not keep the file to undo the repair."""
+    (good / TEXT).unlink()
+    os.truncate(good / STATE, 3 * 1024**3)
+    refused(run("repair", good, "--in-place"), f"{STATE}: is larger than 1048576 bytes")
+    assert not (good / TEXT).exists()
+
+
 # -- new roots
 
 

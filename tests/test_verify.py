@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optimizer_side
 import pytest
 import torch
 import torch_side
@@ -33,7 +34,8 @@ from torch.distributed.checkpoint.metadata import (
 
 from ckptmigrate.checkpoint import material, shapes
 from ckptmigrate.checks import tiling, verification
-from ckptmigrate.checks.codes import CODES, Severity
+from ckptmigrate.checks.code import Severity
+from ckptmigrate.checks.codes import CODES
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.storage import directories
 
@@ -319,6 +321,16 @@ def without_shapes(root: Path) -> None:
     torch_side.edit_metadata(root, lambda metadata: delattr(metadata, "mcore_data"))
 
 
+def become(name: str) -> Callable[[Path], None]:
+    """Replace the copy by a checkpoint with a distributed optimizer."""
+
+    def change(root: Path) -> None:
+        shutil.rmtree(root)
+        shutil.copytree(optimizer_side.SAMPLES / name, root)
+
+    return change
+
+
 DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]] = {
     "not-verified": (IDLE, zarr_beside, ("--all",), 0, "is a zarr checkpoint"),
     "marker-missing": (IDLE, remove("metadata.json"), (), 0, "metadata.json"),
@@ -398,6 +410,22 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]]
         0,
         "does not contain SHA-256 hashes",
     ),
+    "optimizer-suspect": (IDLE, become("0.15.3-optim-dp2-fr"), (), 0, "gradient buckets"),
+    "optimizer-damaged": (
+        IDLE,
+        become("0.19.0-optim-dp2-fr-damaged"),
+        ("--optimizer",),
+        13,
+        "are not the weights",
+    ),
+    "optimizer-not-compared": (IDLE, lambda root: None, ("--optimizer",), 0, "not distributed"),
+    "optimizer-sampled": (
+        IDLE,
+        become("0.13.1-optim-dp2"),
+        ("--optimizer", "--sample", "2"),
+        0,
+        "2 of 28 parts",
+    ),
     "integrity-absent": (IDLE, lambda root: None, ("--hash",), 0, "integrity.json"),
     "integrity-file-missing": (IDLE, integrity_of_missing, (), 1, "missing"),
     "integrity-mismatch": (IDLE, stale_payload, ("--hash",), 1, "another SHA-256 hash"),
@@ -436,6 +464,7 @@ ERRORS = [
     "not-verified",
     "rerun-not-resumable",
     "optimizer-shapes-missing",
+    "optimizer-damaged",
     "marker-missing",
     "marker-unreadable",
     "metadata-missing",
@@ -468,7 +497,13 @@ ERRORS = [
     "tensor-unreadable",
     "tensor-mismatch",
 ]
-NOTES = ["blob-not-read", "orphan-payload", "orphan-bytes", "integrity-absent"]
+NOTES = [
+    "blob-not-read",
+    "orphan-payload",
+    "orphan-bytes",
+    "integrity-absent",
+    "optimizer-sampled",
+]
 
 
 def severity_of(code: str) -> str:

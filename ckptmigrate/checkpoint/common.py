@@ -14,7 +14,7 @@ from typing import Any, Final
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.pickles import torch_file as torchfile
 from ckptmigrate.pickles.torch_file import TorchFile
-from ckptmigrate.pickles.tree import Global, Object, symbols
+from ckptmigrate.pickles.tree import Global, Object, symbols, with_state
 
 FILE: Final = "common.pt"
 KEY: Final = "common_state/shard_0_1"
@@ -72,6 +72,16 @@ class CommonState:
     def with_value(self, key: str, value: Any) -> CommonState:
         """Return a copy with one key set."""
         return replace(self, values={**self.values, key: value})
+
+    def with_argument(self, name: str, value: Any) -> CommonState:
+        """Return a copy with one attribute of `args` set; self if there are no `args`."""
+        args = self.values.get("args")
+        if self.arguments is None:
+            return self
+        changed = {**self.arguments, name: value}
+        return self.with_value(
+            "args", with_state(args, changed) if isinstance(args, Object) else changed
+        )
 
     def without(self, key: str) -> CommonState:
         """Return a copy without one key."""

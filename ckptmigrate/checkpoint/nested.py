@@ -18,8 +18,9 @@ from pathlib import Path
 from ckptmigrate.checkpoint import formats, manifest, material
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.sidecar import MOST_FOLDERS, is_visible
-from ckptmigrate.errors import DamagedError
+from ckptmigrate.errors import DamagedError, RefusedError
 from ckptmigrate.storage.directories import Directory
+from ckptmigrate.storage.limits import MOST_SEARCHED
 from ckptmigrate.text.commands import command
 
 
@@ -44,24 +45,35 @@ def load(directory: Directory, *, unmarked: bool = False) -> Manifest:
     return replace(found, nested=inside)
 
 
-def nested(directory: Directory, depth: int = MOST_FOLDERS) -> Iterator[tuple[str, Directory]]:
+def nested(directory: Directory) -> Iterator[tuple[str, Directory]]:
     """Yield the relative path and the directory of each checkpoint below a directory.
-
-    Args:
-        depth: number of folder levels to search.
 
     Raises:
         DamagedError: a nested checkpoint is a link, which is not followed.
+        RefusedError: there are too many folders to search.
     """
+    for number, (folder, inside) in enumerate(_folders(directory, MOST_FOLDERS), start=1):
+        if number > MOST_SEARCHED:
+            raise RefusedError(
+                f"contains more than {MOST_SEARCHED} directories, too many to search for nested "
+                "checkpoints",
+                path=directory.path,
+                fix="move the directories that are not part of the checkpoint out of it",
+            )
+        if formats.holds_shards(inside):
+            yield folder, inside
+
+
+def _folders(directory: Directory, depth: int) -> Iterator[tuple[str, Directory]]:
+    """Yield the relative path and the directory of each visible folder, down to a depth."""
     for folder in filter(is_visible, directory.folders()):
         inside = directory.below(folder)
         if inside is None:
             _refuse_linked(directory, folder)
             continue
-        if formats.holds_shards(inside):
-            yield folder, inside
+        yield folder, inside
         if depth > 1:
-            yield from ((f"{folder}/{name}", each) for name, each in nested(inside, depth - 1))
+            yield from ((f"{folder}/{name}", each) for name, each in _folders(inside, depth - 1))
 
 
 def parts(directory: Directory) -> Iterator[tuple[str, Directory]]:

@@ -46,9 +46,18 @@ def shape_of(entry: Any) -> TensorDescription:
     for chunk in chunks:
         box = (_sizes(chunk.attributes.get("offsets")), _sizes(chunk.attributes.get("sizes")))
         boxes.append(box)
-    return TensorDescription(
-        _sizes(fields.get("size")), tuple(boxes), _dtype(fields.get("properties"))
-    )
+    size, dtype = size_and_dtype(entry)
+    return TensorDescription(size, tuple(boxes), dtype)
+
+
+def size_and_dtype(entry: Any) -> tuple[Numbers, str | None]:
+    """Return the global shape and the dtype of an inert `TensorStorageMetadata`.
+
+    Raises:
+        DamagedError: it has no valid size.
+    """
+    fields = entry.attributes
+    return _sizes(fields.get("size")), _dtype(fields.get("properties"))
 
 
 def _sizes(value: Any) -> Numbers:

@@ -2,59 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
-from ckptmigrate.places import Place
-from ckptmigrate.text.commands import filled
-
-
-class Severity(str, Enum):
-    """Severity of a finding.
-
-    error: a job fails or loads wrong data; warning: needs a look; note: for information.
-    """
-
-    ERROR = "error"
-    WARNING = "warning"
-    NOTE = "note"
-
-
-@dataclass(frozen=True)
-class Code:
-    """A kind of finding.
-
-    Attributes:
-        code: its stable name.
-        severity: its severity.
-        meaning: its effect on a job, as a sentence.
-        remedy: what to do; `{path}` stands for the checkpoint or root (see `commands.filled`), and
-            `{repair}` for the command that repairs it, or for advice if no command does.
-        source: the files of releases, or of torch, that define it.
-        since: the releases that it affects.
-        repair: the options that `repair` needs to remove it; None if `repair` cannot remove it.
-    """
-
-    code: str
-    severity: Severity
-    meaning: str
-    remedy: str
-    source: str
-    since: str = "every release"
-    repair: tuple[str, ...] | None = None
-
-    def remedy_for(self, path: Place | str, repair: str | None) -> str:
-        """Return the remedy for a path, given the command that repairs it, or None."""
-        command = f"run `{repair}`" if repair else _NO_REPAIR
-        return command.join(filled(part, path) for part in self.remedy.split("{repair}"))
-
+from ckptmigrate.checks.code import Code, Severity
 
 PAIR: Final = "tracker-pair"
 _COPY: Final = "restore the file from a copy, or use an earlier iteration"
 _REPORT: Final = "run `ckptmigrate inspect {path}`, or use an earlier iteration"
 _REPAIR: Final = "{repair}"
-_NO_REPAIR: Final = "restore an intact checkpoint from a copy"
 
 # The source of each code: a release or torch, a file of it, and a function or class there.
 _CORE: Final = "megatron/core/dist_checkpointing"
@@ -92,6 +47,12 @@ _BRIDGE: Final = (
 )
 _VALIDATION: Final = f"core_v0.17.1 to core_v0.19.0 {_CORE}/validation.py"
 _VERIFIED: Final = f"{_VALIDATION} verify_integrity_manifest"
+_SHIFTED: Final = (
+    "core_v0.15.3 to core_v0.19.0 megatron/core/optimizer/distrib_optimizer.py "
+    "get_parameter_state_dp_zero; Megatron-LM pull request 5077; sample "
+    "0.19.0-optim-dp2-fr-damaged"
+)
+_SINCE_SHIFTED: Final = ">=0.15,<0.20.dev0"
 _OWN: Final = "ckptmigrate itself"
 _SINCE_RERUN: Final = ">=0.10"
 _SINCE_DIGESTS: Final = ">=0.17.1"
@@ -260,6 +221,32 @@ _ROWS: Final = (
         f"core_v0.9.0 to core_v0.15.3 {_CORE}/strategies/torch.py get_reformulation_metadata; "
         "pytorch issue 178001", "<0.16",
         repair=(),
+    ),
+    Code(
+        "optimizer-suspect", Severity.WARNING,
+        "Releases 0.15 to 0.19 write fully_reshardable optimizers with shifted values if a "
+        "gradient buffer has several buckets. A load replaces the weights by these values.",
+        "to compare the optimizer with the weights, run `ckptmigrate verify {path} --optimizer`",
+        _SHIFTED, _SINCE_SHIFTED,
+    ),
+    Code(
+        "optimizer-damaged", Severity.ERROR,
+        "The optimizer is not that of the weights, or is incomplete. A job that loads it fails, or "
+        "replaces the weights by other values. The weights are intact.",
+        f"resume with --no-load-optim; to remove the optimizer, {_REPAIR}",
+        _SHIFTED, repair=("--drop-optimizer",),
+    ),
+    Code(
+        "optimizer-not-compared", Severity.WARNING,
+        "The optimizer cannot be compared with the weights.",
+        "no action is needed",
+        _OWN,
+    ),
+    Code(
+        "optimizer-sampled", Severity.NOTE,
+        "Only a sample of the optimizer was compared with the weights.",
+        "to compare all of it, omit --sample",
+        _OWN,
     ),
     Code(
         "rerun-contradictory", Severity.ERROR,

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ckptmigrate.checkpoint.material import Material
-from ckptmigrate.checks.codes import CODES, Severity
+from ckptmigrate.checks.code import Severity
+from ckptmigrate.checks.codes import CODES
 from ckptmigrate.places import Place
 from ckptmigrate.text.printable import printable
 

@@ -112,8 +112,8 @@ def latest_of_bridge(root: Place) -> Place | None:
     """Return the checkpoint that latest_train_state.pt names, or None."""
     if not directories.is_file(root / trackers.LATEST_TRAIN_STATE):
         return None
+    content = directories.directory(root).read(trackers.LATEST_TRAIN_STATE)
     try:
-        content = directories.directory(root).read(trackers.LATEST_TRAIN_STATE)
         return root / f"iter_{trackers.step(content):07d}"
     except DamagedError:
         return None

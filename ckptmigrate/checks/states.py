@@ -14,7 +14,7 @@ from ckptmigrate.checkpoint.topology import derive
 from ckptmigrate.checks.findings import Finding, finding
 from ckptmigrate.errors import CkptMigrateError, DamagedError, RefusedError, StoreError
 from ckptmigrate.pickles import torch_file
-from ckptmigrate.releases import optimizer_state
+from ckptmigrate.releases import optimizer_damage, optimizer_state
 from ckptmigrate.text.printable import counted
 from ckptmigrate.versions import sharded_rerun
 from ckptmigrate.versions.detection import read_manifest
@@ -70,6 +70,14 @@ def shapes(material: Material) -> Iterator[Finding]:
     if found is not None and optimizer_state.shapes_lost(found):
         what = f"the optimizer states are flattened, and .metadata has no {SHAPES}"
         yield finding(material, "optimizer-shapes-missing", what)
+
+
+def optimizer(material: Material) -> Iterator[Finding]:
+    """Yield a finding if the metadata does not exclude that the optimizer is damaged."""
+    found = material.whole
+    risk = None if found is None else optimizer_damage.warning(found)
+    if risk is not None:
+        yield finding(material, "optimizer-suspect", risk)
 
 
 def _readable(found: Manifest) -> bool:

@@ -20,13 +20,15 @@ from ckptmigrate.checks import (
     data_files,
     hashes,
     key_tables,
+    optimizer_values,
     root_checks,
     sharded_objects,
     states,
     tiling,
     torch_load,
 )
-from ckptmigrate.checks.codes import CODES, Severity
+from ckptmigrate.checks.code import Severity
+from ckptmigrate.checks.codes import CODES
 from ckptmigrate.checks.findings import Finding, of_damage
 from ckptmigrate.errors import (
     CkptMigrateError,
@@ -35,6 +37,7 @@ from ckptmigrate.errors import (
     UnsupportedFormatError,
     of_system,
 )
+from ckptmigrate.optimizer import Comparison
 from ckptmigrate.pickles.reader import uncollected
 from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
@@ -55,6 +58,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     states.sizes,
     states.reruns,
     states.shapes,
+    states.optimizer,
     data_files.orphans,
 )
 
@@ -78,6 +82,7 @@ class Verified:
         entries: number of keys that could be read.
         payload_files, payload_bytes: number and size, in bytes, of the data files.
         findings: the problems found, errors first.
+        compared: the comparison of the optimizer with the weights; None if there is none.
     """
 
     path: Place
@@ -85,6 +90,7 @@ class Verified:
     payload_files: int
     payload_bytes: int
     findings: tuple[Finding, ...]
+    compared: Comparison | None = None
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -145,6 +151,7 @@ class Verification:
                     "clean": not each.errors,
                     "entries": each.entries,
                     "payload": {"files": each.payload_files, "bytes": each.payload_bytes},
+                    "optimizer": None if each.compared is None else each.compared.as_json(),
                 }
                 for each in self.checkpoints
             ],
@@ -156,6 +163,8 @@ def verify(
     *,
     load: bool = False,
     hashed: bool = False,
+    optimizer: bool = False,
+    sample: int | None = None,
     iteration: int | None = None,
     every: bool = False,
     known: Collection[str] = (),
@@ -168,7 +177,15 @@ def verify(
     if load:
         torch_load.require_torch()
     chosen = root_checks.choose(path, iteration=iteration, every=every)
-    one = partial(verify_one, load=load, hashed=hashed, known=known, progress=progress)
+    one = partial(
+        verify_one,
+        load=load,
+        hashed=hashed,
+        optimizer=optimizer,
+        sample=sample,
+        known=known,
+        progress=progress,
+    )
     several = every and chosen.is_root
     done = tuple(_told(one, each) if several else one(each) for each in chosen.checkpoints)
     of_root = _of_root(chosen, partial(verify_one, known=known))
@@ -181,6 +198,8 @@ def verify_one(
     *,
     load: bool = False,
     hashed: bool = False,
+    optimizer: bool = False,
+    sample: int | None = None,
     known: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Verified:
@@ -188,7 +207,16 @@ def verify_one(
     directory = directories.directory(path)
     _require_ours(directory)
     look = partial(_look, load=load, hashed=hashed, known=known, progress=progress)
-    parts = [look(directory, CHECKS)]
+    whole = look(directory, CHECKS)
+    compared = None
+    if optimizer:
+        compared, found = optimizer_values.check(gather(directory), sample, progress)
+        is_known = compared is not None and (
+            compared.is_damaged or compared.compared == compared.cells
+        )
+        kept = [f for f in whole.findings if not (is_known and f.code == optimizer_values.SUSPECT)]
+        whole = replace(whole, findings=(*kept, *found))
+    parts = [whole]
     inside: list[Directory] = []
     others: list[Finding] = []
     try:
@@ -207,6 +235,7 @@ def verify_one(
         sum(part.payload_files for part in parts),
         sum(part.payload_bytes for part in parts),
         _ordered([*(finding for part in parts for finding in part.findings), *others]),
+        compared,
     )
     return _with_repairs(verified, known)
 

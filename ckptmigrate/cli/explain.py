@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptmigrate.cli import completion_values, options
+from ckptmigrate.cli import completion_values, console, options
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import Manual
 from ckptmigrate.places import Place
@@ -112,7 +112,8 @@ def _explain_log(checkpoint: Place | None) -> None:
 
     if sys.stdin is None:
         raise click.UsageError("Cannot read a log (-): standard input is closed.")
-    answer = answers.of_log(sys.stdin.buffer, checkpoint)
+    with console.progress("reading the log", None) as progress:
+        answer = answers.of_log(sys.stdin.buffer, checkpoint, progress)
     found = explaining.explain_log(answer)
     if output.json:
         output.object(

@@ -37,6 +37,12 @@ from ckptmigrate.verbs.repair import RepairRequest
     is_flag=True,
     help="Also drop a recorded fault, such as a NaN loss, that is not damaged.",
 )
+@click.option(
+    "--drop-optimizer",
+    is_flag=True,
+    help="Also remove the optimizer, for example one that `verify --optimizer` finds damaged. Jobs "
+    "then need --no-load-optim.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan without writing anything.")
 @options.link
 @options.parallelism("world")
@@ -76,6 +82,7 @@ def repair(
       ckptmigrate repair broken --dry-run
       ckptmigrate repair broken -o whole
       ckptmigrate repair broken --in-place
+      ckptmigrate repair shifted --drop-optimizer
     """
     if in_place and output is not None:
         raise click.UsageError("--in-place and -o cannot be combined.")

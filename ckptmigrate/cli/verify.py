@@ -22,6 +22,13 @@ from ckptmigrate.verbs.verify import VerifyRequest
 @options.every
 @click.option("--load", is_flag=True, help="Also read every tensor. Requires torch.")
 @options.hashed
+@click.option("--optimizer", is_flag=True, help="Also compare the optimizer with the weights.")
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --optimizer, compare only N parts, spread evenly.",
+)
 @options.known
 @options.full
 @several(ledger=True)
@@ -41,7 +48,10 @@ def verify(
       ckptmigrate verify run
       ckptmigrate verify run --all --hash
       ckptmigrate verify run --load
+      ckptmigrate verify run --optimizer
       ckptmigrate verify run --known nemo.core.Config
     """
     options.check_choice(iteration, every=every)
+    if flags["sample"] is not None and not flags["optimizer"]:
+        raise click.UsageError("--sample requires --optimizer.")
     run(selection, VerifyRequest(iteration=iteration, every=every, **flags), full=full)

@@ -11,6 +11,7 @@ from ckptmigrate.logs.kinds import VERIFY, ErrorKind, Sure
 from ckptmigrate.logs.log_reader import Found, Log, parse_log, read_log
 from ckptmigrate.logs.recognition import Recognised
 from ckptmigrate.places import Place
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import filled
 
 _PATH = "PATH"
@@ -152,18 +153,21 @@ def of_text(text: str, seen: Seen | None = None) -> LogAnswer:
     return _of(parse_log(text), seen)
 
 
-def of_log(file: BinaryIO, checkpoint: Place | None = None) -> LogAnswer:
+def of_log(
+    file: BinaryIO, checkpoint: Place | None = None, progress: Progress | None = None
+) -> LogAnswer:
     """Return the answer to a log.
 
     Args:
         file: the log, a stream of bytes.
         checkpoint: the checkpoint or root that the job loaded, or None to examine none.
+        progress: as in `read_log`.
 
     Raises:
         NotACheckpointError: the checkpoint is not a directory.
     """
     seen = None if checkpoint is None else Seen(checkpoint)
-    return _of(read_log(file), seen)
+    return _of(read_log(file, progress), seen)
 
 
 def _of(log: Log, seen: Seen | None) -> LogAnswer:

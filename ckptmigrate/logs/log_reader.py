@@ -16,9 +16,11 @@ from typing import BinaryIO, Final, cast
 
 from ckptmigrate.logs.kinds import Sure
 from ckptmigrate.logs.recognition import Recognised, recognise
+from ckptmigrate.storage.progress import Progress
 
 _LONGEST_LINE: Final = 64 * 1024  # characters; the rest of a longer line is ignored
 _LONGEST_LOG: Final = 2**30  # characters
+_BETWEEN_REPORTS: Final = 2**22  # characters
 _MOST_STREAMS: Final = 20_000
 _MOST_FRAMES: Final = 100  # of one traceback
 _LONGEST_FRAME: Final = 200  # characters; the end of a longer one
@@ -116,15 +118,16 @@ class _Stream:
     pending: str | None = None  # an exception line that can continue on the next line
 
 
-def read_log(file: BinaryIO) -> Log:
+def read_log(file: BinaryIO, progress: Progress | None = None) -> Log:
     """Return the known errors of a log.
 
     Args:
         file: a stream of bytes in UTF-8, UTF-16 or UTF-32; invalid bytes are replaced.
+        progress: called with the number of characters read, every 4 Mi characters.
     """
     decoded = _decoded(file)
     try:
-        return _Reader().read(decoded)
+        return _Reader(progress=progress).read(decoded)
     finally:
         decoded.detach()  # the caller closes the file
 
@@ -155,10 +158,12 @@ class _Reader:
 
     Args:
         every_line: whether to examine lines without a word of `_WORDS`, too.
+        progress: as in `read_log`.
     """
 
-    def __init__(self, *, every_line: bool = False) -> None:
+    def __init__(self, *, every_line: bool = False, progress: Progress | None = None) -> None:
         self.every_line = every_line
+        self.progress = progress
         self.streams: dict[str, _Stream] = {}
         self.ranks: set[str] = set()
         self.found: dict[str, Found] = {}
@@ -168,7 +173,7 @@ class _Reader:
         self.waiting: set[str] = set()  # streams whose last line can continue on the next line
 
     def read(self, file: io.TextIOBase) -> Log:
-        read = 0
+        read = reported = 0
         while chunk := file.readline(_LONGEST_LINE):
             self.number += 1
             read += len(chunk)
@@ -180,6 +185,9 @@ class _Reader:
                 read += len(chunk)
             if read > _LONGEST_LOG:
                 return self._log(whole=False)
+            if self.progress and read - reported >= _BETWEEN_REPORTS:
+                self.progress(read - reported)
+                reported = read
         return self._log(whole=True)
 
     def _log(self, *, whole: bool) -> Log:

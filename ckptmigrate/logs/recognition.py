@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 
 from ckptmigrate.logs import (
     known_damage,
@@ -45,7 +45,8 @@ def kinds() -> tuple[ErrorKind, ...]:
     return tuple(kind for part in parts for kind in part.ROWS)
 
 
-def recognise(text: str, frames: Sequence[str] | None = None) -> Recognised | None:
+@lru_cache(maxsize=4)  # every rank prints the same line
+def recognise(text: str, frames: tuple[str, ...] | None = None) -> Recognised | None:
     """Return the kind of an error line, or None if no known kind fits.
 
     Args:

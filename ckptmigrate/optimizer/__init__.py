@@ -4,8 +4,13 @@ Every type is read into one neutral form (`record`) and written from it. Plannin
 checkpoint and yields the bytes of new data files; nothing here writes.
 """
 
-from ckptmigrate.optimizer.comparison import Comparison, compare
-from ckptmigrate.optimizer.description import OptimizerSummary, describe
+from ckptmigrate.optimizer.comparison import Comparison, compare, read_size
+from ckptmigrate.optimizer.description import (
+    OptimizerSummary,
+    describe,
+    has_several_buckets,
+    may_be_damaged,
+)
 from ckptmigrate.optimizer.performing import pieces
 from ckptmigrate.optimizer.resharding import Conversion, convert
 from ckptmigrate.optimizer.sharding_types import is_convertible
@@ -19,6 +24,9 @@ __all__ = [
     "compare",
     "convert",
     "describe",
+    "has_several_buckets",
     "is_convertible",
+    "may_be_damaged",
     "pieces",
+    "read_size",
 ]

@@ -8,15 +8,19 @@ megatron/core/optimizer/distrib_optimizer.py; sample 0.19.0-optim-dp2-fr-damaged
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Final
 
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.optimizer import sharding_types
 from ckptmigrate.optimizer.hashing import DTYPES, MAIN
-from ckptmigrate.optimizer.record import PARAM, OptimizerRecord, Parameter, ParameterCell
+from ckptmigrate.optimizer.record import KEY, PARAM, OptimizerRecord, Parameter, ParameterCell
 from ckptmigrate.optimizer.source import Source
 from ckptmigrate.storage.progress import Progress
+
+_MAIN_KEY: Final = re.compile(r"^state\.(fp32_)?param\.|\.param$", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,10 @@ class Comparison:
         """Return whether a main parameter is not the weight."""
         return bool(self.differing)
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the documented JSON form (docs/json.md, `verify --json`)."""
+        return {"compared": self.compared, "parts": self.cells, "differing": self.differing}
+
 
 def compare(
     manifest: Manifest, sample: int | None = None, progress: Progress | None = None
@@ -53,7 +61,22 @@ def compare(
         RefusedError: this kind of optimizer cannot be read.
     """
     source = Source(manifest, progress)
-    return compare_record(source, sharding_types.recognise(source).read(source), sample)
+    found = sharding_types.recognise(source)
+    record = found.read(source)
+    if found.COMPARES:  # otherwise the read would have raised
+        cells = sum(len(each.cells) for each in record.parameters.values())
+        return Comparison(cells, cells, {})
+    return compare_record(source, record, sample)
+
+
+def read_size(manifest: Manifest) -> int:
+    """Return the number of bytes that a comparison reads at least: main parameters and weights."""
+    size = 0
+    for chunk in manifest.metadata.chunks:
+        match = KEY.fullmatch(chunk.key)
+        if chunk.offsets is not None and (match is None or _MAIN_KEY.search(match["rest"])):
+            size += chunk.blob.length
+    return size
 
 
 def compare_record(

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final
 
 from ckptmigrate.checkpoint.manifest import Manifest
-from ckptmigrate.optimizer import dp_zero, flattened, fully_reshardable
+from ckptmigrate.checkpoint.shapes import size_and_dtype
+from ckptmigrate.optimizer import dp_zero, fully_reshardable, hashing
 from ckptmigrate.optimizer.record import KEY, STATE_KEY
 from ckptmigrate.optimizer.source import Source, argument
+from ckptmigrate.optimizer.tensors import ITEM_SIZES
 
 _BUCKET: Final = re.compile(r"(.+\.bucket_idx_\d+)\.\w+", re.ASCII)
+
+
+_LAYER_WISE: Final = ("dist_muon", "muon")  # --optimizer
 
 
 @dataclass(frozen=True)
@@ -20,18 +26,19 @@ class OptimizerSummary:
     """The optimizer of a checkpoint.
 
     Attributes:
-        type: its sharding type; None if it is not distributed.
+        type: its sharding type; None if it is not distributed, or mixes sharding types.
+        kind: its sharding type, or what it is instead, in words.
         chained: the number of optimizers (MoE has one for the experts).
         dtypes: the dtypes of the states, without `torch.`.
         parameters: the number of parameters; None if the metadata has no names of them.
-        buckets: the number of buckets of all ranks; None for a type without buckets.
+        buckets: the number of buckets of all ranks; None if the metadata does not have it.
         elements: the number of elements of all states; None if the metadata does not have it.
-        size: the bytes of its keys in the data files.
-        may_be_damaged: whether releases 0.15 to 0.19 damage it when a job with these arguments
-            saves it; see `comparison`.
+        size: the bytes of its elements, and of its sharded objects in the data files.
+        may_be_damaged: see `may_be_damaged`.
     """
 
     type: str | None
+    kind: str
     chained: int
     dtypes: tuple[str, ...]
     parameters: int | None
@@ -50,37 +57,58 @@ def describe(manifest: Manifest) -> OptimizerSummary | None:
     source = Source(manifest)
     if not source.states or not source.keys:
         return None
-    types = source.types
-    type_ = next(iter(types)) if len(types) == 1 else ", ".join(sorted(map(str, types)))
+    type_ = next(iter(source.types)) if len(source.types) == 1 else None
     tensors = [key for key in source.keys if not manifest.metadata.is_object_entry(key)]
-    shapes = {key: source.shape(key) for key in tensors}
-    in_model_space = type_ in (flattened.TYPE, fully_reshardable.TYPE)
+    elements: dict[str, int] = defaultdict(int)  # by dtype
+    for key in tensors:
+        shape, dtype = size_and_dtype(manifest.metadata.entries[key])
+        elements[(dtype or "").removeprefix("torch.")] += math.prod(shape)
+    stored = sum(blob.length for key, blob in manifest.metadata.blobs.items() if KEY.fullmatch(key))
+    names = {match["parameter"] for match in map(_state_key, tensors) if match}
     buckets = {match[1] for match in map(_BUCKET.fullmatch, tensors) if match}
     return OptimizerSummary(
         type_,
+        _kind(source),
         len(source.states),
-        tuple(sorted({(s.dtype or "").removeprefix("torch.") for s in shapes.values()})),
-        len({_parameter(key) for key in tensors}) if in_model_space else None,
+        tuple(sorted(elements)) or ((hashing.MAIN,) if type_ == dp_zero.TYPE else ()),
+        len(names) or None,
         len(buckets) or None,
-        None if type_ == dp_zero.TYPE else sum(math.prod(s.size) for s in shapes.values()),
-        sum(blob.length for key in source.keys for blob in source.blobs.get(key, {}).values()),
-        type_ == fully_reshardable.TYPE and _has_several_buckets(source),
+        sum(elements.values()) if tensors else None,
+        stored + sum(count * ITEM_SIZES.get(dtype, 1) for dtype, count in elements.items()),
+        may_be_damaged(manifest),
     )
 
 
-def _parameter(key: str) -> str:
+def _kind(source: Source) -> str:
+    """Return the sharding type, or a description of an optimizer without one or with several."""
+    layer_wise = source.manifest.common.argument("optimizer") in _LAYER_WISE
+    without = "layer-wise (Muon)" if layer_wise else "not distributed"
+    kinds = sorted(each or without for each in source.types)
+    return kinds[0] if len(kinds) == 1 else f"a mixture of {' and '.join(kinds)}"
+
+
+def _state_key(key: str) -> re.Match[str] | None:
     match = KEY.fullmatch(key)
-    state_key = match and STATE_KEY.fullmatch(match["rest"])
-    return state_key["parameter"] if state_key else key
+    return STATE_KEY.fullmatch(match["rest"]) if match else None
 
 
-def _has_several_buckets(source: Source) -> bool:
-    """Return whether a buffer has several buckets according to args.
+def may_be_damaged(manifest: Manifest) -> bool:
+    """Return whether releases 0.15 to 0.19 damage this optimizer when they save it.
+
+    They do so only if a gradient buffer has several buckets; see `has_several_buckets`.
+    """
+    return fully_reshardable.TYPE in Source(manifest).types
+
+
+def has_several_buckets(manifest: Manifest) -> bool | None:
+    """Return whether a buffer has several buckets according to args; None if there are no args.
 
     Source: core_v0.15.3, core_v0.19.0 megatron/core/distributed/param_and_grad_buffer.py: with
     overlapped gradient reduction, or a shared embedding on several pipeline stages.
     """
-    given = source.manifest.common.argument
-    staged = argument(source, "pipeline_model_parallel_size") > 1
+    if manifest.common.arguments is None:
+        return None
+    given = manifest.common.argument
+    staged = argument(Source(manifest), "pipeline_model_parallel_size") > 1
     shared = given("untie_embeddings_and_output_weights") is False or given("mtp_num_layers")
     return bool(given("overlap_grad_reduce") or (staged and shared))

@@ -131,6 +131,7 @@ def plan(
         CkptMigrateError: the directory is not a readable torch_dist checkpoint.
     """
     directory = Once(directories.directory(path))
+    current = read(directory)
     damaged = [
         f"{start}{name}"
         for start, part in nested.parts(directory)
@@ -138,7 +139,6 @@ def plan(
     ]
     if damaged and INTEGRITY not in allowed:
         raise refusals.no_integrity(path, damaged)
-    current = read(directory)
     verb = verb or _verb_for(current, target)
     refusals.check_direction(current, target, verb)
     original, begin = _beginning(current, target)

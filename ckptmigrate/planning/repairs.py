@@ -29,12 +29,14 @@ from ckptmigrate.checkpoint.topology import Given, derive
 from ckptmigrate.checks.codes import CODES
 from ckptmigrate.checks.verification import Verified
 from ckptmigrate.errors import CorruptError, DamagedError, RefusedError, Retry
+from ckptmigrate.optimizer.source import Source
 from ckptmigrate.places import Place
 from ckptmigrate.planning import planner
 from ckptmigrate.planning.conversion import Converted
-from ckptmigrate.planning.losses import FAULT_CONTEXT
+from ckptmigrate.planning.losses import FAULT_CONTEXT, OPTIMIZER_STATE
 from ckptmigrate.planning.planner import Plan, Request
 from ckptmigrate.planning.refusals import rebuild_options
+from ckptmigrate.releases import optimizer_state
 from ckptmigrate.releases.constraints import respelled, with_shapes
 from ckptmigrate.releases.environment import USUAL
 from ckptmigrate.releases.facts import compat
@@ -57,6 +59,7 @@ class Wanted:
         given: parallel sizes, in ranks, that the checkpoint does not contain.
         known: globals that the user trusts.
         hashed: also compare the hashes of data files with integrity.json.
+        drop_optimizer: remove the optimizer, so that no job loads it.
     """
 
     rebuild: bool = False
@@ -64,6 +67,7 @@ class Wanted:
     given: Given | None = None
     known: Collection[str] = ()
     hashed: bool = False
+    drop_optimizer: bool = False
 
 
 def plan(path: Place, wanted: Wanted, verified: Verified, *, now: str) -> Plan:
@@ -90,6 +94,10 @@ def plan(path: Place, wanted: Wanted, verified: Verified, *, now: str) -> Plan:
     result, notes, losses = _rerun(current, wanted)
     result, unmarked = _marked(result)
     notes += tuple(f"{name} is written from the metadata" for name in unmarked)
+    if wanted.drop_optimizer:
+        result, without = _without_optimizer(result)
+        notes += (without,)
+        losses += (OPTIMIZER_STATE,)
     whole = with_shapes(result)
     if whole is not result:
         notes += (f"{SHAPES} is computed from the shapes of the parameters",)
@@ -129,6 +137,35 @@ def plan(path: Place, wanted: Wanted, verified: Verified, *, now: str) -> Plan:
         current.manifest,
         request,
     )
+
+
+def _without_optimizer(found: Manifest) -> tuple[Manifest, str]:
+    """Return the checkpoint as a save with --no-save-optim writes it, and a note.
+
+    Source: core_v0.9.0 to core_v0.19.0 megatron/training/checkpointing.py generate_state_dict.
+
+    Raises:
+        RefusedError: the checkpoint has no optimizer.
+    """
+    keys = Source(found).keys
+    if not keys and not optimizer_state.saved(found):
+        raise RefusedError(
+            "has no optimizer to remove",
+            path=found.path,
+            fix="omit --drop-optimizer",
+            retry=Retry(leave_out=("--drop-optimizer",)),
+        )
+    metadata = found.metadata.without(frozenset(keys))
+    shapes = metadata.attributes.get(SHAPES)
+    if isinstance(shapes, dict):
+        kept = {key: row for key, row in shapes.items() if key not in keys}
+        metadata = metadata.with_attribute(SHAPES, kept)
+    common = found.common
+    for key in ("optimizer", "opt_param_scheduler"):
+        common = common.without(key)
+    common = common.with_argument("no_save_optim", True)
+    note = "the optimizer is removed: resume with --no-load-optim"
+    return replace(found.with_metadata(metadata), common=common), note
 
 
 def _marked(found: Manifest) -> tuple[Manifest, list[str]]:

@@ -77,12 +77,13 @@ def problems(
     """
     if manifest.is_release:
         return []
-    found = [*_of_sizes(manifest, reader, resized), *_of_sharding(manifest, reader)]
+    type_ = sharding_type(manifest)
+    found = [*_of_sizes(type_, reader, resized), *_of_sharding(type_, reader)]
     # A job builds the sharded state dict before it reads a tensor, so its error is the only one.
     return found or [
         *_of_shapes(manifest, reader),
         *_of_chain(manifest, reader),
-        *_of_dimension(manifest, reader),
+        *_of_dimension(manifest, type_, reader),
     ]
 
 
@@ -95,13 +96,14 @@ def shapes_lost(manifest: Manifest) -> bool:
     if manifest.metadata.attributes.get(SHAPES):
         return False
     entries, seen = manifest.metadata.entries, set()
-    for key in entries:
-        match = _STATE.fullmatch(key)
-        if match is None or match["prefix"] in seen or match["parameter"] not in entries:
+    for key in entries:  # without regular expressions, because there may be a million keys
+        prefix, is_state, state = key.partition("optimizer.state.")
+        if not is_state or prefix in seen or (prefix and not _CHAINED.fullmatch(prefix)):
             continue
-        shape = _size(entries[match["parameter"]])
+        parameter = state.partition(".")[2]
+        shape = _size(entries[parameter]) if parameter in entries else ()
         if len(shape) > 1:  # releases up to 0.10 do not flatten states of one dimension
-            seen.add(match["prefix"])
+            seen.add(prefix)
             if _is_flattened(shape, _size(entries[key])):
                 return True
     return False
@@ -170,10 +172,9 @@ def _row(found: str, reader: Reader) -> ShardingRow | None:
 
 
 def _of_sizes(
-    manifest: Manifest, reader: Reader, resized: tuple[Sizes, Sizes] | None
+    found: str | None, reader: Reader, resized: tuple[Sizes, Sizes] | None
 ) -> list[Problem]:
     """Return the problem of a job with other TP or PP sizes than the checkpoint."""
-    found = sharding_type(manifest)
     row = None if found is None else _row(found, reader)
     if resized is None or row is None or not row.resized_error:
         return []
@@ -184,8 +185,7 @@ def _of_sizes(
     return [Problem(error, why, before_load=True)]
 
 
-def _of_sharding(manifest: Manifest, reader: Reader) -> list[Problem]:
-    found = sharding_type(manifest)
+def _of_sharding(found: str | None, reader: Reader) -> list[Problem]:
     if found is None:
         return []
     row = _row(found, reader)
@@ -237,12 +237,12 @@ def _of_chain(manifest: Manifest, reader: Reader) -> list[Problem]:
     return _of_form(reader, form, key=f"chained_0.{first}")
 
 
-def _of_dimension(manifest: Manifest, reader: Reader) -> list[Problem]:
+def _of_dimension(manifest: Manifest, found: str | None, reader: Reader) -> list[Problem]:
     """Return the problem with flattened states of one-dimensional parameters.
 
     Releases store these states in one of two forms.
     """
-    if sharding_type(manifest) != FLATTENED:
+    if found != FLATTENED:
         return []
     flattened, entries = _flattened(manifest), manifest.metadata.entries
     # Filter by key first: in a large file, each entry that is accessed is unpickled on demand.

@@ -15,7 +15,7 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import SHARDED_KEY
 from ckptmigrate.pickles.display import short
 from ckptmigrate.pickles.tree import Object, enum_value, symbol_of, symbols_and_objects
-from ckptmigrate.releases import optimizer_state, rng
+from ckptmigrate.releases import optimizer_damage, optimizer_state, rng
 from ckptmigrate.releases.constraints import ARGS_CLASS
 from ckptmigrate.releases.job import RAISE_ALL, Job, offered, saved_parallelism
 from ckptmigrate.releases.readers import Reader
@@ -64,8 +64,9 @@ class Verdict:
         reader: the release.
         obstacles: the reasons why it cannot, in the order of the job's errors; empty if it can.
         without: data of the checkpoint that the job resumes without.
-        warnings: what fails later.
+        warnings: what fails later, unless a migration removes it.
         depends: a sentence for each global whose load depends on the Python or NumPy version.
+        damage: a sentence if the optimizer that it loads may be damaged, or None.
     """
 
     reader: Reader
@@ -73,6 +74,7 @@ class Verdict:
     without: tuple[str, ...]
     warnings: tuple[str, ...]
     depends: tuple[str, ...] = ()
+    damage: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the documented JSON form (docs/json.md, `check --json`)."""
@@ -82,7 +84,7 @@ class Verdict:
             "like": self.reader.like,
             "resumes": self.resumes,
             "without": list(self.without),
-            "warnings": list(self.warnings),
+            "warnings": [*self.warnings, *([self.damage] if self.damage else [])],
             "depends": list(self.depends),
             "obstacles": [
                 {"error": o.error, "why": o.why, "flag": o.flag, "metadata_only": o.metadata_only}
@@ -149,12 +151,14 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
         )
     obstacles += _nested(manifest, reader)
     warnings = (outcome.warning,) if outcome.warning else ()
+    loads_optimizer = not (job.no_load_optim or job.finetune or manifest.is_release)
     return Verdict(
         reader,
         tuple(obstacles),
         outcome.without,
         warnings,
         _depends(manifest, reader, job, request),
+        optimizer_damage.advice(manifest) if loads_optimizer else None,
     )
 
 

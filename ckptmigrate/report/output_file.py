@@ -49,6 +49,8 @@ def check_place(file: Path, source: Place) -> None:
     elif not folder.is_dir():
         make = shell("mkdir", "-p", folder)
         reason, fix = "lies in a directory that is not there", f"run `{make}`, or {_OTHER}"
+    elif len(os.fsencode(file.name)) > os.pathconf(folder, "PC_NAME_MAX"):
+        reason, fix = "has a name that is too long for its file system", _OTHER
     elif not os.access(folder, os.W_OK):
         reason, fix = "lies in a directory that you may not write to", _OTHER
     else:

@@ -63,10 +63,11 @@ def lines(
     for each in document.changes:
         if changes or document.outcome is CommandOutcome.PLANNED:
             shown += _change(each, full=full)
-        if each.files:
-            shown += [Line(f"{loss.name}: {loss.meaning}", "data loss: ", 2, style="yellow")
-                      for loss in each.losses]  # fmt: skip
-            shown += [Line(note, "note: ", 2) for note in each.notes]
+        shown += [
+            Line(f"{loss.name}: {loss.meaning}", "data loss: ", 2, style="yellow")
+            for loss in each.losses
+        ]
+        shown += [Line(note, "note: ", 2) for note in each.notes]
     return [*shown, *_end(document)]
 
 

@@ -14,6 +14,9 @@ LARGEST_PART: Final = 4 * 1024**3
 LARGEST_JSON: Final = 32 * 1024**2  # a hash in integrity.json takes about 100 bytes
 _LARGEST_TRAIN_STATE: Final = 1024**2  # of Megatron-Bridge: a few numbers
 DEEPEST: Final = 100  # maximum depth of directories; releases write one level
+# Maximum directories below a checkpoint that are searched for nested ones: in a store, each is a
+# request. Releases write one.
+MOST_SEARCHED: Final = 200
 
 
 def largest(name: str) -> int:

@@ -228,6 +228,7 @@ class Store(StoreIndex):
             except BaseException:
                 if hasattr(file, "discard"):
                     file.discard()
+                    file.closed = True  # else fsspec tries to write it when it is deleted
                 raise
             file.close()
 

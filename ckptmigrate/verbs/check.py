@@ -155,10 +155,9 @@ class CheckResult:
             found=() if self.facts is None else (self.facts,),
             predictions=tuple(Predicted(str(self.path), each) for each in self.verdicts),
             steps=tuple(self._steps()),
-            warnings=tuple(
-                f"no single command or flag helps: {each.reason}"
-                for each in self.advice
-                if each.reason
+            warnings=(
+                *(f"no single command or flag helps: {a.reason}" for a in self.advice if a.reason),
+                *dict.fromkeys(each.damage for each in self.verdicts if each.damage),
             ),
         )
 

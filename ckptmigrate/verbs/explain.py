@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate import versions
-from ckptmigrate.checks.codes import CODES, Code
+from ckptmigrate.checks.code import Code
+from ckptmigrate.checks.codes import CODES
 from ckptmigrate.compat.cells import IDLE, Cell, Matrix, grade
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.logs import answers

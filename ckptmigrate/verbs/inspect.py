@@ -11,12 +11,19 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind, RerunRecord
 from ckptmigrate.checkpoint.sidecar import Step
 from ckptmigrate.checkpoint.topology import derive
-from ckptmigrate.errors import CkptMigrateError, RefusedError
+from ckptmigrate.errors import CkptMigrateError, DamagedError, RefusedError
+from ckptmigrate.optimizer import describe
 from ckptmigrate.pickles.display import short, words
 from ckptmigrate.pickles.tree import Object
 from ckptmigrate.places import Place
-from ckptmigrate.releases import known_globals, writer_evidence
+from ckptmigrate.releases import (
+    known_globals,
+    optimizer_damage,
+    optimizer_state,
+    writer_evidence,
+)
 from ckptmigrate.releases.facts import compat, matches
+from ckptmigrate.releases.readers import readers
 from ckptmigrate.releases.writer_evidence import PossibleWriters
 from ckptmigrate.storage import directories
 from ckptmigrate.verbs.inspection import FaultyRank, Inspection, Nested
@@ -67,6 +74,14 @@ def inspect(path: Place) -> Inspection:
     except RefusedError as error:
         topology = None
         anomalies.append(error.reason)
+    optimizer, reads = None, tuple[str, ...]()
+    try:
+        optimizer = describe(manifest)
+        reads = () if optimizer is None else _readers(manifest)
+    except DamagedError as error:
+        anomalies.append(error.reason)
+    risk = optimizer_damage.advice(manifest)
+    anomalies += [] if risk is None else [risk]
     objects = manifest.metadata.count_objects()
     return Inspection(
         path=path,
@@ -83,9 +98,18 @@ def inspect(path: Place) -> Inspection:
         payload_files=len(manifest.payload_files),
         payload_bytes=sum(size for _, size in manifest.payload_files.values()),
         common_place=_common_place(manifest),
+        optimizer=optimizer,
+        optimizer_readers=reads,
         nested=tuple(_nested(*each) for each in manifest.nested.items()),
         steps=steps,
         anomalies=(*anomalies, *_anomalies(reading, writer, likely, migrated=bool(undone))),
+    )
+
+
+def _readers(manifest: Manifest) -> tuple[str, ...]:
+    """Return the known releases that read the optimizer, if TP and PP stay the same."""
+    return tuple(
+        each.release for each in readers(compat()) if not optimizer_state.problems(manifest, each)
     )
 
 

@@ -9,7 +9,9 @@ from typing import Any, Final
 from ckptmigrate.checkpoint.rerun import STATES, Kind, RerunRecord
 from ckptmigrate.checkpoint.sidecar import Step
 from ckptmigrate.checkpoint.topology import Topology
+from ckptmigrate.optimizer import OptimizerSummary
 from ckptmigrate.places import Place
+from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.writer_evidence import PossibleWriters
 from ckptmigrate.report.document import CommandOutcome, Document, Facts
 from ckptmigrate.text.printable import counted
@@ -89,6 +91,8 @@ class Inspection:
         payload_files, payload_bytes: number and size, in bytes, of the data files.
         common_place: where the common state is stored: `common.pt`, or the key of the sharded
             object.
+        optimizer: a summary of the optimizer; None if there is none, or it cannot be read.
+        optimizer_readers: the known releases that read it, oldest first.
         nested: the checkpoints in directories of this checkpoint.
         steps: the migration history.
         anomalies: problems, one sentence each.
@@ -108,6 +112,8 @@ class Inspection:
     payload_files: int
     payload_bytes: int
     common_place: str
+    optimizer: OptimizerSummary | None
+    optimizer_readers: tuple[str, ...]
     nested: tuple[Nested, ...]
     steps: tuple[Step, ...]
     anomalies: tuple[str, ...]
@@ -202,6 +208,7 @@ class Inspection:
             "entries": _entries_json(self.tensors, self.objects),
             "payload": {"files": self.payload_files, "bytes": self.payload_bytes},
             "common_state": self.common_place,
+            "optimizer": self._optimizer_json(),
             "nested": [each.as_json() for each in self.nested],
             "migrations": [
                 {
@@ -216,6 +223,22 @@ class Inspection:
                 for step in self.steps
             ],
             "anomalies": list(self.anomalies),
+        }
+
+    def _optimizer_json(self) -> dict[str, Any] | None:
+        found = self.optimizer
+        if found is None:
+            return None
+        return {
+            "sharding_type": found.type,
+            "kind": found.kind,
+            "optimizers": found.chained,
+            "dtypes": list(found.dtypes),
+            "parameters": found.parameters,
+            "buckets": found.buckets,
+            "elements": found.elements,
+            "bytes": found.size,
+            "readers": list(self.optimizer_readers),
         }
 
 
@@ -247,6 +270,7 @@ def _facts(found: Inspection) -> Facts:
         "keys": [f"{found.tensors + found.objects} ({kinds})"],
         "data files": [f"{found.payload_files} ({size(found.payload_bytes)})"],
         "common state": [found.common_place],
+        "optimizer": _optimizer(found),
         "nested": nested,
         "history": history,
         "problems": found.anomalies or ["none"],
@@ -257,6 +281,37 @@ def _facts(found: Inspection) -> Facts:
         ],
     }
     return Facts(str(found.path), {label: tuple(lines) for label, lines in rows.items() if lines})
+
+
+def _optimizer(found: Inspection) -> list[str]:
+    about = found.optimizer
+    if about is None:
+        return ["none"]
+    parts = [
+        about.kind,
+        *([f"{about.chained} optimizers"] if about.chained > 1 else []),
+        *([" and ".join(about.dtypes)] if about.dtypes else []),
+        *([] if about.parameters is None else [counted(about.parameters, "parameter")]),
+        *([] if about.buckets is None else [counted(about.buckets, "bucket")]),
+        *([] if about.elements is None else [f"{about.elements} elements"]),
+        size(about.size),
+    ]
+    return [", ".join(parts), f"read by {_spans(found.optimizer_readers)}"]
+
+
+def _spans(releases: Sequence[str]) -> str:
+    """Return known releases in words, consecutive ones as a range."""
+    known = [row.release for row in compat().readers]
+    runs: list[list[str]] = []
+    for each in known:
+        if each not in releases:
+            runs.append([])
+        elif runs:
+            runs[-1].append(each)
+        else:
+            runs = [[each]]
+    ranges = [run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs if run]
+    return f"Megatron-Core {' and '.join(ranges)}" if ranges else "no known release"
 
 
 def _writer(found: PossibleWriters) -> str:

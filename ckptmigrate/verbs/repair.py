@@ -1,10 +1,10 @@
 """The verb `repair`: repair checkpoints whose metadata is damaged, and tracker files.
 
-Four kinds of damage are repaired: a corrupt rerun state, which is a recorded fault whose rerun
+Five kinds of damage are repaired: a corrupt rerun state, which is a recorded fault whose rerun
 shards are missing (a known bug of 0.14 to 0.17 with --ckpt-assume-constant-structure); a fault
-context that the user wants to drop; outdated hashes of metadata files in integrity.json; and a
-tracker file that names a missing or incomplete iteration. Other damage is refused with an error
-that names it.
+context or an optimizer that the user wants to drop; outdated hashes of metadata files in
+integrity.json; and a tracker file that names a missing or incomplete iteration. Other damage is
+refused with an error that names it.
 
 A repair is planned and carried out like a migration and recorded in the migration history.
 planning/repairs.py plans the repair of one checkpoint. This module resolves a PATH and repairs the
@@ -82,6 +82,7 @@ class RepairRequest(Wanted):
             "given": None if self.given is None else asdict(self.given),
             "known": list(self.known),
             "hashed": self.hashed,
+            "drop_optimizer": self.drop_optimizer,
             "every": self.every,
             "iteration": self.iteration,
         }
@@ -326,7 +327,7 @@ def _astray(chosen: root_checks.Chosen, wanted: Wanted, verify: Verify) -> str |
     """Return why the tracker file must change; None if its iteration is intact or repairable."""
     if chosen.named is None:
         return chosen.findings[0].what
-    if wanted.drop or wanted.rebuild:
+    if wanted.drop or wanted.rebuild or wanted.drop_optimizer:
         return None  # the options apply to the iteration in the tracker file
     lost = verify(chosen.named).lost
     return f"{_name(lost[0], chosen)} is not whole: {lost[0].what}" if lost else None

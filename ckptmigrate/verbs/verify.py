@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.checks import root_checks, verification
-from ckptmigrate.checks.codes import Severity
+from ckptmigrate.checks.code import Severity
 from ckptmigrate.checks.torch_load import require_torch
-from ckptmigrate.checks.verification import Verification
+from ckptmigrate.checks.verification import Verification, Verified
+from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.optimizer import read_size
 from ckptmigrate.places import Place
 from ckptmigrate.report.document import CommandOutcome, Document, Facts
 from ckptmigrate.storage import directories
 from ckptmigrate.text.printable import counted
 from ckptmigrate.text.sizes import data_files, size
 from ckptmigrate.verbs.result import Digests, Status, Watch, Written, digests_of, unwatched
+from ckptmigrate.versions.detection import read
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class VerifyRequest:
     Attributes:
         load: whether to read every tensor with torch too.
         hashed: whether to hash the data files too and compare them with integrity.json.
+        optimizer: whether to compare the main parameters of the optimizer with the weights too.
+        sample: compare only this number of parts of the main parameters; None for all.
         known: dotted names of globals in the pickles to trust.
         iteration, every: this iteration, or every iteration, of a root instead of the one in the
             tracker file.
@@ -33,6 +39,8 @@ class VerifyRequest:
 
     load: bool = False
     hashed: bool = False
+    optimizer: bool = False
+    sample: int | None = None
     known: tuple[str, ...] = ()
     iteration: int | None = None
     every: bool = False
@@ -42,7 +50,13 @@ class VerifyRequest:
 
     def options(self) -> dict[str, Any]:
         """Return the options that decide what is read and which globals are trusted."""
-        return {"load": self.load, "hash": self.hashed, "known": sorted(self.known)}
+        return {
+            "load": self.load,
+            "hash": self.hashed,
+            "optimizer": self.optimizer,
+            "sample": self.sample,
+            "known": sorted(self.known),
+        }
 
     def run(self, path: Place, *, reported: bool = False, watch: Watch = unwatched) -> VerifyResult:
         """Verify the checkpoints of a PATH."""
@@ -53,10 +67,12 @@ class VerifyRequest:
                 path,
                 load=self.load,
                 hashed=self.hashed,
+                optimizer=self.optimizer,
+                sample=self.sample,
                 iteration=self.iteration,
                 every=self.every,
                 known=self.known,
-                progress=progress if self.load or self.hashed else None,
+                progress=progress if self.load or self.hashed or self.optimizer else None,
             )
         if self.with_root:
             found = found.beside(root_checks.choose(path.parent, every=True).findings)
@@ -65,15 +81,18 @@ class VerifyRequest:
     def _bytes(self, path: Place) -> int:
         """Return the number of bytes of data files to read; some are read twice."""
         passes = self.load + self.hashed
-        if not passes:
+        if not passes and not self.optimizer:
             return 0
         chosen = root_checks.choose(path, iteration=self.iteration, every=self.every)
-        return passes * sum(
-            size
-            for each in chosen.checkpoints
-            for name, size in directories.directory(each).files().items()
-            if PAYLOAD.fullmatch(name)
-        )
+        total = 0
+        for each in chosen.checkpoints:
+            directory = directories.directory(each)
+            sizes = directory.files().items()
+            total += passes * sum(size for name, size in sizes if PAYLOAD.fullmatch(name))
+            if self.optimizer and self.sample is None:
+                with contextlib.suppress(CkptMigrateError):  # `verify` reports it
+                    total += read_size(read(directory).manifest)
+        return total
 
 
 @dataclass(frozen=True)
@@ -106,7 +125,9 @@ class VerifyResult:
     @property
     def _counts(self) -> str:
         counts = [counted(n, s.value) for s in Severity if (n := self.found.count(s))]
-        return ", ".join(counts) or "no problems found"
+        if not counts:
+            return "no problems found"
+        return ", ".join(["no errors", *counts] if self.found.clean else counts)
 
     def as_json(self) -> dict[str, Any]:
         """Return the documented JSON form (docs/json.md, `verify --json`)."""
@@ -132,9 +153,20 @@ class VerifyResult:
                         "keys": (str(each.entries),),
                         "data files": (f"{each.payload_files} ({size(each.payload_bytes)})",),
                         "errors": (str(len(each.errors)),),
+                        **_compared(each),
                     },
                 )
                 for each in read
             ),
             problems=found.findings,
         )
+
+
+def _compared(found: Verified) -> dict[str, tuple[str, ...]]:
+    """Return the fact about the comparison of the optimizer; empty if there was none."""
+    about = found.compared
+    if about is None:
+        return {}
+    parts = f"{about.compared} of {about.cells} parts of the main parameters"
+    differ = sum(about.differing.values())
+    return {"optimizer": (f"{parts} compared with the weights, {differ} differ",)}
