@@ -24,7 +24,7 @@ from ckptmigrate.optimizer import (
 from ckptmigrate.optimizer.record import KEY
 from ckptmigrate.planning.change import NewPayload
 from ckptmigrate.planning.targets import CONVERT, Target
-from ckptmigrate.releases import optimizer_state
+from ckptmigrate.releases import optimizer_damage, optimizer_state
 from ckptmigrate.releases.readers import Reader
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command
@@ -156,15 +156,6 @@ def offer(found: Manifest, target: Target, verb: str, allow: Collection[str]) ->
 
 
 def warning(found: Manifest) -> tuple[str, ...]:
-    """Return a warning if the metadata shows that the optimizer may be damaged."""
-    try:
-        summary = describe(found)
-    except CkptMigrateError:
-        return ()
-    if summary is None or not summary.may_be_damaged:
-        return ()
-    return (
-        "the optimizer may be damaged, because releases 0.15 to 0.19 write fully_reshardable "
-        "states wrong if the gradient buffer has several buckets: run "
-        f"`{command('verify', found.path, '--optimizer')}`",
-    )
+    """Return a warning if the metadata does not exclude that the optimizer is damaged."""
+    text = optimizer_damage.advice(found)
+    return () if text is None else (text,)
