@@ -55,6 +55,11 @@ ELEMENTS = {
 }
 
 
+def is_plain(release: str) -> bool:
+    """Whether a release stores flattened states of one dimension in the plain form."""
+    return RELEASES.index(release) < RELEASES.index("0.11.0")
+
+
 @dataclass(frozen=True)
 class Save:
     """What a job saves.
@@ -246,9 +251,8 @@ def test_0_16_requests_the_rng_states_of_its_own_expert_parallelism(
     saved: Saved, tmp_path: Path
 ) -> None:
     """A migration has the grid of the checkpoint's; a job with another one needs --no-load-rng."""
-    save = Save("0.14.0", FLATTENED, "moe")
-    root = tmp_path / "root"
-    migrate(saved(save), to="0.16.1", output=root, optimizer="convert")
+    save, root = Save("0.14.0", FLATTENED, "moe"), tmp_path / "root"
+    migrate(saved(save), to="0.16.1", optimizer="convert", output=root)
     checkpoint = checkpoint_of(root)
     check_equal(save, resume(save, checkpoint, "0.16.1"))
     for experts, missing in ((1, ["0.0_1.1"]), (2, [])):
@@ -258,6 +262,63 @@ def test_0_16_requests_the_rng_states_of_its_own_expert_parallelism(
         assert errors == {text.format(each) for each in missing}
         predicted = ask(root, "0.16.1", Job(expert=experts)).obstacles
         assert [each.error for each in predicted] == sorted(errors)
+
+
+# -- converted, then loaded by another release
+
+
+def converted_type(reader: str) -> str:
+    """The sharding type that every job of a release loads, whatever its sizes."""
+    return FLATTENED if RELEASES.index(reader) < RELEASES.index("0.15.3") else BY_PARAMETER
+
+
+CONVERSIONS = [
+    (save, reader)
+    for save in HEALTHY
+    for reader in RELEASES
+    if (reader, save.sizes) != ("0.10.0", "moe")
+    # The same type in the same form is not converted.
+    if save.sharding_type != converted_type(reader)
+    or ((save.sharding_type == FLATTENED) and is_plain(save.writer) != is_plain(reader))
+]
+# In `make test`, each type in both directions.
+QUICK = [
+    (Save("0.9.0", FLATTENED, "buckets"), "0.16.1"),
+    (Save("0.13.1", FLATTENED, "buckets"), "0.10.0"),
+    (Save("0.13.1", GATHERED, "buckets"), "0.16.1"),
+    (Save("0.14.0", GATHERED, "tp2"), "0.12.3"),
+    (Save("0.16.1", BY_BUCKET, "buckets"), "0.13.1"),
+    (Save("0.15.3", BY_BUCKET, "tp2pp2"), "0.16.1"),
+    (Save("0.16.1", BY_PARAMETER, "dp2"), "0.9.0"),
+]
+
+
+@pytest.mark.parametrize(
+    ("save", "reader"),
+    [
+        pytest.param(
+            save,
+            reader,
+            id=f"{save}-to-{reader}",
+            marks=[] if (save, reader) in QUICK else [pytest.mark.full],
+        )
+        for save, reader in CONVERSIONS
+    ],
+)
+def test_another_release_loads_what_is_converted(
+    save: Save, reader: str, saved: Saved, tmp_path: Path
+) -> None:
+    """With the sizes of the writer, and with others."""
+    root, type_ = tmp_path / "output", converted_type(reader)
+    [plan] = migrate(saved(save), to=reader, optimizer_type=type_, output=root)
+    assert plan.optimizer is not None
+    assert ask(root, reader).resumes
+    ranks = resume(save, checkpoint_of(root), reader)
+    check_equal(save, ranks)
+    assert steps(ranks) == {7}
+    if save.sizes in ("dp2", "buckets"):
+        other = {"data_parallel": 4, "bucket_size": 700}
+        check_equal(save, resume(save, checkpoint_of(root), reader, **other), same_sizes=False)
 
 
 # -- controls: the jobs notice what is wrong
