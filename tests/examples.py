@@ -25,6 +25,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent
 SAMPLES: Final = ROOT / "tests" / "samples"
+_PLACES: Final = (SAMPLES, ROOT / "tests" / "optimizer")  # of samples
 
 _BLOCK: Final = re.compile(
     r'(?P<head>^```(?:console|diff|python title="(?P<file>[^"\n]+)")\n)(?P<body>.*?)(?=^```$)',
@@ -92,9 +93,14 @@ def _parts(block: str) -> list[str]:
 
 def copy_samples(text: str, folder: Path) -> dict[str, str]:
     """Copy the samples that a text names; the name of each copy, and its sample."""
-    named = {name: sample for name, sample in _NAMED.findall(text) if (SAMPLES / sample).is_dir()}
+    named = {
+        name: sample
+        for name, sample in _NAMED.findall(text)
+        if any((place / sample).is_dir() for place in _PLACES)
+    }
     for name, sample in named.items():
-        shutil.copytree(SAMPLES / sample, folder / name)
+        [place] = [place for place in _PLACES if (place / sample).is_dir()]
+        shutil.copytree(place / sample, folder / name)
     return named
 
 

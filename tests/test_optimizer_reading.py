@@ -128,6 +128,17 @@ def test_the_warning_states_several_buckets(root: Copy, run: Run) -> None:
     assert what.endswith("the job had several gradient buckets")
 
 
+def test_a_converted_optimizer_is_not_a_risk(root: Copy, run: Run) -> None:
+    """A conversion compares what it reads with the weights."""
+    path = root("0.17.1-optim-dp2")
+    assert (
+        run("migrate", path, "--optimizer-type", "fully_reshardable", "--in-place").returncode == 0
+    )
+    assert not printed(run, "inspect", path)["anomalies"]
+    (checkpoint_of(path) / "ckptmigrate.json").unlink()
+    assert printed(run, "inspect", path)["anomalies"]
+
+
 # -- verify --optimizer
 
 

@@ -133,8 +133,9 @@ def downgrade(selection: Selection, **options: Any) -> None:
     """Migrate a checkpoint to an older release.
 
     The result is a new root next to PATH, ready for --load. Data files are linked or copied, and
-    only metadata files are rewritten. Data is dropped only if you allow it with --allow-loss.
-    The original metadata files are kept in .ckptmigrate/ and restored when you upgrade again.
+    only metadata files are rewritten; --optimizer convert adds data files. Data is dropped only if
+    you allow it with --allow-loss. The original metadata files are kept in .ckptmigrate/ and
+    restored when you upgrade again.
 
     \b
     Examples:
