@@ -41,7 +41,7 @@ def diff(a: Place, b: Place, iteration: int | None, values: bool, full: bool) ->
     \b
     Examples:
       ckptmigrate diff run run.pre-rerun
-      ckptmigrate diff run run.0.13.1 --values
+      ckptmigrate diff run run.pre-rerun --values
       ckptmigrate diff run other --iteration 5 --full
     """
     found = ckptmigrate.diff(a, b, iteration=iteration, values=values)

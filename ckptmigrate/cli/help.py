@@ -24,11 +24,13 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "Target job": (
         "release", "torch", "python", "numpy", "strict", "strictness", "tensor", "pipeline",
-        "context", "world", "rerun_mode", "finetune", "no_load_optim", "no_load_rng",
+        "context", "expert", "world", "rerun_mode", "finetune", "no_load_optim", "no_load_rng",
     ),
     "Batch": ("jobs", "ledger", "shard", "scheduler", "retries"),
     "Parallelism": ("world_size", "tensor_parallel", "pipeline_parallel"),
-    "Validation": ("load", "hash_payload", "hashed", "compare_optimizer", "sample", "known"),
+    "Validation": (
+        "load", "hash_payload", "hashed", "compare_optimizer", "sample", "values", "known",
+    ),
     "Measurement": ("readers", "samples", "facts", "update", "source"),
     "General": (
         "break_lock", "as_json", "no_color", "verbose", "version", "help", "help_all",
@@ -37,7 +39,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
 # Options that only --help-all shows.
 RARE: Final = frozenset({
     "native", "optimizer_type", "rebuild", "link", "into", "torch", "python", "numpy", "strictness",
-    "context", "rerun_mode", "no_load_rng", "shard", "scheduler", "retries", "world_size",
+    "context", "expert", "rerun_mode", "no_load_rng", "shard", "scheduler", "retries", "world_size",
     "tensor_parallel", "pipeline_parallel", "no_color", "verbose",
 })  # fmt: skip
 # Arguments that several commands have, as rows of --help.
