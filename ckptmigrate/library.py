@@ -379,7 +379,8 @@ def diff(
         CkptMigrateError: `a` or `b` contains no readable torch_dist checkpoint.
     """
     first, second = (read(directories.directory(_one(path, iteration))).manifest for path in (a, b))
-    if not (values or optimizers.differ_in_type(first, second)):
+    types = optimizers.types(first, second)
+    if not types or not (values or types[0] != types[1]):
         return differences.diff(first, second)
     return [
         *differences.diff(*map(optimizers.without_optimizer, (first, second))),

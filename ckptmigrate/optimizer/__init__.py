@@ -11,7 +11,7 @@ from ckptmigrate.optimizer.description import (
     has_several_buckets,
     may_be_damaged,
 )
-from ckptmigrate.optimizer.meaning import diff, differ_in_type, without_optimizer
+from ckptmigrate.optimizer.meaning import diff, types, without_optimizer
 from ckptmigrate.optimizer.performing import pieces
 from ckptmigrate.optimizer.resharding import Conversion, convert
 from ckptmigrate.optimizer.sharding_types import is_convertible
@@ -26,11 +26,11 @@ __all__ = [
     "convert",
     "describe",
     "diff",
-    "differ_in_type",
     "has_several_buckets",
     "is_convertible",
     "may_be_damaged",
     "pieces",
     "read_size",
+    "types",
     "without_optimizer",
 ]

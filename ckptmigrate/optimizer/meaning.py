@@ -37,10 +37,11 @@ class _Side:
     record: OptimizerRecord
 
 
-def differ_in_type(a: Manifest, b: Manifest) -> bool:
-    """Return whether both checkpoints have a distributed optimizer, of different types."""
-    types = {next(iter(found)) for found in (Source(a).types, Source(b).types) if len(found) == 1}
-    return len(types & {each.TYPE for each in sharding_types.TYPES}) == 2
+def types(a: Manifest, b: Manifest) -> tuple[str, ...]:
+    """Return the sharding types of both optimizers; empty unless `diff` compares them."""
+    found = [next(iter(each)) for each in (Source(a).types, Source(b).types) if len(each) == 1]
+    known = {each.TYPE for each in sharding_types.TYPES}
+    return tuple(map(str, found)) if len(found) == 2 and known.issuperset(found) else ()
 
 
 def without_optimizer(found: Manifest) -> Manifest:
