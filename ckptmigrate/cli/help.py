@@ -14,9 +14,9 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
         "paths", "a", "iteration", "every", "checkpoint", "scenario", "scenarios", "writer",
         "writers", "reader", "only",
     ),
-    "Target": ("to", "native", "rebuild", "drop", "allow_loss"),
+    "Target": ("to", "native", "optimizer", "optimizer_type", "rebuild", "drop", "allow_loss"),
     "Output": (
-        "output", "in_place", "dry_run", "link", "print_path", "full", "file",
+        "output", "in_place", "dry_run", "forget", "link", "print_path", "full", "file",
         "markdown", "into", "html", "report",
     ),
     "Target job": (
