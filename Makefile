@@ -76,10 +76,10 @@ shells:
 	$(SUDO) apt-get update -qq && \
 	$(SUDO) apt-get install -y -qq --no-install-recommends zsh fish; }
 
-## facts: compile compat_matrix.yaml into the package, and its tables into the README
+## facts: compile compat_matrix.yaml into the package, and its tables into docs/matrix.md
 facts: $(VENV)/.dev
 	$(BIN)/python -m ckptmigrate.compat.compilation
-	$(BIN)/ckptmigrate matrix --into README.md
+	$(BIN)/ckptmigrate matrix --into docs/matrix.md
 
 ## matrix: measure every cell of compat_matrix.yaml with the real releases, and rewrite it
 matrix: $(VENV)/.dev readers
@@ -87,7 +87,7 @@ matrix: $(VENV)/.dev readers
 	$(MAKE) facts
 
 ## examples: run every example of the README and docs/ and write what it prints; generate the
-## command reference and the module map
+## command reference, the module map and the tables of the pages
 examples: $(VENV)/.dev
 	$(BIN)/python tests/module_map.py
 	$(BIN)/python tests/examples.py

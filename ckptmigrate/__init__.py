@@ -14,7 +14,8 @@
     except CkptMigrateError as error:
         print(error.path, error.reason, error.layout, error.fix)
 
-Only metadata files change. The package imports neither Megatron nor torch and executes no pickle.
+Only metadata files change; `optimizer="convert"` also adds data files. The package imports neither
+Megatron nor torch and executes no pickle.
 Every error is a `CkptMigrateError`, with the parts of its message as attributes.
 """
 

@@ -6,6 +6,7 @@ that a library user does not have to parse the message.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,7 +153,12 @@ def wrapped(error: Exception, path: Place | str | None = None) -> CkptMigrateErr
     if isinstance(error, OSError):
         return of_system(error, path)
     if isinstance(error, MemoryError):
-        return CkptMigrateError("the process is out of memory", path=path)
+        return CkptMigrateError(
+            "the process is out of memory",
+            path=path,
+            fix="restore the file that is too large from a copy, or run the command where more "
+            "memory is free",
+        )
     return CkptMigrateError(
         f"internal error ({type(error).__name__}: {error})",
         path=path,
@@ -166,8 +172,10 @@ def of_system(error: OSError, path: Place | str | None = None) -> CkptMigrateErr
     Args:
         path: the path to report if the error has no file name.
     """
+    text = error.strerror or str(error)
+    is_own = error.errno is not None and text != os.strerror(error.errno)
     return CkptMigrateError(
-        f"the operating system reports: {error.strerror or error}",
+        text if is_own else f"the operating system reports: {text}",
         path=error.filename or path,
         fix="fix that, then run the command again",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import nullcontext
 
+from ckptmigrate import optimizer as optimizers
 from ckptmigrate.checkpoint import differences, locate
 from ckptmigrate.checkpoint.differences import Difference
 from ckptmigrate.checkpoint.topology import Given
@@ -362,18 +363,28 @@ def recover(path: str | Place, *, break_lock: bool = False) -> dict[Place, str]:
     return recovery.recover(place(path), break_lock=break_lock)
 
 
-def diff(a: str | Place, b: str | Place, *, iteration: int | None = None) -> list[Difference]:
+def diff(
+    a: str | Place, b: str | Place, *, iteration: int | None = None, values: bool = False
+) -> list[Difference]:
     """List the differences in content between two checkpoints; empty if there are none.
+
+    Distributed optimizers of different sharding types are compared by parameter and state.
 
     Args:
         a, b: checkpoint directories, or roots: then the iteration that each tracker file names.
         iteration: the iteration of both roots to use instead of those in the tracker files.
+        values: whether to compare every element of distributed optimizers by parameter and state.
 
     Raises:
         CkptMigrateError: `a` or `b` contains no readable torch_dist checkpoint.
     """
     first, second = (read(directories.directory(_one(path, iteration))).manifest for path in (a, b))
-    return differences.diff(first, second)
+    if not (values or optimizers.differ_in_type(first, second)):
+        return differences.diff(first, second)
+    return [
+        *differences.diff(*map(optimizers.without_optimizer, (first, second))),
+        *optimizers.diff(first, second, values=values),
+    ]
 
 
 def _one(path: str | Place, iteration: int | None) -> Place:

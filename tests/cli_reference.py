@@ -1,4 +1,4 @@
-"""docs/cli.md, made from the click commands: every command, argument and option."""
+"""Blocks of docs/commands.md, made from the click commands: every command, argument and option."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Final
 
 import click
@@ -14,17 +13,7 @@ import click
 from ckptmigrate.cli import cli
 from ckptmigrate.cli.help import ARGUMENTS, EXITS, MIGRATED, SECTIONS, Manual, ManualGroup
 
-PAGE: Final = Path(__file__).parent.parent / "docs" / "cli.md"
-_HEAD: Final = """\
-# Command line
-
-<!-- Made by `make examples` from the commands themselves: do not edit. -->
-
-The output of `ckptmigrate COMMAND --help-all`; `--help` leaves out rare options. [The commands
-with examples](verbs.md), [the keys of --json](json.md).
-"""
-# Options in these groups that at least so many commands have are described once.
-_SHARED_GROUPS: Final = ("Selection", "Batch", "General")
+# An option that so many commands have, with the same text, is described once.
 _SHARED_BY: Final = 3
 
 
@@ -44,29 +33,44 @@ def commands() -> dict[str, click.Command]:
 
 def shared() -> list[tuple[str, str]]:
     """Return the rows of options that are described once: flags, text."""
-    grouped = [_grouped(context) for context in verbs()]
-    rows = Counter(row for group in _SHARED_GROUPS for each in grouped for row in each[group])
+    rows = Counter(
+        row for context in verbs() for group in _grouped(context).values() for row in group
+    )
     return [row for row, count in rows.items() if count >= _SHARED_BY]
 
 
-def reference() -> str:
-    """Return the whole page."""
-    once = shared()
-    lines = [_HEAD]
-    for context in verbs():
-        lines += _section(context, once)
-    lines += ["## Shared options\n", *_table("Option", once)]
-    exits = {f"`{status}`": text for status, text in EXITS.items()}
-    lines += ["## Exit status\n", *_table("Status", exits.items())]
-    files = {f"`{name}`": _plain(text) for name, text in MIGRATED.items()}
-    lines += ["## Files\n", *_table("File", files.items())]
-    return "\n".join(lines).rstrip("\n") + "\n"
+def shared_options() -> str:
+    """Return the table of the options that are described once."""
+    return _joined(_table("Option", shared()))
+
+
+def exits() -> str:
+    """Return the table of exit statuses."""
+    return _joined(_table("Status", ((f"`{status}`", text) for status, text in EXITS.items())))
+
+
+def files() -> str:
+    """Return the table of the files that commands read and write."""
+    return _joined(_table("File", ((f"`{n}`", _plain(text)) for n, text in MIGRATED.items())))
+
+
+def command(words: str) -> str:
+    """Return usage, help and options of a command; `ckptmigrate` is the program itself."""
+    [context] = [
+        context
+        for context in verbs()
+        if (context.command_path.partition(" ")[2] or "ckptmigrate") == words
+    ]
+    return _joined(_section(context, shared()))
+
+
+def _joined(lines: Iterable[str]) -> str:
+    return "\n".join(lines).strip("\n")
 
 
 def _section(context: click.Context, once: list[tuple[str, str]]) -> Iterator[str]:
     command, words = context.command, context.command_path.split()
     assert isinstance(command, Manual)
-    yield f"{'###' if len(words) > 2 else '##'} {' '.join(words[1:]) or words[0]}\n"
     usage = " ".join([*words, *filter(None, command.collect_usage_pieces(context))])
     yield f"```text\n{usage}\n```\n"
     yield from _help(command.help or "")
@@ -76,8 +80,6 @@ def _section(context: click.Context, once: list[tuple[str, str]]) -> Iterator[st
         yield from _table("Option", own)
     names = (re.findall(r"`([^ `]+)", flags)[-1] for flags, text in rows if (flags, text) in once)
     yield f"[Shared options](#shared-options): {', '.join(f'`{name}`' for name in names)}.\n"
-    for title, terms in command.terms.items():
-        yield from _table(title, ((f"`{term}`", text) for term, text in terms.items()))
     if command.found:
         yield f"Exit status 1: {_plain(command.found)}.\n"
 
@@ -133,10 +135,3 @@ def _plain(text: str) -> str:
         part if part.startswith("`") else re.sub(r"([*_|])", r"\\\1", part.replace("<", "&lt;"))
         for part in parts
     )
-
-
-def rewrite() -> bool:
-    """Write the page; whether that changed it."""
-    before = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
-    PAGE.write_text(reference(), encoding="utf-8")
-    return before != reference()

@@ -2,12 +2,12 @@
 
     python tests/examples.py      (or: make examples)
 
-rewrites the output under every command, and docs/cli.md with it. A page says which samples its
-examples run on ("`run` is `0.17.1-idle-w1`"): they are copied, under those names, into a folder
-that is gone afterwards. Examples of one scenario share that folder, in order. A scenario is a
-whole page, or, where a page is split, a section of it. Blocks of Python with the title of a file,
-and diffs, change a copy of the package, which the commands after them run. In a test run, commands
-of `ckptmigrate` alone need no shell and run in forks, except those of the README.
+rewrites the output under every command, and the generated blocks of all pages. A page says which
+samples its examples run on ("`run` is `0.17.1-idle-w1`"): they are copied, under those names, into
+a folder that is gone afterwards. Examples of one scenario share that folder, in order. A scenario
+is a whole page, or, where a page is split, a section of it. Blocks of Python with the title of a
+file, and diffs, change a copy of the package, which the commands after them run. In a test run,
+commands of `ckptmigrate` alone need no shell and run in forks, except those of the README.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent
 SAMPLES: Final = ROOT / "tests" / "samples"
+_PLACES: Final = (SAMPLES, ROOT / "tests" / "optimizer")  # of samples
 
 _BLOCK: Final = re.compile(
     r'(?P<head>^```(?:console|diff|python title="(?P<file>[^"\n]+)")\n)(?P<body>.*?)(?=^```$)',
@@ -35,6 +36,9 @@ _NAMED: Final = re.compile(r"`([\w.-]+)`\s+is\s+`([\w.-]+)`")
 _PLAIN: Final = re.compile(r"ckptmigrate [^|<>;&$`*?~\\#(){}\[\]!]*")
 _CONSOLE: Final = "```console\n"
 _SECONDS: Final = 120
+_REPEATED: Final = re.compile(
+    r"^(warning: data files are hard links|  note: the RNG state names numpy).*\n", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,14 @@ class Page:
         split: whether each section (`## `) is a scenario of its own, and not the whole page.
         copy: whether it changes the package, and so needs a copy of it.
         shell: whether every command runs in a shell, in tests, too.
+        short: whether the lines that most examples repeat are left out, as the page then says.
     """
 
     path: str
     split: bool = False
     copy: bool = False
     shell: bool = False
+    short: bool = False
 
     @property
     def text(self) -> str:
@@ -64,10 +70,12 @@ class Page:
 
 PAGES: Final = (
     Page("README.md", shell=True),
-    Page("docs/index.md"),
-    Page("docs/verbs.md"),
+    Page("docs/start.md"),
+    Page("docs/commands.md"),
+    Page("docs/refusals.md"),
+    Page("docs/json.md"),
     Page("docs/many.md"),
-    Page("docs/recipes.md", split=True),
+    Page("docs/recipes.md", split=True, short=True),
     Page("docs/extending.md", copy=True),
 )
 
@@ -85,9 +93,14 @@ def _parts(block: str) -> list[str]:
 
 def copy_samples(text: str, folder: Path) -> dict[str, str]:
     """Copy the samples that a text names; the name of each copy, and its sample."""
-    named = {name: sample for name, sample in _NAMED.findall(text) if (SAMPLES / sample).is_dir()}
+    named = {
+        name: sample
+        for name, sample in _NAMED.findall(text)
+        if any((place / sample).is_dir() for place in _PLACES)
+    }
     for name, sample in named.items():
-        shutil.copytree(SAMPLES / sample, folder / name)
+        [place] = [place for place in _PLACES if (place / sample).is_dir()]
+        shutil.copytree(place / sample, folder / name)
     return named
 
 
@@ -133,7 +146,9 @@ def run(command: str, folder: Path, environment: dict[str, str] | None = None) -
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 
 
-def refreshed(text: str, folder: Path, *, copy: bool = False, shell: bool = False) -> str:
+def refreshed(
+    text: str, folder: Path, *, copy: bool = False, shell: bool = False, short: bool = False
+) -> str:
     """A scenario with what its commands print now; what they leave is in the folder."""
     copy_samples(text, folder)
     environment = copied(folder) if copy else {} if shell else None
@@ -145,6 +160,7 @@ def refreshed(text: str, folder: Path, *, copy: bool = False, shell: bool = Fals
         elif block["head"] == _CONSOLE:
             asked = [part.partition("\n")[0] for part in _parts(body)]
             body = "".join(f"$ {each}\n{run(each, folder, environment)}" for each in asked)
+            body = _REPEATED.sub("", body) if short else body
         else:
             _apply(body, folder)
         return block["head"] + body
@@ -190,20 +206,20 @@ def rewrite(page: Page) -> bool:
     before, after = page.text, ""
     for scenario in page.scenarios():
         with tempfile.TemporaryDirectory() as folder:
-            after += refreshed(scenario, Path(folder), copy=page.copy)
+            after += refreshed(scenario, Path(folder), copy=page.copy, short=page.short)
     (ROOT / page.path).write_text(after, encoding="utf-8")
     return before != after
 
 
 def main() -> None:
     """Rewrite every page."""
-    import cli_reference
+    import blocks
 
     for page in PAGES:
         if rewrite(page):
             print(f"rewrote {page.path}")
-    if cli_reference.rewrite():
-        print(f"rewrote {cli_reference.PAGE.relative_to(ROOT)}")
+    for name in blocks.rewrite():
+        print(f"rewrote the blocks of {name}")
 
 
 if __name__ == "__main__":

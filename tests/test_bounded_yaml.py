@@ -65,9 +65,11 @@ def test_what_is_too_large_is_not_read(run: Run, tmp_path: Path) -> None:
     facts = tmp_path / "facts.yaml"
     with facts.open("wb") as file:
         file.truncate(1024**4)
-    refused(run("matrix", "add", "9.9.0", "--facts", facts), "facts.yaml", "more than 524288 bytes")
+    refused(
+        run("matrix", "add", "9.9.0", "--facts", facts), "facts.yaml", "larger than 524288 bytes"
+    )
     there = ("--readers", tmp_path, "--samples", tmp_path)
-    refused(run("matrix", "run", *there, "--facts", facts), "more than 524288 bytes")
+    refused(run("matrix", "run", *there, "--facts", facts), "larger than 524288 bytes")
 
 
 @pytest.mark.parametrize(

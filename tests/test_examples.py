@@ -27,7 +27,7 @@ SCENARIOS = [
 
 @pytest.mark.parametrize(("text", "page"), SCENARIOS)
 def test_the_page_says_what_the_commands_print(text: str, page: Page, tmp_path: Path) -> None:
-    found = commands(refreshed(text, tmp_path, copy=page.copy, shell=page.shell))
+    found = commands(refreshed(text, tmp_path, copy=page.copy, shell=page.shell, short=page.short))
     stated = commands(text)
     assert [command for command, _ in found] == [command for command, _ in stated]
     for (command, printed), (_, output) in zip(found, stated, strict=True):
@@ -56,9 +56,7 @@ def test_library_example(tmp_path: Path) -> None:
     copy_samples(readme, tmp_path)
     (tmp_path / "example.py").write_text(code)
     lines = run("python example.py", tmp_path).splitlines()
-    assert lines[0] == "('none-emitting',)"
-    assert lines[1].startswith("RuntimeError: Missing key in checkpoint state_dict: rerun_state")
-    assert lines[1].endswith("--to 0.11.0")
-    assert "+ entry rerun_state_machine_state/shard_0.0_1.1" in lines
-    assert lines[-1] == "True"
+    assert lines[0].startswith("RuntimeError: Missing key in checkpoint state_dict: rerun_state")
+    assert lines[0].endswith("--to 0.11.0")
+    assert lines[1:] == ["True"]
     assert (tmp_path / "run-for-0.11" / "iter_0000005" / "common.pt").exists()

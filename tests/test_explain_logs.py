@@ -1090,6 +1090,9 @@ IN_THE_CODE = {
     "param-group-mismatch": ("optimizer/optimizer.py", "Could not find parameter group with key"),
     "optimizer-count": ("optimizer/optimizer.py", " in state dict, but got "),
     "unknown-sharding-type": ("optimizer/distrib_optimizer.py", "Unknown sharding_type: "),
+    "optimizer-buffer-size": (
+        "optimizer/distrib_optimizer.py", "Number of unpadded elements must be same in current run",
+    ),
     "no-flattened-ranges": ("dist_checkpointing/mapping.py", "flattened_range is not supported"),
     "scheduler-mismatch": ("optimizer_param_scheduler.py", "class input value"),
     "numpy-product": ("dist_checkpointing/validation.py", "np.product("),

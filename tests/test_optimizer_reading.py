@@ -128,6 +128,17 @@ def test_the_warning_states_several_buckets(root: Copy, run: Run) -> None:
     assert what.endswith("the job had several gradient buckets")
 
 
+def test_a_converted_optimizer_is_not_a_risk(root: Copy, run: Run) -> None:
+    """A conversion compares what it reads with the weights."""
+    path = root("0.17.1-optim-dp2")
+    assert (
+        run("migrate", path, "--optimizer-type", "fully_reshardable", "--in-place").returncode == 0
+    )
+    assert not printed(run, "inspect", path)["anomalies"]
+    (checkpoint_of(path) / "ckptmigrate.json").unlink()
+    assert printed(run, "inspect", path)["anomalies"]
+
+
 # -- verify --optimizer
 
 
@@ -225,3 +236,58 @@ def test_there_is_no_optimizer_to_remove(root: Copy, run: Run) -> None:
     assert run("repair", path, "--drop-optimizer", "--in-place").returncode == 0
     again = run("repair", path, "--drop-optimizer", "--in-place")
     assert again.returncode == 1 and "has no optimizer" in again.stderr
+
+
+# -- diff in meaning
+
+
+def of_optimizer(run: Run, a: str, b: str, *options: str) -> list[tuple[str, str, str]]:
+    found = printed(run, "diff", OPTIMIZER / a, OPTIMIZER / b, *options, status=1)["differences"]
+    return [
+        (each["sign"], each["name"], each["detail"])
+        for each in found
+        if each["part"] == "optimizer"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("0.13.1-optim-dp2", "0.17.1-optim-dp2"),
+        ("0.13.1-optim-dp2", "0.13.1-optim-tp2dp2"),
+        ("0.13.1-optim-tp2dp2", "0.19.0-optim-tp2dp2"),
+        ("0.10.0-optim-dp2", "0.20.dev0-optim-dp2-fr"),
+        ("0.14.0-optim-moe-ep2", "0.17.1-optim-moe-ep2"),
+    ],
+)
+def test_equal_optimizers_of_different_types_and_sizes(a: str, b: str, run: Run) -> None:
+    """The formula gives both the same elements; releases from 0.16 on add `default_config`."""
+    found = of_optimizer(run, a, b, "--values")
+    types = [INDEX[each]["sharding"] for each in (a, b)]
+    assert [each for each in found if "default_config" not in each[1]] == (
+        [("~", "sharding type", " -> ".join(types))] if types[0] != types[1] else []
+    )
+
+
+def test_every_element_that_differs_is_counted(run: Run) -> None:
+    stored = optimizer_side.states(checkpoint_of(OPTIMIZER / DAMAGED))
+    expected = {}
+    for (name, state), values in stored.items():
+        right = optimizer_side.expected(name, state, values.shape)
+        count = int((values.view(np.uint32) != right.view(np.uint32)).sum())
+        if count:
+            expected[f"{name} {state}"] = f"{count} of {values.size} elements differ"
+    found = of_optimizer(run, "0.17.1-optim-dp2", DAMAGED, "--values")
+    assert {name: detail for _, name, detail in found if name != "sharding type"} == expected
+
+
+def test_without_values_only_names_and_settings_are_compared(run: Run) -> None:
+    found = of_optimizer(run, "0.17.1-optim-dp2", DAMAGED)
+    assert found == [("~", "sharding type", "dp_reshardable -> fully_reshardable")]
+
+
+def test_keys_of_different_types_are_not_listed(run: Run) -> None:
+    a, b = OPTIMIZER / "0.13.1-optim-dp2", OPTIMIZER / "0.17.1-optim-dp2"
+    found = printed(run, "diff", a, b, status=1)["differences"]
+    entries = [each["name"] for each in found if each["part"] in ("entry", "payload", "plan")]
+    assert not any("optimizer." in name for name in entries)

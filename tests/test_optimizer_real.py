@@ -247,6 +247,23 @@ def test_other_tensor_parallelism_needs_a_form_by_parameter(save: Save, saved: S
         assert error not in [o.error for o in without.obstacles]
 
 
+def test_0_16_requests_the_rng_states_of_its_own_expert_parallelism(
+    saved: Saved, tmp_path: Path
+) -> None:
+    """A migration has the grid of the checkpoint's; a job with another one needs --no-load-rng."""
+    save, root = Save("0.14.0", FLATTENED, "moe"), tmp_path / "root"
+    migrate(saved(save), to="0.16.1", optimizer="convert", output=root)
+    checkpoint = checkpoint_of(root)
+    check_equal(save, resume(save, checkpoint, "0.16.1"))
+    for experts, missing in ((1, ["0.0_1.1"]), (2, [])):
+        ranks = resume(save, checkpoint, "0.16.1", expert_parallel=experts)
+        errors = {rank["error"] for rank in ranks if rank["error"]}
+        text = "RuntimeError: Missing key in checkpoint state_dict: rng_state/shard_{}."
+        assert errors == {text.format(each) for each in missing}
+        predicted = ask(root, "0.16.1", Job(expert=experts)).obstacles
+        assert [each.error for each in predicted] == sorted(errors)
+
+
 # -- converted, then loaded by another release
 
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optimizer_side
 import pytest
 from conftest import INDEX, SAMPLES, checkpoint_of
 from examples import Page, commands, copy_samples, run
-from real_releases import READERS, run_jobs
+from real_releases import READERS, run_jobs, run_optimizer_jobs
 
 from ckptmigrate.logs.recognition import recognise
 
@@ -32,8 +33,9 @@ FLAGS: dict[str | None, dict[str, Any]] = {
     "`raise_all`": {"strictness": "raise_all"},
     "`--no-load-optim`": {"no_load_optim": True},
     "TP 1": {"tensor_parallel": 1},
+    "its optimizer": {},
 }
-MIGRATES = re.compile(r"ckptmigrate (upgrade|downgrade|repair) ")
+MIGRATES = re.compile(r"ckptmigrate (upgrade|downgrade|migrate|repair) ")
 # The readers of these run nowhere but in training: their words are in raw_matrix.json, or, for the
 # optimizer, which the program of measuring/ leaves out, in the release's own code.
 IN_THE_CODE = {
@@ -46,6 +48,7 @@ IN_THE_CODE = {
         "ShardedTensor.flattened_range is not supported.",
     ),
 }
+OPTIMIZER_INDEX = json.loads((optimizer_side.SAMPLES / "index.json").read_text())
 RAW = [row["error"] for row in json.loads((SAMPLES / "raw_matrix.json").read_text())]
 
 
@@ -105,9 +108,18 @@ def carried_out(each: Recipe, folder: Path) -> tuple[Path, Path]:
 @named(WITH_A_WHEEL)
 def test_the_release_resumes_from_the_result_alone(recipe: Recipe, tmp_path: Path) -> None:
     before, after = carried_out(recipe, tmp_path)
+    assert recipe.release
+    if recipe.flags == "its optimizer":
+        row = OPTIMIZER_INDEX[recipe.sample]
+        sizes = {each: row[each] for each in ("data_parallel", "tensor_parallel", "bucket_size")}
+        failed, resumed = run_optimizer_jobs(
+            recipe.release, [{**sizes, "checkpoint": str(each)} for each in (before, after)]
+        )
+        assert all(rank["error"] for rank in failed)
+        assert [(rank["error"], rank["unequal"]) for rank in resumed] == [(None, [])] * len(resumed)
+        return
     names = ("tensor_parallel", "pipeline_parallel", "context_parallel", "data_parallel")
     job = {**{name: INDEX[recipe.sample][name] for name in names}, **FLAGS[recipe.flags]}
-    assert recipe.release
     failed, resumed = run_jobs(
         recipe.release,
         [{**job, "checkpoint": str(before)}, {**job, "checkpoint": str(after)}],
@@ -131,7 +143,7 @@ def test_the_code_of_the_release_has_the_words(recipe: Recipe) -> None:
     assert words in (READERS / file).read_text()
 
 
-@named([each for each in RECIPES if not each.release])
+@named([each for each in RECIPES if not each.release and not each.error.startswith("(TP, PP)")])
 def test_the_training_of_the_release_said_the_words(recipe: Recipe) -> None:
     assert any(recipe.error in error for error in filter(None, RAW))
 

@@ -183,6 +183,16 @@ def test_0_16_asks_by_rank_with_expert_parallelism_alone(copy: Copy, tmp_path: P
     assert of_rng(root, "0.16.1") == []
 
 
+def test_0_16_asks_for_the_grid_of_its_own_expert_parallelism(copy: Copy) -> None:
+    """As test_optimizer_real measures it."""
+    root = copy("0.16.1-idle-tp2")
+    synthesize(root, by_rank=True)
+    found = read(root)
+    assert of_rng(found, "0.16.1", Job(expert=2)) == []
+    assert of_rng(found, "0.16.1", Job(expert=1)) == [f"{MISSING}0.0_2.2."]
+    assert of_rng(found, "0.16.1", Job(expert=1, no_load_rng=True)) == []
+
+
 def test_a_checkpoint_without_rng_states(source: Path) -> None:
     torch_side.edit_metadata(
         source,
@@ -216,7 +226,7 @@ def test_a_grid_that_no_memory_holds(source: Path) -> None:
 def test_the_verb(source: Path, run: Run) -> None:
     told = run("check", source, "--reader", "0.17.1")
     assert told.returncode == 1
-    assert "flag   run the job with --no-load-rng" in told.stdout
+    assert "flag:  run the job with --no-load-rng" in told.stdout
     assert told.stdout.splitlines()[-1].endswith("--to 0.17.1 --allow-loss rng-state")
     assert run("check", source, "--reader", "0.17.1", "--no-load-rng").returncode == 0
 

@@ -26,7 +26,7 @@ class Difference:
 
     Attributes:
         sign: `+` only in the second, `-` only in the first, `~` in both and not equal.
-        part: `common`, `entry`, `plan`, `attribute`, `marker`, `payload` or `nested`.
+        part: `common`, `entry`, `plan`, `attribute`, `marker`, `payload`, `nested` or `optimizer`.
         name: the key, attribute or path of keys that differs; prefixed by `folder/` for a nested
             checkpoint.
         detail: the values, shortened, or empty.

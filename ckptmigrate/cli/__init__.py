@@ -70,8 +70,9 @@ def cli(context: click.Context) -> None:
     root, ckptmigrate uses the iteration in latest_checkpointed_iteration.txt. Most commands accept
     several PATHs and glob patterns.
 
-    Tensor data is never rewritten and pickles are never executed. PATH is not modified unless you
-    pass --in-place or run `undo` or `recover`. Run `ckptmigrate COMMAND --help` for details.
+    Data files never change (--optimizer convert adds new ones) and pickles are never executed. PATH
+    is not modified unless you pass --in-place or run `undo` or `recover`. Run `ckptmigrate COMMAND
+    --help` for details.
 
     For example, a job of release 0.11 cannot load the root `run`, which release 0.17 wrote:
     "Missing key in checkpoint state_dict: rerun_state_machine_state/shard_0.0_1.1."

@@ -42,6 +42,7 @@ from ckptmigrate.verbs.check import CheckRequest
 @options.job_size("--job-tp", "tensor", "Tensor parallel size")
 @options.job_size("--job-pp", "pipeline", "Pipeline parallel size")
 @options.job_size("--job-cp", "context", "Context parallel size")
+@options.job_size("--job-ep", "expert", "Expert parallel size")
 @options.job_size("--job-world", "world", "World size")
 @click.option(
     "--rerun-mode",

@@ -24,20 +24,27 @@ _ARGS: Final = "common args."  # the arguments of the job, which are many
 @click.argument("a", type=options.PLACE, shell_complete=completion_values.directories)
 @click.argument("b", type=options.PLACE, shell_complete=completion_values.directories)
 @options.iteration
+@click.option(
+    "--values",
+    is_flag=True,
+    help="Compare every element of distributed optimizers, by parameter and state.",
+)
 @options.full
 @options.output_options
-def diff(a: Place, b: Place, iteration: int | None, full: bool) -> None:
+def diff(a: Place, b: Place, iteration: int | None, values: bool, full: bool) -> None:
     """List the differences from checkpoint A to checkpoint B.
 
     Compares the common state, the keys and attributes of .metadata, the save plans, metadata.json
-    and the bytes of tensors and objects.
+    and the bytes of tensors and objects. Distributed optimizers of different sharding types are
+    compared by parameter and state.
 
     \b
     Examples:
       ckptmigrate diff run run.pre-rerun
+      ckptmigrate diff run run.0.13.1 --values
       ckptmigrate diff run other --iteration 5 --full
     """
-    found = ckptmigrate.diff(a, b, iteration=iteration)
+    found = ckptmigrate.diff(a, b, iteration=iteration, values=values)
     if output.json:
         output.object(
             {"equal": not found, "differences": [difference.as_json() for difference in found]}

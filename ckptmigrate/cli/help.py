@@ -14,7 +14,10 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
         "paths", "a", "iteration", "every", "checkpoint", "scenario", "scenarios", "writer",
         "writers", "reader", "only",
     ),
-    "Target": ("to", "native", "optimizer", "optimizer_type", "rebuild", "drop", "allow_loss"),
+    "Target": (
+        "to", "native", "optimizer", "optimizer_type", "rebuild", "drop", "drop_optimizer",
+        "allow_loss",
+    ),
     "Output": (
         "output", "in_place", "dry_run", "forget", "link", "print_path", "full", "file",
         "markdown", "into", "html", "report",
@@ -25,7 +28,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "Batch": ("jobs", "ledger", "shard", "scheduler", "retries"),
     "Parallelism": ("world_size", "tensor_parallel", "pipeline_parallel"),
-    "Validation": ("load", "hash_payload", "hashed", "known"),
+    "Validation": ("load", "hash_payload", "hashed", "compare_optimizer", "sample", "known"),
     "Measurement": ("readers", "samples", "facts", "update", "source"),
     "General": (
         "break_lock", "as_json", "no_color", "verbose", "version", "help", "help_all",
@@ -33,9 +36,9 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 # Options that only --help-all shows.
 RARE: Final = frozenset({
-    "native", "rebuild", "link", "into", "torch", "python", "numpy", "strictness", "context",
-    "rerun_mode", "no_load_rng", "shard", "scheduler", "retries", "world_size", "tensor_parallel",
-    "pipeline_parallel", "no_color", "verbose",
+    "native", "optimizer_type", "rebuild", "link", "into", "torch", "python", "numpy", "strictness",
+    "context", "rerun_mode", "no_load_rng", "shard", "scheduler", "retries", "world_size",
+    "tensor_parallel", "pipeline_parallel", "no_color", "verbose",
 })  # fmt: skip
 # Arguments that several commands have, as rows of --help.
 ARGUMENTS: Final = {

@@ -132,8 +132,9 @@ def downgrade(selection: Selection, **options: Any) -> None:
     """Migrate a checkpoint to an older release.
 
     The result is a new root next to PATH, ready for --load. Data files are linked or copied, and
-    only metadata files are rewritten. Data is dropped only if you allow it with --allow-loss.
-    The original metadata files are kept in .ckptmigrate/ and restored when you upgrade again.
+    only metadata files are rewritten; --optimizer convert adds data files. Data is dropped only if
+    you allow it with --allow-loss. The original metadata files are kept in .ckptmigrate/ and
+    restored when you upgrade again.
 
     \b
     Examples:
@@ -166,13 +167,12 @@ def migrate(selection: Selection, print_path: bool, **options: Any) -> None:
 
     If the result of an earlier run exists, `migrate` validates it and changes nothing.
 
-    In a script, LOAD=$(ckptmigrate migrate PATH --to TARGET --print-path) sets LOAD to the path to
-    pass to --load: the new root, or PATH itself if the target release can already load it.
+    In a script, LOAD=$(ckptmigrate migrate PATH --to TARGET --print-path) sets LOAD to the root to
+    load: the new root, or PATH if it needs no migration.
 
     \b
     Examples:
       ckptmigrate migrate run --to 0.13
-      ckptmigrate migrate run --to 0.19 --dry-run
       ckptmigrate migrate run --to 0.19 --optimizer convert
       ckptmigrate migrate run --to 0.11 --print-path
     """

@@ -82,7 +82,7 @@ def repair(
       ckptmigrate repair broken --dry-run
       ckptmigrate repair broken -o whole
       ckptmigrate repair broken --in-place
-      ckptmigrate repair shifted --drop-optimizer
+      ckptmigrate repair run --drop-optimizer
     """
     if in_place and output is not None:
         raise click.UsageError("--in-place and -o cannot be combined.")

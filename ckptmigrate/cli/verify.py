@@ -22,7 +22,12 @@ from ckptmigrate.verbs.verify import VerifyRequest
 @options.every
 @click.option("--load", is_flag=True, help="Also read every tensor. Requires torch.")
 @options.hashed
-@click.option("--optimizer", is_flag=True, help="Also compare the optimizer with the weights.")
+@click.option(
+    "--optimizer",
+    "compare_optimizer",
+    is_flag=True,
+    help="Also compare the optimizer with the weights.",
+)
 @click.option(
     "--sample",
     type=click.IntRange(min=1),
@@ -34,7 +39,12 @@ from ckptmigrate.verbs.verify import VerifyRequest
 @several(ledger=True)
 @options.output_options
 def verify(
-    selection: Selection, iteration: int | None, every: bool, full: bool, **flags: Any
+    selection: Selection,
+    iteration: int | None,
+    every: bool,
+    full: bool,
+    compare_optimizer: bool,
+    **flags: Any,
 ) -> None:
     """Validate a checkpoint and list every problem with its fix.
 
@@ -52,6 +62,7 @@ def verify(
       ckptmigrate verify run --known nemo.core.Config
     """
     options.check_choice(iteration, every=every)
-    if flags["sample"] is not None and not flags["optimizer"]:
+    if flags["sample"] is not None and not compare_optimizer:
         raise click.UsageError("--sample requires --optimizer.")
-    run(selection, VerifyRequest(iteration=iteration, every=every, **flags), full=full)
+    request = VerifyRequest(iteration=iteration, every=every, optimizer=compare_optimizer, **flags)
+    run(selection, request, full=full)

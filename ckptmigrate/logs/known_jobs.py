@@ -10,6 +10,10 @@ _TRAINING: Final = "core_v0.9.0 to core_v0.19.0 megatron/training/checkpointing.
 _LOAD: Final = f"{_TRAINING} load_checkpoint"
 _OPTIMIZER: Final = "megatron/core/optimizer"
 _NO_OPTIMIZER: Final = "run the job with --no-load-optim"
+_RESHARDABLE: Final = (
+    "run `ckptmigrate migrate PATH --optimizer-type T`: fully_sharded_model_space up to 0.14, "
+    "fully_reshardable from 0.15 on"
+)
 _MEGATRON_FRAMES: Final = r"megatron|checkpointing\.py:|dist_checkpointing/"
 _NUMPY_RELEASES: Final = (
     "numpy.product in core_v0.9.0 to core_v0.15.3 megatron/core/dist_checkpointing/validation.py"
@@ -63,7 +67,12 @@ ROWS: Final = (
         ),
         "NotImplementedError: Unknown sharding_type: dp_reshardable",
         "the release does not know the sharding type of the distributed optimizer",
-        (Cause("another release, or a job with other optimizer flags, wrote it", CHECK),),
+        (
+            Cause(
+                "another release, or a job with other optimizer flags, wrote it",
+                CHECK,
+            ),
+        ),
         "core_v0.13.1 to core_v0.16.1 megatron/core/optimizer/distrib_optimizer.py "
         "sharded_state_dict; sample 0.17.1-idle-dopt",
     ),
@@ -72,7 +81,12 @@ ROWS: Final = (
         (r"flattened_range is not supported",),
         "CheckpointingException: ShardedTensor.flattened_range is not supported.",
         "the optimizer is stored in flattened ranges, which 0.16 and later no longer read",
-        (Cause("a release up to 0.14 wrote it (fully_sharded_model_space)", CHECK),),
+        (
+            Cause(
+                "a release up to 0.14 wrote it (fully_sharded_model_space)",
+                CHECK,
+            ),
+        ),
         "core_v0.16.1 megatron/core/dist_checkpointing/mapping.py "
         "ShardedTensor.validate_metadata_integrity",
         since=">=0.16",
@@ -235,11 +249,33 @@ ROWS: Final = (
             Cause(
                 "the checkpoint was saved without --ckpt-fully-parallel-save or "
                 "--dist-ckpt-optim-fully-reshardable",
-                f"run the job with the TP and PP of the checkpoint; or {_NO_OPTIMIZER}",
+                f"{_RESHARDABLE}; or run the job with the TP and PP of the checkpoint; or "
+                f"{_NO_OPTIMIZER}",
             ),
         ),
         _LOAD,
         since=">=0.12",
+    ),
+    ErrorKind(
+        "optimizer-buffer-size",
+        (
+            r"Number of unpadded elements (?:must be|in each bucket need to be the) same in "
+            r"current run \((?P<wanted>[^)]*)\) and checkpoint \((?P<saved>[^)]*)\)",
+        ),
+        "AssertionError: Number of unpadded elements must be same in current run (4736) and "
+        "checkpoint (4704)",
+        "the gradient buffer of the job has another size than that of the checkpoint, and the "
+        "optimizer is stored as a copy of the buffer",
+        (
+            Cause(
+                "the job has another TP, PP, bucket size (--ddp-bucket-size, "
+                "--overlap-grad-reduce) or model",
+                f"{_RESHARDABLE}; or run the job with the sizes of the checkpoint; or "
+                f"{_NO_OPTIMIZER}",
+            ),
+        ),
+        f"core_v0.10.0 to core_v0.16.1 {_OPTIMIZER}/distrib_optimizer.py "
+        "load_parameter_state_from_dp_zero",
     ),
     # -- arguments
     ErrorKind(

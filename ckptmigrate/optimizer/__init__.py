@@ -11,6 +11,7 @@ from ckptmigrate.optimizer.description import (
     has_several_buckets,
     may_be_damaged,
 )
+from ckptmigrate.optimizer.meaning import diff, differ_in_type, without_optimizer
 from ckptmigrate.optimizer.performing import pieces
 from ckptmigrate.optimizer.resharding import Conversion, convert
 from ckptmigrate.optimizer.sharding_types import is_convertible
@@ -24,9 +25,12 @@ __all__ = [
     "compare",
     "convert",
     "describe",
+    "diff",
+    "differ_in_type",
     "has_several_buckets",
     "is_convertible",
     "may_be_damaged",
     "pieces",
     "read_size",
+    "without_optimizer",
 ]

@@ -34,7 +34,6 @@ class OptimizerSummary:
         buckets: the number of buckets of all ranks; None if the metadata does not have it.
         elements: the number of elements of all states; None if the metadata does not have it.
         size: the bytes of its elements, and of its sharded objects in the data files.
-        may_be_damaged: see `may_be_damaged`.
     """
 
     type: str | None
@@ -45,7 +44,6 @@ class OptimizerSummary:
     buckets: int | None
     elements: int | None
     size: int
-    may_be_damaged: bool
 
 
 def describe(manifest: Manifest) -> OptimizerSummary | None:
@@ -75,7 +73,6 @@ def describe(manifest: Manifest) -> OptimizerSummary | None:
         len(buckets) or None,
         sum(elements.values()) if tensors else None,
         stored + sum(count * ITEM_SIZES.get(dtype, 1) for dtype, count in elements.items()),
-        may_be_damaged(manifest),
     )
 
 

@@ -153,18 +153,3 @@ def offer(found: Manifest, target: Target, verb: str, allow: Collection[str]) ->
         return None
     words = command(verb, found.path, "--to", target.name, "--optimizer", CONVERT, *allow)
     return f"to convert it, which reads and writes about {size(summary.size)}, run `{words}`"
-
-
-def warning(found: Manifest) -> tuple[str, ...]:
-    """Return a warning if the metadata shows that the optimizer may be damaged."""
-    try:
-        summary = describe(found)
-    except CkptMigrateError:
-        return ()
-    if summary is None or not summary.may_be_damaged:
-        return ()
-    return (
-        "the optimizer may be damaged, because releases 0.15 to 0.19 write fully_reshardable "
-        "states wrong if the gradient buffer has several buckets: run "
-        f"`{command('verify', found.path, '--optimizer')}`",
-    )

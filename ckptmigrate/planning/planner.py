@@ -24,6 +24,7 @@ from ckptmigrate.planning.change import Change, NewPayload
 from ckptmigrate.planning.conversion import Converted
 from ckptmigrate.planning.losses import INTEGRITY, REPLICA_DIFFERENCE
 from ckptmigrate.planning.targets import Target, reach
+from ckptmigrate.releases import optimizer_damage
 from ckptmigrate.releases.facts import minor
 from ckptmigrate.releases.writer_evidence import possible_writers
 from ckptmigrate.storage import directories, link_rules
@@ -149,7 +150,8 @@ def plan(
     refusals.check_allowed(begin, target, result, accepted, verb)
     notes = result.notes
     if result.optimizer is None:
-        notes += optimizers.warning(begin.manifest)
+        risk = optimizer_damage.advice(begin.manifest)
+        notes += () if risk is None else (risk,)
     if target.reader is not None and target.reader.caveat is not None:
         notes += (target.reader.caveat,)
     if original.undone:

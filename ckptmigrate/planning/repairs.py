@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ckptmigrate import versions
+from ckptmigrate import optimizer, versions
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.manifest import MARKER_FILE, Manifest, marker_of
 from ckptmigrate.checkpoint.metadata import SHAPES
@@ -147,25 +147,17 @@ def _without_optimizer(found: Manifest) -> tuple[Manifest, str]:
     Raises:
         RefusedError: the checkpoint has no optimizer.
     """
-    keys = Source(found).keys
-    if not keys and not optimizer_state.saved(found):
+    if not Source(found).keys and not optimizer_state.saved(found):
         raise RefusedError(
             "has no optimizer to remove",
             path=found.path,
             fix="omit --drop-optimizer",
             retry=Retry(leave_out=("--drop-optimizer",)),
         )
-    metadata = found.metadata.without(frozenset(keys))
-    shapes = metadata.attributes.get(SHAPES)
-    if isinstance(shapes, dict):
-        kept = {key: row for key, row in shapes.items() if key not in keys}
-        metadata = metadata.with_attribute(SHAPES, kept)
-    common = found.common
-    for key in ("optimizer", "opt_param_scheduler"):
-        common = common.without(key)
-    common = common.with_argument("no_save_optim", True)
+    without = optimizer.without_optimizer(found)
+    common = without.common.without("opt_param_scheduler").with_argument("no_save_optim", True)
     note = "the optimizer is removed: resume with --no-load-optim"
-    return replace(found.with_metadata(metadata), common=common), note
+    return replace(without, common=common), note
 
 
 def _marked(found: Manifest) -> tuple[Manifest, list[str]]:

@@ -26,7 +26,7 @@ class Job:
     """The job that loads a checkpoint; a size of None means the size in the checkpoint.
 
     Attributes:
-        tensor, pipeline, context, world: parallel sizes, in ranks.
+        tensor, pipeline, context, world, expert: parallel sizes, in ranks.
         rerun_mode: its --rerun-mode.
         finetune: whether it runs with --finetune.
         no_load_optim: whether it runs with --no-load-optim.
@@ -43,6 +43,7 @@ class Job:
     no_load_optim: bool = False
     no_load_rng: bool = False
     strictness: str = DEFAULT_STRICTNESS
+    expert: int | None = None
 
 
 def offered(reading: Reading, reader: Reader, job: Job) -> LoadRequest:

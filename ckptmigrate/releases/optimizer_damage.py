@@ -8,15 +8,19 @@ Megatron-LM pull request 5077; sample 0.19.0-optim-dp2-fr-damaged.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from ckptmigrate import optimizer
+from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.errors import DamagedError
 from ckptmigrate.releases import writer_evidence
 from ckptmigrate.releases.facts import compat, matches
 from ckptmigrate.text.commands import command
 
 DAMAGING: Final = ">=0.15,<0.20.dev0"  # releases that write it
+_MAIN: Final = re.compile(r"(?:chained_\d+\.)?optimizer\.state\.param\.", re.ASCII)
 
 
 def warning(manifest: Manifest) -> str | None:
@@ -25,6 +29,8 @@ def warning(manifest: Manifest) -> str | None:
         return None
     writers = writer_evidence.possible_writers(manifest, compat()).releases
     if writers and not any(matches(each, DAMAGING) for each in writers):
+        return None
+    if _is_converted(manifest):
         return None
     condition = {
         True: "the job had several gradient buckets",
@@ -35,6 +41,20 @@ def warning(manifest: Manifest) -> str | None:
         "the optimizer may be damaged: releases 0.15 to 0.19 write fully_reshardable optimizers "
         f"with shifted values, which replace the weights in a load; {condition}"
     )
+
+
+def _is_converted(manifest: Manifest) -> bool:
+    """Return whether a migration wrote the optimizer, which compares it with the weights."""
+    key = next((key for key in manifest.metadata.entries if _MAIN.match(key)), None)
+    if key is None:
+        return False
+    try:
+        original = sidecar.original(manifest.directory)
+    except DamagedError:
+        return False
+    new = {name for step in original.steps for name in step.payload}
+    files = {blob.file for blob in manifest.metadata.chunks_of({key}).values()}
+    return not original.stale and bool(files) and files <= new
 
 
 def advice(manifest: Manifest) -> str | None:

@@ -1,8 +1,8 @@
 """The optimizer state of a checkpoint, and the reasons why a reader cannot load it.
 
-A metadata edit cannot convert the optimizer: its tensor data and keys depend on how the model
-groups its parameters, so a job has to resume with `--no-load-optim`. The exception is the table of
-the shapes of flattened states, which is metadata only: `shapes` computes it if it is missing.
+A metadata edit cannot convert the optimizer, because the arrangement of its elements differs:
+`ckptmigrate.optimizer` writes new data files. The exception is the table of the shapes of flattened
+states, which is metadata only: `shapes` computes it if it is missing.
 """
 
 from __future__ import annotations

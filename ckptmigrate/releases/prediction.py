@@ -325,7 +325,7 @@ def _loads_rng(job: Job, request: LoadRequest) -> bool:
 def _rng(manifest: Manifest, reader: Reader, job: Job, request: LoadRequest) -> list[Obstacle]:
     if not _loads_rng(job, request):
         return []
-    found = rng.missing(manifest, reader, request.grid, request.world)
+    found = rng.missing(manifest, reader, request.grid, request.world, job.expert)
     if found is not None:
         return [Obstacle(*found, rng.FLAG)]
     unresolved = (path for path in manifest.rng_symbols if not reader.resolves(path))

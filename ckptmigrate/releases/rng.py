@@ -48,7 +48,11 @@ class Rekeyed:
 
 
 def missing(
-    found: Manifest, reader: Reader, grid: tuple[int, int], world: int
+    found: Manifest,
+    reader: Reader,
+    grid: tuple[int, int],
+    world: int,
+    experts: int | None = None,
 ) -> tuple[str, str] | None:
     """Return the error and the reason if a job requests RNG states that are missing, or None.
 
@@ -56,6 +60,7 @@ def missing(
         grid: (PP, TP) of the job, in ranks. It equals that of the checkpoint, because otherwise
             no job requests RNG states.
         world: world size of the job, in ranks.
+        experts: expert parallel size of the job, in ranks; None for that of the checkpoint.
     """
     if found.common.arguments is None or not saved(found):
         return None
@@ -63,7 +68,9 @@ def missing(
         return None
     if found.is_release or any(_PREFIXED.match(key) for key in found.metadata.blobs):
         return None
-    asked = _asked(found, reader, grid, world)
+    asked: Position = grid
+    if _by_rank(found, reader, experts):
+        asked = (*grid, max(world // grid_size(grid), 1))
     stored = _stored(found)
     present = stored.get(asked, frozenset())
     lacking = next((place for place in positions(asked) if place not in present), None)
@@ -103,16 +110,10 @@ def rekeyed(found: Manifest, reader: Reader, given: Given | None = None) -> Reke
     return Rekeyed(found)
 
 
-def _by_rank(found: Manifest, reader: Reader) -> bool:
+def _by_rank(found: Manifest, reader: Reader, experts: int | None = None) -> bool:
     """Return whether a reader requests one RNG state per rank for this expert parallelism."""
-    experts = found.common.argument("expert_model_parallel_size")
+    experts = experts or found.common.argument("expert_model_parallel_size")
     return reader.rng_by_rank and type(experts) is int and experts > 1
-
-
-def _asked(found: Manifest, reader: Reader, grid: tuple[int, int], world: int) -> Position:
-    if not _by_rank(found, reader):
-        return grid
-    return (*grid, max(world // grid_size(grid), 1))
 
 
 def _stored(found: Manifest) -> dict[Position, frozenset[Position]]:

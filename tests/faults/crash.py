@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from disk import Disk, State, parse
+from figures import record
 from preload import (
     KILL_BEFORE,
     command_line,
@@ -216,6 +217,9 @@ def main() -> None:
         failed |= bool(found[3])
         print(f"  {scenario.name}: {found[0]} calls, {found[1]} states", flush=True)
         print("\n".join(found[3]), file=sys.stderr, end="\n" if found[3] else "")
+        if given.every == 1 and given.without_sync is None and not found[3]:
+            figures = {"calls": found[0], "states": found[1], "sampled": found[2]}
+            record("crash states", {scenario.name: figures})
     print(
         f"checked {states} crash states after {calls} calls in {len(scenarios)} scenarios"
         f" ({sampled} moments have more than {_MOST} combinations and are sampled)"

@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from figures import record
 from preload import (
     FAIL_FROM_THEN_ON,
     FAIL_ONCE,
@@ -166,6 +167,8 @@ def main() -> None:
         points, runs, failed = points + its_points, runs + its_runs, failed or bool(wrong)
         print(f"  {scenario.name}: {its_points} points, {its_runs} runs", flush=True)
         print("\n".join(wrong), file=sys.stderr, end="\n" if wrong else "")
+        if given.every == 1 and not wrong:
+            record("faults", {scenario.name: {"calls": its_points, "runs": its_runs}})
     print(
         f"covered {points} points x {len(FAULTS)} faults in {len(scenarios)} scenarios"
         + (f" (every {given.every}th: {runs} runs)" if given.every > 1 else f": {runs} runs")

@@ -1,0 +1,167 @@
+"""Generated blocks of the pages: tables and figures that follow from the code and the tests.
+
+`make examples` writes a block between `<!-- generated: NAME ARGUMENT -->` and
+`<!-- /generated -->`, and test_blocks.py compares it. A block without an argument is generated from
+the page.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+import cli_reference
+import json_keys
+from markdown.extensions.toc import slugify
+
+from ckptmigrate.checks.codes import CODES, Severity
+from ckptmigrate.compat.cells import Matrix, grade, matrix
+from ckptmigrate.compat.text_tables import short_name, summary
+
+ROOT: Final = Path(__file__).parent.parent
+PAGES: Final = ("README.md", "SECURITY.md", "CONTRIBUTING.md", *(
+    str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))
+))  # fmt: skip
+_BLOCK: Final = re.compile(
+    r"(<!-- generated: (\w+)(?: ([\w -]+))? -->\n).*?(<!-- /generated -->)", re.DOTALL
+)
+
+
+def filled(text: str) -> str:
+    """Return a page with its blocks generated again."""
+
+    def block(found: re.Match[str]) -> str:
+        return f"{found[1]}{BLOCKS[found[2]](found[3] or text)}\n{found[4]}"
+
+    return _BLOCK.sub(block, text)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def releases(_: str) -> str:
+    """Return which releases resume from the unmigrated idle checkpoints of which release."""
+    found = matrix()
+    cells = [(writer, _resuming(found, writer)) for writer in found.writers("idle")]
+    rows = [
+        (_range([short_name(writer) for writer, _ in group]), _range(readers))
+        for readers, group in groupby(cells, key=lambda each: each[1])
+    ]
+    return table(("written by", "load without a migration in"), rows) + (
+        f"\n\n{summary(found, 'idle')}."
+    )
+
+
+def _resuming(found: Matrix, writer: str) -> tuple[str, ...]:
+    cells = (found.cells[writer, reader, "idle"] for reader in found.readers)
+    return tuple(short_name(cell.reader) for cell in cells if grade(cell.raw) != "fails")
+
+
+def _range(names: Sequence[str]) -> str:
+    """Return `0.9, 0.12 to 0.20` for names of releases in order."""
+    minors = [int(name.partition(".")[2]) for name in names]
+    starts = [m for m in minors if m - 1 not in minors]
+    ends = [m for m in minors if m + 1 not in minors]
+    return ", ".join(
+        f"0.{a}" if a == b else f"0.{a} to 0.{b}" for a, b in zip(starts, ends, strict=True)
+    )
+
+
+def errors(page: str) -> str:
+    """Return the index of a page by error message: the code in each heading."""
+    rows, seen = [], set()
+    for title in re.findall(r"^## (.+)$", page, re.MULTILINE):
+        anchor = slugify(title, "-")
+        while anchor in seen:
+            anchor = f"{anchor}_1"
+        seen.add(anchor)
+        if error := re.search(r"`(.+)`", title):
+            section = title.partition(": `")[0] if not title.startswith("`") else "fix"
+            rows.append((f"[{section}](#{anchor})", f"`{error[1]}`"))
+    return table(("section", "error message"), sorted(rows, key=lambda row: row[1].lower()))
+
+
+def codes(_: str) -> str:
+    """Return the problem codes by severity, with meaning and fix."""
+    parts = []
+    for severity, title in (
+        (Severity.ERROR, "Errors"), (Severity.WARNING, "Warnings"), (Severity.NOTE, "Notes")
+    ):  # fmt: skip
+        rows = [
+            (f"`{code.code}`", code.meaning, code.remedy_for("PATH", _repair(code.repair)),
+             code.since)
+            for code in CODES.values() if code.severity is severity
+        ]  # fmt: skip
+        parts.append(f"## {title}\n\n{table(('code', 'meaning', 'fix', 'releases'), rows)}\n")
+    return "\n" + "\n".join(parts)
+
+
+def _repair(options: tuple[str, ...] | None) -> str | None:
+    return None if options is None else " ".join(("ckptmigrate repair PATH", *options))
+
+
+def figures(_: str) -> str:
+    """Return what the tests of the promises cover: counted here, or by the last complete run."""
+    from fault_proxy import KINDS
+    from hostile.pickles import GADGETS
+    from hostile.planting import FILES
+    from test_bounded_yaml import BAD
+    from test_terminal import PLANTS
+
+    sys.path.insert(0, str(ROOT / "tests" / "faults"))
+    from figures import stated, total
+    from inject import FAULTS
+
+    faults, states = stated()["faults"], stated()["crash states"]
+    measured = json.loads((ROOT / "tests" / "samples" / "raw_matrix.json").read_text())
+    rows = (
+        (total("faults", "runs"), f"runs with a fault at a system call that writes: {len(FAULTS)} "
+         f"kinds of faults at each of {total('faults', 'calls'):,} calls, in {len(faults)} "
+         "scenarios", "python tests/faults/inject.py"),
+        (total("crash states", "states"), "states of the disk after a power failure, in "
+         f"{len(states)} scenarios; {total('crash states', 'sampled')} moments have too many "
+         "states and are sampled", "python tests/faults/crash.py"),
+        (len(KINDS), "kinds of faults of an object store, at every request of a command",
+         "make faults"),
+        (len(GADGETS), "hostile pickles, each in four places", "pytest tests/test_hostile.py"),
+        (len(FILES), "hostile files, links and directories", "pytest tests/test_hostile.py"),
+        (len(PLANTS), "places for terminal escapes", "pytest tests/test_terminal.py"),
+        (len(BAD), "malformed files for `--facts`", "pytest tests/test_bounded_yaml.py"),
+        (len(measured), "loads by real releases whose outcome `check` predicts",
+         "pytest tests/test_check.py"),
+    )  # fmt: skip
+    return table(
+        ("number", "of", "command"), [(f"{n:,}", what, f"`{how}`") for n, what, how in rows if n]
+    )
+
+
+BLOCKS: Final[dict[str, Callable[[str], str]]] = {
+    "codes": codes,
+    "command": cli_reference.command,
+    "errors": errors,
+    "exits": lambda _: cli_reference.exits(),
+    "figures": figures,
+    "files": lambda _: cli_reference.files(),
+    "keys": json_keys.keys,
+    "releases": releases,
+    "shared": lambda _: cli_reference.shared_options(),
+}
+
+
+def rewrite() -> list[str]:
+    """Write the blocks of every page; return the pages that changed."""
+    changed = []
+    for name in PAGES:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        if filled(text) != text:
+            (ROOT / name).write_text(filled(text), encoding="utf-8")
+            changed.append(name)
+    return changed
