@@ -273,7 +273,7 @@ def converted_type(reader: str) -> str:
 
 
 # Refused: the halves of a gated MLP and the padding between buckets allow several readings.
-AMBIGUOUS = [Save(writer, GATHERED, "tp2pp2") for writer in RELEASES[:4]]
+AMBIGUOUS = [Save(writer, GATHERED, "tp2pp2") for writer in RELEASES[:7]]
 CONVERSIONS = [
     (save, reader)
     for save in HEALTHY
