@@ -49,14 +49,14 @@ def _migration_options(command: options.Command) -> options.Command:
         click.option(
             "--optimizer", type=click.Choice([targets.KEEP, targets.CONVERT]), metavar="HOW",
             default=targets.KEEP, show_default=True,
-            help="keep, or convert: convert the distributed optimizer if the target release does "
-            "not load it as it is, and write it to new data files.",
+            help="keep, or convert the distributed optimizer into new data files if the target "
+            "release does not load it.",
         ),
         click.option(
             "--optimizer-type", metavar="TYPE",
             type=click.Choice(optimizers.TYPES),
-            help="Convert the distributed optimizer to this sharding type: "
-            f"{optimizers.TYPES[0]}, or {optimizers.TYPES[1]} (0.15 or later).",
+            help=f"Convert the distributed optimizer to {optimizers.TYPES[0]} or "
+            f"{optimizers.TYPES[1]} (0.15 or later).",
         ),
         options.strict,
         options.parallelism("world", "tensor", "pipeline"),
@@ -105,8 +105,7 @@ def upgrade(selection: Selection, **options: Any) -> None:
     """Migrate a checkpoint to a newer release.
 
     The result is a new root next to PATH, ready for --load. Data files are linked or copied, and
-    only metadata files are rewritten; --optimizer convert adds data files. Without --to, the target
-    is the newest layout.
+    only metadata files are rewritten. Without --to, the target is the newest layout.
 
     \b
     Examples:
