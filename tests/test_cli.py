@@ -349,7 +349,7 @@ def test_a_bar_shows_while_payload_is_copied(tmp_path: Path) -> None:
         "out",
     ]
     shown = golden.run([*words], tmp_path, 100)
-    assert "copying data files" in shown
+    assert "writing data files" in shown
     # Both payload files, to the last byte, in the bar's own units.
     total = sum(p.stat().st_size for p in checkpoint_of(SAMPLES / SENTINEL).glob("*.distcp"))
     assert f"{total / 1000:.1f}/{total / 1000:.1f} kB" in shown

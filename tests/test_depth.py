@@ -42,7 +42,11 @@ def test_a_deep_checkpoint_is_refused_and_leaves_nothing(
     root = copy("0.17.1-idle-w1")
     nest(checkpoint_of(root), DEEP)
     result = run("downgrade", root, "--to", "pre-rerun", "-o", tmp_path / "out")
-    refused(result, f"more than {DEEPEST} directories", f"`mv {checkpoint_of(root) / 'd'} {root}`")
+    refused(
+        result,
+        f"more than {DEEPEST} nested directories",
+        f"`mv {checkpoint_of(root) / 'd'} {root}`",
+    )
     assert [path.name for path in tmp_path.iterdir()] == [root.name]
     for verb in ("inspect", "verify", "check"):
         assert "internal" not in run(verb, root).stderr

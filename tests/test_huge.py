@@ -418,12 +418,16 @@ print(*read)
 
 
 def test_how_often_a_large_file_is_read(tmp_path: Path) -> None:
-    """To plan, to compare under the lock, as staged, and after the commit."""
+    """To plan, to compare under the lock, as copied for the way back, and after the commit.
+
+    The staged file is read back under the name that it has before it is renamed.
+    """
     path = synthetic.checkpoint(tmp_path / "root", SMALL, plans=True)
     done = CLI.run([str(path)], code=_COUNTED)
     assert done.returncode == 0, done.stderr
-    own, stage, kept = "/.metadata", "/.ckptmigrate/stage/.metadata", "/.ckptmigrate/0001/.metadata"
+    own, kept = "/.metadata", "/.ckptmigrate/0001/.metadata"
+    old = "/.ckptmigrate/stage/.old/.metadata"
     migrated, undone = (line.split() for line in done.stdout.splitlines())
-    assert migrated == [own, own, stage, own]
+    assert migrated == [own, own, old, own]
     # The migrated file and its original are checked first; the rest is as in a migration.
-    assert undone == [own, kept, own, own, stage, own]
+    assert undone == [own, kept, own, own, old, own]

@@ -160,10 +160,10 @@ from ckptmigrate import errors
 from ckptmigrate.writing import swap
 from ckptmigrate.cli import main
 real = swap.rewrite
-def failing(plan):
+def failing(plan, **options):
     if plan.path.name == "iter_0000005":
         raise errors.DestinationError("cannot be written", path=plan.path)
-    real(plan)
+    real(plan, **options)
 swap.rewrite = failing
 main()
 """

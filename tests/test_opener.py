@@ -100,7 +100,7 @@ def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
 def test_a_read_has_a_bound(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * 11)
-    with pytest.raises(OSError, match="more than 10 bytes"):
+    with pytest.raises(OSError, match="larger than 10 bytes"):
         local_files.read(path, 10)
     assert local_files.read(path, 11) == b"x" * 11
     assert local_files.read(Path("/proc/self/status"), 10**6)  # says that it is empty

@@ -84,7 +84,8 @@ def test_settings_and_tables(name: str, target: OptimizerTarget, tmp_path: Path)
     assert not any("optimizer.distributed" in key for key in keys)
     old = {f.code for f in verify_one(sample(name)).findings}
     new = {f.code for f in verify_one(copy).findings}
-    assert new - old <= {"orphan-bytes"}
+    # Without a migration history, nothing shows that the states were compared with the weights.
+    assert new - old <= {"orphan-bytes", "optimizer-suspect"}
     assert sum(made.sizes.values()) == sum((copy / file).stat().st_size for file in made.files)
 
 

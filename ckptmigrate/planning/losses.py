@@ -85,8 +85,9 @@ _LOSSES: Final = (
         "dp_reshardable and dp_zero_gather_scatter store the states of every copy of a replicated "
         "parameter, and the types that --optimizer convert writes store one",
         "0.9 to 0.19, dp_reshardable and dp_zero_gather_scatter",
-        "core_v0.9.0, core_v0.15.3, core_v0.19.0 megatron/core/optimizer/distrib_optimizer.py "
-        "sharded_param_state_dp_reshardable, sharded_param_state_dp_zero",
+        "core_v0.9.0, core_v0.15.3 megatron/core/optimizer/distrib_optimizer.py "
+        "sharded_param_state_dp_zero; core_v0.15.3, core_v0.16.1 "
+        "megatron/core/optimizer/distrib_optimizer.py sharded_param_state_dp_reshardable",
     ),
 )
 LOSSES: Final = {row.loss: row for row in _LOSSES}

@@ -153,8 +153,14 @@ def _only_recovery(lock: Place, content: bytes, about: Place) -> Iterator[None]:
     A host-local guard is enough because a host can only tell that its own processes have ended. An
     abstract socket has no file, and the kernel closes it when this process ends.
     """
-    # The content has a token, so one text is one lock, whatever path leads to it.
-    name = hashlib.sha256(content).hexdigest()
+    # A copy of a checkpoint has a copy of its lock. A local lock is one inode, whatever path leads
+    # to it.
+    which = str(lock)
+    if isinstance(lock, Path):
+        with contextlib.suppress(FileNotFoundError):
+            found = lock.lstat()
+            which = f"{found.st_dev}:{found.st_ino}"
+    name = hashlib.sha256(content + which.encode(errors="surrogateescape")).hexdigest()
     with socket.socket(socket.AF_UNIX) as guard:
         try:
             guard.bind(b"\0ckptmigrate-" + name.encode())
