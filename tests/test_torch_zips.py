@@ -299,6 +299,7 @@ class Sparse:
         return bytes(data)
 
 
+@pytest.mark.costly("torch saves four gibibytes")
 @pytest.mark.parametrize("count", [2**30 - 1, 2**30 + 5])
 def test_files_of_four_gibibytes_are_outlined(count: int) -> None:
     """Below 4 GiB, the offsets of later members are in ZIP64 fields; above, the sizes are, too."""
