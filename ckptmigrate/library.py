@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import nullcontext
 
-from ckptmigrate import optimizer as optimizers
 from ckptmigrate.checkpoint import differences, locate
 from ckptmigrate.checkpoint.differences import Difference
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.checks import verification
 from ckptmigrate.checks.verification import Verification
+from ckptmigrate.optimizer import meaning
 from ckptmigrate.places import Place
 from ckptmigrate.planning.fixes import Checked
 from ckptmigrate.planning.planner import Plan
@@ -379,12 +379,12 @@ def diff(
         CkptMigrateError: `a` or `b` contains no readable torch_dist checkpoint.
     """
     first, second = (read(directories.directory(_one(path, iteration))).manifest for path in (a, b))
-    types = optimizers.types(first, second)
+    types = meaning.types(first, second)
     if not types or not (values or types[0] != types[1]):
         return differences.diff(first, second)
     return [
-        *differences.diff(*map(optimizers.without_optimizer, (first, second))),
-        *optimizers.diff(first, second, values=values),
+        *differences.diff(*map(meaning.without_optimizer, (first, second))),
+        *meaning.diff(first, second, values=values),
     ]
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch.distributed.checkpoint.metadata import Metadata
 
-from ckptmigrate import optimizer
 from ckptmigrate.checkpoint.manifest import Manifest
-from ckptmigrate.optimizer import Conversion
+from ckptmigrate.optimizer.performing import pieces
+from ckptmigrate.optimizer.resharding import Conversion
 from ckptmigrate.storage.progress import Progress
 
 Array = Any
@@ -36,7 +36,7 @@ def perform(made: Conversion, folder: Path, progress: Progress | None = None) ->
     """Write the new data files of a conversion."""
     for name in made.files:
         with (folder / name).open("xb") as file:
-            for piece in optimizer.pieces(made, name):
+            for piece in pieces(made, name):
                 file.write(piece)
                 if progress is not None:
                     progress(len(piece))

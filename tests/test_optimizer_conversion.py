@@ -13,11 +13,14 @@ import optimizer_side
 import pytest
 from packaging.version import Version
 
-from ckptmigrate import optimizer
 from ckptmigrate.checkpoint import material, metadata_file
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.errors import CkptMigrateError, DamagedError
-from ckptmigrate.optimizer import Conversion, OptimizerTarget, new_files
+from ckptmigrate.optimizer import new_files
+from ckptmigrate.optimizer.comparison import compare
+from ckptmigrate.optimizer.description import describe, has_several_buckets, may_be_damaged
+from ckptmigrate.optimizer.resharding import Conversion, convert
+from ckptmigrate.optimizer.target import OptimizerTarget
 from ckptmigrate.pickles.equality import equal
 from ckptmigrate.storage.directories import LocalDirectory
 
@@ -47,7 +50,7 @@ def sample(name: str) -> Path:
 def write(source: Path, target: OptimizerTarget, parent: Path) -> tuple[Path, Conversion]:
     """Convert a checkpoint into a copy of it, as a migration does."""
     before = read(source)
-    made = optimizer.convert(before, target)
+    made = convert(before, target)
     copy = parent / "converted"
     shutil.copytree(source, copy)
     optimizer_side.perform(made, copy)
@@ -76,14 +79,14 @@ def test_every_element(name: str, target: OptimizerTarget, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_source_is_refused(name: str) -> None:
     with pytest.raises(DamagedError, match="are not the weights"):
-        optimizer.convert(read(sample(name)), OptimizerTarget(FLATTENED))
+        convert(read(sample(name)), OptimizerTarget(FLATTENED))
 
 
 @pytest.mark.parametrize("name", ["0.13.1-idle-dopt", "0.17.1-idle-dopt"])
 def test_stale_weights_are_refused(name: str) -> None:
     checkpoint = next((SAMPLES.parent / "samples" / name).glob("iter_*"))
     with pytest.raises(CkptMigrateError, match="the weights were changed after the save"):
-        optimizer.convert(read(checkpoint), OptimizerTarget(FLATTENED))
+        convert(read(checkpoint), OptimizerTarget(FLATTENED))
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=label)
@@ -114,21 +117,21 @@ def test_swapped_moments_are_not_those_expected(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", INTACT)
 def test_weights_are_the_main_parameters(name: str) -> None:
-    found = optimizer.compare(read(sample(name)))
+    found = compare(read(sample(name)))
     assert not found.is_damaged and found.compared == found.cells > 0
 
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_a_sample_of_the_weights_is_compared(count: int) -> None:
-    found = optimizer.compare(read(sample("0.20.dev0-optim-dp2-fr")), count)
+    found = compare(read(sample("0.20.dev0-optim-dp2-fr")), count)
     assert (found.compared, found.is_damaged) == (count, False)
-    found = optimizer.compare(read(sample(DAMAGED[0])), count)
+    found = compare(read(sample(DAMAGED[0])), count)
     assert found.compared == count
 
 
 def test_the_damage_is_counted() -> None:
     """In the damaged sample, all parameters are shifted but those before the first padding."""
-    found = optimizer.compare(read(sample(DAMAGED[0])))
+    found = compare(read(sample(DAMAGED[0])))
     assert found.is_damaged
     intact = {"output_layer.weight", "decoder.final_layernorm.bias"}
     assert not intact & set(found.differing)
@@ -136,7 +139,7 @@ def test_the_damage_is_counted() -> None:
 
 @pytest.mark.parametrize("name", sorted(INDEX))
 def test_the_summary_is_that_of_the_index(name: str) -> None:
-    found = optimizer.describe(read(sample(name)))
+    found = describe(read(sample(name)))
     assert found is not None
     assert found.type == INDEX[name]["sharding"]
     if found.parameters is not None:
@@ -145,8 +148,8 @@ def test_the_summary_is_that_of_the_index(name: str) -> None:
 
 def test_arguments_that_make_several_buckets() -> None:
     found = read(sample(DAMAGED[0]))
-    assert optimizer.may_be_damaged(found)
-    assert optimizer.has_several_buckets(found) is False  # its job set buckets by hand
+    assert may_be_damaged(found)
+    assert has_several_buckets(found) is False  # its job set buckets by hand
     arguments = found.common.arguments
     assert isinstance(arguments, dict)
     for changed in (
@@ -156,10 +159,10 @@ def test_arguments_that_make_several_buckets() -> None:
     ):
         values = {**found.common.values, "args": {**arguments, **changed}}
         changed_job = replace(found, common=replace(found.common, values=values))
-        assert optimizer.has_several_buckets(changed_job) is True
+        assert has_several_buckets(changed_job) is True
     values = {**found.common.values, "args": None}
     without = replace(found, common=replace(found.common, values=values))
-    assert optimizer.has_several_buckets(without) is None
+    assert has_several_buckets(without) is None
 
 
 @pytest.mark.parametrize(
@@ -171,7 +174,7 @@ def test_a_large_metadata_file_is_edited_in_the_same_way(name: str) -> None:
     by_rows = replace(whole, metadata=metadata_file.read(data, threshold=1))
     assert type(by_rows.metadata) is not type(whole.metadata)
     for target in TARGETS:
-        one, other = (optimizer.convert(each, target) for each in (whole, by_rows))
+        one, other = (convert(each, target) for each in (whole, by_rows))
         assert one.files == other.files
         assert equal(one.manifest.metadata.whole().tree, other.manifest.metadata.whole().tree)
 
@@ -179,7 +182,7 @@ def test_a_large_metadata_file_is_edited_in_the_same_way(name: str) -> None:
 @pytest.mark.parametrize("name", ["0.10.0-optim-dp2", "0.17.1-optim-dp2"])
 def test_progress_counts_what_is_read_and_written(name: str, tmp_path: Path) -> None:
     seen: list[int] = []
-    made = optimizer.convert(read(sample(name)), OptimizerTarget(RESHARDABLE), seen.append)
+    made = convert(read(sample(name)), OptimizerTarget(RESHARDABLE), seen.append)
     # Main parameters and weights, 4 bytes per element each.
     assert sum(seen) == INDEX[name]["elements"] // 3 * 4 * 2
     written: list[int] = []

@@ -19,9 +19,9 @@ from test_optimizer_sources import edited
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
-from ckptmigrate import optimizer
 from ckptmigrate.errors import DamagedError, RefusedError
-from ckptmigrate.optimizer import OptimizerTarget
+from ckptmigrate.optimizer.resharding import convert
+from ckptmigrate.optimizer.target import OptimizerTarget
 
 SAMPLE = "0.17.1-optim-dp2"
 ONES = np.ones(16, np.float32)
@@ -96,7 +96,7 @@ def test_equal_weights_are_told_apart_by_their_order(
 def test_equal_weights_without_an_order_are_refused(tmp_path: Path) -> None:
     source = changed(SAMPLE, tmp_path, equal_norms((0,)), plans=False)
     with pytest.raises(RefusedError, match="several equal weights") as caught:
-        optimizer.convert(read(source), TARGETS[0])
+        convert(read(source), TARGETS[0])
     assert FIRST in caught.value.reason and SECOND in caught.value.reason
 
 
@@ -127,7 +127,7 @@ def test_copies_that_differ_are_reported(state: str, tmp_path: Path) -> None:
 
 
 def test_copies_that_are_equal_are_not_reported() -> None:
-    made = optimizer.convert(read(sample("0.19.0-optim-tp2dp2")), TARGETS[1])
+    made = convert(read(sample("0.19.0-optim-tp2dp2")), TARGETS[1])
     assert made.replicas == ()
 
 
@@ -138,7 +138,7 @@ def test_args_that_contradict_the_borders_are_refused() -> None:
     values = {**found.common.values, "args": {**arguments, "data_parallel_size": 64}}
     wrong = replace(found, common=replace(found.common, values=values))
     with pytest.raises(Exception, match="is not cut at every"):
-        optimizer.convert(wrong, TARGETS[0])
+        convert(wrong, TARGETS[0])
 
 
 @pytest.mark.parametrize("padding", [64, 128])
@@ -165,17 +165,17 @@ def test_padding_of_a_bucket_before_a_shared_embedding(padding: int, tmp_path: P
 
     found = read(edited(name, tmp_path, edit))
     with pytest.raises(DamagedError, match="no weight has the main parameters from element"):
-        optimizer.convert(found, TARGETS[0])  # 0.13 and later do not write it
+        convert(found, TARGETS[0])  # 0.13 and later do not write it
     arguments = found.common.arguments
     assert isinstance(arguments, dict)
     sizes = {"pipeline_model_parallel_size": 2, "untie_embeddings_and_output_weights": False}
     values = {**found.common.values, "args": {**arguments, **sizes}}
     del values["content_metadata"]
     old = replace(found, common=replace(found.common, values=values))
-    made = optimizer.convert(old, TARGETS[1])
+    made = convert(old, TARGETS[1])
     (tmp_path / "out").mkdir()
     optimizer_side.perform(made, tmp_path / "out")
-    plain = optimizer.convert(read(sample(name)), TARGETS[1])
+    plain = convert(read(sample(name)), TARGETS[1])
     (tmp_path / "plain").mkdir()
     optimizer_side.perform(plain, tmp_path / "plain")
     written = [

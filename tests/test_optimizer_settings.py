@@ -24,10 +24,10 @@ from test_optimizer_conversion import (
     write,
 )
 
-from ckptmigrate import optimizer
 from ckptmigrate.checks.verification import verify_one
 from ckptmigrate.errors import RefusedError
-from ckptmigrate.optimizer import OptimizerTarget
+from ckptmigrate.optimizer.resharding import convert
+from ckptmigrate.optimizer.target import OptimizerTarget
 
 OLD, NEW = (
     OptimizerTarget(FLATTENED, Version("0.10")),
@@ -134,7 +134,7 @@ def with_groups(name: str, groups: list[dict[str, Any]]) -> Any:
 
 
 def groups_of(found: Any, target: OptimizerTarget) -> list[dict[str, Any]]:
-    made = optimizer.convert(found, target)
+    made = convert(found, target)
     groups: list[dict[str, Any]] = made.manifest.common.values["optimizer"]["optimizer"][
         "param_groups"
     ]
@@ -175,7 +175,7 @@ def test_the_order_of_three_groups_up_to_0_13() -> None:
     attributes = {**found.metadata.attributes, "all_local_plans": None}
     planless = found.with_metadata(found.metadata._with(attributes))
     with pytest.raises(RefusedError, match="order of its param_groups"):
-        optimizer.convert(planless, MIDDLE)
+        convert(planless, MIDDLE)
 
 
 def test_a_missing_step_is_that_of_the_other_groups() -> None:
@@ -197,7 +197,7 @@ def test_the_loss_scaler_is_kept() -> None:
     state = {**found.common.values["optimizer"], "grad_scaler": scaler}
     values = {**found.common.values, "optimizer": state}
     changed = replace(found, common=replace(found.common, values=values))
-    made = optimizer.convert(changed, NEW)
+    made = convert(changed, NEW)
     assert made.manifest.common.values["optimizer"]["grad_scaler"] == scaler
 
 

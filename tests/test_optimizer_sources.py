@@ -21,9 +21,9 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from ckptmigrate import optimizer
 from ckptmigrate.errors import CkptMigrateError, DamagedError, RefusedError
-from ckptmigrate.optimizer import OptimizerTarget
+from ckptmigrate.optimizer.resharding import convert
+from ckptmigrate.optimizer.target import OptimizerTarget
 
 DP_RESHARDABLE, DP_ZERO = "0.17.1-optim-dp2", "0.14.0-optim-tp2-dpzero"
 FLAT, FULL = "0.13.1-optim-tp2dp2", "0.20.dev0-optim-dp2-fr"
@@ -50,7 +50,7 @@ def refuse(checkpoint: Path, message: str, kind: type[CkptMigrateError] = Damage
     """Assert that neither target is planned, with an error that has a fix."""
     for type_ in (FLATTENED, RESHARDABLE):
         with pytest.raises(kind, match=message) as caught:
-            optimizer.convert(read(checkpoint), OptimizerTarget(type_))
+            convert(read(checkpoint), OptimizerTarget(type_))
         assert caught.value.fix
 
 
@@ -59,9 +59,7 @@ def test_an_edit_that_changes_nothing_is_converted(tmp_path: Path) -> None:
     for number, name in enumerate((DP_RESHARDABLE, DP_ZERO, FLAT, FULL, TIED)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        made = optimizer.convert(
-            read(edited(name, folder, lambda found: None)), OptimizerTarget(RESHARDABLE)
-        )
+        made = convert(read(edited(name, folder, lambda found: None)), OptimizerTarget(RESHARDABLE))
         assert made.files
 
 
@@ -236,7 +234,7 @@ def test_bytes_that_contradict_their_checksum_are_an_error(
     shutil.copytree(sample(name), copy)
     out.mkdir()
     flip(copy, first_key(optimizer_side.metadata(copy), part))
-    made = optimizer.convert(read(copy), OptimizerTarget(RESHARDABLE))
+    made = convert(read(copy), OptimizerTarget(RESHARDABLE))
     with pytest.raises(DamagedError, match="other bytes than its checksum"):
         optimizer_side.perform(made, out)
 
@@ -245,7 +243,7 @@ def test_a_source_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> N
     copy, out = tmp_path / "copy", tmp_path / "out"
     shutil.copytree(sample(FLAT), copy)
     out.mkdir()
-    made = optimizer.convert(read(copy), OptimizerTarget(RESHARDABLE))
+    made = convert(read(copy), OptimizerTarget(RESHARDABLE))
     flip(copy, "optimizer.state.exp_avg.output_layer.weight")
     with pytest.raises(DamagedError, match="other bytes than its checksum"):
         optimizer_side.perform(made, out)
@@ -255,7 +253,7 @@ def test_a_truncated_data_file_is_an_error(tmp_path: Path) -> None:
     copy, out = tmp_path / "copy", tmp_path / "out"
     shutil.copytree(sample(FLAT), copy)
     out.mkdir()
-    made = optimizer.convert(read(copy), OptimizerTarget(RESHARDABLE))
+    made = convert(read(copy), OptimizerTarget(RESHARDABLE))
     path = copy / "__0_0.distcp"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(DamagedError, match="is truncated"):
@@ -269,7 +267,7 @@ def test_a_truncated_data_file_is_an_error(tmp_path: Path) -> None:
 def test_a_non_distributed_optimizer_is_named(name: str) -> None:
     checkpoint = next((optimizer_side.SAMPLES.parent / "samples" / name).glob("iter_*"))
     with pytest.raises(RefusedError, match="not distributed"):
-        optimizer.convert(read(checkpoint), OptimizerTarget(RESHARDABLE))
+        convert(read(checkpoint), OptimizerTarget(RESHARDABLE))
 
 
 @pytest.mark.parametrize(
@@ -289,7 +287,7 @@ def test_what_content_cannot_tell_is_named(argument: str, value: Any) -> None:
     values = {**found.common.values, "args": {**arguments, argument: value}}
     changed = replace(found, common=replace(found.common, values=values))
     with pytest.raises(RefusedError, match=r"--|instances"):
-        optimizer.convert(changed, OptimizerTarget(FLATTENED))
+        convert(changed, OptimizerTarget(FLATTENED))
 
 
 @pytest.mark.parametrize("types", [("dp_reshardable", None), ("dp_reshardable", FLATTENED)])
@@ -302,7 +300,7 @@ def test_mixtures_are_named(types: tuple[str | None, ...]) -> None:
     values = {**found.common.values, "optimizer": states}
     changed = replace(found, common=replace(found.common, values=values))
     with pytest.raises(RefusedError, match=r"partly not distributed|mixes sharding types"):
-        optimizer.convert(changed, OptimizerTarget(FLATTENED))
+        convert(changed, OptimizerTarget(FLATTENED))
 
 
 def test_the_old_bucket_type_is_named() -> None:
@@ -311,4 +309,4 @@ def test_the_old_bucket_type_is_named() -> None:
     values = {**found.common.values, "optimizer": state}
     changed = replace(found, common=replace(found.common, values=values))
     with pytest.raises(RefusedError, match="fully_sharded_bucket_space"):
-        optimizer.convert(changed, OptimizerTarget(FLATTENED))
+        convert(changed, OptimizerTarget(FLATTENED))

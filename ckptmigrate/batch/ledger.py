@@ -38,7 +38,7 @@ def check_place(path: Path, places: Iterable[Place]) -> None:
     """
     for each in places:
         if lies_in(path, each):
-            reason = f"lies in {each}, which a ledger leaves alone"
+            reason = f"is in {each}, where a ledger cannot be"
             raise DestinationError(reason, path=path, fix=_OTHER)
 
 

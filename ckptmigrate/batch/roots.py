@@ -67,7 +67,7 @@ def _check_outside(root: Place, group: Group, about: Mapping[Place, Group]) -> N
         other = about.get(outer, group)
         if other is not group:
             raise DestinationError(
-                f"lies inside {other.path}, which is another PATH",
+                f"is inside {other.path}, which is another PATH",
                 path=root,
                 fix="name a directory outside of every PATH with -o DIR",
             )

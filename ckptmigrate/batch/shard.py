@@ -59,8 +59,8 @@ def _of_array(environment: Mapping[str, str]) -> Partition:
     regular = step > 0 and (last - first) % step == 0 and (last - first) // step + 1 == count
     if not regular or not first <= task <= last or (task - first) % step:
         reason = (
-            f"the ids of this Slurm array ({count} from {first} to {last}) are no range, and which "
-            f"part is that of {task} cannot be told"
+            f"the ids of this Slurm array ({count} from {first} to {last}) are not a range with "
+            f"a fixed step, so the part of task {task} is unknown"
         )
         raise RefusedError(reason, fix=fix)
     return Partition((task - first) // step, count)

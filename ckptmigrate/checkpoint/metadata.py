@@ -11,6 +11,7 @@ to 0.10, sample 0.10.0-idle-w1), `planner_data`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,7 @@ from ckptmigrate.checkpoint.rows import (
     item_key,
     piece_of,
 )
+from ckptmigrate.checkpoint.shapes import global_size, is_flattened
 from ckptmigrate.checkpoint.table_reader import Planned
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.pickles import reader, serializer
@@ -53,6 +55,7 @@ CLASSES: Final = (TORCH_CLASS, MCORE_CLASS)
 # each plan.
 SHAPES: Final = "mcore_data"
 ORIGINAL_SHAPE: Final = "nd_reformulated_orig_global_shape"
+CHAINED: Final = re.compile(r"chained_\d+\.", re.ASCII)  # a prefix of the keys of one of several
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,28 @@ class Metadata:
     def entries(self) -> Mapping[str, Any]:
         """Return key -> inert `TensorStorageMetadata` or `BytesStorageMetadata`."""
         return self._entries[0]
+
+    @cached_property
+    def shapes_lost(self) -> bool:
+        """Return whether there are flattened states and `.metadata` has no table of their shapes.
+
+        torch 2.9 to 2.12 drop the attribute when Megatron-Core up to 0.14 saves (pytorch #178001).
+        All states of an optimizer have one form, so the first state of each optimizer decides.
+        """
+        if self.attributes.get(SHAPES):
+            return False
+        entries, seen = self.entries, set()
+        for key in entries:  # without regular expressions, because there may be a million keys
+            prefix, is_state, state = key.partition("optimizer.state.")
+            if not is_state or prefix in seen or (prefix and not CHAINED.fullmatch(prefix)):
+                continue
+            parameter = state.partition(".")[2]
+            shape = global_size(entries[parameter]) if parameter in entries else ()
+            if len(shape) > 1:  # releases up to 0.10 do not flatten states of one dimension
+                seen.add(prefix)
+                if is_flattened(shape, global_size(entries[key])):
+                    return True
+        return False
 
     @cached_property
     def _entries(self) -> tuple[Mapping[str, Any], list[Damage]]:

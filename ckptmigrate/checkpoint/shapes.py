@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -78,3 +79,33 @@ def _dtype(properties: Any) -> str | None:
     first = state[0] if isinstance(state, tuple) and state else None
     path = getattr(first, "path", None)
     return path if isinstance(path, str) else None
+
+
+def is_flattened(shape: Numbers, stored: Numbers) -> bool:
+    """Return whether a state is stored flattened.
+
+    Args:
+        shape: the parameter's global shape.
+        stored: the state's global shape; flattened, it is (chunks per dimension..., elements of a
+            chunk).
+    """
+    grid = stored[:-1]
+    if not shape or len(grid) != len(shape) or not all(grid):
+        return False
+    return all(size % cells == 0 for size, cells in zip(shape, grid, strict=True)) and (
+        stored[-1] == math.prod(size // cells for size, cells in zip(shape, grid, strict=True))
+    )
+
+
+def global_size(entry: Any) -> Numbers:
+    """Return the global shape of an inert `TensorStorageMetadata`; () for anything else."""
+    return numbers(entry.attributes.get("size")) if isinstance(entry, Object) else ()
+
+
+def numbers(value: Any) -> Numbers:
+    """Return the numbers of a tuple or an inert torch.Size; () for anything else."""
+    if isinstance(value, Object) and len(value.args) == 1:
+        value = value.args[0]
+    if isinstance(value, tuple) and all(type(number) is int for number in value):
+        return value
+    return ()

@@ -8,7 +8,7 @@ from typing import Final
 from ckptmigrate.checkpoint.material import Material
 from ckptmigrate.checks.findings import Finding, finding
 from ckptmigrate.errors import DamagedError, RefusedError, StoreError
-from ckptmigrate.optimizer import Comparison, compare
+from ckptmigrate.optimizer.comparison import Comparison, compare
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.printable import counted
 

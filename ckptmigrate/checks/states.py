@@ -14,7 +14,7 @@ from ckptmigrate.checkpoint.topology import derive
 from ckptmigrate.checks.findings import Finding, finding
 from ckptmigrate.errors import CkptMigrateError, DamagedError, RefusedError, StoreError
 from ckptmigrate.pickles import torch_file
-from ckptmigrate.releases import optimizer_damage, optimizer_state
+from ckptmigrate.releases import optimizer_damage
 from ckptmigrate.text.printable import counted
 from ckptmigrate.versions import sharded_rerun
 from ckptmigrate.versions.detection import read_manifest
@@ -67,7 +67,7 @@ def reruns(material: Material) -> Iterator[Finding]:
 def shapes(material: Material) -> Iterator[Finding]:
     """Yield a finding if the shapes of flattened optimizer states are missing."""
     found = material.whole
-    if found is not None and optimizer_state.shapes_lost(found):
+    if found is not None and found.metadata.shapes_lost:
         what = f"the optimizer states are flattened, and .metadata has no {SHAPES}"
         yield finding(material, "optimizer-shapes-missing", what)
 

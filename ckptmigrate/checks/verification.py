@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ckptmigrate.checkpoint import formats, locate, nested
 from ckptmigrate.checkpoint.manifest import METADATA_FILES, PAYLOAD
@@ -20,7 +20,6 @@ from ckptmigrate.checks import (
     data_files,
     hashes,
     key_tables,
-    optimizer_values,
     root_checks,
     sharded_objects,
     states,
@@ -37,13 +36,15 @@ from ckptmigrate.errors import (
     UnsupportedFormatError,
     of_system,
 )
-from ckptmigrate.optimizer import Comparison
 from ckptmigrate.pickles.reader import uncollected
 from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Directory
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command
+
+if TYPE_CHECKING:
+    from ckptmigrate.optimizer.comparison import Comparison
 
 Check = Callable[[Material], Iterator[Finding]]
 
@@ -210,6 +211,8 @@ def verify_one(
     whole = look(directory, CHECKS)
     compared = None
     if optimizer:
+        from ckptmigrate.checks import optimizer_values  # slow to import
+
         compared, found = optimizer_values.check(gather(directory), sample, progress)
         is_known = compared is not None and (
             compared.is_damaged or compared.compared == compared.cells

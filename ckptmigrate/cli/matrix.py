@@ -135,7 +135,7 @@ def _check_page(file: Path, *, begins: str) -> None:
         there = opened.read(len(begins))
     if there and there != begins.encode():
         raise DestinationError(
-            "exists, and is no page that this would replace",
+            "exists, and is not a page that this command wrote",
             path=file,
             fix="name another file with --html FILE",
         )
@@ -146,7 +146,7 @@ def _markdown(file: Path) -> str:
         return local_files.read_text(file)
     except UnicodeDecodeError as error:
         raise RefusedError(
-            "is no text in UTF-8", path=file, fix="name a Markdown file with --into FILE"
+            "is not text in UTF-8", path=file, fix="name a Markdown file with --into FILE"
         ) from error
 
 

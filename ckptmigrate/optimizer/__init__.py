@@ -3,34 +3,3 @@
 Every type is read into one neutral form (`record`) and written from it. Planning reads the
 checkpoint and yields the bytes of new data files; nothing here writes.
 """
-
-from ckptmigrate.optimizer.comparison import Comparison, compare, read_size
-from ckptmigrate.optimizer.description import (
-    OptimizerSummary,
-    describe,
-    has_several_buckets,
-    may_be_damaged,
-)
-from ckptmigrate.optimizer.meaning import diff, types, without_optimizer
-from ckptmigrate.optimizer.performing import pieces
-from ckptmigrate.optimizer.resharding import Conversion, convert
-from ckptmigrate.optimizer.sharding_types import is_convertible
-from ckptmigrate.optimizer.target import OptimizerTarget
-
-__all__ = [
-    "Comparison",
-    "Conversion",
-    "OptimizerSummary",
-    "OptimizerTarget",
-    "compare",
-    "convert",
-    "describe",
-    "diff",
-    "has_several_buckets",
-    "is_convertible",
-    "may_be_damaged",
-    "pieces",
-    "read_size",
-    "types",
-    "without_optimizer",
-]

@@ -8,7 +8,7 @@ megatron/core/distributed/param_and_grad_buffer.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -130,11 +130,6 @@ def dtype_of(value: Any) -> str:
     """Return a pickled dtype without `torch.`; empty for another value."""
     path = value.path if isinstance(value, Global) else value
     return path.removeprefix("torch.") if isinstance(path, str) else ""
-
-
-def end_to_end(spans: Iterable[Spans]) -> Spans:
-    """Return spans as one sequence."""
-    return tuple(span for each in spans for span in each)
 
 
 def blob_of(source: Source, key: str) -> Blob:

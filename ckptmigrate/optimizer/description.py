@@ -10,14 +10,17 @@ from typing import Final
 
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.shapes import size_and_dtype
-from ckptmigrate.optimizer import dp_zero, fully_reshardable, hashing
-from ckptmigrate.optimizer.record import KEY, STATE_KEY
-from ckptmigrate.optimizer.source import Source, argument
+from ckptmigrate.optimizer import hashing
+from ckptmigrate.optimizer.record import KEY
+from ckptmigrate.optimizer.source import (
+    DP_ZERO,
+    FULLY_RESHARDABLE,
+    Source,
+    has_shared_embedding,
+)
 from ckptmigrate.optimizer.tensors import ITEM_SIZES
 
 _BUCKET: Final = re.compile(r"(.+\.bucket_idx_\d+)\.\w+", re.ASCII)
-
-
 _LAYER_WISE: Final = ("dist_muon", "muon")  # --optimizer
 
 
@@ -62,13 +65,14 @@ def describe(manifest: Manifest) -> OptimizerSummary | None:
         shape, dtype = size_and_dtype(manifest.metadata.entries[key])
         elements[(dtype or "").removeprefix("torch.")] += math.prod(shape)
     stored = sum(blob.length for key, blob in manifest.metadata.blobs.items() if KEY.fullmatch(key))
-    names = {match["parameter"] for match in map(_state_key, tensors) if match}
+    states = (key.partition("optimizer.state.")[2] for key in tensors)
+    names = {state.partition(".")[2] for state in states if state}
     buckets = {match[1] for match in map(_BUCKET.fullmatch, tensors) if match}
     return OptimizerSummary(
         type_,
         _kind(source),
         len(source.states),
-        tuple(sorted(elements)) or ((hashing.MAIN,) if type_ == dp_zero.TYPE else ()),
+        tuple(sorted(elements)) or ((hashing.MAIN,) if type_ == DP_ZERO else ()),
         len(names) or None,
         len(buckets) or None,
         sum(elements.values()) if tensors else None,
@@ -84,17 +88,12 @@ def _kind(source: Source) -> str:
     return kinds[0] if len(kinds) == 1 else f"a mixture of {' and '.join(kinds)}"
 
 
-def _state_key(key: str) -> re.Match[str] | None:
-    match = KEY.fullmatch(key)
-    return STATE_KEY.fullmatch(match["rest"]) if match else None
-
-
 def may_be_damaged(manifest: Manifest) -> bool:
     """Return whether releases 0.15 to 0.19 damage this optimizer when they save it.
 
     They do so only if a gradient buffer has several buckets; see `has_several_buckets`.
     """
-    return fully_reshardable.TYPE in Source(manifest).types
+    return FULLY_RESHARDABLE in Source(manifest).types
 
 
 def has_several_buckets(manifest: Manifest) -> bool | None:
@@ -105,7 +104,5 @@ def has_several_buckets(manifest: Manifest) -> bool | None:
     """
     if manifest.common.arguments is None:
         return None
-    given = manifest.common.argument
-    staged = argument(Source(manifest), "pipeline_model_parallel_size") > 1
-    shared = given("untie_embeddings_and_output_weights") is False or given("mtp_num_layers")
-    return bool(given("overlap_grad_reduce") or (staged and shared))
+    overlapped = bool(manifest.common.argument("overlap_grad_reduce"))
+    return overlapped or has_shared_embedding(Source(manifest))

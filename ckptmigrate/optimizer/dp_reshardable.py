@@ -14,16 +14,14 @@ from ckptmigrate.optimizer import naming
 from ckptmigrate.optimizer.buffers import (
     Buffer,
     GroupKeys,
-    chained_of,
     data_parallel,
     dtype_of,
-    groups_of,
 )
 from ckptmigrate.optimizer.record import KEY, PARAM, STATES, OptimizerRecord
-from ckptmigrate.optimizer.source import Source
+from ckptmigrate.optimizer.source import DP_RESHARDABLE, Source
 from ckptmigrate.optimizer.tensors import Numbers, Spans
 
-TYPE = "dp_reshardable"
+TYPE = DP_RESHARDABLE
 COMPARES = True
 _BUCKET: Final = re.compile(
     r"distributed\.dp_group_idx_\d{1,9}\.gbuf_idx_(?P<buffer>\d{1,9})"
@@ -42,13 +40,7 @@ def read(source: Source) -> OptimizerRecord:
         DamagedError: a bucket is incomplete, or its elements match no weight.
         RefusedError: the names of parameters cannot be found with certainty.
     """
-    groups = groups_of(source)
-    buffers = [
-        buffer
-        for (chained, group), keys in groups.items()
-        for buffer in _buffers(source, chained, group, keys)
-    ]
-    return naming.named(source, buffers, chained_of(source, groups))
+    return naming.read(source, _buffers)
 
 
 def _buffers(source: Source, chained: int, group: int, keys: GroupKeys) -> Iterator[Buffer]:

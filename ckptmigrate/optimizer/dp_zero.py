@@ -17,16 +17,14 @@ from ckptmigrate.optimizer.buffers import (
     Buffer,
     GroupKeys,
     blob_of,
-    chained_of,
     data_parallel,
     dtype_of,
-    groups_of,
 )
 from ckptmigrate.optimizer.record import PARAM, STATES, OptimizerRecord
-from ckptmigrate.optimizer.source import Source, argument
+from ckptmigrate.optimizer.source import DP_ZERO, Source, has_shared_embedding
 from ckptmigrate.optimizer.tensors import Span
 
-TYPE = "dp_zero_gather_scatter"
+TYPE = DP_ZERO
 COMPARES = True
 _PARAM_STATE: Final = "param_state"
 _COALESCED: Final = "buckets_coalesced"
@@ -35,13 +33,7 @@ _COUNT: Final = "numel_unpadded"
 
 def read(source: Source) -> OptimizerRecord:
     """Read the optimizer; raises as `dp_reshardable.read`."""
-    groups = groups_of(source)
-    buffers = [
-        buffer
-        for (chained, group), keys in groups.items()
-        for buffer in _buffers(source, chained, group, keys)
-    ]
-    return naming.named(source, buffers, chained_of(source, groups))
+    return naming.read(source, _buffers)
 
 
 def _buffers(source: Source, chained: int, group: int, keys: GroupKeys) -> Iterator[Buffer]:
@@ -91,9 +83,7 @@ def _padding(source: Source, chained: int) -> int:
     (core_v0.9.0, core_v0.12.0 megatron/core/distributed/param_and_grad_buffer.py).
     """
     given = source.manifest.common.argument
-    staged = argument(source, "pipeline_model_parallel_size") > 1
-    shared = given("untie_embeddings_and_output_weights") is False or given("mtp_num_layers")
-    if source.manifest.common.content is not None or not (staged and shared):
+    if source.manifest.common.content is not None or not has_shared_embedding(source):
         return 0
     wide = 2**16 if given("ddp_pad_buckets_for_high_nccl_busbw") else 1
     return math.lcm(data_parallel(source, chained), 128, wide)

@@ -14,10 +14,10 @@ from ckptmigrate.checkpoint.metadata import ORIGINAL_SHAPE, SHAPES
 from ckptmigrate.optimizer import model_space
 from ckptmigrate.optimizer.new_files import NewRange, NewState
 from ckptmigrate.optimizer.record import PARAM, OptimizerRecord, Parameter
-from ckptmigrate.optimizer.source import Source, Weight
+from ckptmigrate.optimizer.source import FLATTENED, Source, Weight
 from ckptmigrate.optimizer.tensors import Numbers, Span, Spans
 
-TYPE = "fully_sharded_model_space"
+TYPE = FLATTENED
 COMPARES = False
 _FP32_PARAM = "fp32_param"
 _STATES = {_FP32_PARAM: PARAM, "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}

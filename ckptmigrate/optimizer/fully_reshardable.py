@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from ckptmigrate.optimizer import model_space
 from ckptmigrate.optimizer.new_files import NewRange, NewState
 from ckptmigrate.optimizer.record import STATES, OptimizerRecord, Parameter
-from ckptmigrate.optimizer.source import Source, Weight
+from ckptmigrate.optimizer.source import FULLY_RESHARDABLE, Source, Weight
 from ckptmigrate.optimizer.tensors import Numbers, Spans
 
-TYPE = "fully_reshardable"
+TYPE = FULLY_RESHARDABLE
 COMPARES = False
 _STATES = {state: state for state in STATES}
 

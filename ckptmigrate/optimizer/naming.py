@@ -7,18 +7,17 @@ buffer belongs to the weight that it is cast to. Every element of every range is
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.optimizer import registration
-from ckptmigrate.optimizer.buffers import Buffer
+from ckptmigrate.optimizer.buffers import Buffer, GroupKeys, chained_of, groups_of
 from ckptmigrate.optimizer.hashing import DTYPES, MAIN, cast
 from ckptmigrate.optimizer.record import (
     PARAM,
-    Chained,
     OptimizerRecord,
     Parameter,
     ParameterCell,
@@ -76,15 +75,21 @@ class Use:
         return f"elements {self.match.first} to {self.match.end} of {self.buffer.name}"
 
 
-def named(
-    source: Source, buffers: Sequence[Buffer], chained: tuple[Chained, ...]
+def read(
+    source: Source, buffers_of: Callable[[Source, int, int, GroupKeys], Iterator[Buffer]]
 ) -> OptimizerRecord:
-    """Return the optimizer with the names of its parameters.
+    """Read an optimizer that is stored in buffers, and find the names of its parameters.
+
+    Args:
+        buffers_of: reads the buffers of one model parallel rank: source, number of the chained
+            optimizer, rank, keys.
 
     Raises:
         DamagedError: a range matches no weight, or a cell of a parameter has no range.
         RefusedError: weights are equal, so that a name cannot be found with certainty.
     """
+    groups = groups_of(source)
+    buffers = [each for rank, keys in groups.items() for each in buffers_of(source, *rank, keys)]
     if len({frozenset(each.states) for each in buffers}) > 1:
         raise source.error("its buffers have different states")
     weights = Weights(source)
@@ -105,7 +110,7 @@ def named(
     without = [name for name in weights.names if name not in parameters]
     if without:
         raise source.error(f"no range has the main parameters of {_shown(without)}")
-    return OptimizerRecord(parameters, chained, replicas, notes)
+    return OptimizerRecord(parameters, chained_of(source, groups), replicas, notes)
 
 
 class Weights:

@@ -13,7 +13,7 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.errors import DamagedError, RefusedError
 from ckptmigrate.optimizer import dp_reshardable, dp_zero, flattened, fully_reshardable
 from ckptmigrate.optimizer.record import OptimizerRecord
-from ckptmigrate.optimizer.source import CONTENT_TYPE, Source, argument
+from ckptmigrate.optimizer.source import BUCKET_SPACE, CONTENT_TYPE, Source, argument
 
 
 class ShardingType(Protocol):
@@ -31,7 +31,6 @@ TYPES: Final[tuple[ShardingType, ...]] = (
     dp_reshardable,
     dp_zero,
 )
-_BUCKETS: Final = "fully_sharded_bucket_space"
 
 
 def recognise(source: Source) -> ShardingType:
@@ -75,8 +74,8 @@ def _check_kind(source: Source) -> None:
         )
     if len(source.types) > 1:
         raise source.refusal(f"it mixes sharding types: {', '.join(map(str, source.types))}")
-    if source.types == {_BUCKETS}:
-        raise source.refusal(f"no release since 0.9 writes its sharding type, {_BUCKETS}")
+    if source.types == {BUCKET_SPACE}:
+        raise source.refusal(f"no release since 0.9 writes its sharding type, {BUCKET_SPACE}")
     instances = argument(source, "num_distributed_optimizer_instances")
     if instances > 1:
         raise source.refusal(f"it has {instances} distributed optimizer instances")

@@ -20,6 +20,12 @@ from ckptmigrate.storage.progress import Progress
 
 TYPE: Final = "param_state_sharding_type"
 CONTENT_TYPE: Final = "distrib_optim_sharding_type"
+# The values of TYPE and of CONTENT_TYPE.
+FLATTENED: Final = "fully_sharded_model_space"
+FULLY_RESHARDABLE: Final = "fully_reshardable"
+DP_RESHARDABLE: Final = "dp_reshardable"
+DP_ZERO: Final = "dp_zero_gather_scatter"
+BUCKET_SPACE: Final = "fully_sharded_bucket_space"
 OPTIMIZER: Final = "optimizer"  # key of the common state
 # `param_state` has the steps of torch's own Adam, which are in the param_groups, too.
 _STATE_KEYS: Final = (OPTIMIZER, "grad_scaler", "param_state", TYPE)
@@ -85,7 +91,9 @@ class Source:
     @cached_property
     def keys(self) -> tuple[str, ...]:
         """Return the keys of the optimizer, in file order."""
-        return tuple(key for key in self.manifest.metadata.entries if KEY.fullmatch(key))
+        entries = self.manifest.metadata.entries
+        # The substring first: there may be a million keys.
+        return tuple(key for key in entries if "optimizer." in key and KEY.fullmatch(key))
 
     @cached_property
     def blobs(self) -> Mapping[str, Mapping[Numbers | None, Blob]]:
@@ -254,6 +262,16 @@ def _is_inside(offsets: Numbers, sizes: Numbers, shape: Numbers) -> bool:
     return len(offsets) == len(sizes) == len(shape) and all(
         at + size <= whole for at, size, whole in zip(offsets, sizes, shape, strict=True)
     )
+
+
+def has_shared_embedding(source: Source) -> bool:
+    """Return whether several pipeline stages have a copy of the embedding, in its own bucket.
+
+    Source: core_v0.9.0, core_v0.19.0 megatron/core/distributed/param_and_grad_buffer.py.
+    """
+    given = source.manifest.common.argument
+    tied = given("untie_embeddings_and_output_weights") is False or given("mtp_num_layers")
+    return bool(tied) and argument(source, "pipeline_model_parallel_size") > 1
 
 
 def argument(source: Source, name: str, default: int = 1) -> int:

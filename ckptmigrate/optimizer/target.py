@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from ckptmigrate.optimizer import flattened, fully_reshardable
+from ckptmigrate.optimizer.source import FLATTENED, FULLY_RESHARDABLE
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class OptimizerTarget:
     @staticmethod
     def type_of(release: Version) -> str:
         """Return the type to convert to for a release."""
-        return flattened.TYPE if release < Version("0.15.dev0") else fully_reshardable.TYPE
+        return FLATTENED if release < Version("0.15.dev0") else FULLY_RESHARDABLE
 
     def is_before(self, release: str) -> bool:
         """Return whether the target is known to be older than a release."""

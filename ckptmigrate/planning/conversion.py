@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import (
@@ -14,7 +15,6 @@ from ckptmigrate.checkpoint.rerun import (
 )
 from ckptmigrate.checkpoint.topology import Given, derive
 from ckptmigrate.errors import CkptMigrateError, DamagedError
-from ckptmigrate.optimizer import Conversion
 from ckptmigrate.planning.losses import FAULT_CONTEXT, FOREIGN_SYMBOLS, RNG_STATE
 from ckptmigrate.releases import rng
 from ckptmigrate.releases.constraints import Constrained, constrain, respelled, respelled_states
@@ -23,6 +23,9 @@ from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.readers import Reader
 from ckptmigrate.versions import Layout, rerun_facts
 from ckptmigrate.versions.detection import Reading
+
+if TYPE_CHECKING:
+    from ckptmigrate.optimizer.resharding import Conversion
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from ckptmigrate.checkpoint.locate import words
 from ckptmigrate.checkpoint.rerun import Kind
 from ckptmigrate.checks.verification import verify_one
 from ckptmigrate.errors import CkptMigrateError, RefusedError
-from ckptmigrate.optimizer import OptimizerTarget, is_convertible
+from ckptmigrate.optimizer.target import OptimizerTarget
 from ckptmigrate.places import Place
-from ckptmigrate.planning import planner, refusals, repairs
+from ckptmigrate.planning import optimizers, planner, refusals, repairs
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.planning.targets import CONVERT, Target, target
@@ -79,7 +79,9 @@ def advise(found: Reading, verdict: Verdict, job: Job, named: Sequence[str | Pla
     reason = None
     if found.record.kind is Kind.CORRUPT:
         return _repaired(found, verdict.reader, job, named)
-    converts = any(map(_is_of_optimizer, verdict.obstacles)) and is_convertible(found.manifest)
+    converts = any(map(_is_of_optimizer, verdict.obstacles)) and optimizers.is_convertible(
+        found.manifest
+    )
     metadata_only = any(obstacle.metadata_only for obstacle in verdict.obstacles)
     migrates = bool(verdict.warnings) or metadata_only
     if migrates or converts:

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from packaging.version import Version
 
 from ckptmigrate.checkpoint.differences import Difference, diff
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.errors import CkptMigrateError, RefusedError
-from ckptmigrate.optimizer import (
-    Conversion,
-    OptimizerTarget,
-    convert,
-    describe,
-    flattened,
-    fully_reshardable,
-    is_convertible,
-    pieces,
-)
+from ckptmigrate.optimizer.description import describe
 from ckptmigrate.optimizer.record import KEY
+from ckptmigrate.optimizer.source import FLATTENED, FULLY_RESHARDABLE
+from ckptmigrate.optimizer.target import OptimizerTarget
 from ckptmigrate.planning.change import NewPayload
 from ckptmigrate.planning.targets import CONVERT, Target
 from ckptmigrate.releases import optimizer_state
@@ -30,7 +23,10 @@ from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command
 from ckptmigrate.text.sizes import data_files, size
 
-TYPES: Final = (flattened.TYPE, fully_reshardable.TYPE)  # that an optimizer can be converted to
+if TYPE_CHECKING:
+    from ckptmigrate.optimizer.resharding import Conversion
+
+TYPES: Final = (FLATTENED, FULLY_RESHARDABLE)  # that an optimizer can be converted to
 _COPIES: Final = 3  # parameters named in a sentence
 _PARTS: Final = ("entry", "plan", "payload", "attribute")  # of differences that name keys
 
@@ -38,6 +34,13 @@ _PARTS: Final = ("entry", "plan", "payload", "attribute")  # of differences that
 def is_readable(found: Manifest, reader: Reader) -> bool:
     """Return whether a release loads the optimizer, at most after a change of metadata."""
     return all(problem.metadata_only for problem in optimizer_state.problems(found, reader))
+
+
+def is_convertible(found: Manifest) -> bool:
+    """Return whether the optimizer is of a kind that can be converted."""
+    from ckptmigrate.optimizer import sharding_types  # most migrations convert nothing
+
+    return sharding_types.is_convertible(found)
 
 
 def needed(found: Manifest, target: Target) -> OptimizerTarget | None:
@@ -75,7 +78,7 @@ def converted(
     """Return the conversion of the optimizer that a target needs, or None if it needs none.
 
     Args:
-        progress, taken: see `optimizer.convert`.
+        progress, taken: see `resharding.convert`.
 
     Raises:
         RefusedError: the optimizer cannot be converted.
@@ -84,11 +87,15 @@ def converted(
     wanted = needed(found, target)
     if wanted is None:
         return None
+    from ckptmigrate.optimizer.resharding import convert
+
     return convert(found, wanted, progress, taken)
 
 
 def payload(made: Conversion) -> Mapping[str, NewPayload]:
     """Return the new data files of a conversion."""
+    from ckptmigrate.optimizer.performing import pieces
+
     return {
         name: NewPayload(count, partial(pieces, made, name)) for name, count in made.sizes.items()
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ckptmigrate import versions
 from ckptmigrate.checkpoint import integrity, nested, sidecar
@@ -17,7 +18,6 @@ from ckptmigrate.checkpoint.manifest import MARKS, Manifest
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.sidecar import FileState, Original, Step, digest
 from ckptmigrate.checkpoint.topology import Given
-from ckptmigrate.optimizer import Conversion
 from ckptmigrate.places import Place
 from ckptmigrate.planning import optimizers, refusals
 from ckptmigrate.planning.change import Change, NewPayload
@@ -33,6 +33,9 @@ from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command
 from ckptmigrate.text.printable import few
 from ckptmigrate.versions.detection import Reading, read
+
+if TYPE_CHECKING:
+    from ckptmigrate.optimizer.resharding import Conversion
 
 
 @dataclass(frozen=True)

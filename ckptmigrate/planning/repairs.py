@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
-from ckptmigrate import optimizer, versions
+from ckptmigrate import versions
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.manifest import MARKER_FILE, Manifest, marker_of
 from ckptmigrate.checkpoint.metadata import SHAPES
@@ -154,7 +154,9 @@ def _without_optimizer(found: Manifest) -> tuple[Manifest, str]:
             fix="omit --drop-optimizer",
             retry=Retry(leave_out=("--drop-optimizer",)),
         )
-    without = optimizer.without_optimizer(found)
+    from ckptmigrate.optimizer.meaning import without_optimizer  # few repairs need it
+
+    without = without_optimizer(found)
     common = without.common.without("opt_param_scheduler").with_argument("no_save_optim", True)
     note = "the optimizer is removed: resume with --no-load-optim"
     return replace(without, common=common), note

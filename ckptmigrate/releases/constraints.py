@@ -195,7 +195,7 @@ def _with_class(found: Manifest, reader: Reader) -> Manifest:
 
 def with_shapes(found: Manifest) -> Manifest:
     """Compute the shapes of flattened optimizer states if `.metadata` lacks them."""
-    if not optimizer_state.shapes_lost(found):
+    if not found.metadata.shapes_lost:
         return found
     rows = optimizer_state.shapes(found)
     return replace(found, metadata=found.metadata.with_attribute(metadata.SHAPES, rows))

@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ckptmigrate import optimizer
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.errors import DamagedError
+from ckptmigrate.optimizer.description import has_several_buckets, may_be_damaged
 from ckptmigrate.releases import writer_evidence
 from ckptmigrate.releases.facts import compat, matches
 from ckptmigrate.text.commands import command
@@ -25,7 +25,7 @@ _MAIN: Final = re.compile(r"(?:chained_\d+\.)?optimizer\.state\.param\.", re.ASC
 
 def warning(manifest: Manifest) -> str | None:
     """Return a sentence if the metadata does not exclude that the optimizer is damaged, or None."""
-    if not optimizer.may_be_damaged(manifest):
+    if not may_be_damaged(manifest):
         return None
     writers = writer_evidence.possible_writers(manifest, compat()).releases
     if writers and not any(matches(each, DAMAGING) for each in writers):
@@ -36,7 +36,7 @@ def warning(manifest: Manifest) -> str | None:
         True: "the job had several gradient buckets",
         False: "it is damaged if the job had several gradient buckets, which args do not show",
         None: "it is damaged if the job had several gradient buckets",
-    }[optimizer.has_several_buckets(manifest)]
+    }[has_several_buckets(manifest)]
     return (
         "the optimizer may be damaged: releases 0.15 to 0.19 write fully_reshardable optimizers "
         f"with shifted values, which replace the weights in a load; {condition}"

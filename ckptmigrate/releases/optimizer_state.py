@@ -7,7 +7,6 @@ states, which is metadata only: `shapes` computes it if it is missing.
 
 from __future__ import annotations
 
-import math
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
@@ -15,17 +14,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ckptmigrate.checkpoint.manifest import Manifest
-from ckptmigrate.checkpoint.metadata import ORIGINAL_SHAPE, SHAPES
+from ckptmigrate.checkpoint.metadata import CHAINED, ORIGINAL_SHAPE, SHAPES
+from ckptmigrate.checkpoint.shapes import global_size, is_flattened, numbers
+from ckptmigrate.optimizer.source import FLATTENED
 from ckptmigrate.pickles.tree import Object
 from ckptmigrate.releases.facts import ShardingRow
 from ckptmigrate.releases.readers import Reader
 
 FLAG: Final = "--no-load-optim"
-FLATTENED: Final = "fully_sharded_model_space"
 Sizes = tuple[int, int]
 _IN_CONTENT: Final = "sharding-type-in-content"
 
-_CHAINED: Final = re.compile(r"chained_\d+\.", re.ASCII)
 # `optimizer.state.exp_avg.<parameter>`, for each of several optimizers under a prefix.
 _STATE: Final = re.compile(
     r"(?P<prefix>(?:chained_\d+\.)?)optimizer\.state\.[^.]+\.(?P<parameter>.+)", re.ASCII
@@ -87,28 +86,6 @@ def problems(
     ]
 
 
-def shapes_lost(manifest: Manifest) -> bool:
-    """Return whether there are flattened states and `.metadata` has no table of their shapes.
-
-    torch 2.9 to 2.12 drop the attribute when Megatron-Core up to 0.14 saves (pytorch #178001).
-    All states of an optimizer have one form, so the first state of each optimizer decides.
-    """
-    if manifest.metadata.attributes.get(SHAPES):
-        return False
-    entries, seen = manifest.metadata.entries, set()
-    for key in entries:  # without regular expressions, because there may be a million keys
-        prefix, is_state, state = key.partition("optimizer.state.")
-        if not is_state or prefix in seen or (prefix and not _CHAINED.fullmatch(prefix)):
-            continue
-        parameter = state.partition(".")[2]
-        shape = _size(entries[parameter]) if parameter in entries else ()
-        if len(shape) > 1:  # releases up to 0.10 do not flatten states of one dimension
-            seen.add(prefix)
-            if _is_flattened(shape, _size(entries[key])):
-                return True
-    return False
-
-
 def shapes(manifest: Manifest) -> dict[str, dict[str, tuple[int, ...]]]:
     """Compute `mcore_data` from the shapes of the parameters: a row per tensor, as Megatron saves.
 
@@ -122,25 +99,11 @@ def shapes(manifest: Manifest) -> dict[str, dict[str, tuple[int, ...]]]:
             continue
         match = _STATE.fullmatch(key)
         parameter = entries.get(match["parameter"]) if match else None
-        shape = () if parameter is None else _size(parameter)
-        rows[key] = {ORIGINAL_SHAPE: shape} if _is_flattened(shape, _size(entries[key])) else {}
+        shape = () if parameter is None else global_size(parameter)
+        rows[key] = (
+            {ORIGINAL_SHAPE: shape} if is_flattened(shape, global_size(entries[key])) else {}
+        )
     return rows
-
-
-def _is_flattened(shape: tuple[int, ...], stored: tuple[int, ...]) -> bool:
-    """Return whether a state is stored flattened.
-
-    Args:
-        shape: the parameter's global shape.
-        stored: the state's global shape; flattened, it is (chunks per dimension..., elements of a
-            chunk).
-    """
-    grid = stored[:-1]
-    if not shape or len(grid) != len(shape) or not all(grid):
-        return False
-    return all(size % cells == 0 for size, cells in zip(shape, grid, strict=True)) and (
-        stored[-1] == math.prod(size // cells for size, cells in zip(shape, grid, strict=True))
-    )
 
 
 def sharding_type(manifest: Manifest) -> str | None:
@@ -150,7 +113,7 @@ def sharding_type(manifest: Manifest) -> str | None:
             found = (state or {}).get(key)
             if isinstance(found, str):
                 return found
-    return FLATTENED if _flattened(manifest) or shapes_lost(manifest) else None
+    return FLATTENED if _flattened(manifest) or manifest.metadata.shapes_lost else None
 
 
 def _optimizers(manifest: Manifest) -> list[dict[Any, Any]]:
@@ -196,10 +159,7 @@ def _of_sharding(found: str | None, reader: Reader) -> list[Problem]:
         if taken_for_flattened:
             return taken_for_flattened
     error = row.error if row else f"NotImplementedError: Unknown sharding_type: {found}"
-    why = (
-        f"the distributed optimizer of the release does not support the sharding type {found}, "
-        "and a change of metadata cannot convert the data"
-    )
+    why = f"the distributed optimizer of the release does not support the sharding type {found}"
     return [Problem(error, why, before_load=True)]
 
 
@@ -210,7 +170,7 @@ def _of_form(reader: Reader, form: str, **values: object) -> list[Problem]:
 
 def _of_shapes(manifest: Manifest, reader: Reader) -> list[Problem]:
     """Return the problem with flattened states that lack the table of their shapes."""
-    if not shapes_lost(manifest):
+    if not manifest.metadata.shapes_lost:
         return []
     found = _of_form(reader, "flattened-shapes-lost")
     return [Problem(each.error, each.why, metadata_only=True) for each in found]
@@ -225,7 +185,7 @@ def _of_chain(manifest: Manifest, reader: Reader) -> list[Problem]:
     if len(_optimizers(manifest)) < 2:
         return []
     keys = manifest.metadata.entries
-    if any(_CHAINED.match(key) for key in keys):
+    if any(CHAINED.match(key) for key in keys):
         return []
     first = next((key for key in keys if key.startswith("optimizer.")), None)
     if first is None:
@@ -248,7 +208,7 @@ def _of_dimension(manifest: Manifest, found: str | None, reader: Reader) -> list
     # Filter by key first: in a large file, each entry that is accessed is unpickled on demand.
     for key in entries:
         if len(flattened.get(key, ())) == 1:
-            stored = _size(entries[key])
+            stored = global_size(entries[key])
             return _of_form(
                 reader, "flattened-1d-reshaped", key=key, stored=list(stored), shape=flattened[key]
             )
@@ -270,7 +230,7 @@ def _cut(key: str, entries: Mapping[str, Any]) -> tuple[int, int] | None:
     """
     match = _STATE.fullmatch(key)
     parameter = entries.get(match["parameter"]) if match else None
-    if parameter is None or len(_size(entries[key])) != 1:
+    if parameter is None or len(global_size(entries[key])) != 1:
         return None
     whole = sorted(_pieces(parameter))
     for piece in _pieces(entries[key]):
@@ -286,13 +246,9 @@ def _pieces(entry: Any) -> Iterator[tuple[int, int]]:
     chunks = entry.attributes.get("chunks") if isinstance(entry, Object) else None
     for chunk in chunks if isinstance(chunks, list) else ():
         if isinstance(chunk, Object):
-            offsets, sizes = (_numbers(chunk.attributes.get(name)) for name in ("offsets", "sizes"))
+            offsets, sizes = (numbers(chunk.attributes.get(name)) for name in ("offsets", "sizes"))
             if len(offsets) == len(sizes) == 1:
                 yield offsets[0], sizes[0]
-
-
-def _size(entry: Any) -> tuple[int, ...]:
-    return _numbers(entry.attributes.get("size")) if isinstance(entry, Object) else ()
 
 
 def _flattened(manifest: Manifest) -> dict[str, tuple[int, ...]]:
@@ -301,16 +257,7 @@ def _flattened(manifest: Manifest) -> dict[str, tuple[int, ...]]:
     if not isinstance(data, dict):
         return {}
     return {
-        k: _numbers(v[ORIGINAL_SHAPE])
+        k: numbers(v[ORIGINAL_SHAPE])
         for k, v in data.items()
         if isinstance(v, dict) and ORIGINAL_SHAPE in v
     }
-
-
-def _numbers(value: Any) -> tuple[int, ...]:
-    """Return the numbers of a tuple or an inert torch.Size; () for anything else."""
-    if isinstance(value, Object) and len(value.args) == 1:
-        value = value.args[0]
-    if isinstance(value, tuple) and all(type(number) is int for number in value):
-        return value
-    return ()

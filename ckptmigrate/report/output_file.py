@@ -45,14 +45,14 @@ def check_place(file: Path, source: Place) -> None:
             retry=Retry(add=("--report", str(_free(file)))),
         )
     if lies_in(folder, source):
-        reason, fix = f"lies in {source}, which a report leaves alone", _OTHER
+        reason, fix = f"is in {source}, where a report cannot be", _OTHER
     elif not folder.is_dir():
         make = shell("mkdir", "-p", folder)
-        reason, fix = "lies in a directory that is not there", f"run `{make}`, or {_OTHER}"
+        reason, fix = "is in a directory that does not exist", f"run `{make}`, or {_OTHER}"
     elif len(os.fsencode(file.name)) > os.pathconf(folder, "PC_NAME_MAX"):
         reason, fix = "has a name that is too long for its file system", _OTHER
     elif not os.access(folder, os.W_OK):
-        reason, fix = "lies in a directory that you may not write to", _OTHER
+        reason, fix = "is in a directory that you cannot write to", _OTHER
     else:
         return
     raise DestinationError(reason, path=file, fix=fix)

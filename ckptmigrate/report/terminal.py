@@ -18,7 +18,6 @@ from ckptmigrate.text.sizes import data_files, size
 
 _MOST_LINES: Final = 40  # of one list; the number of the others is printed
 _MOST_ITEMS: Final = 8  # of one problem
-_MOST_UNDONE: Final = 8  # checkpoints that one undo command names
 COLUMN: Final = 13  # width of the label column
 _SIGNS: Final = {"+": "green", "-": "red", "~": "yellow"}
 _SEVERITIES: Final = {"error": "red", "warning": "yellow", "note": "cyan"}

@@ -12,7 +12,7 @@ from ckptmigrate.checkpoint.rerun import Kind, RerunRecord
 from ckptmigrate.checkpoint.sidecar import Step
 from ckptmigrate.checkpoint.topology import derive
 from ckptmigrate.errors import CkptMigrateError, DamagedError, RefusedError
-from ckptmigrate.optimizer import describe
+from ckptmigrate.optimizer.description import describe
 from ckptmigrate.pickles.display import short, words
 from ckptmigrate.pickles.tree import Object
 from ckptmigrate.places import Place
@@ -204,13 +204,11 @@ def _anomalies(
     found += _unknown(reading)
     orphans = [name for name in manifest.payload_files if name not in manifest.metadata.ends]
     if orphans:
-        found.append(
-            f"{len(orphans)} payload files that no entry lies in: {', '.join(orphans[:3])}"
-        )
+        found.append(f"{len(orphans)} data files that no key uses: {', '.join(orphans[:3])}")
     if migrated:  # a migrated checkpoint has traces of two releases
         return found
     if not writer.releases:
-        found.append("the signs of the writing release contradict each other")
+        found.append("the checkpoint has traces of several releases, and no migration history")
     elif not any(
         matches(release, compat().row(layout).releases)
         for layout in likely

@@ -9,7 +9,7 @@ from typing import Any, Final
 from ckptmigrate.checkpoint.rerun import STATES, Kind, RerunRecord
 from ckptmigrate.checkpoint.sidecar import Step
 from ckptmigrate.checkpoint.topology import Topology
-from ckptmigrate.optimizer import OptimizerSummary
+from ckptmigrate.optimizer.description import OptimizerSummary
 from ckptmigrate.places import Place
 from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.writer_evidence import PossibleWriters
@@ -317,7 +317,7 @@ def _spans(releases: Sequence[str]) -> str:
 def _writer(found: PossibleWriters) -> str:
     """Return the releases that may have written a checkpoint."""
     if not found.releases:
-        return "unknown release (its traces contradict each other)"
+        return "unknown release (it has traces of several releases)"
     first, last = found.releases[0], found.releases[-1]
     return f"Megatron-Core {first if first == last else f'{first} to {last}'}"
 

@@ -12,7 +12,6 @@ from ckptmigrate.checks.code import Severity
 from ckptmigrate.checks.torch_load import require_torch
 from ckptmigrate.checks.verification import Verification, Verified
 from ckptmigrate.errors import CkptMigrateError
-from ckptmigrate.optimizer import read_size
 from ckptmigrate.places import Place
 from ckptmigrate.report.document import CommandOutcome, Document, Facts
 from ckptmigrate.storage import directories
@@ -90,6 +89,8 @@ class VerifyRequest:
             sizes = directory.files().items()
             total += passes * sum(size for name, size in sizes if PAYLOAD.fullmatch(name))
             if self.optimizer and self.sample is None:
+                from ckptmigrate.optimizer.comparison import read_size
+
                 with contextlib.suppress(CkptMigrateError):  # `verify` reports it
                     total += read_size(read(directory).manifest)
         return total

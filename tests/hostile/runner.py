@@ -33,7 +33,7 @@ def verbs(root: str, clean: str, out: str) -> dict[str, list[str]]:
     return {
         "inspect": ["inspect", root],
         "check": ["check", root],
-        "diff": ["diff", clean, root],
+        "diff": ["diff", clean, root, "--full"],
         "dry-run": ["downgrade", root, "--to", "pre-rerun", "--dry-run"],
         "downgrade": ["downgrade", root, "--to", "pre-rerun", "-o", out],
     }
