@@ -263,7 +263,7 @@ class Measurement:
             return training
         if each.scenario == "optimizer" and found.result == OK:
             verdict = self._check(each.folder, release)
-            if not verdict.resumes:
+            if verdict.obstacles:
                 return self._failed(each, release, verdict.obstacles[0].error, _RULES)
         return found
 
@@ -308,7 +308,7 @@ class Measurement:
 
     def _by_rules(self, each: Checkpoint, folder: Path, release: str) -> LoadResult:
         verdict = self._check(folder, release)
-        if not verdict.resumes:
+        if verdict.obstacles:
             return self._failed(each, release, verdict.obstacles[0].error, _RULES)
         if each.scenario != "fault":
             return LoadResult(OK, _RULES)
