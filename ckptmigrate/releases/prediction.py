@@ -57,7 +57,7 @@ class Obstacle:
     metadata_only: bool = True
 
 
-class Answer(str, Enum):
+class CheckAnswer(str, Enum):
     """The answer of a prediction.
 
     conditional: it can resume if the job has what the checkpoint does not contain. unknown: it
@@ -129,18 +129,18 @@ class Verdict:
         )
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> CheckAnswer:
         """The answer; YES also if the job resumes without some of the data."""
         if self.obstacles:
-            return Answer.NO
+            return CheckAnswer.NO
         if self.unknown:
-            return Answer.UNKNOWN
-        return Answer.CONDITIONAL if self.needs else Answer.YES
+            return CheckAnswer.UNKNOWN
+        return CheckAnswer.CONDITIONAL if self.needs else CheckAnswer.YES
 
     @property
     def resumes(self) -> bool:
         """Whether the load succeeds with the checkpoint alone, even if without some of the data."""
-        return self.answer is Answer.YES
+        return self.answer is CheckAnswer.YES
 
 
 def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:

@@ -13,7 +13,7 @@ from ckptmigrate.releases import prediction
 from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.job import Job
-from ckptmigrate.releases.prediction import Answer, Verdict
+from ckptmigrate.releases.prediction import CheckAnswer, Verdict
 from ckptmigrate.releases.readers import reader, readers
 from ckptmigrate.report.document import CommandOutcome, Document, Facts, NextStep, Predicted
 from ckptmigrate.storage import directories
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 _ANSWERS: Final = {
-    Answer.YES: "{release} can resume from",
-    Answer.CONDITIONAL: "{release} can resume only under a condition from",
-    Answer.UNKNOWN: "It is not known whether {release} can resume from",
-    Answer.NO: "{release} cannot resume from",
+    CheckAnswer.YES: "{release} can resume from",
+    CheckAnswer.CONDITIONAL: "{release} can resume only under a condition from",
+    CheckAnswer.UNKNOWN: "It is not known whether {release} can resume from",
+    CheckAnswer.NO: "{release} cannot resume from",
 }
 
 
