@@ -85,7 +85,7 @@ def test_adapters_alone(copy: Copy, form: str) -> None:
     root = copy(SAMPLE)
     with_tensors(root, keys)
     found = read(root)
-    summary = adapters.find(found.manifest)
+    summary = adapters.find(found.manifest.metadata.entries)
     assert summary is not None
     assert (summary.form.frameworks, summary.tensors, summary.others) == (
         frameworks,
@@ -104,7 +104,7 @@ def test_a_base_model_needs_nothing(copy: Copy, form: str) -> None:
     root = copy(SAMPLE)
     with_tensors(root, WHOLE[form])
     found = read(root)
-    assert adapters.find(found.manifest) is None
+    assert adapters.find(found.manifest.metadata.entries) is None
     assert ask(found, "0.17.1").answer is CheckAnswer.YES
 
 

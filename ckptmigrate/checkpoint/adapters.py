@@ -6,6 +6,7 @@ A framework that trains adapters saves only them. A job then needs the base chec
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -48,6 +49,8 @@ FORMS: Final = (
         "_filter_adapter_state_dict, load_mcore_checkpoint",
     ),
 )
+# A part of the keys of every form.
+KEYS: Final = re.compile("|".join(form.keys.pattern for form in FORMS), re.ASCII)
 # A weight that adapters are added to. Every Megatron model has some.
 _BASE: Final = re.compile(
     r"(?:linear_\w+|in_proj|out_proj|query_key_value|dense\w*)\.(?:base_layer\.)?weight\d*",
@@ -98,10 +101,14 @@ class AdapterSummary:
         )
 
 
-def find(found: Manifest) -> AdapterSummary | None:
-    """Return the adapters of a checkpoint without a base model; None for other checkpoints."""
+def find(keys: Iterable[str]) -> AdapterSummary | None:
+    """Return the adapters of a checkpoint without a base model; None for other checkpoints.
+
+    Args:
+        keys: the keys of the checkpoint.
+    """
     form, tensors, others = None, 0, 0
-    for key in found.metadata.entries:
+    for key in keys:
         if key.startswith(_NO_MODEL) or _OBJECT in key:
             continue
         named = next((each for each in FORMS if each.keys.search(key)), None)
@@ -117,5 +124,5 @@ def find(found: Manifest) -> AdapterSummary | None:
 
 def needs(found: Manifest) -> tuple[str, ...]:
     """Return what a job needs and a checkpoint does not contain."""
-    summary = find(found)
+    summary = find(found.metadata.entries)
     return () if summary is None else (summary.need,)
