@@ -20,6 +20,8 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from conftest import Run, checkpoint_of, refused
+from real_releases import READERS
+from test_sources import INSTALLED
 
 from ckptmigrate import UnsupportedFormatError
 from ckptmigrate.checkpoint import formats, other_formats
@@ -144,6 +146,17 @@ def test_each_row_is_met() -> None:
     """No format without an example here."""
     shown = {kind.partition("-")[0] for kind in KINDS} | {"torch", "torch_dcp or fsdp_dtensor"}
     assert set(other_formats.FORMATS) <= shown
+
+
+def test_the_releases_that_read_zarr() -> None:
+    """The last of them is the one that the row names."""
+    reading = [
+        release
+        for release in INSTALLED
+        if (READERS / release / "megatron/core/dist_checkpointing/strategies/zarr.py").exists()
+    ]
+    assert reading[-1] == "0.15.3"
+    assert "core_v0.15.3" in other_formats.FORMATS[other_formats.ZARR].source
 
 
 def test_the_root_of_a_legacy_checkpoint_is_the_one_to_load(run: Run, tmp_path: Path) -> None:
