@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,13 @@ def test_a_base_model_needs_nothing(copy: Copy, form: str) -> None:
     found = read(root)
     assert adapters.find(found.manifest.metadata.entries) is None
     assert ask(found, "0.17.1").answer is CheckAnswer.YES
+
+
+def test_long_keys_take_no_time() -> None:
+    begun = time.process_time()
+    for part in ("linear_", ".linear_", "dense", ".adapter", "lora_A", "linear_fc1.base_layer."):
+        adapters.find([part * 100_000, f".{part}" * 100_000])
+    assert time.process_time() - begun < 2
 
 
 def test_the_case(run: Run, tmp_path: Path) -> None:

@@ -16,9 +16,12 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from conftest import SAMPLES, Run, checkpoint_of, refused, tree_hash
+
+from ckptmigrate import DamagedError, inspect, verify
 
 Copy = Callable[[str], Path]
 OID = "ee802f98be53bf78c3c14449a772adcda6cef41f3da9f430df13f82676b43903"
@@ -215,3 +218,17 @@ def test_a_fifo_as_the_dot_file(run: Run, copy: Copy) -> None:
     refused(run("inspect", root), ".metadata is missing")
     (checkpoint_of(root) / "common.pt").write_bytes(LFS)
     assert "run `git lfs pull` in the clone" in run("verify", root).stdout
+
+
+@pytest.mark.parametrize("name", [".metadata", "metadata.json", "common.pt", "__0_0.distcp"])
+def test_a_pointer_in_an_object_store(name: str) -> None:
+    memory = fsspec.filesystem("memory")
+    for file in checkpoint_of(SAMPLES / IDLE).iterdir():
+        content = LFS if file.name == name else file.read_bytes()
+        memory.pipe(f"/pointers/{name}/iter_0000005/{file.name}", content)
+    url = f"memory://pointers/{name}/iter_0000005"
+    with pytest.raises(DamagedError, match="is a Git LFS pointer") as told:
+        inspect(url)
+    assert "`git lfs pull`" in str(told.value.fix)
+    [found] = verify(url).findings
+    assert (found.code, found.items) == ("pointer-file", (name,))

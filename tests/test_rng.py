@@ -201,6 +201,10 @@ def test_the_case_of_main(run: Run, tmp_path: Path) -> None:
             f"rng_state/shard_0.{t}_1.2": before[f"rng_state/shard_0.{t}.0_1.2.1"] for t in (0, 1)
         }
         assert ask(out, release).resumes
+    every = tmp_path / "universal"
+    assert run("migrate", root, "--to", "universal", "-o", every).returncode == 0
+    assert rng(every).keys() == {f"rng_state/shard_0.{t}_1.2" for t in (0, 1)}
+    assert all(of_rng(every, release) == [] for release in ("0.9.0", "0.16.1", "0.20.dev0"))
     up = run("upgrade", root, "--to", "0.20", "--dry-run")
     assert "(in Megatron-LM main of 2026-08-22: later commits store one for every rank" in up.stdout
 

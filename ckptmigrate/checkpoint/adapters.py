@@ -53,7 +53,8 @@ FORMS: Final = (
 KEYS: Final = re.compile("|".join(form.keys.pattern for form in FORMS), re.ASCII)
 # A weight that adapters are added to. Every Megatron model has some.
 _BASE: Final = re.compile(
-    r"(?:linear_\w+|in_proj|out_proj|query_key_value|dense\w*)\.(?:base_layer\.)?weight\d*",
+    r"(?:^|\.)(?:linear_\w+|in_proj|out_proj|query_key_value|dense\w*)\."
+    r"(?:base_layer\.)?weight\d*",
     re.ASCII,
 )
 _NO_MODEL: Final = ("optimizer.", "chained_")  # the starts of the keys of optimizers

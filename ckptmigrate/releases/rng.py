@@ -111,8 +111,12 @@ def saved(found: Manifest) -> bool:
     return not found.common.argument("no_save_rng")
 
 
-def rekeyed(found: Manifest, reader: Reader, given: Given | None = None) -> Rekeyed:
+def rekeyed(found: Manifest, reader: Reader | None, given: Given | None = None) -> Rekeyed:
     """Convert the RNG keys from the (PP, TP, DP x CP) grid to the (PP, TP) grid, or back.
+
+    Args:
+        reader: the release that loads the result; None for every release. With expert parallelism
+            no grid suits all of them, and the grid stays.
 
     The data files do not change: new keys refer to existing bytes. A later upgrade restores the
     dropped keys from the original files that the sidecar keeps.
@@ -126,6 +130,8 @@ def rekeyed(found: Manifest, reader: Reader, given: Given | None = None) -> Reke
     [(grid, present)] = stored.items()
     if len(present) != grid_size(grid):
         return Rekeyed(found)
+    if reader is None and _has_experts(found):
+        return Rekeyed(found)
     if len(grid) == 3 and not _by_rank(found, reader):
         return _with_fewer(found, grid, reader)
     if len(grid) == 2 and _by_rank(found, reader):
@@ -133,10 +139,14 @@ def rekeyed(found: Manifest, reader: Reader, given: Given | None = None) -> Reke
     return Rekeyed(found)
 
 
-def _by_rank(found: Manifest, reader: Reader, experts: int | None = None) -> bool:
+def _by_rank(found: Manifest, reader: Reader | None, experts: int | None = None) -> bool:
     """Return whether a reader requests one RNG state per rank for this expert parallelism."""
+    return reader is not None and reader.rng_by_rank and _has_experts(found, experts)
+
+
+def _has_experts(found: Manifest, experts: int | None = None) -> bool:
     experts = experts or found.common.argument("expert_model_parallel_size")
-    return reader.rng_by_rank and type(experts) is int and experts > 1
+    return type(experts) is int and experts > 1
 
 
 def _stored(found: Manifest) -> dict[Position, frozenset[Position]]:
@@ -150,7 +160,7 @@ def _stored(found: Manifest) -> dict[Position, frozenset[Position]]:
     return {grid: frozenset(places) for grid, places in stored.items()}
 
 
-def _with_fewer(found: Manifest, grid: Position, reader: Reader) -> Rekeyed:
+def _with_fewer(found: Manifest, grid: Position, reader: Reader | None) -> Rekeyed:
     """Keep the states of the first rank of each (PP, TP)."""
     firsts = {
         place[:2]: unique_key(place, grid, RNG_KEY) for place in positions(grid) if not place[2]
@@ -167,7 +177,7 @@ def _with_fewer(found: Manifest, grid: Position, reader: Reader) -> Rekeyed:
     note = "every data and context parallel rank loads the RNG state of the first of them"
     if not lossy:
         note = f"{note}, which is equal to its own"
-    changed = reader.unmeasured(GRID)
+    changed = None if reader is None else reader.unmeasured(GRID)
     if changed is not None:
         note = f"{note} (in {changed.measured}: {changed.change})"
     return _with(found, grid, added, lossy=lossy, note=note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -100,7 +101,7 @@ def _above(path: Place) -> tuple[Path, ...]:
 
 def _is_clone(folder: Path, kind: PointerKind) -> bool:
     """Return whether a directory is a clone with files of a tool."""
-    if not (folder / ".git").exists():
+    if not os.path.exists(folder / ".git"):
         return False
     try:
         return kind.filter in local_files.read(folder / _ATTRIBUTES, _LARGEST_ATTRIBUTES)
