@@ -31,7 +31,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Validation": (
         "load", "hash_payload", "hashed", "compare_optimizer", "sample", "values", "known",
     ),
-    "Measurement": ("readers", "samples", "facts", "update", "source"),
+    "Measurement": ("readers", "samples", "expect", "facts", "update", "junit", "source"),
     "General": (
         "break_lock", "as_json", "no_color", "verbose", "version", "help", "help_all",
     ),
