@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from benchmarks import contenders, goals, machine, running, table
+from benchmarks import goals, machine, running, table, tasks
 
 TITLE: Final = "# What a migration costs\n"
 CONDITIONS: Final = (
@@ -25,13 +25,13 @@ def main() -> None:
     asked = _arguments()
     folder = Path(asked.folder)
     head = "\n".join((TITLE, f"{machine.describe(folder)}.\n", f"{CONDITIONS}\n"))
-    scale = contenders.QUICK if asked.quick else contenders.FULL
+    scale = tasks.QUICK if asked.quick else tasks.FULL
     if not asked.quick:
         # Run every process once on tiny data, to compile its imports and fill the page cache.
-        for task in contenders.tasks(contenders.QUICK):
+        for task in tasks.tasks(tasks.QUICK):
             running.run(task, folder)
     rows: list[table.Row] = []
-    for task in contenders.tasks(scale):
+    for task in tasks.tasks(scale):
         if asked.only in task.name:
             print(task.name, file=sys.stderr)
             rows += running.run(task, folder, at_most=asked.runs)
@@ -40,8 +40,8 @@ def main() -> None:
     print(_page(head, rows, scale), end="")
 
 
-def _page(head: str, rows: list[table.Row], scale: contenders.Scale) -> str:
-    parts = (head, table.render(rows), goals.render(contenders.goals(scale), rows))
+def _page(head: str, rows: list[table.Row], scale: tasks.Scale) -> str:
+    parts = (head, table.render(rows), goals.render(tasks.goals(scale), rows))
     return "\n".join(part for part in parts if part)
 
 

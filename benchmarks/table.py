@@ -28,6 +28,7 @@ class Row:
     runs: int
 
 
+UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 HEAD: Final = ("", "time", "ratio", "peak memory", "read", "written", "runs")
 
 
@@ -60,8 +61,8 @@ def seconds(value: float) -> str:
 
 def amount(size: float) -> str:
     """Return a number of bytes with three digits."""
-    for unit in ("B", "kB", "MB"):
+    for unit in UNITS[:-1]:
         if size < 999.5:
             return f"{size:.3g} {unit}"
         size /= 1000
-    return f"{size:.3g} GB"
+    return f"{size:.3g} {UNITS[-1]}"
