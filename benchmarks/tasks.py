@@ -126,9 +126,7 @@ def _starting(repetitions: int) -> Task:
     return Task(
         "start, a sample of 61 entries",
         (
-            Contender(
-                "`ckptmigrate --version`", Sample(), lambda _: version
-            ),
+            Contender("`ckptmigrate --version`", Sample(), lambda _: version),
             Contender("`ckptmigrate downgrade --dry-run`", Sample(), commands.dry_run("pre-rerun")),
             Contender('`python -c "import click"`', Sample(), commands.python("import click")),
             Contender('`python -c "pass"`', Sample(), commands.python("pass")),
