@@ -13,10 +13,10 @@ from benchmarks import goals, machine, running, table, tasks
 TITLE: Final = "# What a migration costs\n"
 CONDITIONS: Final = (
     "Medians of whole processes, run in turn; each ratio is to the first row of its task, within "
-    "one repetition. The page cache is warm as far as memory allows. Read and written: what "
-    "passed through read and write calls of the process and its children (rchar, wchar of "
-    "/proc/PID/io), its own program included. Peak memory: resident, of the largest process "
-    "(ru_maxrss); 10 MB are the least that shows."
+    "one repetition. The page cache is warm as far as memory allows, except where a task says that "
+    "it is cold. Read and written: what passed through read and write calls of the process and its "
+    "children (rchar, wchar of /proc/PID/io), its own program included. Peak memory: resident, of "
+    "the largest process (ru_maxrss); 10 MB are the least that shows."
 )
 
 
@@ -52,7 +52,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, metavar="N", help="at most so many of each")
     parser.add_argument("--into", type=Path, metavar="FILE", help="write the table there, too")
     parser.add_argument(
-        "--folder", default=tempfile.gettempdir(), help="where to make checkpoints; 20 GB"
+        "--folder", default=tempfile.gettempdir(), help="where to make checkpoints; 35 GB"
     )
     return parser.parse_args()
 

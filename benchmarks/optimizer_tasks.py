@@ -42,11 +42,14 @@ class Conversion:
     to: str
     slowest: float
 
+    @property
+    def name(self) -> str:
+        """Return the start of the names of its tasks."""
+        return f"optimizer: {self.before} to {self.after}, "
+
     def task(self, size: int) -> str:
         """Return the name of the task in the table."""
-        return (
-            f"optimizer: {self.before} to {self.after}, {amount(size)} of states, cold page cache"
-        )
+        return f"{self.name}{amount(size)} of states, cold page cache"
 
     @property
     def command(self) -> str:

@@ -20,6 +20,12 @@ UNVERIFIED: Final = "read, change, write, fsync `.metadata`, unverified (no verb
 VERIFIED: Final = "read, change, verify, write, fsync `.metadata`"
 INSPECT: Final = "`ckptmigrate inspect`"
 VERIFY: Final = "`ckptmigrate verify`"
+OLDER: Final = "0.11.0"
+MIGRATION: Final = f"downgrade --to {OLDER}, "  # the start of the name of a task
+OUT_OF_PLACE: Final = "`ckptmigrate downgrade`"
+COPY_AND_SYNC: Final = "`cp -r`, then `sync -f`"
+DCP: Final = "torch DCP: load, save"
+MEGATRON_COPY: Final = "megatron-core 0.16.1: `load_plain_tensors`, `save`"
 IN_PLACE: Final = "`ckptmigrate downgrade --in-place`"
 # Reasons why a goal is missed.
 _LEXED: Final = (
@@ -35,8 +41,9 @@ _WHOLE: Final = "the file, its new bytes and where each row stands are in memory
 _NOISE: Final = "both do the same, as the bytes and calls beside them show: this is noise"
 # The values of --jobs for `--all`.
 JOBS: Final = (1, 2)
+_OUT: Final = "out of place"
 _SPARSE: Final = {
-    "out of place": commands.downgrade_out,
+    _OUT: commands.downgrade_out,
     "in place": commands.downgrade_in_place,
 }
 
@@ -87,9 +94,9 @@ def tasks(scale: Scale) -> list[Task]:
 
 
 def _migrating(size: int, repetitions: int) -> Task:
-    payload, to = Saved(size), "0.11.0"
+    payload, to = Saved(size), OLDER
     ways = (
-        ("`ckptmigrate downgrade`", commands.downgrade_out(to)),
+        (OUT_OF_PLACE, commands.downgrade_out(to)),
         (IN_PLACE, commands.downgrade_in_place(to)),
         (FLOOR, commands.floor(to)),
         ("torch: `read_metadata`, `pickle.dump`, fsync", commands.torch_metadata),
@@ -98,15 +105,13 @@ def _migrating(size: int, repetitions: int) -> Task:
             "`cp -r --reflink=auto`",
             lambda place: ["cp", "-r", "--reflink=auto", str(place.root), str(place.out)],
         ),
-        ("`cp -r`, then `sync -f`", commands.copy_and_sync),
-        ("torch DCP: load, save", commands.program("dcp_copy")),
+        (COPY_AND_SYNC, commands.copy_and_sync),
+        (DCP, commands.program("dcp_copy")),
     )
     contenders = [Contender(name, payload, command) for name, command in ways]
     copy = commands.program("megatron_copy")
-    contenders.append(
-        Contender("megatron-core 0.16.1: `load_plain_tensors`, `save`", payload, copy, MEGATRON)
-    )
-    name = f"downgrade --to {to}, {amount(size)} of payload"
+    contenders.append(Contender(MEGATRON_COPY, payload, copy, MEGATRON))
+    name = f"{MIGRATION}{amount(size)} of payload"
     return Task(name, tuple(contenders), repetitions, bytes_needed=GB + 2 * size)
 
 
@@ -150,8 +155,11 @@ def _sparse_task(where: str) -> str:
     return f"downgrade --to pre-rerun, {where}, payload of holes (sparse)"
 
 
+SPARSE_OUT: Final = _sparse_task(_OUT)
+
+
 def _sparse_of(size: int) -> str:
-    return f"`ckptmigrate downgrade`, {amount(size)} of payload"
+    return f"{OUT_OF_PLACE}, {amount(size)} of payload"
 
 
 def _many(count: int, repetitions: int) -> Task:
