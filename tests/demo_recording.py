@@ -22,7 +22,7 @@ from rich.text import Text
 
 ROOT: Final = Path(__file__).parent.parent
 FILE: Final = ROOT / "docs" / "images" / "demo.svg"
-WIDTH: Final = 92  # columns
+WIDTH: Final = 80  # columns
 # As long as the name of the temporary directory, so that lines wrap in the same places.
 _PLACE, _TEMPORARY = "/scratch/project/me", re.compile(r"/tmp/tmp\.\w{10}")
 

@@ -104,12 +104,12 @@ class Measurement:
         for writer in dict.fromkeys(each.writers[0] for each in wanted):
             self.say(f"{writer} saves")
             mine = [each for each in wanted if each.writers == (writer,)]
-            told = jobs.run(
+            answers = jobs.run(
                 writer,
                 self.readers,
                 [{"checkpoint": str(c.folder), "save": c.scenario, **dict(c.sizes)} for c in mine],
             )
-            for each, ranks in zip(mine, told, strict=True):
+            for each, ranks in zip(mine, answers, strict=True):
                 for rank in ranks:
                     if rank["error"]:
                         raise RefusedError(f"{writer} cannot save: {rank['error']}", path=each.root)
@@ -131,14 +131,14 @@ class Measurement:
             after = migrated[each.key]
             job = self._job(each, after.folder, release)
             wanted.append({**job, "no_load_optim": OPTIMIZER_STATE in after.losses})
-        told = jobs.run(release, self.readers, wanted)
+        answers = jobs.run(release, self.readers, wanted)
         raw = {
             each.key: self._known_otherwise(each, release, self._outcome(each, release, ranks, ()))
-            for each, ranks in zip(every, told, strict=False)
+            for each, ranks in zip(every, answers, strict=False)
         }
         loaded = {
             each.key: self._outcome(each, release, ranks, migrated[each.key].losses)
-            for each, ranks in zip(changed, told[len(every) :], strict=True)
+            for each, ranks in zip(changed, answers[len(every) :], strict=True)
         }
         found = {}
         for each in every:
