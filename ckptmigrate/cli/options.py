@@ -12,7 +12,6 @@ import click
 from ckptmigrate.cli import completion_values
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import EVERYTHING
-from ckptmigrate.optimizer.target import SMALLEST_PART
 from ckptmigrate.places import Place
 from ckptmigrate.storage.urls import place
 
@@ -89,6 +88,8 @@ class SizeType(click.ParamType):  # type: ignore[type-arg]  # as PlaceType
     def convert(
         self, value: Any, param: click.Parameter | None, context: click.Context | None
     ) -> int:
+        from ckptmigrate.optimizer.target import SMALLEST_PART  # few commands need it
+
         match = re.fullmatch(r"(\d{1,15})([KMG]?)(?:i?B)?", str(value), re.ASCII | re.IGNORECASE)
         size = int(match[1]) << 10 * " KMG".index(match[2].upper() or " ") if match else 0
         if size < SMALLEST_PART:

@@ -42,7 +42,7 @@ def recover(path: Place, break_lock: bool, keep: bool) -> None:
     Examples:
       ckptmigrate recover run
       ckptmigrate recover run --break-lock
-      ckptmigrate recover run-for-0.16 --keep
+      ckptmigrate recover run --keep
     """
     done = recovery.recover(path, break_lock=break_lock, keep=keep)
     if output.json:
