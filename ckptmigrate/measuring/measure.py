@@ -127,13 +127,13 @@ class Measurement:
         }
         releases = [r.release for r in self.compat.readers if not asked or r.release in asked]
         with ThreadPoolExecutor(2) as pool:
-            told = dict(
+            answers = dict(
                 zip(releases, pool.map(lambda r: self._ask(r, every), releases), strict=True)
             )
         measured = Measured()
         for group in groups:
             cells = [
-                self._cell(group, release, [told[release][c.key] for c in found[key]], measured)
+                self._cell(group, release, [answers[release][c.key] for c in found[key]], measured)
                 for key in [(group.writer, group.scenario)]
                 for release in releases
             ]
@@ -154,12 +154,12 @@ class Measurement:
         for writer in dict.fromkeys(each.writer for each in wanted):
             self.say(f"{writer} saves")
             mine = [each for each in wanted if each.writer == writer]
-            told = jobs.run(
+            answers = jobs.run(
                 writer,
                 self.readers,
                 [{"checkpoint": str(c.folder), "save": c.scenario, **dict(c.sizes)} for c in mine],
             )
-            for each, ranks in zip(mine, told, strict=True):
+            for each, ranks in zip(mine, answers, strict=True):
                 for rank in ranks:
                     if rank["error"]:
                         raise RefusedError(f"{writer} cannot save: {rank['error']}", path=each.root)
@@ -177,18 +177,18 @@ class Measurement:
             after = migrated[each.key]
             job = self._job(each, after.folder, release)
             wanted.append({**job, "no_load_optim": OPTIMIZER_STATE in after.losses})
-        told = jobs.run(release, self.readers, wanted)
+        answers = jobs.run(release, self.readers, wanted)
         raw = {
             each.key: self._outcome(each, release, ranks, ())
-            for each, ranks in zip(every, told, strict=False)
+            for each, ranks in zip(every, answers, strict=False)
         }
         for each in every:
             raw[each.key] = self._known_otherwise(each, release, raw[each.key])
-        after_told = told[len(every) :]
+        answers_after = answers[len(every) :]
         found = {
             each.key: [raw[each.key], LoadResult(raw[each.key].result, UNTOUCHED)] for each in every
         }
-        for each, ranks in zip(changed, after_told, strict=True):
+        for each, ranks in zip(changed, answers_after, strict=True):
             outcome = self._outcome(each, release, ranks, migrated[each.key].losses)
             found[each.key] = [raw[each.key], outcome]
         return {

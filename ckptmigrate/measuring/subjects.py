@@ -74,9 +74,9 @@ def checkpoint(writer: str, scenario: str, name: str, samples: Path, saves: Path
         RefusedError: there is no such sample.
     """
     if name.startswith(SAVED):
-        told = name.removeprefix(SAVED)
-        root = saves / f"{writer}-{scenario}-{told}"
-        found = dict(re.findall(r"(tp|pp|cp|dp)(\d+)", told))
+        suffix = name.removeprefix(SAVED)
+        root = saves / f"{writer}-{scenario}-{suffix}"
+        found = dict(re.findall(r"(tp|pp|cp|dp)(\d+)", suffix))
         sizes = {_SIZES[part]: int(size) for part, size in found.items()}
         return Checkpoint(writer, scenario, name, root, tuple(sizes.items()))
     index = json.loads(local_files.read_text(samples / "index.json"))

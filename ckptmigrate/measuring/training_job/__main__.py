@@ -48,9 +48,9 @@ def run_rank(main: RankMain, job: TrainingJob, rank: int, folder: Path) -> None:
         main(job, rank, str(folder / "store"), outcome)
     except (Exception, CheckpointException) as error:  # the latter is a bare BaseException
         outcome["error"] = told_error(error)
-    told = folder / f"rank{rank}.tmp"
-    told.write_text(json.dumps(outcome))
-    told.rename(folder / f"rank{rank}.json")
+    result = folder / f"rank{rank}.tmp"
+    result.write_text(json.dumps(outcome))
+    result.rename(folder / f"rank{rank}.json")
 
 
 def run(job: TrainingJob, main: RankMain) -> dict[str, Any]:
@@ -79,11 +79,11 @@ def run(job: TrainingJob, main: RankMain) -> dict[str, Any]:
 
 def outcome_of(folder: Path, rank: int, process: Any) -> dict[str, Any]:
     """Return the outcome of a rank, or its exit code if it wrote no outcome."""
-    told = folder / f"rank{rank}.json"
-    if told.exists():
-        outcome: dict[str, Any] = json.loads(told.read_text())
+    result = folder / f"rank{rank}.json"
+    if result.exists():
+        outcome: dict[str, Any] = json.loads(result.read_text())
         return outcome
-    ending = f"ended with {process.exitcode} and told nothing (limit {SECONDS_PER_JOB} s)"
+    ending = f"ended with {process.exitcode} and wrote no result (limit {SECONDS_PER_JOB} s)"
     return {"rank": rank, "stage": "unknown", "error": ending}
 
 
