@@ -86,7 +86,7 @@ def convert(
     record = current.read(source)
     if not current.COMPARES:
         _check_weights(source, record, current.TYPE)
-    return plan(source, current.TYPE, record, target, taken)
+    return plan(source, current.TYPE, record, target, taken, part_size)
 
 
 def plan(
@@ -95,13 +95,14 @@ def plan(
     record: OptimizerRecord,
     target: OptimizerTarget,
     taken: Collection[str] = (),
+    part_size: int = PART_SIZE,
 ) -> Conversion:
     """Plan the conversion of an optimizer that has been compared with the weights.
 
     Args:
         before: its sharding type.
         record: what it contains.
-        taken: as for `convert`.
+        taken, part_size: as for `convert`.
 
     Raises:
         RefusedError: it cannot be converted to this target.
