@@ -159,8 +159,7 @@ ROWS: Final = (
             ),
             Cause(
                 "the path is not an iteration directory, or its checkpoint has another format",
-                "name the root as --load: the directory that has the tracker file; "
-                f"{VERIFY}: it names another format",
+                f"name the root, which has the tracker file, as --load; {VERIFY}: it names it",
                 tell="the directory has no .metadata and no *.distcp files",
                 test="other-format",
             ),
@@ -266,8 +265,8 @@ ROWS: Final = (
             ),
             Cause(
                 "a copy or download left out files whose name begins with a dot",
-                "copy it again with dot files, for example with rsync -a or cp -r DIR/.; "
-                f"for a download, {VERIFY}: it prints the command",
+                "copy it again with dot files, for example with rsync -a or cp -r DIR/.; for a "
+                f"download, {VERIFY}: it prints the command",
                 tell="the original has the file",
                 test="no-dot-files",
             ),
