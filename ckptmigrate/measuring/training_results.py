@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ckptmigrate.compat.cells import OPTIMIZER
 from ckptmigrate.storage import local_files
 
 Rows = Mapping[tuple[str, str], Mapping[str, Any]]
@@ -27,10 +28,10 @@ class TrainingResults:
 
 
 def of_samples(samples: Path) -> TrainingResults:
-    """Return the results in the directory of the samples."""
-    return TrainingResults(
-        _rows(samples / "raw_matrix.json"), _rows(samples / "migrated_matrix.json")
-    )
+    """Return the results in the directory of the samples, and in that of optimizers beside it."""
+    with_optimizer = _rows(samples.parent / OPTIMIZER / "raw_matrix.json")
+    raw = {**_rows(samples / "raw_matrix.json"), **with_optimizer}
+    return TrainingResults(raw, _rows(samples / "migrated_matrix.json"))
 
 
 def _rows(file: Path) -> Rows:
