@@ -100,7 +100,7 @@ def of_matrix(writer: str, scenario: str, name: str, samples: Path, saves: Path)
         found = dict(re.findall(r"(tp|pp|cp|dp)(\d+)", told))
         job: dict[str, Any] = {_SIZES[part]: int(size) for part, size in found.items()}
     else:
-        folder = samples.parent / OPTIMIZER if optimizer else samples
+        folder = _folder(scenario, samples)
         root = folder / name
         index = json.loads(local_files.read_text(folder / "index.json"))
         if name not in index:
@@ -113,6 +113,15 @@ def of_matrix(writer: str, scenario: str, name: str, samples: Path, saves: Path)
     return Checkpoint(
         name, key, root, (writer,), scenario, optimizer, of_job, saved, program, trained
     )
+
+
+def is_present(scenario: str, name: str, samples: Path) -> bool:
+    """Return whether a checkpoint of the matrix is saved by a release or in the samples."""
+    return name.startswith(SAVED) or (_folder(scenario, samples) / name).is_dir()
+
+
+def _folder(scenario: str, samples: Path) -> Path:
+    return samples.parent / OPTIMIZER if scenario == OPTIMIZER else samples
 
 
 def of_folder(folder: Path, *, known: Collection[str] = ()) -> list[Checkpoint]:

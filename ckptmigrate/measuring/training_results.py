@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,10 @@ class TrainingResults:
 
     raw: Rows = field(default_factory=dict)
     migrated: Rows = field(default_factory=dict)
+
+    def has(self, samples: Collection[str]) -> bool:
+        """Return whether there are results of one of these samples."""
+        return any(sample in samples for _, sample in self.raw)
 
 
 def of_samples(samples: Path) -> TrainingResults:
