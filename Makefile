@@ -97,9 +97,11 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'python3 -m http.server -d site shows them'
 
-## bench: what a migration takes beside what else moves a checkpoint; some minutes, 20 GB of disk
-bench: $(VENV)/.dev $(READERS)/0.16.1/.installed
+## bench: what a migration takes beside what else moves a checkpoint, as a table and a picture; half
+## an hour, 35 GB of disk
+bench: $(VENV)/.dev $(READERS)/0.14.0/.installed $(READERS)/0.16.1/.installed
 	$(BIN)/python -m benchmarks --into benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks.plot
 
 ## fuzz: mutations of .metadata, common.pt and blobs, two minutes of each; FUZZ=100000 for so many
 fuzz: $(VENV)/.dev

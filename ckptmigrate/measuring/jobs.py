@@ -75,7 +75,7 @@ def run(
         words = (process.stderr.strip().splitlines() or ["nothing"])[-1]
         raise RefusedError(f"release {release} does not run: {words}", path=readers / release)
     lines = [json.loads(line) for line in process.stdout.splitlines()]
-    told = [(line["release"], line["checkpoint"]) for line in lines]
-    if told != [(release, job["checkpoint"]) for job in jobs]:
-        raise RefusedError(f"release {release} told of other jobs than it was given")
+    answered = [(line["release"], line["checkpoint"]) for line in lines]
+    if answered != [(release, job["checkpoint"]) for job in jobs]:
+        raise RefusedError(f"release {release} answered other jobs than it was given")
     return [line["ranks"] for line in lines]

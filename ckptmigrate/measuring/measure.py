@@ -107,8 +107,8 @@ class Measurement:
         for writer in dict.fromkeys(each.writers[0] for each in wanted):
             self.say(f"{writer} saves")
             mine = [each for each in wanted if each.writers == (writer,)]
-            told = self._run(writer, mine, [self._saving(each) for each in mine])
-            for each, ranks in zip(mine, told, strict=True):
+            answers = self._run(writer, mine, [self._saving(each) for each in mine])
+            for each, ranks in zip(mine, answers, strict=True):
                 for rank in ranks:
                     if rank["error"]:
                         raise RefusedError(f"{writer} cannot save: {rank['error']}", path=each.root)
@@ -124,8 +124,8 @@ class Measurement:
         found: list[Any] = [None] * len(wanted)
         for program in sorted({each.program for each in of}):
             mine = [number for number, each in enumerate(of) if each.program == program]
-            told = jobs.run(release, self.readers, [wanted[n] for n in mine], program)
-            for number, ranks in zip(mine, told, strict=True):
+            answers = jobs.run(release, self.readers, [wanted[n] for n in mine], program)
+            for number, ranks in zip(mine, answers, strict=True):
                 found[number] = ranks
         return found
 
@@ -146,14 +146,14 @@ class Measurement:
             after = migrated[each.key]
             job = self._loading(each, after.folder, release)
             wanted.append({**job, "no_load_optim": OPTIMIZER_STATE in after.losses})
-        told = self._run(release, [*every, *changed], wanted)
+        answers = self._run(release, [*every, *changed], wanted)
         raw = {
             each.key: self._known_otherwise(each, release, self._outcome(each, release, ranks, ()))
-            for each, ranks in zip(every, told, strict=False)
+            for each, ranks in zip(every, answers, strict=False)
         }
         loaded = {
             each.key: self._outcome(each, release, ranks, migrated[each.key].losses)
-            for each, ranks in zip(changed, told[len(every) :], strict=True)
+            for each, ranks in zip(changed, answers[len(every) :], strict=True)
         }
         found = {}
         for each in every:

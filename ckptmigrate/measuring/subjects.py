@@ -91,13 +91,13 @@ def of_matrix(writer: str, scenario: str, name: str, samples: Path, saves: Path)
     Raises:
         RefusedError: there is no such sample.
     """
-    told, saved = name.removeprefix(SAVED), name.startswith(SAVED)
-    key = f"{writer}-{scenario}-{told}"
+    suffix, saved = name.removeprefix(SAVED), name.startswith(SAVED)
+    key = f"{writer}-{scenario}-{suffix}"
     optimizer = scenario == OPTIMIZER
     fields = (*_SIZES.values(), *(_MODEL if optimizer else ()))
     if saved:
         root = saves / key
-        found = dict(re.findall(r"(tp|pp|cp|dp)(\d+)", told))
+        found = dict(re.findall(r"(tp|pp|cp|dp)(\d+)", suffix))
         job: dict[str, Any] = {_SIZES[part]: int(size) for part, size in found.items()}
     else:
         folder = _folder(scenario, samples)

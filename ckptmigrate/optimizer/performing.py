@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator
 
 from ckptmigrate.errors import DamagedError
+from ckptmigrate.optimizer.checksums import joined
 from ckptmigrate.optimizer.new_files import NewBlob
 from ckptmigrate.optimizer.resharding import Conversion
 from ckptmigrate.optimizer.tensors import blocks
@@ -36,8 +37,9 @@ def _parts(source: Directory, blob: NewBlob) -> Iterator[bytes]:
     for span in blob.spans:
         own = 0
         for block in blocks(source, (span,)):
-            own, checksum = zlib.crc32(block, own), zlib.crc32(block, checksum)
+            own = zlib.crc32(block, own)
             yield block
+        checksum = joined(checksum, own, span.size)
         if span.checksum not in (None, own):
             raise DamagedError(
                 f"has other bytes than its checksum at byte {span.view.start} states",

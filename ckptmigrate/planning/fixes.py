@@ -118,7 +118,7 @@ def _repaired(found: Reading, release: Reader, job: Job, named: Sequence[str | P
     path, options = found.manifest.path, refusals.rebuild_options(found)
     first = command("repair", *(named or words(path)), *options)
     try:
-        wanted = repairs.Wanted(rebuild=bool(options))
+        wanted = repairs.RepairOptions(rebuild=bool(options))
         made = repairs.plan(path, wanted, verify_one(path), now="")
     except CkptMigrateError as error:
         return Advice(reason=error.reason)

@@ -93,10 +93,10 @@ class Plan:
 
     def out_of_place(self) -> Plan:
         """Return the plan for a result in a new root, with its steps recorded as out of place."""
-        told = self.change.sidecar
-        if told is None:
+        known = self.change.sidecar
+        if known is None:
             return self
-        return replace(self, change=replace(self.change, sidecar=sidecar.out_of_place(told)))
+        return replace(self, change=replace(self.change, sidecar=sidecar.out_of_place(known)))
 
     @property
     def changes_nothing(self) -> bool:

@@ -154,7 +154,7 @@ def _allow(losses: Iterable[str]) -> list[str]:
 def _why_fault(begin: Reading, target: Target, result: Converted) -> str:
     record = begin.record
     state = STATES[record.state or 0]
-    if record.stuck:
+    if record.is_unresumable:
         return f"contains a fault in state {state}, from which no release can resume"
     names = " or ".join(found.ID for found in begin.layouts)
     return (

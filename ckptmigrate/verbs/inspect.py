@@ -13,7 +13,7 @@ from ckptmigrate.checkpoint.sidecar import Step
 from ckptmigrate.checkpoint.topology import derive
 from ckptmigrate.errors import CkptMigrateError, DamagedError, RefusedError
 from ckptmigrate.optimizer.description import describe
-from ckptmigrate.pickles.display import short, words
+from ckptmigrate.pickles.display import short_repr, words
 from ckptmigrate.pickles.tree import Object
 from ckptmigrate.places import Place
 from ckptmigrate.releases import (
@@ -173,10 +173,10 @@ def _call(value: Any) -> str | None:
         return None
     caller = value.args[0] if value.args else None
     if not isinstance(caller, Object):
-        return short(value)
+        return short_repr(value)
     *where, rank = caller.args or (None,)
     place = ":".join(words(part) for part in where if isinstance(part, (str, int)))
-    return f"{place} on rank {short(rank) if isinstance(rank, int) else '?'}"
+    return f"{place} on rank {short_repr(rank) if isinstance(rank, int) else '?'}"
 
 
 def _suspect(value: Any) -> str | None:

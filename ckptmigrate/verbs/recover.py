@@ -73,13 +73,13 @@ class _Found:
         except CkptMigrateError as error:
             self.errors.append(error)
         except OSError as error:
-            told = DestinationError(
+            failure = DestinationError(
                 f"cannot be recovered yet ({error.strerror})",
                 path=place,
                 fix=f"when it is writable again, run `{command('recover', place)}`",
             )
-            told.__cause__ = error
-            self.errors.append(told)
+            failure.__cause__ = error
+            self.errors.append(failure)
 
     def result(self) -> dict[Place, str]:
         if self.errors:
