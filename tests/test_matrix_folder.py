@@ -55,7 +55,7 @@ program.main()
 @pytest.fixture
 def measure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
     """The command in this process; the jobs run in forks of processes that have the releases."""
-    monkeypatch.setattr(jobs, "run", lambda release, readers, wanted: run_jobs(release, wanted))
+    monkeypatch.setattr(jobs, "run", lambda release, _, wanted, program: run_jobs(release, wanted))
     monkeypatch.chdir(tmp_path)
 
     def call(*words: object) -> Result:

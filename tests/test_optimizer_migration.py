@@ -272,6 +272,24 @@ def test_a_type_without_a_release_is_undone_and_redone(root: Path, run: Run) -> 
     check_elements(root, root.name)
 
 
+@pytest.mark.parametrize("root", [BUCKETS], indirect=True)
+def test_only_the_optimizer_changes_without_a_release(root: Path) -> None:
+    """What a migration before did for its release stays, and is undone after it."""
+    before = tree_hash(root)
+    ckptmigrate.migrate(root, to="0.10", allow_loss=("optimizer-state",), in_place=True)
+    migrated = tree_hash(root)
+    obstacles = [each.error for each in ask(root, "0.10").obstacles]
+    ckptmigrate.migrate(root, optimizer_type=RESHARDABLE, in_place=True)
+    assert type_of(root) == RESHARDABLE
+    check_elements(root, root.name)
+    changed = [error.replace("dp_reshardable", RESHARDABLE) for error in obstacles]
+    assert [each.error for each in ask(root, "0.10").obstacles] == changed
+    ckptmigrate.undo(root)
+    assert tree_hash(root) == migrated
+    ckptmigrate.undo(root)
+    assert tree_hash(root) == before
+
+
 @pytest.mark.parametrize("root", [OLD, BUCKETS], indirect=True)
 def test_inspect_names_the_writer_of_a_converted_checkpoint(root: Path, run: Run) -> None:
     """Not a release whose traces the conversion adds."""
