@@ -28,6 +28,8 @@ from test_optimizer_migration import OLD, check_elements
 
 import ckptmigrate
 from ckptmigrate import CkptMigrateError, DamagedError, DestinationError
+from ckptmigrate.batch import phases
+from ckptmigrate.batch.phases import Scope
 from ckptmigrate.errors import StoreError
 from ckptmigrate.optimizer.target import SMALLEST_PART
 from ckptmigrate.planning.change import NewPayload
@@ -439,6 +441,29 @@ def test_a_conversion_that_hits_a_limit_and_is_run_again(tmp_path: Path) -> None
     convert(verify_source=True)
     assert before <= {path.stat().st_ino for path in (tmp_path / "out").rglob("*.distcp")}
     check_elements(tmp_path / "out", OLD)
+
+
+@pytest.mark.parametrize(("paths", "jobs", "expected"), [(1, 4, 4), (2, 5, 2), (3, 2, 1)])
+def test_a_batch_shares_one_budget_of_processes(
+    tmp_path: Path, paths: int, jobs: int, expected: int
+) -> None:
+    given = [shutil.copytree(SAMPLES / SAMPLE, tmp_path / f"run{n}") for n in range(paths)]
+    scope = Scope(tuple(map(str, given)), jobs=jobs)
+    request = MigrationRequest("pre-rerun", output=tmp_path / "out")
+    [phase] = phases.phases(request, scope)
+    requests = [task.request for found in phase for task in found.tasks]
+    assert [each.jobs for each in requests if isinstance(each, MigrationRequest)] == (
+        [expected] * paths
+    )
+
+
+def test_one_checkpoint_in_several_jobs(tmp_path: Path, run: Run) -> None:
+    shutil.copytree(OPTIMIZERS / OLD, tmp_path / "run")
+    words = ("migrate", tmp_path / "run", "--to", "0.16", "--optimizer", "convert")
+    done = run(*words, "--part-size", "64k", "--jobs", 3, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    check_elements(tmp_path / "out", OLD)
+    assert not [*tmp_path.rglob("*ckptmigrate-*")]
 
 
 def test_the_smallest_part_size(tmp_path: Path, run: Run) -> None:
