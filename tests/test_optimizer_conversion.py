@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from packaging.version import Version
 from ckptmigrate.checkpoint import material, metadata_file
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.errors import CkptMigrateError, DamagedError
-from ckptmigrate.optimizer import new_files
+from ckptmigrate.optimizer import checksums, new_files
 from ckptmigrate.optimizer.comparison import compare
 from ckptmigrate.optimizer.description import describe, has_several_buckets, may_be_damaged
 from ckptmigrate.optimizer.resharding import Conversion, convert
@@ -191,3 +192,10 @@ def test_progress_counts_what_is_read_and_written(name: str, tmp_path: Path) -> 
     optimizer_side.perform(made, tmp_path, written.append)
     assert sum(written) == sum(made.sizes.values())
     assert made.read_size == INDEX[name]["elements"] * 4
+
+
+@pytest.mark.parametrize("sizes", [(0, 0), (1, 0), (0, 5), (7, 1), (300, 4096), (5, 70_001)])
+def test_the_checksum_of_joined_bytes_is_that_of_zlib(sizes: tuple[int, int]) -> None:
+    first, second = (bytes(range(1, 252)) * 300)[: sizes[0]], (bytes(range(251)) * 300)[: sizes[1]]
+    found = checksums.joined(zlib.crc32(first), zlib.crc32(second), len(second))
+    assert found == zlib.crc32(first + second)

@@ -32,7 +32,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
         "load", "hash_payload", "hashed", "verify_source", "compare_optimizer", "sample", "values",
         "known",
     ),
-    "Measurement": ("readers", "samples", "facts", "update", "source"),
+    "Measurement": ("readers", "samples", "expect", "facts", "update", "junit", "source"),
     "General": (
         "keep", "break_lock", "as_json", "no_color", "verbose", "version", "help", "help_all",
     ),

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator
 
 from ckptmigrate.errors import DamagedError
+from ckptmigrate.optimizer.checksums import joined
 from ckptmigrate.optimizer.new_files import NewBlob
 from ckptmigrate.optimizer.resharding import Conversion
 from ckptmigrate.optimizer.tensors import blocks
@@ -42,12 +43,9 @@ def _parts(source: Directory, blob: NewBlob) -> Iterator[bytes]:
     for span in blob.spans:
         own = 0
         for block in blocks(source, (span,)):
-            checksum = zlib.crc32(block, checksum)
-            if len(blob.spans) > 1 and span.checksum is not None:
-                own = zlib.crc32(block, own)
+            own = zlib.crc32(block, own)
             yield block
-        if len(blob.spans) == 1:
-            own = checksum
+        checksum = joined(checksum, own, span.size)
         if span.checksum not in (None, own):
             raise DamagedError(
                 f"has other bytes than its checksum at byte {span.view.start} states",

@@ -84,6 +84,28 @@ def convert(
     record = current.read(source)
     if not current.COMPARES:
         _check_weights(source, record, current.TYPE)
+    return plan(source, current.TYPE, record, target, taken, part_size)
+
+
+def plan(
+    source: Source,
+    before: str,
+    record: OptimizerRecord,
+    target: OptimizerTarget,
+    taken: Collection[str] = (),
+    part_size: int = PART_SIZE,
+) -> Conversion:
+    """Plan the conversion of an optimizer that has been compared with the weights.
+
+    Args:
+        before: its sharding type.
+        record: what it contains.
+        taken, part_size: as for `convert`.
+
+    Raises:
+        RefusedError: it cannot be converted to this target.
+    """
+    manifest = source.manifest
     states = dict(_new_states(source, record, target))
     rows, files = new_files.plan(states, _unused_names(manifest, taken), part_size)
     common, notes = _common(source, record, target)
@@ -92,7 +114,7 @@ def convert(
     return Conversion(
         result,
         files,
-        current.TYPE,
+        before,
         target.type,
         record.replicas,
         (*record.notes, *notes),

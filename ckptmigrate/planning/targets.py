@@ -32,7 +32,7 @@ class Target:
     """The target of a migration.
 
     Attributes:
-        name: the `--to` value of the user.
+        name: the `--to` value of the user; without one, the value of `--optimizer-type`.
         layout: the target layout; for a release, the layout that it writes.
         reader: the target release, or None for a layout.
         native: whether to write the release's own layout even if a smaller change is sufficient.
@@ -55,13 +55,24 @@ class Target:
     part_size: int = PART_SIZE
 
     @property
+    def is_type(self) -> bool:
+        """Whether only the sharding type of the optimizer is requested, for no release."""
+        return self.name == self.optimizer_type
+
+    @property
     def words(self) -> tuple[str, ...]:
-        """The command-line options for the target and the optimizer."""
+        """The command-line options that request this target."""
+        found = [] if self.is_type else ["--to", self.name]
         if self.optimizer_type is not None:
-            return ("--to", self.name, "--optimizer-type", self.optimizer_type)
-        if self.optimizer == KEEP:
-            return ("--to", self.name)
-        return ("--to", self.name, "--optimizer", self.optimizer)
+            found += ["--optimizer-type", self.optimizer_type]
+        elif self.optimizer != KEEP:
+            found += ["--optimizer", self.optimizer]
+        release = self.reader
+        if release is not None and release.torch != reader(release.release, release.compat).torch:
+            found += ["--torch", release.torch]
+        found += self.environment.options()
+        found += ["--native"] if self.native else []
+        return (*found, "--strict") if self.strict else tuple(found)
 
     @property
     def idle_only(self) -> bool:

@@ -26,7 +26,7 @@ from ckptmigrate.storage import directories
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import load, removal
 from ckptmigrate.text.sizes import size
-from ckptmigrate.verbs.layouts import layout_name, target_name
+from ckptmigrate.verbs.layouts import target_name
 from ckptmigrate.verbs.result import Digests, Status, Watch, Written
 from ckptmigrate.writing import swap
 from ckptmigrate.writing.leftover import Leftover
@@ -95,9 +95,8 @@ class Migration:
         """Return a summary in a few words."""
         first = self.plans[0]
         if self.status is Status.UNCHANGED:
-            return (
-                f"{target_name(first.target)} resumes from it" if first.satisfied else "unchanged"
-            )
+            resumes = first.satisfied and first.target not in optimizers.TYPES
+            return f"{target_name(first.target)} resumes from it" if resumes else "unchanged"
         if first.freed is not None:
             return f"original files removed, {size(first.freed)} freed"
         if first.verb == UNDO:
@@ -336,8 +335,10 @@ def _answer(found: Migration) -> str:
     if found.status is Status.UNCHANGED:
         source = found.root or first.path
         why = f"{target} can resume from {source}"
-        if not first.satisfied:
-            why = f"{source} already has the layout {layout_name(first.layout)}"
+        if first.target in optimizers.TYPES:
+            why = f"{source} already has the {target}"
+        elif not first.satisfied:
+            why = f"{source} already has the {target_name(first.layout)}"
         return f"No migration needed: {why}"
     if found.destination is not None:
         does, how = "Wrote" if found.done else "Dry run: would write", LINKED.get(found.link, "")

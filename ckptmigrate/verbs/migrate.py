@@ -123,7 +123,8 @@ class MigrationRequest:
         """
         if self.to is not None:
             return self._named(self.to)
-        return self._named(read(directories.directory(checkpoint)).layouts[0].ID)
+        current = self._named(read(directories.directory(checkpoint)).layouts[0].ID)
+        return replace(current, name=self.target)
 
     def _named(self, name: str) -> Target:
         return targets.target(
