@@ -159,7 +159,8 @@ ROWS: Final = (
             ),
             Cause(
                 "the path is not an iteration directory, or its checkpoint has another format",
-                "name the root as --load: the directory that has the tracker file",
+                "name the root as --load: the directory that has the tracker file; "
+                f"{VERIFY}: it names another format",
                 tell="the directory has no .metadata and no *.distcp files",
                 test="other-format",
             ),
@@ -188,9 +189,10 @@ ROWS: Final = (
                 test="no-marker",
             ),
             Cause(
-                "it is a checkpoint of another program in the format of torch",
-                "load it with the program that wrote it",
+                "it is a checkpoint of another format: fsdp_dtensor, torch_dcp, or another program",
+                f"{VERIFY}: it names the format and the tool that converts it",
                 tell="it has neither of them",
+                test="other-format",
             ),
         ),
         f"core_v0.12.0 to core_v0.19.0 megatron/training/checkpointing.py _load_base_checkpoint; "
@@ -264,7 +266,8 @@ ROWS: Final = (
             ),
             Cause(
                 "a copy or download left out files whose name begins with a dot",
-                "copy it again with dot files, for example with rsync -a or cp -r DIR/.",
+                "copy it again with dot files, for example with rsync -a or cp -r DIR/.; "
+                f"for a download, {VERIFY}: it prints the command",
                 tell="the original has the file",
                 test="no-dot-files",
             ),

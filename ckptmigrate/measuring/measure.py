@@ -238,7 +238,7 @@ class Measurement:
             return training
         if each.optimizer and each.program == jobs.TRAINING and found.result == OK:
             verdict = self._check(each.folder, release)
-            if not verdict.resumes:
+            if verdict.obstacles:
                 return self._failed(each, verdict.obstacles[0].error, _RULES)
         return found
 
@@ -283,7 +283,7 @@ class Measurement:
 
     def _by_rules(self, each: Checkpoint, folder: Path, release: str) -> LoadResult:
         verdict = self._check(folder, release)
-        if not verdict.resumes:
+        if verdict.obstacles:
             return self._failed(each, verdict.obstacles[0].error, _RULES)
         if each.scenario != "fault":
             return LoadResult(OK, _RULES)
