@@ -17,7 +17,7 @@ from real_releases import READERS
 
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.releases import installation as asked
-from ckptmigrate.releases.installation import installation
+from ckptmigrate.releases.installation import Installation, installation
 
 SAMPLE = SAMPLES / "0.17.1-idle-w1"
 TORCH, NUMPY = metadata.version("torch"), metadata.version("numpy")
@@ -75,6 +75,13 @@ def test_an_environment_answers_and_imports_nothing(make: Make) -> None:
         f"NumPy {NUMPY}, Transformer Engine 2.1.0"
     )
     assert imported(python) == []
+
+
+def test_the_page_shows_what_is_printed() -> None:
+    page = Path(__file__).parents[1] / "docs" / "environments.md"
+    python = "/env/bin/python"
+    found = Installation(python, "0.13.1", "metadata", "3.12", "2.6.0", "1.26.4", "2.1.0")
+    assert f"```text\n{found}\n```" in page.read_text()
 
 
 def test_a_part_of_transformer_engine_is_enough(make: Make) -> None:

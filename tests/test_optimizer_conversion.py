@@ -21,7 +21,7 @@ from ckptmigrate.optimizer import checksums, new_files
 from ckptmigrate.optimizer.comparison import compare
 from ckptmigrate.optimizer.description import describe, has_several_buckets, may_be_damaged
 from ckptmigrate.optimizer.resharding import Conversion, convert
-from ckptmigrate.optimizer.target import OptimizerTarget
+from ckptmigrate.optimizer.target import PART_SIZE, SMALLEST_PART, OptimizerTarget
 from ckptmigrate.pickles.equality import equal
 from ckptmigrate.storage.directories import LocalDirectory
 
@@ -48,10 +48,12 @@ def sample(name: str) -> Path:
     return SAMPLES / name / "iter_0000005"
 
 
-def write(source: Path, target: OptimizerTarget, parent: Path) -> tuple[Path, Conversion]:
+def write(
+    source: Path, target: OptimizerTarget, parent: Path, part_size: int = PART_SIZE
+) -> tuple[Path, Conversion]:
     """Convert a checkpoint into a copy of it, as a migration does."""
     before = read(source)
-    made = convert(before, target)
+    made = convert(before, target, part_size=part_size)
     copy = parent / "converted"
     shutil.copytree(source, copy)
     optimizer_side.perform(made, copy)
@@ -95,10 +97,10 @@ def test_large_chunks_are_split_over_several_files(
     target: OptimizerTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(new_files, "LARGEST_CHUNK", 300)  # bytes
-    monkeypatch.setattr(new_files, "_FULL", 50_000)
     name = "0.17.1-optim-tp2pp2-bf16-swiglu-tied"
-    copy, made = write(sample(name), target, tmp_path)
+    copy, made = write(sample(name), target, tmp_path, SMALLEST_PART)
     assert len(made.files) > 2
+    assert max(made.sizes.values()) <= SMALLEST_PART
     assert max(blob.size for blobs in made.files.values() for blob in blobs) <= 300
     for (parameter, state), elements in optimizer_side.states(copy).items():
         expected = optimizer_side.expected(parameter, state, elements.shape)

@@ -58,6 +58,15 @@ def _migration_options(command: options.Command) -> options.Command:
             help=f"Convert the distributed optimizer to {optimizers.TYPES[0]} or "
             f"{optimizers.TYPES[1]} (0.15 or later).",
         ),
+        click.option(
+            "--part-size", type=options.SIZE, metavar="SIZE", default="1G", show_default=True,
+            help="Write new data files of at most SIZE, for example 512M. The same command resumes "
+            "an interrupted conversion.",
+        ),
+        click.option(
+            "--verify-source", is_flag=True,
+            help="Read the source of a conversion again and compare it with what was written.",
+        ),
         options.strict,
         options.parallelism("world", "tensor", "pipeline"),
         options.full,

@@ -83,7 +83,27 @@ class ReleaseType(click.ParamType):  # type: ignore[type-arg]  # as PlaceType
 
 
 INSTALLED: Final = "installed"  # a release: that of the environment of the job
+
+
+class SizeType(click.ParamType):  # type: ignore[type-arg]  # as PlaceType
+    """A number of bytes, with the binary suffix K, M or G, or none."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> int:
+        from ckptmigrate.optimizer.target import SMALLEST_PART  # few commands need it
+
+        match = re.fullmatch(r"(\d{1,15})([KMG]?)(?:i?B)?", str(value), re.ASCII | re.IGNORECASE)
+        size = int(match[1]) << 10 * " KMG".index(match[2].upper() or " ") if match else 0
+        if size < SMALLEST_PART:
+            self.fail(f"{value!r} must be a size such as 512M or 1G.", param, context)
+        return size
+
+
 PLACE: Final = PlaceType()
+SIZE: Final = SizeType()
 RELEASE: Final = ReleaseType()
 path = click.argument("path", type=PLACE, shell_complete=completion_values.directories)
 iteration = click.option(

@@ -10,11 +10,14 @@ from ckptmigrate.optimizer.checksums import joined
 from ckptmigrate.optimizer.new_files import NewBlob
 from ckptmigrate.optimizer.resharding import Conversion
 from ckptmigrate.optimizer.tensors import blocks
+from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Directory
 
 
 def pieces(conversion: Conversion, name: str) -> Iterator[bytes]:
     """Yield the bytes of a new data file; every call yields the same bytes.
+
+    At the end, the cached pages of the data files that were read are given back.
 
     Args:
         name: one of `conversion.files`.
@@ -22,8 +25,11 @@ def pieces(conversion: Conversion, name: str) -> Iterator[bytes]:
     Raises:
         DamagedError: the source changed or is damaged.
     """
-    for blob in conversion.files[name]:
-        yield from _parts(conversion.manifest.directory, blob)
+    source, blobs = conversion.manifest.directory, conversion.files[name]
+    for blob in blobs:
+        yield from _parts(source, blob)
+    for file in {span.view.file for blob in blobs for span in blob.spans}:
+        directories.drop_cache(source.path / file)
 
 
 def _parts(source: Directory, blob: NewBlob) -> Iterator[bytes]:

@@ -115,7 +115,7 @@ def converted(
         return None
     from ckptmigrate.optimizer.resharding import convert
 
-    return convert(found, wanted, progress, taken)
+    return convert(found, wanted, progress, taken, target.part_size)
 
 
 def reached(

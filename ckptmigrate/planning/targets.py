@@ -11,6 +11,7 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.optimizer.target import PART_SIZE
 from ckptmigrate.planning.conversion import Converted, convert
 from ckptmigrate.planning.losses import OPTIMIZER_STATE
 from ckptmigrate.releases import optimizer_state, rng
@@ -40,6 +41,7 @@ class Target:
         optimizer: KEEP, or CONVERT where the release does not load the optimizer as it is.
         optimizer_type: the sharding type to convert the optimizer to; by default it depends on the
             release.
+        part_size: the largest size of a new data file in bytes.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Target:
     environment: Environment = USUAL
     optimizer: str = KEEP
     optimizer_type: str | None = None
+    part_size: int = PART_SIZE
 
     @property
     def is_type(self) -> bool:
@@ -86,6 +89,7 @@ def target(
     strict: bool = False,
     optimizer: str = KEEP,
     optimizer_type: str | None = None,
+    part_size: int = PART_SIZE,
 ) -> Target:
     """Return the target of a `--to` value.
 
@@ -93,7 +97,7 @@ def target(
         torch: the reader's version of torch, for a release.
         environment: the Python and NumPy versions of the job.
         native, strict: see Target, for a release.
-        optimizer, optimizer_type: see Target; a type implies CONVERT.
+        optimizer, optimizer_type, part_size: see Target; a type implies CONVERT.
 
     Raises:
         RefusedError: the name is neither a layout nor a release.
@@ -107,12 +111,15 @@ def target(
             environment=environment,
             optimizer=optimizer,
             optimizer_type=optimizer_type,
+            part_size=part_size,
         )
     from ckptmigrate.releases.facts import compat
 
     found = reader(name, compat(), torch, environment)
     layout = versions.named(found.layout)
-    return Target(name, layout, found, native, strict, environment, optimizer, optimizer_type)
+    return Target(
+        name, layout, found, native, strict, environment, optimizer, optimizer_type, part_size
+    )
 
 
 def reach(begin: Reading, wanted: Target, given: Given | None) -> Converted:
