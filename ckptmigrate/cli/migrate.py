@@ -115,7 +115,8 @@ def upgrade(selection: Selection, **options: Any) -> None:
     """Migrate a checkpoint to a newer release.
 
     The result is a new root next to PATH, ready for --load. Data files are linked or copied, and
-    only metadata files are rewritten. Without --to, the target is the newest layout.
+    only metadata files are rewritten; --optimizer convert adds data files. Without --to, the target
+    is the newest layout.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""The table of load errors, part 4: keys and shapes that differ between checkpoint and model."""
+"""The table of load errors, part 5: keys and shapes that differ between checkpoint and model."""
 
 from __future__ import annotations
 

@@ -182,12 +182,13 @@ def plan(
 def _beginning(current: Reading, target: Target) -> tuple[Original, Reading]:
     """Return the original to start from, and its reading.
 
-    A converted optimizer is an original if it suits the target, and the one before does not.
+    A converted optimizer is an original if it suits the target, and the one before does not. If
+    only a sharding type is requested, what earlier steps changed for a release stays.
     """
     directory = current.manifest.directory
     original = sidecar.original(directory)
     begin = read(original.directory) if original.undone else current
-    if (
+    if target.is_type or (
         original.payload
         and optimizers.suits(current.manifest, target)
         and not optimizers.suits(begin.manifest, target)
