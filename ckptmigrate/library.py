@@ -11,6 +11,7 @@ from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.checks import verification
 from ckptmigrate.checks.verification import Verification
 from ckptmigrate.optimizer import meaning
+from ckptmigrate.optimizer.dropping import without_optimizer
 from ckptmigrate.places import Place
 from ckptmigrate.planning.fixes import Checked
 from ckptmigrate.planning.planner import Plan
@@ -96,6 +97,7 @@ def plan(
     strict: bool = False,
     optimizer: str = "keep",
     optimizer_type: str | None = None,
+    compact: bool = False,
 ) -> Plan:
     """Plan a migration without writing anything.
 
@@ -110,10 +112,11 @@ def plan(
         native: whether to write the layout that the target release itself writes, instead of
             making the smallest change that lets it resume.
         strict: whether the target release must also resume with `--dist-ckpt-strictness raise_all`.
-        optimizer: `keep`, or `convert` where the target release does not load the optimizer as it
-            is.
+        optimizer: `keep`, `convert` where the target release does not load the optimizer as it is,
+            or `drop`: jobs then need --no-load-optim.
         optimizer_type: the sharding type to convert the optimizer to. By default
             `fully_sharded_model_space` up to 0.14 and `fully_reshardable` from 0.15 on.
+        compact: whether to rewrite data files that contain bytes of no key without these bytes.
         python, numpy: the versions of the job. Module names in pickles are changed to those that
             these versions have. By default Python 3.12; module names of NumPy stay unchanged.
 
@@ -136,6 +139,7 @@ def plan(
         strict=strict,
         optimizer=optimizer,
         optimizer_type=optimizer_type,
+        compact=compact,
     )
     return migration.prepare(place(path), request).plans[0]
 
@@ -158,6 +162,7 @@ def migrate(
     strict: bool = False,
     optimizer: str = "keep",
     optimizer_type: str | None = None,
+    compact: bool = False,
     link: Link = Link.AUTO,
     hash_payload: bool = False,
     progress: Progress | None = None,
@@ -169,21 +174,20 @@ def migrate(
 
     Args:
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
-        to: as in `plan`. Can be None with `optimizer_type`: then only the optimizer changes.
+        to: as in `plan`. Can be None with `optimizer_type`, `optimizer="drop"` or `compact`: then
+            only the optimizer or the data files change.
         output: the root to create. By default `PATH.<to>`, and nothing is created if the target
             release can resume from `path` unmigrated.
         in_place: whether to change the checkpoint itself instead of creating a root.
         iteration: the iteration of a root to use instead of the one in the tracker file.
         every: whether to migrate every iteration of a root.
-        verb, allow_loss, given, torch, python, numpy, native, strict, optimizer, optimizer_type: as
-            in `plan`.
+        verb, allow_loss, given, torch, python, numpy, native, strict, optimizer, optimizer_type,
+            compact: as in `plan`.
         link: how to bring data files into `output` (hard link, reflink, copy, ...).
         hash_payload: whether to hash the data files too and compare them with integrity.json.
-        progress: called with a number of bytes whenever that many bytes of data files were read or
-            written.
+        progress: called with each number of bytes of data files that were read or written.
 
-    Returns:
-        The plan of each checkpoint, as carried out.
+    Returns the plan of each checkpoint, as carried out.
 
     Raises:
         ValueError: both `output` and `in_place` are given.
@@ -192,8 +196,6 @@ def migrate(
     """
     if in_place and output is not None:
         raise ValueError("output and in_place exclude each other")
-    if to is None and optimizer_type is None:
-        raise ValueError("neither to nor optimizer_type is given")
     request = MigrationRequest(
         to,
         verb or "migrate",
@@ -211,7 +213,10 @@ def migrate(
         link,
         optimizer=optimizer,
         optimizer_type=optimizer_type,
+        compact=compact,
     )
+    if to is None and not request.changes_data_files:
+        raise ValueError("none of to, optimizer_type, optimizer='drop' and compact is given")
     return request.run(place(path), watch=_watch(progress)).plans
 
 
@@ -240,8 +245,7 @@ def verify(
         iteration: the iteration of a root to use instead of the one in the tracker file.
         every: whether to verify every iteration of a root.
         known: dotted names of globals in the pickles to trust, for example `nemo.core.Config`.
-        progress: called with a number of bytes whenever that many bytes of data files were read.
-            Any thread may call it.
+        progress: called with each number of bytes of data files that were read, by any thread.
 
     Raises:
         RefusedError: `load` is set and torch is not installed.
@@ -383,7 +387,7 @@ def diff(
     if not types or not (values or types[0] != types[1]):
         return differences.diff(first, second)
     return [
-        *differences.diff(*map(meaning.without_optimizer, (first, second))),
+        *differences.diff(*map(without_optimizer, (first, second))),
         *meaning.diff(first, second, values=values),
     ]
 

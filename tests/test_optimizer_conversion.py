@@ -94,7 +94,7 @@ def test_large_chunks_are_split_over_several_files(
     target: OptimizerTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(new_files, "LARGEST_CHUNK", 300)  # bytes
-    monkeypatch.setattr(new_files, "_FULL", 50_000)
+    monkeypatch.setattr(new_files, "FULL", 50_000)
     name = "0.17.1-optim-tp2pp2-bf16-swiglu-tied"
     copy, made = write(sample(name), target, tmp_path)
     assert len(made.files) > 2

@@ -15,8 +15,8 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
         "writers", "reader", "only",
     ),
     "Target": (
-        "to", "native", "optimizer", "optimizer_type", "rebuild", "drop", "drop_optimizer",
-        "allow_loss",
+        "to", "native", "optimizer", "optimizer_type", "compact", "rebuild", "drop",
+        "drop_optimizer", "allow_loss",
     ),
     "Output": (
         "output", "in_place", "dry_run", "forget", "link", "print_path", "full", "file",

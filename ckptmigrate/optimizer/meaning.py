@@ -9,15 +9,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from ckptmigrate.checkpoint.differences import Difference
 from ckptmigrate.checkpoint.manifest import Manifest
-from ckptmigrate.checkpoint.metadata import SHAPES
 from ckptmigrate.optimizer import sharding_types
 from ckptmigrate.optimizer.record import OptimizerRecord, Parameter, ParameterCell
-from ckptmigrate.optimizer.source import OPTIMIZER, Source
+from ckptmigrate.optimizer.source import Source
 from ckptmigrate.optimizer.tensors import BLOCK, Numbers, Spans, blocks, part_of
 from ckptmigrate.pickles.display import short
 from ckptmigrate.pickles.equality import equal
@@ -42,17 +41,6 @@ def types(a: Manifest, b: Manifest) -> tuple[str, ...]:
     found = [next(iter(each)) for each in (Source(a).types, Source(b).types) if len(each) == 1]
     known = {each.TYPE for each in sharding_types.TYPES}
     return tuple(map(str, found)) if len(found) == 2 and known.issuperset(found) else ()
-
-
-def without_optimizer(found: Manifest) -> Manifest:
-    """Return a checkpoint without the keys and the common state of its optimizer."""
-    keys = frozenset(Source(found).keys)
-    metadata = found.metadata.without(keys)
-    shapes = metadata.attributes.get(SHAPES)
-    if isinstance(shapes, dict):
-        kept = {key: row for key, row in shapes.items() if key not in keys}
-        metadata = metadata.with_attribute(SHAPES, kept)
-    return replace(found.with_metadata(metadata), common=found.common.without(OPTIMIZER))
 
 
 def diff(a: Manifest, b: Manifest, *, values: bool = False) -> Iterator[Difference]:

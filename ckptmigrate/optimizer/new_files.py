@@ -16,7 +16,7 @@ from ckptmigrate.pickles.torch_zip import Outlined, Stored
 from ckptmigrate.pickles.tree import Object, PersistentId, symbol
 
 # A file is closed after this many bytes. Files can be written in parallel.
-_FULL: Final = 1024**3
+FULL: Final = 1024**3
 # Larger chunks are split, because a `torch.save` zip of 4 GiB has other records.
 LARGEST_CHUNK: Final = 2 * 1024**3
 _CLASSES: Final = {dtype: path for path, (dtype, _) in tensors.STORAGES.items()}
@@ -94,13 +94,13 @@ def plan(
         names: unused names for data files of rank 0.
     """
     files: dict[str, list[NewBlob]] = {}
-    name, end = "", _FULL
+    name, end = "", FULL
     rows = {}
     for key, state in states.items():
         chunks = []
         for each in (part for whole in state.ranges for part in _split(whole)):
             blob = _blob(each)
-            if end >= _FULL:
+            if end >= FULL:
                 name, end = next(names), 0
             length = blob.outlined.length
             chunks.append(NewChunk(each.offsets, each.sizes, Blob(name, end, length)))

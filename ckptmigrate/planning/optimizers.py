@@ -1,4 +1,4 @@
-"""The conversion of the optimizer as part of a migration."""
+"""The conversion or removal of the optimizer as part of a migration."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from packaging.version import Version
 
 from ckptmigrate.checkpoint.differences import Difference, diff
 from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.metadata import SHAPES
 from ckptmigrate.errors import CkptMigrateError, RefusedError
 from ckptmigrate.optimizer.description import describe
 from ckptmigrate.optimizer.record import KEY
 from ckptmigrate.optimizer.source import FLATTENED, FULLY_RESHARDABLE
 from ckptmigrate.optimizer.target import OptimizerTarget
 from ckptmigrate.planning.change import NewPayload
-from ckptmigrate.planning.targets import CONVERT, Target
+from ckptmigrate.planning.targets import CONVERT, DROP, Target
 from ckptmigrate.releases import optimizer_state
 from ckptmigrate.releases.readers import Reader
 from ckptmigrate.storage.progress import Progress
@@ -75,7 +76,7 @@ def converted(
     progress: Progress | None = None,
     taken: Collection[str] = (),
 ) -> Conversion | None:
-    """Return the conversion of the optimizer that a target needs, or None if it needs none.
+    """Return the conversion or removal of the optimizer for a target, or None if it is kept.
 
     Args:
         progress, taken: see `resharding.convert`.
@@ -84,12 +85,21 @@ def converted(
         RefusedError: the optimizer cannot be converted.
         DamagedError: the optimizer is damaged, or is not that of the weights.
     """
+    if target.optimizer == DROP:
+        return dropped(found)
     wanted = needed(found, target)
     if wanted is None:
         return None
     from ckptmigrate.optimizer.resharding import convert
 
     return convert(found, wanted, progress, taken)
+
+
+def dropped(found: Manifest) -> Conversion | None:
+    """Return the removal of the optimizer; None if the checkpoint has none."""
+    from ckptmigrate.optimizer.dropping import drop
+
+    return drop(found)
 
 
 def payload(made: Conversion) -> Mapping[str, NewPayload]:
@@ -102,7 +112,18 @@ def payload(made: Conversion) -> Mapping[str, NewPayload]:
 
 
 def notes(made: Conversion) -> tuple[str, ...]:
-    """Return what a conversion reads and writes, and its decisions, as sentences."""
+    """Return what a conversion reads and writes, and its decisions, as sentences.
+
+    Source of what a job without the optimizer needs: load_checkpoint of
+    megatron/training/checkpointing.py, core_v0.9.0 to core_v0.19.0, which skips the scheduler with
+    the optimizer.
+    """
+    if made.after is None:
+        return (
+            f"the optimizer ({made.before}) is dropped: resume with "
+            f"{optimizer_state.flag(made.manifest)}. The job starts with a new optimizer and a new "
+            "learning rate schedule",
+        )
     sizes = made.sizes
     return (
         f"the optimizer is converted from {made.before} to {made.after}, which reads "
@@ -123,19 +144,38 @@ def as_json(made: Conversion) -> dict[str, Any]:
     }
 
 
-def differences(a: Manifest, b: Manifest) -> tuple[Difference, ...]:
-    """Return the differences from `a` to `b`, with one for all keys of a converted optimizer."""
+def differences(a: Manifest, b: Manifest, *, compacted: bool) -> tuple[Difference, ...]:
+    """Return the differences from `a` to `b`, with one for all keys of a changed optimizer.
+
+    Args:
+        compacted: whether the data files differ by a compaction, which also is one difference.
+    """
     found = tuple(diff(a, b, payload=False))
-    before, after = map(optimizer_state.sharding_type, (a, b))
+    if compacted:
+        kept = tuple(each for each in found if (each.sign, each.part) != ("~", "payload"))
+        found = (*kept, Difference("~", "payload", "data files", "the same bytes in other files"))
+    before, after = map(_form, (a, b))
     if before == after:
         return found
     kept = tuple(each for each in found if not _is_of_optimizer(each))
-    return (*kept, Difference("~", "entry", "optimizer", f"{before} -> {after}"))
+    sign, detail = "~", f"{before} -> {after}"
+    if None in (before, after):
+        sign, detail = ("-" if after is None else "+"), before or after or ""
+    return (*kept, Difference(sign, "entry", "optimizer", detail))
+
+
+def _form(found: Manifest) -> str | None:
+    """Return the sharding type of the optimizer, or what it is instead; None if there is none."""
+    if not optimizer_state.saved(found):
+        return None
+    return optimizer_state.sharding_type(found) or "not distributed"
 
 
 def _is_of_optimizer(found: Difference) -> bool:
     name = found.name.rpartition(": ")[2].removeprefix("planner_data.").removeprefix("mcore_data.")
-    return found.part in _PARTS and KEY.fullmatch(name) is not None
+    # Only tensors have a row of shapes, and a migration changes no others.
+    is_table = found.part == "plan" and name.startswith(f"{SHAPES} of rank ")
+    return is_table or (found.part in _PARTS and KEY.fullmatch(name) is not None)
 
 
 def differing_copies(made: Conversion) -> str:

@@ -21,9 +21,11 @@ from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.places import Place
 from ckptmigrate.planning import optimizers, refusals
 from ckptmigrate.planning.change import Change, NewPayload
+from ckptmigrate.planning.compaction import Compaction
 from ckptmigrate.planning.conversion import Converted
-from ckptmigrate.planning.losses import INTEGRITY, REPLICA_DIFFERENCE
-from ckptmigrate.planning.targets import Target, reach
+from ckptmigrate.planning.losses import INTEGRITY, OPTIMIZER_STATE
+from ckptmigrate.planning.results import beginning, reached
+from ckptmigrate.planning.targets import DROP, Target
 from ckptmigrate.releases import optimizer_damage
 from ckptmigrate.releases.facts import minor
 from ckptmigrate.releases.writer_evidence import possible_writers
@@ -56,8 +58,11 @@ class Plan:
             sidecar is None if the result is the original checkpoint.
         losses: names of the data losses, all of them allowed.
         notes: choices made and evidence used.
-        payload: (number of data files, their size in bytes); none of them changes.
-        optimizer: the conversion of the optimizer, or None if it is kept as it is.
+        payload: (number of data files of the result that exist, their size in bytes); none of
+            them changes.
+        unused: the number of bytes in these data files that no key uses; None if not counted.
+        optimizer: the conversion or removal of the optimizer, or None if it is kept as it is.
+        compaction: the new data files without unused bytes, or None if there are none.
         freed: the bytes of the originals that `undo --forget` removes, or None if they are kept.
         written: the new `.metadata`, parsed during validation. While a reference to it exists,
             reading the same bytes back does not parse them again.
@@ -75,7 +80,9 @@ class Plan:
     losses: tuple[str, ...]
     notes: tuple[str, ...]
     payload: tuple[int, int]
+    unused: int | None = None
     optimizer: Conversion | None = field(default=None, repr=False, compare=False)
+    compaction: Compaction | None = field(default=None, repr=False, compare=False)
     freed: int | None = None
     written: Metadata | None = field(default=None, repr=False, compare=False)
 
@@ -94,12 +101,20 @@ class Plan:
         told = self.change.sidecar
         if told is None:
             return self
-        return replace(self, change=replace(self.change, sidecar=sidecar.out_of_place(told)))
+        # In place, the data files that the result does not use are kept for `undo`.
+        left_out = () if self.compaction is None else self.compaction.left_out
+        change = replace(
+            self.change,
+            files={**self.change.files, **dict.fromkeys(left_out)},
+            after={**self.change.after, **dict.fromkeys(left_out)},
+            sidecar=sidecar.out_of_place(told),
+        )
+        return replace(self, change=change)
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether no file changes."""
-        return not self.files and self.freed is None
+        """Whether no file changes, not even the migration history."""
+        return not self.files and self.compaction is None and self.verb != "undo"
 
 
 def plan(
@@ -145,11 +160,13 @@ def plan(
         raise refusals.no_integrity(path, damaged)
     verb = verb or _verb_for(current, target)
     refusals.check_direction(current, target, verb)
-    original, begin = _beginning(current, target)
+    original, begin = beginning(current, target)
     refusals.check_corrupt(begin)
-    result = _reached(begin, target, given, progress, taken=directory.files())
+    result = reached(begin, target, given, progress, taken=directory.files())
     # An earlier step already dropped this data, so it needs no permission again.
     accepted = {*allowed, *(loss for step in original.undone for loss in step.losses)}
+    if target.optimizer == DROP:
+        accepted.add(OPTIMIZER_STATE)
     refusals.check_allowed(begin, target, result, accepted, verb)
     notes = result.notes
     if result.optimizer is None:
@@ -173,46 +190,6 @@ def plan(
         sufficient=target.reader is not None and not target.native,
     )
     return assemble(current, original, result, begin.manifest, request)
-
-
-def _beginning(current: Reading, target: Target) -> tuple[Original, Reading]:
-    """Return the original to start from, and its reading.
-
-    A converted optimizer is an original where the target reads it and not what it was made of.
-    """
-    directory = current.manifest.directory
-    original = sidecar.original(directory)
-    begin = read(original.directory) if original.undone else current
-    reader = target.reader
-    if (
-        original.payload
-        and reader is not None
-        and optimizers.is_readable(current.manifest, reader)
-        and not optimizers.is_readable(begin.manifest, reader)
-    ):
-        return Original(directory, original.steps, len(original.steps)), current
-    return original, begin
-
-
-def _reached(
-    begin: Reading,
-    target: Target,
-    given: Given | None,
-    progress: Progress | None,
-    taken: Collection[str],
-) -> Converted:
-    """Return the smallest conversion that reaches the target, with that of the optimizer."""
-    made = optimizers.converted(begin.manifest, target, progress, taken)
-    if made is None:
-        return reach(begin, target, given)
-    result = reach(replace(begin, manifest=made.manifest), target, given)
-    losses = (REPLICA_DIFFERENCE,) if made.replicas else ()
-    return replace(
-        result,
-        optimizer=made,
-        losses=result.losses + losses,
-        notes=result.notes + optimizers.notes(made),
-    )
 
 
 @dataclass(frozen=True)
@@ -259,23 +236,26 @@ def assemble(
     directory, result = current.manifest.directory, found.manifest
     beyond_original = result.contents(begin)
     wanted = {**original.files, **beyond_original}
-    wanted |= _digests(original.directory, begin, {**request.refreshed, **beyond_original})
+    left_out = {} if found.compaction is None else dict.fromkeys(found.compaction.left_out)
+    changed = {**request.refreshed, **beyond_original, **left_out}
+    wanted |= _digests(original.directory, begin, changed)
     now = {
         name: directories.read_if_there(directory, name)
         for name in {**dict.fromkeys(current.manifest.small_files), **wanted}
     }
     files = {name: content for name, content in wanted.items() if content != now[name]}
     originals = {name: content for name in files if (content := now[name]) is not None}
-    back_to_original = bool(original.undone) and not beyond_original
+    compacts = found.compaction is not None
+    back_to_original = bool(original.undone) and not beyond_original and not compacts
     if back_to_original:  # otherwise the data files stay, to undo the new step
         files |= dict.fromkeys(original.payload)
     made = found.optimizer
-    differences = optimizers.differences(current.manifest, result)
+    differences = optimizers.differences(current.manifest, result, compacted=compacts)
     kept = original.first if back_to_original else len(original.steps)
     steps = original.steps[:kept]
     before = {**original.payload, **{name: digest(content) for name, content in now.items()}}
     after = {**before, **{name: digest(content) for name, content in files.items()}}
-    if files and not back_to_original:
+    if (files or compacts) and not back_to_original:
         steps += (
             Step(
                 verb=request.verb,
@@ -286,6 +266,8 @@ def assemble(
                 losses=request.losses,
                 changes=tuple(str(d) for d in differences),
                 files={name: FileState(before[name], after[name]) for name in before},
+                optimizer="" if made is None else made.after or sidecar.DROPPED,
+                compacts=compacts,
             ),
         )
     return Plan(
@@ -295,7 +277,7 @@ def assemble(
         target=request.target,
         layout=found.layout.ID,
         undo=_undo(current.manifest.path, original, recorded=len(steps) > kept),
-        satisfied=request.sufficient and not files,
+        satisfied=request.sufficient and not files and not compacts,
         differences=differences,
         change=change_of(
             current.manifest.path,
@@ -305,14 +287,22 @@ def assemble(
             originals={} if back_to_original else originals,
             before=before,
             after=after,
-            payload={} if made is None else optimizers.payload(made),
+            payload=_payload(found),
         ),
         losses=request.losses,
         notes=request.notes + _links(current.manifest.path),
         optimizer=made,
-        payload=untouched(current.manifest, files),
+        compaction=found.compaction,
+        unused=found.unused,
+        payload=untouched(current.manifest, {*files, *left_out}),
         written=result.metadata.written(),
     )
+
+
+def _payload(found: Converted) -> dict[str, NewPayload]:
+    """Return the new data files."""
+    made = {} if found.optimizer is None else optimizers.payload(found.optimizer)
+    return {**made, **({} if found.compaction is None else found.compaction.payload)}
 
 
 def _digests(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ckptmigrate import versions
+from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind
 from ckptmigrate.checkpoint.topology import Given
@@ -24,6 +25,7 @@ from ckptmigrate.versions.detection import Reading, read_manifest
 
 KEEP: Final = "keep"
 CONVERT: Final = "convert"
+DROP: Final = sidecar.DROPPED
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,11 @@ class Target:
         native: whether to write the release's own layout even if a smaller change is sufficient.
         strict: whether the job must load under `--dist-ckpt-strictness raise_all`.
         environment: the Python and NumPy versions of the target job.
-        optimizer: KEEP, or CONVERT where the release does not load the optimizer as it is.
+        optimizer: KEEP, CONVERT where the release does not load the optimizer as it is, or DROP.
         optimizer_type: the sharding type to convert the optimizer to; by default it depends on the
             release.
+        compact: whether the result has no bytes in data files that no key uses.
+        stays: whether the checkpoint is not migrated: only its optimizer or its data files change.
     """
 
     name: str
@@ -50,15 +54,18 @@ class Target:
     environment: Environment = USUAL
     optimizer: str = KEEP
     optimizer_type: str | None = None
+    compact: bool = False
+    stays: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The command-line options for the target and the optimizer."""
+        """The command-line options for the target, the optimizer and the data files."""
+        words: tuple[str, ...] = () if self.stays else ("--to", self.name)
         if self.optimizer_type is not None:
-            return ("--to", self.name, "--optimizer-type", self.optimizer_type)
-        if self.optimizer == KEEP:
-            return ("--to", self.name)
-        return ("--to", self.name, "--optimizer", self.optimizer)
+            words += ("--optimizer-type", self.optimizer_type)
+        elif self.optimizer != KEEP:
+            words += ("--optimizer", self.optimizer)
+        return (*words, "--compact") if self.compact else words
 
     @property
     def idle_only(self) -> bool:
@@ -75,6 +82,8 @@ def target(
     strict: bool = False,
     optimizer: str = KEEP,
     optimizer_type: str | None = None,
+    compact: bool = False,
+    stays: bool = False,
 ) -> Target:
     """Return the target of a `--to` value.
 
@@ -82,7 +91,7 @@ def target(
         torch: the reader's version of torch, for a release.
         environment: the Python and NumPy versions of the job.
         native, strict: see Target, for a release.
-        optimizer, optimizer_type: see Target; a type implies CONVERT.
+        optimizer, optimizer_type, compact, stays: see Target; a type implies CONVERT.
 
     Raises:
         RefusedError: the name is neither a layout nor a release.
@@ -96,12 +105,16 @@ def target(
             environment=environment,
             optimizer=optimizer,
             optimizer_type=optimizer_type,
+            compact=compact,
+            stays=stays,
         )
     from ckptmigrate.releases.facts import compat
 
     found = reader(name, compat(), torch, environment)
     layout = versions.named(found.layout)
-    return Target(name, layout, found, native, strict, environment, optimizer, optimizer_type)
+    return Target(
+        name, layout, found, native, strict, environment, optimizer, optimizer_type, compact
+    )
 
 
 def reach(begin: Reading, wanted: Target, given: Given | None) -> Converted:
@@ -113,7 +126,7 @@ def reach(begin: Reading, wanted: Target, given: Given | None) -> Converted:
     if wanted.reader is None:
         return convert(
             begin,
-            wanted.layout,
+            None if wanted.stays else wanted.layout,
             environment=wanted.environment,
             idle_only=wanted.idle_only,
             given=given,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from ckptmigrate.checkpoint import integrity, locate, sidecar
 from ckptmigrate.checkpoint.manifest import PAYLOAD, Manifest
-from ckptmigrate.checkpoint.sidecar import REPAIR, Step, digest, digest_of
+from ckptmigrate.checkpoint.sidecar import DROPPED, REPAIR, Step, digest, digest_of
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.places import Place
 from ckptmigrate.planning import optimizers
+from ckptmigrate.planning.losses import OPTIMIZER_STATE
 from ckptmigrate.planning.planner import Plan, change_of, untouched
-from ckptmigrate.releases import optimizer_state
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Directory, Overlay, size_of
 from ckptmigrate.text.commands import command, removal
-from ckptmigrate.versions.detection import Reading, read
+from ckptmigrate.versions.detection import read
 
 
 def plan(path: Place) -> Plan:
@@ -49,9 +49,11 @@ def plan(path: Place) -> Plan:
         source=tuple(layout.ID for layout in current.layouts),
         target=" or ".join(layout.ID for layout in previous.layouts),
         layout=previous.layouts[0].ID,
-        undo=_redo_command(last, current, path),
+        undo=_redo_command(last, path),
         satisfied=False,
-        differences=optimizers.differences(current.manifest, previous.manifest),
+        differences=optimizers.differences(
+            current.manifest, previous.manifest, compacted=last.compacts
+        ),
         change=change_of(
             path,
             before,
@@ -125,8 +127,10 @@ def _steps(directory: Directory) -> tuple[Step, ...]:
 
 def _unused(directory: Directory, current: Manifest, steps: tuple[Step, ...]) -> dict[str, int]:
     """Return the data files that only the originals refer to -> size in bytes."""
-    original = sidecar.original(directory)
+    original = sidecar.oldest(directory)
     made = {name for step in steps for name in step.payload}
+    if any(step.compacts for step in steps):
+        made |= directory.files().keys()
     if original.undone:
         made |= {chunk.blob.file for chunk in read(original.directory).manifest.metadata.chunks}
     used = {chunk.blob.file for chunk in current.metadata.chunks}
@@ -158,10 +162,14 @@ def _result(path: Place) -> Place:
     return root if only else path
 
 
-def _redo_command(step: Step, current: Reading, path: Place) -> str:
+def _redo_command(step: Step, path: Place) -> str:
+    drops = step.optimizer == DROPPED
     if step.verb == REPAIR:
-        return command(REPAIR, path, "--in-place")
-    allowed = [word for loss in step.losses for word in ("--allow-loss", loss)]
-    found = optimizer_state.sharding_type(current.manifest) if step.payload else None
-    optimizer = () if found is None else ("--optimizer-type", found)
-    return command(step.verb, path, "--to", step.target, *optimizer, *allowed, "--in-place")
+        dropped = ("--drop-optimizer",) if drops else ()
+        return command(REPAIR, path, *dropped, "--in-place")
+    losses = [loss for loss in step.losses if not (drops and loss == OPTIMIZER_STATE)]
+    words = [word for loss in losses for word in ("--allow-loss", loss)]
+    if step.optimizer:
+        words += ["--optimizer" if drops else "--optimizer-type", step.optimizer]
+    words += ["--compact"] if step.compacts else []
+    return command(step.verb, path, "--to", step.target, *words, "--in-place")

@@ -174,6 +174,8 @@ def _plan_json(plan: Plan, result: Place) -> dict[str, Any]:
         "losses": list(plan.losses),
         "notes": list(plan.notes),
         "payload": {"files": files, "bytes": size},
+        "unused_bytes": plan.unused,
+        "compaction": None if plan.compaction is None else plan.compaction.as_json(),
         "freed_bytes": plan.freed,
         "optimizer": None if plan.optimizer is None else optimizers.as_json(plan.optimizer),
     }
@@ -294,7 +296,9 @@ def _document(found: Migration) -> Document:
     # Without facts, the migration history is not among the changes.
     kept = [digest(plan.change.sidecar) for plan in found.plans]
     histories = [history for _, history in found.before] or kept
-    linked = (WARNINGS[found.link],) if found.link in WARNINGS else ()
+    linked = [WARNINGS[found.link]] if found.link in WARNINGS else []
+    compactions = [plan.compaction for plan in found.plans if found.destination is None]
+    linked += [each.kept for each in compactions if each is not None]
     return Document(
         outcome=CommandOutcome(found.status.value),
         answer=_answer(found),

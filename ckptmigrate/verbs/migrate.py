@@ -42,8 +42,8 @@ class MigrationRequest:
     """A request to migrate the checkpoints of a PATH.
 
     Attributes:
-        to: the target: a release, a layout or `universal`; None for the layout that the
-            checkpoint already has, with an `optimizer_type`.
+        to: the target: a release, a layout or `universal`; None if the checkpoint is not migrated:
+            only its optimizer or its data files change.
         verb: `upgrade`, `downgrade`, or `migrate` for either direction.
         output: the root to create, even if nothing has to change. By default `PATH.<to>`, and
             nothing is created if the release can resume from PATH unmigrated.
@@ -54,7 +54,7 @@ class MigrationRequest:
         given: parallelism, in ranks, that the checkpoint does not contain.
         torch: the torch version of the job; None for the usual one of the release.
         environment: the Python and NumPy versions of the job.
-        native, strict, optimizer, optimizer_type: see `targets.Target`.
+        native, strict, optimizer, optimizer_type, compact: see `targets.Target`.
         hash_payload: whether to hash the data files too and compare them with integrity.json.
         link: how to bring data files into the new root.
         loadable: whether the result must be a root that a job can load. If an earlier run with the
@@ -80,11 +80,21 @@ class MigrationRequest:
     dry_run: bool = False
     optimizer: str = targets.KEEP
     optimizer_type: str | None = None
+    compact: bool = False
 
     @property
     def target(self) -> str:
-        """Return the target: a release or layout, or the type of the optimizer."""
-        return self.to or self.optimizer_type or ""
+        """Return the target: a release or layout, or what is changed instead."""
+        if self.to or self.optimizer_type:
+            return self.to or self.optimizer_type or ""
+        if self.optimizer == targets.DROP:
+            return "weights"
+        return "compact" if self.compact else ""
+
+    @property
+    def changes_data_files(self) -> bool:
+        """Return whether a target is given by the options for the optimizer and data files."""
+        return bool(self.optimizer_type or self.compact or self.optimizer == targets.DROP)
 
     def options(self) -> dict[str, Any]:
         """Return the options that affect the result, which `link` and `hash_payload` do not."""
@@ -97,6 +107,7 @@ class MigrationRequest:
             "strict": self.strict,
             "optimizer": self.optimizer,
             "optimizer_type": self.optimizer_type,
+            "compact": self.compact,
         }
 
     def check_target(self) -> None:
@@ -116,9 +127,9 @@ class MigrationRequest:
         """
         if self.to is not None:
             return self._named(self.to)
-        return self._named(read(directories.directory(checkpoint)).layouts[0].ID)
+        return self._named(read(directories.directory(checkpoint)).layouts[0].ID, stays=True)
 
-    def _named(self, name: str) -> Target:
+    def _named(self, name: str, *, stays: bool = False) -> Target:
         return targets.target(
             name,
             torch=self.torch,
@@ -127,6 +138,8 @@ class MigrationRequest:
             strict=self.strict,
             optimizer=self.optimizer,
             optimizer_type=self.optimizer_type,
+            compact=self.compact,
+            stays=stays,
         )
 
     def run(self, path: Place, *, reported: bool = False, watch: Watch = unwatched) -> Migration:
@@ -199,7 +212,9 @@ def prepare(
     root = leading_root(located)
     destination = None
     usable = root is not None or not request.loadable
-    satisfied = usable and all(plan.satisfied for plan in plans)
+    satisfied = usable and all(
+        plan.satisfied or (request.to is None and plan.changes_nothing) for plan in plans
+    )
     if request.output is not None:
         # Absolute, but not resolved: the destination is beside a link that the user names.
         destination = places.absolute(request.output)

@@ -153,6 +153,7 @@ class VerifyResult:
                     {
                         "keys": (str(each.entries),),
                         "data files": (f"{each.payload_files} ({size(each.payload_bytes)})",),
+                        "unused bytes": (size(each.unused_bytes),),
                         "errors": (str(len(each.errors)),),
                         **_compared(each),
                     },
