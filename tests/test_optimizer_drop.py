@@ -212,7 +212,7 @@ def test_a_dry_run_names_what_is_lost_and_left(root: Path, run: Run) -> None:
         "- entry optimizer: fully_sharded_model_space",
         "data loss: optimizer-state",
         "resume with --no-load-optim",
-        "a new learning rate schedule",
+        "which also starts a new learning rate schedule",
         "add --compact",
     ):
         assert text in done.stdout

@@ -10,7 +10,7 @@ PAIR: Final = "tracker-pair"
 _COPY: Final = "restore the file from a copy, or use an earlier iteration"
 _REPORT: Final = "run `ckptmigrate inspect {path}`, or use an earlier iteration"
 _REPAIR: Final = "{repair}"
-_COMPACT: Final = "to write a copy without unused bytes, run `ckptmigrate migrate {path} --compact`"
+_COMPACT: Final = "no action is needed; a migration with --compact leaves the bytes out"
 
 # The source of each code: a release or torch, a file of it, and a function or class there.
 _CORE: Final = "megatron/core/dist_checkpointing"
@@ -271,13 +271,13 @@ _ROWS: Final = (
     ),
     Code(
         "orphan-payload", Severity.NOTE,
-        "No key refers to this data file.", f"no action is needed; {_COMPACT}",
+        "No key refers to this data file.", _COMPACT,
         _READ,
     ),
     Code(
         "orphan-bytes", Severity.NOTE,
         "No key refers to some bytes of a data file.",
-        f"no action is needed; {_COMPACT}",
+        _COMPACT,
         _READ,
     ),
     Code(

@@ -49,8 +49,8 @@ def _migration_options(command: options.Command) -> options.Command:
         click.option(
             "--optimizer", metavar="HOW", default=targets.KEEP, show_default=True,
             type=click.Choice([targets.KEEP, targets.CONVERT, targets.DROP]),
-            help="keep, convert the distributed optimizer into new data files if the target "
-            "release does not load it, or drop any optimizer, so that only the weights are left.",
+            help="keep, convert the distributed optimizer if the target release does not load it, "
+            "or drop it.",
         ),
         click.option(
             "--optimizer-type", metavar="TYPE",
@@ -60,8 +60,7 @@ def _migration_options(command: options.Command) -> options.Command:
         ),
         click.option(
             "--compact", is_flag=True,
-            help="Rewrite data files that contain bytes of no key, such as those of an optimizer "
-            "that was converted or dropped, without these bytes.",
+            help="Rewrite data files without bytes that no key uses, such as a dropped optimizer.",
         ),
         options.strict,
         options.parallelism("world", "tensor", "pipeline"),

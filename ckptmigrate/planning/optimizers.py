@@ -119,10 +119,10 @@ def notes(made: Conversion) -> tuple[str, ...]:
     the optimizer.
     """
     if made.after is None:
+        flag = optimizer_state.flag(made.manifest)
         return (
-            f"the optimizer ({made.before}) is dropped: resume with "
-            f"{optimizer_state.flag(made.manifest)}. The job starts with a new optimizer and a new "
-            "learning rate schedule",
+            f"the optimizer ({made.before}) is dropped: resume with {flag}, which also starts a "
+            "new learning rate schedule",
         )
     sizes = made.sizes
     return (

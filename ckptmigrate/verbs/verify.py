@@ -141,6 +141,8 @@ class VerifyResult:
         held = data_files(
             sum(each.payload_files for each in read), sum(each.payload_bytes for each in read)
         )
+        unused = sum(each.unused_bytes for each in read)
+        held += f", {size(unused)} of them unused" if unused else ""
         keys = counted(sum(each.entries for each in read), "key")
         many = f"{len(read)} checkpoints, " if len(read) > 1 else ""
         about = read[0].path if len(read) == 1 else found.path

@@ -32,6 +32,7 @@ class Job(release.TrainingJob):
         sharding_type: that of a save, by default the default of the release.
         bf16, swiglu, tied_embedding: the options of the model.
         experts: the number of experts; 0 for a dense model.
+        no_save_optim: whether the job runs with --no-save-optim.
     """
 
     steps: int = 0
@@ -43,6 +44,7 @@ class Job(release.TrainingJob):
     swiglu: bool = False
     tied_embedding: bool = False
     experts: int = 0
+    no_save_optim: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
