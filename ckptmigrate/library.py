@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import nullcontext
 
-from ckptmigrate.checkpoint import differences, locate
+from ckptmigrate.checkpoint import locate
 from ckptmigrate.checkpoint.differences import Difference
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.checks import verification
 from ckptmigrate.checks.verification import Verification
 from ckptmigrate.optimizer import meaning
-from ckptmigrate.optimizer.dropping import without_optimizer
+from ckptmigrate.optimizer.target import PART_SIZE
 from ckptmigrate.places import Place
 from ckptmigrate.planning.fixes import Checked
 from ckptmigrate.planning.planner import Plan
@@ -31,6 +31,7 @@ from ckptmigrate.verbs.result import Watch
 from ckptmigrate.verbs.undo import UndoRequest
 from ckptmigrate.versions.detection import read
 from ckptmigrate.writing.links import Link
+from ckptmigrate.writing.parts import AT_ONCE
 
 
 def inspect(path: str | Place, *, iteration: int | None = None) -> Inspection:
@@ -112,8 +113,7 @@ def plan(
         native: whether to write the layout that the target release itself writes, instead of
             making the smallest change that lets it resume.
         strict: whether the target release must also resume with `--dist-ckpt-strictness raise_all`.
-        optimizer: `keep`, `convert` where the target release does not load the optimizer as it is,
-            or `drop`: jobs then need --no-load-optim.
+        optimizer: `keep`, `convert` where the target release does not load it as it is, or `drop`.
         optimizer_type: the sharding type to convert the optimizer to. By default
             `fully_sharded_model_space` up to 0.14 and `fully_reshardable` from 0.15 on.
         compact: whether to rewrite data files that contain bytes of no key without these bytes.
@@ -163,6 +163,9 @@ def migrate(
     optimizer: str = "keep",
     optimizer_type: str | None = None,
     compact: bool = False,
+    part_size: int = PART_SIZE,
+    jobs: int = AT_ONCE,
+    verify_source: bool = False,
     link: Link = Link.AUTO,
     hash_payload: bool = False,
     progress: Progress | None = None,
@@ -185,6 +188,8 @@ def migrate(
             compact: as in `plan`.
         link: how to bring data files into `output` (hard link, reflink, copy, ...).
         hash_payload: whether to hash the data files too and compare them with integrity.json.
+        part_size, jobs: largest size of new data files in bytes, and how many to write at once.
+        verify_source: whether to compare them with the source once more.
         progress: called with each number of bytes of data files that were read or written.
 
     Returns the plan of each checkpoint, as carried out.
@@ -214,6 +219,9 @@ def migrate(
         optimizer=optimizer,
         optimizer_type=optimizer_type,
         compact=compact,
+        part_size=part_size,
+        jobs=jobs,
+        verify_source=verify_source,
     )
     if to is None and not request.changes_data_files:
         raise ValueError("none of to, optimizer_type, optimizer='drop' and compact is given")
@@ -233,8 +241,6 @@ def verify(
     progress: Progress | None = None,
 ) -> Verification:
     """Validate a checkpoint, or the checkpoints of a root, and list every problem with its fix.
-
-    Writes nothing.
 
     Args:
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
@@ -340,22 +346,20 @@ def undo(
         The plan of each checkpoint, as carried out.
 
     Raises:
-        RefusedError: the checkpoint has no migration to undo, or a file changed after the
-            migration; the message names the file.
-        DestinationError: the checkpoint cannot be written. It is unchanged, or the message says to
-            run `ckptmigrate recover`.
+        RefusedError: there is no migration to undo, or a file changed after it.
+        DestinationError: the checkpoint cannot be written; `recover` may be needed.
     """
     return UndoRequest(iteration, every, forget=forget).run(place(path)).plans
 
 
-def recover(path: str | Place, *, break_lock: bool = False) -> dict[Place, str]:
+def recover(path: str | Place, *, break_lock: bool = False, keep: bool = False) -> dict[Place, str]:
     """Recover from an interrupted migration: complete it if it was committed, else roll it back.
 
     Args:
         path: a checkpoint directory, a root (all its checkpoints are examined), or the destination
             of an out-of-place migration.
-        break_lock: whether to remove a lock held by a process on another host. Set it only if that
-            process has ended.
+        break_lock: whether to remove the lock of a process on another host, which has ended.
+        keep: whether finished new data files remain, so that the same migration continues.
 
     Returns:
         Path -> what was done there. Empty if there was nothing to recover.
@@ -364,7 +368,7 @@ def recover(path: str | Place, *, break_lock: bool = False) -> dict[Place, str]:
         NotACheckpointError: `path` is not a directory, and no interrupted migration to it exists.
         CkptMigrateError: another process is still changing it, or it cannot be read or written.
     """
-    return recovery.recover(place(path), break_lock=break_lock)
+    return recovery.recover(place(path), break_lock=break_lock, keep=keep)
 
 
 def diff(
@@ -383,13 +387,7 @@ def diff(
         CkptMigrateError: `a` or `b` contains no readable torch_dist checkpoint.
     """
     first, second = (read(directories.directory(_one(path, iteration))).manifest for path in (a, b))
-    types = meaning.types(first, second)
-    if not types or not (values or types[0] != types[1]):
-        return differences.diff(first, second)
-    return [
-        *differences.diff(*map(without_optimizer, (first, second))),
-        *meaning.diff(first, second, values=values),
-    ]
+    return meaning.whole_diff(first, second, values=values)
 
 
 def _one(path: str | Place, iteration: int | None) -> Place:

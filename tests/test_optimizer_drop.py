@@ -25,7 +25,6 @@ from test_optimizer_migration import as_json, check_elements
 
 import ckptmigrate
 from ckptmigrate.checkpoint import metadata_file
-from ckptmigrate.optimizer import new_files
 from ckptmigrate.releases.job import Job
 from ckptmigrate.text.sizes import size
 
@@ -258,15 +257,17 @@ def check_elements_of_flat(root: Path) -> None:
         assert (checkpoint_of(root) / name).read_bytes() == original.read_bytes()
 
 
-def test_files_are_closed_when_they_are_full(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(new_files, "FULL", 20_000)
+def test_files_are_closed_when_they_are_full(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    ckptmigrate.migrate(root, optimizer="drop", compact=True, output=out)
+    options: dict[str, Any] = {"optimizer": "drop", "compact": True, "part_size": 20_000}
+    ckptmigrate.migrate(root, output=out, **options)
     check_weights(out, root, root.name)
     files = [*checkpoint_of(out).glob("*.distcp")]
     assert len(files) > len([*checkpoint_of(root).glob("*.distcp")])
+    rows = optimizer_side.metadata(checkpoint_of(out)).storage_data.values()
+    for file in files:
+        inside = {(row.offset, row.length) for row in rows if row.relative_path == file.name}
+        assert file.stat().st_size <= 20_000 or len(inside) == 1
     assert unused(out) == 0
 
 

@@ -12,13 +12,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ckptmigrate.checkpoint import differences
 from ckptmigrate.checkpoint.differences import Difference
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.optimizer import sharding_types
+from ckptmigrate.optimizer.dropping import without_optimizer
 from ckptmigrate.optimizer.record import OptimizerRecord, Parameter, ParameterCell
 from ckptmigrate.optimizer.source import Source
 from ckptmigrate.optimizer.tensors import BLOCK, Numbers, Spans, blocks, part_of
-from ckptmigrate.pickles.display import short
+from ckptmigrate.pickles.display import short_repr
 from ckptmigrate.pickles.equality import equal
 from ckptmigrate.storage.directories import Directory
 
@@ -41,6 +43,24 @@ def types(a: Manifest, b: Manifest) -> tuple[str, ...]:
     found = [next(iter(each)) for each in (Source(a).types, Source(b).types) if len(each) == 1]
     known = {each.TYPE for each in sharding_types.TYPES}
     return tuple(map(str, found)) if len(found) == 2 and known.issuperset(found) else ()
+
+
+def whole_diff(a: Manifest, b: Manifest, *, values: bool) -> list[Difference]:
+    """Return the differences between two checkpoints, of their optimizers by parameter and state.
+
+    Optimizers of one sharding type are compared by key instead, without `values`.
+
+    Args:
+        values: whether to compare every element of the optimizers.
+
+    Raises:
+        CkptMigrateError: as `differences.diff` and `diff`.
+    """
+    found = types(a, b)
+    if not found or not (values or found[0] != found[1]):
+        return differences.diff(a, b)
+    others = differences.diff(*map(without_optimizer, (a, b)))
+    return [*others, *diff(a, b, values=values)]
 
 
 def diff(a: Manifest, b: Manifest, *, values: bool = False) -> Iterator[Difference]:
@@ -97,7 +117,9 @@ def _by_kind(groups: tuple[dict[str, Any], ...]) -> dict[tuple[str, ...], dict[s
     """Return the groups by what identifies them; a number tells equal ones apart."""
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     for group in groups:
-        kind = tuple(f"{key} {short(group.get(key, group.get(f'pre_{key}')))}" for key in _GROUP)
+        kind = tuple(
+            f"{key} {short_repr(group.get(key, group.get(f'pre_{key}')))}" for key in _GROUP
+        )
         again = sum(each[: len(kind)] == kind for each in found)
         found[(*kind, f"number {again + 1}") if again else kind] = group
     return found
@@ -108,11 +130,13 @@ def _of_group(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator
         if key == "params":
             continue
         if key not in b:
-            yield Difference("-", _PART, f"{name}: {key}", short(a[key]))
+            yield Difference("-", _PART, f"{name}: {key}", short_repr(a[key]))
         elif key not in a:
-            yield Difference("+", _PART, f"{name}: {key}", short(b[key]))
+            yield Difference("+", _PART, f"{name}: {key}", short_repr(b[key]))
         elif not equal(a[key], b[key]):
-            yield Difference("~", _PART, f"{name}: {key}", f"{short(a[key])} -> {short(b[key])}")
+            yield Difference(
+                "~", _PART, f"{name}: {key}", f"{short_repr(a[key])} -> {short_repr(b[key])}"
+            )
 
 
 def _of_parameter(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.optimizer import tensors
+from ckptmigrate.optimizer.checksums import joined
 from ckptmigrate.optimizer.new_files import NewBlob
 from ckptmigrate.optimizer.resharding import Conversion
 from ckptmigrate.optimizer.tensors import blocks
+from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Directory
 from ckptmigrate.text.commands import command
 
@@ -18,14 +20,19 @@ from ckptmigrate.text.commands import command
 def pieces(conversion: Conversion, name: str) -> Iterator[bytes]:
     """Yield the bytes of a new data file; every call yields the same bytes.
 
+    At the end, the cached pages of the data files that were read are given back.
+
     Args:
         name: one of `conversion.files`.
 
     Raises:
         DamagedError: the source changed or is damaged.
     """
-    for blob in conversion.files[name]:
-        yield from _parts(conversion.manifest.directory, blob)
+    source, blobs = conversion.manifest.directory, conversion.files[name]
+    for blob in blobs:
+        yield from _parts(source, blob)
+    for file in {span.view.file for blob in blobs for span in blob.spans}:
+        directories.drop_cache(source.path / file)
 
 
 def _parts(source: Directory, blob: NewBlob) -> Iterator[bytes]:
@@ -39,15 +46,16 @@ def _parts(source: Directory, blob: NewBlob) -> Iterator[bytes]:
     for span in blob.spans:
         own = 0
         for block in blocks(source, (span,)):
-            own, checksum = zlib.crc32(block, own), zlib.crc32(block, checksum)
+            own = zlib.crc32(block, own)
             yield block
+        checksum = joined(checksum, own, span.size)
         if span.checksum not in (None, own):
             raise _damaged(source, span.view.file, span.view.start)
     yield blob.around(checksum)[1]
 
 
-def moved(source: Directory, zips: Iterable[Blob]) -> Iterator[bytes]:
-    """Yield the bytes of `torch.save` zips, unchanged and end to end.
+def moved(source: Directory, zips: Collection[Blob]) -> Iterator[bytes]:
+    """Yield the bytes of `torch.save` zips, unchanged and end to end; see `pieces`.
 
     Args:
         zips: where they are in the data files of `source`.
@@ -74,6 +82,8 @@ def moved(source: Directory, zips: Iterable[Blob]) -> Iterator[bytes]:
                 yield block
             if part.checksum not in (0, own):
                 raise _damaged(source, blob.file, start)
+    for file in {blob.file for blob in zips}:
+        directories.drop_cache(source.path / file)
 
 
 def _damaged(source: Directory, file: str, start: int) -> DamagedError:

@@ -11,7 +11,6 @@ from ckptmigrate.checkpoint.manifest import Manifest, unused_names
 from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.checkpoint.used_bytes import unused
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.optimizer import new_files
 from ckptmigrate.planning.change import NewPayload
 from ckptmigrate.storage.directories import Directory
 from ckptmigrate.text.commands import command
@@ -90,7 +89,7 @@ def unused_bytes(found: Manifest) -> dict[str, int]:
     return unused(found.metadata.chunks, sizes)
 
 
-def compact(found: Manifest, taken: Collection[str]) -> Compaction | None:
+def compact(found: Manifest, taken: Collection[str], part_size: int) -> Compaction | None:
     """Plan new data files without unused bytes; None if there are no unused bytes.
 
     A data file without unused bytes is kept. The byte ranges of others get new data files of the
@@ -99,6 +98,7 @@ def compact(found: Manifest, taken: Collection[str]) -> Compaction | None:
     Args:
         found: a checkpoint, possibly with data files that are not written yet.
         taken: names, besides those of existing data files, that no new data file gets.
+        part_size: the largest size of a new data file in bytes, unless one byte range is larger.
 
     Raises:
         DamagedError: byte ranges overlap.
@@ -116,7 +116,7 @@ def compact(found: Manifest, taken: Collection[str]) -> Compaction | None:
     for name, blobs in used.items():
         rank, _ = found.payload_files[name]
         new = unused_names(names, rank)
-        for some in _cut(_ordered(found, blobs)):
+        for some in _cut(_ordered(found, blobs), part_size):
             there = next(each for each in new if each not in files)
             files[there], end = some, 0
             for blob in some:
@@ -146,12 +146,12 @@ def _ordered(found: Manifest, blobs: Collection[Blob]) -> Sequence[Blob]:
     return ordered
 
 
-def _cut(blobs: Sequence[Blob]) -> Iterator[tuple[Blob, ...]]:
-    """Yield the byte ranges of each new file; see `new_files.FULL`."""
+def _cut(blobs: Sequence[Blob], part_size: int) -> Iterator[tuple[Blob, ...]]:
+    """Yield the byte ranges of each new file, which are at most `part_size` if possible."""
     some: list[Blob] = []
     count = 0
     for blob in blobs:
-        if count >= new_files.FULL:
+        if some and count + blob.length > part_size:
             yield tuple(some)
             some, count = [], 0
         some.append(blob)

@@ -11,13 +11,15 @@ from packaging.version import Version
 from ckptmigrate.checkpoint.differences import Difference, diff
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.metadata import SHAPES
-from ckptmigrate.errors import CkptMigrateError, RefusedError
-from ckptmigrate.optimizer.description import describe
+from ckptmigrate.checkpoint.sidecar import Step
+from ckptmigrate.errors import RefusedError
 from ckptmigrate.optimizer.record import KEY
-from ckptmigrate.optimizer.source import FLATTENED, FULLY_RESHARDABLE
+from ckptmigrate.optimizer.source import FLATTENED, FULLY_RESHARDABLE, Source
 from ckptmigrate.optimizer.target import OptimizerTarget
+from ckptmigrate.places import Place
 from ckptmigrate.planning.change import NewPayload
-from ckptmigrate.planning.targets import CONVERT, DROP, Target
+from ckptmigrate.planning.losses import OPTIMIZER_STATE
+from ckptmigrate.planning.targets import CONVERT, DROP, UNMOVED, Target
 from ckptmigrate.releases import optimizer_state
 from ckptmigrate.releases.readers import Reader
 from ckptmigrate.storage.progress import Progress
@@ -37,11 +39,32 @@ def is_readable(found: Manifest, reader: Reader) -> bool:
     return all(problem.metadata_only for problem in optimizer_state.problems(found, reader))
 
 
+def suits(found: Manifest, target: Target) -> bool:
+    """Return whether the optimizer has the type that a target requests and its release loads it."""
+    wanted, reader = target.optimizer_type, target.reader
+    if wanted is not None and wanted != optimizer_state.sharding_type(found):
+        return False
+    return wanted is not None if reader is None else is_readable(found, reader)
+
+
 def is_convertible(found: Manifest) -> bool:
     """Return whether the optimizer is of a kind that can be converted."""
     from ckptmigrate.optimizer import sharding_types  # most migrations convert nothing
 
     return sharding_types.is_convertible(found)
+
+
+def convertible_size(found: Manifest) -> int:
+    """Return the bytes of an optimizer that can be converted, as far as the metadata shows.
+
+    Raises:
+        RefusedError, DamagedError: it is of a kind that cannot be converted, or is damaged.
+    """
+    from ckptmigrate.optimizer import description, sharding_types
+
+    sharding_types.recognise(Source(found))
+    summary = description.describe(found)
+    return 0 if summary is None else summary.size
 
 
 def needed(found: Manifest, target: Target) -> OptimizerTarget | None:
@@ -92,7 +115,7 @@ def converted(
         return None
     from ckptmigrate.optimizer.resharding import convert
 
-    return convert(found, wanted, progress, taken)
+    return convert(found, wanted, progress, taken, target.part_size)
 
 
 def dropped(found: Manifest) -> Conversion | None:
@@ -178,25 +201,20 @@ def _is_of_optimizer(found: Difference) -> bool:
     return is_table or (found.part in _PARTS and KEY.fullmatch(name) is not None)
 
 
+def repeated(step: Step, path: Place) -> str:
+    """Return the command that repeats a migration in place."""
+    drops = step.optimizer == DROP
+    words = [] if step.target in (*TYPES, *UNMOVED) else ["--to", step.target]
+    if step.optimizer:
+        words += ["--optimizer" if drops else "--optimizer-type", step.optimizer]
+    words += ["--compact"] if step.compacts else []
+    for loss in step.losses:
+        words += [] if drops and loss == OPTIMIZER_STATE else ["--allow-loss", loss]
+    return command(step.verb, path, *words, "--in-place")
+
+
 def differing_copies(made: Conversion) -> str:
     """Return which copies of parameters differ."""
     shown = [f"{each.name} ({' and '.join(each.places)})" for each in made.replicas[:_COPIES]]
     more = len(made.replicas) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
-
-
-def offer(found: Manifest, target: Target, verb: str, allow: Collection[str]) -> str | None:
-    """Return the command that converts the optimizer, with the bytes it reads and writes.
-
-    None if this kind of optimizer cannot be converted.
-    """
-    if not is_convertible(found):
-        return None
-    try:
-        summary = describe(found)
-    except CkptMigrateError:
-        return None
-    if summary is None:
-        return None
-    words = command(verb, found.path, "--to", target.name, "--optimizer", CONVERT, *allow)
-    return f"to convert it, which reads and writes about {size(summary.size)}, run `{words}`"

@@ -57,6 +57,7 @@ class Plan:
         change: the new bytes of metadata files, and the original files to keep for undo; its
             sidecar is None if the result is the original checkpoint.
         losses: names of the data losses, all of them allowed.
+        permitted: those of `losses` that the user had to allow with --allow-loss.
         notes: choices made and evidence used.
         payload: (number of data files of the result that exist, their size in bytes); none of
             them changes.
@@ -80,6 +81,7 @@ class Plan:
     losses: tuple[str, ...]
     notes: tuple[str, ...]
     payload: tuple[int, int]
+    permitted: tuple[str, ...] = ()
     unused: int | None = None
     optimizer: Conversion | None = field(default=None, repr=False, compare=False)
     compaction: Compaction | None = field(default=None, repr=False, compare=False)
@@ -98,8 +100,8 @@ class Plan:
 
     def out_of_place(self) -> Plan:
         """Return the plan for a result in a new root, with its steps recorded as out of place."""
-        told = self.change.sidecar
-        if told is None:
+        known = self.change.sidecar
+        if known is None:
             return self
         # In place, the data files that the result does not use are kept for `undo`.
         left_out = () if self.compaction is None else self.compaction.left_out
@@ -107,7 +109,7 @@ class Plan:
             self.change,
             files={**self.change.files, **dict.fromkeys(left_out)},
             after={**self.change.after, **dict.fromkeys(left_out)},
-            sidecar=sidecar.out_of_place(told),
+            sidecar=sidecar.out_of_place(known),
         )
         return replace(self, change=change)
 
@@ -164,10 +166,9 @@ def plan(
     refusals.check_corrupt(begin)
     result = reached(begin, target, given, progress, taken=directory.files())
     # An earlier step already dropped this data, so it needs no permission again.
-    accepted = {*allowed, *(loss for step in original.undone for loss in step.losses)}
-    if target.optimizer == DROP:
-        accepted.add(OPTIMIZER_STATE)
-    refusals.check_allowed(begin, target, result, accepted, verb)
+    granted = {loss for step in original.undone for loss in step.losses}
+    granted |= {OPTIMIZER_STATE} if target.optimizer == DROP else set()
+    refusals.check_allowed(begin, target, result, allowed, granted, verb, given)
     notes = result.notes
     if result.optimizer is None:
         risk = optimizer_damage.advice(begin.manifest)
@@ -180,14 +181,18 @@ def plan(
         notes += (f"the original files in .ckptmigrate/ are not used: {original.stale}",)
     if hash_payload and integrity.FILE not in directory.files():
         notes += (f"the checkpoint has no {integrity.FILE} to compare the data files with",)
+    losses = result.losses + ((INTEGRITY,) if damaged else ())
     request = Request(
         verb,
         target.name,
         notes,
         now,
         version,
-        losses=result.losses + ((INTEGRITY,) if damaged else ()),
-        sufficient=target.reader is not None and not target.native,
+        losses=losses,
+        permitted=tuple(loss for loss in losses if loss not in granted),
+        sufficient=target.is_type
+        or target.stays
+        or (target.reader is not None and not target.native),
     )
     return assemble(current, original, result, begin.manifest, request)
 
@@ -202,7 +207,7 @@ class Request:
         notes: as in Plan.
         now: the time to record, ISO 8601.
         version: the version of ckptmigrate to record.
-        losses: names of the data losses.
+        losses, permitted: names of the data losses; see Plan.
         sufficient: whether nothing is written, even to a new root, if no file changes.
         refreshed: unchanged files -> bytes whose digest replaces the one in integrity.json.
     """
@@ -213,11 +218,14 @@ class Request:
     now: str
     version: str
     losses: tuple[str, ...] = ()
+    permitted: tuple[str, ...] = ()
     sufficient: bool = False
     refreshed: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def _verb_for(current: Reading, target: Target) -> str:
+    if target.is_type or target.stays:
+        return "migrate"
     places = [versions.order(found) for found in current.layouts]
     wanted = versions.order(target.layout)
     if target.reader is not None and min(places) <= wanted <= max(places):
@@ -290,6 +298,7 @@ def assemble(
             payload=_payload(found),
         ),
         losses=request.losses,
+        permitted=request.permitted,
         notes=request.notes + _links(current.manifest.path),
         optimizer=made,
         compaction=found.compaction,
@@ -365,5 +374,4 @@ def _undo(path: Place, original: Original, *, recorded: bool) -> str:
     """
     if recorded or not original.undone:
         return command("undo", path)
-    last = original.undone[-1]
-    return command(last.verb, path, "--to", last.target, "--in-place")
+    return optimizers.repeated(original.undone[-1], path)

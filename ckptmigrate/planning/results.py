@@ -21,18 +21,16 @@ from ckptmigrate.versions.detection import Reading, read
 def beginning(current: Reading, target: Target) -> tuple[Original, Reading]:
     """Return the original to start from, and its reading.
 
-    A converted optimizer is an original where the target reads it and not what it was made of. The
+    A converted optimizer is an original if it suits the target, and the one before does not. The
     checkpoint itself is one if it is not migrated.
     """
     directory = current.manifest.directory
     original = sidecar.original(directory)
     begin = read(original.directory) if original.undone and not target.stays else current
-    reader = target.reader
     converted = (
         original.payload
-        and reader is not None
-        and optimizers.is_readable(current.manifest, reader)
-        and not optimizers.is_readable(begin.manifest, reader)
+        and optimizers.suits(current.manifest, target)
+        and not optimizers.suits(begin.manifest, target)
     )
     if target.stays or converted:
         return Original(directory, original.steps, len(original.steps)), current
@@ -43,13 +41,16 @@ def reached(
     begin: Reading,
     target: Target,
     given: Given | None,
-    progress: Progress | None,
-    taken: Collection[str],
+    progress: Progress | None = None,
+    taken: Collection[str] = (),
 ) -> Converted:
     """Return the smallest conversion that reaches the target, with its new data files.
 
     Args:
         progress, taken: see `resharding.convert`.
+
+    Raises:
+        CkptMigrateError: as `optimizers.converted`, `targets.reach` and `compaction.compact`.
     """
     made = optimizers.converted(begin.manifest, target, progress, taken)
     if made is not None:
@@ -69,13 +70,13 @@ def reached(
         if target.optimizer == DROP:
             result = replace(result, notes=(*result.notes, "there is no optimizer to drop"))
     if target.compact:
-        return _compacted(result, taken)
+        return _compacted(result, taken, target.part_size)
     return result if made is None else _counted(result)
 
 
-def _compacted(found: Converted, taken: Collection[str]) -> Converted:
+def _compacted(found: Converted, taken: Collection[str], part_size: int) -> Converted:
     """Return a result without unused bytes in its data files."""
-    compaction = compact(found.manifest, taken)
+    compaction = compact(found.manifest, taken, part_size)
     if compaction is None:
         return replace(found, unused=0, notes=(*found.notes, "the data files have no unused bytes"))
     return replace(

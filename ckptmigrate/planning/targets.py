@@ -12,6 +12,7 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.optimizer.target import PART_SIZE
 from ckptmigrate.planning.conversion import Converted, convert
 from ckptmigrate.planning.losses import OPTIMIZER_STATE
 from ckptmigrate.releases import optimizer_state, rng
@@ -26,6 +27,10 @@ from ckptmigrate.versions.detection import Reading, read_manifest
 KEEP: Final = "keep"
 CONVERT: Final = "convert"
 DROP: Final = sidecar.DROPPED
+# Names of targets that are neither a release nor a layout.
+WEIGHTS: Final = "weights"
+COMPACT: Final = "compact"
+UNMOVED: Final = (WEIGHTS, COMPACT)
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Target:
     """The target of a migration.
 
     Attributes:
-        name: the `--to` value of the user.
+        name: the `--to` value of the user; without one, that of `--optimizer-type`, or one of
+            UNMOVED.
         layout: the target layout; for a release, the layout that it writes.
         reader: the target release, or None for a layout.
         native: whether to write the release's own layout even if a smaller change is sufficient.
@@ -43,7 +49,7 @@ class Target:
         optimizer_type: the sharding type to convert the optimizer to; by default it depends on the
             release.
         compact: whether the result has no bytes in data files that no key uses.
-        stays: whether the checkpoint is not migrated: only its optimizer or its data files change.
+        part_size: the largest size of a new data file in bytes.
     """
 
     name: str
@@ -55,17 +61,33 @@ class Target:
     optimizer: str = KEEP
     optimizer_type: str | None = None
     compact: bool = False
-    stays: bool = False
+    part_size: int = PART_SIZE
+
+    @property
+    def is_type(self) -> bool:
+        """Whether only the sharding type of the optimizer is requested, for no release."""
+        return self.name == self.optimizer_type
+
+    @property
+    def stays(self) -> bool:
+        """Whether the checkpoint is not migrated: its optimizer is dropped, or it is compacted."""
+        return self.name in UNMOVED
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The command-line options for the target, the optimizer and the data files."""
-        words: tuple[str, ...] = () if self.stays else ("--to", self.name)
+        """The command-line options that request this target."""
+        found = [] if self.is_type or self.stays else ["--to", self.name]
         if self.optimizer_type is not None:
-            words += ("--optimizer-type", self.optimizer_type)
+            found += ["--optimizer-type", self.optimizer_type]
         elif self.optimizer != KEEP:
-            words += ("--optimizer", self.optimizer)
-        return (*words, "--compact") if self.compact else words
+            found += ["--optimizer", self.optimizer]
+        found += ["--compact"] if self.compact else []
+        release = self.reader
+        if release is not None and release.torch != reader(release.release, release.compat).torch:
+            found += ["--torch", release.torch]
+        found += self.environment.options()
+        found += ["--native"] if self.native else []
+        return (*found, "--strict") if self.strict else tuple(found)
 
     @property
     def idle_only(self) -> bool:
@@ -83,7 +105,7 @@ def target(
     optimizer: str = KEEP,
     optimizer_type: str | None = None,
     compact: bool = False,
-    stays: bool = False,
+    part_size: int = PART_SIZE,
 ) -> Target:
     """Return the target of a `--to` value.
 
@@ -91,7 +113,7 @@ def target(
         torch: the reader's version of torch, for a release.
         environment: the Python and NumPy versions of the job.
         native, strict: see Target, for a release.
-        optimizer, optimizer_type, compact, stays: see Target; a type implies CONVERT.
+        optimizer, optimizer_type, compact, part_size: see Target; a type implies CONVERT.
 
     Raises:
         RefusedError: the name is neither a layout nor a release.
@@ -106,14 +128,23 @@ def target(
             optimizer=optimizer,
             optimizer_type=optimizer_type,
             compact=compact,
-            stays=stays,
+            part_size=part_size,
         )
     from ckptmigrate.releases.facts import compat
 
     found = reader(name, compat(), torch, environment)
     layout = versions.named(found.layout)
     return Target(
-        name, layout, found, native, strict, environment, optimizer, optimizer_type, compact
+        name,
+        layout,
+        found,
+        native,
+        strict,
+        environment,
+        optimizer,
+        optimizer_type,
+        compact,
+        part_size,
     )
 
 

@@ -8,7 +8,6 @@ from ckptmigrate.checkpoint.sidecar import DROPPED, REPAIR, Step, digest, digest
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.places import Place
 from ckptmigrate.planning import optimizers
-from ckptmigrate.planning.losses import OPTIMIZER_STATE
 from ckptmigrate.planning.planner import Plan, change_of, untouched
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Directory, Overlay, size_of
@@ -163,13 +162,7 @@ def _result(path: Place) -> Place:
 
 
 def _redo_command(step: Step, path: Place) -> str:
-    drops = step.optimizer == DROPPED
-    if step.verb == REPAIR:
-        dropped = ("--drop-optimizer",) if drops else ()
-        return command(REPAIR, path, *dropped, "--in-place")
-    losses = [loss for loss in step.losses if not (drops and loss == OPTIMIZER_STATE)]
-    words = [word for loss in losses for word in ("--allow-loss", loss)]
-    if step.optimizer:
-        words += ["--optimizer" if drops else "--optimizer-type", step.optimizer]
-    words += ["--compact"] if step.compacts else []
-    return command(step.verb, path, "--to", step.target, *words, "--in-place")
+    if step.verb != REPAIR:
+        return optimizers.repeated(step, path)
+    dropped = ("--drop-optimizer",) if step.optimizer == DROPPED else ()
+    return command(REPAIR, path, *dropped, "--in-place")
