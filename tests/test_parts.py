@@ -169,7 +169,7 @@ def test_killed_and_run_again(migration: Migration, log: Log, tmp_path: Path) ->
     assert len(finished) == len(CONTENTS)
 
 
-def failing(files: Any, nth: int, error: Exception) -> Any:
+def failing(files: Any, nth: int, error: BaseException) -> Any:
     """A method that fails at its n-th call."""
     turn, real = itertools.count(1), files.write
 
@@ -344,6 +344,35 @@ def test_a_link_in_place_of_the_parts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DamagedError, match="is a link"):
         changes.carry_out(found)
     assert not [*(tmp_path / "elsewhere").iterdir()]
+
+
+def test_a_link_beside_the_destination_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(SAMPLES / SAMPLE, tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".out.ckptmigrate-parts").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DestinationError, match="is a link"):
+        changes.carry_out(planned(tmp_path / "run", tmp_path / "out"))
+    assert not [*(tmp_path / "elsewhere").iterdir()]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_link_with_a_record_is_not_a_part(migration: Migration, tmp_path: Path) -> None:
+    interrupted(migration)
+    [part] = tmp_path.rglob("__7_0.distcp")
+    moved = part.rename(tmp_path / "elsewhere")
+    part.symlink_to(moved)
+    changes.carry_out(migration)
+    assert not (result(migration) / "__7_0.distcp").is_symlink()
+    assert moved.read_bytes() == CONTENTS["__7_0.distcp"]
+
+
+def test_an_interrupt_names_what_is_finished(
+    migration: Migration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalPartFiles, "write", failing(LocalPartFiles, 3, KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt, match="2 of 4 data files") as caught:
+        changes.carry_out(migration, moving=ONE)
+    assert "run the command again" in str(caught.value)
 
 
 # -- stores

@@ -180,6 +180,7 @@ def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None)
         losses = found.losses + ((OPTIMIZER_STATE,) if verdict.obstacles else ())
         notes = found.notes + tuple(f"{o.why}: resume with {o.flag}" for o in verdict.obstacles)
         notes += tuple(f"release {release.release} resumes without {w}" for w in verdict.without)
+        notes += (*verdict.needs, *verdict.unknown)
         candidates.append(replace(found, losses=losses, notes=notes))
     if not candidates:
         if unknown:
