@@ -54,6 +54,7 @@ _SHIFTED: Final = (
     "0.19.0-optim-dp2-fr-damaged"
 )
 _SINCE_SHIFTED: Final = ">=0.15,<0.20.dev0"
+_POINTERS: Final = "git-lfs v3.7.0 docs/spec.md (The Pointer)"
 _OWN: Final = "ckptmigrate itself"
 _SINCE_RERUN: Final = ">=0.10"
 _SINCE_DIGESTS: Final = ">=0.17.1"
@@ -77,6 +78,13 @@ _ROWS: Final = (
         "metadata.json is not a JSON object, so no release recognises the checkpoint.",
         _REPAIR,
         _MARKER, repair=(),
+    ),
+    Code(
+        "pointer-file", Severity.ERROR,
+        "Only pointers to some files were downloaded, such as those of Git LFS. A job that loads "
+        "them fails with `invalid load key, 'v'`.",
+        "run `git lfs pull` in the clone that the files are from, or download them again",
+        _POINTERS,
     ),
     Code(
         "metadata-missing", Severity.ERROR,

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 
+from ckptmigrate.checkpoint import downloads
 from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.checkpoint.material import Material
 from ckptmigrate.checkpoint.rows import Chunk
@@ -33,8 +34,9 @@ def ranges(material: Material) -> Iterator[Finding]:
                 "payload-missing",
                 f"{shown(name)} is missing; it contains {many}",
                 *_keys(chunks),
+                fix=downloads.fix(material.path, "") or None,
             )
-        else:
+        elif name not in material.pointers:
             yield from _outside(material, name, chunks)
         yield from _overlapping(material, name, chunks)
 

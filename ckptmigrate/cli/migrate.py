@@ -119,7 +119,8 @@ def upgrade(selection: Selection, **options: Any) -> None:
     """Migrate a checkpoint to a newer release.
 
     The result is a new root next to PATH, ready for --load. Data files are linked or copied, and
-    only metadata files are rewritten. Without --to, the target is the newest layout.
+    only metadata files are rewritten; --optimizer convert adds data files. Without --to, the target
+    is the newest layout.
 
     \b
     Examples:
@@ -179,7 +180,7 @@ def downgrade(selection: Selection, **options: Any) -> None:
 def migrate(selection: Selection, print_path: bool, **options: Any) -> None:
     """Upgrade or downgrade a checkpoint, depending on the target release.
 
-    If the result of an earlier run exists, `migrate` validates it and changes nothing.
+    If the result of an earlier run exists, it is validated, and nothing changes.
 
     In a script, LOAD=$(ckptmigrate migrate PATH --to TARGET --print-path) sets LOAD to the root to
     load: the new root, or PATH if it needs no migration.

@@ -24,7 +24,7 @@ KEY: Final = re.compile(
 STATE_KEY: Final = re.compile(r"state\.(?P<state>[^.]+)\.(?P<parameter>.+)", re.ASCII)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ParameterCell:
     """The states of one cell of a parameter.
 

@@ -55,9 +55,7 @@ class Conversion:
     @property
     def sizes(self) -> dict[str, int]:
         """Return the size of each new data file in bytes."""
-        return {
-            name: sum(blob.outlined.length for blob in blobs) for name, blobs in self.files.items()
-        }
+        return {name: sum(blob.length for blob in blobs) for name, blobs in self.files.items()}
 
 
 def convert(

@@ -91,6 +91,7 @@ def convert(
         constrained = constrain(result, reader, in_file=in_file)
         result, foreign = constrained.manifest, constrained.foreign
         losses += (FOREIGN_SYMBOLS,) if foreign else ()
+    if reader is not None or idle_only:
         states = rng.rekeyed(result, reader, given)
         result = states.manifest
         losses += (RNG_STATE,) if states.lossy else ()

@@ -182,8 +182,8 @@ def _why_optimizer(begin: Reading, target: Target, result: Converted) -> str:
 
 def _why_rng(begin: Reading, target: Target, result: Converted) -> str:
     return (
-        "has an RNG state for every rank, as 0.16 writes it with expert parallelism, but release "
-        f"{target.name} loads one per (PP, TP) rank, and the states of its data and context "
+        f"has an RNG state for every rank (a (PP, TP, DP x CP) grid), but release {target.name} "
+        "loads one per (PP, TP) rank, and the states of its data and context "
         "parallel ranks differ (if nothing else prevents the load, the job can resume from the "
         f"unmigrated checkpoint with {rng.FLAG})"
     )
