@@ -65,8 +65,8 @@ class Target:
 
     @property
     def stays(self) -> bool:
-        """Whether the checkpoint stays in its layout: only its optimizer or data files change."""
-        return self.name == self.optimizer_type or self.name in UNMOVED
+        """Whether the checkpoint is not migrated: only its optimizer or its data files change."""
+        return self.name in (self.optimizer_type, *UNMOVED)
 
     @property
     def words(self) -> tuple[str, ...]:
