@@ -244,7 +244,7 @@ def test_recover_removes_or_keeps_the_finished_parts(
     assert len(log.take()) == len(CONTENTS)
 
 
-@pytest.mark.parametrize("change", ["source", "part", "plan"])
+@pytest.mark.parametrize("change", ["source", "part", "record", "plan"])
 def test_parts_of_another_plan_are_written_again(
     migration: Migration, log: Log, change: str, tmp_path: Path
 ) -> None:
@@ -257,6 +257,10 @@ def test_parts_of_another_plan_are_written_again(
     elif change == "part":  # of one that is finished
         [path] = tmp_path.rglob("__7_0.distcp")
         path.write_bytes(b"other")
+        again = 3
+    elif change == "record":
+        [path] = tmp_path.rglob("__7_0.distcp.json")
+        path.write_text(path.read_text().replace('"sha256": "', '"sha256": "not-'))
         again = 3
     else:
         [path] = tmp_path.rglob("plan.json")
