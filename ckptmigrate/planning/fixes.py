@@ -90,7 +90,7 @@ def advise(found: Reading, verdict: Verdict, job: Job, named: Sequence[str | Pla
                 options, made = _planned(found, wanted)
                 result = _after(made, found)
             except CkptMigrateError as error:
-                reason = reason or error.reason
+                reason = reason or _without_sizes(error, wanted, named or (found.manifest.path,))
                 continue
             after = check(result, verdict.reader, job)
             flags = _flags(after)
@@ -108,6 +108,14 @@ def advise(found: Reading, verdict: Verdict, job: Job, named: Sequence[str | Pla
         if all(obstacle.flag in flags for obstacle in after.obstacles):
             return Advice(flags=flags)
     return Advice(reason=reason or verdict.obstacles[0].why)
+
+
+def _without_sizes(error: CkptMigrateError, wanted: Target, named: Sequence[str | Place]) -> str:
+    """Return why there is no plan; if sizes are unknown, with the command that states them."""
+    if error.retry is None or not error.retry.add:
+        return error.reason
+    again = command("migrate", *named, *wanted.words, *_options(wanted), *error.retry.add)
+    return f"{error.reason}; run `{again}` with the sizes of the job that wrote it"
 
 
 def _repaired(found: Reading, release: Reader, job: Job, named: Sequence[str | Place]) -> Advice:

@@ -112,7 +112,7 @@ def rekeyed(found: Manifest, reader: Reader, given: Given | None = None) -> Reke
 
 def _by_rank(found: Manifest, reader: Reader, experts: int | None = None) -> bool:
     """Return whether a reader requests one RNG state per rank for this expert parallelism."""
-    experts = experts or found.common.argument("expert_model_parallel_size")
+    experts = experts or found.size_of("expert_model_parallel_size")
     return reader.rng_by_rank and type(experts) is int and experts > 1
 
 
@@ -150,6 +150,7 @@ def _with_fewer(found: Manifest, grid: Position) -> Rekeyed:
 def _with_more(found: Manifest, grid: Position, given: Given | None) -> Rekeyed:
     """Add a key for each rank that refers to the states of its (PP, TP)."""
     topology = derive(found, given)
+    topology.require_grid()  # which names all unknown sizes
     whole = (*grid, max(topology.require_world() // grid_size(grid), 1))
     added = {
         unique_key(place, whole, RNG_KEY): (

@@ -76,7 +76,7 @@ class CheckRequest:
         yield from zip(verdicts, self._advice(located, found, verdicts), strict=True)
 
     def _predicted(self, path: Place) -> tuple[Located, Reading, tuple[Verdict, ...]]:
-        located = locate.locate(path, iteration=self.iteration)
+        located = locate.only(path, iteration=self.iteration)
         found = read(directories.directory(located.checkpoints[0]))
         if self.release is None:
             asked = readers(compat(), self.torch, self.environment)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ckptmigrate.checkpoint import common, locate, metadata, sidecar
+from ckptmigrate.checkpoint import common, locate, metadata, root_kinds, root_recognition, sidecar
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind, RerunRecord
 from ckptmigrate.checkpoint.sidecar import Step
@@ -46,8 +46,7 @@ class InspectRequest:
 
     def run(self, path: Place, *, reported: bool = False, watch: Watch = unwatched) -> Inspection:
         """Inspect the checkpoint of a PATH."""
-        [checkpoint] = locate.locate(path, iteration=self.iteration).checkpoints
-        return inspect(checkpoint)
+        return inspect(locate.only(path, iteration=self.iteration).checkpoints[0])
 
 
 def inspect(path: Place) -> Inspection:
@@ -85,6 +84,7 @@ def inspect(path: Place) -> Inspection:
     objects = manifest.metadata.count_objects()
     return Inspection(
         path=path,
+        framework=_framework(manifest),
         iteration=manifest.iteration,
         layouts=layouts,
         likely=likely,
@@ -104,6 +104,15 @@ def inspect(path: Place) -> Inspection:
         steps=steps,
         anomalies=(*anomalies, *_anomalies(reading, writer, likely, migrated=bool(undone))),
     )
+
+
+def _framework(manifest: Manifest) -> str | None:
+    """Return the framework that wrote a checkpoint, if its directories or its globals show it."""
+    inside = root_recognition.in_save(manifest.path)
+    if inside is not None and inside.kind.framework is not None:
+        return inside.kind.framework
+    found = root_kinds.of_modules(each.path for each in manifest.common.symbols)
+    return None if found is None else found.framework
 
 
 def _readers(manifest: Manifest) -> tuple[str, ...]:

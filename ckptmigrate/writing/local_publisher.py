@@ -22,12 +22,13 @@ from ckptmigrate.checkpoint.trackers import TRACKERS
 from ckptmigrate.errors import DestinationError, Retry
 from ckptmigrate.places import Place, lies_in
 from ckptmigrate.planning.change import Change, NewPayload
+from ckptmigrate.planning.new_root import NewRoot
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import LocalDirectory, folders_of
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command, shell
-from ckptmigrate.writing import lock, validation
+from ckptmigrate.writing import lock, root_files, validation
 from ckptmigrate.writing.durable import (
     adopt_directory,
     make_directory,
@@ -97,23 +98,26 @@ class LocalPublisher:
 
     def create(
         self,
-        plans: Mapping[str, Plan],
-        trackers: Mapping[str, bytes],
+        root: NewRoot,
         *,
         link: Link = Link.AUTO,
         progress: Progress | None = None,
     ) -> Link:
-        for plan in plans.values():
+        for plan in root.plans.values():
             self.check_free(plan.path)
-        sources = [each for plan in plans.values() for each in _local(plan.path)]
+        sources = [each for plan in root.plans.values() for each in _local(plan.path)]
 
         def fill(carrier: Carrier) -> None:
-            for name, plan in plans.items():
-                make_directory(self.stage / name, *_local(plan.path))
+            # A checkpoint is validated with the files beside it.
+            root_files.bring(root.carried, self.stage, carrier)
+            for name, plan in root.plans.items():
+                root_files.make_parents(self.stage, name, plan.path)
+                if name:
+                    make_directory(self.stage / name, *_local(plan.path))
                 _write_checkpoint(plan, self.stage / name, carrier)
-            for name, content in trackers.items():
+            for name, content in root.trackers.items():
                 write(self.stage / name, content)
-            sync_directory(self.stage)
+            root_files.sync(self.stage, root)
             if sources:
                 adopt_directory(self.stage, sources[0])
 
@@ -124,7 +128,7 @@ class LocalPublisher:
     def add(self, plan: Plan, *, link: Link = Link.AUTO) -> Link:
         root, sources = self.destination.parent, _local(plan.path)
         with self._errors():
-            for folder in (root.parent, root):
+            for folder in reversed((root, *root.parents)):
                 if not folder.is_dir():
                     with contextlib.suppress(FileExistsError):  # another run may create it first
                         make_directory(folder, *sources, *(each.parent for each in sources))
@@ -193,9 +197,11 @@ class LocalPublisher:
         except OSError as error:
             raise unwritable(self.destination, error, left=os.path.lexists(self.lock)) from error
 
-    def name_latest(self, trackers: Mapping[str, bytes]) -> None:
+    def complete(self, root: NewRoot) -> None:
         try:
-            for name, content in trackers.items():
+            root_files.bring(root.carried, self.destination, Carrier(Link.AUTO))
+            root_files.sync(self.destination, root)
+            for name, content in root.trackers.items():
                 overwrite(self.destination / name, content)
         except OSError as error:
             raise unwritable(self.destination, error, left=False) from error
