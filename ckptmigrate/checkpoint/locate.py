@@ -44,8 +44,7 @@ class Located:
         kind: the layout of the root or save that PATH is, or is in.
         base: the directory whose layout a result has: the root, or a save that has any name.
         checkpoints: the selected checkpoints, in order of iteration.
-        tracker: the text of a tracker file that names the save of the last of them; None if there
-            is no such text.
+        tracker: the text of a tracker file that names the save of the last of them, or None.
         is_root: whether PATH is a root.
         error: why a PATH of a batch has no checkpoints, or None.
     """

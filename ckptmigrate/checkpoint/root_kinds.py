@@ -63,6 +63,8 @@ class RootKind:
         unfinished: what follows the name of a save in the name of the file that marks it as not
             finished, or None.
         latest: what the name of the save ends with from which a job resumes, without a tracker.
+        own_loader: whether it loads checkpoints with code of its own, not with load_checkpoint of
+            Megatron-LM.
         resume: the options of a job that loads a result. `{root}` and `{save}` stand for its paths.
     """
 
@@ -79,6 +81,7 @@ class RootKind:
     sizes: SizesFile | None = None
     unfinished: str | None = None
     latest: str | None = None
+    own_loader: bool = False
     resume: tuple[str, ...] = ()
 
     def directory_of(self, text: str) -> str:
@@ -161,6 +164,7 @@ KINDS: tuple[RootKind, ...] = (
             pipeline_before_data=("dist", "use_tp_pp_dp_mapping"),
             required=True,
         ),
+        own_loader=True,
         resume=("checkpoint.load={root}",),
     ),
     RootKind(
@@ -185,6 +189,7 @@ KINDS: tuple[RootKind, ...] = (
         trackers=MEGATRON.trackers,
         root_signs=("args.json",),
         modules=("swift",),
+        own_loader=True,
         resume=("--mcore_model", "{root}"),
     ),
     RootKind(
@@ -198,6 +203,7 @@ KINDS: tuple[RootKind, ...] = (
         trackers=(TRACKER_FILE,),
         modules=("verl",),
         sizes=SizesFile("../transformer_config.json"),
+        own_loader=True,
         resume=("trainer.resume_mode=resume_path", "trainer.resume_from_path={save}"),
     ),
     RootKind(
@@ -211,6 +217,7 @@ KINDS: tuple[RootKind, ...] = (
         sizes=SizesFile("../context/model.yaml", ("config",)),
         unfinished="-unfinished",
         latest="last",
+        own_loader=True,
         resume=("resume.resume_from_path={save}",),
     ),
     RootKind(
@@ -220,6 +227,7 @@ KINDS: tuple[RootKind, ...] = (
         inside=("model_weights",),
         save_signs=("model_config.yaml",),
         sizes=SizesFile("../model_config.yaml"),
+        own_loader=True,
         resume=("restore_from_path={save}",),
     ),
     MEGATRON,

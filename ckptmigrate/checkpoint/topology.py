@@ -115,6 +115,12 @@ class Topology:
             retry=Retry(add=words),
         )
 
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Return the names of the unknown sizes among TP, PP and WORLD, as in `args`."""
+        sizes = {_TENSOR: self.tensor, _PIPELINE: self.pipeline, _WORLD: self.world}
+        return tuple(_ARGUMENTS[option] for option, size in sizes.items() if size is None)
+
     def rank_of(self, pipeline_rank: int, tensor_rank: int, data_context_rank: int = 0) -> int:
         """Return the rank at a (PP, TP, DP x CP) position.
 

@@ -47,12 +47,14 @@ class Advice:
         flags: the flags that the job then needs.
         reason: why neither a command nor a flag works, or None.
         converts: whether the command converts the optimizer, so that the job resumes with it.
+        needs_sizes: whether `reason` ends with a command that needs sizes which only the user knows.
     """
 
     command: str | None = None
     flags: tuple[str, ...] = ()
     reason: str | None = None
     converts: bool = False
+    needs_sizes: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return the documented JSON form (docs/json.md, `check --json`)."""
@@ -76,7 +78,7 @@ def advise(found: Reading, verdict: Verdict, job: Job, named: Sequence[str | Pla
     """
     if verdict.resumes and not verdict.warnings:
         return Advice()
-    reason = None
+    reason, needs_sizes = None, False
     if found.record.kind is Kind.CORRUPT:
         return _repaired(found, verdict.reader, job, named)
     converts = any(map(_is_of_optimizer, verdict.obstacles)) and optimizers.is_convertible(
@@ -90,7 +92,10 @@ def advise(found: Reading, verdict: Verdict, job: Job, named: Sequence[str | Pla
                 options, made = _planned(found, wanted)
                 result = _after(made, found)
             except CkptMigrateError as error:
-                reason = reason or _without_sizes(error, wanted, named or (found.manifest.path,))
+                if reason is None:
+                    needs_sizes = error.retry is not None and bool(error.retry.add)
+                    place = named or (found.manifest.path,)
+                    reason = _with_sizes(error, wanted, place) if needs_sizes else error.reason
                 continue
             after = check(result, verdict.reader, job)
             flags = _flags(after)
@@ -107,14 +112,13 @@ def advise(found: Reading, verdict: Verdict, job: Job, named: Sequence[str | Pla
         after = check(found, verdict.reader, _with(job, flags))
         if all(obstacle.flag in flags for obstacle in after.obstacles):
             return Advice(flags=flags)
-    return Advice(reason=reason or verdict.obstacles[0].why)
+    return Advice(reason=reason or verdict.obstacles[0].why, needs_sizes=needs_sizes)
 
 
-def _without_sizes(error: CkptMigrateError, wanted: Target, named: Sequence[str | Place]) -> str:
-    """Return why there is no plan; if sizes are unknown, with the command that states them."""
-    if error.retry is None or not error.retry.add:
-        return error.reason
-    again = command("migrate", *named, *wanted.words, *_options(wanted), *error.retry.add)
+def _with_sizes(error: CkptMigrateError, wanted: Target, named: Sequence[str | Place]) -> str:
+    """Return why there is no plan, with the command that states the sizes which are unknown."""
+    add = () if error.retry is None else error.retry.add
+    again = command("migrate", *named, *wanted.words, *_options(wanted), *add)
     return f"{error.reason}; run `{again}` with the sizes of the job that wrote it"
 
 

@@ -237,7 +237,12 @@ def _unknown(reading: Reading) -> list[str]:
         named[f"{start}{_common_place(found)}"] = found.common.torch_file.named
     named["the rerun shards"] = [path for shard in shards for path in shard.file.named]
     return [
-        f"{where} names a symbol of no known writer, which a job would load: {path}"
+        f"{where} names a symbol of {_writer_of(path)}, which a job would load: {path}"
         for where, paths in named.items()
         for path in known_globals.unknown(paths)
     ]
+
+
+def _writer_of(path: str) -> str:
+    found = root_kinds.of_modules((path,))
+    return "no known writer" if found is None else f"{found.framework} alone"
