@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import framework_roots
@@ -18,7 +18,7 @@ from object_stores import url
 from s3_server import Bucket
 
 import ckptmigrate
-from ckptmigrate.checkpoint import root_kinds, sizes_file
+from ckptmigrate.checkpoint import lock_owner, root_kinds, sizes_file
 from ckptmigrate.checkpoint.root_kinds import RootKind
 
 pytest_plugins = ["store_fixtures"]
@@ -315,6 +315,23 @@ def test_recover_finds_an_interrupted_migration(name: str, make: Make, run: Run)
     assert not any((each / ".ckptmigrate").exists() for each in places(root, name))
 
 
+@pytest.mark.parametrize("name", ["nemo", "verl", "slime"])
+def test_recover_finds_an_interrupted_task_of_a_batch(
+    name: str, make: Make, tmp_path: Path
+) -> None:
+    """The lock and the stage of a checkpoint are beside it, in a root that has no other yet."""
+    out = tmp_path / "out"
+    for each in places(out, name):
+        stage = each.with_name(f".{each.name}.ckptmigrate-stage")
+        stage.mkdir(parents=True)
+        owner = dataclasses.replace(lock_owner.this_process(), pid=2**22 + 1)
+        lock = each.with_name(f".{each.name}.ckptmigrate-lock")
+        lock.symlink_to(json.dumps({**dataclasses.asdict(owner), "token": "x"}))
+    assert len(ckptmigrate.recover(out)) == len(places(out, name))
+    assert not [each for each in out.rglob("*") if not each.is_dir()]
+    assert not list(out.rglob("*stage"))
+
+
 # -- a row of the table
 
 
@@ -370,4 +387,4 @@ def test_no_other_module_names_a_framework() -> None:
         str(path) for path in package.rglob("*.py") if compares.search(path.read_text("utf-8"))
     ]
     assert found == []
-    assert all(replace(kind).source for kind in root_kinds.KINDS)
+    assert all(kind.source for kind in root_kinds.KINDS)

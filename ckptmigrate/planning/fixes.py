@@ -47,7 +47,7 @@ class Advice:
         flags: the flags that the job then needs.
         reason: why neither a command nor a flag works, or None.
         converts: whether the command converts the optimizer, so that the job resumes with it.
-        needs_sizes: whether `reason` ends with a command that needs sizes which only the user knows.
+        needs_sizes: whether `reason` ends with a command that needs sizes from the user.
     """
 
     command: str | None = None
