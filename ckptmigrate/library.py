@@ -11,6 +11,7 @@ from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.checks import verification
 from ckptmigrate.checks.verification import Verification
 from ckptmigrate.optimizer import meaning
+from ckptmigrate.optimizer.target import PART_SIZE
 from ckptmigrate.places import Place
 from ckptmigrate.planning.fixes import Checked
 from ckptmigrate.planning.planner import Plan
@@ -30,6 +31,7 @@ from ckptmigrate.verbs.result import Watch
 from ckptmigrate.verbs.undo import UndoRequest
 from ckptmigrate.versions.detection import read
 from ckptmigrate.writing.links import Link
+from ckptmigrate.writing.parts import AT_ONCE
 
 
 def inspect(path: str | Place, *, iteration: int | None = None) -> Inspection:
@@ -110,8 +112,7 @@ def plan(
         native: whether to write the layout that the target release itself writes, instead of
             making the smallest change that lets it resume.
         strict: whether the target release must also resume with `--dist-ckpt-strictness raise_all`.
-        optimizer: `keep`, or `convert` where the target release does not load the optimizer as it
-            is.
+        optimizer: `keep`, or `convert` where the target release does not load it as it is.
         optimizer_type: the sharding type to convert the optimizer to. By default
             `fully_sharded_model_space` up to 0.14 and `fully_reshardable` from 0.15 on.
         python, numpy: the versions of the job. Module names in pickles are changed to those that
@@ -158,6 +159,9 @@ def migrate(
     strict: bool = False,
     optimizer: str = "keep",
     optimizer_type: str | None = None,
+    part_size: int = PART_SIZE,
+    jobs: int = AT_ONCE,
+    verify_source: bool = False,
     link: Link = Link.AUTO,
     hash_payload: bool = False,
     progress: Progress | None = None,
@@ -179,8 +183,9 @@ def migrate(
             in `plan`.
         link: how to bring data files into `output` (hard link, reflink, copy, ...).
         hash_payload: whether to hash the data files too and compare them with integrity.json.
-        progress: called with a number of bytes whenever that many bytes of data files were read or
-            written.
+        part_size, jobs: largest size of new data files in bytes, and how many to write at once.
+        verify_source: whether to compare them with the source once more.
+        progress: called with each number of bytes of data files that were read or written.
 
     Returns:
         The plan of each checkpoint, as carried out.
@@ -211,6 +216,9 @@ def migrate(
         link,
         optimizer=optimizer,
         optimizer_type=optimizer_type,
+        part_size=part_size,
+        jobs=jobs,
+        verify_source=verify_source,
     )
     return request.run(place(path), watch=_watch(progress)).plans
 
@@ -228,8 +236,6 @@ def verify(
     progress: Progress | None = None,
 ) -> Verification:
     """Validate a checkpoint, or the checkpoints of a root, and list every problem with its fix.
-
-    Writes nothing.
 
     Args:
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
@@ -336,22 +342,20 @@ def undo(
         The plan of each checkpoint, as carried out.
 
     Raises:
-        RefusedError: the checkpoint has no migration to undo, or a file changed after the
-            migration; the message names the file.
-        DestinationError: the checkpoint cannot be written. It is unchanged, or the message says to
-            run `ckptmigrate recover`.
+        RefusedError: there is no migration to undo, or a file changed after it.
+        DestinationError: the checkpoint cannot be written; `recover` may be needed.
     """
     return UndoRequest(iteration, every, forget=forget).run(place(path)).plans
 
 
-def recover(path: str | Place, *, break_lock: bool = False) -> dict[Place, str]:
+def recover(path: str | Place, *, break_lock: bool = False, keep: bool = False) -> dict[Place, str]:
     """Recover from an interrupted migration: complete it if it was committed, else roll it back.
 
     Args:
         path: a checkpoint directory, a root (all its checkpoints are examined), or the destination
             of an out-of-place migration.
-        break_lock: whether to remove a lock held by a process on another host. Set it only if that
-            process has ended.
+        break_lock: whether to remove the lock of a process on another host, which has ended.
+        keep: whether finished new data files remain, so that the same migration continues.
 
     Returns:
         Path -> what was done there. Empty if there was nothing to recover.
@@ -360,7 +364,7 @@ def recover(path: str | Place, *, break_lock: bool = False) -> dict[Place, str]:
         NotACheckpointError: `path` is not a directory, and no interrupted migration to it exists.
         CkptMigrateError: another process is still changing it, or it cannot be read or written.
     """
-    return recovery.recover(place(path), break_lock=break_lock)
+    return recovery.recover(place(path), break_lock=break_lock, keep=keep)
 
 
 def diff(

@@ -13,7 +13,6 @@ from ckptmigrate.checkpoint.locate import Located
 from ckptmigrate.checkpoint.trackers import TRACKERS
 from ckptmigrate.errors import CkptMigrateError, DestinationError
 from ckptmigrate.places import Place
-from ckptmigrate.planning.new_root import NewRoot, trackers_of
 from ckptmigrate.storage import directories
 from ckptmigrate.verbs import changes
 from ckptmigrate.writing.publisher import publisher
@@ -129,9 +128,6 @@ def complete(root: Place, group: Located) -> None:
     Raises:
         DestinationError: a file cannot be written.
     """
-    there = directories.directory(root)
-    files = trackers_of(group)
-    carried = root_contents.contents(group).carried
-    missing = tuple(each for each in carried if directories.size_of(there, each.name) != each.size)
-    if missing or any(directories.read_if_there(there, n) != new for n, new in files.items()):
-        publisher(root).complete(NewRoot(trackers=files, carried=missing))
+    found = changes.missing_files(root, group)
+    if found is not None:
+        publisher(root).complete(found)

@@ -21,7 +21,7 @@ _INDEX: Final = f"{_DCP}.metadata.MetadataIndex"
 _STORAGE: Final = f"{_DCP}.filesystem._StorageInfo"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Blob:
     """A byte range of a data file: `length` bytes from `offset`."""
 
@@ -30,7 +30,7 @@ class Blob:
     length: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """One row of `storage_data`: a chunk of a tensor, or a whole sharded object.
 

@@ -17,7 +17,7 @@ Numbers = tuple[int, ...]
 _SHARD = 2  # torch.distributed.checkpoint.planner.WriteItemType.SHARD
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NewChunk:
     """A chunk of a new tensor: its offsets and sizes per dimension, and the place of its bytes."""
 
@@ -26,7 +26,7 @@ class NewChunk:
     blob: Blob
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NewTensor:
     """A tensor to add.
 

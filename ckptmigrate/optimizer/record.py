@@ -21,7 +21,7 @@ KEY: Final = re.compile(r"(?:chained_(?P<chain>\d{1,4})\.)?optimizer\.(?P<rest>.
 STATE_KEY: Final = re.compile(r"state\.(?P<state>[^.]+)\.(?P<parameter>.+)", re.ASCII)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ParameterCell:
     """The states of one cell of a parameter.
 

@@ -42,7 +42,7 @@ _MOST_OUTLINE: Final = 64 * 1024**2  # bytes of a blob without its storages
 _MOST_DIMENSIONS: Final = 64  # the limit of torch operations
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class View:
     """A tensor in a data file.
 
@@ -102,7 +102,7 @@ class View:
             first += some
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Span:
     """`count` elements of a tensor from element `first`, in row-major order."""
 

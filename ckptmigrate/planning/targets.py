@@ -11,6 +11,7 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.optimizer.target import PART_SIZE
 from ckptmigrate.planning.conversion import Converted, convert
 from ckptmigrate.planning.losses import OPTIMIZER_STATE
 from ckptmigrate.releases import optimizer_state, rng
@@ -31,7 +32,7 @@ class Target:
     """The target of a migration.
 
     Attributes:
-        name: the `--to` value of the user.
+        name: the `--to` value of the user; without one, the value of `--optimizer-type`.
         layout: the target layout; for a release, the layout that it writes.
         reader: the target release, or None for a layout.
         native: whether to write the release's own layout even if a smaller change is sufficient.
@@ -40,6 +41,7 @@ class Target:
         optimizer: KEEP, or CONVERT where the release does not load the optimizer as it is.
         optimizer_type: the sharding type to convert the optimizer to; by default it depends on the
             release.
+        part_size: the largest size of a new data file in bytes.
     """
 
     name: str
@@ -50,15 +52,27 @@ class Target:
     environment: Environment = USUAL
     optimizer: str = KEEP
     optimizer_type: str | None = None
+    part_size: int = PART_SIZE
+
+    @property
+    def is_type(self) -> bool:
+        """Whether only the sharding type of the optimizer is requested, for no release."""
+        return self.name == self.optimizer_type
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The command-line options for the target and the optimizer."""
+        """The command-line options that request this target."""
+        found = [] if self.is_type else ["--to", self.name]
         if self.optimizer_type is not None:
-            return ("--to", self.name, "--optimizer-type", self.optimizer_type)
-        if self.optimizer == KEEP:
-            return ("--to", self.name)
-        return ("--to", self.name, "--optimizer", self.optimizer)
+            found += ["--optimizer-type", self.optimizer_type]
+        elif self.optimizer != KEEP:
+            found += ["--optimizer", self.optimizer]
+        release = self.reader
+        if release is not None and release.torch != reader(release.release, release.compat).torch:
+            found += ["--torch", release.torch]
+        found += self.environment.options()
+        found += ["--native"] if self.native else []
+        return (*found, "--strict") if self.strict else tuple(found)
 
     @property
     def idle_only(self) -> bool:
@@ -75,6 +89,7 @@ def target(
     strict: bool = False,
     optimizer: str = KEEP,
     optimizer_type: str | None = None,
+    part_size: int = PART_SIZE,
 ) -> Target:
     """Return the target of a `--to` value.
 
@@ -82,7 +97,7 @@ def target(
         torch: the reader's version of torch, for a release.
         environment: the Python and NumPy versions of the job.
         native, strict: see Target, for a release.
-        optimizer, optimizer_type: see Target; a type implies CONVERT.
+        optimizer, optimizer_type, part_size: see Target; a type implies CONVERT.
 
     Raises:
         RefusedError: the name is neither a layout nor a release.
@@ -96,12 +111,15 @@ def target(
             environment=environment,
             optimizer=optimizer,
             optimizer_type=optimizer_type,
+            part_size=part_size,
         )
     from ckptmigrate.releases.facts import compat
 
     found = reader(name, compat(), torch, environment)
     layout = versions.named(found.layout)
-    return Target(name, layout, found, native, strict, environment, optimizer, optimizer_type)
+    return Target(
+        name, layout, found, native, strict, environment, optimizer, optimizer_type, part_size
+    )
 
 
 def reach(begin: Reading, wanted: Target, given: Given | None) -> Converted:

@@ -9,11 +9,10 @@ from ckptmigrate.errors import RefusedError
 from ckptmigrate.places import Place
 from ckptmigrate.planning import optimizers
 from ckptmigrate.planning.planner import Plan, change_of, untouched
-from ckptmigrate.releases import optimizer_state
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Directory, Overlay, size_of
 from ckptmigrate.text.commands import command, removal
-from ckptmigrate.versions.detection import Reading, read
+from ckptmigrate.versions.detection import read
 
 
 def plan(path: Place) -> Plan:
@@ -49,7 +48,9 @@ def plan(path: Place) -> Plan:
         source=tuple(layout.ID for layout in current.layouts),
         target=" or ".join(layout.ID for layout in previous.layouts),
         layout=previous.layouts[0].ID,
-        undo=_redo_command(last, current, path),
+        undo=command(REPAIR, path, "--in-place")
+        if last.verb == REPAIR
+        else optimizers.repeated(last, current.manifest),
         satisfied=False,
         differences=optimizers.differences(current.manifest, previous.manifest),
         change=change_of(
@@ -161,12 +162,3 @@ def _result(path: Place) -> Place:
         return save
     only = root_reading.is_root(root) and root_reading.read(root).saves == (save,)
     return root if only and len(inside.kind.checkpoints(save)) == 1 else path
-
-
-def _redo_command(step: Step, current: Reading, path: Place) -> str:
-    if step.verb == REPAIR:
-        return command(REPAIR, path, "--in-place")
-    allowed = [word for loss in step.losses for word in ("--allow-loss", loss)]
-    found = optimizer_state.sharding_type(current.manifest) if step.payload else None
-    optimizer = () if found is None else ("--optimizer-type", found)
-    return command(step.verb, path, "--to", step.target, *optimizer, *allowed, "--in-place")

@@ -6,7 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ckptmigrate.checkpoint import common, locate, metadata, root_kinds, root_recognition, sidecar
+from ckptmigrate.checkpoint import (
+    common,
+    locate,
+    metadata,
+    nested,
+    root_kinds,
+    root_recognition,
+    sidecar,
+)
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind, RerunRecord
 from ckptmigrate.checkpoint.sidecar import Step
@@ -58,14 +66,17 @@ def inspect(path: Place) -> Inspection:
     directory = directories.directory(path)
     reading = read(directory)
     manifest, anomalies = reading.manifest, []
+    written = manifest
     try:
         original = sidecar.original(directory)
         steps, undone, stale = original.steps, original.undone, original.stale
+        if undone:  # its release wrote the original; the result has traces of the target, too
+            written = nested.load(original.directory, unmarked=True)
     except CkptMigrateError as error:
         steps, undone, stale = (), (), str(error)
     if stale:
         anomalies.append(f"the sidecar does not match the checkpoint: {stale}")
-    writer = writer_evidence.possible_writers(manifest, compat())
+    writer = writer_evidence.possible_writers(written, compat())
     layouts = tuple(layout.ID for layout in reading.layouts)
     likely = _narrowed(layouts, writer, undone)
     try:

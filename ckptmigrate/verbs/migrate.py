@@ -12,6 +12,7 @@ from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.checkpoint.sidecar import Step, digest_of
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.errors import DamagedError
+from ckptmigrate.optimizer.target import PART_SIZE
 from ckptmigrate.places import Place
 from ckptmigrate.planning import planner, targets
 from ckptmigrate.planning.planner import Plan
@@ -33,6 +34,7 @@ from ckptmigrate.verbs.result import Watch, unwatched
 from ckptmigrate.version import __version__
 from ckptmigrate.versions.detection import read
 from ckptmigrate.writing.links import Link
+from ckptmigrate.writing.parts import AT_ONCE, Moving
 from ckptmigrate.writing.publisher import publisher
 
 
@@ -53,7 +55,8 @@ class MigrationRequest:
         given: parallelism, in ranks, that the checkpoint does not contain.
         torch: the torch version of the job; None for the usual one of the release.
         environment: the Python and NumPy versions of the job.
-        native, strict, optimizer, optimizer_type: see `targets.Target`.
+        native, strict, optimizer, optimizer_type, part_size: see `targets.Target`.
+        jobs, verify_source: see `parts.Moving`.
         hash_payload: whether to hash the data files too and compare them with integrity.json.
         link: how to bring data files into the new root.
         loadable: whether the result must be a root that a job can load. If an earlier run with the
@@ -79,6 +82,9 @@ class MigrationRequest:
     dry_run: bool = False
     optimizer: str = targets.KEEP
     optimizer_type: str | None = None
+    part_size: int = PART_SIZE
+    jobs: int = AT_ONCE
+    verify_source: bool = False
 
     @property
     def target(self) -> str:
@@ -86,7 +92,7 @@ class MigrationRequest:
         return self.to or self.optimizer_type or ""
 
     def options(self) -> dict[str, Any]:
-        """Return the options that affect the result, which `link` and `hash_payload` do not."""
+        """Return the options that affect the result; `link`, `jobs` and others do not."""
         return {
             "allow_loss": sorted(self.allow_loss),
             **asdict(self.given),
@@ -96,6 +102,7 @@ class MigrationRequest:
             "strict": self.strict,
             "optimizer": self.optimizer,
             "optimizer_type": self.optimizer_type,
+            "part_size": self.part_size,
         }
 
     def check_target(self) -> None:
@@ -115,7 +122,8 @@ class MigrationRequest:
         """
         if self.to is not None:
             return self._named(self.to)
-        return self._named(read(directories.directory(checkpoint)).layouts[0].ID)
+        current = self._named(read(directories.directory(checkpoint)).layouts[0].ID)
+        return replace(current, name=self.target)
 
     def _named(self, name: str) -> Target:
         return targets.target(
@@ -126,7 +134,12 @@ class MigrationRequest:
             strict=self.strict,
             optimizer=self.optimizer,
             optimizer_type=self.optimizer_type,
+            part_size=self.part_size,
         )
+
+    @property
+    def _moving(self) -> Moving:
+        return Moving(self.jobs, self.verify_source)
 
     def run(self, path: Place, *, reported: bool = False, watch: Watch = unwatched) -> Migration:
         """Migrate the checkpoints of a PATH (see `prepare`, `carry_out`)."""
@@ -137,7 +150,9 @@ class MigrationRequest:
             shown = progress if self.hash_payload or converts else None
             prepared = prepare(path, self, reported=reported, progress=shown)
         prepared = replace(prepared, recovered=recovered)
-        return finished(prepared, link=self.link, dry_run=self.dry_run, watch=watch)
+        return finished(
+            prepared, link=self.link, moving=self._moving, dry_run=self.dry_run, watch=watch
+        )
 
     def add(
         self, path: Place, root: Place, name: str, *, always: bool, reported: bool = False
@@ -156,12 +171,13 @@ class MigrationRequest:
         found = replace(found, plans=(plan.out_of_place(),), destination=root, added=name)
         if self.dry_run:
             return found
-        if any(left.destination == destination for left in publisher(destination.parent).locked()):
+        beside = publisher(destination.parent).leftovers()
+        if any(left.destination == destination for left in beside):
             # Remove what an interrupted run left; `discard` raises if that run is in progress.
-            publisher(destination).discard(break_lock=False)
+            publisher(destination).discard(break_lock=False, keep=True)
         used = None
         if not has(found.plans[0], destination):
-            used = publisher(destination).add(found.plans[0], link=self.link)
+            used = publisher(destination).add(found.plans[0], link=self.link, moving=self._moving)
         return replace(found, done=True, link=used)
 
 

@@ -54,7 +54,8 @@ _PIECE: Final = 16 * 1024 * 1024  # bytes copied at a time
 # that a job that saves again does not change the source either.
 _SMALL: Final = 1024 * 1024
 _PAYLOAD_SUFFIX: Final = ".distcp"
-_CANNOT: Final = {
+# Errors of a link that the file system does not support.
+CANNOT: Final = {
     errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP,
     errno.EINVAL, errno.ENOTTY, errno.ENOSYS,
 }  # fmt: skip
@@ -147,7 +148,7 @@ class Carrier:
             try:
                 _BY[means](source, target, self.progress)
             except OSError as error:
-                if error.errno not in _CANNOT or os.path.lexists(target):
+                if error.errno not in CANNOT or os.path.lexists(target):
                     raise
                 refusal = error
                 continue
@@ -172,12 +173,23 @@ def duplicate(source: Path, target: Path) -> None:
     Raises:
         OSError: the target exists, or cannot be written.
     """
+    if not linked(source, target):
+        _copy(source, target, lambda _: None)
+
+
+def linked(source: Path, target: Path) -> bool:
+    """Create a second name of a file; return False if the file system does not support that.
+
+    Raises:
+        OSError: the target exists, or cannot be written.
+    """
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
-        if error.errno not in _CANNOT or source.is_symlink():
+        if error.errno not in CANNOT or source.is_symlink():
             raise
-        _copy(source, target, lambda _: None)
+        return False
+    return True
 
 
 def check_store_link(link: Link, place: Url) -> None:

@@ -20,7 +20,7 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
 from training_job import loading, saving
 from training_job.release import RELEASE
 
-from .training import Job, Training
+from .training import OptimizerJob, Training
 
 FLATTENED, GATHERED = "fully_sharded_model_space", "dp_zero_gather_scatter"
 BY_BUCKET, BY_PARAMETER = "dp_reshardable", "fully_reshardable"
@@ -28,10 +28,14 @@ BY_BUCKET, BY_PARAMETER = "dp_reshardable", "fully_reshardable"
 _RESHARDABLE = {FLATTENED, BY_PARAMETER} if RELEASE >= (0, 15) else {FLATTENED}
 
 
-def save(job: Job, rank: int, training: Training, machine: Any, path: str, iteration: int) -> None:
-    """Save a checkpoint in a root with a tracker file."""
+def save(
+    job: OptimizerJob, rank: int, training: Training, rerun: Any, path: str, iteration: int
+) -> None:
+    """Save a checkpoint with a rerun state in a root with a tracker file."""
     sharding_type = job.sharding_type or (BY_BUCKET if RELEASE >= (0, 15) else FLATTENED)
-    content = {"distrib_optim_sharding_type": sharding_type}
+    content: dict[str, Any] = {}
+    if job.use_distributed_optimizer:
+        content["distrib_optim_sharding_type"] = sharding_type
     if RELEASE >= (0, 14):
         content |= {"singleton_local_shards": False, "chained_optim_avoid_prefix": True}
     if sharding_type == BY_PARAMETER:
@@ -39,7 +43,6 @@ def save(job: Job, rank: int, training: Training, machine: Any, path: str, itera
     state = {**common_state(job, sharding_type), "iteration": iteration}
     state |= sharded(training, content, is_loading=False)
     state["rng_state"] = rng_state(job, rank)
-    rerun = saving.rerun(machine, None)
     if rerun:
         state["rerun_state_machine"] = rerun
     strategy = serialization.get_default_save_sharded_strategy("torch_dist", 1)
@@ -57,7 +60,9 @@ def save(job: Job, rank: int, training: Training, machine: Any, path: str, itera
         tracker.write_text(str(iteration))
 
 
-def load(job: Job, rank: int, training: Training, machine: Any, outcome: dict[str, Any]) -> int:
+def load(
+    job: OptimizerJob, rank: int, training: Training, machine: Any, outcome: dict[str, Any]
+) -> int:
     """Resume from a checkpoint, and return its iteration.
 
     Raises:
@@ -117,7 +122,8 @@ def sharded(training: Training, content: dict[str, Any], *, is_loading: bool) ->
         options: dict[str, Any] = {"metadata": dict(content)}
     else:
         state = {"model": training.model.sharded_state_dict()}
-        options = {"sharding_type": content["distrib_optim_sharding_type"]}
+        distributed = training.job.use_distributed_optimizer
+        options = {"sharding_type": content["distrib_optim_sharding_type"]} if distributed else {}
     state["optimizer"] = training.optimizer.sharded_state_dict(
         state, is_loading=is_loading, **options
     )
@@ -125,7 +131,7 @@ def sharded(training: Training, content: dict[str, Any], *, is_loading: bool) ->
     return state
 
 
-def rng_state(job: Job, rank: int) -> ShardedObject:
+def rng_state(job: OptimizerJob, rank: int) -> ShardedObject:
     """Return the RNG states; with experts, 0.16 saves those of every data parallel rank."""
     entry = saving.rng_state(rank)
     if RELEASE != (0, 16) or job.expert_parallel == 1:
@@ -139,11 +145,11 @@ def rng_state(job: Job, rank: int) -> ShardedObject:
     )
 
 
-def common_state(job: Job, sharding_type: str) -> dict[str, Any]:
+def common_state(job: OptimizerJob, sharding_type: str) -> dict[str, Any]:
     """Return the common state, with the args that describe the optimizer and the model."""
     common = saving.common_state(job, "validate_results")
     vars(common["args"]).update(
-        use_distributed_optimizer=True,
+        use_distributed_optimizer=job.use_distributed_optimizer,
         ckpt_fully_parallel_save=sharding_type != GATHERED,
         ckpt_format="torch_dist",
         no_save_optim=None,
@@ -151,8 +157,8 @@ def common_state(job: Job, sharding_type: str) -> dict[str, Any]:
         overlap_grad_reduce=job.bucket_size is not None,
         ddp_bucket_size=job.bucket_size,
         expert_model_parallel_size=job.expert_parallel,
-        num_layers=2,
-        hidden_size=16,
+        num_layers=job.layers,
+        hidden_size=job.hidden,
         num_attention_heads=4,
         num_experts=job.experts or None,
         swiglu=job.swiglu,
