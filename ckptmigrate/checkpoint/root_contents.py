@@ -21,7 +21,7 @@ from ckptmigrate.checkpoint import (
 )
 from ckptmigrate.checkpoint.locate import Located
 from ckptmigrate.checkpoint.trackers import TRACKERS
-from ckptmigrate.errors import CkptMigrateError, RefusedError
+from ckptmigrate.errors import CkptMigrateError, RefusedError, reason_of
 from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Directory
@@ -87,13 +87,11 @@ def contents(found: Located) -> RootContents:
     for top in tops:
         place = found.base / top.rstrip("/") if top else found.base
         try:
-            for item in _items(directories.directory(place), top, found):
-                if isinstance(item, CarriedFile):
-                    carried.append(item)
-                else:
-                    left[item[0]] = item[1]
-        except (CkptMigrateError, OSError):
-            left[top or "."] = "it cannot be listed"
+            items = list(_items(directories.directory(place), top, found))
+        except (CkptMigrateError, OSError) as error:
+            items = [(top or ".", f"it cannot be listed ({reason_of(error)})")]
+        carried += [item for item in items if isinstance(item, CarriedFile)]
+        left |= dict(item for item in items if not isinstance(item, CarriedFile))
     return RootContents(tuple(carried), inside, tuple(left.items()))
 
 
@@ -118,6 +116,8 @@ def _items(directory: Directory, start: str, found: Located) -> Iterator[Item]:
     Args:
         start: its path in the root with a final `/`, or empty for the root.
     """
+    if len(directory.files()) > _MOST_FILES:
+        raise RefusedError(f"it has more than {_MOST_FILES} files")
     for name, size in directory.files().items():
         path = f"{start}{name}"
         if path in TRACKERS:

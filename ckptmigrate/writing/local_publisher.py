@@ -116,15 +116,15 @@ class LocalPublisher:
 
         def fill(plans: Mapping[str, Plan], carrier: Carrier) -> None:
             # A checkpoint is validated with the files beside it.
-            root_files.bring(root.carried, self.stage, carrier)
+            made = root_files.bring(root.carried, self.stage, carrier)
             for name, plan in plans.items():
-                root_files.make_parents(self.stage, name, plan.path)
+                made |= root_files.make_parents(self.stage, name, plan.path)
                 if name:
                     make_directory(self.stage / name, *_local(plan.path))
                 _write_checkpoint(plan, self.stage / name, carrier, self.parts / name)
             for name, content in root.trackers.items():
                 write(self.stage / name, content)
-            root_files.sync(self.stage, root)
+            root_files.sync(self.stage, root, made)
             if sources:
                 adopt_directory(self.stage, sources[0])
 
@@ -236,8 +236,8 @@ class LocalPublisher:
 
     def complete(self, root: NewRoot) -> None:
         try:
-            root_files.bring(root.carried, self.destination, Carrier(Link.AUTO))
-            root_files.sync(self.destination, root)
+            made = root_files.bring(root.carried, self.destination, Carrier(Link.AUTO))
+            root_files.sync(self.destination, root, made)
             for name, content in root.trackers.items():
                 overwrite(self.destination / name, content)
         except OSError as error:
