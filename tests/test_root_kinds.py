@@ -247,6 +247,7 @@ def test_what_is_left_behind_is_named(make: Make, run: Run) -> None:
         ".cache": "its name starts with a dot",
         "link": "it is a link",
         "exports": "it contains another checkpoint",
+        "pipe": "it is neither a file nor a directory",
     }.items():
         assert f"left behind: {name}: {why}" in text
     assert run("downgrade", root, "--to", "0.11").returncode == 0
@@ -266,6 +267,21 @@ def test_small_files_are_copied_and_large_ones_linked(make: Make, run: Run) -> N
     assert not (made / small).samefile(root / small)
     assert not (made / "tool").samefile(root / "tool")
     assert os.stat(made / "tool").st_mode & 0o7000 == 0
+
+
+def test_links_into_a_download_cache_are_carried_as_links(make: Make, run: Run) -> None:
+    root = make("nemo")
+    blob = root.parent / "blobs" / ("0" * 40)
+    blob.parent.mkdir()
+    context = root / LAST / "context" / "io.json"
+    context.rename(blob)
+    context.symlink_to(os.path.relpath(blob, context.parent))
+    (context.parent / "other").symlink_to(os.path.relpath(root / TRACKER, context.parent))
+    said = run("downgrade", root / LAST, "--to", "0.11", "-o", "out")
+    why = "it is neither a file nor a directory"
+    assert f"left behind: context/other: {why}" in " ".join(said.stdout.split())
+    made = root.parent / "out" / "context" / "io.json"
+    assert (os.readlink(made), made.read_text()) == (str(blob), "{}")
 
 
 @pytest.mark.costly("starts an S3 server")

@@ -65,8 +65,8 @@ class Located:
     @property
     def names(self) -> tuple[str, ...]:
         """Return the paths of the checkpoints relative to `base`."""
-        start = len(str(self.base)) + 1
-        return tuple(str(each)[start:] for each in self.checkpoints)
+        base = str(self.base)
+        return tuple(str(each).removeprefix(base).lstrip("/") for each in self.checkpoints)
 
     @property
     def saves(self) -> tuple[Place, ...]:

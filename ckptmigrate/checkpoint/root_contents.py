@@ -6,8 +6,9 @@ NeMo. What is not carried is named with the reason.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,7 @@ from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Directory
 from ckptmigrate.storage.limits import MOST_SEARCHED
+from ckptmigrate.storage.link_rules import is_of_a_cache
 
 _MOST_FILES: Final = 10_000
 _DEEPEST: Final = 20
@@ -46,6 +48,11 @@ class CarriedFile:
     place: Place
     size: int
 
+    @property
+    def is_link(self) -> bool:
+        """Return whether it is a link into a download cache, which is carried as a link."""
+        return isinstance(self.place, Path) and self.place.is_symlink()
+
 
 @dataclass(frozen=True)
 class RootContents:
@@ -60,6 +67,12 @@ class RootContents:
     carried: tuple[CarriedFile, ...] = ()
     inside: tuple[CarriedFile, ...] = ()
     left: tuple[tuple[str, str], ...] = ()
+
+    def without_links(self) -> RootContents:
+        """Return the contents of a root in a store, which has no links."""
+        links = tuple((each.name, "it is a link") for each in self.carried if each.is_link)
+        carried = tuple(each for each in self.carried if not each.is_link)
+        return replace(self, carried=carried, left=(*self.left, *links))
 
     def as_json(self) -> dict[str, object]:
         """Return the documented JSON form (docs/json.md, `upgrade --json`)."""
@@ -128,6 +141,7 @@ def _items(directory: Directory, start: str, found: Located) -> Iterator[Item]:
         if name == sidecar.FILE:
             why = "it is the migration history of the root"
         yield CarriedFile(path, directory.path / name, size) if why is None else (path, why)
+    yield from _others(directory, start)
     for name in directory.folders():
         path = f"{start}{name}"
         inside = [each for each in found.names if each.startswith(f"{path}/")]
@@ -174,6 +188,7 @@ def _files(directory: Directory, path: str, seen: list[str]) -> Iterator[Item]:
         why = _why_not(directory.path / name)
         here = f"{path}/{name}"
         yield CarriedFile(here, directory.path / name, size) if why is None else (here, why)
+    yield from _others(directory, f"{path}/")
     for name in directory.folders():
         below = directory.below(name)
         if below is None:
@@ -182,8 +197,16 @@ def _files(directory: Directory, path: str, seen: list[str]) -> Iterator[Item]:
             yield from _files(below, f"{path}/{name}", seen)
 
 
+def _others(directory: Directory, start: str) -> Iterator[Item]:
+    """Yield what is neither a file nor a directory: a dangling link, a socket, a FIFO."""
+    if isinstance(directory.path, Path):
+        known = {*directory.files(), *directory.folders()}
+        for name in sorted(set(os.listdir(directory.path)) - known):
+            yield f"{start}{name}", "it is neither a file nor a directory"
+
+
 def _why_not(place: Place) -> str | None:
     """Return why a file or directory is left behind, or None."""
-    if isinstance(place, Path) and place.is_symlink():
+    if isinstance(place, Path) and place.is_symlink() and not is_of_a_cache(place):
         return "it is a link"
     return "its name starts with a dot" if place.name.startswith(".") else None

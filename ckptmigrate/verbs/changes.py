@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate.checkpoint import root_contents, root_kinds, sidecar
@@ -212,14 +213,20 @@ def leading(
     """
     beside = [] if destination is None else publisher(destination.parent).leftovers()
     others = tuple(left for left in beside if left.is_over and left.destination != destination)
-    contents = RootContents() if destination is None else root_contents.contents(located)
+    contents = RootContents() if destination is None else contents_for(destination, located)
     return Migration(plans, destination, located, leftovers=others, root=root, contents=contents)
+
+
+def contents_for(root: Place, located: Located) -> RootContents:
+    """Return what a new root gets besides the checkpoints of a PATH and tracker files."""
+    found = root_contents.contents(located)
+    return found if isinstance(root, Path) else found.without_links()
 
 
 def missing_files(root: Place, located: Located) -> NewRoot | None:
     """Return what a root with all checkpoints of a PATH lacks, or None if nothing."""
     there, files = directories.directory(root), trackers_of(located)
-    carried = root_contents.contents(located).carried
+    carried = contents_for(root, located).carried
     missing = tuple(each for each in carried if directories.size_of(there, each.name) != each.size)
     if missing or any(directories.read_if_there(there, n) != new for n, new in files.items()):
         return NewRoot(trackers=files, carried=missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -27,6 +28,9 @@ def bring(files: Iterable[CarriedFile], root: Path, carrier: Carrier) -> dict[Pa
         target = root / each.name
         made |= make_parents(root, each.name, each.place)
         remove(target)
+        if isinstance(each.place, Path) and each.is_link:
+            os.symlink(os.path.realpath(each.place), target)
+            continue
         if isinstance(each.place, Path):
             carrier.carry_file(each.place, target)
             continue
