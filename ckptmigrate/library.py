@@ -391,7 +391,7 @@ def diff(
 
 
 def _one(path: str | Place, iteration: int | None) -> Place:
-    return locate.locate(place(path), iteration=iteration).checkpoints[0]
+    return locate.only(place(path), iteration=iteration).checkpoints[0]
 
 
 def _watch(progress: Progress | None) -> Watch:
