@@ -64,19 +64,14 @@ class Target:
     part_size: int = PART_SIZE
 
     @property
-    def is_type(self) -> bool:
-        """Whether only the sharding type of the optimizer is requested, for no release."""
-        return self.name == self.optimizer_type
-
-    @property
     def stays(self) -> bool:
-        """Whether the checkpoint is not migrated: its optimizer is dropped, or it is compacted."""
-        return self.name in UNMOVED
+        """Whether the checkpoint is not migrated: only its optimizer or its data files change."""
+        return self.name in (self.optimizer_type, *UNMOVED)
 
     @property
     def words(self) -> tuple[str, ...]:
         """The command-line options that request this target."""
-        found = [] if self.is_type or self.stays else ["--to", self.name]
+        found = [] if self.stays else ["--to", self.name]
         if self.optimizer_type is not None:
             found += ["--optimizer-type", self.optimizer_type]
         elif self.optimizer != KEEP:
