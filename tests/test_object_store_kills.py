@@ -219,8 +219,15 @@ def test_a_batch_killed_at_every_request_and_run_again(
 
 
 @pytest.mark.costly("a conversion in a process of its own, killed and run again")
-@pytest.mark.parametrize("every", [90, pytest.param(1, marks=pytest.mark.full)])
-@pytest.mark.parametrize("place", ["out", "run"])
+@pytest.mark.parametrize(
+    ("place", "every"),
+    [
+        ("out", 90),
+        pytest.param("run", 90, marks=pytest.mark.full),
+        pytest.param("out", 1, marks=pytest.mark.full),
+        pytest.param("run", 1, marks=pytest.mark.full),
+    ],
+)
 def test_a_conversion_killed_at_every_request_and_run_again(
     place: str,
     every: int,

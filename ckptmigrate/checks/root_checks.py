@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ckptmigrate import places
 from ckptmigrate.checkpoint import (
+    downloads,
     locate,
     manifest,
     migration_state,
@@ -19,7 +20,7 @@ from ckptmigrate.checkpoint.root_kinds import RootKind
 from ckptmigrate.checkpoint.root_reading import SavedRoot
 from ckptmigrate.checks.findings import Finding
 from ckptmigrate.checks.root_codes import PAIR, TEXT_MISSING
-from ckptmigrate.errors import DamagedError, NotACheckpointError
+from ckptmigrate.errors import DamagedError, NotACheckpointError, PointerError
 from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
 from ckptmigrate.text.commands import removal
@@ -115,7 +116,8 @@ def _trackers(found: SavedRoot) -> list[Finding]:
     made = []
     if not all(is_finished(e) or migration_state.is_staged(e) for e in kind.checkpoints(named)):
         what = f"{file} names {named.name}, which lacks .metadata or metadata.json"
-        made.append(Finding("tracker-half-written", root, what))
+        fix = downloads.fix(kind.checkpoints(named)[0], "") or None
+        made.append(Finding("tracker-half-written", root, what, fix=fix))
     elif missing:
         what = f"{trackers.TRACKER_FILE} is missing, and {file} names {named.name}"
         made.append(Finding(TEXT_MISSING, root, what))
@@ -147,6 +149,8 @@ def _pair(root: Place, text: str, named: Place) -> list[Finding]:
         step = trackers.step(directories.directory(root).read(file.name))
     except DamagedError as error:
         what = f"{file.name} {error.reason}"
+        if isinstance(error, PointerError):
+            return [Finding(PAIR, root, what, fix=error.fix)]
     else:
         # `release` has no iteration to compare with.
         if text in (manifest.RELEASE, str(step)):

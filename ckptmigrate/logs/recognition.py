@@ -16,6 +16,7 @@ from ckptmigrate.logs import (
     known_jobs,
     known_keys,
     known_pickles,
+    known_roots,
     known_states,
 )
 from ckptmigrate.logs.kinds import Cause, ErrorKind, Sure
@@ -41,7 +42,15 @@ class Recognised:
 @cache
 def kinds() -> tuple[ErrorKind, ...]:
     """Return every kind; the first one that fits a line is used."""
-    parts = (known_files, known_damage, known_pickles, known_keys, known_jobs, known_states)
+    parts = (
+        known_roots,
+        known_files,
+        known_damage,
+        known_pickles,
+        known_keys,
+        known_jobs,
+        known_states,
+    )
     return tuple(kind for part in parts for kind in part.ROWS)
 
 

@@ -34,17 +34,30 @@ def installed(readers: Path) -> list[str]:
         except InvalidVersion:
             continue
     if not found:
-        example = "0.16.1"
-        install = shell(
-            "pip",
-            "install",
-            "--no-deps",
-            "--target",
-            readers / example,
-            f"megatron-core=={example}",
-        )
-        raise RefusedError("contains no release", path=readers, fix=f"run `{install}`")
+        raise RefusedError("contains no release", path=readers, fix=_install("0.16.1", readers))
     return [str(version) for version in sorted(found)]
+
+
+def require_installed(releases: Sequence[str], readers: Path) -> None:
+    """Raise if a release is not installed in a directory.
+
+    Raises:
+        RefusedError: the first one that is not; names the command that installs it.
+    """
+    there = installed(readers)
+    for release in releases:
+        if release not in there:
+            raise RefusedError(
+                f"does not contain release {release} (it contains {', '.join(there)})",
+                path=readers,
+                fix=_install(release, readers),
+            )
+
+
+def _install(release: str, readers: Path) -> str:
+    target = ("--target", readers / release)
+    command = shell("pip", "install", "--no-deps", *target, f"megatron-core=={release}")
+    return f"run `{command}`"
 
 
 def run(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate.compat.cells import NO_OPTIMIZER, OK, UNTOUCHED, Matrix
-from ckptmigrate.errors import CkptMigrateError, RefusedError
+from ckptmigrate.errors import CorruptError, DamagedError, RefusedError
 from ckptmigrate.measuring import jobs, load_results, subjects
 from ckptmigrate.measuring.load_results import LoadPair, LoadResult
 from ckptmigrate.measuring.subjects import Checkpoint
@@ -185,9 +185,9 @@ class Measurement:
                     raise
                 request = replace(request, allow_loss=refused.losses)
                 done = request.run(each.root)
-        except CkptMigrateError as error:
+        except (RefusedError, CorruptError, DamagedError) as error:
             return _Migrated(each.folder, False, refusal=error.reason)
-        if done.destination is None:
+        if all(plan.satisfied for plan in done.plans):
             return _Migrated(each.folder, True, request.allow_loss)
         return _Migrated(output / done.names[0], False, request.allow_loss)
 
@@ -238,7 +238,7 @@ class Measurement:
             return training
         if each.optimizer and each.program == jobs.TRAINING and found.result == OK:
             verdict = self._check(each.folder, release)
-            if not verdict.resumes:
+            if verdict.obstacles:
                 return self._failed(each, verdict.obstacles[0].error, _RULES)
         return found
 
@@ -283,7 +283,7 @@ class Measurement:
 
     def _by_rules(self, each: Checkpoint, folder: Path, release: str) -> LoadResult:
         verdict = self._check(folder, release)
-        if not verdict.resumes:
+        if verdict.obstacles:
             return self._failed(each, verdict.obstacles[0].error, _RULES)
         if each.scenario != "fault":
             return LoadResult(OK, _RULES)

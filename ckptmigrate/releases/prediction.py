@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any, Final
 
-from ckptmigrate.checkpoint import metadata
+from ckptmigrate.checkpoint import adapters, metadata
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import SHARDED_KEY
 from ckptmigrate.pickles.display import short_repr
@@ -56,6 +57,19 @@ class Obstacle:
     metadata_only: bool = True
 
 
+class CheckAnswer(str, Enum):
+    """The answer of a prediction.
+
+    conditional: it can resume if the job has what the checkpoint does not contain. unknown: it
+    depends on something that is not known.
+    """
+
+    YES = "yes"
+    CONDITIONAL = "conditional"
+    UNKNOWN = "unknown"
+    NO = "no"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The prediction of whether a job of a release can resume.
@@ -67,6 +81,8 @@ class Verdict:
         warnings: what fails later, unless a migration removes it.
         depends: a sentence for each global whose load depends on the Python or NumPy version.
         damage: a sentence if the optimizer that it loads may be damaged, or None.
+        needs: what the job needs and the checkpoint does not contain.
+        unknown: what decides whether the job resumes and is not known.
     """
 
     reader: Reader
@@ -75,6 +91,8 @@ class Verdict:
     warnings: tuple[str, ...]
     depends: tuple[str, ...] = ()
     damage: str | None = None
+    needs: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the documented JSON form (docs/json.md, `check --json`)."""
@@ -83,6 +101,9 @@ class Verdict:
             "torch": self.reader.torch,
             "like": self.reader.like,
             "resumes": self.resumes,
+            "answer": self.answer.value,
+            "needs": list(self.needs),
+            "unknown": list(self.unknown),
             "without": list(self.without),
             "warnings": [*self.warnings, *([self.damage] if self.damage else [])],
             "depends": list(self.depends),
@@ -91,6 +112,11 @@ class Verdict:
                 for o in self.obstacles
             ],
         }
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What is not known about the load, and what it needs."""
+        return (*self.unknown, *self.needs)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -103,9 +129,18 @@ class Verdict:
         )
 
     @property
+    def answer(self) -> CheckAnswer:
+        """The answer; YES also if the job resumes without some of the data."""
+        if self.obstacles:
+            return CheckAnswer.NO
+        if self.unknown:
+            return CheckAnswer.UNKNOWN
+        return CheckAnswer.CONDITIONAL if self.needs else CheckAnswer.YES
+
+    @property
     def resumes(self) -> bool:
-        """Whether the load succeeds, even if without some of the data."""
-        return not self.obstacles
+        """Whether the load succeeds with the checkpoint alone, even if without some of the data."""
+        return self.answer is CheckAnswer.YES
 
 
 def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
@@ -125,7 +160,8 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
     obstacles += _model(manifest, reader)
     obstacles += late
     outcome = named(reader.layout).predict_load(request)
-    states, rerun = _rng(manifest, reader, job, request), []
+    states, unknown = _rng(manifest, reader, job, request)
+    rerun: list[Obstacle] = []
     if outcome.error is not None:
         rerun = [Obstacle(outcome.error, outcome.why)]
     # A job loads rerun shards before RNG states, but restores in another order: optimizer, rerun
@@ -159,6 +195,8 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
         warnings,
         _depends(manifest, reader, job, request),
         optimizer_damage.advice(manifest) if loads_optimizer else None,
+        adapters.needs(manifest),
+        unknown,
     )
 
 
@@ -322,14 +360,18 @@ def _loads_rng(job: Job, request: LoadRequest) -> bool:
     return not (job.no_load_rng or job.finetune) and request.same_grid
 
 
-def _rng(manifest: Manifest, reader: Reader, job: Job, request: LoadRequest) -> list[Obstacle]:
+def _rng(
+    manifest: Manifest, reader: Reader, job: Job, request: LoadRequest
+) -> tuple[list[Obstacle], tuple[str, ...]]:
+    """Return the obstacles of the RNG states, and what is not known about them."""
     if not _loads_rng(job, request):
-        return []
+        return [], ()
     found = rng.missing(manifest, reader, request.grid, request.world, job.expert)
-    if found is not None:
-        return [Obstacle(*found, rng.FLAG)]
+    if found is not None and found.unknown is None:
+        return [Obstacle(found.error, found.why, rng.FLAG)], ()
     unresolved = (path for path in manifest.rng_symbols if not reader.resolves(path))
-    return [_unresolved(path, _STATES, reader, rng.FLAG) for path in unresolved][:1]
+    obstacles = [_unresolved(path, _STATES, reader, rng.FLAG) for path in unresolved][:1]
+    return obstacles, () if found is None or found.unknown is None else (found.unknown,)
 
 
 def _no_optimizer(manifest: Manifest, job: Job) -> list[Obstacle]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptmigrate.checkpoint import (
+    adapters,
     common,
     locate,
     metadata,
@@ -111,6 +112,7 @@ def inspect(path: Place) -> Inspection:
         common_place=_common_place(manifest),
         optimizer=optimizer,
         optimizer_readers=reads,
+        adapters=adapters.find(manifest.metadata.entries),
         nested=tuple(_nested(*each) for each in manifest.nested.items()),
         steps=steps,
         anomalies=(*anomalies, *_anomalies(reading, writer, likely, migrated=bool(undone))),

@@ -153,5 +153,7 @@ class LocalMedium:
             sync_directory(self.path)
 
     def failure(self, error: OSError, done: str) -> CkptMigrateError:
-        kept = parts.finished(self.path / journal.PARTS)
+        kept = None
+        with contextlib.suppress(OSError):
+            kept = parts.finished(self.path / journal.PARTS)
         return unwritable(self.path, error, left=is_unfinished(self.path), kept=kept)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from ckptmigrate.checkpoint.manifest import PAYLOAD
-from ckptmigrate.checkpoint.sidecar import digest_of
+from ckptmigrate.checkpoint.sidecar import digest_of, file_state
 from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.places import Place
 from ckptmigrate.planning.change import Change, NewPayload
@@ -148,7 +148,7 @@ def _parse(record: bytes | None) -> tuple[str | None, str | None]:
     """Return the digest and the version in the record of a part; None if it is not one."""
     try:
         row = json.loads(record or b"{}")
-        return str(row["sha256"]), str(row["version"])
+        return file_state({"before": None, "after": row["sha256"]}).after, str(row["version"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None, None
 
@@ -253,13 +253,13 @@ def _sizes(folder: Place) -> tuple[Mapping[str, int], Mapping[str, bytes]]:
         return {}, {}
 
 
-def mention(error: BaseException, area: Place, about: Place) -> None:
-    """Add to an error which parts in an area are finished, and how to continue.
+def mention(error: BaseException, done: str | None, about: Place) -> None:
+    """Add to an error which parts are finished, and how to continue.
 
     Args:
+        done: the result of `finished`.
         about: the checkpoint or destination.
     """
-    done = finished(area)
     if done is None:
         return
     told = f"{done} are finished and kept"

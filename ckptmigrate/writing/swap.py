@@ -153,6 +153,8 @@ def _swap(
                 _roll_back_failed(target, error)
                 raise
             try:
+                if change.payload:
+                    target.remove_folder(PARTS)
                 _finish(target, files)
             except (OSError, StoreError) as error:
                 raise DestinationError(
@@ -249,7 +251,8 @@ def _roll_back_failed(target: Medium, why: BaseException) -> None:
     """Roll back a failed change; raise if that fails, or if the change was already committed."""
     path = target.path
     try:
-        outcome = _settle(target, keep=parts.finished(path / PARTS) is not None)
+        kept = parts.finished(path / PARTS)
+        outcome = _settle(target, keep=kept is not None)
         lock.release(lock_of(path))
         target.finish()
     except _REFUSED as error:
@@ -262,6 +265,7 @@ def _roll_back_failed(target: Medium, why: BaseException) -> None:
             fix=f"when it is writable again, run `{command('recover', path)}`",
         ) from error
     if not isinstance(why, Exception):
+        parts.mention(why, kept, path)
         return
     if outcome is Recovery.COMMITTED:
         raise DestinationError(
@@ -273,10 +277,10 @@ def _roll_back_failed(target: Medium, why: BaseException) -> None:
     if isinstance(why, OSError):
         raise target.failure(why, done) from why
     if isinstance(why, CkptMigrateError) and (
-        outcome is Recovery.ROLLED_BACK or isinstance(why, StoreError | DamagedError)
+        outcome is Recovery.ROLLED_BACK or (not kept and isinstance(why, StoreError | DamagedError))
     ):
         why.reason += f"; {done}"
-    parts.mention(why, path / PARTS, path)
+    parts.mention(why, kept, path)
 
 
 def recover(path: Place, *, break_lock: bool = False, keep: bool = False) -> str:
@@ -355,7 +359,6 @@ def _roll_back(target: Medium, files: Mapping[str, FileState]) -> None:
 def _finish(target: Medium, files: Collection[str]) -> None:
     """Clean up after a committed change; a failure here does not roll it back."""
     _clean(target, files)
-    target.remove_folder(PARTS)
     lock.release(lock_of(target.path))
     target.finish()
 
