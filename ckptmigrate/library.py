@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import nullcontext
 
-from ckptmigrate.checkpoint import differences, locate
+from ckptmigrate.checkpoint import locate
 from ckptmigrate.checkpoint.differences import Difference
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.checks import verification
@@ -98,6 +98,7 @@ def plan(
     strict: bool = False,
     optimizer: str = "keep",
     optimizer_type: str | None = None,
+    compact: bool = False,
 ) -> Plan:
     """Plan a migration without writing anything.
 
@@ -112,9 +113,10 @@ def plan(
         native: whether to write the layout that the target release itself writes, instead of
             making the smallest change that lets it resume.
         strict: whether the target release must also resume with `--dist-ckpt-strictness raise_all`.
-        optimizer: `keep`, or `convert` where the target release does not load it as it is.
+        optimizer: `keep`, `convert` where the target release does not load it as it is, or `drop`.
         optimizer_type: the sharding type to convert the optimizer to. By default
             `fully_sharded_model_space` up to 0.14 and `fully_reshardable` from 0.15 on.
+        compact: whether to rewrite data files that contain bytes of no key without these bytes.
         python, numpy: the versions of the job. Module names in pickles are changed to those that
             these versions have. By default Python 3.12; module names of NumPy stay unchanged.
 
@@ -137,6 +139,7 @@ def plan(
         strict=strict,
         optimizer=optimizer,
         optimizer_type=optimizer_type,
+        compact=compact,
     )
     return migration.prepare(place(path), request).plans[0]
 
@@ -159,6 +162,7 @@ def migrate(
     strict: bool = False,
     optimizer: str = "keep",
     optimizer_type: str | None = None,
+    compact: bool = False,
     part_size: int = PART_SIZE,
     jobs: int = AT_ONCE,
     verify_source: bool = False,
@@ -173,22 +177,22 @@ def migrate(
 
     Args:
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
-        to: as in `plan`. Can be None with `optimizer_type`: then only the optimizer changes.
+        to: as in `plan`. Can be None with `optimizer_type`, `optimizer="drop"` or `compact`: then
+            only the optimizer or the data files change.
         output: the root to create. By default `PATH.<to>`, and nothing is created if the target
             release can resume from `path` unmigrated.
         in_place: whether to change the checkpoint itself instead of creating a root.
         iteration: the iteration of a root to use instead of the one in the tracker file.
         every: whether to migrate every iteration of a root.
-        verb, allow_loss, given, torch, python, numpy, native, strict, optimizer, optimizer_type: as
-            in `plan`.
+        verb, allow_loss, given, torch, python, numpy, native, strict, optimizer, optimizer_type,
+            compact: as in `plan`.
         link: how to bring data files into `output` (hard link, reflink, copy, ...).
         hash_payload: whether to hash the data files too and compare them with integrity.json.
         part_size, jobs: largest size of new data files in bytes, and how many to write at once.
         verify_source: whether to compare them with the source once more.
         progress: called with each number of bytes of data files that were read or written.
 
-    Returns:
-        The plan of each checkpoint, as carried out.
+    Returns the plan of each checkpoint, as carried out.
 
     Raises:
         ValueError: both `output` and `in_place` are given.
@@ -197,8 +201,6 @@ def migrate(
     """
     if in_place and output is not None:
         raise ValueError("output and in_place exclude each other")
-    if to is None and optimizer_type is None:
-        raise ValueError("neither to nor optimizer_type is given")
     request = MigrationRequest(
         to,
         verb or "migrate",
@@ -216,10 +218,13 @@ def migrate(
         link,
         optimizer=optimizer,
         optimizer_type=optimizer_type,
+        compact=compact,
         part_size=part_size,
         jobs=jobs,
         verify_source=verify_source,
     )
+    if to is None and not request.changes_data_files:
+        raise ValueError("none of to, optimizer_type, optimizer='drop' and compact is given")
     return request.run(place(path), watch=_watch(progress)).plans
 
 
@@ -246,8 +251,7 @@ def verify(
         iteration: the iteration of a root to use instead of the one in the tracker file.
         every: whether to verify every iteration of a root.
         known: dotted names of globals in the pickles to trust, for example `nemo.core.Config`.
-        progress: called with a number of bytes whenever that many bytes of data files were read.
-            Any thread may call it.
+        progress: called with each number of bytes of data files that were read, by any thread.
 
     Raises:
         RefusedError: `load` is set and torch is not installed.
@@ -383,13 +387,7 @@ def diff(
         CkptMigrateError: `a` or `b` contains no readable torch_dist checkpoint.
     """
     first, second = (read(directories.directory(_one(path, iteration))).manifest for path in (a, b))
-    types = meaning.types(first, second)
-    if not types or not (values or types[0] != types[1]):
-        return differences.diff(first, second)
-    return [
-        *differences.diff(*map(meaning.without_optimizer, (first, second))),
-        *meaning.diff(first, second, values=values),
-    ]
+    return meaning.whole_diff(first, second, values=values)
 
 
 def _one(path: str | Place, iteration: int | None) -> Place:

@@ -222,7 +222,7 @@ def test_a_job_of_many_ranks_is_not_started(
     root = copy("0.17.1-fault-tp2pp2")
     monkeypatch.setattr(subjects, "_MOST_RANKS", 4)
     [found] = subjects.of_folder(root.parent)
-    assert dict(found.sizes) == {
+    assert dict(found.job) == {
         "tensor_parallel": 2, "pipeline_parallel": 2, "context_parallel": 1, "data_parallel": 1,
     }  # fmt: skip
     assert (found.scenario, found.optimizer, found.writers) == ("fault", False, ("0.17",))

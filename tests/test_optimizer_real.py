@@ -264,6 +264,49 @@ def test_0_16_requests_the_rng_states_of_its_own_expert_parallelism(
         assert [each.error for each in predicted] == sorted(errors)
 
 
+# -- without the optimizer
+
+# In `make test`, one of each form of the keys.
+WEIGHTS = [
+    Save("0.9.0", FLATTENED, "buckets"),
+    Save("0.14.0", GATHERED, "tp2"),
+    Save("0.15.3", BY_BUCKET, "tp2pp2"),
+    Save("0.16.1", BY_PARAMETER, "buckets"),
+]
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        pytest.param(save, id=str(save), marks=[] if save in WEIGHTS else [pytest.mark.full])
+        for save in SAVES
+    ],
+)
+def test_weights_without_the_optimizer(save: Save, saved: Saved, tmp_path: Path) -> None:
+    """The result is as a save with --no-save-optim, and loads with --no-load-optim.
+
+    Also if the release damaged the optimizer. In the other releases, too.
+    """
+    root = tmp_path / "output"
+    migrate(saved(save), optimizer="drop", compact=True, output=root)
+    own = tmp_path / "own" / "iter_0000005"
+    options = {"sharding_type": save.sharding_type, "no_save_optim": True}
+    check_equal(save, resume(save, own, save="idle", **options))
+    one, two = (torch_side.read(each) for each in (checkpoint_of(root), own))
+    assert one.metadata.state_dict_metadata.keys() == two.metadata.state_dict_metadata.keys()
+    assert one.common.keys() == two.common.keys()
+    assert torch_side.plain(one.common) == torch_side.plain(two.common)
+    check_equal(save, resume(save, checkpoint_of(root), no_load_optim=True), same_sizes=False)
+    [error] = {rank["error"] for rank in resume(save, checkpoint_of(root))}
+    assert [error] == [o.error for o in ask(root, save.writer).obstacles]
+    for reader in ("0.13.1", "0.16.1"):
+        if reader != save.writer:
+            other = tmp_path / reader
+            migrate(saved(save), to=reader, optimizer="drop", compact=True, output=other)
+            ranks = resume(save, checkpoint_of(other), reader, no_load_optim=True)
+            check_equal(save, ranks, same_sizes=False)
+
+
 # -- converted, then loaded by another release
 
 

@@ -14,6 +14,7 @@ import os
 import resource
 import shutil
 import signal
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -31,8 +32,13 @@ from ckptmigrate import CkptMigrateError, DamagedError, DestinationError
 from ckptmigrate.batch import phases
 from ckptmigrate.batch.phases import Scope
 from ckptmigrate.errors import StoreError
+from ckptmigrate.optimizer import new_files, performing
+from ckptmigrate.optimizer.new_files import NewBlob, NewRange, NewState
 from ckptmigrate.optimizer.target import SMALLEST_PART
+from ckptmigrate.optimizer.tensors import BLOCK, Span, View
+from ckptmigrate.pickles.torch_zip import Stored
 from ckptmigrate.planning.change import NewPayload
+from ckptmigrate.storage.directories import LocalDirectory
 from ckptmigrate.storage.urls import place
 from ckptmigrate.verbs import changes
 from ckptmigrate.verbs.migrate import Migration, MigrationRequest, prepare
@@ -244,7 +250,7 @@ def test_recover_removes_or_keeps_the_finished_parts(
     assert len(log.take()) == len(CONTENTS)
 
 
-@pytest.mark.parametrize("change", ["source", "part", "plan"])
+@pytest.mark.parametrize("change", ["source", "part", "record", "plan"])
 def test_parts_of_another_plan_are_written_again(
     migration: Migration, log: Log, change: str, tmp_path: Path
 ) -> None:
@@ -257,6 +263,10 @@ def test_parts_of_another_plan_are_written_again(
     elif change == "part":  # of one that is finished
         [path] = tmp_path.rglob("__7_0.distcp")
         path.write_bytes(b"other")
+        again = 3
+    elif change == "record":
+        [path] = tmp_path.rglob("__7_0.distcp.json")
+        path.write_text(path.read_text().replace('"sha256": "', '"sha256": "not-'))
         again = 3
     else:
         [path] = tmp_path.rglob("plan.json")
@@ -444,6 +454,39 @@ def test_recover_never_removes_what_was_published() -> None:
 
 
 # -- conversions
+
+
+def view_of(size: int) -> View:
+    """A one-dimensional tensor that is a whole data file."""
+    return View("data", 0, Stored(size), "float32", 0, (size // 4,), (1,))
+
+
+def test_a_large_cell_moves_through_fixed_buffers(tmp_path: Path) -> None:
+    size = 512 * 1024**2
+    with (tmp_path / "data").open("wb") as file:
+        file.truncate(size)
+    blob = NewBlob((size // 4,), (Span(view_of(size), 0, size // 4),))
+    tracemalloc.start()
+    moved = sum(map(len, performing._parts(LocalDirectory(tmp_path), blob)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert moved == blob.length
+    assert peak < 10 * BLOCK
+
+
+def test_a_plan_of_many_cells_is_compact() -> None:
+    """Without what is read of `.metadata`: the rows of the new tensors and their bytes."""
+    count, view = 20_000, view_of(256)
+    cells = {
+        f"key.{n}": NewState((64,), None, (NewRange((0,), (64,), (Span(view, 0, 64),)),))
+        for n in range(count)
+    }
+    tracemalloc.start()
+    planned_files = new_files.plan(cells, (f"__0_{n}.distcp" for n in itertools.count()), 2**20)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(planned_files[0]) == count
+    assert size < 800 * count
 
 
 def test_a_conversion_that_hits_a_limit_and_is_run_again(tmp_path: Path) -> None:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from ckptmigrate.checkpoint import common, downloads, manifest, metadata, metadata_file
 from ckptmigrate.checkpoint.common import CommonState
 from ckptmigrate.checkpoint.damage import Damage, fix_of, raise_first
-from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.manifest import PAYLOAD, Manifest
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.rows import Chunk
 from ckptmigrate.checkpoint.table_reader import Planned
+from ckptmigrate.checkpoint.used_bytes import unused
 from ckptmigrate.errors import CkptMigrateError, DamagedError, PointerError, StoreError
 from ckptmigrate.places import Place
 from ckptmigrate.storage import pointers
@@ -69,6 +71,16 @@ class Material:
     def planned(self) -> Planned | None:
         """Per rank, the keys in its save plan; None if there are no readable plans."""
         return None if self.metadata is None else self.metadata.planned
+
+    @cached_property
+    def payload(self) -> Mapping[str, int]:
+        """Data file -> its size in bytes."""
+        return {n: size for n, size in self.directory.files().items() if PAYLOAD.fullmatch(n)}
+
+    @cached_property
+    def unused_bytes(self) -> Mapping[str, int]:
+        """Data file -> the number of its bytes that no key refers to, if there are any."""
+        return {} if self.metadata is None else unused(self.chunks, self.payload)
 
     @property
     def whole(self) -> Manifest | None:

@@ -10,6 +10,7 @@ PAIR: Final = "tracker-pair"
 _COPY: Final = "restore the file from a copy, or use an earlier iteration"
 _REPORT: Final = "run `ckptmigrate inspect {path}`, or use an earlier iteration"
 _REPAIR: Final = "{repair}"
+_COMPACT: Final = "no action is needed; a migration with --compact leaves the bytes out"
 
 # The source of each code: a release or torch, a file of it, and a function or class there.
 _CORE: Final = "megatron/core/dist_checkpointing"
@@ -278,13 +279,13 @@ _ROWS: Final = (
     ),
     Code(
         "orphan-payload", Severity.NOTE,
-        "No key refers to this data file.", "no action is needed; the file uses space",
+        "No key refers to this data file.", _COMPACT,
         _READ,
     ),
     Code(
         "orphan-bytes", Severity.NOTE,
         "No key refers to some bytes of a data file.",
-            "no action is needed; the bytes use space",
+        _COMPACT,
         _READ,
     ),
     Code(

@@ -15,8 +15,8 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
         "writers", "reader", "only",
     ),
     "Target": (
-        "to", "native", "optimizer", "optimizer_type", "rebuild", "drop", "drop_optimizer",
-        "allow_loss",
+        "to", "native", "optimizer", "optimizer_type", "compact", "rebuild", "drop",
+        "drop_optimizer", "allow_loss",
     ),
     "Output": (
         "output", "in_place", "dry_run", "forget", "link", "print_path", "full", "file",
@@ -39,9 +39,10 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 # Options that only --help-all shows.
 RARE: Final = frozenset({
-    "native", "optimizer_type", "rebuild", "link", "into", "torch", "python", "numpy", "strictness",
-    "context", "expert", "rerun_mode", "no_load_rng", "shard", "scheduler", "retries", "world_size",
-    "tensor_parallel", "pipeline_parallel", "no_color", "verbose", "part_size", "verify_source",
+    "native", "optimizer_type", "compact", "rebuild", "link", "into", "torch", "python", "numpy",
+    "strictness", "context", "expert", "rerun_mode", "no_load_rng", "shard", "scheduler", "retries",
+    "world_size", "tensor_parallel", "pipeline_parallel", "no_color", "verbose", "part_size",
+    "verify_source",
 })  # fmt: skip
 # Arguments that several commands have, as rows of --help.
 ARGUMENTS: Final = {

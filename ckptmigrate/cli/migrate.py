@@ -47,16 +47,20 @@ def _migration_options(command: options.Command) -> options.Command:
             "change that lets the release resume.",
         ),
         click.option(
-            "--optimizer", type=click.Choice([targets.KEEP, targets.CONVERT]), metavar="HOW",
-            default=targets.KEEP, show_default=True,
-            help="keep, or convert the distributed optimizer into new data files if the target "
-            "release does not load it.",
+            "--optimizer", metavar="HOW", default=targets.KEEP, show_default=True,
+            type=click.Choice([targets.KEEP, targets.CONVERT, targets.DROP]),
+            help="keep, convert the distributed optimizer if the target release does not load it, "
+            "or drop it.",
         ),
         click.option(
             "--optimizer-type", metavar="TYPE",
             type=click.Choice(optimizers.TYPES),
             help=f"Convert the distributed optimizer to {optimizers.TYPES[0]} or "
             f"{optimizers.TYPES[1]} (0.15 or later).",
+        ),
+        click.option(
+            "--compact", is_flag=True,
+            help="Rewrite data files without bytes that no key uses, such as a dropped optimizer.",
         ),
         click.option(
             "--part-size", type=options.SIZE, metavar="SIZE", default="1G", show_default=True,
@@ -176,7 +180,7 @@ def downgrade(selection: Selection, **options: Any) -> None:
 def migrate(selection: Selection, print_path: bool, **options: Any) -> None:
     """Upgrade or downgrade a checkpoint, depending on the target release.
 
-    If the result of an earlier run exists, `migrate` validates it and changes nothing.
+    If the result of an earlier run exists, it is validated, and nothing changes.
 
     In a script, LOAD=$(ckptmigrate migrate PATH --to TARGET --print-path) sets LOAD to the root to
     load: the new root, or PATH if it needs no migration.
@@ -185,6 +189,7 @@ def migrate(selection: Selection, print_path: bool, **options: Any) -> None:
     Examples:
       ckptmigrate migrate run --to 0.13
       ckptmigrate migrate run --to 0.19 --optimizer convert
+      ckptmigrate migrate run --optimizer drop --compact
       ckptmigrate migrate run --to 0.11 --print-path
     """
     if print_path and (selection.batch or options["every"] or options["dry_run"] or output.json):
@@ -198,10 +203,12 @@ def migrate(selection: Selection, print_path: bool, **options: Any) -> None:
 def _migrate(selection: Selection, full: bool, print_path: bool = False, **values: Any) -> None:
     """Run a migration; the other options are the fields of MigrationRequest, by name."""
     request = MigrationRequest(**values)
-    if request.to is None and request.optimizer_type is None:
+    if request.to is None and not request.changes_data_files:
         context = click.get_current_context()
         to = next(each for each in context.command.params if each.name == "to")
         raise click.MissingParameter(ctx=context, param=to)
+    if request.optimizer == targets.DROP and request.optimizer_type is not None:
+        raise click.UsageError("--optimizer drop and --optimizer-type cannot be combined.")
     if request.in_place and request.output is not None:
         raise click.UsageError("--in-place and -o cannot be combined.")
     options.check_choice(request.iteration, every=request.every)

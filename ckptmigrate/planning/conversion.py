@@ -26,6 +26,7 @@ from ckptmigrate.versions.detection import Reading
 
 if TYPE_CHECKING:
     from ckptmigrate.optimizer.resharding import Conversion
+    from ckptmigrate.planning.compaction import Compaction
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class Converted:
         losses: names of the data losses of this conversion of this content.
         foreign: the globals that cause the data loss FOREIGN_SYMBOLS.
         notes: choices made.
-        optimizer: the conversion of the optimizer, or None if it is kept as it is.
+        optimizer: the conversion or removal of the optimizer, or None if it is kept as it is.
+        compaction: the new data files without unused bytes, or None if there are none.
+        unused: the number of bytes of existing data files that no key uses; None if not counted.
     """
 
     manifest: Manifest
@@ -47,6 +50,8 @@ class Converted:
     foreign: tuple[str, ...]
     notes: tuple[str, ...]
     optimizer: Conversion | None = None
+    compaction: Compaction | None = None
+    unused: int | None = None
 
 
 def convert(

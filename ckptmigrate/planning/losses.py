@@ -55,7 +55,7 @@ _LOSSES: Final = (
         OPTIMIZER_STATE,
         "the job cannot load the optimizer and must run with --no-load-optim",
         "the release does not support the sharding of the optimizer, and --optimizer convert was "
-        "not requested or cannot convert it",
+        "not requested or cannot convert it; or the optimizer was dropped on request",
         "across 0.10 and 0.11, 0.13 and 0.14, 0.14 and 0.15, 0.15 and 0.16",
         "optimizer_sharding and forms of compat_matrix.yaml, each with its source; "
         "sample 0.17.1-idle-dopt",

@@ -23,6 +23,7 @@ from ckptmigrate.planning.losses import (
     REPLICA_DIFFERENCE,
     RNG_STATE,
 )
+from ckptmigrate.planning.results import reached
 from ckptmigrate.planning.targets import CONVERT, Target
 from ckptmigrate.releases import optimizer_state, rng
 from ckptmigrate.text.commands import command
@@ -129,7 +130,7 @@ def check_allowed(
         try:
             stored = optimizers.convertible_size(begin.manifest)
             if stored <= _PLANNED:
-                made = optimizers.reached(begin, wanted, given)
+                made = reached(begin, wanted, given)
                 needed = tuple(loss for loss in made.losses if loss not in earlier)
             else:
                 needed = tuple(loss for loss in needed if loss != OPTIMIZER_STATE)

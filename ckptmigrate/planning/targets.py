@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ckptmigrate import versions
+from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind
 from ckptmigrate.checkpoint.topology import Given
@@ -25,6 +26,11 @@ from ckptmigrate.versions.detection import Reading, read_manifest
 
 KEEP: Final = "keep"
 CONVERT: Final = "convert"
+DROP: Final = sidecar.DROPPED
+# Names of targets that are neither a release nor a layout.
+WEIGHTS: Final = "weights"
+COMPACT: Final = "compact"
+UNMOVED: Final = (WEIGHTS, COMPACT)
 
 
 @dataclass(frozen=True)
@@ -32,15 +38,17 @@ class Target:
     """The target of a migration.
 
     Attributes:
-        name: the `--to` value of the user; without one, the value of `--optimizer-type`.
+        name: the `--to` value of the user; without one, that of `--optimizer-type`, or one of
+            UNMOVED.
         layout: the target layout; for a release, the layout that it writes.
         reader: the target release, or None for a layout.
         native: whether to write the release's own layout even if a smaller change is sufficient.
         strict: whether the job must load under `--dist-ckpt-strictness raise_all`.
         environment: the Python and NumPy versions of the target job.
-        optimizer: KEEP, or CONVERT where the release does not load the optimizer as it is.
+        optimizer: KEEP, CONVERT where the release does not load the optimizer as it is, or DROP.
         optimizer_type: the sharding type to convert the optimizer to; by default it depends on the
             release.
+        compact: whether the result has no bytes in data files that no key uses.
         part_size: the largest size of a new data file in bytes.
     """
 
@@ -52,21 +60,23 @@ class Target:
     environment: Environment = USUAL
     optimizer: str = KEEP
     optimizer_type: str | None = None
+    compact: bool = False
     part_size: int = PART_SIZE
 
     @property
-    def is_type(self) -> bool:
-        """Whether only the sharding type of the optimizer is requested, for no release."""
-        return self.name == self.optimizer_type
+    def stays(self) -> bool:
+        """Whether the checkpoint is not migrated: only its optimizer or its data files change."""
+        return self.name in (self.optimizer_type, *UNMOVED)
 
     @property
     def words(self) -> tuple[str, ...]:
         """The command-line options that request this target."""
-        found = [] if self.is_type else ["--to", self.name]
+        found = [] if self.stays else ["--to", self.name]
         if self.optimizer_type is not None:
             found += ["--optimizer-type", self.optimizer_type]
         elif self.optimizer != KEEP:
             found += ["--optimizer", self.optimizer]
+        found += ["--compact"] if self.compact else []
         release = self.reader
         if release is not None and release.torch != reader(release.release, release.compat).torch:
             found += ["--torch", release.torch]
@@ -89,6 +99,7 @@ def target(
     strict: bool = False,
     optimizer: str = KEEP,
     optimizer_type: str | None = None,
+    compact: bool = False,
     part_size: int = PART_SIZE,
 ) -> Target:
     """Return the target of a `--to` value.
@@ -97,7 +108,7 @@ def target(
         torch: the reader's version of torch, for a release.
         environment: the Python and NumPy versions of the job.
         native, strict: see Target, for a release.
-        optimizer, optimizer_type, part_size: see Target; a type implies CONVERT.
+        optimizer, optimizer_type, compact, part_size: see Target; a type implies CONVERT.
 
     Raises:
         RefusedError: the name is neither a layout nor a release.
@@ -111,6 +122,7 @@ def target(
             environment=environment,
             optimizer=optimizer,
             optimizer_type=optimizer_type,
+            compact=compact,
             part_size=part_size,
         )
     from ckptmigrate.releases.facts import compat
@@ -118,7 +130,16 @@ def target(
     found = reader(name, compat(), torch, environment)
     layout = versions.named(found.layout)
     return Target(
-        name, layout, found, native, strict, environment, optimizer, optimizer_type, part_size
+        name,
+        layout,
+        found,
+        native,
+        strict,
+        environment,
+        optimizer,
+        optimizer_type,
+        compact,
+        part_size,
     )
 
 
@@ -131,7 +152,7 @@ def reach(begin: Reading, wanted: Target, given: Given | None) -> Converted:
     if wanted.reader is None:
         return convert(
             begin,
-            wanted.layout,
+            None if wanted.stays else wanted.layout,
             environment=wanted.environment,
             idle_only=wanted.idle_only,
             given=given,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ckptmigrate.planning.targets import COMPACT, WEIGHTS
 from ckptmigrate.releases.facts import Compat, LayoutRow, compat
 from ckptmigrate.versions import LAYOUTS, UNIVERSAL
 
@@ -26,11 +27,12 @@ def layout_name(layout: str) -> str:
 
 
 def target_name(target: str) -> str:
-    """Return what a result is for: a release, all from 0.9, a layout or a sharding type."""
+    """Return what a result is for: a release, all from 0.9, a layout, a sharding type, or jobs."""
     if target[:1].isdigit():
         return f"Megatron-Core {target}"
     if target == UNIVERSAL:
         return "every release from 0.9"
     if any(target == layout.ID for layout in LAYOUTS):
         return f"layout {layout_name(target)}"
-    return f"sharding type {target}"
+    others = {WEIGHTS: "jobs that load no optimizer", COMPACT: "the same jobs"}
+    return others.get(target, f"sharding type {target}")

@@ -44,8 +44,8 @@ class MigrationRequest:
     """A request to migrate the checkpoints of a PATH.
 
     Attributes:
-        to: the target: a release, a layout or `universal`; None for the layout that the
-            checkpoint already has, with an `optimizer_type`.
+        to: the target: a release, a layout or `universal`; None if the checkpoint is not migrated:
+            only its optimizer or its data files change.
         verb: `upgrade`, `downgrade`, or `migrate` for either direction.
         output: the root to create, even if nothing has to change. By default `PATH.<to>`, and
             nothing is created if the release can resume from PATH unmigrated.
@@ -56,7 +56,7 @@ class MigrationRequest:
         given: parallelism, in ranks, that the checkpoint does not contain.
         torch: the torch version of the job; None for the usual one of the release.
         environment: the Python and NumPy versions of the job.
-        native, strict, optimizer, optimizer_type, part_size: see `targets.Target`.
+        native, strict, optimizer, optimizer_type, compact, part_size: see `targets.Target`.
         jobs, verify_source: see `parts.Moving`.
         hash_payload: whether to hash the data files too and compare them with integrity.json.
         link: how to bring data files into the new root.
@@ -83,14 +83,24 @@ class MigrationRequest:
     dry_run: bool = False
     optimizer: str = targets.KEEP
     optimizer_type: str | None = None
+    compact: bool = False
     part_size: int = PART_SIZE
     jobs: int = AT_ONCE
     verify_source: bool = False
 
     @property
     def target(self) -> str:
-        """Return the target: a release or layout, or the type of the optimizer."""
-        return self.to or self.optimizer_type or ""
+        """Return the target: a release or layout, or what is changed instead."""
+        if self.to or self.optimizer_type:
+            return self.to or self.optimizer_type or ""
+        if self.optimizer == targets.DROP:
+            return targets.WEIGHTS
+        return targets.COMPACT if self.compact else ""
+
+    @property
+    def changes_data_files(self) -> bool:
+        """Return whether a target is given by the options for the optimizer and data files."""
+        return bool(self.optimizer_type or self.compact or self.optimizer == targets.DROP)
 
     def options(self) -> dict[str, Any]:
         """Return the options that affect the result; `link`, `jobs` and others do not."""
@@ -103,6 +113,7 @@ class MigrationRequest:
             "strict": self.strict,
             "optimizer": self.optimizer,
             "optimizer_type": self.optimizer_type,
+            "compact": self.compact,
             "part_size": self.part_size,
         }
 
@@ -135,6 +146,7 @@ class MigrationRequest:
             strict=self.strict,
             optimizer=self.optimizer,
             optimizer_type=self.optimizer_type,
+            compact=self.compact,
             part_size=self.part_size,
         )
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from ckptmigrate.checkpoint.manifest import PAYLOAD
-from ckptmigrate.checkpoint.sidecar import digest_of
+from ckptmigrate.checkpoint.sidecar import digest_of, file_state
 from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.places import Place
 from ckptmigrate.planning.change import Change, NewPayload
@@ -148,7 +148,7 @@ def _parse(record: bytes | None) -> tuple[str | None, str | None]:
     """Return the digest and the version in the record of a part; None if it is not one."""
     try:
         row = json.loads(record or b"{}")
-        return str(row["sha256"]), str(row["version"])
+        return file_state({"before": None, "after": row["sha256"]}).after, str(row["version"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None, None
 

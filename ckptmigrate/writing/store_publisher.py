@@ -266,7 +266,9 @@ class StorePublisher:
             rest, lambda file, _: store.remove(destination / file[0]), lambda _: None
         )
         store.abandoned(destination)
-        still = [name for name, _ in store.walk(destination) if name in left]
+        # Not only `left`: the first listing may have been wrong.
+        there = {name for name, _ in store.walk(destination)}
+        still = [n for n in names if n in there and str(destination / n) != theirs]
         if still:
             raise StoreError(
                 "still exists after its removal",

@@ -41,7 +41,7 @@ def save(
     if sharding_type == BY_PARAMETER:
         content["distrib_optim_fully_reshardable_mem_efficient"] = False
     state = {**common_state(job, sharding_type), "iteration": iteration}
-    state |= sharded(training, content, is_loading=False)
+    state |= sharded(training, content, is_loading=False, optimizer=not job.no_save_optim)
     state["rng_state"] = rng_state(job, rank)
     if rerun:
         state["rerun_state_machine"] = rerun
@@ -74,16 +74,19 @@ def load(
 
     outcome["stage"] = "template"
     content = common.get("content_metadata") if RELEASE >= (0, 13) else None
+    if content is None and "optimizer" not in common:
+        content = {}
     if content is None:
         content = {"distrib_optim_sharding_type": sharding_type_without_content(common)}
     sharding_type = content.get("distrib_optim_sharding_type", FLATTENED)
     sizes = args.tensor_model_parallel_size, args.pipeline_model_parallel_size
-    if sizes != job.model_parallel and sharding_type not in _RESHARDABLE:
+    loads = not (job.no_load_optim or getattr(args, "no_save_optim", False))
+    if loads and sizes != job.model_parallel and sharding_type not in _RESHARDABLE:
         raise RuntimeError(
             f"(TP, PP) mismatch after resume ({job.model_parallel} vs {sizes} from checkpoint): "
             f"not supported for DistributedOptimizer with sharding type {sharding_type}."
         )
-    template = sharded(training, content, is_loading=True)
+    template = sharded(training, content, is_loading=True, optimizer=loads)
     if sizes == job.model_parallel:
         template["rng_state"] = rng_state(job, rank)
     rerun = loading.rerun_template(job, machine, common)
@@ -94,10 +97,13 @@ def load(
     strategy = serialization.get_default_load_sharded_strategy(job.checkpoint)
     state = dist_checkpointing.load(template, job.checkpoint, strategy, strict=job.strictness)
     training.model.load_state_dict(state["model"])
-    # With fp32 weights the optimizer updates views of them, which autograd lets nobody write to.
-    with torch.no_grad():
-        training.optimizer.load_state_dict(state["optimizer"])
-    training.scheduler.load_state_dict(state["opt_param_scheduler"])
+    if not job.no_load_optim:
+        # With fp32 weights the optimizer updates views of them, which autograd protects.
+        with torch.no_grad():
+            training.optimizer.load_state_dict(state["optimizer"])
+        training.scheduler.load_state_dict(state["opt_param_scheduler"])
+    elif job.bf16:
+        training.optimizer.reload_model_params()
     if machine is not None:
         loading.restore(machine, state, requested=rerun is not None)
     return int(state["iteration"])
@@ -115,15 +121,23 @@ def sharding_type_without_content(common: dict[str, Any]) -> str:
     return FLATTENED if getattr(common["args"], "ckpt_fully_parallel_save", False) else GATHERED
 
 
-def sharded(training: Training, content: dict[str, Any], *, is_loading: bool) -> dict[str, Any]:
-    """Return the sharded state dict of the model and the optimizer, and the scheduler's."""
+def sharded(
+    training: Training, content: dict[str, Any], *, is_loading: bool, optimizer: bool
+) -> dict[str, Any]:
+    """Return the sharded state dict of the model and the optimizer, and the scheduler's.
+
+    Args:
+        optimizer: whether the job saves or loads the optimizer, and the scheduler with it.
+    """
     if RELEASE >= (0, 13):
         state = {"model": training.model.sharded_state_dict(metadata=dict(content))}
         options: dict[str, Any] = {"metadata": dict(content)}
     else:
         state = {"model": training.model.sharded_state_dict()}
-        distributed = training.job.use_distributed_optimizer
+        distributed = optimizer and training.job.use_distributed_optimizer
         options = {"sharding_type": content["distrib_optim_sharding_type"]} if distributed else {}
+    if not optimizer:
+        return state
     state["optimizer"] = training.optimizer.sharded_state_dict(
         state, is_loading=is_loading, **options
     )
@@ -152,7 +166,7 @@ def common_state(job: OptimizerJob, sharding_type: str) -> dict[str, Any]:
         use_distributed_optimizer=job.use_distributed_optimizer,
         ckpt_fully_parallel_save=sharding_type != GATHERED,
         ckpt_format="torch_dist",
-        no_save_optim=None,
+        no_save_optim=job.no_save_optim or None,
         no_save_rng=None,
         overlap_grad_reduce=job.bucket_size is not None,
         ddp_bucket_size=job.bucket_size,

@@ -33,6 +33,7 @@ class OptimizerJob(release.TrainingJob):
         use_distributed_optimizer: whether data parallel ranks share the optimizer.
         bf16, swiglu, tied_embedding: the options of the model.
         experts: the number of experts; 0 for a dense model.
+        no_save_optim: whether the job runs with --no-save-optim.
         layers, hidden: the number of layers, and the hidden size of the model.
     """
 
@@ -46,6 +47,7 @@ class OptimizerJob(release.TrainingJob):
     swiglu: bool = False
     tied_embedding: bool = False
     experts: int = 0
+    no_save_optim: bool = False
     layers: int = 2
     hidden: int = 16
 
