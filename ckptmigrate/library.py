@@ -96,6 +96,8 @@ def plan(
     strict: bool = False,
     optimizer: str = "keep",
     optimizer_type: str | None = None,
+    extra_state: str = "keep",
+    transformer_engine: str | None = None,
 ) -> Plan:
     """Plan a migration without writing anything.
 
@@ -114,6 +116,9 @@ def plan(
             is.
         optimizer_type: the sharding type to convert the optimizer to. By default
             `fully_sharded_model_space` up to 0.14 and `fully_reshardable` from 0.15 on.
+        extra_state: `keep`, `drop` or `add` the `_extra_state` of Transformer Engine.
+        transformer_engine: the version of the job, or `none`. With it, `drop` keeps what the job
+            requests, and `add` adds nothing else.
         python, numpy: the versions of the job. Module names in pickles are changed to those that
             these versions have. By default Python 3.12; module names of NumPy stay unchanged.
 
@@ -136,6 +141,8 @@ def plan(
         strict=strict,
         optimizer=optimizer,
         optimizer_type=optimizer_type,
+        extra_state=extra_state,
+        transformer_engine=transformer_engine,
     )
     return migration.prepare(place(path), request).plans[0]
 
@@ -158,6 +165,8 @@ def migrate(
     strict: bool = False,
     optimizer: str = "keep",
     optimizer_type: str | None = None,
+    extra_state: str = "keep",
+    transformer_engine: str | None = None,
     link: Link = Link.AUTO,
     hash_payload: bool = False,
     progress: Progress | None = None,
@@ -169,14 +178,15 @@ def migrate(
 
     Args:
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
-        to: as in `plan`. Can be None with `optimizer_type`: then only the optimizer changes.
+        to: as in `plan`. Can be None with `optimizer_type` or `extra_state`: then only the optimizer
+            or the `_extra_state` changes.
         output: the root to create. By default `PATH.<to>`, and nothing is created if the target
             release can resume from `path` unmigrated.
         in_place: whether to change the checkpoint itself instead of creating a root.
         iteration: the iteration of a root to use instead of the one in the tracker file.
         every: whether to migrate every iteration of a root.
-        verb, allow_loss, given, torch, python, numpy, native, strict, optimizer, optimizer_type: as
-            in `plan`.
+        verb, allow_loss, given, torch, python, numpy, native, strict, optimizer, optimizer_type,
+            extra_state, transformer_engine: as in `plan`.
         link: how to bring data files into `output` (hard link, reflink, copy, ...).
         hash_payload: whether to hash the data files too and compare them with integrity.json.
         progress: called with a number of bytes whenever that many bytes of data files were read or
@@ -192,8 +202,6 @@ def migrate(
     """
     if in_place and output is not None:
         raise ValueError("output and in_place exclude each other")
-    if to is None and optimizer_type is None:
-        raise ValueError("neither to nor optimizer_type is given")
     request = MigrationRequest(
         to,
         verb or "migrate",
@@ -211,7 +219,11 @@ def migrate(
         link,
         optimizer=optimizer,
         optimizer_type=optimizer_type,
+        extra_state=extra_state,
+        transformer_engine=transformer_engine,
     )
+    if not request.target:
+        raise ValueError("neither to nor optimizer_type nor extra_state is given")
     return request.run(place(path), watch=_watch(progress)).plans
 
 

@@ -58,6 +58,9 @@ class Step:
         payload: the new data files, which may be large.
         in_place: whether the step changed this checkpoint in place; False if it was written as the
             result.
+        extra_state: how the step changed the `_extra_state` of Transformer Engine: `drop` or `add`;
+            empty if it was kept.
+        transformer_engine: the version that the user named; empty for none.
     """
 
     verb: str
@@ -70,6 +73,8 @@ class Step:
     files: Mapping[str, FileState] = field(default_factory=dict)
     payload: tuple[str, ...] = ()
     in_place: bool = True
+    extra_state: str = ""
+    transformer_engine: str = ""
 
 
 def is_small_file(name: str) -> bool:
@@ -113,8 +118,9 @@ def dump(steps: tuple[Step, ...]) -> bytes:
     """Return the bytes of a migration history."""
     rows = [asdict(step) for step in steps]
     for row in rows:
-        if not row["payload"]:
-            del row["payload"]
+        for name in ("payload", "extra_state", "transformer_engine"):
+            if not row[name]:
+                del row[name]
     return (json.dumps({"format": _FORMAT, "steps": rows}, indent=1) + "\n").encode()
 
 
@@ -178,6 +184,8 @@ def _step(row: Mapping[str, Any]) -> Step:
         files=files,
         payload=_texts(row.get("payload", [])),
         in_place=row.get("in_place") is not False,
+        extra_state=_text(row.get("extra_state", "")),
+        transformer_engine=_text(row.get("transformer_engine", "")),
     )
 
 

@@ -15,16 +15,17 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
         "writers", "reader", "only",
     ),
     "Target": (
-        "to", "native", "optimizer", "optimizer_type", "rebuild", "drop", "drop_optimizer",
-        "allow_loss",
+        "to", "native", "optimizer", "optimizer_type", "extra_state", "rebuild", "drop",
+        "drop_optimizer", "allow_loss",
     ),
     "Output": (
         "output", "in_place", "dry_run", "forget", "link", "print_path", "full", "file",
         "markdown", "into", "html", "report",
     ),
     "Target job": (
-        "release", "torch", "python", "numpy", "strict", "strictness", "tensor", "pipeline",
-        "context", "expert", "world", "rerun_mode", "finetune", "no_load_optim", "no_load_rng",
+        "release", "torch", "python", "numpy", "transformer_engine", "strict", "strictness",
+        "tensor", "pipeline", "context", "expert", "world", "rerun_mode", "finetune",
+        "no_load_optim", "no_load_rng",
     ),
     "Batch": ("jobs", "ledger", "shard", "scheduler", "retries"),
     "Parallelism": ("world_size", "tensor_parallel", "pipeline_parallel"),
@@ -40,7 +41,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
 RARE: Final = frozenset({
     "native", "optimizer_type", "rebuild", "link", "into", "torch", "python", "numpy", "strictness",
     "context", "expert", "rerun_mode", "no_load_rng", "shard", "scheduler", "retries", "world_size",
-    "tensor_parallel", "pipeline_parallel", "no_color", "verbose",
+    "tensor_parallel", "pipeline_parallel", "transformer_engine", "no_color", "verbose",
 })  # fmt: skip
 # Arguments that several commands have, as rows of --help.
 ARGUMENTS: Final = {

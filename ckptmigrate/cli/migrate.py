@@ -15,6 +15,7 @@ from ckptmigrate.cli.help import MIGRATED, Manual
 from ckptmigrate.cli.run import run
 from ckptmigrate.planning import optimizers, targets
 from ckptmigrate.planning.losses import LOSSES
+from ckptmigrate.releases import transformer_engine
 from ckptmigrate.verbs.migrate import MigrationRequest
 
 
@@ -58,6 +59,13 @@ def _migration_options(command: options.Command) -> options.Command:
             help=f"Convert the distributed optimizer to {optimizers.TYPES[0]} or "
             f"{optimizers.TYPES[1]} (0.15 or later).",
         ),
+        click.option(
+            "--extra-state", type=click.Choice(transformer_engine.CHANGES),
+            metavar="HOW", default=targets.KEEP, show_default=True,
+            help="keep, drop, or add the _extra_state of Transformer Engine. With "
+            "--transformer-engine, drop what the job does not request, or add what it requests.",
+        ),
+        options.transformer_engine,
         options.strict,
         options.parallelism("world", "tensor", "pipeline"),
         options.full,
@@ -187,7 +195,7 @@ def migrate(selection: Selection, print_path: bool, **options: Any) -> None:
 def _migrate(selection: Selection, full: bool, print_path: bool = False, **values: Any) -> None:
     """Run a migration; the other options are the fields of MigrationRequest, by name."""
     request = MigrationRequest(**values)
-    if request.to is None and request.optimizer_type is None:
+    if not request.target:
         context = click.get_current_context()
         to = next(each for each in context.command.params if each.name == "to")
         raise click.MissingParameter(ctx=context, param=to)

@@ -26,6 +26,7 @@ from ckptmigrate.versions.detection import Reading
 
 if TYPE_CHECKING:
     from ckptmigrate.optimizer.resharding import Conversion
+    from ckptmigrate.planning.extra_states import ExtraStateChange
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Converted:
         foreign: the globals that cause the data loss FOREIGN_SYMBOLS.
         notes: choices made.
         optimizer: the conversion of the optimizer, or None if it is kept as it is.
+        extra_state: the change of the `_extra_state`, or None if it is kept as it is.
     """
 
     manifest: Manifest
@@ -47,6 +49,7 @@ class Converted:
     foreign: tuple[str, ...]
     notes: tuple[str, ...]
     optimizer: Conversion | None = None
+    extra_state: ExtraStateChange | None = None
 
 
 def convert(

@@ -19,7 +19,7 @@ from ckptmigrate.planning import optimizers, planner, refusals, repairs
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.planning.targets import CONVERT, Target, target
-from ckptmigrate.releases import optimizer_state, rng
+from ckptmigrate.releases import optimizer_state, rng, transformer_engine
 from ckptmigrate.releases.job import DEFAULT_STRICTNESS, RAISE_ALL, Job
 from ckptmigrate.releases.prediction import UNSAFE_LOAD, Obstacle, Verdict, check
 from ckptmigrate.releases.readers import Reader, reader
@@ -34,6 +34,8 @@ _FLAGS: Final[dict[str, dict[str, Any]]] = {
     optimizer_state.FLAG: {"no_load_optim": True},
     rng.FLAG: {"no_load_rng": True},
     f"--dist-ckpt-strictness {DEFAULT_STRICTNESS}": {"strictness": DEFAULT_STRICTNESS},
+    transformer_engine.SKIP: {"strictness": transformer_engine.SKIPPING},
+    transformer_engine.UNREQUESTED: {},
     UNSAFE_LOAD: {},
 }
 
@@ -85,7 +87,8 @@ def advise(found: Reading, verdict: Verdict, job: Job, named: Sequence[str | Pla
     metadata_only = any(obstacle.metadata_only for obstacle in verdict.obstacles)
     migrates = bool(verdict.warnings) or metadata_only
     if migrates or converts:
-        for wanted in _targets(verdict.reader, job, converts=converts, migrates=migrates):
+        wanted_targets = _targets(found, verdict.reader, job, converts=converts, migrates=migrates)
+        for wanted in wanted_targets:
             try:
                 options, made = _planned(found, wanted)
                 result = _after(made, found)
@@ -135,7 +138,9 @@ def _is_of_optimizer(found: Obstacle) -> bool:
     return found.flag == optimizer_state.FLAG and not found.metadata_only
 
 
-def _targets(release: Reader, job: Job, *, converts: bool, migrates: bool) -> Iterator[Target]:
+def _targets(
+    found: Reading, release: Reader, job: Job, *, converts: bool, migrates: bool
+) -> Iterator[Target]:
     """Yield the targets to try: the release, then the layouts that the most jobs can load.
 
     Args:
@@ -145,12 +150,15 @@ def _targets(release: Reader, job: Job, *, converts: bool, migrates: bool) -> It
     A release target is planned for a job with the checkpoint's parallelism; the layouts are for
     all other jobs.
     """
-    named = partial(
+    extra_state = transformer_engine.remedy(found.manifest, release, job)
+    of_job = partial(
         target,
-        release.release,
-        torch=release.torch,
         environment=release.environment,
-        strict=job.strictness == RAISE_ALL,
+        extra_state=extra_state,
+        transformer_engine=job.transformer_engine,
+    )
+    named = partial(
+        of_job, release.release, torch=release.torch, strict=job.strictness == RAISE_ALL
     )
     if converts:
         yield named(optimizer=CONVERT)
@@ -160,8 +168,8 @@ def _targets(release: Reader, job: Job, *, converts: bool, migrates: bool) -> It
         return
     for native in (False, True):
         yield named(native=native)
-    yield target(none_emitting.ID, environment=release.environment)
-    yield target(UNIVERSAL, environment=release.environment)
+    yield of_job(none_emitting.ID)
+    yield of_job(UNIVERSAL)
 
 
 def _planned(found: Reading, wanted: Target) -> tuple[list[str], Plan]:

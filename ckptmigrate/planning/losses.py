@@ -11,6 +11,7 @@ OPTIMIZER_STATE: Final = "optimizer-state"
 RNG_STATE: Final = "rng-state"
 INTEGRITY: Final = "integrity"
 REPLICA_DIFFERENCE: Final = "replica-difference"
+EXTRA_STATE: Final = "extra-state"
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,15 @@ _LOSSES: Final = (
         "core_v0.9.0, core_v0.15.3 megatron/core/optimizer/distrib_optimizer.py "
         "sharded_param_state_dp_zero; core_v0.15.3, core_v0.16.1 "
         "megatron/core/optimizer/distrib_optimizer.py sharded_param_state_dp_reshardable",
+    ),
+    Loss(
+        EXTRA_STATE,
+        "the FP8 state that Transformer Engine saved with the model is dropped, and a job with FP8 "
+        "starts with new scaling factors",
+        "--extra-state drop was requested, and an object that it drops holds a state, or cannot be "
+        "read",
+        "every release",
+        "TransformerEngine v2.17 transformer_engine/pytorch/module/base.py get_extra_state",
     ),
 )
 LOSSES: Final = {row.loss: row for row in _LOSSES}

@@ -22,8 +22,9 @@ from ckptmigrate.places import Place
 from ckptmigrate.planning import optimizers, refusals
 from ckptmigrate.planning.change import Change, NewPayload
 from ckptmigrate.planning.conversion import Converted
+from ckptmigrate.planning.extra_states import ExtraStateChange, summarized, words
 from ckptmigrate.planning.losses import INTEGRITY, REPLICA_DIFFERENCE
-from ckptmigrate.planning.targets import Target, reach
+from ckptmigrate.planning.targets import Target, continued, reach
 from ckptmigrate.releases import optimizer_damage
 from ckptmigrate.releases.facts import minor
 from ckptmigrate.releases.writer_evidence import possible_writers
@@ -58,6 +59,7 @@ class Plan:
         notes: choices made and evidence used.
         payload: (number of data files, their size in bytes); none of them changes.
         optimizer: the conversion of the optimizer, or None if it is kept as it is.
+        extra_state: the change of the `_extra_state`, or None if it is kept as it is.
         freed: the bytes of the originals that `undo --forget` removes, or None if they are kept.
         written: the new `.metadata`, parsed during validation. While a reference to it exists,
             reading the same bytes back does not parse them again.
@@ -76,6 +78,7 @@ class Plan:
     notes: tuple[str, ...]
     payload: tuple[int, int]
     optimizer: Conversion | None = field(default=None, repr=False, compare=False)
+    extra_state: ExtraStateChange | None = field(default=None, repr=False, compare=False)
     freed: int | None = None
     written: Metadata | None = field(default=None, repr=False, compare=False)
 
@@ -146,6 +149,7 @@ def plan(
     verb = verb or _verb_for(current, target)
     refusals.check_direction(current, target, verb)
     original, begin = _beginning(current, target)
+    target = continued(target, original.undone)
     refusals.check_corrupt(begin)
     result = _reached(begin, target, given, progress, taken=directory.files())
     # An earlier step already dropped this data, so it needs no permission again.
@@ -269,8 +273,8 @@ def assemble(
     back_to_original = bool(original.undone) and not beyond_original
     if back_to_original:  # otherwise the data files stay, to undo the new step
         files |= dict.fromkeys(original.payload)
-    made = found.optimizer
-    differences = optimizers.differences(current.manifest, result)
+    made, extra = found.optimizer, found.extra_state
+    differences = summarized(optimizers.differences(current.manifest, result))
     kept = original.first if back_to_original else len(original.steps)
     steps = original.steps[:kept]
     before = {**original.payload, **{name: digest(content) for name, content in now.items()}}
@@ -286,6 +290,8 @@ def assemble(
                 losses=request.losses,
                 changes=tuple(str(d) for d in differences),
                 files={name: FileState(before[name], after[name]) for name in before},
+                extra_state=extra.how if extra else "",
+                transformer_engine=(extra.engine if extra else None) or "",
             ),
         )
     return Plan(
@@ -310,6 +316,7 @@ def assemble(
         losses=request.losses,
         notes=request.notes + _links(current.manifest.path),
         optimizer=made,
+        extra_state=extra,
         payload=untouched(current.manifest, files),
         written=result.metadata.written(),
     )
@@ -376,4 +383,5 @@ def _undo(path: Place, original: Original, *, recorded: bool) -> str:
     if recorded or not original.undone:
         return command("undo", path)
     last = original.undone[-1]
-    return command(last.verb, path, "--to", last.target, "--in-place")
+    extra = words(last.extra_state, last.transformer_engine)
+    return command(last.verb, path, "--to", last.target, *extra, "--in-place")

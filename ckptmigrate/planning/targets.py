@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from ckptmigrate import versions
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind
+from ckptmigrate.checkpoint.sidecar import Step
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.planning import extra_states
 from ckptmigrate.planning.conversion import Converted, convert
-from ckptmigrate.planning.losses import OPTIMIZER_STATE
-from ckptmigrate.releases import optimizer_state, rng
+from ckptmigrate.planning.extra_states import words
+from ckptmigrate.planning.losses import EXTRA_STATE, OPTIMIZER_STATE
+from ckptmigrate.releases import optimizer_state, rng, transformer_engine
 from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.releases.job import DEFAULT_STRICTNESS, RAISE_ALL, Job
 from ckptmigrate.releases.prediction import Obstacle, Verdict, check
 from ckptmigrate.releases.readers import Reader, reader
+from ckptmigrate.releases.transformer_engine import ADD, DROP
 from ckptmigrate.storage.directories import Overlay
 from ckptmigrate.versions import Layout, none_emitting
 from ckptmigrate.versions.detection import Reading, read_manifest
 
-KEEP: Final = "keep"
+KEEP: Final = transformer_engine.KEEP
 CONVERT: Final = "convert"
 
 
@@ -40,6 +46,8 @@ class Target:
         optimizer: KEEP, or CONVERT where the release does not load the optimizer as it is.
         optimizer_type: the sharding type to convert the optimizer to; by default it depends on the
             release.
+        extra_state: KEEP, DROP or ADD, for the `_extra_state` of Transformer Engine.
+        transformer_engine: the version of the job, or `none`; None if it is not known.
     """
 
     name: str
@@ -50,15 +58,18 @@ class Target:
     environment: Environment = USUAL
     optimizer: str = KEEP
     optimizer_type: str | None = None
+    extra_state: str = KEEP
+    transformer_engine: str | None = None
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The command-line options for the target and the optimizer."""
+        """The command-line options for the target, the optimizer and the `_extra_state`."""
+        found = ["--to", self.name]
         if self.optimizer_type is not None:
-            return ("--to", self.name, "--optimizer-type", self.optimizer_type)
-        if self.optimizer == KEEP:
-            return ("--to", self.name)
-        return ("--to", self.name, "--optimizer", self.optimizer)
+            found += ["--optimizer-type", self.optimizer_type]
+        elif self.optimizer != KEEP:
+            found += ["--optimizer", self.optimizer]
+        return (*found, *words(self.extra_state, self.transformer_engine))
 
     @property
     def idle_only(self) -> bool:
@@ -75,6 +86,8 @@ def target(
     strict: bool = False,
     optimizer: str = KEEP,
     optimizer_type: str | None = None,
+    extra_state: str = KEEP,
+    transformer_engine: str | None = None,
 ) -> Target:
     """Return the target of a `--to` value.
 
@@ -83,33 +96,67 @@ def target(
         environment: the Python and NumPy versions of the job.
         native, strict: see Target, for a release.
         optimizer, optimizer_type: see Target; a type implies CONVERT.
+        extra_state, transformer_engine: see Target.
 
     Raises:
         RefusedError: the name is neither a layout nor a release.
     """
     if optimizer_type is not None:
         optimizer = CONVERT
+    make = partial(
+        Target,
+        name,
+        environment=environment,
+        optimizer=optimizer,
+        optimizer_type=optimizer_type,
+        extra_state=extra_state,
+        transformer_engine=transformer_engine,
+    )
     if not re.match(r"\d", name):
-        return Target(
-            name,
-            versions.named(name),
-            environment=environment,
-            optimizer=optimizer,
-            optimizer_type=optimizer_type,
-        )
+        return make(versions.named(name))
     from ckptmigrate.releases.facts import compat
 
     found = reader(name, compat(), torch, environment)
-    layout = versions.named(found.layout)
-    return Target(name, layout, found, native, strict, environment, optimizer, optimizer_type)
+    return make(versions.named(found.layout), found, native=native, strict=strict)
+
+
+def continued(wanted: Target, steps: Sequence[Step]) -> Target:
+    """Return a target that repeats the change of the `_extra_state` by the last of some steps.
+
+    A migration starts from the original, which does not have that change. KEEP means to keep it.
+
+    Args:
+        steps: the steps from the original to the checkpoint.
+    """
+    last = steps[-1].extra_state if steps else ""
+    if wanted.extra_state != KEEP or last not in (DROP, ADD):
+        return wanted
+    engine = steps[-1].transformer_engine or None
+    return replace(wanted, extra_state=last, transformer_engine=engine)
 
 
 def reach(begin: Reading, wanted: Target, given: Given | None) -> Converted:
-    """Return the smallest conversion that reaches the target.
+    """Return the smallest conversion that reaches the target, with the requested `_extra_state`.
 
     Raises:
         RefusedError: the release cannot resume from any conversion; names the reason.
     """
+    if wanted.extra_state == KEEP:
+        return _reach(begin, wanted, given)
+    made = extra_states.changed(
+        begin.manifest, wanted.extra_state, wanted.reader, wanted.transformer_engine
+    )
+    found = _reach(replace(begin, manifest=made.manifest), wanted, given)
+    losses = (EXTRA_STATE,) if made.lossy else ()
+    return replace(
+        found,
+        extra_state=made,
+        losses=found.losses + losses,
+        notes=found.notes + made.notes,
+    )
+
+
+def _reach(begin: Reading, wanted: Target, given: Given | None) -> Converted:
     if wanted.reader is None:
         return convert(
             begin,

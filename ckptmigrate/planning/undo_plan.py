@@ -8,6 +8,7 @@ from ckptmigrate.checkpoint.sidecar import REPAIR, Step, digest, digest_of
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.places import Place
 from ckptmigrate.planning import optimizers
+from ckptmigrate.planning.extra_states import summarized, words
 from ckptmigrate.planning.planner import Plan, change_of, untouched
 from ckptmigrate.releases import optimizer_state
 from ckptmigrate.storage import directories
@@ -51,7 +52,7 @@ def plan(path: Place) -> Plan:
         layout=previous.layouts[0].ID,
         undo=_redo_command(last, current, path),
         satisfied=False,
-        differences=optimizers.differences(current.manifest, previous.manifest),
+        differences=summarized(optimizers.differences(current.manifest, previous.manifest)),
         change=change_of(
             path,
             before,
@@ -164,4 +165,5 @@ def _redo_command(step: Step, current: Reading, path: Place) -> str:
     allowed = [word for loss in step.losses for word in ("--allow-loss", loss)]
     found = optimizer_state.sharding_type(current.manifest) if step.payload else None
     optimizer = () if found is None else ("--optimizer-type", found)
-    return command(step.verb, path, "--to", step.target, *optimizer, *allowed, "--in-place")
+    extra = words(step.extra_state, step.transformer_engine)
+    return command(step.verb, path, "--to", step.target, *optimizer, *extra, *allowed, "--in-place")

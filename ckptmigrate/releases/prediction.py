@@ -15,7 +15,7 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import SHARDED_KEY
 from ckptmigrate.pickles.display import short
 from ckptmigrate.pickles.tree import Object, enum_value, symbol_of, symbols_and_objects
-from ckptmigrate.releases import optimizer_damage, optimizer_state, rng
+from ckptmigrate.releases import optimizer_damage, optimizer_state, rng, transformer_engine
 from ckptmigrate.releases.constraints import ARGS_CLASS
 from ckptmigrate.releases.job import RAISE_ALL, Job, offered, saved_parallelism
 from ckptmigrate.releases.readers import Reader
@@ -67,6 +67,7 @@ class Verdict:
         warnings: what fails later, unless a migration removes it.
         depends: a sentence for each global whose load depends on the Python or NumPy version.
         damage: a sentence if the optimizer that it loads may be damaged, or None.
+        likely: why "can resume" is likely and not certain, or None.
     """
 
     reader: Reader
@@ -75,6 +76,7 @@ class Verdict:
     warnings: tuple[str, ...]
     depends: tuple[str, ...] = ()
     damage: str | None = None
+    likely: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the documented JSON form (docs/json.md, `check --json`)."""
@@ -83,6 +85,7 @@ class Verdict:
             "torch": self.reader.torch,
             "like": self.reader.like,
             "resumes": self.resumes,
+            "likely": self.likely if self.resumes else None,
             "without": list(self.without),
             "warnings": [*self.warnings, *([self.damage] if self.damage else [])],
             "depends": list(self.depends),
@@ -98,7 +101,7 @@ class Verdict:
         told = {obstacle.why for obstacle in self.obstacles}
         caveat = self.reader.caveat
         return (
-            *(() if caveat is None else (caveat,)),
+            *(text for text in (caveat, self.likely) if text),
             *(text for text in self.depends if text not in told),
         )
 
@@ -122,7 +125,7 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
     early, late = _optimizer(manifest, reader, job, request)
     obstacles = [*_marker(manifest, reader), *_common(manifest, reader), *early]
     obstacles += _metadata(manifest, reader)
-    obstacles += _model(manifest, reader)
+    obstacles += [*_model(manifest, reader), *_extra_state(manifest, reader, job)]
     obstacles += late
     outcome = named(reader.layout).predict_load(request)
     states, rerun = _rng(manifest, reader, job, request), []
@@ -159,6 +162,7 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
         warnings,
         _depends(manifest, reader, job, request),
         optimizer_damage.advice(manifest) if loads_optimizer else None,
+        transformer_engine.caveat(manifest, job.transformer_engine),
     )
 
 
@@ -303,6 +307,14 @@ def _model(manifest: Manifest, reader: Reader) -> list[Obstacle]:
         Obstacle(row.error.format(key=key), row.why, metadata_only=False)
         for row in reader.unread_forms("singleton-shards")
     ]
+
+
+def _extra_state(manifest: Manifest, reader: Reader, job: Job) -> list[Obstacle]:
+    engine = job.transformer_engine
+    if engine is None:
+        return []
+    found = transformer_engine.problems(manifest, reader, engine, job.strictness)
+    return [Obstacle(each.error, each.why, each.flag, each.change is not None) for each in found]
 
 
 def _unresolved(path: str, where: str, reader: Reader, flag: str | None = None) -> Obstacle:

@@ -176,6 +176,7 @@ def _plan_json(plan: Plan, result: Place) -> dict[str, Any]:
         "payload": {"files": files, "bytes": size},
         "freed_bytes": plan.freed,
         "optimizer": None if plan.optimizer is None else optimizers.as_json(plan.optimizer),
+        "extra_state": (None if plan.extra_state is None else plan.extra_state.as_json()),
     }
 
 

@@ -127,7 +127,8 @@ class CheckResult:
         caveat = f" ({verdict.reader.caveat})" if verdict.reader.caveat else ""
         if verdict.obstacles:
             return f"no: {verdict.obstacles[0].error}{caveat}"
-        return f"Megatron-Core {self.release} resumes{caveat}"
+        likely = "likely " if verdict.likely else ""
+        return f"Megatron-Core {self.release} {likely}resumes{caveat}"
 
     @property
     def written(self) -> Written:
@@ -164,7 +165,7 @@ class CheckResult:
     @property
     def _answer(self) -> str:
         [verdict] = self.verdicts
-        can = "can" if verdict.resumes else "cannot"
+        can = ("can likely" if verdict.likely else "can") if verdict.resumes else "cannot"
         without = f" without {', '.join(verdict.without)}" if verdict.without else ""
         found = verdict.reader
         like = "" if found.like is None else f" and that it loads like {found.like}"

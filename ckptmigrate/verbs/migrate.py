@@ -43,7 +43,7 @@ class MigrationRequest:
 
     Attributes:
         to: the target: a release, a layout or `universal`; None for the layout that the
-            checkpoint already has, with an `optimizer_type`.
+            checkpoint already has, with an `optimizer_type` or a change of the `extra_state`.
         verb: `upgrade`, `downgrade`, or `migrate` for either direction.
         output: the root to create, even if nothing has to change. By default `PATH.<to>`, and
             nothing is created if the release can resume from PATH unmigrated.
@@ -54,7 +54,8 @@ class MigrationRequest:
         given: parallelism, in ranks, that the checkpoint does not contain.
         torch: the torch version of the job; None for the usual one of the release.
         environment: the Python and NumPy versions of the job.
-        native, strict, optimizer, optimizer_type: see `targets.Target`.
+        native, strict, optimizer, optimizer_type, extra_state, transformer_engine: see
+            `targets.Target`.
         hash_payload: whether to hash the data files too and compare them with integrity.json.
         link: how to bring data files into the new root.
         loadable: whether the result must be a root that a job can load. If an earlier run with the
@@ -80,11 +81,14 @@ class MigrationRequest:
     dry_run: bool = False
     optimizer: str = targets.KEEP
     optimizer_type: str | None = None
+    extra_state: str = targets.KEEP
+    transformer_engine: str | None = None
 
     @property
     def target(self) -> str:
-        """Return the target: a release or layout, or the type of the optimizer."""
-        return self.to or self.optimizer_type or ""
+        """Return the target: a release or layout, or what changes besides; empty for none."""
+        extra_state = f"{self.extra_state}-extra-state" if self.extra_state != targets.KEEP else ""
+        return self.to or self.optimizer_type or extra_state
 
     def options(self) -> dict[str, Any]:
         """Return the options that affect the result, which `link` and `hash_payload` do not."""
@@ -97,6 +101,8 @@ class MigrationRequest:
             "strict": self.strict,
             "optimizer": self.optimizer,
             "optimizer_type": self.optimizer_type,
+            "extra_state": self.extra_state,
+            "transformer_engine": self.transformer_engine,
         }
 
     def check_target(self) -> None:
@@ -127,6 +133,8 @@ class MigrationRequest:
             strict=self.strict,
             optimizer=self.optimizer,
             optimizer_type=self.optimizer_type,
+            extra_state=self.extra_state,
+            transformer_engine=self.transformer_engine,
         )
 
     def run(self, path: Place, *, reported: bool = False, watch: Watch = unwatched) -> Migration:
