@@ -178,8 +178,8 @@ def migrate(
 
     Args:
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
-        to: as in `plan`. Can be None with `optimizer_type` or `extra_state`: then only the optimizer
-            or the `_extra_state` changes.
+        to: as in `plan`. Can be None with `optimizer_type` or `extra_state`: then nothing else
+            changes.
         output: the root to create. By default `PATH.<to>`, and nothing is created if the target
             release can resume from `path` unmigrated.
         in_place: whether to change the checkpoint itself instead of creating a root.

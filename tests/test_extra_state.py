@@ -20,6 +20,7 @@ import torch_side
 from conftest import HEALTHY, SAMPLES, Run, checkpoint_of, tree_hash
 from real_releases import run_models
 from test_check import ask
+from test_explain_logs import found as explained
 
 import ckptmigrate
 from ckptmigrate.checkpoint.extra_state import Content, content_of, new_object, stored
@@ -276,6 +277,8 @@ def test_a_real_job_without_transformer_engine_does_what_check_predicts(
         for each in predicted:
             failures += 1
             assert_same(each.error, outcome["error"], found)
+            if strictness != "raise_all":
+                assert explained(outcome["error"]) == [explained(each.error)[0]]
     assert failures == 4
 
 
@@ -325,6 +328,8 @@ def test_modules_with_extra_state_in_a_real_job(
             found, of_release(release), engine, job["strictness"]
         )
         assert_same(problem.error, outcome["error"], found)
+        kind = "strict-extra-state" if job["strictness"] == "raise_unexpected" else "no-extra-state"
+        assert explained(outcome["error"]) == [kind]
     wanted = transformer_engine.requested(manifest(output), of_release(release), engine)
     assert after == after_strict
     assert after["error"] is None

@@ -39,9 +39,10 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 # Options that only --help-all shows.
 RARE: Final = frozenset({
-    "native", "optimizer_type", "rebuild", "link", "into", "torch", "python", "numpy", "strictness",
-    "context", "expert", "rerun_mode", "no_load_rng", "shard", "scheduler", "retries", "world_size",
-    "tensor_parallel", "pipeline_parallel", "transformer_engine", "no_color", "verbose",
+    "native", "optimizer_type", "extra_state", "rebuild", "link", "into", "torch", "python",
+    "numpy", "transformer_engine", "strictness", "context", "expert", "rerun_mode", "no_load_rng",
+    "shard", "scheduler", "retries", "world_size", "tensor_parallel", "pipeline_parallel",
+    "no_color", "verbose",
 })  # fmt: skip
 # Arguments that several commands have, as rows of --help.
 ARGUMENTS: Final = {

@@ -12,6 +12,7 @@ from functools import cache, lru_cache
 
 from ckptmigrate.logs import (
     known_damage,
+    known_extra_state,
     known_files,
     known_jobs,
     known_keys,
@@ -41,7 +42,15 @@ class Recognised:
 @cache
 def kinds() -> tuple[ErrorKind, ...]:
     """Return every kind; the first one that fits a line is used."""
-    parts = (known_files, known_damage, known_pickles, known_keys, known_jobs, known_states)
+    parts = (
+        known_files,
+        known_damage,
+        known_pickles,
+        known_extra_state,
+        known_keys,
+        known_jobs,
+        known_states,
+    )
     return tuple(kind for part in parts for kind in part.ROWS)
 
 

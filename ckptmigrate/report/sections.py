@@ -206,7 +206,7 @@ def _predictions(report: Document) -> Iterator[Block]:
 def _prediction(found: Predicted) -> Marked:
     """Return the verdict on one release."""
     verdict = found.verdict
-    grade, word = "ok", "resumes"
+    grade, word = "ok", "likely resumes" if verdict.likely else "resumes"
     if not verdict.resumes:
         grade, word = "fails", "does not resume"
     elif verdict.without or verdict.warnings:

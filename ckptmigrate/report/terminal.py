@@ -110,8 +110,8 @@ def _predictions(found: Iterable[Predicted]) -> Iterator[Line]:
     depends: dict[str, None] = {}
     for each in found:
         verdict = each.verdict
-        depends |= dict.fromkeys(verdict.depends)
-        style, text = "green", "yes"
+        depends |= dict.fromkeys([*verdict.depends, *([verdict.likely] if verdict.likely else [])])
+        style, text = "green", "likely" if verdict.likely else "yes"
         if not verdict.resumes:
             style, text = "red", f"no: {verdict.obstacles[0].error}"
         elif verdict.without or verdict.warnings:
