@@ -116,9 +116,7 @@ def plan(
             is.
         optimizer_type: the sharding type to convert the optimizer to. By default
             `fully_sharded_model_space` up to 0.14 and `fully_reshardable` from 0.15 on.
-        extra_state: `keep`, `drop` or `add` the `_extra_state` of Transformer Engine.
-        transformer_engine: the version of the job, or `none`. With it, `drop` keeps what the job
-            requests, and `add` adds nothing else.
+        extra_state, transformer_engine: as the options of `ckptmigrate migrate`.
         python, numpy: the versions of the job. Module names in pickles are changed to those that
             these versions have. By default Python 3.12; module names of NumPy stay unchanged.
 
@@ -171,15 +169,14 @@ def migrate(
     hash_payload: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Plan, ...]:
-    """Migrate a checkpoint, or the checkpoints of a root.
+    """Migrate a checkpoint, or the checkpoints of a root; return the plan of each as carried out.
 
     All checkpoints are planned before the first one is written. With `in_place`, an interrupted
     in-place migration is recovered first: completed if it was committed, else rolled back.
 
     Args:
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
-        to: as in `plan`. Can be None with `optimizer_type` or `extra_state`: then nothing else
-            changes.
+        to: as in `plan`. Can be None with `optimizer_type` or `extra_state`.
         output: the root to create. By default `PATH.<to>`, and nothing is created if the target
             release can resume from `path` unmigrated.
         in_place: whether to change the checkpoint itself instead of creating a root.
@@ -189,11 +186,7 @@ def migrate(
             extra_state, transformer_engine: as in `plan`.
         link: how to bring data files into `output` (hard link, reflink, copy, ...).
         hash_payload: whether to hash the data files too and compare them with integrity.json.
-        progress: called with a number of bytes whenever that many bytes of data files were read or
-            written.
-
-    Returns:
-        The plan of each checkpoint, as carried out.
+        progress: called with each number of bytes of data files that were read or written.
 
     Raises:
         ValueError: both `output` and `in_place` are given.
@@ -252,8 +245,7 @@ def verify(
         iteration: the iteration of a root to use instead of the one in the tracker file.
         every: whether to verify every iteration of a root.
         known: dotted names of globals in the pickles to trust, for example `nemo.core.Config`.
-        progress: called with a number of bytes whenever that many bytes of data files were read.
-            Any thread may call it.
+        progress: called with each number of bytes of data files that were read, by any thread.
 
     Raises:
         RefusedError: `load` is set and torch is not installed.

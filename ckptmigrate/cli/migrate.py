@@ -39,7 +39,7 @@ def _migration_options(command: options.Command) -> options.Command:
         ),
         click.option(
             "--allow-loss", multiple=True, type=click.Choice(sorted(LOSSES)), metavar="NAME",
-            help="Allow this data loss, one of those under Data loss. Repeat for more.",
+            help="Allow this data loss (see Data loss). Repeat for more.",
         ),
         options.versions,
         click.option(

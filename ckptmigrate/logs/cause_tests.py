@@ -302,7 +302,7 @@ def _in_place(seen: Seen, _: Mapping[str, str]) -> Evidence | None:
 
 def _extra_state_is_none(seen: Seen, _: Mapping[str, str]) -> Evidence | None:
     key = next((key for key in seen.keys if _EXTRA.search(key)), None)
-    if seen.manifest is None or key not in seen.manifest.metadata.blobs:
+    if seen.manifest is None or key is None or key not in seen.manifest.metadata.blobs:
         return None
     none = extra_state.content_of(seen.manifest, key) is extra_state.Content.NONE
     return Evidence(none, f"{key} {'is' if none else 'is not'} None")

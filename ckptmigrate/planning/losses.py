@@ -92,12 +92,11 @@ _LOSSES: Final = (
     ),
     Loss(
         EXTRA_STATE,
-        "the FP8 state that Transformer Engine saved with the model is dropped, and a job with FP8 "
-        "starts with new scaling factors",
+        "the FP8 state of Transformer Engine is dropped",
         "--extra-state drop was requested, and an object that it drops holds a state, or cannot be "
-        "read",
+        "read. A job with FP8 then starts with new scaling factors.",
         "every release",
-        "TransformerEngine v2.17 transformer_engine/pytorch/module/base.py get_extra_state",
+        "TransformerEngine v0.1 to v2.18 (get_extra_state of pytorch/module/base)",
     ),
 )
 LOSSES: Final = {row.loss: row for row in _LOSSES}
