@@ -18,9 +18,9 @@ MARKED ?= not full
 DIST ?= dist
 
 .PHONY: demo test test-full all-tests lint types unit some-faults faults readers browser shells facts matrix bench fuzz \
-	mutants structure docs examples dist pyz clean
+	mutants structure demo-recording docs examples dist pyz clean
 
-## demo: inspect, downgrade, diff and upgrade back, on a sample that release 0.19.0 wrote
+## demo: check, downgrade, check and upgrade back, on a sample that release 0.19.0 wrote
 demo: $(VENV)/.installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh demo.sh
 
@@ -76,10 +76,11 @@ shells:
 	$(SUDO) apt-get update -qq && \
 	$(SUDO) apt-get install -y -qq --no-install-recommends zsh fish; }
 
-## facts: compile compat_matrix.yaml into the package, and its tables into docs/matrix.md
+## facts: compile compat_matrix.yaml into the package, its tables into docs/matrix.md, its pictures
 facts: $(VENV)/.dev
 	$(BIN)/python -m ckptmigrate.compat.compilation
 	$(BIN)/ckptmigrate matrix --into docs/matrix.md
+	$(BIN)/python -m ckptmigrate.compat.picture docs/images
 
 ## matrix: measure every cell of compat_matrix.yaml with the real releases, and rewrite it
 matrix: $(VENV)/.dev readers
@@ -92,14 +93,20 @@ examples: $(VENV)/.dev
 	$(BIN)/python tests/module_map.py
 	$(BIN)/python tests/examples.py
 
+## demo-recording: the picture of a terminal in the README, from a real run of demo.sh
+demo-recording: $(VENV)/.dev
+	$(BIN)/python tests/demo_recording.py
+
 ## docs: the pages in site/, strict; without a network once the tools are there
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'python3 -m http.server -d site shows them'
 
-## bench: what a migration takes beside what else moves a checkpoint; some minutes, 20 GB of disk
-bench: $(VENV)/.dev $(READERS)/0.16.1/.installed
+## bench: what a migration takes beside what else moves a checkpoint, as a table and a picture; half
+## an hour, 35 GB of disk
+bench: $(VENV)/.dev $(READERS)/0.14.0/.installed $(READERS)/0.16.1/.installed
 	$(BIN)/python -m benchmarks --into benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks.plot
 
 ## fuzz: mutations of .metadata, common.pt and blobs, two minutes of each; FUZZ=100000 for so many
 fuzz: $(VENV)/.dev

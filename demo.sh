@@ -1,5 +1,5 @@
 #!/bin/sh
-# The main job on a real checkpoint: what release 0.19.0 wrote, made readable by 0.17, and back.
+# A rollback on a real checkpoint: release 0.19.0 wrote it, 0.17 has to load it, and the way back.
 set -eu
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
@@ -11,11 +11,10 @@ show() {
     "$@"
 }
 
-show ckptmigrate inspect run
-show ckptmigrate downgrade run --to none-emitting
-# diff(1) has the same habit: status 1 says that there are differences.
-show ckptmigrate diff run run.none-emitting || true
-show ckptmigrate upgrade run.none-emitting --to common-state -o back
+# Exit status 1 is an answer: the release cannot resume.
+show ckptmigrate check run --reader 0.17 || true
+show ckptmigrate downgrade run --to 0.17 --link copy -o run-for-0.17
+show ckptmigrate check run-for-0.17 --reader 0.17
+show ckptmigrate upgrade run-for-0.17 --to 0.19 --link copy -o back
 show diff -r run back
 printf '\nrun and back are equal, byte for byte.\n'
-printf 'Next: . .venv/bin/activate, and docs/recipes.md has the errors that it helps with.\n'

@@ -8,15 +8,15 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from benchmarks import contenders, goals, machine, running, table
+from benchmarks import goals, machine, running, table, tasks
 
 TITLE: Final = "# What a migration costs\n"
 CONDITIONS: Final = (
     "Medians of whole processes, run in turn; each ratio is to the first row of its task, within "
-    "one repetition. The page cache is warm as far as memory allows. Read and written: what "
-    "passed through read and write calls of the process and its children (rchar, wchar of "
-    "/proc/PID/io), its own program included. Peak memory: resident, of the largest process "
-    "(ru_maxrss); 10 MB are the least that shows."
+    "one repetition. The page cache is warm as far as memory allows, except where a task says that "
+    "it is cold. Read and written: what passed through read and write calls of the process and its "
+    "children (rchar, wchar of /proc/PID/io), its own program included. Peak memory: resident, of "
+    "the largest process (ru_maxrss); 10 MB are the least that shows."
 )
 
 
@@ -25,13 +25,13 @@ def main() -> None:
     asked = _arguments()
     folder = Path(asked.folder)
     head = "\n".join((TITLE, f"{machine.describe(folder)}.\n", f"{CONDITIONS}\n"))
-    scale = contenders.QUICK if asked.quick else contenders.FULL
+    scale = tasks.QUICK if asked.quick else tasks.FULL
     if not asked.quick:
         # Run every process once on tiny data, to compile its imports and fill the page cache.
-        for task in contenders.tasks(contenders.QUICK):
+        for task in tasks.tasks(tasks.QUICK):
             running.run(task, folder)
     rows: list[table.Row] = []
-    for task in contenders.tasks(scale):
+    for task in tasks.tasks(scale):
         if asked.only in task.name:
             print(task.name, file=sys.stderr)
             rows += running.run(task, folder, at_most=asked.runs)
@@ -40,8 +40,8 @@ def main() -> None:
     print(_page(head, rows, scale), end="")
 
 
-def _page(head: str, rows: list[table.Row], scale: contenders.Scale) -> str:
-    parts = (head, table.render(rows), goals.render(contenders.goals(scale), rows))
+def _page(head: str, rows: list[table.Row], scale: tasks.Scale) -> str:
+    parts = (head, table.render(rows), goals.render(tasks.goals(scale), rows))
     return "\n".join(part for part in parts if part)
 
 
@@ -52,7 +52,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, metavar="N", help="at most so many of each")
     parser.add_argument("--into", type=Path, metavar="FILE", help="write the table there, too")
     parser.add_argument(
-        "--folder", default=tempfile.gettempdir(), help="where to make checkpoints; 20 GB"
+        "--folder", default=tempfile.gettempdir(), help="where to make checkpoints; 35 GB"
     )
     return parser.parse_args()
 

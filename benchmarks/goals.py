@@ -10,36 +10,45 @@ from benchmarks.table import Row
 
 
 class Quantity(Enum):
-    """The compared quantity: wall time, or peak memory per byte that the base writes."""
+    """The limited quantity: wall time, or peak memory per byte that the base writes, or in MB."""
 
     TIME = "time"
     MEMORY = "memory"
+    PEAK = "peak memory"
+
+    @property
+    def unit(self) -> str:
+        """Return the unit of the limit."""
+        return "MB" if self is Quantity.PEAK else "x"
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A limit for the ratio of a contender to another one of the same task.
+    """A limit for a contender, mostly for its ratio to another one of the same task.
 
     Attributes:
-        task, contender, base: names in the table.
-        quantity: the compared quantity.
-        most: the largest allowed ratio.
+        task, contender, base: names in the table; base is None if there is no ratio.
+        quantity: the limited quantity.
+        most: the largest allowed ratio or number of units.
         why: the reason for the time or memory, printed if the goal is missed.
     """
 
     task: str
     contender: str
-    base: str
+    base: str | None
     quantity: Quantity
     most: float
     why: str
 
     def measured(self, rows: Sequence[Row]) -> float | None:
-        """Return the measured ratio; None if one of the two was not run."""
+        """Return the measured ratio or number of units; None if a contender was not run."""
         found = {row.contender: row for row in rows if row.task == self.task}
-        if self.contender not in found or self.base not in found:
+        if not {self.contender, self.base or self.contender} <= found.keys():
             return None
-        mine, base = found[self.contender], found[self.base]
+        mine = found[self.contender]
+        if self.base is None:
+            return mine.peak_bytes / 10**6
+        base = found[self.base]
         if self.quantity is Quantity.MEMORY:
             return mine.peak_bytes / base.written_bytes
         return mine.ratio / base.ratio
@@ -53,7 +62,8 @@ def render(goals: Sequence[Goal], rows: Sequence[Row]) -> str:
     lines = ["## Goals", "", "| goal | at most | measured | |", "|---|---:|---:|---|"]
     for goal, times in found:
         met = "met" if times <= goal.most else f"missed: {times / goal.most:.2g} times that"
-        lines.append(f"| {_what(goal)} | {goal.most:g} x | {times:.2f} x | {met} |")
+        unit = goal.quantity.unit
+        lines.append(f"| {_what(goal)} | {goal.most:.3g} {unit} | {times:.3g} {unit} | {met} |")
     missed: dict[str, list[Goal]] = {}  # by why
     for goal, times in found:
         if times > goal.most:
@@ -66,5 +76,8 @@ def render(goals: Sequence[Goal], rows: Sequence[Row]) -> str:
 
 
 def _what(goal: Goal) -> str:
+    what = f"{goal.task}: {goal.quantity.value} of {goal.contender}"
+    if goal.base is None:
+        return what
     compared = "the bytes of the file" if goal.quantity is Quantity.MEMORY else goal.base
-    return f"{goal.task}: {goal.quantity.value} of {goal.contender}, to {compared}"
+    return f"{what}, to {compared}"

@@ -13,7 +13,8 @@ from benchmarks.measure import PROGRAMS, measure
 
 REPOSITORY: Final = Path(__file__).parent.parent
 SAMPLE: Final = REPOSITORY / "tests" / "samples" / "0.19.0-idle-tp2"
-MEGATRON: Final = {"PYTHONPATH": str(REPOSITORY / ".readers" / "0.16.1")}
+READERS: Final = REPOSITORY / ".readers"
+MEGATRON: Final = {"PYTHONPATH": str(READERS / "0.16.1")}
 _TRACKER: Final = "latest_checkpointed_iteration.txt"
 _PAYLOAD: Final = "*.distcp"
 
@@ -37,6 +38,23 @@ class Saved:
         program = str(PROGRAMS / "megatron_save.py")
         measure([sys.executable, program, str(checkpoint), str(self.size)], MEGATRON)
         (root / _TRACKER).write_text("1")
+
+
+@dataclass(frozen=True)
+class SavedOptimizer:
+    """A checkpoint with `size` bytes of optimizer states that real megatron-core saves."""
+
+    size: int
+    release: str
+    sharding_type: str
+
+    def make(self, root: Path) -> None:
+        root.mkdir()
+        program = str(PROGRAMS / "megatron_optimizer.py")
+        arguments = (str(root / "iter_0000005"), str(self.size), self.sharding_type)
+        jobs = REPOSITORY / "ckptmigrate" / "measuring", REPOSITORY / "tests" / "readers"
+        path = os.pathsep.join(map(str, (READERS / self.release, *jobs)))
+        measure([sys.executable, program, *arguments], {"PYTHONPATH": path})
 
 
 @dataclass(frozen=True)
@@ -88,6 +106,14 @@ def working_copy(root: Path, copy: Path) -> None:
             shutil.copy2(source, target)
 
     shutil.copytree(root, copy, copy_function=carry)
+
+
+def cool(root: Path) -> None:
+    """Drop the data files of a root, which are on disk, from the page cache."""
+    for path in root.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def warm(root: Path) -> None:

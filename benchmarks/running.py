@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.contenders import Contender, Place, Task
 from benchmarks.measure import Measurement, measure
-from benchmarks.payloads import Payload, warm, working_copy
+from benchmarks.payloads import Payload, cool, warm, working_copy
 from benchmarks.table import Row
 
 
@@ -37,23 +37,28 @@ def run(task: Task, folder: Path, *, at_most: int | None = None) -> list[Row]:
                 contender.payload.make(roots[contender.payload])
         for _ in range(min(task.repetitions, at_most or task.repetitions)):
             for contender, measured in zip(task.contenders, runs, strict=True):
-                measured.append(_once(contender, roots[contender.payload], Path(made)))
+                measured.append(_once(task, contender, roots[contender.payload], Path(made)))
     return [
         _row(task, contender.name, measured, runs[0])
         for contender, measured in zip(task.contenders, runs, strict=True)
     ]
 
 
-def _once(contender: Contender, root: Path, folder: Path) -> Measurement:
+def _once(task: Task, contender: Contender, root: Path, folder: Path) -> Measurement:
     place = Place(folder / "run", folder / "out")
     working_copy(root, place.root)
     command = contender.command(place)
-    warm(place.root)
+    if not task.cold:
+        warm(place.root)
     os.sync()  # keep writes of the copy out of the measurement
+    if task.cold:
+        cool(place.root)
     try:
         return measure(command, contender.environment)
     finally:
         shutil.rmtree(place.root)
+        if place.out.is_file():
+            place.out.unlink()
         shutil.rmtree(place.out, ignore_errors=True)  # not all contenders create it
 
 

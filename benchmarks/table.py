@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -28,6 +29,8 @@ class Row:
     runs: int
 
 
+UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+AMOUNT: Final = re.compile(rf"(\d[\d.]*) ({'|'.join(UNITS)})\b")
 HEAD: Final = ("", "time", "ratio", "peak memory", "read", "written", "runs")
 
 
@@ -38,6 +41,31 @@ def render(rows: Iterable[Row]) -> str:
         lines.append((f"**{task}**", *[""] * (len(HEAD) - 1)))
         lines.extend(_cells(row) for row in group)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def parse(text: str) -> list[Row]:
+    """Return the rows of the table in a text."""
+    rows, task = [], ""
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) != len(HEAD):
+            continue
+        if cells[0].startswith("**"):
+            task = cells[0].strip("*")
+        elif task:
+            name, time, ratio, peak, read, written, runs = cells
+            value, unit = time.split(" ")
+            took = float(value) / (1000 if unit == "ms" else 1)
+            sizes = size_in(peak), size_in(read), size_in(written)
+            rows.append(Row(task, name, took, float(ratio), *sizes, int(runs)))
+    return rows
+
+
+def size_in(text: str) -> int:
+    """Return the first number of bytes in a text."""
+    found = AMOUNT.search(text)
+    assert found, text
+    return round(float(found[1]) * 10.0 ** (3 * UNITS.index(found[2])))
 
 
 def _cells(row: Row) -> Sequence[str]:
@@ -60,8 +88,8 @@ def seconds(value: float) -> str:
 
 def amount(size: float) -> str:
     """Return a number of bytes with three digits."""
-    for unit in ("B", "kB", "MB"):
+    for unit in UNITS[:-1]:
         if size < 999.5:
             return f"{size:.3g} {unit}"
         size /= 1000
-    return f"{size:.3g} GB"
+    return f"{size:.3g} {UNITS[-1]}"

@@ -11,6 +11,7 @@ from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.checks import verification
 from ckptmigrate.checks.verification import Verification
 from ckptmigrate.optimizer import meaning
+from ckptmigrate.optimizer.target import PART_SIZE
 from ckptmigrate.places import Place
 from ckptmigrate.planning.fixes import Checked
 from ckptmigrate.planning.planner import Plan
@@ -30,6 +31,7 @@ from ckptmigrate.verbs.result import Watch
 from ckptmigrate.verbs.undo import UndoRequest
 from ckptmigrate.versions.detection import read
 from ckptmigrate.writing.links import Link
+from ckptmigrate.writing.parts import AT_ONCE
 
 
 def inspect(path: str | Place, *, iteration: int | None = None) -> Inspection:
@@ -59,10 +61,8 @@ def check(
 
     Args:
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
-        release: the release of the job, for example `0.13.1` or `0.13`. None checks every known
-            release.
-        job: the parallelism and flags of the job. By default the parallelism of the checkpoint,
-            with the rerun state machine enabled.
+        release: the release of the job, such as `0.13.1` or `0.13`. By default every known one.
+        job: its parallelism and flags. By default that of the checkpoint, with reruns enabled.
         torch: the torch version of the job. By default the usual one of its release.
         python: the Python version of the job. By default 3.12.
         numpy: the NumPy version of the job. By default unknown; then `Verdict.depends` lists what
@@ -70,8 +70,7 @@ def check(
         iteration: the iteration of a root to use instead of the one in the tracker file.
 
     Returns:
-        A verdict and its fix per release, oldest release first. The fix is empty if the job
-        resumes.
+        A verdict and its fix per release, oldest first. The fix is empty if the job resumes.
 
     Raises:
         RefusedError: the release is unknown, or a version string is invalid.
@@ -112,8 +111,7 @@ def plan(
         native: whether to write the layout that the target release itself writes, instead of
             making the smallest change that lets it resume.
         strict: whether the target release must also resume with `--dist-ckpt-strictness raise_all`.
-        optimizer: `keep`, or `convert` where the target release does not load the optimizer as it
-            is.
+        optimizer: `keep`, or `convert` where the target release does not load it as it is.
         optimizer_type: the sharding type to convert the optimizer to. By default
             `fully_sharded_model_space` up to 0.14 and `fully_reshardable` from 0.15 on.
         extra_state, transformer_engine: as the options of `ckptmigrate migrate`.
@@ -165,6 +163,9 @@ def migrate(
     optimizer_type: str | None = None,
     extra_state: str = "keep",
     transformer_engine: str | None = None,
+    part_size: int = PART_SIZE,
+    jobs: int = AT_ONCE,
+    verify_source: bool = False,
     link: Link = Link.AUTO,
     hash_payload: bool = False,
     progress: Progress | None = None,
@@ -186,7 +187,10 @@ def migrate(
             extra_state, transformer_engine: as in `plan`.
         link: how to bring data files into `output` (hard link, reflink, copy, ...).
         hash_payload: whether to hash the data files too and compare them with integrity.json.
+        part_size, jobs: largest size of new data files in bytes, and how many to write at once.
+        verify_source: whether to compare them with the source once more.
         progress: called with each number of bytes of data files that were read or written.
+
 
     Raises:
         ValueError: both `output` and `in_place` are given.
@@ -214,6 +218,9 @@ def migrate(
         optimizer_type=optimizer_type,
         extra_state=extra_state,
         transformer_engine=transformer_engine,
+        part_size=part_size,
+        jobs=jobs,
+        verify_source=verify_source,
     )
     if not request.target:
         raise ValueError("neither to nor optimizer_type nor extra_state is given")
@@ -233,8 +240,6 @@ def verify(
     progress: Progress | None = None,
 ) -> Verification:
     """Validate a checkpoint, or the checkpoints of a root, and list every problem with its fix.
-
-    Writes nothing.
 
     Args:
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
@@ -340,22 +345,20 @@ def undo(
         The plan of each checkpoint, as carried out.
 
     Raises:
-        RefusedError: the checkpoint has no migration to undo, or a file changed after the
-            migration; the message names the file.
-        DestinationError: the checkpoint cannot be written. It is unchanged, or the message says to
-            run `ckptmigrate recover`.
+        RefusedError: there is no migration to undo, or a file changed after it.
+        DestinationError: the checkpoint cannot be written; `recover` may be needed.
     """
     return UndoRequest(iteration, every, forget=forget).run(place(path)).plans
 
 
-def recover(path: str | Place, *, break_lock: bool = False) -> dict[Place, str]:
+def recover(path: str | Place, *, break_lock: bool = False, keep: bool = False) -> dict[Place, str]:
     """Recover from an interrupted migration: complete it if it was committed, else roll it back.
 
     Args:
         path: a checkpoint directory, a root (all its checkpoints are examined), or the destination
             of an out-of-place migration.
-        break_lock: whether to remove a lock held by a process on another host. Set it only if that
-            process has ended.
+        break_lock: whether to remove the lock of a process on another host, which has ended.
+        keep: whether finished new data files remain, so that the same migration continues.
 
     Returns:
         Path -> what was done there. Empty if there was nothing to recover.
@@ -364,7 +367,7 @@ def recover(path: str | Place, *, break_lock: bool = False) -> dict[Place, str]:
         NotACheckpointError: `path` is not a directory, and no interrupted migration to it exists.
         CkptMigrateError: another process is still changing it, or it cannot be read or written.
     """
-    return recovery.recover(place(path), break_lock=break_lock)
+    return recovery.recover(place(path), break_lock=break_lock, keep=keep)
 
 
 def diff(
@@ -382,7 +385,8 @@ def diff(
     Raises:
         CkptMigrateError: `a` or `b` contains no readable torch_dist checkpoint.
     """
-    first, second = (read(directories.directory(_one(path, iteration))).manifest for path in (a, b))
+    located = (locate.locate(place(each), iteration=iteration).checkpoints[0] for each in (a, b))
+    first, second = (read(directories.directory(each)).manifest for each in located)
     types = meaning.types(first, second)
     if not types or not (values or types[0] != types[1]):
         return differences.diff(first, second)
@@ -390,10 +394,6 @@ def diff(
         *differences.diff(*map(meaning.without_optimizer, (first, second))),
         *meaning.diff(first, second, values=values),
     ]
-
-
-def _one(path: str | Place, iteration: int | None) -> Place:
-    return locate.locate(place(path), iteration=iteration).checkpoints[0]
 
 
 def _watch(progress: Progress | None) -> Watch:

@@ -11,6 +11,16 @@ import sys
 from collections.abc import Sequence
 
 
+def entries(variable: str) -> list[str]:
+    """Return the directories in a variable such as PATH that do not depend on the current one."""
+    try:
+        here = os.path.realpath(os.getcwd())
+    except OSError:
+        here = ""
+    found = os.environ.get(variable, "").split(os.pathsep)
+    return [each for each in found if os.path.isabs(each) and os.path.realpath(each) != here]
+
+
 def trusted() -> list[str]:
     """Return `sys.path` without the current directory, unless it contains this package."""
     try:

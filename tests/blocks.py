@@ -21,6 +21,7 @@ from markdown.extensions.toc import slugify
 
 from ckptmigrate.checks.codes import CODES, Severity
 from ckptmigrate.compat.cells import Matrix, grade, matrix
+from ckptmigrate.compat.picture import alternative
 from ckptmigrate.compat.text_tables import short_name, summary
 
 ROOT: Final = Path(__file__).parent.parent
@@ -72,6 +73,65 @@ def _range(names: Sequence[str]) -> str:
     ends = [m for m in minors if m + 1 not in minors]
     return ", ".join(
         f"0.{a}" if a == b else f"0.{a} to 0.{b}" for a, b in zip(starts, ends, strict=True)
+    )
+
+
+def picture(_: str) -> str:
+    """Return the matrix as a picture, in the colors and the width of the page."""
+    files = {
+        "(max-width: 600px) and (prefers-color-scheme: dark)": "narrow-dark",
+        "(max-width: 600px)": "narrow-light",
+        "(prefers-color-scheme: dark)": "wide-dark",
+    }
+    sources = (
+        f'<source media="{media}" srcset="docs/images/matrix-{name}.svg">'
+        for media, name in files.items()
+    )
+    text = alternative(matrix())
+    shown = f'<img src="docs/images/matrix-wide-light.svg" alt="{text}">'
+    return "\n".join(["<picture>", *sources, shown, "</picture>"])
+
+
+def scenarios(_: str) -> str:
+    """Return how many combinations of releases resume in each scenario."""
+    found, rows = matrix(), []
+    for row in found.scenarios:
+        cells = [cell for cell in found.cells.values() if cell.scenario == row.scenario]
+        outcomes = ([cell.raw for cell in cells], [cell.migrated for cell in cells])
+        rows.append((row.scenario, row.summary, *(_share(row.scenario, o) for o in outcomes)))
+    return table(("checkpoint", "", "resume unmigrated", "after one command"), rows)
+
+
+def _share(scenario: str, outcomes: Sequence[str]) -> str:
+    grades = [grade(outcome) for outcome in outcomes]
+    part = {"fault": "a usable fault context", "optimizer": "the optimizer state"}
+    partial = grades.count("partial")
+    without = f", {partial} of them without {part[scenario]}" if partial else ""
+    return f"{len(grades) - grades.count('fails')} of {len(grades)}{without}"
+
+
+def promises(_: str) -> str:
+    """Return what the README promises, each with the command that reproduces its figure."""
+    from hostile.pickles import GADGETS
+
+    sys.path.insert(0, str(ROOT / "tests" / "faults"))
+    from figures import total
+
+    measured = json.loads((ROOT / "tests" / "samples" / "raw_matrix.json").read_text())
+    return "\n".join(
+        (
+            "- **The source is read-only** unless you pass `--in-place`, or run `undo` or "
+            "`recover`: `pytest tests/test_round_trips.py`.",
+            "- **A crash leaves the checkpoint from before or after the migration**, at once or "
+            f"after `recover`: {total('faults', 'runs'):,} faults at system calls that write, "
+            "`make faults`.",
+            f"- **No pickle is executed** and nothing is imported: {len(GADGETS)} hostile pickles, "
+            "`pytest tests/test_hostile.py`; mutations, `make fuzz`.",
+            "- **A migration can be undone**, byte for byte: `pytest tests/test_undo.py`.",
+            f"- **Predictions are measured**: {len(measured)} loads by real releases, "
+            "`pytest tests/test_check.py`. Real `megatron-core` 0.9.0 to 0.16.1 load the results "
+            "in `make test`; later releases were measured with Megatron-LM training.",
+        )
     )
 
 
@@ -151,7 +211,10 @@ BLOCKS: Final[dict[str, Callable[[str], str]]] = {
     "figures": figures,
     "files": lambda _: cli_reference.files(),
     "keys": json_keys.keys,
+    "picture": picture,
+    "promises": promises,
     "releases": releases,
+    "scenarios": scenarios,
     "shared": lambda _: cli_reference.shared_options(),
 }
 

@@ -51,9 +51,9 @@ def test_an_example_that_does_not_print_what_stands_there_is_found(tmp_path: Pat
 
 
 def test_library_example(tmp_path: Path) -> None:
-    readme = Page("README.md").text
-    [code] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    copy_samples(readme, tmp_path)
+    page = Page("docs/library.md").text
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    copy_samples(page, tmp_path)
     (tmp_path / "example.py").write_text(code)
     lines = run("python example.py", tmp_path).splitlines()
     assert lines[0].startswith("RuntimeError: Missing key in checkpoint state_dict: rerun_state")

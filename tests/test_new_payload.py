@@ -145,7 +145,7 @@ def test_a_checkpoint_that_changes_while_a_data_file_is_written(
         yield from PIECES
         marker.write_bytes(marker.read_bytes() + b" ")
 
-    with pytest.raises(DestinationError, match=r"metadata\.json changed while"):
+    with pytest.raises(DamagedError, match="changed during the migration"):
         changes.carry_out(planned(root, pieces=pieces))
     assert not (checkpoint_of(root) / NAME).exists()
     assert not (checkpoint_of(root) / ".ckptmigrate").exists()
@@ -187,7 +187,9 @@ def test_a_full_disk(copy: Callable[[str], Path], monkeypatch: pytest.MonkeyPatc
     root = copy(SAMPLE)
     before = tree_hash(root)
     found = planned(root, size=1 << 62)
-    with pytest.raises(DestinationError, match="the disk is full; nothing was changed"):
+    with pytest.raises(
+        DestinationError, match=r"the disk is full \(.* are needed, .*\); nothing was changed"
+    ):
         changes.carry_out(found)
     assert tree_hash(root) == before
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from packaging.version import Version
 from ckptmigrate.checkpoint import material, metadata_file
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.errors import CkptMigrateError, DamagedError
-from ckptmigrate.optimizer import new_files
+from ckptmigrate.optimizer import checksums, new_files
 from ckptmigrate.optimizer.comparison import compare
 from ckptmigrate.optimizer.description import describe, has_several_buckets, may_be_damaged
 from ckptmigrate.optimizer.resharding import Conversion, convert
-from ckptmigrate.optimizer.target import OptimizerTarget
+from ckptmigrate.optimizer.target import PART_SIZE, SMALLEST_PART, OptimizerTarget
 from ckptmigrate.pickles.equality import equal
 from ckptmigrate.storage.directories import LocalDirectory
 
@@ -47,10 +48,12 @@ def sample(name: str) -> Path:
     return SAMPLES / name / "iter_0000005"
 
 
-def write(source: Path, target: OptimizerTarget, parent: Path) -> tuple[Path, Conversion]:
+def write(
+    source: Path, target: OptimizerTarget, parent: Path, part_size: int = PART_SIZE
+) -> tuple[Path, Conversion]:
     """Convert a checkpoint into a copy of it, as a migration does."""
     before = read(source)
-    made = convert(before, target)
+    made = convert(before, target, part_size=part_size)
     copy = parent / "converted"
     shutil.copytree(source, copy)
     optimizer_side.perform(made, copy)
@@ -94,10 +97,10 @@ def test_large_chunks_are_split_over_several_files(
     target: OptimizerTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(new_files, "LARGEST_CHUNK", 300)  # bytes
-    monkeypatch.setattr(new_files, "_FULL", 50_000)
     name = "0.17.1-optim-tp2pp2-bf16-swiglu-tied"
-    copy, made = write(sample(name), target, tmp_path)
+    copy, made = write(sample(name), target, tmp_path, SMALLEST_PART)
     assert len(made.files) > 2
+    assert max(made.sizes.values()) <= SMALLEST_PART
     assert max(blob.size for blobs in made.files.values() for blob in blobs) <= 300
     for (parameter, state), elements in optimizer_side.states(copy).items():
         expected = optimizer_side.expected(parameter, state, elements.shape)
@@ -189,3 +192,10 @@ def test_progress_counts_what_is_read_and_written(name: str, tmp_path: Path) -> 
     optimizer_side.perform(made, tmp_path, written.append)
     assert sum(written) == sum(made.sizes.values())
     assert made.read_size == INDEX[name]["elements"] * 4
+
+
+@pytest.mark.parametrize("sizes", [(0, 0), (1, 0), (0, 5), (7, 1), (300, 4096), (5, 70_001)])
+def test_the_checksum_of_joined_bytes_is_that_of_zlib(sizes: tuple[int, int]) -> None:
+    first, second = (bytes(range(1, 252)) * 300)[: sizes[0]], (bytes(range(251)) * 300)[: sizes[1]]
+    found = checksums.joined(zlib.crc32(first), zlib.crc32(second), len(second))
+    assert found == zlib.crc32(first + second)

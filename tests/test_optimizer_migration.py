@@ -249,13 +249,58 @@ def test_the_fix_for_other_parallel_sizes(root: Path, tmp_path: Path) -> None:
 def test_a_type_without_a_release(root: Path, run: Run) -> None:
     done = run("migrate", root, "--optimizer-type", RESHARDABLE)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.partition("(")[0].rstrip().endswith(f"for sharding type {RESHARDABLE}")
     result = root.with_name(f"{root.name}.{RESHARDABLE}")
     assert type_of(result) == RESHARDABLE
     check_elements(result, root.name)
     assert ask(result, "0.16").resumes
+    again = run("migrate", result, "--optimizer-type", RESHARDABLE)
+    assert f"No migration needed: {result} already has the sharding type" in again.stdout
     missing = run("migrate", root)
     assert missing.returncode == 2
     assert "Missing option '--to'" in missing.stderr
+
+
+@pytest.mark.parametrize("root", [BUCKETS], indirect=True)
+def test_a_type_without_a_release_is_undone_and_redone(root: Path, run: Run) -> None:
+    before = tree_hash(root)
+    assert run("migrate", root, "--optimizer-type", RESHARDABLE, "--in-place").returncode == 0
+    again = run("undo", root).stdout.partition("to redo: ckptmigrate ")[2].partition("\n")[0]
+    assert tree_hash(root) == before
+    assert again.split()[2:] == ["--optimizer-type", RESHARDABLE, "--in-place"]
+    assert run(*again.split()).returncode == 0
+    check_elements(root, root.name)
+
+
+@pytest.mark.parametrize("root", [OLD, BUCKETS], indirect=True)
+def test_inspect_names_the_writer_of_a_converted_checkpoint(root: Path, run: Run) -> None:
+    """Not a release whose traces the conversion adds."""
+    target = "0.16" if root.name == OLD else "0.13"
+    written = as_json(run, "inspect", root)["writer"]["releases"]
+    ckptmigrate.migrate(root, to=target, optimizer="convert", output=root.with_name("out"))
+    found = as_json(run, "inspect", root.with_name("out"))
+    assert found["writer"]["releases"] == written == [root.name[:4]]
+    shown = run("inspect", root.with_name("out")).stdout
+    assert f": Megatron-Core {root.name[:4]}, migrated to {target}, iteration 5" in shown
+
+
+def test_without_a_history_a_converted_checkpoint_has_traces_of_two_releases(
+    root: Path, run: Run
+) -> None:
+    ckptmigrate.migrate(root, to="0.16", optimizer="convert", in_place=True)
+    ckptmigrate.undo(root, forget=True)
+    assert as_json(run, "inspect", root)["writer"]["releases"] == []
+    assert "traces of several releases" in run("inspect", root).stdout
+
+
+def test_the_way_back_can_be_undone(root: Path, run: Run) -> None:
+    """By the command that a migration back to the original prints."""
+    ckptmigrate.migrate(root, to="0.16", optimizer="convert", in_place=True)
+    back = run("migrate", root, "--to", "0.13", "--in-place")
+    again = back.stdout.partition("to undo: ckptmigrate ")[2].partition("\n")[0]
+    assert run(*again.split()).returncode == 0
+    assert type_of(root) == RESHARDABLE
+    check_elements(root, root.name)
 
 
 def test_a_type_that_the_release_does_not_load_is_refused(root: Path) -> None:

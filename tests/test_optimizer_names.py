@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
 from ckptmigrate.errors import DamagedError, RefusedError
+from ckptmigrate.optimizer.naming import Match, readings
 from ckptmigrate.optimizer.resharding import convert
 from ckptmigrate.optimizer.target import OptimizerTarget
 
@@ -46,11 +47,11 @@ def changed(
     data = b""
     for key, chunks in optimizer_side.chunks(copy, found).items():
         for offsets, tensor in chunks.items():
-            after = values.get(tensor.contiguous().numpy().tobytes())
+            after = values.get(tensor.contiguous().view(torch.uint8).numpy().tobytes())
             if after is not None and keys in key:
                 blob = io.BytesIO()
                 torch.save(
-                    torch.frombuffer(bytearray(after), dtype=torch.float32).reshape(tensor.shape),
+                    torch.frombuffer(bytearray(after), dtype=tensor.dtype).reshape(tensor.shape),
                     blob,
                 )
                 where = _StorageInfo("__0_7.distcp", len(data), len(blob.getvalue()))
@@ -98,6 +99,88 @@ def test_equal_weights_without_an_order_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="several equal weights") as caught:
         convert(read(source), TARGETS[0])
     assert FIRST in caught.value.reason and SECOND in caught.value.reason
+
+
+def test_equal_weights_beside_a_shared_embedding(tmp_path: Path) -> None:
+    """The last stage registers its copy of the embedding last, and has no key for it."""
+    norms = {FIRST: (1, 2), SECOND: (1, 2), "decoder.final_layernorm.weight": (0, 1)}
+    values = {}
+    for name, (layer, layers) in norms.items():
+        whole: Any = optimizer_side.expected(name, "param", (layers, 16))
+        before = torch.from_numpy(whole[layer])
+        for dtype in (torch.float32, torch.bfloat16):
+            one = torch.ones(16, dtype=dtype)
+            cast = before.to(dtype).view(torch.uint8).numpy().tobytes()
+            values[cast] = one.view(torch.uint8).numpy().tobytes()
+    source = changed("0.17.1-optim-tp2pp2-bf16-swiglu-tied", tmp_path, values)
+    copy, _ = write(source, TARGETS[1], tmp_path)
+    for (name, state), found in optimizer_side.states(copy).items():
+        expected = optimizer_side.expected(name, state, found.shape)
+        if name in norms and state == "param":
+            expected.reshape(-1, 16)[norms[name][0]] = 1.0
+        assert np.array_equal(found, expected), (name, state)
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_without_plans_the_keys_show_the_order(exchanged: bool, tmp_path: Path) -> None:
+    """As up to 0.10; not if a weight that is found by its content contradicts it."""
+    name = "0.14.0-optim-tp2-dpzero"
+    names = (FIRST, SECOND)
+
+    def edit(found: Any) -> None:
+        data = b""
+        for index, where in found.storage_data.items():
+            blob = (sample(name) / where.relative_path).read_bytes()[where.offset :][: where.length]
+            if "param_state/" in index.fqn:
+                [state] = torch.load(io.BytesIO(blob), weights_only=True)
+                [tensors] = state[0].values()
+                main = tensors["param"].numpy().tobytes()
+                for before, after in equal_norms((0,)).items():
+                    main = main.replace(before, after)
+                tensors["param"] = torch.frombuffer(bytearray(main), dtype=torch.float32)
+                value: Any = [state]
+            elif index.fqn in names and index.offset[0] == 0:
+                value = torch.ones(1, 16)
+            else:
+                continue
+            written = io.BytesIO()
+            torch.save(value, written)
+            size = len(written.getvalue())
+            found.storage_data[index] = _StorageInfo("__0_7.distcp", len(data), size)
+            data += written.getvalue()
+        (tmp_path / "edited" / "__0_7.distcp").write_bytes(data)
+        if exchanged:
+            rows = found.state_dict_metadata
+            moved = "decoder.layers.mlp.linear_fc2.weight"
+            found.state_dict_metadata = {moved: rows.pop(moved), **rows}
+
+    source = edited(name, tmp_path, edit)
+    if exchanged:
+        with pytest.raises(RefusedError, match="several equal weights"):
+            convert(read(source), TARGETS[1])
+        return
+    copy, _ = write(source, TARGETS[1], tmp_path)
+    for (key, state), found in optimizer_side.states(copy).items():
+        expected = optimizer_side.expected(key, state, found.shape)
+        if key in names and state == "param":
+            expected[0] = 1.0
+        assert np.array_equal(found, expected), (key, state)
+
+
+def test_the_halves_of_a_gated_mlp_are_one_reading() -> None:
+    """Whether they are one parameter with two cells, or two parameters in two buckets."""
+    halves = [Match(512 * n, 512, (("fc1", (n, 0)),)) for n in (0, 1)]
+    apart = Match(1088, 16, (("norm", (0,)),))
+    steps = {
+        0: [((halves[0],), 512), (tuple(halves), 1024)],
+        512: [((halves[1],), 1024)],
+        1024: [((), 1088)],
+        1088: [((apart,), 1152)],
+    }
+    assert readings(steps) == [[*halves, apart]]
+    other = Match(1024, 16, (("norm", (0,)),))
+    assert len(readings({**steps, 1024: [((), 1088), ((other,), 1088)]})) == 2
+    assert readings({0: [((halves[0],), 512)], 512: []}) == []
 
 
 def test_equal_weights_with_equal_states_need_no_order(tmp_path: Path) -> None:

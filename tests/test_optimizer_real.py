@@ -21,7 +21,7 @@ from conftest import checkpoint_of
 from real_releases import run_optimizer_jobs
 from test_check import ask, read
 
-from ckptmigrate import RefusedError, migrate
+from ckptmigrate import migrate
 from ckptmigrate.releases.job import Job
 
 RELEASES = ("0.9.0", "0.10.0", "0.11.0", "0.12.3", "0.13.1", "0.14.0", "0.15.3", "0.16.1")
@@ -272,14 +272,11 @@ def converted_type(reader: str) -> str:
     return FLATTENED if RELEASES.index(reader) < RELEASES.index("0.15.3") else BY_PARAMETER
 
 
-# Refused: the halves of a gated MLP and the padding between buckets allow several readings.
-AMBIGUOUS = [Save(writer, GATHERED, "tp2pp2") for writer in RELEASES[:7]]
 CONVERSIONS = [
     (save, reader)
     for save in HEALTHY
     for reader in RELEASES
     if (reader, save.sizes) != ("0.10.0", "moe")
-    if save not in AMBIGUOUS
     # Flattened states are converted if the form for one dimension is another and is not read.
     if save.sharding_type != converted_type(reader)
     or (save.sharding_type == FLATTENED and not is_plain(save.writer) and is_plain(reader))
@@ -288,7 +285,7 @@ CONVERSIONS = [
 QUICK = [
     (Save("0.9.0", FLATTENED, "buckets"), "0.16.1"),
     (Save("0.13.1", FLATTENED, "buckets"), "0.10.0"),
-    (Save("0.13.1", GATHERED, "buckets"), "0.16.1"),
+    (Save("0.13.1", GATHERED, "tp2pp2"), "0.16.1"),
     (Save("0.14.0", GATHERED, "tp2"), "0.12.3"),
     (Save("0.16.1", BY_BUCKET, "buckets"), "0.13.1"),
     (Save("0.15.3", BY_BUCKET, "tp2pp2"), "0.16.1"),
@@ -322,16 +319,6 @@ def test_another_release_loads_what_is_converted(
     if save.sizes in ("dp2", "buckets"):
         other = {"data_parallel": 4, "bucket_size": 700}
         check_equal(save, resume(save, checkpoint_of(root), reader, **other), same_sizes=False)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("save", AMBIGUOUS, ids=str)
-def test_names_that_content_does_not_tell_are_refused(
-    save: Save, saved: Saved, tmp_path: Path
-) -> None:
-    with pytest.raises(RefusedError, match="may belong to each of several equal weights"):
-        migrate(saved(save), to="0.16.1", optimizer_type=BY_PARAMETER, output=tmp_path / "output")
-    assert not (tmp_path / "output").exists()
 
 
 # -- controls: the jobs notice what is wrong

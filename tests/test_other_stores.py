@@ -229,4 +229,4 @@ def test_a_directory_that_may_not_be_listed_has_no_known_lock(error: OSError) ->
             raise error
 
     with FlakyFileSystem.disturbed(before=deny):
-        assert StorePublisher(Url("flaky", "bucket/runs")).locked() == []
+        assert StorePublisher(Url("flaky", "bucket/runs")).leftovers() == []

@@ -12,7 +12,7 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rows import ENTRIES, FLATTENED, PLANS, STORED, Blob, Piece, item_key
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.pickles import torch_file
-from ckptmigrate.pickles.display import short
+from ckptmigrate.pickles.display import short_repr
 from ckptmigrate.pickles.equality import equal
 from ckptmigrate.pickles.tree import Object
 from ckptmigrate.text.printable import printable
@@ -153,7 +153,9 @@ def _plan_attributes(rank: int, a: Object, b: Object) -> Iterator[Difference]:
     for name in {**a.attributes, **b.attributes}:
         one, two = a.attributes.get(name), b.attributes.get(name)
         if name not in tables and not equal(one, two):
-            yield Difference("~", "plan", f"{name} of rank {rank}", f"{short(one)} -> {short(two)}")
+            yield Difference(
+                "~", "plan", f"{name} of rank {rank}", f"{short_repr(one)} -> {short_repr(two)}"
+            )
     before, after = ({item_key(i): i for i in plan.attributes["items"]} for plan in (a, b))
     for key in before:
         if key not in after or equal(before[key], after[key]):
@@ -232,7 +234,7 @@ def _keys(part: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Dif
         if key not in b:
             yield Difference("-", part, key)
         elif not equal(a[key], b[key]):
-            yield Difference("~", part, key, f"{short(a[key])} -> {short(b[key])}")
+            yield Difference("~", part, key, f"{short_repr(a[key])} -> {short_repr(b[key])}")
     for key in b:
         if key not in a:
             yield Difference("+", part, key)
@@ -247,7 +249,7 @@ def _values(part: str, a: Any, b: Any) -> Iterator[Difference]:
         inner_a, inner_b = _inside(a), _inside(b)
         if inner_a is None or inner_b is None:
             if not equal(a, b):
-                yield Difference("~", part, path, f"{short(a)} -> {short(b)}")
+                yield Difference("~", part, path, f"{short_repr(a)} -> {short_repr(b)}")
             continue
         if a is b or (id(a), id(b)) in seen:
             continue
@@ -256,9 +258,9 @@ def _values(part: str, a: Any, b: Any) -> Iterator[Difference]:
         for key in {**inner_a, **inner_b}:
             name = f"{path}.{key}" if path else key
             if key not in inner_b:
-                yield Difference("-", part, name, short(inner_a[key]))
+                yield Difference("-", part, name, short_repr(inner_a[key]))
             elif key not in inner_a:
-                yield Difference("+", part, name, short(inner_b[key]))
+                yield Difference("+", part, name, short_repr(inner_b[key]))
             else:
                 deeper.append((name, inner_a[key], inner_b[key]))
         todo += reversed(deeper)

@@ -19,7 +19,7 @@ from ckptmigrate.errors import (
     UnsupportedFormatError,
 )
 from ckptmigrate.pickles import torch_file
-from ckptmigrate.pickles.display import short
+from ckptmigrate.pickles.display import short_repr
 from ckptmigrate.pickles.tree import Object
 from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
@@ -100,7 +100,7 @@ def require_torch_dist(directory: Directory) -> None:
                 fix="load it with a release up to 0.15, and save it with --ckpt-format torch_dist",
             )
         raise UnsupportedFormatError(
-            f"has the sharded backend {short(backend)}, not torch_dist",
+            f"has the sharded backend {short_repr(backend)}, not torch_dist",
             path=path,
             fix="load it with the program that wrote it, and save it with --ckpt-format torch_dist",
         )
@@ -147,7 +147,7 @@ def _require_version(path: Place, marker: dict[str, Any]) -> None:
         found = marker.get(name, known)
         if type(found) is not type(known) or found != known:
             raise UnsupportedFormatError(
-                f"has {name} {short(found)} in metadata.json, but every known release writes "
+                f"has {name} {short_repr(found)} in metadata.json, but every known release writes "
                 f"{known}",
                 path=path,
                 fix="restore metadata.json from a copy, or use a newer ckptmigrate",

@@ -15,7 +15,7 @@ from typing import Any, Final
 from ckptmigrate.checkpoint.manifest import METADATA_FILES
 from ckptmigrate.checkpoint.sidecar import digest
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.pickles.display import short
+from ckptmigrate.pickles.display import short_repr
 from ckptmigrate.places import Place
 from ckptmigrate.storage.directories import Directory
 from ckptmigrate.storage.progress import Progress
@@ -150,6 +150,6 @@ def _load(directory: Directory) -> tuple[dict[str, Any], dict[str, Any]]:
         ) from error
     if algorithm != "sha256":
         raise DamagedError(
-            f"contains hashes of {short(algorithm)}, not sha256", path=path, fix=_fix(path)
+            f"contains hashes of {short_repr(algorithm)}, not sha256", path=path, fix=_fix(path)
         )
     return content, files

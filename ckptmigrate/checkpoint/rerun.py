@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.pickles import torch_file
-from ckptmigrate.pickles.display import short
+from ckptmigrate.pickles.display import short_repr
 from ckptmigrate.pickles.torch_file import TorchFile
 from ckptmigrate.pickles.tree import Object, enum_member, enum_value, is_object, symbol
 
@@ -103,7 +103,7 @@ class RerunRecord:
     missing: tuple[str, ...] = ()
 
     @property
-    def stuck(self) -> bool:
+    def is_unresumable(self) -> bool:
         """Return whether this is a fault in a state that no release can resume from."""
         return self.kind is Kind.FAULT and self.state != RESUMABLE
 
@@ -185,7 +185,7 @@ def mode_value(member: Any) -> str:
     """
     value = _member_value(member, "RerunMode")
     if value not in MODE_OF_ARGUMENT.values():
-        raise DamagedError(f"has an unknown rerun mode ({short(value)})")
+        raise DamagedError(f"has an unknown rerun mode ({short_repr(value)})")
     return str(value)
 
 
@@ -197,7 +197,7 @@ def state_value(member: Any) -> int:
     """
     value = _member_value(member, "RerunState")
     if type(value) is not int or not 0 <= value < len(STATES):
-        raise DamagedError(f"has an unknown rerun state ({short(value)})")
+        raise DamagedError(f"has an unknown rerun state ({short_repr(value)})")
     return value
 
 
@@ -216,7 +216,9 @@ def iteration_value(value: Any) -> int:
     """
     # 0.10 and 0.11 store the previous iteration, so -1 is valid.
     if type(value) is not int or not -1 <= value < 10**12:
-        raise DamagedError(f"has a rerun_state_machine whose current_iteration is {short(value)}")
+        raise DamagedError(
+            f"has a rerun_state_machine whose current_iteration is {short_repr(value)}"
+        )
     return value
 
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.pickles.display import short
+from ckptmigrate.pickles.display import short_repr
 from ckptmigrate.storage.directories import Directory, Overlay, size_of
 from ckptmigrate.storage.limits import LARGEST_JSON
 from ckptmigrate.storage.link_rules import NAMES
@@ -159,7 +159,7 @@ def load(directory: Directory) -> tuple[Step, ...]:
     try:
         content = json.loads(directory.read(FILE))
         if type(content["format"]) is not int or content["format"] != _FORMAT:
-            raise ValueError(f"format {short(content['format'])}")
+            raise ValueError(f"format {short_repr(content['format'])}")
         if not isinstance(content["steps"], list):
             raise TypeError("steps is not a list")
         return tuple(_step(row) for row in content["steps"])
@@ -191,13 +191,13 @@ def _step(row: Mapping[str, Any]) -> Step:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{short(value)} is not text")
+        raise TypeError(f"{short_repr(value)} is not text")
     return value
 
 
 def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise TypeError(f"{short(value)} is not a list")
+        raise TypeError(f"{short_repr(value)} is not a list")
     return tuple(_text(each) for each in value)
 
 
@@ -210,7 +210,7 @@ def file_state(row: Mapping[str, Any]) -> FileState:
     before, after = row["before"], row["after"]
     for value in (before, after):
         if value is not None and not _DIGEST.fullmatch(_text(value)):
-            raise ValueError(f"{short(value)} is not a SHA-256 hash")
+            raise ValueError(f"{short_repr(value)} is not a SHA-256 hash")
     return FileState(before, after)
 
 

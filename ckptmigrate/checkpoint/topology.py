@@ -13,7 +13,7 @@ from typing import Any
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import MOST_RANKS, parse_unique_key
 from ckptmigrate.errors import RefusedError, Retry
-from ckptmigrate.pickles.display import short
+from ckptmigrate.pickles.display import short_repr
 
 _WORLD, _TENSOR, _PIPELINE = "--world-size", "--tensor-parallel", "--pipeline-parallel"
 _ARGUMENTS = {
@@ -226,7 +226,7 @@ def _agree(
     for source, value in {**claims, option: stated}.items():
         if value is not None and value > MOST_RANKS:
             raise RefusedError(
-                f"{source} ({short(value)}) is larger than any job",
+                f"{source} ({short_repr(value)}) is larger than any job",
                 path=manifest.path,
                 fix=f"set the correct size with {option} N",
             )

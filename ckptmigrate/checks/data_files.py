@@ -130,10 +130,10 @@ def ranks(material: Material) -> Iterator[Finding]:
     if material.planned is not None:
         world, source = len(material.planned), "save plans"
     else:
-        told = material.common.argument("world_size") if material.common else None
-        if type(told) is not int or told < 1:
+        recorded = material.common.argument("world_size") if material.common else None
+        if type(recorded) is not int or recorded < 1:
             return
-        world, source = told, "ranks in args.world_size"
+        world, source = recorded, "ranks in args.world_size"
     unknown = [
         name
         for name in material.directory.files()

@@ -41,7 +41,7 @@ def reruns(material: Material) -> Iterator[Finding]:
         # 0.10 and 0.11 always request rerun shards, so the repair has to write new ones.
         always = all(layout is sharded_rerun for layout in reading.layouts)
         yield replace(missing, options=("--rebuild-sentinel",) if always else ())
-    elif record.stuck:
+    elif record.is_unresumable:
         what = f"the rerun state is {STATES[record.state or 0]}, from which no release can resume"
         yield finding(material, "rerun-not-resumable", what)
     elif found.rerun_keys and record.entry is None and not record.shards:

@@ -72,8 +72,8 @@ def check(material: Material, progress: Progress | None = None) -> Iterator[Find
         if not isinstance(found, torch.Tensor):
             other.append(f"{name}: a {type(found).__name__}, not a tensor")
         elif (str(found.dtype), tuple(found.shape)) != (dtype, shape):
-            told = f"{found.dtype} {list(found.shape)}"
-            other.append(f"{name}: {told}, and .metadata records {dtype} {list(shape)}")
+            recorded = f"{found.dtype} {list(found.shape)}"
+            other.append(f"{name}: {recorded}, and .metadata records {dtype} {list(shape)}")
     if unreadable:
         many = counted(len(unreadable), "chunk does", "chunks do")
         yield finding(material, "tensor-unreadable", f"{many} not load", *unreadable)

@@ -188,7 +188,9 @@ def verify(
         progress=progress,
     )
     several = every and chosen.is_root
-    done = tuple(_told(one, each) if several else one(each) for each in chosen.checkpoints)
+    done = tuple(
+        _verified_or_finding(one, each) if several else one(each) for each in chosen.checkpoints
+    )
     of_root = _of_root(chosen, partial(verify_one, known=known))
     found = [*of_root, *(finding for each in done for finding in each.findings)]
     return Verification(chosen.path, done, _ordered(found))
@@ -207,8 +209,10 @@ def verify_one(
     """Verify one checkpoint and those nested in it; arguments and errors as in `verify`."""
     directory = directories.directory(path)
     _require_ours(directory)
-    look = partial(_look, load=load, hashed=hashed, known=known, progress=progress)
-    whole = look(directory, CHECKS)
+    one_directory = partial(
+        _verify_directory, load=load, hashed=hashed, known=known, progress=progress
+    )
+    whole = one_directory(directory, CHECKS)
     compared = None
     if optimizer:
         from ckptmigrate.checks import optimizer_values  # slow to import
@@ -229,7 +233,7 @@ def verify_one(
     for each in inside:
         try:
             _require_ours(each)
-            parts.append(look(each, NESTED_CHECKS))
+            parts.append(one_directory(each, NESTED_CHECKS))
         except UnsupportedFormatError as error:
             others.append(Finding("not-verified", each.path, error.reason, fix=error.fix))
     verified = Verified(
@@ -243,7 +247,7 @@ def verify_one(
     return _with_repairs(verified, known)
 
 
-def _look(
+def _verify_directory(
     directory: Directory,
     checks: Collection[Check],
     *,
@@ -309,13 +313,13 @@ def _tracker_repair(chosen: root_checks.Chosen, verify: Callable[[Place], Verifi
     return None
 
 
-def _told(verify: Callable[[Place], Verified], path: Place) -> Verified:
+def _verified_or_finding(verify: Callable[[Place], Verified], path: Place) -> Verified:
     """Verify one of several checkpoints; return an error as a finding, so that others proceed."""
     try:
         return verify(path)
     except (CkptMigrateError, OSError) as error:
-        told = error if isinstance(error, CkptMigrateError) else of_system(error, path)
-        return Verified(path, 0, 0, 0, (Finding("not-verified", path, told.reason),))
+        failure = error if isinstance(error, CkptMigrateError) else of_system(error, path)
+        return Verified(path, 0, 0, 0, (Finding("not-verified", path, failure.reason),))
 
 
 def _ordered(found: list[Finding]) -> tuple[Finding, ...]:

@@ -116,8 +116,9 @@ def main() -> None:
         status = cli.main(prog_name=PROGRAM, standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
-    except click.exceptions.Abort:
-        _fail(CkptMigrateError("interrupted; unfinished work was rolled back"), 130)
+    except click.exceptions.Abort as error:
+        kept = "".join(f"; {each}" for each in getattr(error.__cause__, "args", ()))
+        _fail(CkptMigrateError(f"interrupted; unfinished work was rolled back{kept}"), 130)
     except click.ClickException as error:
         if output.json:
             wrong = CkptMigrateError(error.format_message())

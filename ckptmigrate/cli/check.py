@@ -26,10 +26,11 @@ from ckptmigrate.verbs.check import CheckRequest
     "release",
     type=options.RELEASE,
     metavar="RELEASE",
-    shell_complete=completion_values.releases,
-    help="Check this release only, for example 0.13.1. 0.13 means its latest patch release.",
+    shell_complete=completion_values.job_releases,
+    help="Check this release only, for example 0.13.1. 0.13 means its latest patch release, and "
+    f"{options.INSTALLED} that of your environment (--python).",
 )
-@options.versions
+@options.versions("release")
 @options.strict
 @click.option(
     "--strictness",

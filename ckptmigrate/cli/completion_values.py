@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import click
 from click.shell_completion import CompletionItem
+
+_INSTALLED: Final = {"installed": "the release of the environment of the job"}
 
 
 def _items(words: dict[str, str], incomplete: str) -> list[CompletionItem]:
@@ -18,8 +21,13 @@ def directories(_: click.Context, __: click.Parameter, incomplete: str) -> list[
 
 
 def releases(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the releases that `--reader` accepts, with the layout that each writes."""
+    """Complete the known releases, with the layout that each writes."""
     return _items(_releases(), incomplete)
+
+
+def job_releases(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the releases of a job: `installed`, and those of `releases`."""
+    return _items(_INSTALLED | _releases(), incomplete)
 
 
 def targets(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -29,7 +37,7 @@ def targets(_: click.Context, __: click.Parameter, incomplete: str) -> list[Comp
 
     layouts = {row.layout: row.summary for row in compat().layouts}
     every = {versions.UNIVERSAL: "every release from 0.9 on can load it"}
-    return _items(layouts | every | _releases(), incomplete)
+    return _items(layouts | every | _INSTALLED | _releases(), incomplete)
 
 
 def scenarios(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:

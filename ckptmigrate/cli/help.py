@@ -20,7 +20,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "Output": (
         "output", "in_place", "dry_run", "forget", "link", "print_path", "full", "file",
-        "markdown", "into", "html", "report",
+        "markdown", "into", "html", "report", "part_size",
     ),
     "Target job": (
         "release", "torch", "python", "numpy", "transformer_engine", "strict", "strictness",
@@ -30,11 +30,12 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "Batch": ("jobs", "ledger", "shard", "scheduler", "retries"),
     "Parallelism": ("world_size", "tensor_parallel", "pipeline_parallel"),
     "Validation": (
-        "load", "hash_payload", "hashed", "compare_optimizer", "sample", "values", "known",
+        "load", "hash_payload", "hashed", "verify_source", "compare_optimizer", "sample", "values",
+        "known",
     ),
-    "Measurement": ("readers", "samples", "facts", "update", "source"),
+    "Measurement": ("readers", "samples", "expect", "facts", "update", "junit", "source"),
     "General": (
-        "break_lock", "as_json", "no_color", "verbose", "version", "help", "help_all",
+        "keep", "break_lock", "as_json", "no_color", "verbose", "version", "help", "help_all",
     ),
 }  # fmt: skip
 # Options that only --help-all shows.
@@ -42,7 +43,7 @@ RARE: Final = frozenset({
     "native", "optimizer_type", "extra_state", "rebuild", "link", "into", "torch", "python",
     "numpy", "transformer_engine", "strictness", "context", "expert", "rerun_mode", "no_load_rng",
     "shard", "scheduler", "retries", "world_size", "tensor_parallel", "pipeline_parallel",
-    "no_color", "verbose",
+    "no_color", "verbose", "part_size", "verify_source",
 })  # fmt: skip
 # Arguments that several commands have, as rows of --help.
 ARGUMENTS: Final = {

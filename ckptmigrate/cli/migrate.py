@@ -41,7 +41,7 @@ def _migration_options(command: options.Command) -> options.Command:
             "--allow-loss", multiple=True, type=click.Choice(sorted(LOSSES)), metavar="NAME",
             help="Allow this data loss (see Data loss). Repeat for more.",
         ),
-        options.versions,
+        options.versions("to"),
         click.option(
             "--native", is_flag=True,
             help="Write the layout that the target release itself writes. Default: the smallest "
@@ -66,6 +66,15 @@ def _migration_options(command: options.Command) -> options.Command:
             "--transformer-engine, drop what the job does not request, or add what it requests.",
         ),
         options.transformer_engine,
+        click.option(
+            "--part-size", type=options.SIZE, metavar="SIZE", default="1G", show_default=True,
+            help="Write new data files of at most SIZE, for example 512M. The same command resumes "
+            "an interrupted conversion.",
+        ),
+        click.option(
+            "--verify-source", is_flag=True,
+            help="Read the source of a conversion again and compare it with what was written.",
+        ),
         options.strict,
         options.parallelism("world", "tensor", "pipeline"),
         options.full,
@@ -90,9 +99,10 @@ class _TargetType(options.ReleaseType):
 _TARGET: Final = _TargetType()
 _TERMS: Final = {"Data loss": {name: loss.meaning for name, loss in LOSSES.items()}}
 _TO_HELP: Final = (
-    "The release that will load the checkpoint, for example 0.13 or 0.16.1. Also accepts a layout "
+    "The release that will load the checkpoint, for example 0.13 or 0.16.1; "
+    f"{options.INSTALLED} is that of your environment (--python). Also accepts a layout "
     f"(see `ckptmigrate layouts`) or {versions.UNIVERSAL}, which every release from 0.9 on can "
-    "load. If the job uses --dist-ckpt-strictness raise_all, pass its release and --strict."
+    "load."
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
@@ -14,6 +15,7 @@ from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import EVERYTHING
 from ckptmigrate.places import Place
 from ckptmigrate.storage.urls import place
+from ckptmigrate.text.printable import printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -80,7 +82,28 @@ class ReleaseType(click.ParamType):  # type: ignore[type-arg]  # as PlaceType
         return tag[1] if tag else value
 
 
+INSTALLED: Final = "installed"  # a release: that of the environment of the job
+
+
+class SizeType(click.ParamType):  # type: ignore[type-arg]  # as PlaceType
+    """A number of bytes, with the binary suffix K, M or G, or none."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> int:
+        from ckptmigrate.optimizer.target import SMALLEST_PART  # few commands need it
+
+        match = re.fullmatch(r"(\d{1,15})([KMG]?)(?:i?B)?", str(value), re.ASCII | re.IGNORECASE)
+        size = int(match[1]) << 10 * " KMG".index(match[2].upper() or " ") if match else 0
+        if size < SMALLEST_PART:
+            self.fail(f"{value!r} must be a size such as 512M or 1G.", param, context)
+        return size
+
+
 PLACE: Final = PlaceType()
+SIZE: Final = SizeType()
 RELEASE: Final = ReleaseType()
 path = click.argument("path", type=PLACE, shell_complete=completion_values.directories)
 iteration = click.option(
@@ -100,7 +123,8 @@ _VERSIONS: Final = (
     ),
     click.option(
         "--python", metavar="V",
-        help="Python version of the job. Python 3.13 moved the classes of pathlib. Default: 3.12.",
+        help="Python version of the job. Python 3.13 moved the classes of pathlib. Default: 3.12. "
+        "For the path of an interpreter, such as /env/bin/python, its versions of all packages.",
     ),
     click.option(
         "--numpy", metavar="V",
@@ -110,16 +134,47 @@ _VERSIONS: Final = (
 )  # fmt: skip
 
 
-def versions(command: Command) -> Command:
-    """Add --torch, passed as `torch`, and --python and --numpy, passed as `environment`."""
+def versions(release: str) -> Callable[[Command], Command]:
+    """Add --torch, passed as `torch`, and --python and --numpy, passed as `environment`.
 
-    @functools.wraps(command)
-    def packed(*, python: str | None, numpy: str | None, **values: Any) -> Any:
-        from ckptmigrate.releases.environment import environment
+    The versions that the command line does not state are those of an environment, if `release` is
+    `installed` or --python is the path of an interpreter.
 
-        return command(environment=environment(python, numpy), **values)
+    Args:
+        release: the name of the parameter with the release of the job.
+    """
 
-    return _with(packed, _VERSIONS)  # type: ignore[no-any-return]
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def packed(*, python: str | None, numpy: str | None, **values: Any) -> Any:
+            from ckptmigrate.releases.environment import environment
+
+            python, numpy = _installed(release, python, numpy, values)
+            return command(environment=environment(python, numpy), **values)
+
+        return _with(packed, _VERSIONS)  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _installed(
+    release: str, python: str | None, numpy: str | None, values: dict[str, Any]
+) -> tuple[str | None, str | None]:
+    """Return the Python and NumPy versions, and set the others in `values`."""
+    is_path = python is not None and os.sep in python
+    if values[release] != INSTALLED and not is_path:
+        return python, numpy
+    from ckptmigrate.releases.installation import installation
+
+    found = installation(python if is_path else None)
+    output.lines([printable(str(found))], err=True)
+    stated = click.get_current_context().get_parameter_source(release)
+    if values[release] == INSTALLED or stated is not click.core.ParameterSource.COMMANDLINE:
+        values[release] = found.release
+    for name in ("torch", "transformer_engine"):
+        if name in values and values[name] is None:
+            values[name] = getattr(found, name)
+    return found.python if is_path or python is None else python, numpy or found.numpy
 
 
 def link(command: Command) -> Command:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ckptmigrate import search_path
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.text.commands import shell
 
 # The program of the processes, a package that does not import ckptmigrate.
 _PROGRAM: Final = "training_job"
@@ -32,7 +33,16 @@ def installed(readers: Path) -> list[str]:
         except InvalidVersion:
             continue
     if not found:
-        raise RefusedError(f"there is no release in {readers}", fix="run `make readers`")
+        example = "0.16.1"
+        install = shell(
+            "pip",
+            "install",
+            "--no-deps",
+            "--target",
+            readers / example,
+            f"megatron-core=={example}",
+        )
+        raise RefusedError("contains no release", path=readers, fix=f"run `{install}`")
     return [str(version) for version in sorted(found)]
 
 
@@ -61,7 +71,7 @@ def run(release: str, readers: Path, jobs: Sequence[Mapping[str, Any]]) -> list[
         words = (process.stderr.strip().splitlines() or ["nothing"])[-1]
         raise RefusedError(f"release {release} does not run: {words}", path=readers / release)
     lines = [json.loads(line) for line in process.stdout.splitlines()]
-    told = [(line["release"], line["checkpoint"]) for line in lines]
-    if told != [(release, job["checkpoint"]) for job in jobs]:
-        raise RefusedError(f"release {release} told of other jobs than it was given")
+    answered = [(line["release"], line["checkpoint"]) for line in lines]
+    if answered != [(release, job["checkpoint"]) for job in jobs]:
+        raise RefusedError(f"release {release} answered other jobs than it was given")
     return [line["ranks"] for line in lines]

@@ -8,9 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ckptmigrate.compat.cells import NO_FAULT, OK, STALE_FAULT
-from ckptmigrate.errors import RefusedError
 from ckptmigrate.measuring.subjects import Checkpoint
 from ckptmigrate.releases.facts import matches, minor
+
+# Failures that the matrix does not have: other tensors or another rerun state than stored, a
+# checkpoint that cannot be migrated, a process that reported nothing.
+OTHER_TENSORS: Final = "other-tensors"
+OTHER_STATE: Final = "other-rerun-state"
+REFUSED: Final = "refused"
+ENDED: Final = "ended"
 
 _WILL_RERUN: Final = ["RerunState", 3]
 _IDLE: Final = ["RerunState", 0]
@@ -36,27 +42,39 @@ class LoadResult:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class LoadPair:
+    """The results of one reader for a checkpoint, unmigrated and migrated."""
+
+    raw: LoadResult
+    migrated: LoadResult
+
+
 def rerun_result(each: Checkpoint, release: str, ranks: Sequence[dict[str, Any]]) -> str:
+    """Return the result of a job that loads all tensors, by its rerun state machines."""
     machines = [rank.get("machine") for rank in ranks]
     states = [None if machine is None else machine["state"] for machine in machines]
     if each.scenario == "fault":
         kept = all(state == _WILL_RERUN for state in states)
         if kept and any("resumed" in rank for rank in ranks):
             # After one more step, the failing rank has found its call, and training continues.
-            kept = all(rank["resumed"] == [_IDLE[1], False] for rank in ranks)
-            if not kept:
-                raise RefusedError(f"{release} keeps the fault of {each.key} and never finds it")
+            found = all(rank["resumed"] == [_IDLE[1], False] for rank in ranks)
+            return OK if found else STALE_FAULT
         return fault_result(each, release, kept=kept)
-    if any(state not in (None, _IDLE) for state in states):
-        raise RefusedError(f"{release} holds a fault that {each.key} does not have: {states}")
-    return OK
+    return OK if all(state in (None, _IDLE) for state in states) else OTHER_STATE
 
 
 def fault_result(each: Checkpoint, release: str, *, kept: bool) -> str:
+    """Return the result for a fault, which releases before 0.14 identify by a source line."""
     if not kept:
         return NO_FAULT
-    same = minor(each.writer) == minor(release)
-    return OK if same or matches(each.writer, LASTING_SINCE) else STALE_FAULT
+    same = {minor(writer) for writer in each.writers} == {minor(release)}
+    return OK if same or lasting(each.writers) else STALE_FAULT
+
+
+def lasting(releases: Sequence[str]) -> bool:
+    """Return whether all of these releases identify a failing call by its message."""
+    return bool(releases) and all(matches(release, LASTING_SINCE) for release in releases)
 
 
 def one_line(error: str, each: Checkpoint) -> str:
@@ -65,3 +83,9 @@ def one_line(error: str, each: Checkpoint) -> str:
     text = text.replace(str(each.root), "CHECKPOINT").replace("\\n", " ")
     text = _ADVICE.sub(r"\1 ... \2", text)
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def exception_type(error: str) -> str:
+    """Return the type of an exception, from its error message."""
+    found = re.match(r"(\w+): ", error)
+    return found[1] if found else ENDED

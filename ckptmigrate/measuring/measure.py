@@ -1,32 +1,24 @@
-"""The measurement of the matrix: real releases load every checkpoint, unmigrated and migrated."""
+"""The measurement: real releases load checkpoints, unmigrated and migrated."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from ckptmigrate.compat.cells import (
-    NO_OPTIMIZER,
-    OK,
-    UNTOUCHED,
-    CellRow,
-    GroupRow,
-    Matrix,
-)
-from ckptmigrate.errors import RefusedError
+from ckptmigrate.compat.cells import NO_OPTIMIZER, OK, UNTOUCHED, Matrix
+from ckptmigrate.errors import CkptMigrateError, RefusedError
 from ckptmigrate.measuring import jobs, load_results, subjects
-from ckptmigrate.measuring.load_results import LASTING_SINCE, LoadResult
+from ckptmigrate.measuring.load_results import LoadPair, LoadResult
 from ckptmigrate.measuring.subjects import Checkpoint
+from ckptmigrate.measuring.training_results import Rows, TrainingResults
 from ckptmigrate.planning.losses import OPTIMIZER_STATE
 from ckptmigrate.releases import prediction
-from ckptmigrate.releases.facts import Compat, matches
+from ckptmigrate.releases.facts import Compat
 from ckptmigrate.releases.prediction import Verdict
 from ckptmigrate.releases.readers import reader
-from ckptmigrate.storage import local_files
 from ckptmigrate.storage.directories import LocalDirectory
 from ckptmigrate.verbs.migrate import MigrationRequest
 from ckptmigrate.versions.detection import read
@@ -41,32 +33,6 @@ _RULES: Final = "rules"
 
 
 @dataclass(frozen=True)
-class CellDifference:
-    """A difference between an outcome and the matrix."""
-
-    writer: str
-    reader: str
-    scenario: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.writer} -> {self.reader}, {self.scenario}: {self.what}"
-
-
-@dataclass
-class Measured:
-    """The result of a measurement.
-
-    Attributes:
-        groups: the measured groups, with new cells.
-        differences: cells that changed, and checkpoints of a group that contradict each other.
-    """
-
-    groups: list[GroupRow] = field(default_factory=list)
-    differences: list[CellDifference] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
 class _Migrated:
     """A checkpoint after the migration for one reader.
 
@@ -74,11 +40,13 @@ class _Migrated:
         folder: the iteration to load; that of the source if nothing had to be written.
         untouched: whether nothing had to be written.
         losses: the data losses that the migration needed.
+        refusal: why the checkpoint cannot be migrated; empty if it can.
     """
 
     folder: Path
     untouched: bool
-    losses: tuple[str, ...]
+    losses: tuple[str, ...] = ()
+    refusal: str = ""
 
     @property
     def as_before(self) -> bool:
@@ -87,117 +55,105 @@ class _Migrated:
 
 
 class Measurement:
-    """A measurement of the matrix.
+    """A measurement of loads.
 
     Args:
         matrix, compat: the content of compat_matrix.yaml.
         readers: a directory with one directory per release, see `make readers`.
-        samples: the directory of the samples.
         work: an empty directory for saved and migrated checkpoints.
         say: called with a line of text for each step.
+        training: what training did with the checkpoints, by name.
     """
 
     def __init__(
-        self, matrix: Matrix, compat: Compat, readers: Path, samples: Path, work: Path, say: Say
+        self,
+        matrix: Matrix,
+        compat: Compat,
+        readers: Path,
+        work: Path,
+        say: Say,
+        training: TrainingResults,
     ) -> None:
         self.matrix, self.compat, self.say = matrix, compat, say
-        self.readers, self.samples, self.work = readers, samples, work
+        self.readers, self.work, self.training = readers, work, training
         self.wheels = jobs.installed(readers)
-        self.training = _trained_cells(samples / "raw_matrix.json")
-        self.training_migrated = _trained_cells(samples / "migrated_matrix.json")
 
-    def run(self, groups: Sequence[GroupRow], asked: Collection[str] = ()) -> Measured:
-        """Measure groups.
+    def run(
+        self, every: Sequence[Checkpoint], releases: Sequence[str]
+    ) -> dict[str, dict[str, LoadPair]]:
+        """Measure checkpoints, those to save included.
 
         Args:
-            groups: the groups to measure.
-            asked: the readers; default: every release of the section `readers`.
+            releases: the readers. The results of a release that is not installed are derived.
+
+        Returns:
+            release -> key of a checkpoint -> results.
 
         Raises:
-            RefusedError: a release does not run, or its error matches no row of `failures`.
+            RefusedError: a release does not run, or contradicts what training did.
         """
-        found = {
-            (group.writer, group.scenario): [self._checkpoint(group, n) for n in group.checkpoints]
-            for group in groups
-        }
-        every = [checkpoint for each in found.values() for checkpoint in each]
         self._save([checkpoint for checkpoint in every if checkpoint.saved])
         self.tensors = {
             each.key: subjects.digests(read(LocalDirectory(each.folder)).manifest) for each in every
         }
-        releases = [r.release for r in self.compat.readers if not asked or r.release in asked]
         with ThreadPoolExecutor(2) as pool:
-            told = dict(
-                zip(releases, pool.map(lambda r: self._ask(r, every), releases), strict=True)
-            )
-        measured = Measured()
-        for group in groups:
-            cells = [
-                self._cell(group, release, [told[release][c.key] for c in found[key]], measured)
-                for key in [(group.writer, group.scenario)]
-                for release in releases
-            ]
-            kept = [cell for cell in group.cells if cell.reader not in releases]
-            order = [row.release for row in self.compat.readers]
-            cells = sorted([*kept, *cells], key=lambda cell: order.index(cell.reader))
-            measured.groups.append(
-                GroupRow(group.writer, group.scenario, group.checkpoints, tuple(cells))
-            )
-        return measured
-
-    def _checkpoint(self, group: GroupRow, name: str) -> Checkpoint:
-        return subjects.checkpoint(
-            group.writer, group.scenario, name, self.samples, self.work / "saves"
-        )
+            found = pool.map(lambda release: self._ask(release, every), releases)
+            return dict(zip(releases, found, strict=True))
 
     def _save(self, wanted: Sequence[Checkpoint]) -> None:
-        for writer in dict.fromkeys(each.writer for each in wanted):
+        for writer in dict.fromkeys(each.writers[0] for each in wanted):
             self.say(f"{writer} saves")
-            mine = [each for each in wanted if each.writer == writer]
-            told = jobs.run(
+            mine = [each for each in wanted if each.writers == (writer,)]
+            answers = jobs.run(
                 writer,
                 self.readers,
                 [{"checkpoint": str(c.folder), "save": c.scenario, **dict(c.sizes)} for c in mine],
             )
-            for each, ranks in zip(mine, told, strict=True):
+            for each, ranks in zip(mine, answers, strict=True):
                 for rank in ranks:
                     if rank["error"]:
                         raise RefusedError(f"{writer} cannot save: {rank['error']}", path=each.root)
 
-    def _ask(self, release: str, every: Sequence[Checkpoint]) -> dict[str, list[LoadResult]]:
-        """Return the [unmigrated, migrated] outcomes of a reader for each checkpoint, by key."""
+    def _ask(self, release: str, every: Sequence[Checkpoint]) -> dict[str, LoadPair]:
+        """Return the results of a reader for each checkpoint, by key."""
         migrated = {each.key: self._migrate(each, release) for each in every}
         if release not in self.wheels:
             self.say(f"{release} is not a wheel: its cells are derived")
             return {each.key: self._derive(each, release, migrated[each.key]) for each in every}
         self.say(f"{release} reads {len(every)} checkpoints, raw and migrated")
         wanted = [self._job(each, each.folder, release) for each in every]
-        changed = [each for each in every if not migrated[each.key].as_before]
+        changed = [
+            each
+            for each in every
+            if not (migrated[each.key].as_before or migrated[each.key].refusal)
+        ]
         for each in changed:
             after = migrated[each.key]
             job = self._job(each, after.folder, release)
             wanted.append({**job, "no_load_optim": OPTIMIZER_STATE in after.losses})
-        told = jobs.run(release, self.readers, wanted)
+        answers = jobs.run(release, self.readers, wanted)
         raw = {
-            each.key: self._outcome(each, release, ranks, ())
-            for each, ranks in zip(every, told, strict=False)
+            each.key: self._known_otherwise(each, release, self._outcome(each, release, ranks, ()))
+            for each, ranks in zip(every, answers, strict=False)
         }
+        loaded = {
+            each.key: self._outcome(each, release, ranks, migrated[each.key].losses)
+            for each, ranks in zip(changed, answers[len(every) :], strict=True)
+        }
+        found = {}
         for each in every:
-            raw[each.key] = self._known_otherwise(each, release, raw[each.key])
-        after_told = told[len(every) :]
-        found = {
-            each.key: [raw[each.key], LoadResult(raw[each.key].result, UNTOUCHED)] for each in every
-        }
-        for each, ranks in zip(changed, after_told, strict=True):
-            outcome = self._outcome(each, release, ranks, migrated[each.key].losses)
-            found[each.key] = [raw[each.key], outcome]
-        return {
-            each.key: [raw[each.key], self._trained_migrated(each, release, found[each.key][1])]
-            for each in every
-        }
+            refusal = migrated[each.key].refusal
+            after_load = loaded.get(each.key) or (
+                LoadResult(load_results.REFUSED, _RULES, refusal)
+                if refusal
+                else replace(raw[each.key], known=UNTOUCHED)
+            )
+            after_load = self._trained_migrated(each, release, after_load)
+            found[each.key] = LoadPair(raw[each.key], after_load)
+        return found
 
     def _job(self, each: Checkpoint, folder: Path, release: str) -> dict[str, Any]:
-        lasting = all(matches(r, LASTING_SINCE) for r in (each.writer, release))
+        lasting = load_results.lasting(each.writers) and load_results.lasting((release,))
         step = each.scenario == "fault" and lasting
         return {"checkpoint": str(folder), "step": step, **dict(each.sizes)}
 
@@ -206,12 +162,15 @@ class Measurement:
         output = self.work / f"{each.key}-for-{release}"
         request = MigrationRequest(release, output=output)
         try:
-            done = request.run(each.root)
-        except RefusedError as refused:
-            if not refused.losses:
-                raise
-            request = replace(request, allow_loss=refused.losses)
-            done = request.run(each.root)
+            try:
+                done = request.run(each.root)
+            except RefusedError as refused:
+                if not refused.losses:
+                    raise
+                request = replace(request, allow_loss=refused.losses)
+                done = request.run(each.root)
+        except CkptMigrateError as error:
+            return _Migrated(each.folder, False, refusal=error.reason)
         if done.destination is None:
             return _Migrated(each.folder, True, request.allow_loss)
         return _Migrated(output / done.names[0], False, request.allow_loss)
@@ -226,7 +185,7 @@ class Measurement:
         """Return the outcome of a job, from those of its ranks."""
         for rank in ranks:
             if rank["error"]:
-                return self._failed(each, release, rank["error"], _WHEEL)
+                return self._failed(each, rank["error"], _WHEEL)
         no_optimizer = OPTIMIZER_STATE in losses
         expected = {
             key: value
@@ -234,18 +193,18 @@ class Measurement:
             if not (no_optimizer and key.startswith("optimizer."))
         }
         if any(rank["tensors"] != expected for rank in ranks):
-            raise RefusedError(f"{release} loads other tensors than {each.key} has")
+            error = f"{release} loads other tensors than the checkpoint contains"
+            return LoadResult(load_results.OTHER_TENSORS, _WHEEL, error)
         result = load_results.rerun_result(each, release, ranks)
+        if result == load_results.OTHER_STATE:
+            return LoadResult(result, _WHEEL, f"{release} has a fault that the checkpoint has not")
         return LoadResult(NO_OPTIMIZER if no_optimizer and result == OK else result, _WHEEL)
 
-    def _failed(self, each: Checkpoint, release: str, error: str, known: str) -> LoadResult:
+    def _failed(self, each: Checkpoint, error: str, known: str) -> LoadResult:
+        """Return the result of an error: a failure of the matrix, or the type of the exception."""
         row = self.matrix.failure(error)
-        if row is None:
-            raise RefusedError(
-                f"{release} fails on {each.key} in a way that no row of failures has: {error}",
-                fix="add one to compat_matrix.yaml",
-            )
-        return LoadResult(row.failure, known, load_results.one_line(error, each))
+        name = load_results.exception_type(error) if row is None else row.failure
+        return LoadResult(name, known, load_results.one_line(error, each))
 
     def _known_otherwise(self, each: Checkpoint, release: str, found: LoadResult) -> LoadResult:
         """Return the outcome of Megatron-LM training if it was measured, else the given one.
@@ -253,7 +212,7 @@ class Measurement:
         The jobs here do not include the distributed optimizer, which rejects some sharding types.
         If training was not measured, the rules of `check` decide whether it does.
         """
-        training = self._trained(each, release, self.training)
+        training = self._trained(each, release, self.training.raw)
         if training is not None:
             if training.result != found.result:
                 raise RefusedError(
@@ -261,15 +220,15 @@ class Measurement:
                     f"{found.result} with the wheel"
                 )
             return training
-        if each.scenario == "optimizer" and found.result == OK:
+        if each.optimizer and found.result == OK:
             verdict = self._check(each.folder, release)
             if not verdict.resumes:
-                return self._failed(each, release, verdict.obstacles[0].error, _RULES)
+                return self._failed(each, verdict.obstacles[0].error, _RULES)
         return found
 
     def _trained_migrated(self, each: Checkpoint, release: str, found: LoadResult) -> LoadResult:
         """Return the migrated outcome of training if it was measured, else the given one."""
-        training = self._trained(each, release, self.training_migrated)
+        training = self._trained(each, release, self.training.migrated)
         if training is None:
             return found
         if training.result != found.result:
@@ -279,37 +238,37 @@ class Measurement:
             )
         return training
 
-    def _trained(
-        self, each: Checkpoint, release: str, rows: Mapping[tuple[str, str], dict[str, Any]]
-    ) -> LoadResult | None:
+    def _trained(self, each: Checkpoint, release: str, rows: Rows) -> LoadResult | None:
         row = rows.get((release, each.name))
         if row is None:
             return None
         known = _TRAINING.format(torch=row["reader_torch"])
         if row["stage"] != "ok":
-            return self._failed(each, release, row["error"], known)
+            return self._failed(each, row["error"], known)
         if each.scenario != "fault":
             return LoadResult(OK, known)
         return LoadResult(
             load_results.fault_result(each, release, kept=row["fault_context_kept"]), known
         )
 
-    def _derive(self, each: Checkpoint, release: str, after: _Migrated) -> list[LoadResult]:
+    def _derive(self, each: Checkpoint, release: str, after: _Migrated) -> LoadPair:
         """Return the outcomes for a reader without a wheel: measured by training, or from rules."""
-        raw = self._trained(each, release, self.training)
+        raw = self._trained(each, release, self.training.raw)
         raw = raw or self._by_rules(each, each.folder, release)
-        if after.as_before:
-            outcome = LoadResult(raw.result, UNTOUCHED)
+        if after.refusal:
+            outcome = LoadResult(load_results.REFUSED, _RULES, after.refusal)
+        elif after.as_before:
+            outcome = replace(raw, known=UNTOUCHED)
         elif OPTIMIZER_STATE in after.losses:
             outcome = LoadResult(NO_OPTIMIZER, _RULES)
         else:
             outcome = self._by_rules(each, after.folder, release)
-        return [raw, self._trained_migrated(each, release, outcome)]
+        return LoadPair(raw, self._trained_migrated(each, release, outcome))
 
     def _by_rules(self, each: Checkpoint, folder: Path, release: str) -> LoadResult:
         verdict = self._check(folder, release)
         if not verdict.resumes:
-            return self._failed(each, release, verdict.obstacles[0].error, _RULES)
+            return self._failed(each, verdict.obstacles[0].error, _RULES)
         if each.scenario != "fault":
             return LoadResult(OK, _RULES)
         kept = WITHOUT_CONTEXT not in verdict.without
@@ -320,51 +279,3 @@ class Measurement:
 
     def _check(self, folder: Path, release: str) -> Verdict:
         return prediction.check(read(LocalDirectory(folder)), reader(release, self.compat))
-
-    def _cell(
-        self,
-        group: GroupRow,
-        release: str,
-        outcomes: Sequence[list[LoadResult]],
-        measured: Measured,
-    ) -> CellRow:
-        """Return a cell, and add its differences to `measured`.
-
-        A difference is a change of the cell, or an outcome that the checkpoints do not share.
-        """
-
-        def differs(what: str) -> None:
-            measured.differences.append(CellDifference(group.writer, release, group.scenario, what))
-
-        raw, migrated = outcomes[0]
-        for name, other in zip(group.checkpoints, outcomes, strict=True):
-            if [each.result for each in other] != [raw.result, migrated.result]:
-                differs(
-                    f"{name} ends with {other[0].result} and {other[1].result}, "
-                    f"{group.checkpoints[0]} with {raw.result} and {migrated.result}"
-                )
-        cell = CellRow(release, raw.result, raw.known, migrated.result, migrated.known, raw.error)
-        old = next((row for row in group.cells if row.reader == release), None)
-        if old is None:
-            differs(f"is new: raw {cell.raw}, migrated {cell.migrated}")
-        elif old != cell:
-            for name in ("raw", "raw_known", "migrated", "migrated_known", "error"):
-                if getattr(old, name) != getattr(cell, name):
-                    differs(f"{name} was {getattr(old, name)!r} and is {getattr(cell, name)!r}")
-        return cell
-
-
-def _trained_cells(file: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return what Megatron-LM training did: (reader, sample) -> row."""
-    return {(row["reader"], row["sample"]): row for row in json.loads(local_files.read_text(file))}
-
-
-def groups_of(
-    matrix: Matrix, *, writers: Collection[str] = (), scenarios: Collection[str] = ()
-) -> Iterator[GroupRow]:
-    """Yield the groups of some writers and scenarios; default: all."""
-    for group in matrix.matrix:
-        if (not writers or group.writer in writers) and (
-            not scenarios or group.scenario in scenarios
-        ):
-            yield group

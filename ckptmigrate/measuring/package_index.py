@@ -20,13 +20,13 @@ def available() -> list[str]:
     Raises:
         subprocess.CalledProcessError: pip finds none.
     """
-    told = subprocess.run(
+    listing = subprocess.run(
         search_path.module("pip", "index", "versions", "megatron-core"),
         check=True,
         capture_output=True,
         text=True,
     ).stdout
-    listed = re.search(r"^Available versions: (.*)$", told, re.MULTILINE)
+    listed = re.search(r"^Available versions: (.*)$", listing, re.MULTILINE)
     return [] if listed is None else listed[1].split(", ")
 
 

@@ -1,11 +1,14 @@
-"""The checkpoints that the matrix is measured with: samples, and checkpoints of real releases."""
+"""The checkpoints that are measured: samples of the matrix, and the roots of any folder."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+import math
+import os
 import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +16,11 @@ from typing import Any, Final
 from ckptmigrate.checkpoint import locate
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.releases.facts import compat, matches
 from ckptmigrate.storage import local_files
+from ckptmigrate.text.commands import command
+from ckptmigrate.verbs.inspect import inspect
+from ckptmigrate.verbs.verify import VerifyRequest
 
 SAVED: Final = "saved/"
 # The sizes in names of saved checkpoints, and their names in jobs.
@@ -25,33 +32,34 @@ _SIZES: Final = {
 }
 
 
+# A job has one process per rank, all on this machine.
+_MOST_RANKS: Final = 64
+_DEEPEST: Final = 4  # directories between a folder and a root in it
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that represents a writer and a scenario.
+    """A checkpoint that releases load.
 
     Attributes:
-        writer: the release that wrote it.
-        scenario: the name of a ScenarioRow.
-        name: its name in the matrix.
+        name: its name in the matrix, or the path of its root in the folder.
+        key: a name for directories.
         root: its root, which may not exist yet.
+        writers: the releases that may have written it.
+        scenario: the name of a ScenarioRow, or `corrupt`.
+        optimizer: whether it has a distributed optimizer, which the jobs do not build.
         sizes: the job's tensor_parallel, pipeline_parallel, context_parallel and data_parallel.
+        saved: whether the release saves it during the measurement.
     """
 
-    writer: str
-    scenario: str
     name: str
+    key: str
     root: Path
+    writers: tuple[str, ...]
+    scenario: str
+    optimizer: bool
     sizes: tuple[tuple[str, int], ...]
-
-    @property
-    def saved(self) -> bool:
-        """Return whether the release saves it during the measurement."""
-        return self.name.startswith(SAVED)
-
-    @property
-    def key(self) -> str:
-        """Return a name for directories."""
-        return f"{self.writer}-{self.scenario}-{self.name.removeprefix(SAVED)}"
+    saved: bool = False
 
     @property
     def folder(self) -> Path:
@@ -63,7 +71,7 @@ class Checkpoint:
         return found
 
 
-def checkpoint(writer: str, scenario: str, name: str, samples: Path, saves: Path) -> Checkpoint:
+def of_matrix(writer: str, scenario: str, name: str, samples: Path, saves: Path) -> Checkpoint:
     """Return the checkpoint with a name of the matrix.
 
     Args:
@@ -73,17 +81,97 @@ def checkpoint(writer: str, scenario: str, name: str, samples: Path, saves: Path
     Raises:
         RefusedError: there is no such sample.
     """
-    if name.startswith(SAVED):
-        told = name.removeprefix(SAVED)
-        root = saves / f"{writer}-{scenario}-{told}"
-        found = dict(re.findall(r"(tp|pp|cp|dp)(\d+)", told))
+    suffix, saved = name.removeprefix(SAVED), name.startswith(SAVED)
+    key = f"{writer}-{scenario}-{suffix}"
+    if saved:
+        root = saves / key
+        found = dict(re.findall(r"(tp|pp|cp|dp)(\d+)", suffix))
         sizes = {_SIZES[part]: int(size) for part, size in found.items()}
-        return Checkpoint(writer, scenario, name, root, tuple(sizes.items()))
-    index = json.loads(local_files.read_text(samples / "index.json"))
-    if name not in index:
-        raise RefusedError(f"there is no sample {name!r} in {samples}", fix="see its index.json")
-    of_job = ((size, int(index[name][size])) for size in _SIZES.values())
-    return Checkpoint(writer, scenario, name, samples / name, tuple(of_job))
+    else:
+        root = samples / name
+        index = json.loads(local_files.read_text(samples / "index.json"))
+        if name not in index:
+            raise RefusedError(
+                f"there is no sample {name!r} in {samples}", fix="see its index.json"
+            )
+        sizes = {size: int(index[name][size]) for size in _SIZES.values()}
+    optimizer = scenario == "optimizer"
+    of_job = tuple(sizes.items())
+    return Checkpoint(name, key, root, (writer,), scenario, optimizer, of_job, saved)
+
+
+def of_folder(folder: Path, *, known: Collection[str] = ()) -> list[Checkpoint]:
+    """Return the checkpoints that the tracker files of all roots in a folder name.
+
+    Real releases unpickle these checkpoints, so only known globals may be in their pickles.
+
+    Args:
+        known: other dotted names of globals to trust.
+
+    Raises:
+        CkptMigrateError: there is no root, or a root cannot be measured.
+    """
+    found = [_of_root(root, folder, n, known) for n, root in enumerate(_roots(folder))]
+    if not found:
+        raise RefusedError(
+            f"contains no root, which has {locate.TRACKER_FILE}",
+            path=folder,
+            fix="pass a directory of roots with --samples DIRECTORY",
+        )
+    return found
+
+
+def _roots(folder: Path) -> Iterator[Path]:
+    """Yield the roots in a folder, sorted by path; links to directories are not followed."""
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        if locate.TRACKER_FILE in files:
+            yield here
+        if locate.TRACKER_FILE in files or len(here.relative_to(folder).parts) == _DEEPEST:
+            folders.clear()
+        folders.sort()
+
+
+def _of_root(root: Path, folder: Path, number: int, known: Collection[str]) -> Checkpoint:
+    for each in VerifyRequest(known=tuple(known)).run(root).found.findings:
+        if each.code == "unknown-symbol":
+            raise RefusedError(
+                f"{each.what}, and a job that loads the checkpoint may call it",
+                path=root,
+                fix=f"to list all, run `{command('verify', root)}`; pass those that you trust "
+                "with --known NAME",
+            )
+    found = inspect(locate.locate(root).checkpoints[0])
+    sizes = found.topology
+    if sizes is None or sizes.data is None:
+        raise RefusedError(
+            "the parallelism of the job is not known, so no job can load it here",
+            path=root,
+            fix="use a checkpoint of Megatron-LM, whose args contain it",
+        )
+    pipeline, tensor = sizes.require_grid()
+    of_job = (tensor, pipeline, sizes.context or 1, sizes.data)
+    if (ranks := math.prod(of_job)) > _MOST_RANKS:
+        raise RefusedError(
+            f"the job has {ranks} ranks, and more than {_MOST_RANKS} are not started here",
+            path=root,
+            fix="use a checkpoint of a smaller job",
+        )
+    kind = found.rerun.kind.value
+    writers = found.writer.releases
+    if not writers:  # the signs contradict each other
+        rows = [row for row in compat().layouts if row.layout in found.likely]
+        known_releases = compat().known_releases
+        writers = tuple(r for r in known_releases if any(matches(r, row.releases) for row in rows))
+    return Checkpoint(
+        root.relative_to(folder).as_posix(),
+        f"root-{number}",
+        root,
+        writers,
+        kind if kind in ("fault", "disabled", "corrupt") else "idle",
+        found.optimizer is not None and found.optimizer.type is not None,
+        tuple(zip(_SIZES.values(), of_job, strict=True)),
+    )
 
 
 def digests(manifest: Manifest) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ from ckptmigrate.storage.directories import Directory
 from ckptmigrate.text.commands import install
 
 MAIN: Final = "float32"  # dtype of main parameters
+_PIECE: Final = 64 * 1024  # bytes that are cast at once; larger arrays leave the cache
 _QUIET_NAN: Final = 0x7FC0  # c10::detail::round_to_nearest_even casts every NaN to it
 
 
@@ -30,7 +31,8 @@ def digest(directory: Directory, spans: Spans, dtype: str | None = None) -> byte
     cast = _CASTS[dtype or MAIN]
     found = hashlib.sha256()
     for block in blocks(directory, spans):
-        found.update(cast(block))
+        for at in range(0, len(block), _PIECE):
+            found.update(cast(block[at : at + _PIECE]))
     return found.digest()
 
 
@@ -43,9 +45,13 @@ def _to_bfloat16(block: bytes) -> bytes:
     """Round to nearest, ties to even; see c10/util/BFloat16.h."""
     np = _numpy()
     bits = np.frombuffer(block, "<u4")
-    rounded = (bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16
-    is_nan = (bits & 0x7FFFFFFF) > 0x7F800000
-    return bytes(np.where(is_nan, _QUIET_NAN, rounded).astype("<u2").tobytes())
+    rounded = bits >> 16
+    rounded &= 1
+    rounded += 0x7FFF
+    rounded += bits
+    rounded >>= 16
+    rounded[(bits & 0x7FFFFFFF) > 0x7F800000] = _QUIET_NAN
+    return bytes(rounded.astype("<u2").tobytes())
 
 
 def _to_float16(block: bytes) -> bytes:

@@ -19,7 +19,7 @@ from ckptmigrate.optimizer import sharding_types
 from ckptmigrate.optimizer.record import OptimizerRecord, Parameter, ParameterCell
 from ckptmigrate.optimizer.source import OPTIMIZER, Source
 from ckptmigrate.optimizer.tensors import BLOCK, Numbers, Spans, blocks, part_of
-from ckptmigrate.pickles.display import short
+from ckptmigrate.pickles.display import short_repr
 from ckptmigrate.pickles.equality import equal
 from ckptmigrate.storage.directories import Directory
 
@@ -109,7 +109,9 @@ def _by_kind(groups: tuple[dict[str, Any], ...]) -> dict[tuple[str, ...], dict[s
     """Return the groups by what identifies them; a number tells equal ones apart."""
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     for group in groups:
-        kind = tuple(f"{key} {short(group.get(key, group.get(f'pre_{key}')))}" for key in _GROUP)
+        kind = tuple(
+            f"{key} {short_repr(group.get(key, group.get(f'pre_{key}')))}" for key in _GROUP
+        )
         again = sum(each[: len(kind)] == kind for each in found)
         found[(*kind, f"number {again + 1}") if again else kind] = group
     return found
@@ -120,11 +122,13 @@ def _of_group(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator
         if key == "params":
             continue
         if key not in b:
-            yield Difference("-", _PART, f"{name}: {key}", short(a[key]))
+            yield Difference("-", _PART, f"{name}: {key}", short_repr(a[key]))
         elif key not in a:
-            yield Difference("+", _PART, f"{name}: {key}", short(b[key]))
+            yield Difference("+", _PART, f"{name}: {key}", short_repr(b[key]))
         elif not equal(a[key], b[key]):
-            yield Difference("~", _PART, f"{name}: {key}", f"{short(a[key])} -> {short(b[key])}")
+            yield Difference(
+                "~", _PART, f"{name}: {key}", f"{short_repr(a[key])} -> {short_repr(b[key])}"
+            )
 
 
 def _of_parameter(

@@ -6,8 +6,9 @@ buffer belongs to the weight that it is cast to. Every element of every range is
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -24,7 +25,7 @@ from ckptmigrate.optimizer.record import (
     Replica,
 )
 from ckptmigrate.optimizer.registration import CellName
-from ckptmigrate.optimizer.source import Source
+from ckptmigrate.optimizer.source import Source, argument
 from ckptmigrate.optimizer.tensors import Spans, blocks, part_of
 
 _ALIGNMENT: Final = 64  # elements; each parameter starts at a multiple of it in its bucket
@@ -205,26 +206,49 @@ def _parsed(source: Source, weights: Weights, buffer: Buffer) -> list[Match]:
                 _step_over_padding(weights, buffer, first)
             )
             todo += [following for _, following in steps[first]]
-    # The number of ways to read the rest of the buffer, counted up to 2.
-    ways: dict[int, int] = {}
-    for first in sorted(steps, reverse=True):
-        ways[first] = min(2, sum(ways.get(after, 1) for _, after in steps[first]))
-    if not ways[0]:
+    found = readings(steps)
+    if not found:
         furthest = max(first for first in steps if not steps[first])
         raise source.error(
             f"no weight has the main parameters from element {furthest} of {buffer.name}: the "
             "weights were changed after the save, or the optimizer is not theirs"
         )
-    found: list[Match] = []
-    first = 0
-    while first < buffer.count:
-        possible = [step for step in steps[first] if ways.get(step[1], 1)]
-        if len(possible) > 1:
-            names = {name for cells, _ in possible for each in cells for name, _ in each.cells}
-            raise _ambiguous(source, sorted(names), f"element {first} of {buffer.name}")
-        cells, first = possible[0]
-        found += cells
-    return found
+    for pair in itertools.zip_longest(found[0], found[-1]):
+        different = [match for match in pair if match is not None and len({*pair}) > 1]
+        if different:
+            names = sorted({name for match in different for name, _ in match.cells})
+            place = min(match.first for match in different)
+            raise _ambiguous(source, names, f"element {place} of {buffer.name}")
+    return found[0]
+
+
+def readings(steps: Mapping[int, Sequence[_Step]]) -> list[list[Match]]:
+    """Return the ways to read a buffer as cells, of several only two.
+
+    The halves of a gated MLP are one way, whether they are taken for one parameter or for two.
+
+    Args:
+        steps: by the first element of a parameter.
+    """
+    # A reading of the rest of a buffer is a number: that of its first match and of what follows.
+    numbers: dict[tuple[Match, int], int] = {}
+    found: dict[int, list[int]] = {}
+    for first in sorted(steps, reverse=True):
+        possible = set()
+        for cells, after in steps[first]:
+            for number in found.get(after, [0]):
+                for match in reversed(cells):
+                    number = numbers.setdefault((match, number), len(numbers) + 1)
+                possible.add(number)
+        found[first] = sorted(possible)[:2]
+    parts = {number: part for part, number in numbers.items()}
+
+    def matches(number: int) -> Iterator[Match]:
+        while number:
+            match, number = parts[number]
+            yield match
+
+    return [list(matches(number)) for number in found[0]]
 
 
 def _steps(weights: Weights, buffer: Buffer, first: int) -> Iterator[_Step]:
@@ -314,9 +338,16 @@ def _ordered(
         RefusedError: the order does not decide.
     """
     order = registration.planned(source)
+    ranks = argument(source, "tensor_model_parallel_size")
+    stages: dict[CellName, set[int]] = defaultdict(set)
+    for use in uses:
+        if len(use.match.cells) == 1:
+            stages[use.match.cells[0]].add(use.buffer.group // ranks)
     by_buffer: dict[str, list[Use]] = defaultdict(list)
     for use in uses:
-        if len(use.match.cells) == 1 or use.match.cells in tied:
+        # The copy of a shared embedding is registered last, where its key is not.
+        single = len(use.match.cells) == 1 and len(stages[use.match.cells[0]]) == 1
+        if single or use.match.cells in tied:
             # Buckets of a buffer are in order.
             by_buffer[use.buffer.name.partition(".bucket_idx_")[0]].append(use)
     for ranges in by_buffer.values():

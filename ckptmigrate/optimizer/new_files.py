@@ -15,10 +15,9 @@ from ckptmigrate.pickles.torch_zip import STORAGES as STORAGE_NAMES
 from ckptmigrate.pickles.torch_zip import Outlined, Stored
 from ckptmigrate.pickles.tree import Object, PersistentId, symbol
 
-# A file is closed after this many bytes. Files can be written in parallel.
-_FULL: Final = 1024**3
 # Larger chunks are split, because a `torch.save` zip of 4 GiB has other records.
 LARGEST_CHUNK: Final = 2 * 1024**3
+_AROUND: Final = 4096  # bytes of a zip besides the elements, at most
 _CLASSES: Final = {dtype: path for path, (dtype, _) in tensors.STORAGES.items()}
 
 
@@ -85,24 +84,27 @@ class NewBlob:
 
 
 def plan(
-    states: Mapping[str, NewState], names: Iterator[str]
+    states: Mapping[str, NewState], names: Iterator[str], part_size: int
 ) -> tuple[dict[str, NewTensor], dict[str, tuple[NewBlob, ...]]]:
     """Return the rows of new tensors, and the contents of the new data files by name.
 
     Args:
         states: the tensors by key.
         names: unused names for data files of rank 0.
+        part_size: the largest size of a file in bytes, at least `target.SMALLEST_PART`. A chunk
+            that does not fit is split.
     """
     files: dict[str, list[NewBlob]] = {}
-    name, end = "", _FULL
+    largest = min(LARGEST_CHUNK, part_size - _AROUND)
+    name, end = "", part_size
     rows = {}
     for key, state in states.items():
         chunks = []
-        for each in (part for whole in state.ranges for part in _split(whole)):
+        for each in (part for whole in state.ranges for part in _split(whole, largest)):
             blob = _blob(each)
-            if end >= _FULL:
-                name, end = next(names), 0
             length = blob.outlined.length
+            if end + length > part_size:
+                name, end = next(names), 0
             chunks.append(NewChunk(each.offsets, each.sizes, Blob(name, end, length)))
             files.setdefault(name, []).append(blob)
             end += length
@@ -111,10 +113,10 @@ def plan(
     return rows, {name: tuple(blobs) for name, blobs in files.items()}
 
 
-def _split(whole: NewRange) -> Iterable[NewRange]:
-    """Yield a chunk in parts of at most LARGEST_CHUNK bytes, cut along its first long axis."""
+def _split(whole: NewRange, largest: int) -> Iterable[NewRange]:
+    """Yield a chunk in parts of at most `largest` bytes, cut along its first long axis."""
     size = sum(span.size for span in whole.spans)
-    if size <= LARGEST_CHUNK:
+    if size <= largest:
         yield whole
         return
     axis = next(d for d, n in enumerate(whole.sizes) if n > 1)
@@ -125,7 +127,7 @@ def _split(whole: NewRange) -> Iterable[NewRange]:
         offsets[axis] += first
         sizes[axis] = some
         spans = tensors.part_of(whole.spans, first * count, some * count)
-        yield from _split(NewRange(tuple(offsets), tuple(sizes), spans))
+        yield from _split(NewRange(tuple(offsets), tuple(sizes), spans), largest)
 
 
 def _blob(each: NewRange) -> NewBlob:

@@ -2,7 +2,8 @@
 
 A buffer has its parameters in the reverse order. The save plan of a rank has the keys in this
 order, apart from layers: Megatron stores the layers of a block under one key, where the first layer
-that the rank writes is.
+that the rank writes is. Without plans, the keys have the order of the first rank, then those of the
+next, which is the order of a model only if data parallel ranks did not share the save.
 """
 
 from __future__ import annotations
@@ -93,9 +94,13 @@ class Registration:
 
 
 def planned(source: Source) -> Registration:
-    """Return the order that the save plans show."""
+    """Return the order that the save plans show; without plans (up to 0.10), that of the keys."""
     found = Registration()
-    for plan in source.manifest.metadata.plans or ():
+    plans = source.manifest.metadata.plans or ()
+    if not plans:
+        chunks = ((name, source.shape(name).chunks) for name in source.weight_keys())
+        found.add((name, min(each)[0]) for name, each in chunks if each)
+    for plan in plans:
         cells: dict[str, CellName] = {}  # the first layer of each key
         for item in plan.attributes["items"]:
             cell = _cell_of(item)

@@ -22,7 +22,7 @@ from ckptmigrate.optimizer.hashing import MAIN
 from ckptmigrate.optimizer.new_files import NewBlob, NewState
 from ckptmigrate.optimizer.record import OptimizerRecord, Replica
 from ckptmigrate.optimizer.source import CONTENT_TYPE, OPTIMIZER, TYPE, Source
-from ckptmigrate.optimizer.target import OptimizerTarget
+from ckptmigrate.optimizer.target import PART_SIZE, OptimizerTarget
 from ckptmigrate.pickles.tree import Object, with_state
 from ckptmigrate.storage.progress import Progress
 
@@ -66,6 +66,7 @@ def convert(
     target: OptimizerTarget,
     progress: Progress | None = None,
     taken: Collection[str] = (),
+    part_size: int = PART_SIZE,
 ) -> Conversion:
     """Plan the conversion of the optimizer of a checkpoint to another sharding type.
 
@@ -74,6 +75,7 @@ def convert(
     Args:
         progress: called with each number of bytes that were read.
         taken: names, besides those of the checkpoint, that no new data file gets.
+        part_size: the largest size of a new data file in bytes.
 
     Raises:
         RefusedError: this kind of optimizer cannot be converted, or not to this target.
@@ -84,15 +86,37 @@ def convert(
     record = current.read(source)
     if not current.COMPARES:
         _check_weights(source, record, current.TYPE)
+    return plan(source, current.TYPE, record, target, taken, part_size)
+
+
+def plan(
+    source: Source,
+    before: str,
+    record: OptimizerRecord,
+    target: OptimizerTarget,
+    taken: Collection[str] = (),
+    part_size: int = PART_SIZE,
+) -> Conversion:
+    """Plan the conversion of an optimizer that has been compared with the weights.
+
+    Args:
+        before: its sharding type.
+        record: what it contains.
+        taken, part_size: as for `convert`.
+
+    Raises:
+        RefusedError: it cannot be converted to this target.
+    """
+    manifest = source.manifest
     states = dict(_new_states(source, record, target))
-    rows, files = new_files.plan(states, _unused_names(manifest, taken))
+    rows, files = new_files.plan(states, _unused_names(manifest, taken), part_size)
     common, notes = _common(source, record, target)
     edited = replaced(manifest.metadata, source.keys, rows, flattened=target.type == flattened.TYPE)
     result = replace(manifest, metadata=edited, common=common)
     return Conversion(
         result,
         files,
-        current.TYPE,
+        before,
         target.type,
         record.replicas,
         (*record.notes, *notes),

@@ -15,7 +15,7 @@ from ckptmigrate.errors import DamagedError, RefusedError
 from ckptmigrate.optimizer import hashing, tensors
 from ckptmigrate.optimizer.record import KEY, Chained
 from ckptmigrate.optimizer.tensors import Numbers, Span, Spans, View
-from ckptmigrate.pickles.display import short
+from ckptmigrate.pickles.display import short_repr
 from ckptmigrate.storage.progress import Progress
 
 TYPE: Final = "param_state_sharding_type"
@@ -241,14 +241,14 @@ class Source:
         Raises:
             DamagedError: there are no param_groups.
         """
-        unknown = sorted(short(key) for key in state if key not in _STATE_KEYS)
+        unknown = sorted(short_repr(key) for key in state if key not in _STATE_KEYS)
         if unknown:
             raise self.error(f"its state has {', '.join(unknown)}, which is unknown")
         inner = state.get(OPTIMIZER)
         groups = inner.get("param_groups") if isinstance(inner, dict) else None
         if not isinstance(groups, list) or not all(isinstance(each, dict) for each in groups):
             raise self.error("it has no param_groups")
-        other = sorted(short(key) for key in (inner or {}) if key != "param_groups")
+        other = sorted(short_repr(key) for key in (inner or {}) if key != "param_groups")
         if other or not groups:
             raise self.error(f"it has {', '.join(other) or 'no param_groups'}, which is unknown")
         return Chained(tuple(groups), state.get("grad_scaler"))

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from packaging.version import Version
 
 from ckptmigrate.optimizer.source import FLATTENED, FULLY_RESHARDABLE
+
+# The largest size of a new data file in bytes: the default, and the smallest that can be chosen.
+PART_SIZE: Final = 1024**3
+SMALLEST_PART: Final = 16 * 1024
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.pickles import reader, torch_zip
-from ckptmigrate.pickles.display import short
+from ckptmigrate.pickles.display import short_repr
 from ckptmigrate.pickles.torch_file import TENSOR
 from ckptmigrate.pickles.torch_zip import Fetch, Outlined, Stored
 from ckptmigrate.pickles.tree import Global, Object, PersistentId, is_object
@@ -228,14 +228,14 @@ def view_of(tree: Any, found: Outlined, blob: Blob) -> View:
     """
     if not is_object(tree, TENSOR) or len(tree.args) < 4:
         what = type(tree).path if isinstance(tree, Object) else type(tree).__name__
-        raise DamagedError(f"contains {short(what)}, not a tensor that torch.save writes")
+        raise DamagedError(f"contains {short_repr(what)}, not a tensor that torch.save writes")
     handle, offset, shape, strides = tree.args[:4]
     pid = handle.pid if isinstance(handle, PersistentId) else None
     if not (isinstance(pid, tuple) and len(pid) == 5 and isinstance(pid[1], Global)):
         raise DamagedError("contains a tensor without a storage")
     dtype, item_size = STORAGES.get(pid[1].path, (None, 0))
     if dtype is None:
-        raise DamagedError(f"contains a tensor with a {short(pid[1].path)}")
+        raise DamagedError(f"contains a tensor with a {short_repr(pid[1].path)}")
     stored = dict(found.members).get(f"{torch_zip.STORAGES}{pid[2]}")
     if not isinstance(stored, Stored) or stored.size != _number(pid[4]) * item_size:
         raise DamagedError("contains a tensor whose storage has another size")

@@ -11,13 +11,13 @@ _WORDS: Final = 500  # maximum characters of a text shown alone, such as a call'
 _LARGEST: Final = 256  # maximum bits of a displayed number; Python refuses to print very large ones
 
 
-def short(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """Return a value in a few characters."""
     if isinstance(value, Object):
         name = type(value).symbol
         if value.opcode == REDUCE and len(value.args) == 1 and not value.updates:
             inner = value.args[0]
-            return f"{name}({'...' if isinstance(inner, Object) else short(inner)})"
+            return f"{name}({'...' if isinstance(inner, Object) else short_repr(inner)})"
         return f"{name}(...)"
     if isinstance(value, Global):
         return value.path
@@ -37,7 +37,7 @@ def short(value: Any) -> str:
 
 def words(value: Any) -> str:
     """Return a value in a few characters, but text without quotes and with a higher limit."""
-    return _cut(value, _WORDS) if isinstance(value, str) else short(value)
+    return _cut(value, _WORDS) if isinstance(value, str) else short_repr(value)
 
 
 def _cut(text: str, most: int = _SHORT) -> str:

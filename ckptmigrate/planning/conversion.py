@@ -141,7 +141,7 @@ def _fault_loss(begin: Reading, layout: Layout, *, idle_only: bool) -> tuple[str
         return ()
     stays = layout in begin.layouts and not idle_only
     moves = layout.KEEPS_FAULTS and all(found.KEEPS_FAULTS for found in begin.layouts)
-    if (stays or moves) and not record.stuck:
+    if (stays or moves) and not record.is_unresumable:
         return ()
     return (FAULT_CONTEXT,)
 

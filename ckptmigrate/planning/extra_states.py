@@ -52,6 +52,11 @@ class ExtraStateChange:
         }
 
 
+def target_name(how: str) -> str | None:
+    """Return what a migration that only changes the `_extra_state` has as its target, or None."""
+    return f"{how}-extra-state" if how in (DROP, ADD) else None
+
+
 def words(how: str, engine: str | None) -> tuple[str, ...]:
     """Return the command-line options for a change; () for none.
 

@@ -10,9 +10,10 @@ from typing import Any, Final, NamedTuple
 from packaging.version import Version
 
 from ckptmigrate.checkpoint.locate import words
+from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind
 from ckptmigrate.checks.verification import verify_one
-from ckptmigrate.errors import CkptMigrateError, RefusedError
+from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.optimizer.target import OptimizerTarget
 from ckptmigrate.places import Place
 from ckptmigrate.planning import optimizers, planner, refusals, repairs
@@ -22,8 +23,9 @@ from ckptmigrate.planning.targets import CONVERT, Target, target
 from ckptmigrate.releases import optimizer_state, rng, transformer_engine
 from ckptmigrate.releases.job import DEFAULT_STRICTNESS, RAISE_ALL, Job
 from ckptmigrate.releases.prediction import UNSAFE_LOAD, Obstacle, Verdict, check
-from ckptmigrate.releases.readers import Reader, reader
+from ckptmigrate.releases.readers import Reader
 from ckptmigrate.storage.directories import Overlay
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command
 from ckptmigrate.version import __version__
 from ckptmigrate.versions import UNIVERSAL, none_emitting
@@ -68,41 +70,41 @@ class Checked(NamedTuple):
     fix: Advice
 
 
-def advise(found: Reading, verdict: Verdict, job: Job, named: Sequence[str | Place] = ()) -> Advice:
+def advise(
+    found: Reading,
+    verdict: Verdict,
+    job: Job,
+    named: Sequence[str | Place] = (),
+    progress: Progress | None = None,
+) -> Advice:
     """Return the fix for a verdict; an empty one if the job resumes and has no warning.
 
     Every command is planned as the user would run it, and its result is checked for the job.
 
     Args:
         named: the command-line arguments that select the checkpoint; by default its path.
+        progress: called with each number of bytes read of an optimizer to convert.
     """
     if verdict.resumes and not verdict.warnings:
         return Advice()
     reason = None
     if found.record.kind is Kind.CORRUPT:
         return _repaired(found, verdict.reader, job, named)
-    converts = any(map(_is_of_optimizer, verdict.obstacles)) and optimizers.is_convertible(
-        found.manifest
-    )
-    metadata_only = any(obstacle.metadata_only for obstacle in verdict.obstacles)
-    migrates = bool(verdict.warnings) or metadata_only
-    if migrates or converts:
-        wanted_targets = _targets(found, verdict.reader, job, converts=converts, migrates=migrates)
-        for wanted in wanted_targets:
-            try:
-                options, made = _planned(found, wanted)
-                result = _after(made, found)
-            except CkptMigrateError as error:
-                reason = reason or error.reason
-                continue
-            after = check(result, verdict.reader, job)
-            flags = _flags(after)
-            if wanted.optimizer == CONVERT and any(map(_is_of_optimizer, after.obstacles)):
-                continue
-            if made.files and flags is not None and not after.warnings:
-                place = named or (found.manifest.path,)
-                words = command(made.verb, *place, *options)
-                return Advice(words, flags, converts=wanted.optimizer == CONVERT)
+    for wanted in _targets(found.manifest, verdict.reader, job, verdict):
+        try:
+            options, made = _planned(found, wanted, progress)
+            result = _after(made, found)
+        except CkptMigrateError as error:
+            reason = reason or error.reason
+            continue
+        after = check(result, verdict.reader, job)
+        flags = _flags(after)
+        if wanted.optimizer == CONVERT and any(map(_is_of_optimizer, after.obstacles)):
+            continue
+        if made.files and flags is not None and not after.warnings:
+            place = named or (found.manifest.path,)
+            words = command(made.verb, *place, *options)
+            return Advice(words, flags, converts=wanted.optimizer == CONVERT)
     if verdict.resumes:
         return Advice()
     flags = _flags(verdict, metadata_too=True)
@@ -118,7 +120,7 @@ def _repaired(found: Reading, release: Reader, job: Job, named: Sequence[str | P
     path, options = found.manifest.path, refusals.rebuild_options(found)
     first = command("repair", *(named or words(path)), *options)
     try:
-        wanted = repairs.Wanted(rebuild=bool(options))
+        wanted = repairs.RepairOptions(rebuild=bool(options))
         made = repairs.plan(path, wanted, verify_one(path), now="")
     except CkptMigrateError as error:
         return Advice(reason=error.reason)
@@ -138,19 +140,13 @@ def _is_of_optimizer(found: Obstacle) -> bool:
     return found.flag == optimizer_state.FLAG and not found.metadata_only
 
 
-def _targets(
-    found: Reading, release: Reader, job: Job, *, converts: bool, migrates: bool
-) -> Iterator[Target]:
+def _targets(found: Manifest, release: Reader, job: Job, verdict: Verdict) -> Iterator[Target]:
     """Yield the targets to try: the release, then the layouts that the most jobs can load.
-
-    Args:
-        converts: whether a conversion of the optimizer may help.
-        migrates: whether a change of metadata may help.
 
     A release target is planned for a job with the checkpoint's parallelism; the layouts are for
     all other jobs.
     """
-    extra_state = transformer_engine.remedy(found.manifest, release, job)
+    extra_state = transformer_engine.remedy(found, release, job)
     of_job = partial(
         target,
         environment=release.environment,
@@ -160,11 +156,12 @@ def _targets(
     named = partial(
         of_job, release.release, torch=release.torch, strict=job.strictness == RAISE_ALL
     )
-    if converts:
-        yield named(optimizer=CONVERT)
-        # The release may load the optimizer, but not with the TP and PP sizes of the job.
-        yield named(optimizer_type=OptimizerTarget.type_of(Version(release.release)))
-    if not migrates:
+    if any(map(_is_of_optimizer, verdict.obstacles)) and optimizers.is_convertible(found):
+        if optimizers.is_readable(found, release):  # but not with the TP and PP sizes of the job
+            yield named(optimizer_type=OptimizerTarget.type_of(Version(release.release)))
+        else:
+            yield named(optimizer=CONVERT)
+    if not verdict.warnings and not any(each.metadata_only for each in verdict.obstacles):
         return
     for native in (False, True):
         yield named(native=native)
@@ -172,8 +169,8 @@ def _targets(
     yield of_job(UNIVERSAL)
 
 
-def _planned(found: Reading, wanted: Target) -> tuple[list[str], Plan]:
-    """Plan a migration to a target, with every data loss allowed that it needs.
+def _planned(found: Reading, wanted: Target, progress: Progress | None) -> tuple[list[str], Plan]:
+    """Plan a migration to a target, with every data loss allowed.
 
     Returns:
         The command-line options after command name and PATH, and the plan.
@@ -181,30 +178,17 @@ def _planned(found: Reading, wanted: Target) -> tuple[list[str], Plan]:
     Raises:
         CkptMigrateError: there is no plan, even with all data losses allowed.
     """
-    allowed: tuple[str, ...] = ()
-    while True:
-        try:
-            made = planner.plan(
-                found.manifest.path, wanted, verb=None, allowed=allowed, now="", version=__version__
-            )
-        except RefusedError as error:
-            if not set(error.losses) - set(allowed):
-                raise
-            allowed = tuple(loss for loss in LOSSES if loss in {*allowed, *error.losses})
-            continue
-        words = [*wanted.words, *_options(wanted)]
-        return words + [word for loss in allowed for word in ("--allow-loss", loss)], made
-
-
-def _options(wanted: Target) -> list[str]:
-    if wanted.reader is None:
-        return wanted.environment.options()
-    release = wanted.reader
-    usual = reader(release.release, release.compat).torch
-    torch = [] if release.torch == usual else ["--torch", release.torch]
-    native = ["--native"] if wanted.native else []
-    strict = ["--strict"] if wanted.strict else []
-    return [*torch, *wanted.environment.options(), *native, *strict]
+    made = planner.plan(
+        found.manifest.path,
+        wanted,
+        verb=None,
+        allowed=tuple(LOSSES),
+        now="",
+        version=__version__,
+        progress=progress,
+    )
+    allowed = (word for loss in made.permitted for word in ("--allow-loss", loss))
+    return [*wanted.words, *allowed], made
 
 
 def _flags(verdict: Verdict, *, metadata_too: bool = False) -> tuple[str, ...] | None:

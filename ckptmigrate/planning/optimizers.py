@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,18 +11,23 @@ from packaging.version import Version
 
 from ckptmigrate.checkpoint.differences import Difference, diff
 from ckptmigrate.checkpoint.manifest import Manifest
-from ckptmigrate.errors import CkptMigrateError, RefusedError
-from ckptmigrate.optimizer.description import describe
+from ckptmigrate.checkpoint.sidecar import Step
+from ckptmigrate.checkpoint.topology import Given
+from ckptmigrate.errors import RefusedError
 from ckptmigrate.optimizer.record import KEY
-from ckptmigrate.optimizer.source import FLATTENED, FULLY_RESHARDABLE
+from ckptmigrate.optimizer.source import FLATTENED, FULLY_RESHARDABLE, Source
 from ckptmigrate.optimizer.target import OptimizerTarget
+from ckptmigrate.planning import extra_states
 from ckptmigrate.planning.change import NewPayload
-from ckptmigrate.planning.targets import CONVERT, Target
+from ckptmigrate.planning.conversion import Converted
+from ckptmigrate.planning.losses import REPLICA_DIFFERENCE
+from ckptmigrate.planning.targets import CONVERT, Target, reach
 from ckptmigrate.releases import optimizer_state
 from ckptmigrate.releases.readers import Reader
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command
 from ckptmigrate.text.sizes import data_files, size
+from ckptmigrate.versions.detection import Reading
 
 if TYPE_CHECKING:
     from ckptmigrate.optimizer.resharding import Conversion
@@ -36,11 +42,32 @@ def is_readable(found: Manifest, reader: Reader) -> bool:
     return all(problem.metadata_only for problem in optimizer_state.problems(found, reader))
 
 
+def suits(found: Manifest, target: Target) -> bool:
+    """Return whether the optimizer has the type that a target requests and its release loads it."""
+    wanted, reader = target.optimizer_type, target.reader
+    if wanted is not None and wanted != optimizer_state.sharding_type(found):
+        return False
+    return wanted is not None if reader is None else is_readable(found, reader)
+
+
 def is_convertible(found: Manifest) -> bool:
     """Return whether the optimizer is of a kind that can be converted."""
     from ckptmigrate.optimizer import sharding_types  # most migrations convert nothing
 
     return sharding_types.is_convertible(found)
+
+
+def convertible_size(found: Manifest) -> int:
+    """Return the bytes of an optimizer that can be converted, as far as the metadata shows.
+
+    Raises:
+        RefusedError, DamagedError: it is of a kind that cannot be converted, or is damaged.
+    """
+    from ckptmigrate.optimizer import description, sharding_types
+
+    sharding_types.recognise(Source(found))
+    summary = description.describe(found)
+    return 0 if summary is None else summary.size
 
 
 def needed(found: Manifest, target: Target) -> OptimizerTarget | None:
@@ -89,7 +116,32 @@ def converted(
         return None
     from ckptmigrate.optimizer.resharding import convert
 
-    return convert(found, wanted, progress, taken)
+    return convert(found, wanted, progress, taken, target.part_size)
+
+
+def reached(
+    begin: Reading,
+    target: Target,
+    given: Given | None,
+    progress: Progress | None = None,
+    taken: Collection[str] = (),
+) -> Converted:
+    """Return the smallest conversion that reaches the target, with that of the optimizer.
+
+    Raises:
+        CkptMigrateError: as `converted` and `reach`.
+    """
+    made = converted(begin.manifest, target, progress, taken)
+    if made is None:
+        return reach(begin, target, given)
+    result = reach(replace(begin, manifest=made.manifest), target, given)
+    losses = (REPLICA_DIFFERENCE,) if made.replicas else ()
+    return replace(
+        result,
+        optimizer=made,
+        losses=result.losses + losses,
+        notes=result.notes + notes(made),
+    )
 
 
 def payload(made: Conversion) -> Mapping[str, NewPayload]:
@@ -138,25 +190,23 @@ def _is_of_optimizer(found: Difference) -> bool:
     return found.part in _PARTS and KEY.fullmatch(name) is not None
 
 
+def repeated(step: Step, found: Manifest) -> str:
+    """Return the command that repeats a migration in place.
+
+    Args:
+        found: its result.
+    """
+    type_ = optimizer_state.sharding_type(found) if step.payload else None
+    extra = extra_states.words(step.extra_state, step.transformer_engine)
+    changes = (*TYPES, extra_states.target_name(step.extra_state))
+    to = () if step.target in changes else ("--to", step.target)
+    optimizer = () if type_ is None else ("--optimizer-type", type_)
+    allowed = [word for loss in step.losses for word in ("--allow-loss", loss)]
+    return command(step.verb, found.path, *to, *optimizer, *extra, *allowed, "--in-place")
+
+
 def differing_copies(made: Conversion) -> str:
     """Return which copies of parameters differ."""
     shown = [f"{each.name} ({' and '.join(each.places)})" for each in made.replicas[:_COPIES]]
     more = len(made.replicas) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
-
-
-def offer(found: Manifest, target: Target, verb: str, allow: Collection[str]) -> str | None:
-    """Return the command that converts the optimizer, with the bytes it reads and writes.
-
-    None if this kind of optimizer cannot be converted.
-    """
-    if not is_convertible(found):
-        return None
-    try:
-        summary = describe(found)
-    except CkptMigrateError:
-        return None
-    if summary is None:
-        return None
-    words = command(verb, found.path, "--to", target.name, "--optimizer", CONVERT, *allow)
-    return f"to convert it, which reads and writes about {size(summary.size)}, run `{words}`"

@@ -22,9 +22,9 @@ from ckptmigrate.places import Place
 from ckptmigrate.planning import optimizers, refusals
 from ckptmigrate.planning.change import Change, NewPayload
 from ckptmigrate.planning.conversion import Converted
-from ckptmigrate.planning.extra_states import ExtraStateChange, summarized, words
-from ckptmigrate.planning.losses import INTEGRITY, REPLICA_DIFFERENCE
-from ckptmigrate.planning.targets import Target, continued, reach
+from ckptmigrate.planning.extra_states import ExtraStateChange, summarized
+from ckptmigrate.planning.losses import INTEGRITY
+from ckptmigrate.planning.targets import Target, continued
 from ckptmigrate.releases import optimizer_damage
 from ckptmigrate.releases.facts import minor
 from ckptmigrate.releases.writer_evidence import possible_writers
@@ -56,6 +56,7 @@ class Plan:
         change: the new bytes of metadata files, and the original files to keep for undo; its
             sidecar is None if the result is the original checkpoint.
         losses: names of the data losses, all of them allowed.
+        permitted: those of `losses` that no earlier step had, so that the user had to allow them.
         notes: choices made and evidence used.
         payload: (number of data files, their size in bytes); none of them changes.
         optimizer: the conversion of the optimizer, or None if it is kept as it is.
@@ -77,6 +78,7 @@ class Plan:
     losses: tuple[str, ...]
     notes: tuple[str, ...]
     payload: tuple[int, int]
+    permitted: tuple[str, ...] = ()
     optimizer: Conversion | None = field(default=None, repr=False, compare=False)
     extra_state: ExtraStateChange | None = field(default=None, repr=False, compare=False)
     freed: int | None = None
@@ -94,10 +96,10 @@ class Plan:
 
     def out_of_place(self) -> Plan:
         """Return the plan for a result in a new root, with its steps recorded as out of place."""
-        told = self.change.sidecar
-        if told is None:
+        known = self.change.sidecar
+        if known is None:
             return self
-        return replace(self, change=replace(self.change, sidecar=sidecar.out_of_place(told)))
+        return replace(self, change=replace(self.change, sidecar=sidecar.out_of_place(known)))
 
     @property
     def changes_nothing(self) -> bool:
@@ -151,10 +153,10 @@ def plan(
     original, begin = _beginning(current, target)
     target = continued(target, original.undone)
     refusals.check_corrupt(begin)
-    result = _reached(begin, target, given, progress, taken=directory.files())
+    result = optimizers.reached(begin, target, given, progress, taken=directory.files())
     # An earlier step already dropped this data, so it needs no permission again.
-    accepted = {*allowed, *(loss for step in original.undone for loss in step.losses)}
-    refusals.check_allowed(begin, target, result, accepted, verb)
+    earlier = {loss for step in original.undone for loss in step.losses}
+    refusals.check_allowed(begin, target, result, allowed, earlier, verb, given)
     notes = result.notes
     if result.optimizer is None:
         risk = optimizer_damage.advice(begin.manifest)
@@ -167,14 +169,16 @@ def plan(
         notes += (f"the original files in .ckptmigrate/ are not used: {original.stale}",)
     if hash_payload and integrity.FILE not in directory.files():
         notes += (f"the checkpoint has no {integrity.FILE} to compare the data files with",)
+    losses = result.losses + ((INTEGRITY,) if damaged else ())
     request = Request(
         verb,
         target.name,
         notes,
         now,
         version,
-        losses=result.losses + ((INTEGRITY,) if damaged else ()),
-        sufficient=target.reader is not None and not target.native,
+        losses=losses,
+        permitted=tuple(loss for loss in losses if loss not in earlier),
+        sufficient=target.is_change or (target.reader is not None and not target.native),
     )
     return assemble(current, original, result, begin.manifest, request)
 
@@ -182,41 +186,18 @@ def plan(
 def _beginning(current: Reading, target: Target) -> tuple[Original, Reading]:
     """Return the original to start from, and its reading.
 
-    A converted optimizer is an original where the target reads it and not what it was made of.
+    A converted optimizer is an original if it suits the target, and the one before does not.
     """
     directory = current.manifest.directory
     original = sidecar.original(directory)
     begin = read(original.directory) if original.undone else current
-    reader = target.reader
     if (
         original.payload
-        and reader is not None
-        and optimizers.is_readable(current.manifest, reader)
-        and not optimizers.is_readable(begin.manifest, reader)
+        and optimizers.suits(current.manifest, target)
+        and not optimizers.suits(begin.manifest, target)
     ):
         return Original(directory, original.steps, len(original.steps)), current
     return original, begin
-
-
-def _reached(
-    begin: Reading,
-    target: Target,
-    given: Given | None,
-    progress: Progress | None,
-    taken: Collection[str],
-) -> Converted:
-    """Return the smallest conversion that reaches the target, with that of the optimizer."""
-    made = optimizers.converted(begin.manifest, target, progress, taken)
-    if made is None:
-        return reach(begin, target, given)
-    result = reach(replace(begin, manifest=made.manifest), target, given)
-    losses = (REPLICA_DIFFERENCE,) if made.replicas else ()
-    return replace(
-        result,
-        optimizer=made,
-        losses=result.losses + losses,
-        notes=result.notes + optimizers.notes(made),
-    )
 
 
 @dataclass(frozen=True)
@@ -229,7 +210,7 @@ class Request:
         notes: as in Plan.
         now: the time to record, ISO 8601.
         version: the version of ckptmigrate to record.
-        losses: names of the data losses.
+        losses, permitted: names of the data losses; see Plan.
         sufficient: whether nothing is written, even to a new root, if no file changes.
         refreshed: unchanged files -> bytes whose digest replaces the one in integrity.json.
     """
@@ -240,11 +221,14 @@ class Request:
     now: str
     version: str
     losses: tuple[str, ...] = ()
+    permitted: tuple[str, ...] = ()
     sufficient: bool = False
     refreshed: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def _verb_for(current: Reading, target: Target) -> str:
+    if target.is_change:
+        return "migrate"
     places = [versions.order(found) for found in current.layouts]
     wanted = versions.order(target.layout)
     if target.reader is not None and min(places) <= wanted <= max(places):
@@ -300,7 +284,7 @@ def assemble(
         source=tuple(layout.ID for layout in current.layouts),
         target=request.target,
         layout=found.layout.ID,
-        undo=_undo(current.manifest.path, original, recorded=len(steps) > kept),
+        undo=_undo(current.manifest, original, recorded=len(steps) > kept),
         satisfied=request.sufficient and not files,
         differences=differences,
         change=change_of(
@@ -314,6 +298,7 @@ def assemble(
             payload={} if made is None else optimizers.payload(made),
         ),
         losses=request.losses,
+        permitted=request.permitted,
         notes=request.notes + _links(current.manifest.path),
         optimizer=made,
         extra_state=extra,
@@ -375,13 +360,11 @@ def untouched(found: Manifest, files: Collection[str]) -> tuple[int, int]:
     return len(kept), sum(kept)
 
 
-def _undo(path: Place, original: Original, *, recorded: bool) -> str:
+def _undo(current: Manifest, original: Original, *, recorded: bool) -> str:
     """Return the command that reverts a plan in place.
 
     It is `undo` if the plan records a step, and otherwise the migration that the plan reverted.
     """
     if recorded or not original.undone:
-        return command("undo", path)
-    last = original.undone[-1]
-    extra = words(last.extra_state, last.transformer_engine)
-    return command(last.verb, path, "--to", last.target, *extra, "--in-place")
+        return command("undo", current.path)
+    return optimizers.repeated(original.undone[-1], current)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from typing import Final
 
 from ckptmigrate import versions
 from ckptmigrate.checkpoint import integrity
 from ckptmigrate.checkpoint.locate import words
 from ckptmigrate.checkpoint.rerun import STATES, Kind
-from ckptmigrate.errors import CorruptError, RefusedError, Retry
+from ckptmigrate.checkpoint.topology import Given
+from ckptmigrate.errors import CkptMigrateError, CorruptError, RefusedError, Retry
 from ckptmigrate.places import Place
 from ckptmigrate.planning import optimizers
 from ckptmigrate.planning.conversion import Converted
@@ -26,8 +28,13 @@ from ckptmigrate.planning.targets import CONVERT, Target
 from ckptmigrate.releases import optimizer_state, rng
 from ckptmigrate.text.commands import command
 from ckptmigrate.text.printable import few
+from ckptmigrate.text.sizes import size
 from ckptmigrate.versions import sharded_rerun
 from ckptmigrate.versions.detection import Reading
+
+# Bytes of an optimizer whose conversion is planned before its command is printed. Of a larger one,
+# only what the metadata shows is checked.
+_PLANNED: Final = 2**28
 
 
 def no_integrity(path: Place, damaged: list[str]) -> RefusedError:
@@ -94,32 +101,50 @@ def rebuild_options(begin: Reading) -> tuple[str, ...]:
 
 
 def check_allowed(
-    begin: Reading, target: Target, result: Converted, accepted: Collection[str], verb: str
+    begin: Reading,
+    target: Target,
+    result: Converted,
+    allowed: Collection[str],
+    earlier: Collection[str],
+    verb: str,
+    given: Given | None,
 ) -> None:
     """Raise if a result has a data loss that is not allowed.
+
+    Args:
+        allowed: names of the data losses that the user allows.
+        earlier: those of earlier steps, which need no permission again.
 
     Raises:
         RefusedError: gives the reason for each such data loss, and the command that allows it.
     """
-    refused = tuple(loss for loss in result.losses if loss not in accepted)
+    needed = tuple(loss for loss in result.losses if loss not in earlier)
+    refused = tuple(loss for loss in needed if loss not in allowed)
     if not refused:
         return
     path = begin.manifest.path
     whys = [_WHY[loss](begin, target, result) for loss in refused]
-    allow = _allow(refused)
-    convert: tuple[str, ...] = ()
+    fixes = [f"to drop it, run `{command(verb, path, *target.words, *_allow(needed))}`"]
     if OPTIMIZER_STATE in refused and target.optimizer != CONVERT:
-        others = _allow(loss for loss in refused if loss != OPTIMIZER_STATE)
-        offered = optimizers.offer(begin.manifest, target, verb, others)
-        convert = () if offered is None else (offered,)
+        wanted = replace(target, optimizer=CONVERT)
+        try:
+            stored = optimizers.convertible_size(begin.manifest)
+            if stored <= _PLANNED:
+                made = optimizers.reached(begin, wanted, given)
+                needed = tuple(loss for loss in made.losses if loss not in earlier)
+            else:
+                needed = tuple(loss for loss in needed if loss != OPTIMIZER_STATE)
+            words = command(verb, path, *wanted.words, *_allow(needed))
+            convert = f"to convert it, which reads and writes about {size(stored)}, run `{words}`"
+            fixes.insert(0, convert)
+        except CkptMigrateError as error:
+            whys.append(f"it cannot be converted: {error.reason}")
     raise RefusedError(
         ", and ".join(whys),
         losses=refused,
         path=path,
         layout=target.layout.ID,
-        fix=" or ".join(
-            (*convert, f"to drop it, run `{command(verb, path, *target.words, *allow)}`")
-        ),
+        fix=" or ".join(fixes),
     )
 
 
@@ -130,7 +155,7 @@ def _allow(losses: Iterable[str]) -> list[str]:
 def _why_fault(begin: Reading, target: Target, result: Converted) -> str:
     record = begin.record
     state = STATES[record.state or 0]
-    if record.stuck:
+    if record.is_unresumable:
         return f"contains a fault in state {state}, from which no release can resume"
     names = " or ".join(found.ID for found in begin.layouts)
     return (

@@ -50,7 +50,7 @@ _DIGEST: Final = "integrity-mismatch"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RepairOptions:
     """The options of a repair.
 
     Attributes:
@@ -70,7 +70,7 @@ class Wanted:
     drop_optimizer: bool = False
 
 
-def plan(path: Place, wanted: Wanted, verified: Verified, *, now: str) -> Plan:
+def plan(path: Place, options: RepairOptions, verified: Verified, *, now: str) -> Plan:
     """Plan the repair of one checkpoint.
 
     Args:
@@ -91,10 +91,10 @@ def plan(path: Place, wanted: Wanted, verified: Verified, *, now: str) -> Plan:
         )
     directory = directories.directory(path)
     current = read(directory, unmarked=True)
-    result, notes, losses = _rerun(current, wanted)
+    result, notes, losses = _rerun(current, options)
     result, unmarked = _marked(result)
     notes += tuple(f"{name} is written from the metadata" for name in unmarked)
-    if wanted.drop_optimizer:
+    if options.drop_optimizer:
         result, without = _without_optimizer(result)
         notes += (without,)
         losses += (OPTIMIZER_STATE,)
@@ -184,18 +184,20 @@ def _layout_of(result: Manifest, current: Reading) -> Layout:
     return next(layout for layout in (*current.layouts, *fitting) if layout in fitting)
 
 
-def _rerun(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...], tuple[str, ...]]:
+def _rerun(
+    current: Reading, options: RepairOptions
+) -> tuple[Manifest, tuple[str, ...], tuple[str, ...]]:
     """Return the checkpoint with a repaired rerun state, notes, and names of data losses."""
     record, source = current.record, current.manifest
-    if record.kind is Kind.FAULT and not wanted.drop:
-        if wanted.rebuild:
+    if record.kind is Kind.FAULT and not options.drop:
+        if options.rebuild:
             raise RefusedError(
                 "contains a complete fault context, which --rebuild-sentinel would replace",
                 path=source.path,
                 fix="to drop it, use --drop-rerun instead",
                 retry=Retry(add=("--drop-rerun",), leave_out=("--rebuild-sentinel",)),
             )
-        if record.stuck:
+        if record.is_unresumable:
             raise RefusedError(
                 f"contains a fault in state {STATES[record.state or 0]}, from which no release "
                 "can resume",
@@ -207,10 +209,10 @@ def _rerun(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...],
         return source, (), ()
     # An idle `rerun_state_machine` that lacks some or all rerun shards.
     bare = record.entry is not None and (not record.shards or bool(record.missing))
-    if record.kind in (Kind.CORRUPT, Kind.FAULT) or (wanted.rebuild and bare):
+    if record.kind in (Kind.CORRUPT, Kind.FAULT) or (options.rebuild and bare):
         losses = (FAULT_CONTEXT,) if record.kind is Kind.FAULT else ()
-        if wanted.rebuild:
-            return *_rebuilt(current, wanted), losses
+        if options.rebuild:
+            return *_rebuilt(current, options), losses
         needed = rebuild_options(current)
         if needed:
             raise CorruptError(
@@ -222,12 +224,12 @@ def _rerun(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...],
             )
         note = "rerun_state_machine is removed from the common state, and the job resumes as idle"
         return source.with_rerun(StoredRerun(), {}), (note,), losses
-    if wanted.drop:
+    if options.drop:
         return source, ("there is no fault context to drop",), ()
     return source, (), ()
 
 
-def _rebuilt(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...]]:
+def _rebuilt(current: Reading, options: RepairOptions) -> tuple[Manifest, tuple[str, ...]]:
     """Return the checkpoint with a complete idle rerun state, and notes.
 
     Existing idle shards are kept, and missing ones are new.
@@ -249,7 +251,7 @@ def _rebuilt(current: Reading, wanted: Wanted) -> tuple[Manifest, tuple[str, ...
     kept = record.shards if record.kind is Kind.IDLE else {}
     if kept:
         idle = record
-    stored = layout.write(idle, derive(source, wanted.given))
+    stored = layout.write(idle, derive(source, options.given))
     note = f"an idle rerun state is written, with {len(stored.shards) - len(kept)} new shards"
     unchanged = {unique_key(place, record.grid): shard.stored for place, shard in kept.items()}
     return source.with_rerun(stored, unchanged), (note,)

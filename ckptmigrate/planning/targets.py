@@ -14,6 +14,7 @@ from ckptmigrate.checkpoint.rerun import Kind
 from ckptmigrate.checkpoint.sidecar import Step
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.optimizer.target import PART_SIZE
 from ckptmigrate.planning import extra_states
 from ckptmigrate.planning.conversion import Converted, convert
 from ckptmigrate.planning.extra_states import words
@@ -37,7 +38,7 @@ class Target:
     """The target of a migration.
 
     Attributes:
-        name: the `--to` value of the user.
+        name: the `--to` value of the user; without one, the value of `--optimizer-type`.
         layout: the target layout; for a release, the layout that it writes.
         reader: the target release, or None for a layout.
         native: whether to write the release's own layout even if a smaller change is sufficient.
@@ -46,6 +47,7 @@ class Target:
         optimizer: KEEP, or CONVERT where the release does not load the optimizer as it is.
         optimizer_type: the sharding type to convert the optimizer to; by default it depends on the
             release.
+        part_size: the largest size of a new data file in bytes.
         extra_state: KEEP, DROP or ADD, for the `_extra_state` of Transformer Engine.
         transformer_engine: the version of the job, or `none`; None if it is not known.
     """
@@ -58,18 +60,30 @@ class Target:
     environment: Environment = USUAL
     optimizer: str = KEEP
     optimizer_type: str | None = None
+    part_size: int = PART_SIZE
     extra_state: str = KEEP
     transformer_engine: str | None = None
 
     @property
+    def is_change(self) -> bool:
+        """Whether only the optimizer or the `_extra_state` is to change, for no release."""
+        return self.name in (self.optimizer_type, extra_states.target_name(self.extra_state))
+
+    @property
     def words(self) -> tuple[str, ...]:
-        """The command-line options for the target, the optimizer and the `_extra_state`."""
-        found = ["--to", self.name]
+        """The command-line options that request this target."""
+        found = [] if self.is_change else ["--to", self.name]
         if self.optimizer_type is not None:
             found += ["--optimizer-type", self.optimizer_type]
         elif self.optimizer != KEEP:
             found += ["--optimizer", self.optimizer]
-        return (*found, *words(self.extra_state, self.transformer_engine))
+        found += words(self.extra_state, self.transformer_engine)
+        release = self.reader
+        if release is not None and release.torch != reader(release.release, release.compat).torch:
+            found += ["--torch", release.torch]
+        found += self.environment.options()
+        found += ["--native"] if self.native else []
+        return (*found, "--strict") if self.strict else tuple(found)
 
     @property
     def idle_only(self) -> bool:
@@ -88,6 +102,7 @@ def target(
     optimizer_type: str | None = None,
     extra_state: str = KEEP,
     transformer_engine: str | None = None,
+    part_size: int = PART_SIZE,
 ) -> Target:
     """Return the target of a `--to` value.
 
@@ -95,7 +110,7 @@ def target(
         torch: the reader's version of torch, for a release.
         environment: the Python and NumPy versions of the job.
         native, strict: see Target, for a release.
-        optimizer, optimizer_type: see Target; a type implies CONVERT.
+        optimizer, optimizer_type, part_size: see Target; a type implies CONVERT.
         extra_state, transformer_engine: see Target.
 
     Raises:
@@ -109,6 +124,7 @@ def target(
         environment=environment,
         optimizer=optimizer,
         optimizer_type=optimizer_type,
+        part_size=part_size,
         extra_state=extra_state,
         transformer_engine=transformer_engine,
     )

@@ -8,13 +8,12 @@ from ckptmigrate.checkpoint.sidecar import REPAIR, Step, digest, digest_of
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.places import Place
 from ckptmigrate.planning import optimizers
-from ckptmigrate.planning.extra_states import summarized, words
+from ckptmigrate.planning.extra_states import summarized
 from ckptmigrate.planning.planner import Plan, change_of, untouched
-from ckptmigrate.releases import optimizer_state
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Directory, Overlay, size_of
 from ckptmigrate.text.commands import command, removal
-from ckptmigrate.versions.detection import Reading, read
+from ckptmigrate.versions.detection import read
 
 
 def plan(path: Place) -> Plan:
@@ -50,7 +49,9 @@ def plan(path: Place) -> Plan:
         source=tuple(layout.ID for layout in current.layouts),
         target=" or ".join(layout.ID for layout in previous.layouts),
         layout=previous.layouts[0].ID,
-        undo=_redo_command(last, current, path),
+        undo=command(REPAIR, path, "--in-place")
+        if last.verb == REPAIR
+        else optimizers.repeated(last, current.manifest),
         satisfied=False,
         differences=summarized(optimizers.differences(current.manifest, previous.manifest)),
         change=change_of(
@@ -157,13 +158,3 @@ def _result(path: Place) -> Place:
     root = path.parent
     only = directories.is_file(root / locate.TRACKER_FILE) and locate.all_of(root) == (path,)
     return root if only else path
-
-
-def _redo_command(step: Step, current: Reading, path: Place) -> str:
-    if step.verb == REPAIR:
-        return command(REPAIR, path, "--in-place")
-    allowed = [word for loss in step.losses for word in ("--allow-loss", loss)]
-    found = optimizer_state.sharding_type(current.manifest) if step.payload else None
-    optimizer = () if found is None else ("--optimizer-type", found)
-    extra = words(step.extra_state, step.transformer_engine)
-    return command(step.verb, path, "--to", step.target, *optimizer, *extra, *allowed, "--in-place")

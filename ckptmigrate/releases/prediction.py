@@ -13,7 +13,7 @@ from typing import Any, Final
 from ckptmigrate.checkpoint import metadata
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import SHARDED_KEY
-from ckptmigrate.pickles.display import short
+from ckptmigrate.pickles.display import short_repr
 from ckptmigrate.pickles.tree import Object, enum_value, symbol_of, symbols_and_objects
 from ckptmigrate.releases import optimizer_damage, optimizer_state, rng, transformer_engine
 from ckptmigrate.releases.constraints import ARGS_CLASS
@@ -256,9 +256,9 @@ def _common(manifest: Manifest, reader: Reader, missing: str | None = None) -> l
 def _no_member(found: Object) -> Obstacle:
     name = symbol_of(found).symbol
     return Obstacle(
-        f"ValueError: {short(enum_value(found))} is not a valid {name}",
-        f"the common state contains {short(found)}, and {name} of the release has no member with "
-        "that value",
+        f"ValueError: {short_repr(enum_value(found))} is not a valid {name}",
+        f"the common state contains {short_repr(found)}, and {name} of the release has no member "
+        "with that value",
     )
 
 

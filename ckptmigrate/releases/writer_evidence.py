@@ -8,6 +8,7 @@ from typing import Final
 
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.errors import CompatError
+from ckptmigrate.releases import optimizer_state
 from ckptmigrate.releases.facts import Compat, SignRow, matches
 
 
@@ -80,6 +81,11 @@ def _argument(manifest: Manifest, name: str) -> bool | None:
     return None if arguments is None else name in arguments
 
 
+def _optimizer(manifest: Manifest, name: str) -> bool | None:
+    # Every release has optimizers of several types, so another type proves nothing.
+    return optimizer_state.sharding_type(manifest) == name or None
+
+
 # The test for each kind of sign; it returns None if the checkpoint cannot decide it.
 _LOOK: Final[dict[str, Callable[[Manifest, str], bool | None]]] = {
     "attribute": _attribute,
@@ -89,6 +95,7 @@ _LOOK: Final[dict[str, Callable[[Manifest, str], bool | None]]] = {
     "common": _common,
     "content": _content,
     "argument": _argument,
+    "optimizer": _optimizer,
 }
 
 

@@ -77,8 +77,8 @@ def _sentence(text: str) -> str:
 
 
 def _label(label: str, lines: tuple[str, ...]) -> str:
-    told = "".join(f"<dd>{escaped(line)}</dd>" for line in lines)
-    return f"<div><dt>{escaped(label)}</dt>{told}</div>"
+    shown = "".join(f"<dd>{escaped(line)}</dd>" for line in lines)
+    return f"<div><dt>{escaped(label)}</dt>{shown}</div>"
 
 
 def _changed(line: str) -> str:

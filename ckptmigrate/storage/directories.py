@@ -111,6 +111,13 @@ def start_of(file: Place, most: int) -> bytes:
         raise missing(file) from error
 
 
+def drop_cache(file: Place) -> None:
+    """Give the cached pages of a local file back."""
+    if isinstance(file, Path):
+        with contextlib.suppress(OSError), local_files.opened(file) as opened:
+            local_files.drop_cache(opened.fileno())
+
+
 class LocalDirectory:
     """Directory of the local file system."""
 

@@ -72,11 +72,11 @@ def shell(*words: str | Place, stdin: str | Place | None = None) -> str:
     quoted = [_quoted(word) if word.isprintable() else _glob(word) for word in given]
     if stdin is not None:
         quoted.insert(-1, "<")
-    told = " ".join(quoted)
+    line = " ".join(quoted)
     if all(word.isprintable() for word in given):
-        return told
+        return line
     names = " ".join(_quoted(printable(word)) for word in given if not word.isprintable())
-    return f"# {names} is not printable: check what the glob matches, then run {told}"
+    return f"# {names} is not printable: check what the glob matches, then run {line}"
 
 
 def filled(text: str, path: str | Place) -> str:

@@ -26,11 +26,12 @@ from ckptmigrate.storage import directories
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import load, removal
 from ckptmigrate.text.sizes import size
-from ckptmigrate.verbs.layouts import layout_name, target_name
+from ckptmigrate.verbs.layouts import target_name
 from ckptmigrate.verbs.result import Digests, Status, Watch, Written
 from ckptmigrate.writing import swap
 from ckptmigrate.writing.leftover import Leftover
 from ckptmigrate.writing.links import Link
+from ckptmigrate.writing.parts import MOVING, Moving
 from ckptmigrate.writing.publisher import publisher
 
 UNDO: Final = "undo"
@@ -94,9 +95,8 @@ class Migration:
         """Return a summary in a few words."""
         first = self.plans[0]
         if self.status is Status.UNCHANGED:
-            return (
-                f"{target_name(first.target)} resumes from it" if first.satisfied else "unchanged"
-            )
+            resumes = first.satisfied and first.target not in optimizers.TYPES
+            return f"{target_name(first.target)} resumes from it" if resumes else "unchanged"
         if first.freed is not None:
             return f"original files removed, {size(first.freed)} freed"
         if first.verb == UNDO:
@@ -204,7 +204,7 @@ def leading(
     if tracker is None:
         tracker = locate.RELEASE if plans[0].iteration is None else str(plans[0].iteration)
         names = (locate.directory_of(tracker),)
-    beside = [] if destination is None else publisher(destination.parent).locked()
+    beside = [] if destination is None else publisher(destination.parent).leftovers()
     others = tuple(left for left in beside if left.is_over and left.destination != destination)
     return Migration(plans, destination, tracker, names, leftovers=others, root=root)
 
@@ -215,7 +215,11 @@ def default_output(path: Place, to: str) -> Place:
 
 
 def carry_out(
-    migration: Migration, *, link: Link = Link.AUTO, progress: Progress | None = None
+    migration: Migration,
+    *,
+    link: Link = Link.AUTO,
+    moving: Moving = MOVING,
+    progress: Progress | None = None,
 ) -> Migration:
     """Carry out a migration and return it as done.
 
@@ -226,7 +230,7 @@ def carry_out(
         return migration
     used = None
     if migration.destination is None:
-        _rewrite(migration.plans, progress)
+        _rewrite(migration.plans, moving, progress)
     else:
         plans = dict(zip(migration.names, migration.plans, strict=True))
         named = plans.get(locate.directory_of(migration.tracker))
@@ -234,16 +238,17 @@ def carry_out(
             plans,
             trackers.files(migration.tracker, directories.directory(named.path) if named else None),
             link=link,
+            moving=moving,
             progress=progress,
         )
     return replace(migration, done=True, link=used)
 
 
-def _rewrite(plans: Sequence[Plan], progress: Progress | None) -> None:
+def _rewrite(plans: Sequence[Plan], moving: Moving, progress: Progress | None) -> None:
     changed: list[Plan] = []
     for plan in plans:
         try:
-            swap.rewrite(plan, progress=progress)
+            swap.rewrite(plan, moving=moving, progress=progress)
         except CkptMigrateError as error:
             if changed:
                 error.reason += f"; before it {len(changed)} other checkpoints were rewritten"
@@ -252,7 +257,9 @@ def _rewrite(plans: Sequence[Plan], progress: Progress | None) -> None:
         changed += [] if plan.changes_nothing else [plan]
 
 
-def finished(found: Migration, *, link: Link, dry_run: bool, watch: Watch) -> Migration:
+def finished(
+    found: Migration, *, link: Link, moving: Moving = MOVING, dry_run: bool, watch: Watch
+) -> Migration:
     """Return a migration, carried out with a progress bar unless it is a dry run."""
     if dry_run:
         return found
@@ -260,7 +267,7 @@ def finished(found: Migration, *, link: Link, dry_run: bool, watch: Watch) -> Mi
     if found.destination is not None:
         total += sum(plan.payload[1] for plan in found.plans)
     with watch("writing data files", total) as progress:
-        return carry_out(found, link=link, progress=progress)
+        return carry_out(found, link=link, moving=moving, progress=progress)
 
 
 # -- the document
@@ -329,8 +336,10 @@ def _answer(found: Migration) -> str:
     if found.status is Status.UNCHANGED:
         source = found.root or first.path
         why = f"{target} can resume from {source}"
-        if not first.satisfied:
-            why = f"{source} already has the layout {layout_name(first.layout)}"
+        if first.target in optimizers.TYPES:
+            why = f"{source} already has the {target}"
+        elif not first.satisfied:
+            why = f"{source} already has the {target_name(first.layout)}"
         return f"No migration needed: {why}"
     if found.destination is not None:
         does, how = "Wrote" if found.done else "Dry run: would write", LINKED.get(found.link, "")

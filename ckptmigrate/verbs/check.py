@@ -17,6 +17,7 @@ from ckptmigrate.releases.prediction import Verdict
 from ckptmigrate.releases.readers import reader, readers
 from ckptmigrate.report.document import CommandOutcome, Document, Facts, NextStep, Predicted
 from ckptmigrate.storage import directories
+from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command
 from ckptmigrate.verbs.result import Digests, Status, Watch, Written, digests_of, unwatched
 from ckptmigrate.versions.detection import Reading, read
@@ -62,7 +63,8 @@ class CheckRequest:
         located, found, verdicts = self._predicted(path)
         advice: tuple[Advice, ...] = ()
         if self.release is not None and self.advise:
-            advice = self._advice(located, found, verdicts)
+            with watch("reading", None) as progress:
+                advice = self._advice(located, found, verdicts, progress)
         facts = None
         if reported:
             from ckptmigrate.verbs.inspect import inspect
@@ -85,12 +87,16 @@ class CheckRequest:
         return located, found, tuple(prediction.check(found, each, self.job) for each in asked)
 
     def _advice(
-        self, located: Located, found: Reading, verdicts: tuple[Verdict, ...]
+        self,
+        located: Located,
+        found: Reading,
+        verdicts: tuple[Verdict, ...],
+        progress: Progress | None = None,
     ) -> tuple[Advice, ...]:
         from ckptmigrate.planning import fixes  # a check of all releases does not need it
 
         named = located.words(self.iteration)
-        return tuple(fixes.advise(found, each, self.job, named) for each in verdicts)
+        return tuple(fixes.advise(found, each, self.job, named, progress) for each in verdicts)
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ckptmigrate.checkpoint import common, locate, metadata, sidecar
+from ckptmigrate.checkpoint import common, locate, metadata, nested, sidecar
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind, RerunRecord
 from ckptmigrate.checkpoint.sidecar import Step
 from ckptmigrate.checkpoint.topology import derive
 from ckptmigrate.errors import CkptMigrateError, DamagedError, RefusedError
 from ckptmigrate.optimizer.description import describe
-from ckptmigrate.pickles.display import short, words
+from ckptmigrate.pickles.display import short_repr, words
 from ckptmigrate.pickles.tree import Object
 from ckptmigrate.places import Place
 from ckptmigrate.releases import (
@@ -59,14 +59,17 @@ def inspect(path: Place) -> Inspection:
     directory = directories.directory(path)
     reading = read(directory)
     manifest, anomalies = reading.manifest, []
+    written = manifest
     try:
         original = sidecar.original(directory)
         steps, undone, stale = original.steps, original.undone, original.stale
+        if undone:  # its release wrote the original; the result has traces of the target, too
+            written = nested.load(original.directory, unmarked=True)
     except CkptMigrateError as error:
         steps, undone, stale = (), (), str(error)
     if stale:
         anomalies.append(f"the sidecar does not match the checkpoint: {stale}")
-    writer = writer_evidence.possible_writers(manifest, compat())
+    writer = writer_evidence.possible_writers(written, compat())
     layouts = tuple(layout.ID for layout in reading.layouts)
     likely = _narrowed(layouts, writer, undone)
     try:
@@ -170,10 +173,10 @@ def _call(value: Any) -> str | None:
         return None
     caller = value.args[0] if value.args else None
     if not isinstance(caller, Object):
-        return short(value)
+        return short_repr(value)
     *where, rank = caller.args or (None,)
     place = ":".join(words(part) for part in where if isinstance(part, (str, int)))
-    return f"{place} on rank {short(rank) if isinstance(rank, int) else '?'}"
+    return f"{place} on rank {short_repr(rank) if isinstance(rank, int) else '?'}"
 
 
 def _suspect(value: Any) -> str | None:

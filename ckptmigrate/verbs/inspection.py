@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ckptmigrate.checkpoint.rerun import STATES, Kind, RerunRecord
-from ckptmigrate.checkpoint.sidecar import Step
+from ckptmigrate.checkpoint.sidecar import REPAIR, Step
 from ckptmigrate.checkpoint.topology import Topology
 from ckptmigrate.optimizer.description import OptimizerSummary
 from ckptmigrate.places import Place
@@ -83,7 +83,7 @@ class Inspection:
         layouts: names of all layouts that match the rerun data.
         likely: the layouts that the other evidence does not exclude; never empty.
         evidence: the reasons, one sentence per layout in `layouts`.
-        writer: the releases that may have written the checkpoint.
+        writer: the releases that may have written the checkpoint; of a migrated one, its original.
         rerun: the rerun state.
         faulty: the fault contexts that have a failed call or a suspicious node or device.
         topology: the parallelism, in ranks; None if unknown.
@@ -147,7 +147,10 @@ class Inspection:
     @property
     def _summary(self) -> str:
         iteration = "" if self.iteration is None else f", iteration {self.iteration}"
-        return f"{_writer(self.writer)}{iteration}, rerun state {self.rerun.kind.value}"
+        targets = [step.target for step in self.steps if step.verb != REPAIR]
+        migrated = f", migrated to {targets[-1]}" if targets else ""
+        writer = f"{_writer(self.writer)}{migrated}"
+        return f"{writer}{iteration}, rerun state {self.rerun.kind.value}"
 
     @property
     def facts(self) -> Facts:

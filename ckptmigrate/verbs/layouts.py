@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ckptmigrate.releases.facts import Compat, LayoutRow, compat
-from ckptmigrate.versions import UNIVERSAL
+from ckptmigrate.versions import LAYOUTS, UNIVERSAL
 
 
 def releases(row: LayoutRow, facts: Compat) -> str:
@@ -26,9 +26,11 @@ def layout_name(layout: str) -> str:
 
 
 def target_name(target: str) -> str:
-    """Return what a result is for: a release, every release from 0.9, or a layout."""
+    """Return what a result is for: a release, all from 0.9, a layout or a sharding type."""
     if target[:1].isdigit():
         return f"Megatron-Core {target}"
     if target == UNIVERSAL:
         return "every release from 0.9"
-    return f"layout {layout_name(target)}"
+    if any(target == layout.ID for layout in LAYOUTS):
+        return f"layout {layout_name(target)}"
+    return f"sharding type {target}"

@@ -12,8 +12,9 @@ from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.checkpoint.sidecar import Step, digest_of
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.errors import DamagedError
+from ckptmigrate.optimizer.target import PART_SIZE
 from ckptmigrate.places import Place
-from ckptmigrate.planning import planner, targets
+from ckptmigrate.planning import extra_states, planner, targets
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.planning.targets import Target
 from ckptmigrate.releases.environment import USUAL, Environment
@@ -34,6 +35,7 @@ from ckptmigrate.verbs.result import Watch, unwatched
 from ckptmigrate.version import __version__
 from ckptmigrate.versions.detection import read
 from ckptmigrate.writing.links import Link
+from ckptmigrate.writing.parts import AT_ONCE, Moving
 from ckptmigrate.writing.publisher import publisher
 
 
@@ -54,8 +56,9 @@ class MigrationRequest:
         given: parallelism, in ranks, that the checkpoint does not contain.
         torch: the torch version of the job; None for the usual one of the release.
         environment: the Python and NumPy versions of the job.
-        native, strict, optimizer, optimizer_type, extra_state, transformer_engine: see
+        native, strict, optimizer, optimizer_type, part_size, extra_state, transformer_engine: see
             `targets.Target`.
+        jobs, verify_source: see `parts.Moving`.
         hash_payload: whether to hash the data files too and compare them with integrity.json.
         link: how to bring data files into the new root.
         loadable: whether the result must be a root that a job can load. If an earlier run with the
@@ -83,15 +86,17 @@ class MigrationRequest:
     optimizer_type: str | None = None
     extra_state: str = targets.KEEP
     transformer_engine: str | None = None
+    part_size: int = PART_SIZE
+    jobs: int = AT_ONCE
+    verify_source: bool = False
 
     @property
     def target(self) -> str:
         """Return the target: a release or layout, or what changes besides; empty for none."""
-        extra_state = f"{self.extra_state}-extra-state" if self.extra_state != targets.KEEP else ""
-        return self.to or self.optimizer_type or extra_state
+        return self.to or self.optimizer_type or extra_states.target_name(self.extra_state) or ""
 
     def options(self) -> dict[str, Any]:
-        """Return the options that affect the result, which `link` and `hash_payload` do not."""
+        """Return the options that affect the result; `link`, `jobs` and others do not."""
         return {
             "allow_loss": sorted(self.allow_loss),
             **asdict(self.given),
@@ -103,6 +108,7 @@ class MigrationRequest:
             "optimizer_type": self.optimizer_type,
             "extra_state": self.extra_state,
             "transformer_engine": self.transformer_engine,
+            "part_size": self.part_size,
         }
 
     def check_target(self) -> None:
@@ -122,7 +128,8 @@ class MigrationRequest:
         """
         if self.to is not None:
             return self._named(self.to)
-        return self._named(read(directories.directory(checkpoint)).layouts[0].ID)
+        current = self._named(read(directories.directory(checkpoint)).layouts[0].ID)
+        return replace(current, name=self.target)
 
     def _named(self, name: str) -> Target:
         return targets.target(
@@ -135,7 +142,12 @@ class MigrationRequest:
             optimizer_type=self.optimizer_type,
             extra_state=self.extra_state,
             transformer_engine=self.transformer_engine,
+            part_size=self.part_size,
         )
+
+    @property
+    def _moving(self) -> Moving:
+        return Moving(self.jobs, self.verify_source)
 
     def run(self, path: Place, *, reported: bool = False, watch: Watch = unwatched) -> Migration:
         """Migrate the checkpoints of a PATH (see `prepare`, `carry_out`)."""
@@ -146,7 +158,9 @@ class MigrationRequest:
             shown = progress if self.hash_payload or converts else None
             prepared = prepare(path, self, reported=reported, progress=shown)
         prepared = replace(prepared, recovered=recovered)
-        return finished(prepared, link=self.link, dry_run=self.dry_run, watch=watch)
+        return finished(
+            prepared, link=self.link, moving=self._moving, dry_run=self.dry_run, watch=watch
+        )
 
     def add(self, path: Place, root: Place, *, always: bool, reported: bool = False) -> Migration:
         """Migrate one checkpoint into a root that other tasks add to.
@@ -162,12 +176,12 @@ class MigrationRequest:
         found = replace(found, plans=(plan.out_of_place(),), destination=root, added=True)
         if self.dry_run:
             return found
-        if any(left.destination == destination for left in publisher(root).locked()):
+        if any(left.destination == destination for left in publisher(root).leftovers()):
             # Remove what an interrupted run left; `discard` raises if that run is in progress.
-            publisher(destination).discard(break_lock=False)
+            publisher(destination).discard(break_lock=False, keep=True)
         used = None
         if not has(found.plans[0], destination):
-            used = publisher(destination).add(found.plans[0], link=self.link)
+            used = publisher(destination).add(found.plans[0], link=self.link, moving=self._moving)
         return replace(found, done=True, link=used)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckptmigrate import places
-from ckptmigrate.checkpoint import locate, migration_state
+from ckptmigrate.checkpoint import locate
 from ckptmigrate.checkpoint.lock_owner import Holder, holder
 from ckptmigrate.errors import CkptMigrateError, DestinationError
 from ckptmigrate.places import Place
@@ -18,7 +18,7 @@ from ckptmigrate.writing import swap
 from ckptmigrate.writing.publisher import publisher
 
 
-def recover(path: Place, *, break_lock: bool = False) -> dict[Place, str]:
+def recover(path: Place, *, break_lock: bool = False, keep: bool = False) -> dict[Place, str]:
     """Recover a checkpoint, the checkpoints of a root, or a destination.
 
     Staging directories are searched in PATH and beside it (those of PATH and of PATH.<target>).
@@ -27,6 +27,7 @@ def recover(path: Place, *, break_lock: bool = False) -> dict[Place, str]:
         path: a checkpoint directory, a root, or the destination of an out-of-place migration.
         break_lock: whether to remove a lock held by a process on another host. Set it only if that
             process has ended.
+        keep: whether finished new data files remain, for the same command to continue.
 
     Returns:
         Path -> what was done there. Empty if there was nothing to recover.
@@ -38,13 +39,13 @@ def recover(path: Place, *, break_lock: bool = False) -> dict[Place, str]:
     """
     path = places.absolute(path)
     found = _Found({}, [])
-    _in_place(path, found, break_lock=break_lock)
+    _in_place(path, found, break_lock=break_lock, keep=keep)
     destinations = _destinations(path)
     if not destinations:
         locate.require_directory(path)
     for destination in destinations:
         with found.kept(destination):
-            where, what = publisher(destination).discard(break_lock=break_lock)
+            where, what = publisher(destination).discard(break_lock=break_lock, keep=keep)
             found.done[where] = what
     return found.result()
 
@@ -56,7 +57,7 @@ def in_place(path: Place) -> dict[Place, str]:
         CkptMigrateError: as `recover`.
     """
     found = _Found({}, [])
-    _in_place(places.absolute(path), found, break_lock=False)
+    _in_place(places.absolute(path), found, break_lock=False, keep=True)
     return found.result()
 
 
@@ -73,13 +74,13 @@ class _Found:
         except CkptMigrateError as error:
             self.errors.append(error)
         except OSError as error:
-            told = DestinationError(
+            failure = DestinationError(
                 f"cannot be recovered yet ({error.strerror})",
                 path=place,
                 fix=f"when it is writable again, run `{command('recover', place)}`",
             )
-            told.__cause__ = error
-            self.errors.append(told)
+            failure.__cause__ = error
+            self.errors.append(failure)
 
     def result(self) -> dict[Place, str]:
         if self.errors:
@@ -87,16 +88,15 @@ class _Found:
         return self.done
 
 
-def _in_place(path: Place, found: _Found, *, break_lock: bool) -> None:
+def _in_place(path: Place, found: _Found, *, break_lock: bool, keep: bool) -> None:
     there = directories.directory(path).folders() if directories.is_dir(path) else ()
     inside = [path / name for name in there if locate.is_iteration(name)]
     for checkpoint in (path, *inside):
         if isinstance(checkpoint, Path) and checkpoint.is_symlink() and checkpoint != path:
             continue
         with found.kept(checkpoint):
-            if migration_state.is_unfinished(checkpoint):
-                outcome = swap.recover(checkpoint, break_lock=break_lock)
-                found.done[checkpoint] = outcome.value
+            if done := swap.recover(checkpoint, break_lock=break_lock, keep=keep):
+                found.done[checkpoint] = done
     with found.kept(path):
         for left in publisher(path).clear_tracker():
             found.done[left] = "removed the rest of an interrupted tracker file update"
@@ -109,11 +109,11 @@ def _destinations(path: Place) -> list[Place]:
     """
     found: list[Place] = []
     for folder in (path.parent, path):
-        for left in publisher(folder).locked():
+        for left in publisher(folder).leftovers():
             name = left.destination.name
             meant = folder == path or name == path.name or name.startswith(f"{path.name}.")
             alive = holder(left.owner) is Holder.ALIVE
             if meant and (not alive or left.destination == path):
                 found.append(left.destination)
     # If the parent directory is unreadable, the list above misses PATH itself.
-    return found if path in found or not publisher(path).is_locked() else [*found, path]
+    return found if path in found or not publisher(path).is_left() else [*found, path]

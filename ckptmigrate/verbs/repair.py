@@ -30,7 +30,7 @@ from ckptmigrate.checks.verification import Verified, verify_one
 from ckptmigrate.errors import RefusedError, UnsupportedFormatError
 from ckptmigrate.places import Place
 from ckptmigrate.planning import repairs
-from ckptmigrate.planning.repairs import Wanted
+from ckptmigrate.planning.repairs import RepairOptions
 from ckptmigrate.report.document import (
     CheckpointChange,
     CommandOutcome,
@@ -53,7 +53,7 @@ Verify = Callable[[Place], Verified]
 
 
 @dataclass(frozen=True)
-class RepairRequest(Wanted):
+class RepairRequest(RepairOptions):
     """A request to repair the checkpoints of a PATH.
 
     Attributes:
@@ -323,7 +323,7 @@ def carry_out(
     return replace(repair, migration=done)
 
 
-def _astray(chosen: root_checks.Chosen, wanted: Wanted, verify: Verify) -> str | None:
+def _astray(chosen: root_checks.Chosen, wanted: RepairOptions, verify: Verify) -> str | None:
     """Return why the tracker file must change; None if its iteration is intact or repairable."""
     if chosen.named is None:
         return chosen.findings[0].what

@@ -26,7 +26,7 @@ from ckptmigrate.versions.load_rules import (
     LoadRequest,
     context_of,
     missing_key,
-    predict_stuck,
+    predict_unresumable,
     reruns_disabled,
 )
 from ckptmigrate.versions.rerun_facts import RerunFacts, gather, read_payload
@@ -123,4 +123,4 @@ def predict_load(request: LoadRequest) -> LoadOutcome:
         )
     if reruns_disabled(request):
         return LoadOutcome(True, without=context_of(request))
-    return predict_stuck(request) or LoadOutcome(True)
+    return predict_unresumable(request) or LoadOutcome(True)

@@ -107,7 +107,7 @@ def predict_restore(request: LoadRequest, fields_read: Iterable[str]) -> LoadOut
             f"Unable to restore RerunMachine from checkpoint: '{missing}'",
             "the rerun shards have the fields of another release",
         )
-    return predict_stuck(request) or LoadOutcome(True, warning=_context_warning(request))
+    return predict_unresumable(request) or LoadOutcome(True, warning=_context_warning(request))
 
 
 # What the first step of a job raises in a state that no release resumes from (measured with 0.14.0
@@ -121,9 +121,9 @@ _AT_THE_FIRST_STEP: Final = {
 }
 
 
-def predict_stuck(request: LoadRequest) -> LoadOutcome | None:
+def predict_unresumable(request: LoadRequest) -> LoadOutcome | None:
     """Return the outcome for a fault in a state that no release resumes from; None for others."""
-    if not request.record.stuck:
+    if not request.record.is_unresumable:
         return None
     state = STATES[request.record.state or 0]
     why = (

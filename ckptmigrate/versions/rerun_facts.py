@@ -19,7 +19,7 @@ from ckptmigrate.checkpoint.rerun import (
     unique_key,
 )
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.pickles.display import short
+from ckptmigrate.pickles.display import short_repr
 from ckptmigrate.pickles.torch_file import TorchFile
 
 
@@ -83,7 +83,7 @@ def gather(manifest: Manifest) -> RerunFacts:
         fields = tuple(name for name in COMMON_FIELDS if name in entry)
         if fields not in (("mode",), COMMON_FIELDS):
             raise DamagedError(
-                f"has a rerun_state_machine with {short(entry)} in the common state, which no "
+                f"has a rerun_state_machine with {short_repr(entry)} in the common state, which no "
                 "release writes",
             )
         if fields == COMMON_FIELDS:

@@ -12,10 +12,12 @@ from typing import Final
 
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.errors import DestinationError
+from ckptmigrate.places import Place
 from ckptmigrate.planning.change import Change
 from ckptmigrate.storage import local_files
 from ckptmigrate.storage.limits import DEEPEST
 from ckptmigrate.text.commands import command
+from ckptmigrate.text.sizes import size
 
 
 def write(path: Path, content: bytes, like: Path | None = None) -> None:
@@ -42,19 +44,27 @@ def write_pieces(path: Path, pieces: Iterable[bytes], like: Path | None = None) 
         os.fsync(file.fileno())
 
 
-def require_space(size: int, target: Path) -> None:
+class NoSpaceError(OSError):
+    """Error for files that are larger than the free space."""
+
+    def __init__(self, needed: int, free: int, path: Path) -> None:
+        super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        self.detail = f"{size(needed)} are needed, and {size(free)} are free"
+
+
+def require_space(needed: int, target: Path) -> None:
     """Raise before the first write if a file does not fit; a sparse file may have any size.
 
     Args:
-        size: in bytes.
+        needed: in bytes.
 
     Raises:
-        OSError: less space than `size` is free.
+        NoSpaceError: less space is free.
     """
     there = os.statvfs(target.parent)
-    # Some file systems report no blocks at all.
-    if size > there.f_bavail * there.f_frsize and there.f_blocks:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+    free = there.f_bavail * there.f_frsize
+    if needed > free and there.f_blocks:  # some file systems report no blocks at all
+        raise NoSpaceError(needed, free, target)
 
 
 def model_of(change: Change, name: str) -> Path | None:
@@ -188,21 +198,36 @@ _PLACE: Final = "use a writable destination with -o DEST"
 _REASONS: Final = {
     errno.ENOSPC: ("the disk is full", _DISK),
     errno.EDQUOT: ("the disk quota is used up", _DISK),
+    errno.EFBIG: ("the file is larger than the file system or the shell (ulimit -f) allows", _DISK),
+    errno.EXDEV: ("its directories are on different file systems or project quotas", _PLACE),
     errno.EACCES: ("no permission to write", _PLACE),
     errno.EPERM: ("no permission to write", _PLACE),
     errno.EROFS: ("the file system is read-only", _PLACE),
 }
 
 
-def unwritable(path: Path, error: OSError, *, left: bool) -> DestinationError:
+def unwritable(
+    path: Path, error: OSError, *, left: bool, kept: str | None = None
+) -> DestinationError:
     """Return the error for a place that cannot be written.
 
     Args:
         left: whether files remain that could not be rolled back.
+        kept: which finished data files remain for the next run, or None.
     """
     what, fix = _REASONS.get(error.errno or 0, (error.strerror or str(error), None))
+    if isinstance(error, NoSpaceError):
+        what += f" ({error.detail})"
     done = "nothing was changed"
     if left:
         done = "the unfinished work could not be rolled back"
         fix = f"when it is writable again, run `{command('recover', path)}`"
+    elif kept is not None:
+        done = f"{kept} are finished and kept"
+        fix = "; ".join(filter(None, (fix, continued(path))))
     return DestinationError(f"cannot be written: {what}; {done}", path=path, fix=fix)
+
+
+def continued(about: Place) -> str:
+    """Return how to continue with the finished data files of a destination, or to remove them."""
+    return f"to continue, run the command again; to remove them, run `{command('recover', about)}`"

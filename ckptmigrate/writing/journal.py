@@ -22,13 +22,13 @@ from ckptmigrate.text.commands import removal
 
 STAGE: Final = f"{sidecar.FOLDER}/stage"  # relative to the checkpoint; new files
 FILE: Final = f"{STAGE}/journal.json"
+PARTS: Final = f"{sidecar.FOLDER}/parts"  # new data files and their records (parts.py)
 OLD: Final = f"{STAGE}/.old"  # copies of the replaced files; no nested checkpoint has this name
 
 
 class Recovery(Enum):
     """The results of recovering an in-place migration, as printed."""
 
-    NOTHING = "nothing to recover"
     UNTOUCHED = "removed the staging files (the checkpoint was not modified)"
     ROLLED_BACK = "rolled back to the state before the migration"
     COMMITTED = "the migration was complete (removed its staging files)"
@@ -40,8 +40,9 @@ def check_unchanged(change: Change, now: Directory) -> dict[str, str | None]:
     Raises:
         DestinationError: a file changed after the change was planned.
     """
-    before = {name: digest_of(now, name) for name in change.before}
-    for name, planned in change.before.items():
+    planned_before = {**dict.fromkeys(change.payload), **change.before}
+    before = {name: digest_of(now, name) for name in planned_before}
+    for name, planned in planned_before.items():
         if before[name] != planned:
             raise DestinationError(
                 f"{name} changed while the migration was planned",

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from ckptmigrate.checkpoint.lock_owner import Holder, Owner, holder
+from ckptmigrate.checkpoint.lock_owner import Holder, Owner, holder, owner_of
 from ckptmigrate.places import Place
 from ckptmigrate.text.commands import command
 
 LOCK: Final = ".ckptmigrate-lock"  # `.NAME.ckptmigrate-lock` is the lock of a destination NAME
+PARTS: Final = ".ckptmigrate-parts"  # and `.NAME.ckptmigrate-parts` its finished data files
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """The lock of an out-of-place migration that is in progress or was interrupted."""
+    """The files of an out-of-place migration that is in progress or was interrupted.
+
+    Attributes:
+        destination: the destination.
+        owner: the owner of its lock; None if the lock does not name it.
+        locked: whether it has a lock; a run that failed leaves only finished data files.
+    """
 
     destination: Place
     owner: Owner | None
-
-    @classmethod
-    def of(cls, lock: Place, owner: Owner | None) -> Leftover:
-        """Return the leftover of a lock."""
-        return cls(lock.with_name(lock.name.removeprefix(".").removesuffix(LOCK)), owner)
+    locked: bool = True
 
     @property
     def is_over(self) -> bool:
         """Return whether its process is known to have ended."""
-        return holder(self.owner) is Holder.DEAD
+        return not self.locked or holder(self.owner) is Holder.DEAD
 
     @property
     def fix(self) -> str:
@@ -37,3 +41,25 @@ class Leftover:
     def __str__(self) -> str:
         who = self.owner or "an unknown process"
         return f"a migration to {self.destination} by {who} was interrupted: run `{self.fix}`"
+
+
+def leftovers(folder: Place, names: Iterable[str]) -> list[Leftover]:
+    """Return the interrupted and running migrations to destinations in a folder.
+
+    Args:
+        names: what is in the folder.
+    """
+    locked = dict.fromkeys(_of(folder, names, LOCK), True)
+    found = {**dict.fromkeys(_of(folder, names, PARTS), False), **locked}
+    return [
+        Leftover(place, owner_of(place.with_name(f".{place.name}{LOCK}")) if lock else None, lock)
+        for place, lock in sorted(found.items(), key=lambda item: str(item[0]))
+    ]
+
+
+def _of(folder: Place, names: Iterable[str], ending: str) -> list[Place]:
+    return [
+        folder / name[1 : -len(ending)]
+        for name in names
+        if name.startswith(".") and name.endswith(ending) and len(name) > len(ending) + 1
+    ]

@@ -54,7 +54,8 @@ _PIECE: Final = 16 * 1024 * 1024  # bytes copied at a time
 # that a job that saves again does not change the source either.
 _SMALL: Final = 1024 * 1024
 _PAYLOAD_SUFFIX: Final = ".distcp"
-_CANNOT: Final = {
+# Errors of a link that the file system does not support.
+CANNOT: Final = {
     errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP,
     errno.EINVAL, errno.ENOTTY, errno.ENOSYS,
 }  # fmt: skip
@@ -135,7 +136,7 @@ class Carrier:
             try:
                 _BY[means](source, target, self.progress)
             except OSError as error:
-                if error.errno not in _CANNOT or os.path.lexists(target):
+                if error.errno not in CANNOT or os.path.lexists(target):
                     raise
                 refusal = error
                 continue
@@ -163,7 +164,7 @@ def duplicate(source: Path, target: Path) -> None:
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
-        if error.errno not in _CANNOT or source.is_symlink():
+        if error.errno not in CANNOT or source.is_symlink():
             raise
         _copy(source, target, lambda _: None)
 

@@ -12,21 +12,18 @@ from typing import Final
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.migration_state import is_unfinished
 from ckptmigrate.errors import CkptMigrateError, DamagedError, DestinationError, Retry
-from ckptmigrate.planning.change import NewPayload
 from ckptmigrate.storage import local_files
 from ckptmigrate.storage.directories import folders_of
 from ckptmigrate.storage.limits import LARGEST_JSON, LARGEST_PART
 from ckptmigrate.text.commands import shell
-from ckptmigrate.writing import journal, links
+from ckptmigrate.writing import journal, links, parts
 from ckptmigrate.writing.durable import (
     adopt_directory,
     make_directory,
     remove,
-    require_space,
     sync_directory,
     unwritable,
     write,
-    write_pieces,
 )
 
 _NEW: Final = f"{journal.STAGE}/.new"  # the file that `create` or `copy` is writing
@@ -66,12 +63,6 @@ class LocalMedium:
             raise DamagedError(
                 "differs from what was written when read back", path=self.path / name
             )
-        os.rename(new, self.path / name)
-
-    def create_payload(self, name: str, payload: NewPayload, like: Path | None) -> None:
-        new = self._new()
-        require_space(payload.size, new)
-        write_pieces(new, payload.pieces(), like)
         os.rename(new, self.path / name)
 
     def copy(self, source: str, target: str, size: int) -> None:
@@ -127,8 +118,8 @@ class LocalMedium:
             raise journal.broken(file, error.strerror) from error
 
     def check_folders(self, names: Collection[str]) -> None:
-        own = (sidecar.FOLDER, journal.STAGE, journal.OLD)
-        inside = [f"{home}/{each}" for home in (".", *own[1:]) for each in folders_of(names)]
+        own = (sidecar.FOLDER, journal.STAGE, journal.OLD, journal.PARTS)
+        inside = [f"{home}/{each}" for home in (".", *own[1:3]) for each in folders_of(names)]
         for folder in (*own, *inside):
             place = self.path / folder
             if place.is_symlink():
@@ -145,4 +136,5 @@ class LocalMedium:
             sync_directory(self.path)
 
     def failure(self, error: OSError, done: str) -> CkptMigrateError:
-        return unwritable(self.path, error, left=is_unfinished(self.path))
+        kept = parts.finished(self.path / journal.PARTS)
+        return unwritable(self.path, error, left=is_unfinished(self.path), kept=kept)

@@ -2,7 +2,8 @@
 
 A lock beside the destination names the owner (lock.py). It exists before the staging directory is
 created, hidden beside the destination, and until that is published or removed. A staging directory
-without a lock has no known owner and is left as is.
+without a lock has no known owner and is left as is. New data files are first written to a third
+directory (parts.py), which an interrupted run leaves for the next one.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ import itertools
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from ckptmigrate.checkpoint import sidecar
-from ckptmigrate.checkpoint.lock_owner import owner_of
 from ckptmigrate.checkpoint.trackers import TRACKERS
 from ckptmigrate.errors import DestinationError, Retry
 from ckptmigrate.places import Place, lies_in
-from ckptmigrate.planning.change import Change, NewPayload
+from ckptmigrate.planning.change import Change
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import LocalDirectory, folders_of
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command, shell
-from ckptmigrate.writing import lock, validation
+from ckptmigrate.writing import lock, parts, validation
 from ckptmigrate.writing.durable import (
     adopt_directory,
     make_directory,
@@ -35,14 +36,14 @@ from ckptmigrate.writing.durable import (
     new_of,
     overwrite,
     remove,
-    require_space,
     sync_directory,
     unwritable,
     write,
-    write_pieces,
 )
-from ckptmigrate.writing.leftover import LOCK, Leftover
+from ckptmigrate.writing.leftover import LOCK, PARTS, Leftover, leftovers
 from ckptmigrate.writing.links import NO_FILES, Carrier, Link, NewFile, check_store_link
+from ckptmigrate.writing.part_files import move, part_files
+from ckptmigrate.writing.parts import MOVING, Moving
 
 _STAGE: Final = ".ckptmigrate-stage"
 _REMOVED: Final = "removed the staging directory of an interrupted migration"
@@ -63,6 +64,11 @@ class LocalPublisher:
     def lock(self) -> Path:
         """Return the lock."""
         return self.destination.with_name(f".{self.destination.name}{LOCK}")
+
+    @property
+    def parts(self) -> Path:
+        """Return the directory of new data files, with one directory per checkpoint of a root."""
+        return self.destination.with_name(f".{self.destination.name}{PARTS}")
 
     def check_free(self, source: Place) -> None:
         destination = self.destination
@@ -101,16 +107,17 @@ class LocalPublisher:
         trackers: Mapping[str, bytes],
         *,
         link: Link = Link.AUTO,
+        moving: Moving = MOVING,
         progress: Progress | None = None,
     ) -> Link:
         for plan in plans.values():
             self.check_free(plan.path)
         sources = [each for plan in plans.values() for each in _local(plan.path)]
 
-        def fill(carrier: Carrier) -> None:
+        def fill(plans: Mapping[str, Plan], carrier: Carrier) -> None:
             for name, plan in plans.items():
                 make_directory(self.stage / name, *_local(plan.path))
-                _write_checkpoint(plan, self.stage / name, carrier)
+                _write_checkpoint(plan, self.stage / name, carrier, self.parts / name)
             for name, content in trackers.items():
                 write(self.stage / name, content)
             sync_directory(self.stage)
@@ -119,10 +126,14 @@ class LocalPublisher:
 
         with self._errors():
             like = [*sources, *(each.parent for each in sources)]
-            return self._publish(like, fill, Carrier(link, progress))
+            return self._publish(plans, like, fill, Carrier(link, progress), moving)
 
-    def add(self, plan: Plan, *, link: Link = Link.AUTO) -> Link:
+    def add(self, plan: Plan, *, link: Link = Link.AUTO, moving: Moving = MOVING) -> Link:
         root, sources = self.destination.parent, _local(plan.path)
+
+        def fill(plans: Mapping[str, Plan], carrier: Carrier) -> None:
+            _write_checkpoint(plans[""], self.stage, carrier, self.parts)
+
         with self._errors():
             for folder in (root.parent, root):
                 if not folder.is_dir():
@@ -130,20 +141,25 @@ class LocalPublisher:
                         make_directory(folder, *sources, *(each.parent for each in sources))
                     sync_directory(folder.parent)
             self.check_free(plan.path)
-            return self._publish(
-                sources,
-                lambda carrier: _write_checkpoint(plan, self.stage, carrier),
-                Carrier(link),
-            )
+            return self._publish({"": plan}, sources, fill, Carrier(link), moving)
 
     def _publish(
-        self, like: Collection[Path], fill: Callable[[Carrier], None], carrier: Carrier
+        self,
+        plans: Mapping[str, Plan],
+        like: Collection[Path],
+        fill: Callable[[Mapping[str, Plan], Carrier], None],
+        carrier: Carrier,
+        moving: Moving,
     ) -> Link:
-        """Fill a staging directory and rename it to the destination.
+        """Write new data files, fill a staging directory and rename it to the destination.
 
         Args:
-            like: directories; the staging directory grants no more access than any of them.
+            plans: name of a checkpoint in the destination, or an empty string -> its plan.
+            like: directories; the new directories grant no more access than any of them.
+            fill: is called with the plans, which then have the digests of the new data files.
         """
+        if self.is_locked() and any(plan.change.payload for plan in plans.values()):
+            self.discard(break_lock=False, keep=True)  # the same command continues
         if os.path.lexists(self.stage) and not os.path.lexists(self.lock):
             raise DestinationError(
                 f"cannot be staged: {self.stage} exists without a lock",
@@ -152,16 +168,30 @@ class LocalPublisher:
             )
         with lock.held(self.lock, self.destination):
             try:
+                done = {
+                    name: replace(
+                        plan,
+                        change=parts.written(
+                            plan.change,
+                            part_files(self.parts / name),
+                            moving,
+                            carrier.progress,
+                            *like,
+                        ),
+                    )
+                    for name, plan in plans.items()
+                }
                 make_directory(self.stage, *like)
-                fill(carrier)
+                fill(done, carrier)
                 if os.path.lexists(self.destination):  # another process created it meanwhile
                     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.destination)
                 os.rename(self.stage, self.destination)
-            except BaseException:
-                self._discard()
+            except BaseException as error:
+                self._discard(error)
                 raise
             try:
                 sync_directory(self.destination.parent)
+                remove(self.parts)
                 lock.release(self.lock)
             except OSError as error:
                 raise DestinationError(
@@ -172,9 +202,12 @@ class LocalPublisher:
                 ) from error
         return carrier.used
 
-    def _discard(self) -> None:
+    def _discard(self, why: BaseException) -> None:
+        """Remove what a failed migration wrote, except for finished data files."""
         try:
             remove(self.stage)
+            if parts.finished(self.parts) is None:
+                remove(self.parts)
             sync_directory(self.destination.parent)
             lock.release(self.lock)
         except OSError as error:
@@ -184,6 +217,7 @@ class LocalPublisher:
                 path=self.destination,
                 fix=f"when that works again, run `{command('recover', self.destination)}`",
             ) from error
+        parts.mention(why, self.parts, self.destination)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -191,7 +225,10 @@ class LocalPublisher:
         try:
             yield
         except OSError as error:
-            raise unwritable(self.destination, error, left=os.path.lexists(self.lock)) from error
+            left = os.path.lexists(self.lock)
+            raise unwritable(
+                self.destination, error, left=left, kept=parts.finished(self.parts)
+            ) from error
 
     def name_latest(self, trackers: Mapping[str, bytes]) -> None:
         try:
@@ -200,26 +237,26 @@ class LocalPublisher:
         except OSError as error:
             raise unwritable(self.destination, error, left=False) from error
 
-    def locked(self) -> list[Leftover]:
+    def leftovers(self) -> list[Leftover]:
         try:
-            names = sorted(os.listdir(self.destination))
+            return leftovers(self.destination, os.listdir(self.destination))
         except OSError:  # missing or unreadable
             return []
-        return [
-            Leftover.of(lock_, owner_of(lock_))
-            for name in names
-            if name.startswith(".") and name.endswith(LOCK)
-            if (lock_ := self.destination / name).is_symlink()
-        ]
 
     def is_locked(self) -> bool:
         return os.path.lexists(self.lock)
 
-    def discard(self, *, break_lock: bool) -> tuple[Place, str]:
+    def is_left(self) -> bool:
+        return self.is_locked() or os.path.lexists(self.parts)
+
+    def discard(self, *, break_lock: bool, keep: bool = False) -> tuple[Place, str]:
         with lock.taken_over(self.lock, self.destination, break_lock=break_lock):
+            done = parts.finished(self.parts)
             remove(self.stage)
+            if not (keep and done):
+                remove(self.parts)
             sync_directory(self.destination.parent)
-        return self.stage, _REMOVED
+        return self.stage, parts.recovered(_REMOVED, done, keep=keep)
 
     def clear_tracker(self) -> list[Place]:
         left = [n for name in TRACKERS if os.path.lexists(n := new_of(self.destination / name))]
@@ -247,14 +284,16 @@ def _adopt(folder: Path, like: Place) -> None:
         adopt_directory(folder, each)
 
 
-def _write_checkpoint(plan: Plan, target: Path, carrier: Carrier) -> None:
-    """Write all files of a migrated checkpoint to an existing directory and validate them."""
-    change = plan.change.with_payload(
-        {name: _write_payload(plan.change, target / name, carrier) for name in plan.change.payload}
-    )
-    plan = replace(plan, change=change)
+def _write_checkpoint(plan: Plan, target: Path, carrier: Carrier, moved: Path) -> None:
+    """Write all files of a migrated checkpoint to an existing directory and validate them.
+
+    Args:
+        moved: the directory of its new data files.
+    """
+    change = plan.change
     written = {*plan.files, sidecar.FILE, sidecar.FOLDER}
     new = {name: _writer(change, name, b) for name, b in plan.files.items() if b is not None}
+    new |= {name: partial(move, moved / name) for name in change.payload}
     with _unchanged(plan):
         _carry(plan.path, target, carrier, written, new)
     for step in range(change.kept_steps):
@@ -272,16 +311,6 @@ def _write_checkpoint(plan: Plan, target: Path, carrier: Carrier) -> None:
     sync_directory(target)
     validation.verify(plan, LocalDirectory(target))
     _adopt(target, plan.path)
-
-
-def _write_payload(change: Change, path: Path, carrier: Carrier) -> str:
-    """Write a new data file and return its digest."""
-
-    def write_to(payload: NewPayload) -> None:
-        require_space(payload.size, path)
-        write_pieces(path, payload.pieces(), model_of(change, path.name))
-
-    return validation.write_payload(change.payload[path.name], path, write_to, carrier.progress)
 
 
 def _writer(change: Change, name: str, content: bytes) -> NewFile:

@@ -12,7 +12,6 @@ from typing import Protocol
 
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.places import Place
-from ckptmigrate.planning.change import NewPayload
 from ckptmigrate.writing.local_medium import LocalMedium
 
 
@@ -53,9 +52,6 @@ class Medium(Protocol):
         Raises:
             DamagedError, StoreError: it does not read back as written.
         """
-
-    def create_payload(self, name: str, payload: NewPayload, like: Path | None) -> None:
-        """Write a new data file."""
 
     def copy(self, source: str, target: str, size: int) -> None:
         """Create or replace a file with another one, which stays.

@@ -15,6 +15,7 @@ from ckptmigrate.storage.progress import Progress
 from ckptmigrate.writing.leftover import Leftover
 from ckptmigrate.writing.links import Link
 from ckptmigrate.writing.local_publisher import LocalPublisher
+from ckptmigrate.writing.parts import MOVING, Moving
 
 
 class Publisher(Protocol):
@@ -33,6 +34,7 @@ class Publisher(Protocol):
         trackers: Mapping[str, bytes],
         *,
         link: Link = Link.AUTO,
+        moving: Moving = MOVING,
         progress: Progress | None = None,
     ) -> Link:
         """Create the destination as a root with the migrated checkpoints and its tracker files.
@@ -41,6 +43,8 @@ class Publisher(Protocol):
             plans: name of the directory in the root -> plan of the checkpoint.
             trackers: tracker files of the root, name -> bytes.
             link: how to bring data files to the destination.
+            moving: how to write new data files. Finished ones of an interrupted run are used, and
+                remain after an error.
             progress: called with a number of bytes whenever that many bytes of data files were
                 copied.
 
@@ -52,7 +56,7 @@ class Publisher(Protocol):
                 or the message says what remains.
         """
 
-    def add(self, plan: Plan, *, link: Link = Link.AUTO) -> Link:
+    def add(self, plan: Plan, *, link: Link = Link.AUTO, moving: Moving = MOVING) -> Link:
         """Create the destination as one checkpoint in a root to which others are added too.
 
         Creates the root if it is missing, without a tracker file: no release loads it before
@@ -66,14 +70,18 @@ class Publisher(Protocol):
             DestinationError, StoreError: a tracker file cannot be written.
         """
 
-    def locked(self) -> list[Leftover]:
-        """Return the locked destinations directly inside: in progress, or interrupted."""
+    def leftovers(self) -> list[Leftover]:
+        """Return the migrations to destinations directly inside: in progress, or interrupted."""
 
-    def is_locked(self) -> bool:
-        """Return whether the destination is locked: in progress, or interrupted."""
+    def is_left(self) -> bool:
+        """Return whether a migration to the destination is in progress or was interrupted."""
 
-    def discard(self, *, break_lock: bool) -> tuple[Place, str]:
+    def discard(self, *, break_lock: bool, keep: bool = False) -> tuple[Place, str]:
         """Remove the files of an interrupted migration to the destination.
+
+        Args:
+            break_lock: whether to take over a lock whose process cannot be seen from this host.
+            keep: whether finished new data files remain for the next run.
 
         Returns:
             The path that was removed, and what was done.

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from ckptmigrate.errors import CkptMigrateError, DestinationError, reason_of
 from ckptmigrate.places import Url
-from ckptmigrate.planning.change import NewPayload
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.store import store_of
 from ckptmigrate.writing import journal
@@ -35,9 +34,6 @@ class StoreMedium:
 
     def create(self, name: str, content: bytes, like: Path | None = None) -> None:
         store_of(self.path).create(self.path / name, content)
-
-    def create_payload(self, name: str, payload: NewPayload, like: Path | None) -> None:
-        store_of(self.path).create_large(self.path / name, payload.size, payload.pieces)
 
     def copy(self, source: str, target: str, size: int) -> None:
         store_of(self.path).copy(self.path / source, self.path / target, size)

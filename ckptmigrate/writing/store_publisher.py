@@ -3,7 +3,9 @@
 A lock and a journal are written beside the destination. The journal names every object that will be
 written, so that recovery removes no other object. Then the objects are written to their final
 names: for each checkpoint first the data files, then the metadata files, then metadata.json; for a
-new root, the tracker file after all checkpoints. The last object commits the migration.
+new root, the tracker file after all checkpoints. The last object commits the migration. The records
+of new data files (parts.py) are beside the destination, too; an interrupted run leaves them and the
+recorded data files for the next one.
 """
 
 from __future__ import annotations
@@ -15,10 +17,8 @@ from types import MappingProxyType
 from typing import Final
 
 from ckptmigrate.checkpoint import manifest, sidecar
-from ckptmigrate.checkpoint.lock_owner import owner_of
 from ckptmigrate.errors import DamagedError, DestinationError, StoreError, reason_of
 from ckptmigrate.places import Place, Url, lies_in
-from ckptmigrate.planning.change import NewPayload
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Overlay, directory
@@ -27,9 +27,11 @@ from ckptmigrate.storage.store import store_of
 from ckptmigrate.storage.store_directories import StoreDirectory
 from ckptmigrate.storage.store_errors import says_denied
 from ckptmigrate.text.commands import command
-from ckptmigrate.writing import lock, store_transfer, validation
-from ckptmigrate.writing.leftover import LOCK, Leftover
+from ckptmigrate.writing import lock, parts, store_transfer, validation
+from ckptmigrate.writing.leftover import LOCK, PARTS, Leftover, leftovers
 from ckptmigrate.writing.links import Link, check_store_link
+from ckptmigrate.writing.part_files import PLAN, StorePartFiles, folders, records
+from ckptmigrate.writing.parts import MOVING, Moving
 
 _JOURNAL: Final = ".ckptmigrate-journal"
 _NOTHING: Final = "removed the lock of an interrupted migration, which had written nothing"
@@ -53,6 +55,29 @@ class StorePublisher:
         """Return the journal."""
         return self.destination.with_name(f".{self.destination.name}{_JOURNAL}")
 
+    @property
+    def parts(self) -> Url:
+        """Return the place of the records of new data files, by checkpoint of a root."""
+        return self.destination.with_name(f".{self.destination.name}{PARTS}")
+
+    def _finished(self) -> list[str]:
+        """Return the new data files in the destination that have a record."""
+        found = []
+        for folder in folders(self.parts):
+            prefix = "" if folder == self.parts else f"{folder.name}/"
+            found += [f"{prefix}{name}" for name in records(folder) if name != PLAN]
+        return found
+
+    def _remove_parts(self) -> None:
+        """Remove the records of new data files; and these, unless they were published."""
+        store, finished = store_of(self.destination), self._finished()
+        there = [name for name, _ in store.walk(self.destination)] if finished else []
+        if all(name in finished for name in there):
+            for name in there:
+                store.remove(self.destination / name)
+        for name, _ in list(store.walk(self.parts)):
+            store.remove(self.parts / name)
+
     def check_free(self, source: Place) -> None:
         destination = self.destination
         if destination == destination.root:
@@ -70,10 +95,16 @@ class StorePublisher:
         self._check_empty()
 
     def _check_empty(self) -> None:
-        if directories.exists(self.destination):
+        destination = self.destination
+        if not directories.exists(destination):
+            return
+        finished = self._finished()
+        if not finished or any(
+            n not in finished for n, _ in store_of(destination).walk(destination)
+        ):
             raise DestinationError(
                 "already exists",
-                path=self.destination,
+                path=destination,
                 fix="use another destination with -o DEST",
             )
 
@@ -83,21 +114,23 @@ class StorePublisher:
         trackers: Mapping[str, bytes],
         *,
         link: Link = Link.AUTO,
+        moving: Moving = MOVING,
         progress: Progress | None = None,
     ) -> Link:
         by_place = {f"{name}/": plan for name, plan in plans.items()}
         *others, last = trackers.items()
-        return self._publish(by_place, last, link, progress, dict(others))
+        return self._publish(by_place, last, link, moving, progress, dict(others))
 
-    def add(self, plan: Plan, *, link: Link = Link.AUTO) -> Link:
+    def add(self, plan: Plan, *, link: Link = Link.AUTO, moving: Moving = MOVING) -> Link:
         marker = _written(plan)[manifest.MARKER_FILE]
-        return self._publish({"": plan}, (manifest.MARKER_FILE, marker), link, None)
+        return self._publish({"": plan}, (manifest.MARKER_FILE, marker), link, moving, None)
 
     def _publish(
         self,
         plans: Mapping[str, Plan],
         last: tuple[str, bytes],
         link: Link,
+        moving: Moving,
         progress: Progress | None,
         others: Mapping[str, bytes] = MappingProxyType({}),
     ) -> Link:
@@ -110,6 +143,9 @@ class StorePublisher:
         """
         destination, store = self.destination, store_of(self.destination)
         check_store_link(link, destination)
+        converts = any(plan.change.payload for plan in plans.values())
+        if converts and self._is_locked():
+            self.discard(break_lock=False, keep=True)  # the same command continues
         for plan in plans.values():
             self.check_free(plan.path)
         with lock.held(self.lock, destination):
@@ -129,8 +165,13 @@ class StorePublisher:
                 told = {"last": last[0], "content": last[1].decode(), "objects": objects}
                 store.create(self.journal, json.dumps(told, indent=1).encode())
                 for name, plan in plans.items():
-                    place = destination / name.rstrip("/") if name else destination
-                    _create_checkpoint(plan, place, carried[name], progress)
+                    place, beside = (
+                        (each / name.rstrip("/") if name else each)
+                        for each in (destination, self.parts)
+                    )
+                    files = StorePartFiles(place, beside)
+                    change = parts.written(plan.change, files, moving, progress)
+                    _create_checkpoint(replace(plan, change=change), place, carried[name], progress)
                 for name, content in others.items():
                     store.create(destination / name, content)
                 if last[0] not in written:
@@ -139,6 +180,8 @@ class StorePublisher:
                 self._remove_failed(error)
                 raise
             try:
+                if converts:
+                    self._remove_parts()
                 store.remove(self.journal)
                 lock.release(self.lock)
             except StoreError as error:
@@ -154,7 +197,8 @@ class StorePublisher:
         """Remove what a failed migration wrote; raise if that fails."""
         try:
             theirs = str(why) if isinstance(why, FileExistsError) else None
-            outcome = self._settle(theirs)
+            kept = theirs is None and parts.finished(self.parts) is not None
+            outcome = self._settle(keep=kept, theirs=theirs)
             lock.release(self.lock)
         except (StoreError, DamagedError, OSError) as error:
             raise DestinationError(
@@ -174,14 +218,17 @@ class StorePublisher:
             done = (
                 "the migration was already complete"
                 if outcome == _COMPLETE
-                else "the written objects were removed"
+                else f"the {'other' if kept else 'written'} objects were removed"
             )
             why.reason += f"; {done}"
+            if kept and outcome != _COMPLETE:
+                parts.mention(why, self.parts, self.destination)
 
-    def _settle(self, theirs: str | None = None) -> str:
+    def _settle(self, *, keep: bool, theirs: str | None = None) -> str:
         """Remove the objects in the journal unless the migration is complete, then the journal.
 
         Args:
+            keep: whether finished new data files and their records remain.
             theirs: the URL of an object that another process has written; it is kept.
 
         Returns:
@@ -198,13 +245,18 @@ class StorePublisher:
                     path=self.journal,
                     fix=f"when that works again, run `{command('recover', destination)}`",
                 ) from error
+            if not keep:
+                self._remove_parts()
             return _NOTHING
         whole = destination / last
         if directories.is_file(whole) and store.read(whole) == content.encode():
+            self._remove_parts()
             store.remove(self.journal)
             return _COMPLETE
         # Remove only existing objects: the names in the journal are not trusted.
         there = {name for name, _ in store.walk(destination)}
+        finished = self._finished() if keep else []
+        names = [name for name in names if name not in finished]
         left = [n for n in names if n in there and str(destination / n) != theirs]
         # Remove metadata.json first, so that no release accepts an incomplete checkpoint.
         for name in (name for name in left if name.rpartition("/")[2] == manifest.MARKER_FILE):
@@ -221,6 +273,8 @@ class StorePublisher:
                 path=destination / still[0],
                 fix=f"when that works again, run `{command('recover', destination)}`",
             )
+        if not keep:
+            self._remove_parts()
         store.remove(self.journal)
         return _REMOVED
 
@@ -234,23 +288,29 @@ class StorePublisher:
             error.fix = f"{error.fix}; {fix}"
             raise
 
-    def locked(self) -> list[Leftover]:
+    def leftovers(self) -> list[Leftover]:
         place = self.destination
         try:
-            names = store_of(place).list(place, prefix=".").files
+            found = store_of(place).list(place, prefix=".")
         except StoreError as error:
             if says_denied(error.__cause__):  # only a part of the bucket is listable
                 return []
             raise
-        locks = [place / n for n in names if n.startswith(".") and n.endswith(LOCK)]
-        return [Leftover.of(each, owner_of(each)) for each in locks]
+        return leftovers(place, (*found.files, *found.folders))
 
-    def is_locked(self) -> bool:
+    def _is_locked(self) -> bool:
         return directories.is_file(self.lock)
 
-    def discard(self, *, break_lock: bool) -> tuple[Place, str]:
+    def is_left(self) -> bool:
+        return self._is_locked() or directories.is_dir(self.parts)
+
+    def discard(self, *, break_lock: bool, keep: bool = False) -> tuple[Place, str]:
         with lock.taken_over(self.lock, self.destination, break_lock=break_lock):
-            return self.destination, self._settle()
+            done = parts.finished(self.parts)
+            outcome = self._settle(keep=keep and done is not None)
+        if outcome == _COMPLETE:
+            done = None
+        return self.destination, parts.recovered(outcome, done, keep=keep)
 
     def clear_tracker(self) -> list[Place]:
         return []  # an object is replaced at once
@@ -293,11 +353,6 @@ def _create_checkpoint(
 
     with store_transfer.unchanged(plan.path, plan.change.before):
         store_transfer.at_once(carried, bring, progress or (lambda _: None))
-        digests = {
-            name: _write_payload(payload, target / name, progress)
-            for name, payload in plan.change.payload.items()
-        }
-    plan = replace(plan, change=plan.change.with_payload(digests))
     files = _written(plan)
     marker = files.pop(manifest.MARKER_FILE)
     for name, content in files.items():
@@ -307,15 +362,6 @@ def _create_checkpoint(
     written = {**files, manifest.MARKER_FILE: marker}
     validation.verify(plan, Overlay(StoreDirectory(target), written))
     store_of(target).create(target / manifest.MARKER_FILE, marker)
-
-
-def _write_payload(payload: NewPayload, place: Url, progress: Progress | None) -> str:
-    """Write a new data file and return its digest."""
-
-    def write(counted: NewPayload) -> None:
-        store_of(place).create_large(place, counted.size, counted.pieces)
-
-    return validation.write_payload(payload, place, write, progress)
 
 
 def _parse(content: bytes, journal: Url) -> tuple[str, str, list[str]]:

@@ -7,11 +7,13 @@ In the directory, under `.ckptmigrate/`:
     stage/.old/NAME       copies of the files that are replaced or removed
     stage/journal.json    hashes of every file before and after (journal.py); while it exists, the
                           swap may be incomplete
+    parts/NAME            new data files and their records (parts.py), kept after an error
     NNNN/NAME             original files, for `undo` (sidecar.py)
 
 The steps, each on disk before the next:
 
-    1. lock; stage; new files, originals and copies of the old files, read back and validated
+    1. lock; new data files; stage; other new files, originals and copies of the old files, read
+       back and validated
     2. the journal
     3. metadata.json is removed, then `.metadata`
     4. the other files are replaced or removed, `.metadata` is written last of them
@@ -29,6 +31,7 @@ file is replaced at once.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +50,7 @@ from ckptmigrate.errors import (
 from ckptmigrate.places import Place
 from ckptmigrate.planning.change import Change
 from ckptmigrate.planning.planner import Plan
+from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import (
     Directory,
     Joined,
@@ -57,18 +61,21 @@ from ckptmigrate.storage.directories import (
 )
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command, shell
-from ckptmigrate.writing import journal, lock, validation
+from ckptmigrate.writing import journal, lock, parts, validation
 from ckptmigrate.writing.durable import model_of
-from ckptmigrate.writing.journal import OLD, STAGE, Recovery
+from ckptmigrate.writing.journal import OLD, PARTS, STAGE, Recovery
 from ckptmigrate.writing.medium import Medium, medium
+from ckptmigrate.writing.part_files import part_files
+from ckptmigrate.writing.parts import MOVING, Moving
 
 _REFUSED: Final = (OSError, StoreError, DamagedError)
 
 
-def rewrite(plan: Plan, *, progress: Progress | None = None) -> None:
+def rewrite(plan: Plan, *, moving: Moving = MOVING, progress: Progress | None = None) -> None:
     """Change a checkpoint in place, except its existing data files.
 
     Args:
+        moving: how to write new data files.
         progress: called with each number of bytes of new data files that were written.
 
     Raises:
@@ -79,6 +86,7 @@ def rewrite(plan: Plan, *, progress: Progress | None = None) -> None:
         _swap(
             plan.change,
             lambda change, written: validation.verify(replace(plan, change=change), written),
+            moving,
             progress,
         )
 
@@ -114,6 +122,7 @@ def repoint(root: Place, trackers: Mapping[str, bytes], step: sidecar.Step) -> N
 def _swap(
     change: Change,
     validate: Callable[[Change, Directory], None],
+    moving: Moving = MOVING,
     progress: Progress | None = None,
 ) -> None:
     """Change files in place.
@@ -128,17 +137,18 @@ def _swap(
         target.prepare()
         with lock.held(lock_of(path), path):
             try:
-                change, new, files = _stage(target, change, progress)
+                change, new, files = _stage(target, change, moving, progress)
                 after = directory(path)
                 if change.payload:
-                    after = Joined(after, directory(path / STAGE), change.payload)
+                    after = Joined(after, directory(path / PARTS), change.payload)
                 # `create` has read every file back, so the bytes in memory are those in the stage.
                 validate(change, Overlay(after, {**dict.fromkeys(change.files), **new}))
                 target.create(journal.FILE, journal.dump(files))
                 target.sync([journal.FILE])
                 sizes = {name: len(content) for name, content in new.items()}
                 sizes |= {name: payload.size for name, payload in change.payload.items()}
-                _replace(target, files, STAGE, sizes)
+                homes = dict.fromkeys(change.payload, PARTS)
+                _replace(target, files, lambda name: homes.get(name, STAGE), sizes)
                 journal.check(directory(path), {n: state.after for n, state in files.items()})
             except BaseException as error:
                 _roll_back_failed(target, error)
@@ -159,7 +169,7 @@ def _swap(
 
 
 def _stage(
-    target: Medium, change: Change, progress: Progress | None
+    target: Medium, change: Change, moving: Moving, progress: Progress | None
 ) -> tuple[Change, dict[str, bytes], dict[str, FileState]]:
     """Write all files that the swap needs, beside those that it changes.
 
@@ -182,12 +192,11 @@ def _stage(
             path=path / stray,
             fix=out,
         )
-    target.make_stage()
     if change.payload:
-        change = change.with_payload(
-            {name: _stage_payload(target, change, name, progress) for name in change.payload}
-        )
+        like = (path,) if isinstance(path, Path) else ()
+        change = parts.written(change, part_files(path / PARTS), moving, progress, *like)
         before = journal.check_unchanged(change, directory(path))  # that may have taken long
+    target.make_stage()
     new, files = journal.changes(change, before, now)
     old = {n: size_of(now, n) or 0 for n, state in files.items() if state.before is not None}
     for name, content in new.items():
@@ -203,22 +212,17 @@ def _stage(
     return change, new, files
 
 
-def _stage_payload(target: Medium, change: Change, name: str, progress: Progress | None) -> str:
-    """Write a new data file to the stage and return its digest."""
-    return validation.write_payload(
-        change.payload[name],
-        target.path / STAGE / name,
-        lambda payload: target.create_payload(f"{STAGE}/{name}", payload, model_of(change, name)),
-        progress,
-    )
-
-
-def _replace(target: Medium, files: Collection[str], home: str, sizes: Mapping[str, int]) -> None:
+def _replace(
+    target: Medium,
+    files: Collection[str],
+    home: Callable[[str], str],
+    sizes: Mapping[str, int],
+) -> None:
     """Replace files; remove metadata.json first and write it last (see `journal.groups`).
 
     Args:
-        home: the folder of their new contents.
-        sizes: name -> size in bytes, of the files in `home`; the others are removed.
+        home: returns the folder of the new content of a file.
+        sizes: name -> size in bytes, of the files that have a new content; the others are removed.
     """
     marks = [name for name in files if name.rpartition("/")[2] in manifest.MARKS]
     for names in reversed(journal.groups(marks)):
@@ -228,7 +232,7 @@ def _replace(target: Medium, files: Collection[str], home: str, sizes: Mapping[s
     for names in journal.groups(files):
         for name in names:
             if name in sizes:
-                target.copy(f"{home}/{name}", name, sizes[name])
+                target.copy(f"{home(name)}/{name}", name, sizes[name])
             else:
                 target.remove(name)
         target.sync(names)
@@ -238,7 +242,7 @@ def _roll_back_failed(target: Medium, why: BaseException) -> None:
     """Roll back a failed change; raise if that fails, or if the change was already committed."""
     path = target.path
     try:
-        outcome = _settle(target)
+        outcome = _settle(target, keep=parts.finished(path / PARTS) is not None)
         lock.release(lock_of(path))
         target.finish()
     except _REFUSED as error:
@@ -265,32 +269,50 @@ def _roll_back_failed(target: Medium, why: BaseException) -> None:
         outcome is Recovery.ROLLED_BACK or isinstance(why, StoreError | DamagedError)
     ):
         why.reason += f"; {done}"
+    parts.mention(why, path / PARTS, path)
 
 
-def recover(path: Place, *, break_lock: bool = False) -> Recovery:
+def recover(path: Place, *, break_lock: bool = False, keep: bool = False) -> str:
     """Recover from an interrupted change: complete it if committed, else roll it back.
 
     Args:
         path: the checkpoint or root.
         break_lock: whether to take over a lock whose process cannot be seen from this host.
+        keep: whether finished new data files remain for the next run.
+
+    Returns:
+        What was done; empty if there was nothing to recover.
 
     Raises:
         DestinationError: the migration still runs, or its process cannot be seen from this host.
         DamagedError: the journal or a replaced file cannot be read.
         OSError, StoreError: a file cannot be written; run it again.
     """
-    if not is_unfinished(path):
-        return Recovery.NOTHING
+    if not (is_unfinished(path) or (not keep and _has_parts(path))):
+        return ""
     target = medium(path)
     target.check_folders(())
     with lock.taken_over(lock_of(path), path, break_lock=break_lock):
-        outcome = _settle(target)
+        done = parts.finished(path / PARTS)
+        keep = keep and done is not None
+        outcome = _settle(target, keep=keep)
     target.finish()
-    return outcome
+    if outcome is Recovery.COMMITTED:
+        done = None
+    return parts.recovered(outcome.value, done, keep=keep)
 
 
-def _settle(target: Medium) -> Recovery:
-    """Complete or roll back a swap, then remove the staging directory; call it locked."""
+def _has_parts(path: Place) -> bool:
+    left = path / PARTS
+    return os.path.lexists(left) if isinstance(left, Path) else directories.is_dir(left)
+
+
+def _settle(target: Medium, *, keep: bool) -> Recovery:
+    """Complete or roll back a swap, then remove the staging directory; call it locked.
+
+    Args:
+        keep: whether finished new data files remain, unless the swap is complete.
+    """
     path, outcome = target.path, Recovery.UNTOUCHED
     files: dict[str, FileState] = {}
     content = target.journal()
@@ -303,6 +325,8 @@ def _settle(target: Medium) -> Recovery:
             _roll_back(target, files)
             outcome = Recovery.ROLLED_BACK
     _clean(target, files)
+    if not keep or outcome is Recovery.COMMITTED:
+        target.remove_folder(PARTS)
     return outcome
 
 
@@ -312,7 +336,7 @@ def _roll_back(target: Medium, files: Mapping[str, FileState]) -> None:
     old = [name for name, state in files.items() if state.before is not None]
     sizes = {name: size for name in old if (size := size_of(now, f"{OLD}/{name}")) is not None}
     if len(sizes) == len(old):
-        _replace(target, files, OLD, sizes)
+        _replace(target, files, lambda _: OLD, sizes)
     if not journal.matches(directory(path), files, after=False):
         raise DamagedError(
             "cannot be rolled back: a file changed, and its original is missing",
@@ -324,6 +348,7 @@ def _roll_back(target: Medium, files: Mapping[str, FileState]) -> None:
 def _finish(target: Medium, files: Collection[str]) -> None:
     """Clean up after a committed change; a failure here does not roll it back."""
     _clean(target, files)
+    target.remove_folder(PARTS)
     lock.release(lock_of(target.path))
     target.finish()
 

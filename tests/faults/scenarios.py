@@ -33,6 +33,7 @@ class Scenario:
             of its writing calls.
         cut_command: that run.
         goes_on: whether the command, run again, does what is left; what it did stays done.
+        at_once: with `goes_on`, whether it is run again before `recover`, not after.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Scenario:
     cut: float | None = None
     cut_command: str = ""
     goes_on: bool = False
+    at_once: bool = False
 
     def arguments(self, place: Path) -> list[str]:
         return self.command.format(place=place).split()
@@ -142,6 +144,20 @@ SCENARIOS = (
     Scenario("with a nested checkpoint, in place", _nested, _IN),
     Scenario("conversion, out of place", _optimizer, f"{_CONVERT} -o {{place}}/out", "{place}/out"),
     Scenario("conversion, in place", _optimizer, f"{_CONVERT} --in-place"),
+    *(
+        Scenario(
+            f"conversion in parts, {how}, run again",
+            _optimizer,
+            f"{_CONVERT} --part-size 64k {words}",
+            place,
+            goes_on=True,
+            at_once=True,
+        )
+        for how, words, place in (
+            ("out of place", "-o {place}/out", "{place}/out"),
+            ("in place", "--in-place", "{place}/run"),
+        )
+    ),
     Scenario("undo of a conversion", _converted, "undo {place}/run"),
     Scenario("undo of a conversion, forgotten", _converted, "undo {place}/run --forget"),
     *(

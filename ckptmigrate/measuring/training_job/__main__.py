@@ -48,12 +48,12 @@ def run_rank(main: RankMain, job: TrainingJob, rank: int, folder: Path) -> None:
         main(job, rank, str(folder / "store"), outcome)
     except (Exception, CheckpointException) as error:  # the latter is a bare BaseException
         outcome["error"] = told_error(error)
-    told = folder / f"rank{rank}.tmp"
-    told.write_text(json.dumps(outcome))
-    told.rename(folder / f"rank{rank}.json")
+    result = folder / f"rank{rank}.tmp"
+    result.write_text(json.dumps(outcome))
+    result.rename(folder / f"rank{rank}.json")
 
 
-def run(job: TrainingJob, main: RankMain) -> dict[str, Any]:
+def run(job: TrainingJob, main: RankMain, seconds: int = SECONDS_PER_JOB) -> dict[str, Any]:
     """Run a job until it ends or reaches its time limit."""
     fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +64,7 @@ def run(job: TrainingJob, main: RankMain) -> dict[str, Any]:
         ]
         for process in ranks:
             process.start()
-        limit = time.monotonic() + SECONDS_PER_JOB
+        limit = time.monotonic() + seconds
         for process in ranks:
             process.join(max(0.0, limit - time.monotonic()))
         for process in ranks:
@@ -73,17 +73,19 @@ def run(job: TrainingJob, main: RankMain) -> dict[str, Any]:
         return {
             "checkpoint": job.checkpoint,
             "release": package_info.__version__,
-            "ranks": [outcome_of(place, rank, ranks[rank]) for rank in range(job.world_size)],
+            "ranks": [
+                outcome_of(place, rank, ranks[rank], seconds) for rank in range(job.world_size)
+            ],
         }
 
 
-def outcome_of(folder: Path, rank: int, process: Any) -> dict[str, Any]:
-    """Return the outcome of a rank, or its exit code if it wrote no outcome."""
-    told = folder / f"rank{rank}.json"
-    if told.exists():
-        outcome: dict[str, Any] = json.loads(told.read_text())
+def outcome_of(folder: Path, rank: int, process: Any, limit: int) -> dict[str, Any]:
+    """Return the outcome of a rank, or its exit code if it wrote no outcome in `limit` seconds."""
+    result = folder / f"rank{rank}.json"
+    if result.exists():
+        outcome: dict[str, Any] = json.loads(result.read_text())
         return outcome
-    ending = f"ended with {process.exitcode} and told nothing (limit {SECONDS_PER_JOB} s)"
+    ending = f"ended with {process.exitcode} and wrote no result (limit {limit} s)"
     return {"rank": rank, "stage": "unknown", "error": ending}
 
 

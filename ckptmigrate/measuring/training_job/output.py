@@ -34,8 +34,8 @@ def held(machine: Any) -> dict[str, Any]:
     """Return the state of a rerun state machine, under the names that checkpoints use."""
     fields = {name: getattr(machine, name) for name in MACHINE_FIELDS if hasattr(machine, name)}
     fields["error_injector_checkpoint"] = machine.error_injector.state_dict()
-    told: dict[str, Any] = plain(fields)
-    return told
+    line: dict[str, Any] = plain(fields)
+    return line
 
 
 def plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A tiny GPT model with the distributed optimizer of a release."""
+"""A GPT model, tiny by default, with the distributed optimizer of a release."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class Job(release.TrainingJob):
         sharding_type: that of a save, by default the default of the release.
         bf16, swiglu, tied_embedding: the options of the model.
         experts: the number of experts; 0 for a dense model.
+        layers, hidden: the number of layers, and the hidden size of the model.
     """
 
     steps: int = 0
@@ -43,6 +44,8 @@ class Job(release.TrainingJob):
     swiglu: bool = False
     tied_embedding: bool = False
     experts: int = 0
+    layers: int = 2
+    hidden: int = 16
 
     @property
     def dtype(self) -> torch.dtype:
@@ -146,10 +149,10 @@ class Training:
 def model(job: Job) -> GPTModel:
     """Return the model of this rank; its weights are not initialized."""
     config = TransformerConfig(
-        num_layers=2,
-        hidden_size=16,
+        num_layers=job.layers,
+        hidden_size=job.hidden,
         num_attention_heads=4,
-        ffn_hidden_size=64,
+        ffn_hidden_size=4 * job.hidden,
         num_moe_experts=job.experts or None,
         add_bias_linear=not (job.swiglu or job.experts),
         gated_linear_unit=job.swiglu,
