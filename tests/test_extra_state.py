@@ -479,6 +479,7 @@ def test_drop_leaves_no_key_in_any_table(sample: str, run: Run, copy: Copy, tmp_
 
     done = run("migrate", root, "--extra-state", "drop", "--in-place")
     assert done.returncode == 0, done.stderr
+    assert "for --extra-state drop" in done.stdout
     assert tables(checkpoint_of(root)) == tables(checkpoint_of(output))
     assert "log_unexpected" in done.stdout
     undone = run("undo", root)

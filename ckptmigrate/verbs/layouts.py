@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ckptmigrate.planning import extra_states
 from ckptmigrate.releases.facts import Compat, LayoutRow, compat
+from ckptmigrate.releases.transformer_engine import CHANGES
 from ckptmigrate.versions import LAYOUTS, UNIVERSAL
 
 
@@ -26,11 +28,12 @@ def layout_name(layout: str) -> str:
 
 
 def target_name(target: str) -> str:
-    """Return what a result is for: a release, all from 0.9, a layout or a sharding type."""
+    """Return what a result is for: a release, all from 0.9, a layout, or what changes in it."""
     if target[:1].isdigit():
         return f"Megatron-Core {target}"
     if target == UNIVERSAL:
         return "every release from 0.9"
     if any(target == layout.ID for layout in LAYOUTS):
         return f"layout {layout_name(target)}"
-    return f"sharding type {target}"
+    how = next((each for each in CHANGES if target == extra_states.target_name(each)), None)
+    return f"sharding type {target}" if how is None else f"--extra-state {how}"
