@@ -21,6 +21,7 @@ from conftest import HEALTHY, SAMPLES, Run, checkpoint_of, tree_hash
 from real_releases import run_models
 from test_check import ask
 from test_explain_logs import found as explained
+from test_huge import always_by_rows  # noqa: F401  # a fixture
 
 import ckptmigrate
 from ckptmigrate.checkpoint.extra_state import Content, content_of, new_object, stored
@@ -519,6 +520,28 @@ def test_a_later_migration_keeps_the_change(run: Run, copy: Copy) -> None:
     other = run("migrate", root, "--to", "0.16", "--extra-state", "drop", "--in-place")
     assert other.returncode == 0, other.stderr
     assert b"_extra_state" not in tables(checkpoint_of(root))
+
+
+def test_a_migration_says_what_the_job_cannot_load(run: Run, tmp_path: Path) -> None:
+    words = ("migrate", DENSE, "--to", "0.16", "--dry-run", "--transformer-engine", "2.8")
+    note = "a job with Transformer Engine 2.8 requests an _extra_state of decoder.final_layernorm"
+    kept = run(*words)
+    assert kept.returncode == 0, kept.stderr
+    assert note in kept.stdout
+    assert "pass --extra-state add" in kept.stdout
+    assert note not in run(*words, "--extra-state", "add").stdout
+
+
+@pytest.mark.usefixtures("always_by_rows")
+@pytest.mark.parametrize("change", ["drop", "add"])
+def test_a_large_metadata_file(change: str, tmp_path: Path) -> None:
+    """A large file is edited by insertions into its bytes; here all files count as large."""
+    output = tmp_path / "out"
+    ckptmigrate.migrate(SAMPLES / "0.17.1-idle-w1", extra_state=change, output=output)
+    contents = torch_side.read(checkpoint_of(output))
+    torch_side.consistent(contents, has_plans=True)
+    keys = {key for key in contents.metadata.state_dict_metadata if "_extra_state" in key}
+    assert len(keys) == (0 if change == "drop" else 13)  # with those of 1.6 and 1.7
 
 
 def test_fp8_state_is_dropped_only_if_it_is_allowed(run: Run, tmp_path: Path) -> None:

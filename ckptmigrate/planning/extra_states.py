@@ -86,6 +86,14 @@ def changed(
     return make(found, transformer_engine.requested(found, reader, engine), engine)
 
 
+def remaining(found: Manifest, reader: Reader, engine: str, strictness: str) -> tuple[str, ...]:
+    """Return what a job cannot load of the `_extra_state` of a result, as sentences."""
+    return tuple(
+        each.why if each.change is None else f"{each.why}: pass --extra-state {each.change}"
+        for each in transformer_engine.problems(found, reader, engine, strictness)
+    )
+
+
 def summarized(differences: Iterable[Difference]) -> tuple[Difference, ...]:
     """Return differences with one line for all added objects, and one for all dropped ones."""
     kept: list[Difference] = []

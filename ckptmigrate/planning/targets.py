@@ -157,18 +157,20 @@ def reach(begin: Reading, wanted: Target, given: Given | None) -> Converted:
     Raises:
         RefusedError: the release cannot resume from any conversion; names the reason.
     """
+    release, engine = wanted.reader, wanted.transformer_engine
     if wanted.extra_state == KEEP:
-        return _reach(begin, wanted, given)
-    made = extra_states.changed(
-        begin.manifest, wanted.extra_state, wanted.reader, wanted.transformer_engine
-    )
-    found = _reach(replace(begin, manifest=made.manifest), wanted, given)
-    losses = (EXTRA_STATE,) if made.lossy else ()
+        found = _reach(begin, wanted, given)
+    else:
+        made = extra_states.changed(begin.manifest, wanted.extra_state, release, engine)
+        found = _reach(replace(begin, manifest=made.manifest), wanted, given)
+        losses = found.losses + ((EXTRA_STATE,) if made.lossy else ())
+        found = replace(found, extra_state=made, losses=losses, notes=found.notes + made.notes)
+    if release is None or engine is None:
+        return found
+    strictness = RAISE_ALL if wanted.strict else DEFAULT_STRICTNESS
     return replace(
         found,
-        extra_state=made,
-        losses=found.losses + losses,
-        notes=found.notes + made.notes,
+        notes=found.notes + extra_states.remaining(found.manifest, release, engine, strictness),
     )
 
 
