@@ -4,7 +4,7 @@
 
     print(inspect("run").likely)
     [(verdict, fix)] = check("run", release="0.11")
-    if not verdict.resumes:
+    if verdict.obstacles:
         print(verdict.obstacles[0].error, fix.command)
     try:
         [plan] = migrate("run", to="0.11", output="run-for-0.11")

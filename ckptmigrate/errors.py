@@ -97,6 +97,10 @@ class PickleError(DamagedError):
     """A pickle or torch zip that cannot be read, or that no checkpoint writer produces."""
 
 
+class PointerError(DamagedError):
+    """A file of which only a pointer was downloaded, such as one of Git LFS."""
+
+
 class CorruptError(CkptMigrateError):
     """A corrupt rerun state: the common state requires rerun shards that are missing.
 

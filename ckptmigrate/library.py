@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import nullcontext
 
-from ckptmigrate.checkpoint import differences, locate
+from ckptmigrate.checkpoint import locate
 from ckptmigrate.checkpoint.differences import Difference
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.checks import verification
@@ -97,6 +97,7 @@ def plan(
     optimizer_type: str | None = None,
     extra_state: str = "keep",
     transformer_engine: str | None = None,
+    compact: bool = False,
 ) -> Plan:
     """Plan a migration without writing anything.
 
@@ -111,10 +112,11 @@ def plan(
         native: whether to write the layout that the target release itself writes, instead of
             making the smallest change that lets it resume.
         strict: whether the target release must also resume with `--dist-ckpt-strictness raise_all`.
-        optimizer: `keep`, or `convert` where the target release does not load it as it is.
+        optimizer: `keep`, `convert` where the target release does not load it as it is, or `drop`.
         optimizer_type: the sharding type to convert the optimizer to. By default
             `fully_sharded_model_space` up to 0.14 and `fully_reshardable` from 0.15 on.
         extra_state, transformer_engine: as the options of `ckptmigrate migrate`.
+        compact: whether to rewrite data files that contain bytes of no key without these bytes.
         python, numpy: the versions of the job. Module names in pickles are changed to those that
             these versions have. By default Python 3.12; module names of NumPy stay unchanged.
 
@@ -139,6 +141,7 @@ def plan(
         optimizer_type=optimizer_type,
         extra_state=extra_state,
         transformer_engine=transformer_engine,
+        compact=compact,
     )
     return migration.prepare(place(path), request).plans[0]
 
@@ -163,6 +166,7 @@ def migrate(
     optimizer_type: str | None = None,
     extra_state: str = "keep",
     transformer_engine: str | None = None,
+    compact: bool = False,
     part_size: int = PART_SIZE,
     jobs: int = AT_ONCE,
     verify_source: bool = False,
@@ -177,14 +181,15 @@ def migrate(
 
     Args:
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
-        to: as in `plan`. Can be None with `optimizer_type` or `extra_state`.
+        to: as in `plan`. Can be None with `optimizer_type`, `optimizer="drop"`, `compact` or
+            `extra_state`: then nothing else changes.
         output: the root to create. By default `PATH.<to>`, and nothing is created if the target
             release can resume from `path` unmigrated.
         in_place: whether to change the checkpoint itself instead of creating a root.
         iteration: the iteration of a root to use instead of the one in the tracker file.
         every: whether to migrate every iteration of a root.
         verb, allow_loss, given, torch, python, numpy, native, strict, optimizer, optimizer_type,
-            extra_state, transformer_engine: as in `plan`.
+            compact, extra_state, transformer_engine: as in `plan`.
         link: how to bring data files into `output` (hard link, reflink, copy, ...).
         hash_payload: whether to hash the data files too and compare them with integrity.json.
         part_size, jobs: largest size of new data files in bytes, and how many to write at once.
@@ -218,12 +223,13 @@ def migrate(
         optimizer_type=optimizer_type,
         extra_state=extra_state,
         transformer_engine=transformer_engine,
+        compact=compact,
         part_size=part_size,
         jobs=jobs,
         verify_source=verify_source,
     )
-    if not request.target:
-        raise ValueError("neither to nor optimizer_type nor extra_state is given")
+    if to is None and not request.changes_data_files:
+        raise ValueError("neither to nor an option that changes a part is given")
     return request.run(place(path), watch=_watch(progress)).plans
 
 
@@ -387,13 +393,7 @@ def diff(
     """
     located = (locate.locate(place(each), iteration=iteration).checkpoints[0] for each in (a, b))
     first, second = (read(directories.directory(each)).manifest for each in located)
-    types = meaning.types(first, second)
-    if not types or not (values or types[0] != types[1]):
-        return differences.diff(first, second)
-    return [
-        *differences.diff(*map(meaning.without_optimizer, (first, second))),
-        *meaning.diff(first, second, values=values),
-    ]
+    return meaning.whole_diff(first, second, values=values)
 
 
 def _watch(progress: Progress | None) -> Watch:

@@ -19,6 +19,7 @@ import cli_reference
 import json_keys
 from markdown.extensions.toc import slugify
 
+from ckptmigrate.checkpoint.other_formats import FORMATS
 from ckptmigrate.checks.codes import CODES, Severity
 from ckptmigrate.compat.cells import Matrix, grade, matrix
 from ckptmigrate.compat.picture import alternative
@@ -164,6 +165,18 @@ def codes(_: str) -> str:
     return "\n" + "\n".join(parts)
 
 
+def formats(_: str) -> str:
+    """Return the formats other than torch_dist: what they are, and what converts them."""
+    places = {"root": "ROOT", "dcp": "python -m torch.distributed.checkpoint.format_utils "
+              "dcp_to_torch PATH model.pt"}  # fmt: skip
+    rows = [
+        (f"`{name}`", each.what.removeprefix("is ").format(found="..."),
+         each.fix.format(**places))
+        for name, each in FORMATS.items()
+    ]  # fmt: skip
+    return table(("format", "what it is", "what to do"), rows)
+
+
 def _repair(options: tuple[str, ...] | None) -> str | None:
     return None if options is None else " ".join(("ckptmigrate repair PATH", *options))
 
@@ -207,6 +220,7 @@ BLOCKS: Final[dict[str, Callable[[str], str]]] = {
     "codes": codes,
     "command": cli_reference.command,
     "errors": errors,
+    "formats": formats,
     "exits": lambda _: cli_reference.exits(),
     "figures": figures,
     "files": lambda _: cli_reference.files(),

@@ -25,7 +25,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent
 SAMPLES: Final = ROOT / "tests" / "samples"
-_PLACES: Final = (SAMPLES, ROOT / "tests" / "optimizer")  # of samples
+_PLACES: Final = tuple(ROOT / "tests" / name for name in ("samples", "optimizer", "cases"))
 
 _BLOCK: Final = re.compile(
     r'(?P<head>^```(?:console|diff|python title="(?P<file>[^"\n]+)")\n)(?P<body>.*?)(?=^```$)',
@@ -99,8 +99,8 @@ def copy_samples(text: str, folder: Path) -> dict[str, str]:
         if any((place / sample).is_dir() for place in _PLACES)
     }
     for name, sample in named.items():
-        [place] = [place for place in _PLACES if (place / sample).is_dir()]
-        shutil.copytree(place / sample, folder / name)
+        [root] = [place / sample for place in _PLACES if (place / sample).is_dir()]
+        shutil.copytree(root / "run" if (root / "run").is_dir() else root, folder / name)
     return named
 
 

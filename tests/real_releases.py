@@ -27,13 +27,7 @@ def server(release: str) -> ForkServer:
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    modules = [
-        "training_job.__main__",
-        "optimizer_jobs.__main__",
-        "parts",
-        "models",
-        "forked_queue",
-    ]
+    modules = ["training_job.__main__", "optimizer_job.__main__", "parts", "models", "forked_queue"]
     return ForkServer(f"release-{release}", modules, environment)
 
 
@@ -47,12 +41,12 @@ def run_jobs(release: str, jobs: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 def run_optimizer_jobs(release: str, jobs: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Run training jobs with the distributed optimizer (readers/optimizer_jobs).
+    """Run training jobs with the distributed optimizer (measuring/optimizer_job).
 
     Returns:
         What the ranks of each job report, in order.
     """
-    return _ranks(release, "optimizer_jobs.__main__:main", jobs)
+    return _ranks(release, "optimizer_job.__main__:main", jobs)
 
 
 def _ranks(release: str, main: str, jobs: Sequence[Mapping[str, Any]]) -> list[Any]:

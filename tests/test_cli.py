@@ -352,7 +352,9 @@ def test_a_bar_shows_while_payload_is_copied(tmp_path: Path) -> None:
     assert "writing data files" in shown
     # Both payload files, to the last byte, in the bar's own units.
     total = sum(p.stat().st_size for p in checkpoint_of(SAMPLES / SENTINEL).glob("*.distcp"))
-    assert f"{total / 1000:.1f}/{total / 1000:.1f} kB" in shown
+    done = f"{total / 1000:.1f}/{total / 1000:.1f} kB"
+    # The rate ("?" if there was no time to measure it) and the remaining time.
+    assert re.search(re.escape(done) + r" +(\?|[\d.]+ [kMG]?B/s) +\S+:\d\d", shown), shown
 
 
 _ISOLATED = """

@@ -166,11 +166,18 @@ def test_a_marker_that_is_not_json_is_written_again(copy: Copy, run: Run, tmp_pa
 
 
 def test_another_format_without_a_marker_is_not_repaired(copy: Copy, run: Run) -> None:
-    """Without a common state of Megatron-Core it may be torch_dcp."""
+    """Without a common state or sharded objects of Megatron-Core it is of another format."""
     root = copy("0.18.2-idle-w1")
     (checkpoint_of(root) / MARKER).unlink()
     (checkpoint_of(root) / "common.pt").unlink()
-    refused(run("repair", root, "--in-place"), "torch_dcp")
+    refused(run("repair", root, "--in-place"), "both common.pt and the key")
+
+    def change(metadata: Any) -> None:
+        objects = [key for key in metadata.state_dict_metadata if "/shard_" in key]
+        torch_side.drop(metadata, objects)
+
+    torch_side.edit_metadata(root, change)
+    refused(run("repair", root, "--in-place"), "that Megatron did not write")
 
 
 # -- a key per layer, which releases up to 0.13 do not ask for

@@ -795,7 +795,7 @@ def cut(checkpoint: Path) -> None:
 
 def downloaded(checkpoint: Path) -> None:
     (checkpoint / ".metadata").unlink()
-    (checkpoint.parent / ".cache" / "huggingface").mkdir(parents=True)
+    (checkpoint.parent / ".cache" / "huggingface" / "download").mkdir(parents=True)
 
 
 def without_tracker(checkpoint: Path) -> None:

@@ -27,6 +27,7 @@ import ckptmigrate
 from ckptmigrate.checkpoint.extra_state import Content, content_of, new_object, stored
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.releases import transformer_engine
+from ckptmigrate.releases.check_answer import CheckAnswer
 from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.job import Job
 from ckptmigrate.releases.readers import Reader, reader
@@ -393,7 +394,8 @@ def test_check_never_says_yes_for_transformer_engine(run: Run, tmp_path: Path) -
         assert done.returncode == 0
         assert "Megatron-Core 0.16.1 can likely resume" in done.stdout
         assert "is read from its source, not run" in done.stdout
-    assert as_json(run, "check", root, "--reader", "0.16", *engine)["likely"]
+    shown = as_json(run, "check", root, "--reader", "0.16", *engine)
+    assert (shown["answer"], shown["resumes"], bool(shown["likely"])) == ("likely", False, True)
     # Without a question about Transformer Engine, the answer is the measured one.
     assert as_json(run, "check", DENSE, "--reader", "0.16")["likely"] is None
 
@@ -516,7 +518,7 @@ def test_a_later_migration_keeps_the_change(run: Run, copy: Copy) -> None:
     done = run("migrate", root, "--to", "0.13", "--in-place")
     assert done.returncode == 0, done.stderr
     assert len(stored(manifest(root).metadata)) == 11
-    assert ask(root, "0.13.1", Job(transformer_engine="2.3")).resumes
+    assert ask(root, "0.13.1", Job(transformer_engine="2.3")).answer is CheckAnswer.LIKELY
     other = run("migrate", root, "--to", "0.16", "--extra-state", "drop", "--in-place")
     assert other.returncode == 0, other.stderr
     assert b"_extra_state" not in tables(checkpoint_of(root))
@@ -561,7 +563,9 @@ def test_without_a_version_add_covers_every_version(tmp_path: Path) -> None:
     output = tmp_path / "out"
     ckptmigrate.migrate(DENSE, to="0.16", extra_state="add", output=output)
     for engine in ("1.5", "1.12", "2.3", "2.18", "none"):
-        assert ask(output, "0.16.1", Job(transformer_engine=engine)).resumes
+        verdict = ask(output, "0.16.1", Job(transformer_engine=engine))
+        assert verdict.answer is CheckAnswer.LIKELY
+        assert not verdict.resumes
 
 
 @pytest.mark.parametrize("arguments", [

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from ckptmigrate.checkpoint import migration_state
 from ckptmigrate.writing import lock
 
 SAMPLE = "0.19.0-idle-tp2"  # .metadata, common.pt and metadata.json all change
-# Of a migration of it: 4 new files, 2 originals, 2 copies of old files, the journal, and the swap.
-RENAMES = 13
-SWAP = 10  # the first rename of the swap
+# The files that a migration of it puts in place with a rename or a link: 4 new files, 2 originals,
+# 2 copies of old files, the journal, and the swap.
+PUT = 13
+SWAP = 10  # the first file of the swap
 
 
 @pytest.fixture
@@ -45,15 +47,18 @@ def test_an_error_on_the_way_back_loses_nothing(
 ) -> None:
     before = tree_hash(root)
     calls: list[object] = []
-    real = os.rename
 
-    def failing(*names: object) -> None:
-        calls.append(names)
-        if len(calls) > SWAP:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(*names)  # type: ignore[arg-type]
+    def failing(real: Callable[..., None]) -> Callable[..., None]:
+        def put(*names: object, **options: object) -> None:
+            calls.append(names)
+            if len(calls) > SWAP:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            real(*names, **options)
 
-    monkeypatch.setattr(os, "rename", failing)
+        return put
+
+    for name in ("rename", "link"):
+        monkeypatch.setattr(os, name, failing(getattr(os, name)))
     with pytest.raises(DestinationError, match=r"could not be rolled back.*ckptmigrate recover"):
         migrate(root, to="pre-rerun", in_place=True)
     monkeypatch.undo()
@@ -67,31 +72,33 @@ def test_an_error_on_the_way_back_loses_nothing(
 
 _KILLED = """
 import os, sys
-calls, real = [], os.rename
-def dying(*names):
-    calls.append(names)
-    if len(calls) == int(sys.argv[2]):
-        os.kill(os.getpid(), 9)
-    real(*names)
-os.rename = dying
+calls = []
+def dying(real):
+    def put(*names, **options):
+        calls.append(names)
+        if len(calls) == int(sys.argv[2]):
+            os.kill(os.getpid(), 9)
+        real(*names, **options)
+    return put
+os.rename, os.link = dying(os.rename), dying(os.link)
 import ckptmigrate
 ckptmigrate.migrate(sys.argv[1], to="pre-rerun", in_place=True)
 """
 
 
 def killed_at(nth: int, root: Path) -> int:
-    """Return the exit status of a migration that is killed at its n-th rename, if there is one."""
+    """Return the exit status of a migration that is killed at the n-th file, if there is one."""
     return CLI.run([str(root), str(nth)], code=_KILLED).returncode
 
 
-def test_there_are_no_more_renames(root: Path, tmp_path: Path) -> None:
+def test_there_are_no_more_files(root: Path, tmp_path: Path) -> None:
     done = finished(root, tmp_path)
-    assert killed_at(RENAMES + 1, root) == 0
+    assert killed_at(PUT + 1, root) == 0
     assert small_files(root) == done
 
 
-@pytest.mark.parametrize("nth", range(1, RENAMES + 1))
-def test_killed_at_any_rename(nth: int, root: Path, run: Run) -> None:
+@pytest.mark.parametrize("nth", range(1, PUT + 1))
+def test_killed_at_any_file(nth: int, root: Path, run: Run) -> None:
     before = tree_hash(root)
     assert killed_at(nth, root) == -9
     # Until it is recovered no reader takes it for a checkpoint, unless nothing was moved yet.

@@ -21,10 +21,12 @@ from test_verify import hostile_blob
 
 from ckptmigrate.cli import cli, console
 from ckptmigrate.compat import cells
-from ckptmigrate.errors import RefusedError
+from ckptmigrate.errors import DestinationError, RefusedError
 from ckptmigrate.measuring import expectations, jobs, load_results, matrix_cells, subjects
 from ckptmigrate.measuring.expectations import RootCell
 from ckptmigrate.measuring.load_results import LoadPair, LoadResult
+from ckptmigrate.measuring.measure import Measurement
+from ckptmigrate.measuring.training_results import TrainingResults
 from ckptmigrate.releases.facts import compat
 
 PAGE = Path(__file__).parents[1] / "docs" / "compatibility-ci.md"
@@ -55,7 +57,7 @@ program.main()
 @pytest.fixture
 def measure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
     """The command in this process; the jobs run in forks of processes that have the releases."""
-    monkeypatch.setattr(jobs, "run", lambda release, readers, wanted: run_jobs(release, wanted))
+    monkeypatch.setattr(jobs, "run", lambda release, _, wanted, program: run_jobs(release, wanted))
     monkeypatch.chdir(tmp_path)
 
     def call(*words: object) -> Result:
@@ -195,7 +197,8 @@ def test_refusals(tmp_path: Path, copy: Callable[[str], Path], run: Runner) -> N
     words = ("matrix", "run", "--samples", samples, "--readers", releases)
     new = (*words, "--expect", tmp_path / "new.json", "--update")
     refused(run(*new), f"{samples}: contains no root, which has latest_checkpointed_iteration.txt")
-    refused(run(*new, "--reader", "0.15.3"), "there is no reader '0.15.3'")
+    words_of_pip = f"pip install --no-deps --target {releases}/0.15.3 megatron-core==0.15.3"
+    refused(run(*new, "--reader", "0.15.3"), "(it contains 0.14.0)", words_of_pip)
     empty = ("matrix", "run", "--samples", samples, "--readers", samples, "--expect", "e.json")
     result = run(*empty, "--update")
     refused(result, "contains no release", "pip install --no-deps --target", "megatron-core==")
@@ -219,7 +222,7 @@ def test_a_job_of_many_ranks_is_not_started(
     root = copy("0.17.1-fault-tp2pp2")
     monkeypatch.setattr(subjects, "_MOST_RANKS", 4)
     [found] = subjects.of_folder(root.parent)
-    assert dict(found.sizes) == {
+    assert dict(found.job) == {
         "tensor_parallel": 2, "pipeline_parallel": 2, "context_parallel": 1, "data_parallel": 1,
     }  # fmt: skip
     assert (found.scenario, found.optimizer, found.writers) == ("fault", False, ("0.17",))
@@ -247,6 +250,26 @@ def test_what_is_a_difference() -> None:
         "b -> 0.14.0: raw was 'no-plans' and is 'ok'",
         "b -> 0.14.0: migrated was 'ok' and is 'KeyError' (KeyError: 'x')",
     ]
+
+
+def test_a_checkpoint_that_needs_no_migration_is_known_as_untouched(
+    tmp_path: Path, copy: Callable[[str], Path]
+) -> None:
+    """Releases that are not installed, so that the results are derived."""
+    copy("0.17.1-idle-w1")
+    every = subjects.of_folder(tmp_path)
+    work = tmp_path / "work"
+    installed = readers(tmp_path / "releases", "0.9.0")
+    measurement = Measurement(
+        cells.matrix(), compat(), installed, work, lambda _: None, TrainingResults()
+    )
+    with pytest.raises(DestinationError):  # a problem of this machine is no outcome
+        measurement.run(every, ["0.11.0"])
+    work.mkdir()
+    found = measurement.run(every, ["0.18.2", "0.11.0"])
+    pairs = [found[release][every[0].key] for release in ("0.18.2", "0.11.0")]
+    known = [(pair.raw.result, pair.migrated.result, pair.migrated.known) for pair in pairs]
+    assert known == [("ok", "ok", "untouched"), ("no-rerun-shards", "ok", "rules")]
 
 
 @pytest.mark.parametrize(

@@ -155,18 +155,20 @@ _KILLED = """
 import os, sys
 sys.path.insert(0, sys.argv[3])
 import test_new_payload as test
-calls, real = [], os.rename
-def dying(*names):
-    calls.append(names)
-    if len(calls) == int(sys.argv[2]):
-        os.kill(os.getpid(), 9)
-    real(*names)
-os.rename = dying
+calls = []
+def dying(real):
+    def put(*names, **options):
+        calls.append(names)
+        if len(calls) == int(sys.argv[2]):
+            os.kill(os.getpid(), 9)
+        real(*names, **options)
+    return put
+os.rename, os.link = dying(os.rename), dying(os.link)
 test.changes.carry_out(test.planned(sys.argv[1]))
 """
 
 
-def test_killed_at_every_rename(tmp_path: Path) -> None:
+def test_killed_at_every_file(tmp_path: Path) -> None:
     """The data file is there with the rest of the change, or not at all."""
     for nth in itertools.count(1):
         root = tmp_path / "run"

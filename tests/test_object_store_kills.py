@@ -24,6 +24,7 @@ from ckptmigrate.verbs import recover
 
 pytest_plugins = ["store_fixtures"]
 DOWN = ("downgrade", url("run"), "--to", "split-rerun", "--allow-loss", "fault-context")
+OPTIMIZER = SAMPLES.parent / "optimizer" / "0.13.1-optim-dp2"
 EVERY = pytest.mark.parametrize("every", [25, pytest.param(1, marks=pytest.mark.full)])
 
 
@@ -215,6 +216,66 @@ def test_a_batch_killed_at_every_request_and_run_again(
     assert kills > (10 if every == 1 else 1)
     assert bucket.tree("run") == files_of(SAMPLES / NAME)
     record_property("safety", f"object stores: {kills} kills of a batch, run again, 0 bad")
+
+
+@pytest.mark.costly("a conversion in a process of its own, killed and run again")
+@pytest.mark.parametrize(
+    ("place", "every"),
+    [
+        ("out", 90),
+        pytest.param("run", 90, marks=pytest.mark.full),
+        pytest.param("out", 1, marks=pytest.mark.full),
+        pytest.param("run", 1, marks=pytest.mark.full),
+    ],
+)
+def test_a_conversion_killed_at_every_request_and_run_again(
+    place: str,
+    every: int,
+    bucket: Bucket,
+    port: int,
+    record_property: Callable[[str, str], None],
+) -> None:
+    """The same command continues; no data file that was finished is written again."""
+    source = files_of(OPTIMIZER)
+    where = ("-o", url("out")) if place == "out" else ("--in-place",)
+    words = ("migrate", url("run"), "--to", "0.16", "--optimizer", "convert", *where)
+    words += ("--part-size", "64k")
+    kills = 0
+
+    def fresh() -> None:
+        bucket.clear("")
+        bucket.put_tree(source, "run")
+
+    with proxied(port) as proxy:
+        fresh()
+        assert not killed(proxy, words, None, after=False)
+        whole = without_time(bucket.tree(place))
+        moments = ((n, after) for n in itertools.count(1) for after in (False, True))
+        for at, after in itertools.islice(moments, every // 2, None, every):
+            fresh()
+            if not killed(proxy, words, at, after=after):
+                break
+            kills += 1
+            names = bucket.names("")
+            finished = {
+                name.rpartition("/")[2].removesuffix(".json")
+                for name in names
+                if name.endswith(".distcp.json")
+            }
+            assert not killed(proxy, words, None, after=False)
+            written = {
+                seen.path.partition("?")[0].rpartition("/")[2]
+                for seen in proxy.requests
+                if seen.write and seen.method in ("PUT", "POST") and not seen.copies
+            }
+            assert not finished & written
+            recovered(url(place))  # the lock of a run that was killed after its commit
+            assert without_time(bucket.tree(place)) == whole
+            assert not [key for key in bucket.names("") if "ckptmigrate-" in key]
+    assert kills >= (20 if every == 1 else 1)
+    if place == "out":
+        assert bucket.tree("run") == source
+    record_property("safety", f"object stores: {kills} kills of a conversion, run again, 0 bad")
 
 
 def test_uploads_in_parts_that_died_are_dropped(bucket: Bucket, port: int, s3: Run) -> None:

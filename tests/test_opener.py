@@ -16,7 +16,7 @@ from ckptmigrate.storage import local_files
 PACKAGE = Path(ckptmigrate.__file__).parent
 OPENER = "storage/local_files.py"
 # Programs that run inside of a real Megatron release, where this package is not.
-APART = "measuring/training_job/"
+APART = ("measuring/training_job/", "measuring/optimizer_job/")
 
 # What opens a file, as the last part of a name that is called.
 OPENING = {

@@ -21,7 +21,9 @@ from test_check import ask, read
 
 import ckptmigrate
 from ckptmigrate import CkptMigrateError, DamagedError, RefusedError
+from ckptmigrate.optimizer import resharding, tensors
 from ckptmigrate.pickles.tree import with_state
+from ckptmigrate.planning import refusals
 from ckptmigrate.releases import optimizer_damage
 from ckptmigrate.releases.job import Job
 from ckptmigrate.verbs.changes import carry_out
@@ -217,6 +219,48 @@ def test_keep_names_the_command_that_converts(root: Path, run: Run) -> None:
     check_elements(root.with_name("output"), OLD)
 
 
+STALE = SAMPLES.parent / "samples" / "0.13.1-idle-dopt"
+
+
+def test_keep_names_no_command_that_would_fail(run: Run) -> None:
+    refused = run("migrate", STALE, "--to", "0.16")
+    assert "it cannot be converted: optimizer: the main parameters of 9 of 16" in refused.stderr
+    assert "--optimizer convert" not in refused.stderr
+
+
+def test_of_a_large_optimizer_keep_reads_only_the_metadata(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("a tensor is read")
+
+    monkeypatch.setattr(refusals, "_PLANNED", 0)
+    monkeypatch.setattr(tensors, "read_view", fail)
+    with pytest.raises(RefusedError) as caught:
+        ckptmigrate.migrate(root, to="0.16")
+    assert "--to 0.16 --optimizer convert`" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "options"),
+    [(STALE, {}), (SAMPLES / "0.19.0-optim-tp2dp2", {"job": Job(tensor=1, world=2)})],
+)
+def test_check_plans_one_conversion(
+    checkpoint: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is refused, or needed only for other parallel sizes; it may read terabytes."""
+    made: list[object] = []
+    convert = resharding.convert
+    monkeypatch.setattr(
+        resharding, "convert", lambda *given: (made.append(given), convert(*given))[1]
+    )
+    release = "0.16" if checkpoint == STALE else "0.19"
+    [checked] = ckptmigrate.check(checkpoint, release=release, **options)
+    assert not checked.verdict.resumes
+    assert checked.fix.converts == (checkpoint != STALE)
+    assert len(made) == 1
+
+
 @pytest.mark.parametrize("root", INTACT, indirect=True)
 def test_the_fix_of_check_converts(root: Path, run: Run, tmp_path: Path) -> None:
     for reader in ("0.13", "0.16"):
@@ -270,6 +314,24 @@ def test_a_type_without_a_release_is_undone_and_redone(root: Path, run: Run) -> 
     assert again.split()[2:] == ["--optimizer-type", RESHARDABLE, "--in-place"]
     assert run(*again.split()).returncode == 0
     check_elements(root, root.name)
+
+
+@pytest.mark.parametrize("root", [BUCKETS], indirect=True)
+def test_only_the_optimizer_changes_without_a_release(root: Path) -> None:
+    """What a migration before did for its release stays, and is undone after it."""
+    before = tree_hash(root)
+    ckptmigrate.migrate(root, to="0.10", allow_loss=("optimizer-state",), in_place=True)
+    migrated = tree_hash(root)
+    obstacles = [each.error for each in ask(root, "0.10").obstacles]
+    ckptmigrate.migrate(root, optimizer_type=RESHARDABLE, in_place=True)
+    assert type_of(root) == RESHARDABLE
+    check_elements(root, root.name)
+    changed = [error.replace("dp_reshardable", RESHARDABLE) for error in obstacles]
+    assert [each.error for each in ask(root, "0.10").obstacles] == changed
+    ckptmigrate.undo(root)
+    assert tree_hash(root) == migrated
+    ckptmigrate.undo(root)
+    assert tree_hash(root) == before
 
 
 @pytest.mark.parametrize("root", [OLD, BUCKETS], indirect=True)

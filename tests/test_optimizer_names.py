@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
 from ckptmigrate.errors import DamagedError, RefusedError
-from ckptmigrate.optimizer.naming import Match, readings
+from ckptmigrate.optimizer.buffer_cells import Match, readings
 from ckptmigrate.optimizer.resharding import convert
 from ckptmigrate.optimizer.target import OptimizerTarget
 

@@ -1,8 +1,8 @@
 """Real releases save, load and train with their distributed optimizer, on a CPU.
 
-readers/optimizer_jobs runs the jobs. Every weight and optimizer state that a save writes is known
-by the formula of tests/optimizer/README.md, and so is what it is after some steps of training: a
-rank compares what it holds with that, bit by bit.
+ckptmigrate/measuring/optimizer_job runs the jobs. Every weight and optimizer state that a save
+writes is known by the formula of tests/optimizer/README.md, and so is what it is after some steps
+of training: a rank compares what it holds with that, bit by bit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from conftest import checkpoint_of
 from real_releases import run_optimizer_jobs
 from test_check import ask, read
 
-from ckptmigrate import migrate
+from ckptmigrate import diff, migrate
 from ckptmigrate.releases.job import Job
 
 RELEASES = ("0.9.0", "0.10.0", "0.11.0", "0.12.3", "0.13.1", "0.14.0", "0.15.3", "0.16.1")
@@ -264,6 +264,49 @@ def test_0_16_requests_the_rng_states_of_its_own_expert_parallelism(
         assert [each.error for each in predicted] == sorted(errors)
 
 
+# -- without the optimizer
+
+# In `make test`, one of each form of the keys.
+WEIGHTS = [
+    Save("0.9.0", FLATTENED, "buckets"),
+    Save("0.14.0", GATHERED, "tp2"),
+    Save("0.15.3", BY_BUCKET, "tp2pp2"),
+    Save("0.16.1", BY_PARAMETER, "buckets"),
+]
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        pytest.param(save, id=str(save), marks=[] if save in WEIGHTS else [pytest.mark.full])
+        for save in SAVES
+    ],
+)
+def test_weights_without_the_optimizer(save: Save, saved: Saved, tmp_path: Path) -> None:
+    """The result is as a save with --no-save-optim, and loads with --no-load-optim.
+
+    Also if the release damaged the optimizer. In the other releases, too.
+    """
+    root = tmp_path / "output"
+    migrate(saved(save), optimizer="drop", compact=True, output=root)
+    own = tmp_path / "own" / "iter_0000005"
+    options = {"sharding_type": save.sharding_type, "no_save_optim": True}
+    check_equal(save, resume(save, own, save="idle", **options))
+    one, two = (torch_side.read(each) for each in (checkpoint_of(root), own))
+    assert one.metadata.state_dict_metadata.keys() == two.metadata.state_dict_metadata.keys()
+    assert one.common.keys() == two.common.keys()
+    assert torch_side.plain(one.common) == torch_side.plain(two.common)
+    check_equal(save, resume(save, checkpoint_of(root), no_load_optim=True), same_sizes=False)
+    [error] = {rank["error"] for rank in resume(save, checkpoint_of(root))}
+    assert [error] == [o.error for o in ask(root, save.writer).obstacles]
+    for reader in ("0.13.1", "0.16.1"):
+        if reader != save.writer:
+            other = tmp_path / reader
+            migrate(saved(save), to=reader, optimizer="drop", compact=True, output=other)
+            ranks = resume(save, checkpoint_of(other), reader, no_load_optim=True)
+            check_equal(save, ranks, same_sizes=False)
+
+
 # -- converted, then loaded by another release
 
 
@@ -319,6 +362,97 @@ def test_another_release_loads_what_is_converted(
     if save.sizes in ("dp2", "buckets"):
         other = {"data_parallel": 4, "bucket_size": 700}
         check_equal(save, resume(save, checkpoint_of(root), reader, **other), same_sizes=False)
+
+
+# -- a second generation: another release trains and saves, and the writer resumes from that
+
+
+DETOURS = [
+    (save, reader)
+    for save in HEALTHY
+    if save.sizes in ("buckets", "moe") or save.sharding_type == BY_PARAMETER
+    for reader in RELEASES
+    if reader != save.writer
+    if (reader, save.sizes) != ("0.10.0", "moe")
+    # What the reader saves by default is another type, or is not read by the writer.
+    if TYPES[reader][0] != TYPES[save.writer][0] or is_plain(reader) != is_plain(save.writer)
+]
+
+
+@pytest.mark.parametrize(
+    ("save", "reader"),
+    [
+        pytest.param(
+            save,
+            reader,
+            id=f"{save}-over-{reader}",
+            marks=[]
+            if (str(save), reader) == (f"0.13.1-{FLATTENED}-buckets", "0.16.1")
+            else [pytest.mark.full],
+        )
+        for save, reader in DETOURS
+    ],
+)
+def test_a_second_generation(save: Save, reader: str, saved: Saved, tmp_path: Path) -> None:
+    """The optimizer is, step by step, that of a job which never left its release."""
+    check_detour(save, reader, saved(save), tmp_path)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("writer", "reader"), [("0.13.1", "0.16.1"), ("0.16.1", "0.12.3")])
+def test_a_second_generation_without_distributed_optimizer(
+    writer: str, reader: str, tmp_path: Path
+) -> None:
+    save = Save(writer, TYPES[writer][0], "dp2")
+    job = {"use_distributed_optimizer": False}
+    resume(save, tmp_path / "root" / "iter_0000005", save="idle", **job)
+    check_detour(save, reader, tmp_path / "root", tmp_path, **job)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("writer", "reader"), [("0.14.0", "0.16.1"), ("0.16.1", "0.14.0")])
+def test_a_second_generation_with_a_fault(writer: str, reader: str, tmp_path: Path) -> None:
+    """The other release reruns the step that failed, and goes on."""
+    save = Save(writer, TYPES[writer][0], "buckets")
+    check_equal(save, resume(save, tmp_path / "root" / "iter_0000005", save="fault"))
+    check_detour(save, reader, tmp_path / "root", tmp_path, first={"step": True})
+
+
+def check_detour(
+    save: Save, reader: str, root: Path, parent: Path, *, first: dict[str, Any] | None = None,
+    **job: Any,
+) -> None:  # fmt: skip
+    """Check a job that trains a step with another release, and one more with its own.
+
+    Args:
+        root: what the release of `save` wrote.
+        first: fields of the jobs that resume from it.
+        job: fields of all jobs.
+    """
+    first = {**job, **(first or {})}
+    there, back = parent / "there", parent / "back"
+    others = parent / "others" / "iter_0000006"
+    own, direct = (parent / name / "iter_0000007" for name in ("own", "direct"))
+    type_ = {"sharding_type": save.sharding_type}
+    migrate(root, to=reader, optimizer="convert", output=there)
+    ranks = resume(save, checkpoint_of(there), reader, train=1, again=str(others), **first)
+    check_trained(ranks, 7 + 1)
+    migrate(others.parent, to=save.writer, optimizer="convert", output=back)
+    ranks = resume(save, checkpoint_of(back), train=1, steps=1, again=str(own), **type_, **job)
+    check_trained(ranks, 7 + 2)
+    check_trained(
+        resume(save, checkpoint_of(root), train=2, again=str(direct), **type_, **first), 7 + 2
+    )
+    found = diff(direct.parent, own.parent, values=True)
+    # storage_meta has the path and a random name of each save.
+    assert [str(each) for each in found if "storage_meta." not in each.name] == []
+
+
+def check_trained(ranks: list[dict[str, Any]], step: int) -> None:
+    """Every rank holds what the formula says after these steps, and no rank reruns a step."""
+    assert [(rank["error"], rank.get("unequal")) for rank in ranks] == [(None, [])] * len(ranks)
+    assert steps(ranks) == {step}
+    assert all(rank.get("resumed", [0, False]) == [0, False] for rank in ranks)
 
 
 # -- controls: the jobs notice what is wrong

@@ -13,6 +13,7 @@ from typing import Any
 import optimizer_side
 import pytest
 import torch
+import torch_side
 from test_optimizer_conversion import FLATTENED, RESHARDABLE, read, sample
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
@@ -288,6 +289,26 @@ def test_what_content_cannot_tell_is_named(argument: str, value: Any) -> None:
     changed = replace(found, common=replace(found.common, values=values))
     with pytest.raises(RefusedError, match=r"--|instances"):
         convert(changed, OptimizerTarget(FLATTENED))
+
+
+@pytest.mark.parametrize("what", ["moe_grouped_gemm", "decoder.layers.0.mixer.in_proj.weight"])
+def test_weights_that_a_release_stores_in_another_order_are_named(
+    what: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / "root" / "iter_0000005"
+    shutil.copytree(sample(DP_RESHARDABLE), copy)
+    flip(copy, "output_layer.weight")
+    if what.startswith("decoder"):
+        torch_side.edit_metadata(
+            copy.parent, lambda metadata: torch_side.rename(metadata, {"output_layer.weight": what})
+        )
+    found = read(copy)
+    arguments = found.common.arguments
+    assert isinstance(arguments, dict)
+    values = {**found.common.values, "args": {**arguments, what: True}}
+    changed = replace(found, common=replace(found.common, values=values))
+    with pytest.raises(RefusedError, match=r"Mamba|--moe-grouped-gemm"):
+        convert(changed, OptimizerTarget(RESHARDABLE))
 
 
 @pytest.mark.parametrize("types", [("dp_reshardable", None), ("dp_reshardable", FLATTENED)])

@@ -28,6 +28,8 @@ from test_optimizer_migration import OLD, check_elements
 
 import ckptmigrate
 from ckptmigrate import CkptMigrateError, DamagedError, DestinationError
+from ckptmigrate.batch import phases
+from ckptmigrate.batch.phases import Scope
 from ckptmigrate.errors import StoreError
 from ckptmigrate.optimizer.target import SMALLEST_PART
 from ckptmigrate.planning.change import NewPayload
@@ -167,7 +169,7 @@ def test_killed_and_run_again(migration: Migration, log: Log, tmp_path: Path) ->
     assert len(finished) == len(CONTENTS)
 
 
-def failing(files: Any, nth: int, error: Exception) -> Any:
+def failing(files: Any, nth: int, error: BaseException) -> Any:
     """A method that fails at its n-th call."""
     turn, real = itertools.count(1), files.write
 
@@ -344,6 +346,35 @@ def test_a_link_in_place_of_the_parts_is_refused(tmp_path: Path) -> None:
     assert not [*(tmp_path / "elsewhere").iterdir()]
 
 
+def test_a_link_beside_the_destination_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(SAMPLES / SAMPLE, tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".out.ckptmigrate-parts").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DestinationError, match="is a link"):
+        changes.carry_out(planned(tmp_path / "run", tmp_path / "out"))
+    assert not [*(tmp_path / "elsewhere").iterdir()]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_link_with_a_record_is_not_a_part(migration: Migration, tmp_path: Path) -> None:
+    interrupted(migration)
+    [part] = tmp_path.rglob("__7_0.distcp")
+    moved = part.rename(tmp_path / "elsewhere")
+    part.symlink_to(moved)
+    changes.carry_out(migration)
+    assert not (result(migration) / "__7_0.distcp").is_symlink()
+    assert moved.read_bytes() == CONTENTS["__7_0.distcp"]
+
+
+def test_an_interrupt_names_what_is_finished(
+    migration: Migration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalPartFiles, "write", failing(LocalPartFiles, 3, KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt, match="2 of 4 data files") as caught:
+        changes.carry_out(migration, moving=ONE)
+    assert "run the command again" in str(caught.value)
+
+
 # -- stores
 
 
@@ -439,6 +470,29 @@ def test_a_conversion_that_hits_a_limit_and_is_run_again(tmp_path: Path) -> None
     convert(verify_source=True)
     assert before <= {path.stat().st_ino for path in (tmp_path / "out").rglob("*.distcp")}
     check_elements(tmp_path / "out", OLD)
+
+
+@pytest.mark.parametrize(("paths", "jobs", "expected"), [(1, 4, 4), (2, 5, 2), (3, 2, 1)])
+def test_a_batch_shares_one_budget_of_processes(
+    tmp_path: Path, paths: int, jobs: int, expected: int
+) -> None:
+    given = [shutil.copytree(SAMPLES / SAMPLE, tmp_path / f"run{n}") for n in range(paths)]
+    scope = Scope(tuple(map(str, given)), jobs=jobs)
+    request = MigrationRequest("pre-rerun", output=tmp_path / "out")
+    [phase] = phases.phases(request, scope)
+    requests = [task.request for found in phase for task in found.tasks]
+    assert [each.jobs for each in requests if isinstance(each, MigrationRequest)] == (
+        [expected] * paths
+    )
+
+
+def test_one_checkpoint_in_several_jobs(tmp_path: Path, run: Run) -> None:
+    shutil.copytree(OPTIMIZERS / OLD, tmp_path / "run")
+    words = ("migrate", tmp_path / "run", "--to", "0.16", "--optimizer", "convert")
+    done = run(*words, "--part-size", "64k", "--jobs", 3, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    check_elements(tmp_path / "out", OLD)
+    assert not [*tmp_path.rglob("*ckptmigrate-*")]
 
 
 def test_the_smallest_part_size(tmp_path: Path, run: Run) -> None:

@@ -1,7 +1,8 @@
-"""The RNG grid of 0.16 with expert parallelism: told, re-keyed, and back.
+"""The (PP, TP, DP x CP) grid of RNG states: told, re-keyed, and back.
 
-No sample has it: it is synthesized from `0.16.1-idle-tp2` with torch's own classes, as
-get_rng_state of core_v0.16.1 lays it out. Expected ranks are written by hand.
+The grid of 0.16 with expert parallelism is in no sample: it is synthesized from `0.16.1-idle-tp2`
+with torch's own classes, as get_rng_state of core_v0.16.1 lays it out. Expected ranks are written
+by hand. cases/rng-3d-0.20 is as Megatron-LM main writes it since pull request 6858.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 import torch_side
-from conftest import Run, checkpoint_of, refused, tree_hash
+from conftest import SAMPLES, Run, checkpoint_of, refused, tree_hash
 from real_releases import run_parts
 from test_check import ask, read
 from torch.distributed.checkpoint.filesystem import _StorageInfo
@@ -31,6 +33,7 @@ from ckptmigrate.versions.detection import Reading
 
 Copy = Callable[[str], Path]
 Place = tuple[int, ...]
+CASE = Path(__file__).parent / "cases" / "rng-3d-0.20" / "run"
 
 # TP 2 x PP 2 x (DP x CP) 2, on 8 ranks.
 PLACES = [(p, t, d) for p in (0, 1) for t in (0, 1) for d in (0, 1)]
@@ -153,11 +156,57 @@ MISSING = "RuntimeError: Missing key in checkpoint state_dict: rng_state/shard_"
 
 def test_every_other_release_asks_for_pp_tp(source: Path) -> None:
     found = read(source)
-    for release in ("0.9.0", "0.13.1", "0.15.3", "0.17.1", "0.19.0", "0.20.dev0"):
+    for release in ("0.9.0", "0.13.1", "0.15.3", "0.17.1", "0.19.0"):
         assert of_rng(found, release) == [f"{MISSING}0.0_2.2."]
         # Who does not ask, resumes: by its own wish, or because TP or PP is another one.
         for job in (Job(no_load_rng=True), Job(finetune=True), Job(tensor=1), Job(pipeline=1)):
             assert of_rng(found, release, job) == []
+
+
+def test_what_is_not_known_of_a_development_version(source: Path) -> None:
+    """0.20.dev0 is main of 2026-08-22, and main changed the grid a few days later."""
+    found = read(source)
+    for release in ("0.20.dev0", "0.20.0"):
+        verdict = ask(found, release)
+        assert (verdict.obstacles, verdict.answer.value, verdict.resumes) == ((), "unknown", False)
+        assert "main of 2026-08-22 requests one per (PP, TP) rank (2 x 2)" in verdict.unknown[0]
+        for job in (Job(no_load_rng=True), Job(finetune=True), Job(tensor=1)):
+            assert ask(found, release, job).resumes
+    # Another reason to fail is known.
+    assert ask(SAMPLES / "0.13.1-idle-dopt", "0.20.dev0").answer.value == "no"
+    # The grid that main of 2026-08-22 requests is not in doubt.
+    assert ask(SAMPLES / "0.20.dev0-idle-w1", "0.20.dev0").answer.value == "yes"
+
+
+def test_the_case_of_main(run: Run, tmp_path: Path) -> None:
+    """A reader up to 0.19 says no for rng_state, also 0.16: the expert parallel size is 1."""
+    root = tmp_path / "run"
+    shutil.copytree(CASE, root)
+    found = read(root)
+    for release in ("0.9.0", "0.13.1", "0.16.1", "0.17.1", "0.19.0"):
+        assert of_rng(found, release) == [f"{MISSING}0.0_1.2."]
+    unknown = run("check", root, "--reader", "0.20")
+    assert unknown.returncode == 1
+    assert unknown.stdout.startswith("It is not known whether Megatron-Core 0.20.dev0 can resume")
+    assert "and Megatron-LM main of 2026-08-22)" in unknown.stdout
+    told = json.loads(run("check", root, "--reader", "0.20", "--json").stdout)
+    assert (told["resumes"], told["answer"], told["obstacles"]) == (False, "unknown", [])
+    assert told["fix"]["command"] is None
+    assert "  0.20.dev0    unknown" in run("check", root).stdout
+    before = rng(root)
+    for release in ("0.16.1", "0.19.0", "0.13.1"):
+        out = tmp_path / release
+        assert run("downgrade", root, "--to", release, "-o", out).returncode == 0
+        assert rng(out) == {
+            f"rng_state/shard_0.{t}_1.2": before[f"rng_state/shard_0.{t}.0_1.2.1"] for t in (0, 1)
+        }
+        assert ask(out, release).resumes
+    every = tmp_path / "universal"
+    assert run("migrate", root, "--to", "universal", "-o", every).returncode == 0
+    assert rng(every).keys() == {f"rng_state/shard_0.{t}_1.2" for t in (0, 1)}
+    assert all(of_rng(every, release) == [] for release in ("0.9.0", "0.16.1", "0.20.dev0"))
+    up = run("upgrade", root, "--to", "0.20", "--dry-run")
+    assert "(in Megatron-LM main of 2026-08-22: later commits store one for every rank" in up.stdout
 
 
 def test_0_16_asks_for_its_own_grid(source: Path) -> None:
@@ -210,6 +259,10 @@ def test_keys_of_several_models_tell_nothing(source: Path) -> None:
     torch_side.edit_metadata(
         source, lambda metadata: torch_side.rename(metadata, {key: f"vision.{key}" for key in keys})
     )
+    assert of_rng(source, "0.19.0") == []
+    # The name of the model comes after it in Megatron-Bridge.
+    others = {f"vision.{key}": key.replace("rng_state", "rng_state.vision") for key in keys}
+    torch_side.edit_metadata(source, lambda metadata: torch_side.rename(metadata, others))
     assert of_rng(source, "0.19.0") == []
 
 

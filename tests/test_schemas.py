@@ -160,7 +160,7 @@ def test_the_matrix_opened_and_measured(
     found = printed(run, "matrix-add", "9.9.0", "--facts", facts)
     assert found["release"] == "9.9.0"
     # The release that loads the checkpoints is the one that the other tests share.
-    monkeypatch.setattr(jobs, "run", lambda release, _, given: run_jobs(release, given))
+    monkeypatch.setattr(jobs, "run", lambda release, _, given, program: run_jobs(release, given))
     found = invoked(
         "matrix-run", "--readers", READERS, "--samples", SAMPLES, "--facts", facts,
         "--reader", "0.16.1", "--writer", "0.18.2", "--scenario", "disabled",

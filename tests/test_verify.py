@@ -335,6 +335,13 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]]
     "not-verified": (IDLE, zarr_beside, ("--all",), 0, "is a zarr checkpoint"),
     "marker-missing": (IDLE, remove("metadata.json"), (), 0, "metadata.json"),
     "marker-unreadable": (IDLE, write("metadata.json", "{"), (), 0, "not JSON"),
+    "pointer-file": (
+        IDLE,
+        write("common.pt", "version https://git-lfs.github.com/spec/v1\n"),
+        (),
+        1,
+        "is a Git LFS pointer",
+    ),
     "metadata-missing": (IDLE, remove(".metadata"), (), 0, ".metadata"),
     "metadata-unreadable": (IDLE, write(".metadata", b"\x80\x04."), (), 0, "cannot be unpickled"),
     "entry-malformed": (
@@ -467,6 +474,7 @@ ERRORS = [
     "optimizer-damaged",
     "marker-missing",
     "marker-unreadable",
+    "pointer-file",
     "metadata-missing",
     "metadata-unreadable",
     "entry-malformed",

@@ -32,6 +32,8 @@ class Scope:
         partition: the part of the tasks to run, or None.
         add: whether the new root may already exist, partly written by another run.
         detail, reported: see `Task`.
+        jobs: the number of processes, which fewer checkpoints than that share; None for one task at
+            a time.
     """
 
     given: tuple[str, ...]
@@ -39,6 +41,7 @@ class Scope:
     add: bool = False
     detail: bool = False
     reported: bool = False
+    jobs: int | None = None
 
 
 def phases(request: Any, scope: Scope) -> list[Phase]:
@@ -109,6 +112,9 @@ def _migrations(
 ) -> Phase:
     request.check_target()  # fail before the batch starts if the target is not valid
     one = replace(_of_one(request, scope), output=None)
+    if scope.jobs is not None:
+        count = sum(len(group.checkpoints) for group in groups)
+        one = replace(one, jobs=max(1, scope.jobs // max(1, count)))
     if request.in_place:
         return _tasks(one, groups, scope)
     placed = roots.place(groups, request.target, request.output, several=several, go_on=scope.add)

@@ -7,9 +7,18 @@ check_is_distributed_checkpoint (core_v0.19.0): metadata.json identifies a distr
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
-from ckptmigrate.checkpoint import common, manifest, metadata, metadata_file, sidecar
+from ckptmigrate.checkpoint import (
+    common,
+    downloads,
+    manifest,
+    metadata,
+    metadata_file,
+    other_formats,
+    sidecar,
+)
+from ckptmigrate.checkpoint.other_formats import Recognized
 from ckptmigrate.checkpoint.trackers import TRACKER_FILE
 from ckptmigrate.errors import (
     DamagedError,
@@ -18,21 +27,20 @@ from ckptmigrate.errors import (
     StoreError,
     UnsupportedFormatError,
 )
-from ckptmigrate.pickles import torch_file
 from ckptmigrate.pickles.display import short_repr
-from ckptmigrate.pickles.tree import Object
 from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Directory
 from ckptmigrate.text.commands import command
 
 _OURS = "torch_dist"
+_NO_METADATA = "restore it from a copy; without it, no release can locate any tensor"
 
 
 def is_checkpoint(directory: Directory) -> bool:
     """Return whether a directory looks like a checkpoint of any format."""
     files = directory.files()
-    return manifest.MARKER_FILE in files or metadata.FILE in files or _is_legacy(directory)
+    return any(name in files for name in manifest.MARKS) or bool(other_formats.by_files(directory))
 
 
 def holds_shards(directory: Directory) -> bool:
@@ -48,7 +56,7 @@ def holds_shards(directory: Directory) -> bool:
         except DamagedError:
             return metadata.FILE in files
     if metadata.FILE in files:
-        return _has_common_state(directory)
+        return _is_of_megatron_core(directory)
     return common.FILE in files or any(manifest.PAYLOAD.fullmatch(name) for name in files)
 
 
@@ -87,43 +95,30 @@ def require_torch_dist(directory: Directory) -> None:
             _require_version(path, marker)
             if metadata.FILE not in files:
                 raise DamagedError(
-                    ".metadata is missing",
+                    downloads.missing(path, metadata.FILE),
                     path=path,
-                    fix="restore it from a copy; without it, no release can locate any tensor",
+                    fix=downloads.fix(path, _NO_METADATA),
                 )
             return
-        if backend == "zarr":
-            raise UnsupportedFormatError(
-                "is a zarr checkpoint, which only releases up to 0.15 read; its tensors would "
-                "have to be rewritten",
-                path=path,
-                fix="load it with a release up to 0.15, and save it with --ckpt-format torch_dist",
-            )
+        if backend == other_formats.ZARR:
+            _refuse(directory, Recognized(other_formats.ZARR, manifest.MARKER_FILE))
         raise UnsupportedFormatError(
             f"has the sharded backend {short_repr(backend)}, not torch_dist",
             path=path,
             fix="load it with the program that wrote it, and save it with --ckpt-format torch_dist",
         )
-    if _is_legacy(directory):
-        raise UnsupportedFormatError(
-            "is a legacy torch checkpoint (mp_rank_*/model_optim_rng.pt), not torch_dist",
-            path=path,
-            fix="load it with Megatron and save it with --ckpt-format torch_dist",
-        )
+    recognized = other_formats.by_files(directory)
+    if recognized is not None:
+        _refuse(directory, recognized)
     if metadata.FILE in files:
-        if _has_common_state(directory):
+        if _is_of_megatron_core(directory):
             raise DamagedError(
-                "metadata.json is missing, but the directory has .metadata and a common state, as "
-                "a torch_dist checkpoint does",
+                "metadata.json is missing, but the directory has a common state or sharded "
+                "objects, as a torch_dist checkpoint does",
                 path=path,
                 fix=f"to list the problems and fixes, run `{command('verify', path)}`",
             )
-        kind = _dcp_kind(directory)
-        raise UnsupportedFormatError(
-            f"is a {kind} checkpoint (.metadata without metadata.json), not torch_dist",
-            path=path,
-            fix="if it was torch_dist, restore its metadata.json from a copy",
-        )
+        _refuse(directory, other_formats.of_metadata(directory))
     look = command("verify", path.parent)
     raise NotACheckpointError(
         "is not a checkpoint (no metadata.json and no .metadata)",
@@ -172,13 +167,12 @@ def _is_root(place: Place) -> bool:
         return False
 
 
-def _is_legacy(directory: Directory) -> bool:
-    names = (*directory.folders(), *directory.files())
-    return any(name.startswith("mp_rank_0") for name in names)
+def _refuse(directory: Directory, found: Recognized) -> NoReturn:
+    raise UnsupportedFormatError(found.what, path=directory.path, fix=found.fix(directory))
 
 
-def _has_common_state(directory: Directory) -> bool:
-    """Return whether there is a common state of Megatron-Core, which no other format has.
+def _is_of_megatron_core(directory: Directory) -> bool:
+    """Return whether there is a common state or a sharded object of Megatron-Core.
 
     Megatron writes metadata.json last, so a save that is interrupted just before leaves all other
     files (`save` of megatron/core/dist_checkpointing/serialization.py, core_v0.9.0 to
@@ -187,23 +181,7 @@ def _has_common_state(directory: Directory) -> bool:
     if common.FILE in directory.files():
         return True
     try:
-        return common.KEY in metadata_file.read(directory.read(metadata.FILE)).entries
+        found = metadata_file.read(directory.read(metadata.FILE))
     except DamagedError:
         return False
-
-
-def _dcp_kind(directory: Directory) -> str:
-    """Return the format of a DCP checkpoint: torch_dcp, fsdp_dtensor, or both if unknown.
-
-    The two have the same files and differ in the args that they store.
-    """
-    either = "torch_dcp or fsdp_dtensor"
-    try:
-        blob = metadata_file.read(directory.read(metadata.FILE)).blobs.get("args")
-        if blob is None or blob.file not in directory.files():
-            return either
-        tree = torch_file.load(directory.read_range(blob.file, blob.offset, blob.length)).tree
-    except DamagedError:
-        return either
-    named = tree.attributes.get("ckpt_format") if isinstance(tree, Object) else None
-    return named if named in ("torch_dcp", "fsdp_dtensor") else either
+    return other_formats.is_of_megatron_core(found)

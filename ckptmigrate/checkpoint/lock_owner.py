@@ -10,7 +10,6 @@ import errno
 import getpass
 import json
 import os
-import socket
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -67,7 +66,7 @@ def this_process() -> Owner:
     pid = os.getpid()
     return Owner(
         user=user,
-        host=socket.gethostname(),
+        host=os.uname().nodename,
         pid=pid,
         since=clock.now(),
         boot=_boot(),
@@ -102,7 +101,7 @@ def holder(owner: Owner | None) -> Holder:
         return Holder.UNKNOWN
     if owner.boot != _boot():
         # The same host name with another boot id: the host rebooted. Any host may be `localhost`.
-        same = owner.host == socket.gethostname() and not owner.host.startswith("localhost")
+        same = owner.host == os.uname().nodename and not owner.host.startswith("localhost")
         return Holder.DEAD if same else Holder.UNKNOWN
     if owner.namespace != _namespace():
         return Holder.UNKNOWN

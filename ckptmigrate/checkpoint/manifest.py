@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
@@ -95,11 +96,7 @@ class Manifest:
     @cached_property
     def new_payload_file(self) -> str:
         """Return an unused name for a data file of rank 0."""
-        taken = self.directory.files()
-        index = 0
-        while f"__0_{index}.distcp" in taken:
-            index += 1
-        return f"__0_{index}.distcp"
+        return next(unused_names(self.directory.files()))
 
     @property
     def iteration(self) -> int | None:
@@ -286,6 +283,16 @@ class Manifest:
             inside = found.contents(before.nested[folder])
             changed |= {f"{folder}/{name}": content for name, content in inside.items()}
         return changed
+
+
+def unused_names(taken: Collection[str], rank: int = 0) -> Iterator[str]:
+    """Yield names for new data files of a rank.
+
+    Args:
+        taken: names that no new file gets.
+    """
+    names = (f"__{rank}_{index}.distcp" for index in itertools.count())
+    return (name for name in names if name not in taken)
 
 
 def marker_of(found: Manifest) -> dict[str, Any]:

@@ -5,23 +5,30 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from ckptmigrate.checkpoint import common, manifest, metadata, metadata_file
+from ckptmigrate.checkpoint import common, downloads, manifest, metadata, metadata_file
 from ckptmigrate.checkpoint.common import CommonState
 from ckptmigrate.checkpoint.damage import Damage, fix_of, raise_first
-from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.manifest import PAYLOAD, Manifest
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.rows import Chunk
 from ckptmigrate.checkpoint.table_reader import Planned
-from ckptmigrate.errors import CkptMigrateError, DamagedError, StoreError
+from ckptmigrate.checkpoint.used_bytes import unused
+from ckptmigrate.errors import CkptMigrateError, DamagedError, PointerError, StoreError
 from ckptmigrate.places import Place
+from ckptmigrate.storage import pointers
 from ckptmigrate.storage.directories import Directory
 from ckptmigrate.text.commands import command, removal
-from ckptmigrate.text.printable import number
+from ckptmigrate.text.printable import counted, number
 
+_NO_METADATA = (
+    ".metadata is missing (the save did not finish, or a copy or a download omitted dot files)"
+)
 _FIX = "restore this file from a copy; without it, no release can locate any tensor"
 
 
@@ -35,6 +42,7 @@ class Material:
         metadata: the content of `.metadata`; None if it cannot be read.
         common: the common state; None if it cannot be read.
         damage: the damage of the other parts, in the order in which a job reads them.
+        pointers: the files of which only pointers were downloaded.
     """
 
     directory: Directory
@@ -42,6 +50,7 @@ class Material:
     metadata: Metadata | None
     common: CommonState | None
     damage: tuple[Damage, ...]
+    pointers: frozenset[str] = frozenset()
 
     @property
     def path(self) -> Place:
@@ -62,6 +71,16 @@ class Material:
     def planned(self) -> Planned | None:
         """Per rank, the keys in its save plan; None if there are no readable plans."""
         return None if self.metadata is None else self.metadata.planned
+
+    @cached_property
+    def payload(self) -> Mapping[str, int]:
+        """Data file -> its size in bytes."""
+        return {n: size for n, size in self.directory.files().items() if PAYLOAD.fullmatch(n)}
+
+    @cached_property
+    def unused_bytes(self) -> Mapping[str, int]:
+        """Data file -> the number of its bytes that no key refers to, if there are any."""
+        return {} if self.metadata is None else unused(self.chunks, self.payload)
 
     @property
     def whole(self) -> Manifest | None:
@@ -104,7 +123,50 @@ def gather(directory: Directory, marker: Mapping[str, Any] | None = None) -> Mat
     if read is not None:
         damage += _data_files(directory, read)
     state = _common(directory, read, damage)
-    return Material(directory, marker, read, state, tuple(damage))
+    named = _pointers(directory) if any(map(_is_of_pointer, damage)) else {}
+    return Material(directory, marker, read, state, _with_pointers(damage, named), frozenset(named))
+
+
+def _is_of_pointer(found: Damage) -> bool:
+    return isinstance(found.error, PointerError)
+
+
+def _pointers(directory: Directory) -> dict[str, str]:
+    """Return the files of a checkpoint that are pointers: name -> tool."""
+    found: dict[str, str] = {}
+    for name, size in directory.files().items():
+        if size < pointers.LARGEST and (
+            name in manifest.METADATA_FILES or manifest.PAYLOAD.fullmatch(name)
+        ):
+            with contextlib.suppress(DamagedError):
+                kind = pointers.kind_of(directory.read_range(name, 0, size), size)
+                found |= {} if kind is None else {name: kind.tool}
+    return found
+
+
+def _check_downloaded(directory: Directory, name: str) -> None:
+    """Raise if a file is a pointer.
+
+    Raises:
+        PointerError: it is one.
+    """
+    size = directory.files()[name]
+    if size < pointers.LARGEST:
+        pointers.check(directory.path / name, directory.read_range(name, 0, size), size)
+
+
+def _with_pointers(damage: list[Damage], named: dict[str, str]) -> tuple[Damage, ...]:
+    """Return the damage with one item for all pointers, and without its consequences."""
+    error = next((each.error for each in damage if _is_of_pointer(each)), None)
+    if error is None:
+        return tuple(damage)
+    tools = " and ".join(dict.fromkeys(named.values()))
+    are = f"is a {tools} pointer" if len(named) == 1 else f"are {tools} pointers"
+    what = f"{counted(len(named), 'file')} {are}: the content was not downloaded"
+    first = Damage("pointer-file", what, tuple(named), fix=error.fix, error=error)
+    unknown = {"common-missing"} if metadata.FILE in named else set()
+    others = (d for d in damage if not _is_of_pointer(d) and d.code not in unknown)
+    return (first, *others)
 
 
 def _marker(directory: Directory, damage: list[Damage]) -> Mapping[str, Any] | None:
@@ -139,11 +201,10 @@ def _metadata(directory: Directory, damage: list[Damage]) -> Metadata | None:
     except CkptMigrateError as error:
         code, what, fix = "metadata-unreadable", f".metadata {error.reason}", fix_of(error)
         if metadata.FILE not in directory.files():
-            code, fix = "metadata-missing", None
-            what = (
-                ".metadata is missing (the save did not finish, or a copy or a download omitted "
-                "dot files)"
-            )
+            code, what, fix = "metadata-missing", _NO_METADATA, None
+            if downloads.find(directory.path) is not None:
+                what = downloads.missing(directory.path, metadata.FILE)
+                fix = downloads.fix(directory.path, "")
         damage.append(Damage(code, what, fix=fix, error=_of_metadata(error, directory)))
         return None
     damage += [
@@ -161,8 +222,11 @@ def _of_metadata(error: CkptMigrateError, directory: Directory) -> CkptMigrateEr
 def _located(
     error: CkptMigrateError, reason: str, path: Place | str, fix: str | None
 ) -> CkptMigrateError:
-    """Return the error of a part as the error of a path; keep other errors than damage."""
-    if not isinstance(error, DamagedError):
+    """Return the error of a part as the error of a path.
+
+    Keep errors that have the path of the file, and other errors than damage.
+    """
+    if not isinstance(error, DamagedError) or isinstance(error, PointerError):
         return error
     made = DamagedError(reason, path=path, fix=fix)
     made.__cause__ = error
@@ -192,12 +256,13 @@ def _check_data_files(directory: Directory, read: Metadata) -> None:
             )
         if name not in sizes:
             raise DamagedError(
-                f"data file {name} is missing, and .metadata refers to it",
+                f"data file {downloads.missing(directory.path, name)}, and .metadata refers to it",
                 path=directory.path,
-                fix="restore the file from a copy",
+                fix=downloads.fix(directory.path, "restore the file from a copy"),
             )
         directory.check_link(name)
         if end > sizes[name]:
+            _check_downloaded(directory, name)
             raise DamagedError(
                 f"data file {name} is truncated: it has {sizes[name]} bytes, and .metadata refers "
                 f"to byte {number(end)}",
@@ -217,11 +282,13 @@ def _common(
         blob = None if read is None else read.blobs.get(common.KEY)
         if blob is None:
             what = f"both {common.FILE} and the key {common.KEY} are missing"
-            damage.append(Damage("common-missing", what, error=_no_common(directory)))
+            fix = downloads.fix(directory.path, "") or None
+            damage.append(Damage("common-missing", what, fix=fix, error=_no_common(directory)))
             return None
         if blob.file not in directory.files():
             raise DamagedError(f"is stored in {blob.file}, which is missing")
         if blob.offset + blob.length > directory.files()[blob.file]:
+            _check_downloaded(directory, blob.file)
             raise DamagedError(f"is stored beyond the end of {blob.file}")
         return common.load(directory.read_range(blob.file, blob.offset, blob.length), in_file=False)
     except StoreError:  # a failure of the store, not of the checkpoint
@@ -241,5 +308,5 @@ def _no_common(directory: Directory) -> DamagedError:
     return DamagedError(
         f"has no common state (neither {common.FILE} nor the key {common.KEY})",
         path=directory.path,
-        fix="restore common.pt from a copy; it cannot be rebuilt",
+        fix=downloads.fix(directory.path, "restore common.pt from a copy; it cannot be rebuilt"),
     )

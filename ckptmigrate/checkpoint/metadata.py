@@ -4,9 +4,9 @@ A `Metadata` is a view of the inert tree and never changes it: `without`, `with_
 `relocated` return another one that shares every unchanged part, so that unedited parts are written
 as they were read.
 
-A key is in up to four tables, which an edit keeps consistent: `state_dict_metadata`,
-`storage_data`, the items of `all_local_plans`, and, if torch flattened the state dict (releases up
-to 0.10, sample 0.10.0-idle-w1), `planner_data`.
+A key is in up to five tables, which an edit keeps consistent: `state_dict_metadata`,
+`storage_data`, the items of `all_local_plans`, `mcore_data` if it is a tensor, and, if torch
+flattened the state dict (releases up to 0.10, sample 0.10.0-idle-w1), `planner_data`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from ckptmigrate.checkpoint.rows import (
     Blob,
     Chunk,
     Piece,
+    chunk_of,
     is_object_entry,
     item_key,
     piece_of,
+    relocated,
 )
 from ckptmigrate.checkpoint.shapes import global_size, is_flattened
 from ckptmigrate.checkpoint.table_reader import Planned
@@ -213,8 +215,7 @@ class Metadata:
             for index, where in self.stored.items()
             if index.attributes["fqn"] not in keys
         }
-        if FLATTENED in attributes:
-            attributes[FLATTENED] = _without(attributes[FLATTENED], keys)
+        attributes |= _tables_without(attributes, keys)
         if self.plans is not None:
             attributes[PLANS] = [_plan_without(plan, keys) for plan in self.plans]
         return self._with(attributes)
@@ -264,6 +265,18 @@ class Metadata:
         }
         return self._with(attributes)
 
+    def moved(self, places: Mapping[Blob, Blob]) -> Metadata:
+        """Return a copy with new locations for some byte ranges; the order is kept."""
+        if not places:
+            return self
+        whole = self.whole()
+        stored = {
+            index: relocated(where, places[blob]) if blob in places else where
+            for index, where in whole.stored.items()
+            for blob in [chunk_of(index, where).blob]
+        }
+        return whole.with_attribute(STORED, stored)
+
     def with_class(self, path: str) -> Metadata:
         """Return a copy that is pickled as another class."""
         module, _, name = path.rpartition(".")
@@ -271,7 +284,7 @@ class Metadata:
         return Metadata(made, self.protocol)
 
     def with_attribute(self, name: str, value: Any) -> Metadata:
-        """Return a copy with an attribute that is not a table; a new attribute is last."""
+        """Return a copy with another attribute; a new one is last."""
         whole = self.whole()
         return whole._with({**whole.attributes, name: value})
 
@@ -307,22 +320,27 @@ def parse(data: bytes) -> Metadata:
 
 
 def _without(table: Any, keys: Collection[str]) -> Any:
-    if not table or not any(key in table for key in keys):
+    if not isinstance(table, dict) or not any(key in table for key in keys):
         return table
     return {key: value for key, value in table.items() if key not in keys}
 
 
+def _tables_without(attributes: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    """Return the tables without some keys that both `.metadata` and each plan may have."""
+    return {
+        name: _without(attributes[name], keys) for name in (FLATTENED, SHAPES) if name in attributes
+    }
+
+
 def _plan_without(plan: Object, keys: Collection[str]) -> Object:
-    kept = [item for item in plan.attributes["items"] if item_key(item) not in keys]
-    planner_data = _without(plan.attributes.get(FLATTENED), keys)
-    if len(kept) == len(plan.attributes["items"]) and (
-        planner_data is plan.attributes.get(FLATTENED)
+    before = plan.attributes
+    kept = [item for item in before["items"] if item_key(item) not in keys]
+    tables = _tables_without(before, keys)
+    if len(kept) == len(before["items"]) and all(
+        table is before[name] for name, table in tables.items()
     ):
         return plan
-    attributes = dict(plan.attributes, items=kept)
-    if FLATTENED in attributes:
-        attributes[FLATTENED] = planner_data
-    return with_state(plan, attributes)
+    return with_state(plan, {**before, "items": kept, **tables})
 
 
 def _plan_with(plan: Object, added: list[tuple[str, Object]]) -> Object:

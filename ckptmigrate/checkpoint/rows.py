@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ckptmigrate.errors import DamagedError
-from ckptmigrate.pickles.tree import Object, is_object
+from ckptmigrate.pickles.tree import Object, is_object, with_state
 
 # Attributes of the pickled object that are tables with a row per key or per chunk.
 ENTRIES: Final = "state_dict_metadata"
@@ -21,7 +21,7 @@ _INDEX: Final = f"{_DCP}.metadata.MetadataIndex"
 _STORAGE: Final = f"{_DCP}.filesystem._StorageInfo"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Blob:
     """A byte range of a data file: `length` bytes from `offset`."""
 
@@ -30,7 +30,7 @@ class Blob:
     length: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """One row of `storage_data`: a chunk of a tensor, or a whole sharded object.
 
@@ -91,6 +91,12 @@ def chunk_of(index: Any, storage: Any) -> Chunk:
     if not (type(offset) is int and type(length) is int and offset >= 0 <= length):
         raise DamagedError(f"has an invalid byte range for {key!r}")
     return Chunk(key, size_value(offsets), Blob(file, offset, length))
+
+
+def relocated(storage: Any, blob: Blob) -> Object:
+    """Return an inert `_StorageInfo` with another location; its other fields are kept."""
+    place = {"relative_path": blob.file, "offset": blob.offset, "length": blob.length}
+    return with_state(storage, {**storage.attributes, **place})
 
 
 def size_value(value: Any) -> tuple[int, ...] | None:

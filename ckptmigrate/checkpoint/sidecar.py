@@ -7,7 +7,8 @@ from it, so that data dropped by one migration is available to the next.
 
 A repair is a step, too, and can be undone with its original files. But the next downgrade must not
 start from the damaged checkpoint. Therefore a repaired checkpoint counts as an original, and no
-migration uses the files from before the repair.
+migration uses the files from before the repair. The same applies if a step dropped the optimizer or
+rewrote data files without their unused bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from ckptmigrate.text.commands import shell
 FILE: Final = "ckptmigrate.json"
 FOLDER: Final = ".ckptmigrate"
 REPAIR: Final = "repair"  # command of a step that is not a migration, see `original`
+DROPPED: Final = "drop"
 MOST_FOLDERS: Final = 2  # maximum folders between a checkpoint and the files of a nested checkpoint
 _FORMAT: Final = 1
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -58,6 +60,9 @@ class Step:
         payload: the new data files, which may be large.
         in_place: whether the step changed this checkpoint in place; False if it was written as the
             result.
+        optimizer: the sharding type that the optimizer was converted to, DROPPED, or "" if it was
+            kept.
+        compacts: whether data files were rewritten without their unused bytes.
         extra_state: how the step changed the `_extra_state` of Transformer Engine: `drop` or `add`;
             empty if it was kept.
         transformer_engine: the version that the user named; empty for none.
@@ -73,8 +78,15 @@ class Step:
     files: Mapping[str, FileState] = field(default_factory=dict)
     payload: tuple[str, ...] = ()
     in_place: bool = True
+    optimizer: str = ""
+    compacts: bool = False
     extra_state: str = ""
     transformer_engine: str = ""
+
+    @property
+    def makes_original(self) -> bool:
+        """Return whether later migrations start from the result of this step."""
+        return self.verb == REPAIR or self.optimizer == DROPPED or self.compacts
 
 
 def is_small_file(name: str) -> bool:
@@ -118,7 +130,7 @@ def dump(steps: tuple[Step, ...]) -> bytes:
     """Return the bytes of a migration history."""
     rows = [asdict(step) for step in steps]
     for row in rows:
-        for name in ("payload", "extra_state", "transformer_engine"):
+        for name in ("payload", "optimizer", "compacts", "extra_state", "transformer_engine"):
             if not row[name]:
                 del row[name]
     return (json.dumps({"format": _FORMAT, "steps": rows}, indent=1) + "\n").encode()
@@ -184,6 +196,8 @@ def _step(row: Mapping[str, Any]) -> Step:
         files=files,
         payload=_texts(row.get("payload", [])),
         in_place=row.get("in_place") is not False,
+        optimizer=_text(row.get("optimizer", "")),
+        compacts=row.get("compacts") is True,
         extra_state=_text(row.get("extra_state", "")),
         transformer_engine=_text(row.get("transformer_engine", "")),
     )
@@ -242,17 +256,36 @@ class Original:
 
 
 def original(directory: Directory) -> Original:
-    """Return the checkpoint before the migrations that can be undone, or after the last repair.
+    """Return the checkpoint from which a migration starts.
+
+    It is the checkpoint before the migrations that can be undone, or after the last step that makes
+    an original.
 
     Raises:
         DamagedError: the migration history cannot be read.
     """
+    return _original(directory, lambda step: step.makes_original)
+
+
+def oldest(directory: Directory) -> Original:
+    """Return the checkpoint before all steps that can be undone, or after the last repair.
+
+    It is also the result of a step that omitted data files of the checkpoint before it.
+    """
+    return _original(
+        directory,
+        lambda step: step.verb == REPAIR or (step.compacts and not step.in_place),
+    )
+
+
+def _original(directory: Directory, ends: Callable[[Step], bool]) -> Original:
+    """Return the checkpoint before the steps that can be undone, or after the last that `ends`."""
     steps = load(directory)
     now: dict[str, bytes | None] = {}
     payload: dict[str, str | None] = {}
     first = len(steps)
     stale = None
-    while first and steps[first - 1].verb != REPAIR:
+    while first and not ends(steps[first - 1]):
         step = steps[first - 1]
         before, stale = _before(directory, step, folder(first - 1), now)
         if before is None:

@@ -17,7 +17,7 @@ Numbers = tuple[int, ...]
 _SHARD = 2  # torch.distributed.checkpoint.planner.WriteItemType.SHARD
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NewChunk:
     """A chunk of a new tensor: its offsets and sizes per dimension, and the place of its bytes."""
 
@@ -26,7 +26,7 @@ class NewChunk:
     blob: Blob
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NewTensor:
     """A tensor to add.
 
@@ -76,7 +76,8 @@ def replaced(
     if attributes.get(FLATTENED):
         attributes[FLATTENED] = {**attributes[FLATTENED], **named}
     rows = _shape_rows(added)
-    known = _kept_rows(attributes.get(metadata.SHAPES), dropped)
+    known = attributes.get(metadata.SHAPES)
+    known = known if isinstance(known, dict) else {}
     if flattened:
         plain: dict[str, Any] = {
             key: {} for key, entry in kept.entries.items() if is_tensor_entry(entry)
@@ -85,13 +86,13 @@ def replaced(
     if flattened or known:
         attributes[metadata.SHAPES] = {**known, **rows}
     if kept.plans is not None:
-        plans = [_plan_without_shapes(plan, dropped) for plan in kept.plans]
         items = [
             templates.item(key, tensor, chunk)
             for key, tensor in added.items()
             for chunk in tensor.chunks
         ]
-        attributes[PLANS] = [_plan_with(plans[0], items, named, rows), *plans[1:]]
+        first, *others = kept.plans
+        attributes[PLANS] = [_plan_with(first, items, named, rows), *others]
     return Metadata(with_state(kept.tree, attributes), kept.protocol)
 
 
@@ -100,18 +101,6 @@ def _shape_rows(added: Mapping[str, NewTensor]) -> dict[str, dict[str, Numbers]]
         key: {metadata.ORIGINAL_SHAPE: tensor.original_shape} if tensor.original_shape else {}
         for key, tensor in added.items()
     }
-
-
-def _kept_rows(rows: Any, dropped: Collection[str]) -> dict[str, Any]:
-    return {k: row for k, row in rows.items() if k not in dropped} if isinstance(rows, dict) else {}
-
-
-def _plan_without_shapes(plan: Object, dropped: Collection[str]) -> Object:
-    rows = plan.attributes.get(metadata.SHAPES)
-    if not rows:
-        return plan
-    kept = _kept_rows(rows, dropped)
-    return with_state(plan, {**plan.attributes, metadata.SHAPES: kept})
 
 
 def _plan_with(

@@ -10,6 +10,7 @@ PAIR: Final = "tracker-pair"
 _COPY: Final = "restore the file from a copy, or use an earlier iteration"
 _REPORT: Final = "run `ckptmigrate inspect {path}`, or use an earlier iteration"
 _REPAIR: Final = "{repair}"
+_COMPACT: Final = "no action is needed; a migration with --compact leaves the bytes out"
 
 # The source of each code: a release or torch, a file of it, and a function or class there.
 _CORE: Final = "megatron/core/dist_checkpointing"
@@ -53,6 +54,7 @@ _SHIFTED: Final = (
     "0.19.0-optim-dp2-fr-damaged"
 )
 _SINCE_SHIFTED: Final = ">=0.15,<0.20.dev0"
+_POINTERS: Final = "git-lfs v3.7.0 docs/spec.md (The Pointer)"
 _OWN: Final = "ckptmigrate itself"
 _SINCE_RERUN: Final = ">=0.10"
 _SINCE_DIGESTS: Final = ">=0.17.1"
@@ -76,6 +78,13 @@ _ROWS: Final = (
         "metadata.json is not a JSON object, so no release recognises the checkpoint.",
         _REPAIR,
         _MARKER, repair=(),
+    ),
+    Code(
+        "pointer-file", Severity.ERROR,
+        "Only pointers to some files were downloaded, such as those of Git LFS. A job that loads "
+        "them fails with `invalid load key, 'v'`.",
+        "run `git lfs pull` in the clone that the files are from, or download them again",
+        _POINTERS,
     ),
     Code(
         "metadata-missing", Severity.ERROR,
@@ -270,13 +279,13 @@ _ROWS: Final = (
     ),
     Code(
         "orphan-payload", Severity.NOTE,
-        "No key refers to this data file.", "no action is needed; the file uses space",
+        "No key refers to this data file.", _COMPACT,
         _READ,
     ),
     Code(
         "orphan-bytes", Severity.NOTE,
         "No key refers to some bytes of a data file.",
-            "no action is needed; the bytes use space",
+        _COMPACT,
         _READ,
     ),
     Code(

@@ -6,13 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 
+from ckptmigrate.checkpoint import downloads
 from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.checkpoint.material import Material
 from ckptmigrate.checkpoint.rows import Chunk
 from ckptmigrate.checks.findings import Finding, finding, shown
 from ckptmigrate.text.printable import counted, number
-
-Span = tuple[int, int]  # first byte, byte after the last
 
 
 def ranges(material: Material) -> Iterator[Finding]:
@@ -35,13 +34,14 @@ def ranges(material: Material) -> Iterator[Finding]:
                 "payload-missing",
                 f"{shown(name)} is missing; it contains {many}",
                 *_keys(chunks),
+                fix=downloads.fix(material.path, "") or None,
             )
-        else:
+        elif name not in material.pointers:
             yield from _outside(material, name, chunks)
         yield from _overlapping(material, name, chunks)
 
 
-def _span(chunk: Chunk) -> Span:
+def _span(chunk: Chunk) -> tuple[int, int]:
     return chunk.blob.offset, chunk.blob.offset + chunk.blob.length
 
 
@@ -90,19 +90,15 @@ def orphans(material: Material) -> Iterator[Finding]:
     """Yield findings about data files and bytes that no key refers to."""
     if material.metadata is None:
         return
-    spans: dict[str, list[Span]] = defaultdict(list)
-    for chunk in material.chunks:
-        spans[chunk.blob.file].append(_span(chunk))
-    files = {n: size for n, size in material.directory.files().items() if PAYLOAD.fullmatch(n)}
-    lone = [name for name in files if name not in spans]
+    files, used = material.payload, {chunk.blob.file for chunk in material.chunks}
+    lone = [name for name in files if name not in used]
     if lone:
         many = counted(len(lone), "data file is", "data files are")
         size = sum(files[name] for name in lone)
         yield finding(
             material, "orphan-payload", f"{many} not used by any key ({size} bytes)", *lone
         )
-    unclaimed = {n: size - _covered(spans[n], size) for n, size in files.items() if n in spans}
-    loose = {name: count for name, count in unclaimed.items() if count}
+    loose = {name: count for name, count in material.unused_bytes.items() if name in used}
     if loose:
         yield finding(
             material,
@@ -110,16 +106,6 @@ def orphans(material: Material) -> Iterator[Finding]:
             f"{counted(sum(loose.values()), 'byte is', 'bytes are')} not used by any key",
             *(f"{name}: {counted(count, 'byte')}" for name, count in loose.items()),
         )
-
-
-def _covered(spans: Iterable[Span], size: int) -> int:
-    """Return how many of the first `size` bytes are in a span."""
-    covered = end = 0
-    for first, after in sorted(spans):
-        first, after = max(first, end), min(after, size)
-        covered += max(after - first, 0)
-        end = max(end, after)
-    return covered
 
 
 def ranks(material: Material) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from typing import Final
 from ckptmigrate.checkpoint import integrity
 from ckptmigrate.checkpoint.material import Material
 from ckptmigrate.checks.findings import Finding, finding
-from ckptmigrate.errors import DamagedError
+from ckptmigrate.errors import DamagedError, PointerError
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.printable import counted
 
@@ -41,7 +41,9 @@ def check(
     try:
         recorded = integrity.recorded(material.directory)
     except DamagedError as error:
-        yield finding(material, "integrity-unreadable", f"{integrity.FILE} {error.reason}")
+        fix = error.fix if isinstance(error, PointerError) else None
+        what = f"{integrity.FILE} {error.reason}"
+        yield finding(material, "integrity-unreadable", what, fix=fix)
         return
     gone = [name for name in recorded if name not in sizes]
     if gone:
@@ -51,7 +53,9 @@ def check(
     asked = {
         name: recorded[name]
         for name in recorded
-        if name in sizes and (payload or is_small(name, sizes[name]))
+        if name in sizes
+        and name not in material.pointers
+        and (payload or is_small(name, sizes[name]))
     }
     try:
         other = integrity.differing(material.directory, asked, progress)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ckptmigrate import places
-from ckptmigrate.checkpoint import locate, manifest, migration_state, trackers
+from ckptmigrate.checkpoint import downloads, locate, manifest, migration_state, trackers
 from ckptmigrate.checks.codes import PAIR
 from ckptmigrate.checks.findings import Finding
-from ckptmigrate.errors import DamagedError, NotACheckpointError
+from ckptmigrate.errors import DamagedError, NotACheckpointError, PointerError
 from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
 from ckptmigrate.text.commands import removal
@@ -94,7 +94,8 @@ def _tracker(root: Place, there: tuple[Place, ...]) -> tuple[Place | None, tuple
     found = []
     if not is_finished(named) and not migration_state.is_staged(named):
         what = f"{locate.TRACKER_FILE} names {named.name}, which lacks .metadata or metadata.json"
-        found.append(Finding("tracker-half-written", root, what))
+        fix = downloads.fix(named, "") or None
+        found.append(Finding("tracker-half-written", root, what, fix=fix))
     found += _pair(root, text, named)
     newer = there[there.index(named) + 1 :] if text != locate.RELEASE and named in there else ()
     newest = next(filter(is_finished, reversed(newer)), None)
@@ -133,6 +134,8 @@ def _pair(root: Place, text: str, named: Place) -> list[Finding]:
         step = trackers.step(directories.directory(root).read(file.name))
     except DamagedError as error:
         what = f"{file.name} {error.reason}"
+        if isinstance(error, PointerError):
+            return [Finding(PAIR, root, what, fix=error.fix)]
     else:
         # `release` has no iteration to compare with.
         if text in (locate.RELEASE, str(step)):

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ckptmigrate.checkpoint import formats, locate, nested
-from ckptmigrate.checkpoint.manifest import METADATA_FILES, PAYLOAD
+from ckptmigrate.checkpoint.manifest import METADATA_FILES
 from ckptmigrate.checkpoint.material import Material, gather
 from ckptmigrate.checks import (
     data_files,
@@ -84,6 +84,7 @@ class Verified:
         payload_files, payload_bytes: number and size, in bytes, of the data files.
         findings: the problems found, errors first.
         compared: the comparison of the optimizer with the weights; None if there is none.
+        unused_bytes: the number of bytes of the data files that no key refers to.
     """
 
     path: Place
@@ -92,6 +93,7 @@ class Verified:
     payload_bytes: int
     findings: tuple[Finding, ...]
     compared: Comparison | None = None
+    unused_bytes: int = 0
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -152,6 +154,7 @@ class Verification:
                     "clean": not each.errors,
                     "entries": each.entries,
                     "payload": {"files": each.payload_files, "bytes": each.payload_bytes},
+                    "unused_bytes": each.unused_bytes,
                     "optimizer": None if each.compared is None else each.compared.as_json(),
                 }
                 for each in self.checkpoints
@@ -243,6 +246,7 @@ def verify_one(
         sum(part.payload_bytes for part in parts),
         _ordered([*(finding for part in parts for finding in part.findings), *others]),
         compared,
+        sum(part.unused_bytes for part in parts),
     )
     return _with_repairs(verified, known)
 
@@ -266,8 +270,14 @@ def _verify_directory(
     found += hashes.check(material, payload=hashed, progress=progress)
     if load:
         found += torch_load.check(material, progress)
-    held = [size for name, size in directory.files().items() if PAYLOAD.fullmatch(name)]
-    return Verified(directory.path, len(material.entries), len(held), sum(held), tuple(found))
+    return Verified(
+        directory.path,
+        len(material.entries),
+        len(material.payload),
+        sum(material.payload.values()),
+        tuple(found),
+        unused_bytes=sum(material.unused_bytes.values()),
+    )
 
 
 def _with_repairs(verified: Verified, known: Collection[str]) -> Verified:

@@ -88,7 +88,8 @@ _PATHS = click.argument(
 )
 _JOBS = click.option(
     "-j", "--jobs", type=click.IntRange(min=1), metavar="N",
-    help="Process N checkpoints at a time, each in its own process. Default: 1.",
+    help="Process N checkpoints at a time, each in its own process; fewer converted checkpoints "
+    "write several new data files at a time. Default: 1.",
 )  # fmt: skip
 _LEDGER = click.option(
     "--ledger", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",

@@ -30,7 +30,14 @@ def run(selection: Selection, request: Any, reported: bool) -> tuple[Document, i
     """Run a batch, print the result, and return its document and exit status."""
     # Runs of the same ledger and of other partitions write to the same destination.
     add = selection.ledger is not None or selection.shard is not None
-    scope = Scope(selection.paths, selection.shard, add, detail=output.json, reported=reported)
+    scope = Scope(
+        selection.paths,
+        selection.shard,
+        add,
+        detail=output.json,
+        reported=reported,
+        jobs=selection.jobs,
+    )
     found = phases.phases(request, scope)
     sources = phases.sources(found)
     dry_run = getattr(request, "dry_run", False)

@@ -80,9 +80,9 @@ def waiting(place: object, seconds: float) -> None:
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar of bytes on a terminal; any thread can report bytes.
+    """Show a progress bar of bytes on a terminal, with the rate and the remaining time.
 
-    The bar appears when the first bytes are reported.
+    Any thread can report bytes. The bar appears when the first bytes are reported.
 
     Args:
         total: the number of bytes, or None if it is not known.
@@ -132,11 +132,17 @@ def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def _bar(what: str, total: int | None) -> Any:
     from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TimeRemainingColumn
+    from rich.progress import (
+        DownloadColumn,
+        Progress,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     bar = Progress(
         *Progress.get_default_columns()[:2],
         DownloadColumn(),
+        TransferSpeedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True, no_color=output.color is False),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -182,22 +182,27 @@ def run(
     if junit is not None:
         require_own(junit, begins=_XML, option="--junit")
     with tempfile.TemporaryDirectory(prefix="ckptmigrate-") as work:
+        request = _RunRequest(readers, samples, Path(work), only, update, junit)
         if expect is None:
-            _measure_matrix(readers, samples, facts, update, junit, only, writers, scenarios, work)
+            _measure_matrix(request, facts, writers, scenarios)
         else:
-            _measure_folder(readers, samples, expect, update, junit, only, known, work)
+            _measure_folder(request, expect, known)
+
+
+@dataclass(frozen=True)
+class _RunRequest:
+    """The options of `matrix run` that the matrix and other directories share."""
+
+    readers: Path
+    samples: Path
+    work: Path
+    only: tuple[str, ...]
+    update: bool
+    junit: Path | None
 
 
 def _measure_matrix(
-    readers: Path,
-    samples: Path,
-    facts: Path,
-    update: bool,
-    junit: Path | None,
-    only: Sequence[str],
-    writers: Sequence[str],
-    scenarios: Sequence[str],
-    work: str,
+    request: _RunRequest, facts: Path, writers: Sequence[str], scenarios: Sequence[str]
 ) -> None:
     """Measure the matrix, and compare it with compat_matrix.yaml."""
     from ckptmigrate.compat import bounded_yaml, compilation
@@ -213,14 +218,14 @@ def _measure_matrix(
             path=facts,
             fix="for those there are run `ckptmigrate matrix`",
         )
-    require_known(only, [row.release for row in compat.readers], "reader")
-    training = training_results.of_samples(samples)
-    measurement = Measurement(found, compat, readers, Path(work), _progress, training)
-    measured = matrix_cells.measured(measurement, groups, samples, only)
+    require_known(request.only, [row.release for row in compat.readers], "reader")
+    training = training_results.of_samples(request.samples)
+    measurement = Measurement(found, compat, request.readers, request.work, _progress, training)
+    measured = matrix_cells.measured(measurement, groups, request.samples, request.only)
     written = []
-    if update and yaml_edit.update(facts, measured.groups):
+    if request.update and yaml_edit.update(facts, measured.groups):
         written = [str(facts), *compilation.write(facts)]
-    asked = only or [row.release for row in compat.readers]
+    asked = request.only or [row.release for row in compat.readers]
     cells = [
         (group, cell) for group in measured.groups for cell in group.cells if cell.reader in asked
     ]
@@ -234,7 +239,7 @@ def _measure_matrix(
                 for each in measured.differences
                 if (each.writer, each.reader, each.scenario)
                 == (group.writer, cell.reader, group.scenario)
-                and not update
+                and not request.update
             ),
         )
         for group, cell in cells
@@ -244,21 +249,12 @@ def _measure_matrix(
         f"{count} cells of {len(groups)} groups measured",
         {"groups": [asdict(group) for group in measured.groups]},
         measured.differences,
-        [*written, *_written(junit, cases)],
-        update,
+        [*written, *_written(request.junit, cases)],
+        request.update,
     )
 
 
-def _measure_folder(
-    readers: Path,
-    samples: Path,
-    expect: Path,
-    update: bool,
-    junit: Path | None,
-    only: Sequence[str],
-    known: Sequence[str],
-    work: str,
-) -> None:
+def _measure_folder(request: _RunRequest, expect: Path, known: Sequence[str]) -> None:
     """Measure every root in a directory, and compare the outcomes with a file."""
     from ckptmigrate.compat.cells import matrix
     from ckptmigrate.measuring import expectations, jobs, subjects
@@ -268,13 +264,14 @@ def _measure_folder(
     from ckptmigrate.measuring.training_results import TrainingResults
     from ckptmigrate.releases.facts import compat
 
-    expected = [] if update and not expect.exists() else expectations.read(expect)
-    installed = jobs.installed(readers)
-    require_known(only, installed, "reader")
-    asked = list(only) or installed
-    roots = subjects.of_folder(samples, known=known)
+    expected = [] if request.update and not expect.exists() else expectations.read(expect)
+    jobs.require_installed(request.only, request.readers)
+    asked = request.only or jobs.installed(request.readers)
+    roots = subjects.of_folder(request.samples, known=known)
     training = TrainingResults()
-    measurement = Measurement(matrix(), compat(), readers, Path(work), _progress, training)
+    measurement = Measurement(
+        matrix(), compat(), request.readers, request.work, _progress, training
+    )
     found = measurement.run(roots, asked)
     cells = [
         RootCell(
@@ -285,10 +282,10 @@ def _measure_folder(
         for release in asked
         for pair in [found[release][root.key]]
     ]  # fmt: skip
-    differences = list(expectations.differences(cells, expected, only))
+    differences = list(expectations.differences(cells, expected, request.only))
     written = []
-    if update:
-        kept = [cell for cell in expected if only and cell.reader not in only]
+    if request.update:
+        kept = [c for c in expected if request.only and c.reader not in request.only]
         text = expectations.text([*cells, *kept])
         if not expect.exists() or local_files.read_text(expect) != text:
             local_files.write_text(expect, text)
@@ -306,7 +303,7 @@ def _measure_folder(
             tuple(
                 each.what
                 for each in differences
-                if (each.root, each.reader) == cell.key and not update
+                if (each.root, each.reader) == cell.key and not request.update
             ),
         )
         for cell in cells
@@ -315,8 +312,8 @@ def _measure_folder(
         f"{counted(len(roots), 'root')} measured in {counted(len(asked), 'release')}",
         {"cells": [asdict(cell) for cell in cells]},
         differences,
-        [*written, *_written(junit, cases)],
-        update,
+        [*written, *_written(request.junit, cases)],
+        request.update,
     )
 
 
@@ -374,7 +371,7 @@ def require_own(file: Path, *, begins: str, option: str) -> None:
 
 
 def require_known(names: Sequence[str], known: Sequence[str], what: str) -> None:
-    """Raise if a name is not in the matrix, or not in a directory of readers."""
+    """Raise if a name is not in the matrix."""
     for name in names:
         if name not in known:
             raise RefusedError(

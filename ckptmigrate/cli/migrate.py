@@ -48,10 +48,10 @@ def _migration_options(command: options.Command) -> options.Command:
             "change that lets the release resume.",
         ),
         click.option(
-            "--optimizer", type=click.Choice([targets.KEEP, targets.CONVERT]), metavar="HOW",
-            default=targets.KEEP, show_default=True,
-            help="keep, or convert the distributed optimizer into new data files if the target "
-            "release does not load it.",
+            "--optimizer", metavar="HOW", default=targets.KEEP, show_default=True,
+            type=click.Choice([targets.KEEP, targets.CONVERT, targets.DROP]),
+            help="keep, convert the distributed optimizer if the target release does not load it, "
+            "or drop it.",
         ),
         click.option(
             "--optimizer-type", metavar="TYPE",
@@ -66,6 +66,10 @@ def _migration_options(command: options.Command) -> options.Command:
             "--transformer-engine, drop what the job does not request, or add what it requests.",
         ),
         options.transformer_engine,
+        click.option(
+            "--compact", is_flag=True,
+            help="Rewrite data files without bytes that no key uses, such as a dropped optimizer.",
+        ),
         click.option(
             "--part-size", type=options.SIZE, metavar="SIZE", default="1G", show_default=True,
             help="Write new data files of at most SIZE, for example 512M. The same command resumes "
@@ -123,7 +127,8 @@ def upgrade(selection: Selection, **options: Any) -> None:
     """Migrate a checkpoint to a newer release.
 
     The result is a new root next to PATH, ready for --load. Data files are linked or copied, and
-    only metadata files are rewritten. Without --to, the target is the newest layout.
+    only metadata files are rewritten; --optimizer convert adds data files. Without --to, the target
+    is the newest layout.
 
     \b
     Examples:
@@ -192,6 +197,7 @@ def migrate(selection: Selection, print_path: bool, **options: Any) -> None:
     Examples:
       ckptmigrate migrate run --to 0.13
       ckptmigrate migrate run --to 0.19 --optimizer convert
+      ckptmigrate migrate run --optimizer drop --compact
       ckptmigrate migrate run --to 0.11 --print-path
     """
     if print_path and (selection.batch or options["every"] or options["dry_run"] or output.json):
@@ -205,10 +211,12 @@ def migrate(selection: Selection, print_path: bool, **options: Any) -> None:
 def _migrate(selection: Selection, full: bool, print_path: bool = False, **values: Any) -> None:
     """Run a migration; the other options are the fields of MigrationRequest, by name."""
     request = MigrationRequest(**values)
-    if not request.target:
+    if request.to is None and not request.changes_data_files:
         context = click.get_current_context()
         to = next(each for each in context.command.params if each.name == "to")
         raise click.MissingParameter(ctx=context, param=to)
+    if request.optimizer == targets.DROP and request.optimizer_type is not None:
+        raise click.UsageError("--optimizer drop and --optimizer-type cannot be combined.")
     if request.in_place and request.output is not None:
         raise click.UsageError("--in-place and -o cannot be combined.")
     options.check_choice(request.iteration, every=request.every)

@@ -17,6 +17,7 @@ from ckptmigrate.storage import local_files
 
 COMPILED: Final = "data/matrix.json"
 IDLE: Final = "idle"
+OPTIMIZER: Final = "optimizer"  # the scenario whose migrations convert the optimizer
 # The KnowledgeRow of a migrated outcome if nothing had to be written: that of `raw` applies.
 UNTOUCHED: Final = "untouched"
 
@@ -249,7 +250,7 @@ class Matrix:
             self._known(row.migrated_known, row.reader, of_raw=row.raw_known),
             row.error,
             "" if row.raw in MEANINGS else self.meaning(row.raw),
-            _command(writer, row.reader, row.raw, row.migrated),
+            _command(writer, row.reader, scenario, row.raw, row.migrated),
         )
 
     def _known(self, name: str, reader: str, of_raw: str = "") -> str:
@@ -279,19 +280,20 @@ class Matrix:
             migrated_known=f"{derived} ({cell.migrated_known})",
             error=error,
             reason=reason,
-            command=_command(cell.writer, cell.reader, raw, cell.migrated),
+            command=_command(cell.writer, cell.reader, cell.scenario, raw, cell.migrated),
         )
 
 
-def _command(writer: str, reader: str, raw: str, migrated: str) -> str:
+def _command(writer: str, reader: str, scenario: str, raw: str, migrated: str) -> str:
     """Return the command that lets a reader resume; empty if none is needed or helps."""
     from packaging.version import Version
 
     if raw in (migrated, OK) or grade(migrated) == "fails":
         return ""
     verb = "upgrade" if Version(writer) < Version(reader) else "downgrade"
+    convert = " --optimizer convert" if scenario == OPTIMIZER else ""
     loss = {NO_FAULT: " --allow-loss fault-context", NO_OPTIMIZER: " --allow-loss optimizer-state"}
-    return f"ckptmigrate {verb} PATH --to {reader}{loss.get(migrated, '')}"
+    return f"ckptmigrate {verb} PATH --to {reader}{convert}{loss.get(migrated, '')}"
 
 
 def from_sections(sections: Mapping[str, Any]) -> Matrix:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ckptmigrate.checkpoint import common, extra_state, locate, metadata
+from ckptmigrate.checkpoint import adapters, common, downloads, extra_state, locate, metadata
 from ckptmigrate.checkpoint.manifest import MARKER_FILE, PAYLOAD
 from ckptmigrate.checkpoint.rerun import STATES
 from ckptmigrate.errors import UnsupportedFormatError
@@ -18,18 +18,15 @@ from ckptmigrate.logs.examined import Seen
 from ckptmigrate.logs.kinds import numbers
 from ckptmigrate.releases import writer_evidence
 from ckptmigrate.releases.facts import compat, matches
-from ckptmigrate.storage import directories
+from ckptmigrate.storage import directories, pointers
 from ckptmigrate.text.printable import few
 
-_POINTER: Final = b"version https://git-lfs"
-_LONGEST_POINTER: Final = 1024  # bytes
 _UNREADABLE: Final = (
     "common-unreadable", "metadata-unreadable", "marker-unreadable", "blob-unreadable",
     "byte-range-outside",
 )  # fmt: skip
 _OPTIMIZER: Final = re.compile(r"(?:chained_\d+\.)?optimizer\.", re.ASCII)
 _STATE: Final = re.compile(r"(?:chained_\d+\.)?optimizer\.(?:state\.)?[^.]+\.(?P<key>.+)")
-_ADAPTER: Final = re.compile(r"\.(?:adapter|lora_[\w]+)\.")
 _IN_PLACE: Final = "RERUNNING_IN_PLACE"
 _NUMBER: Final = re.compile(r"\.\d+(?=\.)")
 
@@ -98,10 +95,10 @@ def _unfinished(seen: Seen, values: Mapping[str, str]) -> Evidence:
 
 
 def _dot_files(seen: Seen, _: Mapping[str, str], holds: bool = True) -> Evidence | None:
-    cache = seen.path / ".cache" / "huggingface"
-    if metadata.FILE in seen.files or not directories.is_dir(cache):
+    found = downloads.find(seen.place)
+    if metadata.FILE in seen.files or found is None:
         return None
-    return Evidence(holds, f"{cache} shows that it was downloaded, without .metadata")
+    return Evidence(holds, f"{seen.place} was downloaded from {found.site}, without .metadata")
 
 
 def _args(seen: Seen, wanted: bool) -> Evidence | None:
@@ -125,8 +122,8 @@ def _common_place(seen: Seen, wanted: str) -> Evidence | None:
 
 def _pointers(seen: Seen, _: Mapping[str, str]) -> Evidence:
     directory = directories.directory(seen.place)
-    small = [name for name, size in seen.files.items() if size <= _LONGEST_POINTER]
-    found = [n for n in small if directory.read_range(n, 0, len(_POINTER)) == _POINTER]
+    small = {name: size for name, size in seen.files.items() if size < pointers.LARGEST}
+    found = [n for n, s in small.items() if pointers.kind_of(directory.read_range(n, 0, s), s)]
     if found:
         what = "is a pointer file" if len(found) == 1 else "are pointer files"
         return Evidence(True, f"{few(found)} in {seen.place} {what} of Git LFS")
@@ -210,19 +207,17 @@ def _prefixed(seen: Seen, values: Mapping[str, str]) -> Evidence | None:
 
 
 def _only_adapters(seen: Seen, _: Mapping[str, str]) -> Evidence | None:
-    model = [key for key in seen.keys if key.startswith(("decoder.", "model.", "module."))]
-    if not model:
+    if not seen.keys:
         return None
-    adapters = all(map(_ADAPTER.search, model))
-    what = "are adapters" if adapters else "are not adapters alone"
-    return Evidence(adapters, f"the {len(model)} keys of the model in the checkpoint {what}")
+    found = adapters.find(seen.keys)
+    what = "the base model, or no adapters" if found is None else found.text
+    return Evidence(found is not None, f"the checkpoint has {what}")
 
 
 def _unlike(seen: Seen, values: Mapping[str, str]) -> Evidence | None:
     if not seen.keys or values.get("key") in seen.keys:
         return None
-    adapters = _only_adapters(seen, values)
-    if _per_layer(seen, values) or _prefixed(seen, values) or (adapters and adapters.holds):
+    if _per_layer(seen, values) or _prefixed(seen, values) or adapters.find(seen.keys):
         return Evidence(False, "the checkpoint shows another cause")
     return Evidence(True, f"none of the {len(seen.keys)} keys of the checkpoint is similar")
 
@@ -340,8 +335,8 @@ CAUSE_TESTS: Final[Mapping[str, Test]] = {
     "no-optimizer-keys": lambda seen, _: _any_key(seen, _OPTIMIZER, _ANY_OPTIMIZER, False),
     "other-optimizer-keys": lambda seen, values: _parameter(seen, values, True),
     "no-parameter": lambda seen, values: _parameter(seen, values, False),
-    "adapter-keys": lambda seen, _: _any_key(seen, _ADAPTER, _ANY_ADAPTER, True),
-    "no-adapter-keys": lambda seen, _: _any_key(seen, _ADAPTER, _ANY_ADAPTER, False),
+    "adapter-keys": lambda seen, _: _any_key(seen, adapters.KEYS, _ANY_ADAPTER, True),
+    "no-adapter-keys": lambda seen, _: _any_key(seen, adapters.KEYS, _ANY_ADAPTER, False),
     "adapters-only": _only_adapters,
     "no-rng-keys": lambda seen, _: _any_key(seen, _RNG, "rng_state key", False),
     "per-layer-keys": _per_layer,

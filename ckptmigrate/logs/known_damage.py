@@ -1,4 +1,4 @@
-"""The table of load errors, part 2: damaged and empty files, and files of another kind."""
+"""The table of load errors, part 3: damaged and empty files, and files of another kind."""
 
 from __future__ import annotations
 

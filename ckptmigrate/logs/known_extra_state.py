@@ -1,4 +1,4 @@
-"""The table of load errors, part 4: the `_extra_state` of Transformer Engine."""
+"""The table of load errors, part 5: the `_extra_state` of Transformer Engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of load errors, part 5: keys and shapes that differ between checkpoint and model."""
+"""The table of load errors, part 6: keys and shapes that differ between checkpoint and model."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ ROWS: Final = (
         "the job asks for RNG states in another grid than the checkpoint has",
         (
             Cause(
-                "another release wrote the checkpoint: with expert parallelism their grids differ",
+                "the grids differ: (PP, TP), or the (PP, TP, DP x CP) of 0.16 and Megatron-Bridge "
+                "with expert parallelism, and of Megatron-LM main since late August 2026",
                 f"{CHECK}; or run the job with --no-load-rng",
                 tell="the parallel sizes of the job are those of the checkpoint",
             ),
@@ -68,7 +69,8 @@ ROWS: Final = (
                 tell="`ckptmigrate inspect` shows other parallel sizes than those of the job",
             ),
         ),
-        "core_v0.16.1, core_v0.17.0 megatron/training/checkpointing.py get_rng_state",
+        "core_v0.16.1, core_v0.17.0 megatron/training/checkpointing.py get_rng_state; "
+        "Megatron-LM pull request 6858",
     ),
     ErrorKind(
         "no-optimizer-state",

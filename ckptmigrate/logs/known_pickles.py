@@ -1,4 +1,4 @@
-"""The table of load errors, part 3: pickled classes and modules that the job does not have."""
+"""The table of load errors, part 4: pickled classes and modules that the job does not have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of load errors, part 7: rerun state and RNG states."""
+"""The table of load errors, part 8: rerun state and RNG states."""
 
 from __future__ import annotations
 

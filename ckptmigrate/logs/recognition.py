@@ -17,6 +17,7 @@ from ckptmigrate.logs import (
     known_jobs,
     known_keys,
     known_pickles,
+    known_roots,
     known_states,
 )
 from ckptmigrate.logs.kinds import Cause, ErrorKind, Sure
@@ -43,6 +44,7 @@ class Recognised:
 def kinds() -> tuple[ErrorKind, ...]:
     """Return every kind; the first one that fits a line is used."""
     parts = (
+        known_roots,
         known_files,
         known_damage,
         known_pickles,

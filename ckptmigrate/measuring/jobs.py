@@ -12,8 +12,9 @@ from ckptmigrate import search_path
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.text.commands import shell
 
-# The program of the processes, a package that does not import ckptmigrate.
-_PROGRAM: Final = "training_job"
+# The programs of the processes, packages that do not import ckptmigrate.
+TRAINING: Final = "training_job"
+OPTIMIZER: Final = "optimizer_job"
 _FOLDER: Final = str(Path(__file__).parent)
 _SECONDS: Final = 3600
 
@@ -33,25 +34,41 @@ def installed(readers: Path) -> list[str]:
         except InvalidVersion:
             continue
     if not found:
-        example = "0.16.1"
-        install = shell(
-            "pip",
-            "install",
-            "--no-deps",
-            "--target",
-            readers / example,
-            f"megatron-core=={example}",
-        )
-        raise RefusedError("contains no release", path=readers, fix=f"run `{install}`")
+        raise RefusedError("contains no release", path=readers, fix=_install("0.16.1", readers))
     return [str(version) for version in sorted(found)]
 
 
-def run(release: str, readers: Path, jobs: Sequence[Mapping[str, Any]]) -> list[Any]:
+def require_installed(releases: Sequence[str], readers: Path) -> None:
+    """Raise if a release is not installed in a directory.
+
+    Raises:
+        RefusedError: the first one that is not; names the command that installs it.
+    """
+    there = installed(readers)
+    for release in releases:
+        if release not in there:
+            raise RefusedError(
+                f"does not contain release {release} (it contains {', '.join(there)})",
+                path=readers,
+                fix=_install(release, readers),
+            )
+
+
+def _install(release: str, readers: Path) -> str:
+    target = ("--target", readers / release)
+    command = shell("pip", "install", "--no-deps", *target, f"megatron-core=={release}")
+    return f"run `{command}`"
+
+
+def run(
+    release: str, readers: Path, jobs: Sequence[Mapping[str, Any]], program: str = TRAINING
+) -> list[Any]:
     """Run jobs in one process of a release.
 
     Args:
         release: a name in `readers`.
-        jobs: the jobs, with the fields of training_job/release.py.
+        jobs: the jobs, with the fields of TrainingJob (training_job/release.py), or for OPTIMIZER
+            of OptimizerJob (optimizer_job/training.py).
 
     Returns:
         The outcomes of the ranks of each job, in the order of the jobs.
@@ -60,7 +77,7 @@ def run(release: str, readers: Path, jobs: Sequence[Mapping[str, Any]]) -> list[
         RefusedError: the process failed; the message contains the last line of its stderr.
     """
     process = subprocess.run(
-        search_path.module(_PROGRAM, first=[str(readers.absolute() / release), _FOLDER]),
+        search_path.module(program, first=[str(readers.absolute() / release), _FOLDER]),
         input=json.dumps(list(jobs)),
         capture_output=True,
         text=True,

@@ -47,6 +47,8 @@ def measured(
 ) -> Measured:
     """Measure groups of the matrix.
 
+    The cells of a sample that was measured elsewhere and is not in the directory stay.
+
     Args:
         groups: the groups to measure.
         samples: the directory of the samples.
@@ -56,6 +58,12 @@ def measured(
         RefusedError: a release does not run, or its error matches no row of `failures`.
     """
     saves = measurement.work / "saves"
+    groups = [
+        group
+        for group in groups
+        if all(subjects.is_present(group.scenario, name, samples) for name in group.checkpoints)
+        or not measurement.training.has(group.checkpoints)
+    ]
     every = {
         (group.writer, group.scenario): [
             subjects.of_matrix(group.writer, group.scenario, name, samples, saves)

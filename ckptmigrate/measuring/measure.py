@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate.compat.cells import NO_OPTIMIZER, OK, UNTOUCHED, Matrix
-from ckptmigrate.errors import CkptMigrateError, RefusedError
+from ckptmigrate.errors import CorruptError, DamagedError, RefusedError
 from ckptmigrate.measuring import jobs, load_results, subjects
 from ckptmigrate.measuring.load_results import LoadPair, LoadResult
 from ckptmigrate.measuring.subjects import Checkpoint
 from ckptmigrate.measuring.training_results import Rows, TrainingResults
 from ckptmigrate.planning.losses import OPTIMIZER_STATE
+from ckptmigrate.planning.targets import CONVERT, KEEP
 from ckptmigrate.releases import prediction
 from ckptmigrate.releases.facts import Compat
 from ckptmigrate.releases.prediction import Verdict
@@ -94,7 +95,9 @@ class Measurement:
         """
         self._save([checkpoint for checkpoint in every if checkpoint.saved])
         self.tensors = {
-            each.key: subjects.digests(read(LocalDirectory(each.folder)).manifest) for each in every
+            each.key: subjects.digests(read(LocalDirectory(each.folder)).manifest)
+            for each in every
+            if each.program == jobs.TRAINING  # OPTIMIZER compares them with its formula
         }
         with ThreadPoolExecutor(2) as pool:
             found = pool.map(lambda release: self._ask(release, every), releases)
@@ -104,15 +107,27 @@ class Measurement:
         for writer in dict.fromkeys(each.writers[0] for each in wanted):
             self.say(f"{writer} saves")
             mine = [each for each in wanted if each.writers == (writer,)]
-            answers = jobs.run(
-                writer,
-                self.readers,
-                [{"checkpoint": str(c.folder), "save": c.scenario, **dict(c.sizes)} for c in mine],
-            )
+            answers = self._run(writer, mine, [self._saving(each) for each in mine])
             for each, ranks in zip(mine, answers, strict=True):
                 for rank in ranks:
                     if rank["error"]:
                         raise RefusedError(f"{writer} cannot save: {rank['error']}", path=each.root)
+
+    def _saving(self, each: Checkpoint) -> dict[str, Any]:
+        state = "idle" if each.program == jobs.OPTIMIZER else each.scenario
+        return {"checkpoint": str(each.folder), "save": state, **dict(each.job)}
+
+    def _run(
+        self, release: str, of: Sequence[Checkpoint], wanted: Sequence[dict[str, Any]]
+    ) -> list[Any]:
+        """Return the outcomes of the ranks of jobs, each with the program of its checkpoint."""
+        found: list[Any] = [None] * len(wanted)
+        for program in sorted({each.program for each in of}):
+            mine = [number for number, each in enumerate(of) if each.program == program]
+            answers = jobs.run(release, self.readers, [wanted[n] for n in mine], program)
+            for number, ranks in zip(mine, answers, strict=True):
+                found[number] = ranks
+        return found
 
     def _ask(self, release: str, every: Sequence[Checkpoint]) -> dict[str, LoadPair]:
         """Return the results of a reader for each checkpoint, by key."""
@@ -121,7 +136,7 @@ class Measurement:
             self.say(f"{release} is not a wheel: its cells are derived")
             return {each.key: self._derive(each, release, migrated[each.key]) for each in every}
         self.say(f"{release} reads {len(every)} checkpoints, raw and migrated")
-        wanted = [self._job(each, each.folder, release) for each in every]
+        wanted = [self._loading(each, each.folder, release) for each in every]
         changed = [
             each
             for each in every
@@ -129,9 +144,9 @@ class Measurement:
         ]
         for each in changed:
             after = migrated[each.key]
-            job = self._job(each, after.folder, release)
+            job = self._loading(each, after.folder, release)
             wanted.append({**job, "no_load_optim": OPTIMIZER_STATE in after.losses})
-        answers = jobs.run(release, self.readers, wanted)
+        answers = self._run(release, [*every, *changed], wanted)
         raw = {
             each.key: self._known_otherwise(each, release, self._outcome(each, release, ranks, ()))
             for each, ranks in zip(every, answers, strict=False)
@@ -152,15 +167,16 @@ class Measurement:
             found[each.key] = LoadPair(raw[each.key], after_load)
         return found
 
-    def _job(self, each: Checkpoint, folder: Path, release: str) -> dict[str, Any]:
+    def _loading(self, each: Checkpoint, folder: Path, release: str) -> dict[str, Any]:
         lasting = load_results.lasting(each.writers) and load_results.lasting((release,))
         step = each.scenario == "fault" and lasting
-        return {"checkpoint": str(folder), "step": step, **dict(each.sizes)}
+        return {"checkpoint": str(folder), "step": step, **dict(each.job)}
 
     def _migrate(self, each: Checkpoint, release: str) -> _Migrated:
         """Migrate a checkpoint for a release, and allow the data losses that this requires."""
         output = self.work / f"{each.key}-for-{release}"
-        request = MigrationRequest(release, output=output)
+        optimizer = CONVERT if each.program == jobs.OPTIMIZER else KEEP
+        request = MigrationRequest(release, output=output, optimizer=optimizer)
         try:
             try:
                 done = request.run(each.root)
@@ -169,9 +185,9 @@ class Measurement:
                     raise
                 request = replace(request, allow_loss=refused.losses)
                 done = request.run(each.root)
-        except CkptMigrateError as error:
+        except (RefusedError, CorruptError, DamagedError) as error:
             return _Migrated(each.folder, False, refusal=error.reason)
-        if done.destination is None:
+        if all(plan.satisfied for plan in done.plans):
             return _Migrated(each.folder, True, request.allow_loss)
         return _Migrated(output / done.names[0], False, request.allow_loss)
 
@@ -189,10 +205,10 @@ class Measurement:
         no_optimizer = OPTIMIZER_STATE in losses
         expected = {
             key: value
-            for key, value in self.tensors[each.key].items()
+            for key, value in self.tensors.get(each.key, {}).items()
             if not (no_optimizer and key.startswith("optimizer."))
         }
-        if any(rank["tensors"] != expected for rank in ranks):
+        if any(rank.get("tensors", {}) != expected or rank.get("unequal") for rank in ranks):
             error = f"{release} loads other tensors than the checkpoint contains"
             return LoadResult(load_results.OTHER_TENSORS, _WHEEL, error)
         result = load_results.rerun_result(each, release, ranks)
@@ -209,8 +225,8 @@ class Measurement:
     def _known_otherwise(self, each: Checkpoint, release: str, found: LoadResult) -> LoadResult:
         """Return the outcome of Megatron-LM training if it was measured, else the given one.
 
-        The jobs here do not include the distributed optimizer, which rejects some sharding types.
-        If training was not measured, the rules of `check` decide whether it does.
+        Jobs of TRAINING have no distributed optimizer, which rejects some sharding types. If
+        training was not measured, the rules of `check` decide whether it does.
         """
         training = self._trained(each, release, self.training.raw)
         if training is not None:
@@ -220,9 +236,9 @@ class Measurement:
                     f"{found.result} with the wheel"
                 )
             return training
-        if each.optimizer and found.result == OK:
+        if each.optimizer and each.program == jobs.TRAINING and found.result == OK:
             verdict = self._check(each.folder, release)
-            if not verdict.resumes:
+            if verdict.obstacles:
                 return self._failed(each, verdict.obstacles[0].error, _RULES)
         return found
 
@@ -239,7 +255,7 @@ class Measurement:
         return training
 
     def _trained(self, each: Checkpoint, release: str, rows: Rows) -> LoadResult | None:
-        row = rows.get((release, each.name))
+        row = rows.get((release, each.trained))
         if row is None:
             return None
         known = _TRAINING.format(torch=row["reader_torch"])
@@ -267,7 +283,7 @@ class Measurement:
 
     def _by_rules(self, each: Checkpoint, folder: Path, release: str) -> LoadResult:
         verdict = self._check(folder, release)
-        if not verdict.resumes:
+        if verdict.obstacles:
             return self._failed(each, verdict.obstacles[0].error, _RULES)
         if each.scenario != "fault":
             return LoadResult(OK, _RULES)

@@ -15,7 +15,9 @@ from typing import Any, Final
 
 from ckptmigrate.checkpoint import locate
 from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.compat.cells import OPTIMIZER
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.measuring import jobs
 from ckptmigrate.releases.facts import compat, matches
 from ckptmigrate.storage import local_files
 from ckptmigrate.text.commands import command
@@ -30,7 +32,10 @@ _SIZES: Final = {
     "cp": "context_parallel",
     "dp": "data_parallel",
 }
-
+# The fields of a job with an optimizer that index.json has, besides the sizes.
+_MODEL: Final = (
+    "expert_parallel", "experts", "bucket_size", "bf16", "swiglu", "tied_embedding",
+)  # fmt: skip
 
 # A job has one process per rank, all on this machine.
 _MOST_RANKS: Final = 64
@@ -47,9 +52,11 @@ class Checkpoint:
         root: its root, which may not exist yet.
         writers: the releases that may have written it.
         scenario: the name of a ScenarioRow, or `corrupt`.
-        optimizer: whether it has a distributed optimizer, which the jobs do not build.
-        sizes: the job's tensor_parallel, pipeline_parallel, context_parallel and data_parallel.
+        optimizer: whether it has a distributed optimizer, which TRAINING does not build.
+        job: the fields of its job: the parallel sizes, and for OPTIMIZER those of the model.
         saved: whether the release saves it during the measurement.
+        program: the program that loads it. With OPTIMIZER, the migration converts the optimizer.
+        trained: the sample whose results of training are also its own.
     """
 
     name: str
@@ -58,8 +65,10 @@ class Checkpoint:
     writers: tuple[str, ...]
     scenario: str
     optimizer: bool
-    sizes: tuple[tuple[str, int], ...]
+    job: tuple[tuple[str, Any], ...]
     saved: bool = False
+    program: str = jobs.TRAINING
+    trained: str = ""
 
     @property
     def folder(self) -> Path:
@@ -75,7 +84,8 @@ def of_matrix(writer: str, scenario: str, name: str, samples: Path, saves: Path)
     """Return the checkpoint with a name of the matrix.
 
     Args:
-        samples: the directory of the samples, with index.json.
+        samples: the directory of the samples, with index.json; those of the scenario `optimizer`
+            are in the directory of this name beside it.
         saves: the directory of saved checkpoints.
 
     Raises:
@@ -83,21 +93,35 @@ def of_matrix(writer: str, scenario: str, name: str, samples: Path, saves: Path)
     """
     suffix, saved = name.removeprefix(SAVED), name.startswith(SAVED)
     key = f"{writer}-{scenario}-{suffix}"
+    optimizer = scenario == OPTIMIZER
+    fields = (*_SIZES.values(), *(_MODEL if optimizer else ()))
     if saved:
         root = saves / key
         found = dict(re.findall(r"(tp|pp|cp|dp)(\d+)", suffix))
-        sizes = {_SIZES[part]: int(size) for part, size in found.items()}
+        job: dict[str, Any] = {_SIZES[part]: int(size) for part, size in found.items()}
     else:
-        root = samples / name
-        index = json.loads(local_files.read_text(samples / "index.json"))
+        folder = _folder(scenario, samples)
+        root = folder / name
+        index = json.loads(local_files.read_text(folder / "index.json"))
         if name not in index:
-            raise RefusedError(
-                f"there is no sample {name!r} in {samples}", fix="see its index.json"
-            )
-        sizes = {size: int(index[name][size]) for size in _SIZES.values()}
-    optimizer = scenario == "optimizer"
-    of_job = tuple(sizes.items())
-    return Checkpoint(name, key, root, (writer,), scenario, optimizer, of_job, saved)
+            raise RefusedError(f"there is no sample {name!r} in {folder}", fix="see its index.json")
+        job = {field: index[name][field] for field in fields if field in index[name]}
+    program, trained = (jobs.TRAINING, name)
+    if optimizer:
+        program, trained = (jobs.OPTIMIZER, f"{writer}-optim-dp2")
+    of_job = tuple(job.items())
+    return Checkpoint(
+        name, key, root, (writer,), scenario, optimizer, of_job, saved, program, trained
+    )
+
+
+def is_present(scenario: str, name: str, samples: Path) -> bool:
+    """Return whether a checkpoint of the matrix is saved by a release or in the samples."""
+    return name.startswith(SAVED) or (_folder(scenario, samples) / name).is_dir()
+
+
+def _folder(scenario: str, samples: Path) -> Path:
+    return samples.parent / OPTIMIZER if scenario == OPTIMIZER else samples
 
 
 def of_folder(folder: Path, *, known: Collection[str] = ()) -> list[Checkpoint]:

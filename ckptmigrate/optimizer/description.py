@@ -70,7 +70,7 @@ def describe(manifest: Manifest) -> OptimizerSummary | None:
     buckets = {match[1] for match in map(_BUCKET.fullmatch, tensors) if match}
     return OptimizerSummary(
         type_,
-        _kind(source),
+        kind(source),
         len(source.states),
         tuple(sorted(elements)) or ((hashing.MAIN,) if type_ == DP_ZERO else ()),
         len(names) or None,
@@ -80,12 +80,14 @@ def describe(manifest: Manifest) -> OptimizerSummary | None:
     )
 
 
-def _kind(source: Source) -> str:
+def kind(source: Source) -> str:
     """Return the sharding type, or a description of an optimizer without one or with several."""
     layer_wise = source.manifest.common.argument("optimizer") in _LAYER_WISE
     without = "layer-wise (Muon)" if layer_wise else "not distributed"
     kinds = sorted(each or without for each in source.types)
-    return kinds[0] if len(kinds) == 1 else f"a mixture of {' and '.join(kinds)}"
+    if len(kinds) > 1:
+        return f"a mixture of {' and '.join(kinds)}"
+    return kinds[0] if kinds else "unknown"
 
 
 def may_be_damaged(manifest: Manifest) -> bool:

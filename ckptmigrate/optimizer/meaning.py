@@ -9,15 +9,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
+from ckptmigrate.checkpoint import differences
 from ckptmigrate.checkpoint.differences import Difference
 from ckptmigrate.checkpoint.manifest import Manifest
-from ckptmigrate.checkpoint.metadata import SHAPES
 from ckptmigrate.optimizer import sharding_types
+from ckptmigrate.optimizer.dropping import without_optimizer
 from ckptmigrate.optimizer.record import OptimizerRecord, Parameter, ParameterCell
-from ckptmigrate.optimizer.source import OPTIMIZER, Source
+from ckptmigrate.optimizer.source import Source
 from ckptmigrate.optimizer.tensors import BLOCK, Numbers, Spans, blocks, part_of
 from ckptmigrate.pickles.display import short_repr
 from ckptmigrate.pickles.equality import equal
@@ -44,15 +45,22 @@ def types(a: Manifest, b: Manifest) -> tuple[str, ...]:
     return tuple(map(str, found)) if len(found) == 2 and known.issuperset(found) else ()
 
 
-def without_optimizer(found: Manifest) -> Manifest:
-    """Return a checkpoint without the keys and the common state of its optimizer."""
-    keys = frozenset(Source(found).keys)
-    metadata = found.metadata.without(keys)
-    shapes = metadata.attributes.get(SHAPES)
-    if isinstance(shapes, dict):
-        kept = {key: row for key, row in shapes.items() if key not in keys}
-        metadata = metadata.with_attribute(SHAPES, kept)
-    return replace(found.with_metadata(metadata), common=found.common.without(OPTIMIZER))
+def whole_diff(a: Manifest, b: Manifest, *, values: bool) -> list[Difference]:
+    """Return the differences between two checkpoints, of their optimizers by parameter and state.
+
+    Optimizers of one sharding type are compared by key instead, without `values`.
+
+    Args:
+        values: whether to compare every element of the optimizers.
+
+    Raises:
+        CkptMigrateError: as `differences.diff` and `diff`.
+    """
+    found = types(a, b)
+    if not found or not (values or found[0] != found[1]):
+        return differences.diff(a, b)
+    others = differences.diff(*map(without_optimizer, (a, b)))
+    return [*others, *diff(a, b, values=values)]
 
 
 def diff(a: Manifest, b: Manifest, *, values: bool = False) -> Iterator[Difference]:

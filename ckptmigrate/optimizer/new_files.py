@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -21,7 +23,7 @@ _AROUND: Final = 4096  # bytes of a zip besides the elements, at most
 _CLASSES: Final = {dtype: path for path, (dtype, _) in tensors.STORAGES.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NewRange:
     """A chunk of a new tensor: its offsets and sizes per dimension, and its elements."""
 
@@ -45,17 +47,27 @@ class NewState:
     ranges: tuple[NewRange, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NewBlob:
-    """A `torch.save` zip to write.
+    """A `torch.save` zip of a contiguous tensor to write; there may be 100,000 of them.
 
     Attributes:
-        outlined: its bytes without the elements, and with a checksum of 0.
+        sizes: the shape of the tensor.
         spans: the bytes of its elements.
     """
 
-    outlined: Outlined
+    sizes: Numbers
     spans: Spans
+
+    @property
+    def outlined(self) -> Outlined:
+        """Return its bytes without the elements, and with a checksum of 0."""
+        return _outlined(self.spans[0].view.dtype, self.sizes)
+
+    @property
+    def length(self) -> int:
+        """Return its size in bytes."""
+        return _length(self.spans[0].view.dtype, self.sizes)
 
     @property
     def size(self) -> int:
@@ -69,11 +81,12 @@ class NewBlob:
             checksum: the CRC-32 of the elements.
         """
         before, after, found = b"", b"", False
+        outlined = self.outlined
         members = tuple(
             (name, replace(body, checksum=checksum) if isinstance(body, Stored) else body)
-            for name, body in self.outlined.members
+            for name, body in outlined.members
         )
-        for _, part in replace(self.outlined, members=members).parts():
+        for _, part in replace(outlined, members=members).parts():
             if isinstance(part, Stored):
                 found = True
             elif found:
@@ -101,8 +114,8 @@ def plan(
     for key, state in states.items():
         chunks = []
         for each in (part for whole in state.ranges for part in _split(whole, largest)):
-            blob = _blob(each)
-            length = blob.outlined.length
+            blob = NewBlob(each.sizes, each.spans)
+            length = blob.length
             if end + length > part_size:
                 name, end = next(names), 0
             chunks.append(NewChunk(each.offsets, each.sizes, Blob(name, end, length)))
@@ -130,17 +143,22 @@ def _split(whole: NewRange, largest: int) -> Iterable[NewRange]:
         yield from _split(NewRange(tuple(offsets), tuple(sizes), spans), largest)
 
 
-def _blob(each: NewRange) -> NewBlob:
-    view = each.spans[0].view
-    count = sum(span.count for span in each.spans)
-    file = torch_file.new(_tree(view.dtype, each.sizes, count))
-    size = count * view.item_size
+@functools.lru_cache  # many chunks have the same shape
+def _outlined(dtype: str, sizes: Numbers) -> Outlined:
+    """Return the bytes of a tensor in a file, without its elements."""
+    count = math.prod(sizes)
+    file = torch_file.new(_tree(dtype, sizes, count))
     members: list[tuple[str, bytes | Stored]] = []
     for name, content in torch_file.written(file).members:
         members.append((name, content))
         if name == "byteorder":
-            members.append((f"{STORAGE_NAMES}0", Stored(size)))
-    return NewBlob(Outlined(file.zipped.folder, tuple(members)), each.spans)
+            members.append((f"{STORAGE_NAMES}0", Stored(count * tensors.ITEM_SIZES[dtype])))
+    return Outlined(file.zipped.folder, tuple(members))
+
+
+@functools.lru_cache
+def _length(dtype: str, sizes: Numbers) -> int:
+    return _outlined(dtype, sizes).length
 
 
 def _tree(dtype: str, sizes: Numbers, count: int) -> Object:

@@ -16,12 +16,15 @@ from ckptmigrate.optimizer.tensors import Numbers, Spans
 
 PARAM: Final = "param"  # the fp32 copy of the weight
 STATES: Final = (PARAM, "exp_avg", "exp_avg_sq")  # Adam; Lion has the first two
-# A key of the optimizer: of several optimizers (MoE), each may have a prefix.
-KEY: Final = re.compile(r"(?:chained_(?P<chain>\d{1,4})\.)?optimizer\.(?P<rest>.+)", re.ASCII)
+# A key of the optimizer: of several optimizers (MoE), each may have a prefix, and so have those of
+# the modules of a MIMO model (core_v0.19.0 megatron/core/models/mimo/optimizer.py).
+KEY: Final = re.compile(
+    r"(?:mimo\.[^.]+\.)?(?:chained_(?P<chain>\d{1,4})\.)?optimizer\.(?P<rest>.+)", re.ASCII
+)
 STATE_KEY: Final = re.compile(r"state\.(?P<state>[^.]+)\.(?P<parameter>.+)", re.ASCII)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ParameterCell:
     """The states of one cell of a parameter.
 

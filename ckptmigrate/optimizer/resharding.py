@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ckptmigrate.checkpoint.common import CommonState
-from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.manifest import Manifest, unused_names
 from ckptmigrate.checkpoint.tensor_rows import replaced
 from ckptmigrate.optimizer import (
     comparison,
@@ -33,13 +32,13 @@ _SHOWN: Final = 5  # names in a message
 
 @dataclass(frozen=True)
 class Conversion:
-    """A planned conversion.
+    """A planned conversion, or removal, of an optimizer.
 
     Attributes:
         manifest: the result; its new data files do not exist yet, and a common state that is
             stored as a sharded object is not written either.
         files: the new data files by name, each as the zips that it consists of.
-        before, after: the sharding types.
+        before, after: the sharding types; `after` is None if the optimizer is removed.
         replicas: parameters whose copies differ; only the first copy of each is kept.
         decisions: choices made, as sentences.
         read_size: bytes that `pieces` reads for all files.
@@ -48,7 +47,7 @@ class Conversion:
     manifest: Manifest
     files: Mapping[str, tuple[NewBlob, ...]]
     before: str
-    after: str
+    after: str | None
     replicas: tuple[Replica, ...]
     decisions: tuple[str, ...]
     read_size: int
@@ -56,9 +55,7 @@ class Conversion:
     @property
     def sizes(self) -> dict[str, int]:
         """Return the size of each new data file in bytes."""
-        return {
-            name: sum(blob.outlined.length for blob in blobs) for name, blobs in self.files.items()
-        }
+        return {name: sum(blob.length for blob in blobs) for name, blobs in self.files.items()}
 
 
 def convert(
@@ -109,7 +106,8 @@ def plan(
     """
     manifest = source.manifest
     states = dict(_new_states(source, record, target))
-    rows, files = new_files.plan(states, _unused_names(manifest, taken), part_size)
+    names = {*manifest.directory.files(), manifest.new_payload_file, *taken}
+    rows, files = new_files.plan(states, unused_names(names), part_size)
     common, notes = _common(source, record, target)
     edited = replaced(manifest.metadata, source.keys, rows, flattened=target.type == flattened.TYPE)
     result = replace(manifest, metadata=edited, common=common)
@@ -243,10 +241,3 @@ def _content(common: CommonState, target: OptimizerTarget) -> dict[str, Any] | N
         content["distrib_optim_fully_reshardable_mem_efficient"] = False
         content[_UNPREFIXED] = True
     return content
-
-
-def _unused_names(manifest: Manifest, others: Collection[str]) -> Iterator[str]:
-    """Yield unused names for data files of rank 0; `manifest.new_payload_file` is not one."""
-    taken = {*manifest.directory.files(), manifest.new_payload_file, *others}
-    names = (f"__0_{index}.distcp" for index in itertools.count())
-    return (name for name in names if name not in taken)

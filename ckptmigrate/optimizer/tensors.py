@@ -42,7 +42,7 @@ _MOST_OUTLINE: Final = 64 * 1024**2  # bytes of a blob without its storages
 _MOST_DIMENSIONS: Final = 64  # the limit of torch operations
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class View:
     """A tensor in a data file.
 
@@ -102,7 +102,7 @@ class View:
             first += some
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Span:
     """`count` elements of a tensor from element `first`, in row-major order."""
 
@@ -167,6 +167,13 @@ def blocks(directory: Directory, spans: Spans) -> Iterator[bytes]:
         yield b"".join(left)
 
 
+def range_blocks(directory: Directory, blob: Blob) -> Iterator[bytes]:
+    """Yield a byte range in blocks of at most BLOCK bytes; raises as `blocks`."""
+    end = blob.offset + blob.length
+    for at in range(blob.offset, end, BLOCK):
+        yield read_range(directory, blob.file, at, min(BLOCK, end - at))
+
+
 def read_range(directory: Directory, file: str, offset: int, size: int) -> bytes:
     """Return bytes of a data file.
 
@@ -186,13 +193,23 @@ def outline(directory: Directory, blob: Blob) -> tuple[Any, Outlined]:
         PickleError: `torch.save` does not write such a file, or its pickle is refused.
         DamagedError: the data file is truncated.
     """
-    found = torch_zip.outline(_fetch(directory, blob), blob.length)
+    found = members_of(directory, blob)
     members = dict(found.members)
     if members.get("byteorder", b"little") != b"little":
         raise DamagedError("stores tensors in big-endian order")
     pickled = members[torch_zip.PICKLE]
     assert isinstance(pickled, bytes)  # only storages are not read
     return reader.load_with_symbols(pickled, storages=True)[0], found
+
+
+def members_of(directory: Directory, blob: Blob) -> Outlined:
+    """Return the outline of a `torch.save` zip in a data file.
+
+    Raises:
+        PickleError: `torch.save` does not write such a file.
+        DamagedError: the data file is truncated.
+    """
+    return torch_zip.outline(_fetch(directory, blob), blob.length)
 
 
 def _fetch(directory: Directory, blob: Blob) -> Fetch:

@@ -58,7 +58,7 @@ _MEMBERS: Final = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stored:
     """The bytes of a member that are not in memory.
 

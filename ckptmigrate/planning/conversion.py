@@ -26,6 +26,7 @@ from ckptmigrate.versions.detection import Reading
 
 if TYPE_CHECKING:
     from ckptmigrate.optimizer.resharding import Conversion
+    from ckptmigrate.planning.compaction import Compaction
     from ckptmigrate.planning.extra_states import ExtraStateChange
 
 
@@ -39,8 +40,10 @@ class Converted:
         losses: names of the data losses of this conversion of this content.
         foreign: the globals that cause the data loss FOREIGN_SYMBOLS.
         notes: choices made.
-        optimizer: the conversion of the optimizer, or None if it is kept as it is.
+        optimizer: the conversion or removal of the optimizer, or None if it is kept as it is.
         extra_state: the change of the `_extra_state`, or None if it is kept as it is.
+        compaction: the new data files without unused bytes, or None if there are none.
+        unused: the number of bytes of existing data files that no key uses; None if not counted.
     """
 
     manifest: Manifest
@@ -50,6 +53,8 @@ class Converted:
     notes: tuple[str, ...]
     optimizer: Conversion | None = None
     extra_state: ExtraStateChange | None = None
+    compaction: Compaction | None = None
+    unused: int | None = None
 
 
 def convert(
@@ -89,6 +94,7 @@ def convert(
         constrained = constrain(result, reader, in_file=in_file)
         result, foreign = constrained.manifest, constrained.foreign
         losses += (FOREIGN_SYMBOLS,) if foreign else ()
+    if reader is not None or idle_only:
         states = rng.rekeyed(result, reader, given)
         result = states.manifest
         losses += (RNG_STATE,) if states.lossy else ()

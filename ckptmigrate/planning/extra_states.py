@@ -52,9 +52,9 @@ class ExtraStateChange:
         }
 
 
-def target_name(how: str) -> str | None:
-    """Return what a migration that only changes the `_extra_state` has as its target, or None."""
-    return f"{how}-extra-state" if how in (DROP, ADD) else None
+def target_name(how: str) -> str:
+    """Return what a migration that only changes the `_extra_state` has as its target."""
+    return f"{how}-extra-state"
 
 
 def words(how: str, engine: str | None) -> tuple[str, ...]:

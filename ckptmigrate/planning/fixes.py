@@ -77,7 +77,7 @@ def advise(
     named: Sequence[str | Place] = (),
     progress: Progress | None = None,
 ) -> Advice:
-    """Return the fix for a verdict; an empty one if the job resumes and has no warning.
+    """Return the fix for a verdict; an empty one if it has no obstacle and no warning.
 
     Every command is planned as the user would run it, and its result is checked for the job.
 
@@ -85,7 +85,7 @@ def advise(
         named: the command-line arguments that select the checkpoint; by default its path.
         progress: called with each number of bytes read of an optimizer to convert.
     """
-    if verdict.resumes and not verdict.warnings:
+    if not verdict.obstacles and not verdict.warnings:
         return Advice()
     reason = None
     if found.record.kind is Kind.CORRUPT:
@@ -105,7 +105,7 @@ def advise(
             place = named or (found.manifest.path,)
             words = command(made.verb, *place, *options)
             return Advice(words, flags, converts=wanted.optimizer == CONVERT)
-    if verdict.resumes:
+    if not verdict.obstacles:
         return Advice()
     flags = _flags(verdict, metadata_too=True)
     if flags is not None:
@@ -124,7 +124,7 @@ def _repaired(found: Reading, release: Reader, job: Job, named: Sequence[str | P
         made = repairs.plan(path, wanted, verify_one(path), now="")
     except CkptMigrateError as error:
         return Advice(reason=error.reason)
-    if check(_after(made, found), release, job).resumes:
+    if not check(_after(made, found), release, job).obstacles:
         return Advice(first)
     return Advice(reason=f"the rerun state is corrupt: run `{first}`, then check again")
 

@@ -56,7 +56,7 @@ _LOSSES: Final = (
         OPTIMIZER_STATE,
         "the job cannot load the optimizer and must run with --no-load-optim",
         "the release does not support the sharding of the optimizer, and --optimizer convert was "
-        "not requested or cannot convert it",
+        "not requested or cannot convert it; or the optimizer was dropped on request",
         "across 0.10 and 0.11, 0.13 and 0.14, 0.14 and 0.15, 0.15 and 0.16",
         "optimizer_sharding and forms of compat_matrix.yaml, each with its source; "
         "sample 0.17.1-idle-dopt",
@@ -65,10 +65,12 @@ _LOSSES: Final = (
         RNG_STATE,
         "all data parallel and context parallel ranks resume with the RNG state of the first of "
         "them",
-        "only 0.16 with expert parallelism stores an RNG state for every rank; other releases "
-        "load one per (PP, TP) rank",
-        ">=0.16,<0.17",
-        "core_v0.16.0, core_v0.16.1 megatron/training/checkpointing.py get_rng_state",
+        "the checkpoint has an RNG state for every rank, in a (PP, TP, DP x CP) grid; the release "
+        "loads one per (PP, TP) rank",
+        "0.16 and Megatron-Bridge with expert parallelism, and Megatron-LM main "
+        "since late August 2026",
+        "core_v0.16.0, core_v0.16.1 megatron/training/checkpointing.py get_rng_state; Megatron-LM "
+        "pull request 6858",
     ),
     Loss(
         INTEGRITY,

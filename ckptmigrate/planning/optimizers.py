@@ -1,9 +1,8 @@
-"""The conversion of the optimizer as part of a migration."""
+"""The conversion or removal of the optimizer as part of a migration."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,23 +10,22 @@ from packaging.version import Version
 
 from ckptmigrate.checkpoint.differences import Difference, diff
 from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.metadata import SHAPES
 from ckptmigrate.checkpoint.sidecar import Step
-from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.optimizer.record import KEY
 from ckptmigrate.optimizer.source import FLATTENED, FULLY_RESHARDABLE, Source
 from ckptmigrate.optimizer.target import OptimizerTarget
+from ckptmigrate.places import Place
 from ckptmigrate.planning import extra_states
 from ckptmigrate.planning.change import NewPayload
-from ckptmigrate.planning.conversion import Converted
-from ckptmigrate.planning.losses import REPLICA_DIFFERENCE
-from ckptmigrate.planning.targets import CONVERT, Target, reach
+from ckptmigrate.planning.losses import OPTIMIZER_STATE
+from ckptmigrate.planning.targets import CONVERT, DROP, UNMOVED, Target
 from ckptmigrate.releases import optimizer_state
 from ckptmigrate.releases.readers import Reader
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command
 from ckptmigrate.text.sizes import data_files, size
-from ckptmigrate.versions.detection import Reading
 
 if TYPE_CHECKING:
     from ckptmigrate.optimizer.resharding import Conversion
@@ -102,7 +100,7 @@ def converted(
     progress: Progress | None = None,
     taken: Collection[str] = (),
 ) -> Conversion | None:
-    """Return the conversion of the optimizer that a target needs, or None if it needs none.
+    """Return the conversion or removal of the optimizer for a target, or None if it is kept.
 
     Args:
         progress, taken: see `resharding.convert`.
@@ -111,6 +109,8 @@ def converted(
         RefusedError: the optimizer cannot be converted.
         DamagedError: the optimizer is damaged, or is not that of the weights.
     """
+    if target.optimizer == DROP:
+        return dropped(found)
     wanted = needed(found, target)
     if wanted is None:
         return None
@@ -119,29 +119,11 @@ def converted(
     return convert(found, wanted, progress, taken, target.part_size)
 
 
-def reached(
-    begin: Reading,
-    target: Target,
-    given: Given | None,
-    progress: Progress | None = None,
-    taken: Collection[str] = (),
-) -> Converted:
-    """Return the smallest conversion that reaches the target, with that of the optimizer.
+def dropped(found: Manifest) -> Conversion | None:
+    """Return the removal of the optimizer; None if the checkpoint has none."""
+    from ckptmigrate.optimizer.dropping import drop
 
-    Raises:
-        CkptMigrateError: as `converted` and `reach`.
-    """
-    made = converted(begin.manifest, target, progress, taken)
-    if made is None:
-        return reach(begin, target, given)
-    result = reach(replace(begin, manifest=made.manifest), target, given)
-    losses = (REPLICA_DIFFERENCE,) if made.replicas else ()
-    return replace(
-        result,
-        optimizer=made,
-        losses=result.losses + losses,
-        notes=result.notes + notes(made),
-    )
+    return drop(found)
 
 
 def payload(made: Conversion) -> Mapping[str, NewPayload]:
@@ -154,7 +136,18 @@ def payload(made: Conversion) -> Mapping[str, NewPayload]:
 
 
 def notes(made: Conversion) -> tuple[str, ...]:
-    """Return what a conversion reads and writes, and its decisions, as sentences."""
+    """Return what a conversion reads and writes, and its decisions, as sentences.
+
+    Source of what a job without the optimizer needs: load_checkpoint of
+    megatron/training/checkpointing.py, core_v0.9.0 to core_v0.19.0, which skips the scheduler with
+    the optimizer.
+    """
+    if made.after is None:
+        flag = optimizer_state.flag(made.manifest)
+        return (
+            f"the optimizer ({made.before}) is dropped: resume with {flag}, which also starts a "
+            "new learning rate schedule",
+        )
     sizes = made.sizes
     return (
         f"the optimizer is converted from {made.before} to {made.after}, which reads "
@@ -175,34 +168,51 @@ def as_json(made: Conversion) -> dict[str, Any]:
     }
 
 
-def differences(a: Manifest, b: Manifest) -> tuple[Difference, ...]:
-    """Return the differences from `a` to `b`, with one for all keys of a converted optimizer."""
+def differences(a: Manifest, b: Manifest, *, compacted: bool) -> tuple[Difference, ...]:
+    """Return the differences from `a` to `b`, with one for all keys of a changed optimizer.
+
+    Args:
+        compacted: whether the data files differ by a compaction, which also is one difference.
+    """
     found = tuple(diff(a, b, payload=False))
-    before, after = map(optimizer_state.sharding_type, (a, b))
+    if compacted:
+        kept = tuple(each for each in found if (each.sign, each.part) != ("~", "payload"))
+        found = (*kept, Difference("~", "payload", "data files", "the same bytes in other files"))
+    before, after = map(_form, (a, b))
     if before == after:
         return found
     kept = tuple(each for each in found if not _is_of_optimizer(each))
-    return (*kept, Difference("~", "entry", "optimizer", f"{before} -> {after}"))
+    sign, detail = "~", f"{before} -> {after}"
+    if None in (before, after):
+        sign, detail = ("-" if after is None else "+"), before or after or ""
+    return (*kept, Difference(sign, "entry", "optimizer", detail))
+
+
+def _form(found: Manifest) -> str | None:
+    """Return the sharding type of the optimizer, or what it is instead; None if there is none."""
+    if not optimizer_state.saved(found):
+        return None
+    return optimizer_state.sharding_type(found) or "not distributed"
 
 
 def _is_of_optimizer(found: Difference) -> bool:
     name = found.name.rpartition(": ")[2].removeprefix("planner_data.").removeprefix("mcore_data.")
-    return found.part in _PARTS and KEY.fullmatch(name) is not None
+    # Only tensors have a row of shapes, and a migration changes no others.
+    is_table = found.part == "plan" and name.startswith(f"{SHAPES} of rank ")
+    return is_table or (found.part in _PARTS and KEY.fullmatch(name) is not None)
 
 
-def repeated(step: Step, found: Manifest) -> str:
-    """Return the command that repeats a migration in place.
-
-    Args:
-        found: its result.
-    """
-    type_ = optimizer_state.sharding_type(found) if step.payload else None
-    extra = extra_states.words(step.extra_state, step.transformer_engine)
-    changes = (*TYPES, extra_states.target_name(step.extra_state))
-    to = () if step.target in changes else ("--to", step.target)
-    optimizer = () if type_ is None else ("--optimizer-type", type_)
-    allowed = [word for loss in step.losses for word in ("--allow-loss", loss)]
-    return command(step.verb, found.path, *to, *optimizer, *extra, *allowed, "--in-place")
+def repeated(step: Step, path: Place) -> str:
+    """Return the command that repeats a migration in place."""
+    drops = step.optimizer == DROP
+    words = [] if step.target in (*TYPES, *UNMOVED) else ["--to", step.target]
+    if step.optimizer:
+        words += ["--optimizer" if drops else "--optimizer-type", step.optimizer]
+    words += extra_states.words(step.extra_state, step.transformer_engine)
+    words += ["--compact"] if step.compacts else []
+    for loss in step.losses:
+        words += [] if drops and loss == OPTIMIZER_STATE else ["--allow-loss", loss]
+    return command(step.verb, path, *words, "--in-place")
 
 
 def differing_copies(made: Conversion) -> str:

@@ -21,10 +21,12 @@ from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.places import Place
 from ckptmigrate.planning import optimizers, refusals
 from ckptmigrate.planning.change import Change, NewPayload
+from ckptmigrate.planning.compaction import Compaction
 from ckptmigrate.planning.conversion import Converted
 from ckptmigrate.planning.extra_states import ExtraStateChange, summarized
-from ckptmigrate.planning.losses import INTEGRITY
-from ckptmigrate.planning.targets import Target, continued
+from ckptmigrate.planning.losses import INTEGRITY, OPTIMIZER_STATE
+from ckptmigrate.planning.results import beginning, reached
+from ckptmigrate.planning.targets import DROP, Target, continued
 from ckptmigrate.releases import optimizer_damage
 from ckptmigrate.releases.facts import minor
 from ckptmigrate.releases.writer_evidence import possible_writers
@@ -56,11 +58,14 @@ class Plan:
         change: the new bytes of metadata files, and the original files to keep for undo; its
             sidecar is None if the result is the original checkpoint.
         losses: names of the data losses, all of them allowed.
-        permitted: those of `losses` that no earlier step had, so that the user had to allow them.
+        permitted: those of `losses` that the user had to allow with --allow-loss.
         notes: choices made and evidence used.
-        payload: (number of data files, their size in bytes); none of them changes.
-        optimizer: the conversion of the optimizer, or None if it is kept as it is.
+        payload: (number of data files of the result that exist, their size in bytes); none of
+            them changes.
+        unused: the number of bytes in these data files that no key uses; None if not counted.
+        optimizer: the conversion or removal of the optimizer, or None if it is kept as it is.
         extra_state: the change of the `_extra_state`, or None if it is kept as it is.
+        compaction: the new data files without unused bytes, or None if there are none.
         freed: the bytes of the originals that `undo --forget` removes, or None if they are kept.
         written: the new `.metadata`, parsed during validation. While a reference to it exists,
             reading the same bytes back does not parse them again.
@@ -79,8 +84,10 @@ class Plan:
     notes: tuple[str, ...]
     payload: tuple[int, int]
     permitted: tuple[str, ...] = ()
+    unused: int | None = None
     optimizer: Conversion | None = field(default=None, repr=False, compare=False)
     extra_state: ExtraStateChange | None = field(default=None, repr=False, compare=False)
+    compaction: Compaction | None = field(default=None, repr=False, compare=False)
     freed: int | None = None
     written: Metadata | None = field(default=None, repr=False, compare=False)
 
@@ -99,12 +106,20 @@ class Plan:
         known = self.change.sidecar
         if known is None:
             return self
-        return replace(self, change=replace(self.change, sidecar=sidecar.out_of_place(known)))
+        # In place, the data files that the result does not use are kept for `undo`.
+        left_out = () if self.compaction is None else self.compaction.left_out
+        change = replace(
+            self.change,
+            files={**self.change.files, **dict.fromkeys(left_out)},
+            after={**self.change.after, **dict.fromkeys(left_out)},
+            sidecar=sidecar.out_of_place(known),
+        )
+        return replace(self, change=change)
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether no file changes."""
-        return not self.files and self.freed is None
+        """Whether no file changes, not even the migration history."""
+        return not self.files and self.compaction is None and self.verb != "undo"
 
 
 def plan(
@@ -150,13 +165,14 @@ def plan(
         raise refusals.no_integrity(path, damaged)
     verb = verb or _verb_for(current, target)
     refusals.check_direction(current, target, verb)
-    original, begin = _beginning(current, target)
+    original, begin = beginning(current, target)
     target = continued(target, original.undone)
     refusals.check_corrupt(begin)
-    result = optimizers.reached(begin, target, given, progress, taken=directory.files())
+    result = reached(begin, target, given, progress, taken=directory.files())
     # An earlier step already dropped this data, so it needs no permission again.
-    earlier = {loss for step in original.undone for loss in step.losses}
-    refusals.check_allowed(begin, target, result, allowed, earlier, verb, given)
+    granted = {loss for step in original.undone for loss in step.losses}
+    granted |= {OPTIMIZER_STATE} if target.optimizer == DROP else set()
+    refusals.check_allowed(begin, target, result, allowed, granted, verb, given)
     notes = result.notes
     if result.optimizer is None:
         risk = optimizer_damage.advice(begin.manifest)
@@ -177,27 +193,12 @@ def plan(
         now,
         version,
         losses=losses,
-        permitted=tuple(loss for loss in losses if loss not in earlier),
-        sufficient=target.is_change or (target.reader is not None and not target.native),
+        permitted=tuple(loss for loss in losses if loss not in granted),
+        sufficient=target.is_type
+        or target.stays
+        or (target.reader is not None and not target.native),
     )
     return assemble(current, original, result, begin.manifest, request)
-
-
-def _beginning(current: Reading, target: Target) -> tuple[Original, Reading]:
-    """Return the original to start from, and its reading.
-
-    A converted optimizer is an original if it suits the target, and the one before does not.
-    """
-    directory = current.manifest.directory
-    original = sidecar.original(directory)
-    begin = read(original.directory) if original.undone else current
-    if (
-        original.payload
-        and optimizers.suits(current.manifest, target)
-        and not optimizers.suits(begin.manifest, target)
-    ):
-        return Original(directory, original.steps, len(original.steps)), current
-    return original, begin
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ class Request:
 
 
 def _verb_for(current: Reading, target: Target) -> str:
-    if target.is_change:
+    if target.is_type or target.stays:
         return "migrate"
     places = [versions.order(found) for found in current.layouts]
     wanted = versions.order(target.layout)
@@ -247,23 +248,26 @@ def assemble(
     directory, result = current.manifest.directory, found.manifest
     beyond_original = result.contents(begin)
     wanted = {**original.files, **beyond_original}
-    wanted |= _digests(original.directory, begin, {**request.refreshed, **beyond_original})
+    left_out = {} if found.compaction is None else dict.fromkeys(found.compaction.left_out)
+    changed = {**request.refreshed, **beyond_original, **left_out}
+    wanted |= _digests(original.directory, begin, changed)
     now = {
         name: directories.read_if_there(directory, name)
         for name in {**dict.fromkeys(current.manifest.small_files), **wanted}
     }
     files = {name: content for name, content in wanted.items() if content != now[name]}
     originals = {name: content for name in files if (content := now[name]) is not None}
-    back_to_original = bool(original.undone) and not beyond_original
+    compacts = found.compaction is not None
+    back_to_original = bool(original.undone) and not beyond_original and not compacts
     if back_to_original:  # otherwise the data files stay, to undo the new step
         files |= dict.fromkeys(original.payload)
     made, extra = found.optimizer, found.extra_state
-    differences = summarized(optimizers.differences(current.manifest, result))
+    differences = summarized(optimizers.differences(current.manifest, result, compacted=compacts))
     kept = original.first if back_to_original else len(original.steps)
     steps = original.steps[:kept]
     before = {**original.payload, **{name: digest(content) for name, content in now.items()}}
     after = {**before, **{name: digest(content) for name, content in files.items()}}
-    if files and not back_to_original:
+    if (files or compacts) and not back_to_original:
         steps += (
             Step(
                 verb=request.verb,
@@ -276,6 +280,8 @@ def assemble(
                 files={name: FileState(before[name], after[name]) for name in before},
                 extra_state=extra.how if extra else "",
                 transformer_engine=(extra.engine if extra else None) or "",
+                optimizer="" if made is None else made.after or sidecar.DROPPED,
+                compacts=compacts,
             ),
         )
     return Plan(
@@ -284,8 +290,8 @@ def assemble(
         source=tuple(layout.ID for layout in current.layouts),
         target=request.target,
         layout=found.layout.ID,
-        undo=_undo(current.manifest, original, recorded=len(steps) > kept),
-        satisfied=request.sufficient and not files,
+        undo=_undo(current.manifest.path, original, recorded=len(steps) > kept),
+        satisfied=request.sufficient and not files and not compacts,
         differences=differences,
         change=change_of(
             current.manifest.path,
@@ -295,16 +301,24 @@ def assemble(
             originals={} if back_to_original else originals,
             before=before,
             after=after,
-            payload={} if made is None else optimizers.payload(made),
+            payload=_payload(found),
         ),
         losses=request.losses,
         permitted=request.permitted,
         notes=request.notes + _links(current.manifest.path),
         optimizer=made,
         extra_state=extra,
-        payload=untouched(current.manifest, files),
+        compaction=found.compaction,
+        unused=found.unused,
+        payload=untouched(current.manifest, {*files, *left_out}),
         written=result.metadata.written(),
     )
+
+
+def _payload(found: Converted) -> dict[str, NewPayload]:
+    """Return the new data files."""
+    made = {} if found.optimizer is None else optimizers.payload(found.optimizer)
+    return {**made, **({} if found.compaction is None else found.compaction.payload)}
 
 
 def _digests(
@@ -360,11 +374,11 @@ def untouched(found: Manifest, files: Collection[str]) -> tuple[int, int]:
     return len(kept), sum(kept)
 
 
-def _undo(current: Manifest, original: Original, *, recorded: bool) -> str:
+def _undo(path: Place, original: Original, *, recorded: bool) -> str:
     """Return the command that reverts a plan in place.
 
     It is `undo` if the plan records a step, and otherwise the migration that the plan reverted.
     """
     if recorded or not original.undone:
-        return command("undo", current.path)
-    return optimizers.repeated(original.undone[-1], current)
+        return command("undo", path)
+    return optimizers.repeated(original.undone[-1], path)

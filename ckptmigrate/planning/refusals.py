@@ -24,6 +24,7 @@ from ckptmigrate.planning.losses import (
     REPLICA_DIFFERENCE,
     RNG_STATE,
 )
+from ckptmigrate.planning.results import reached
 from ckptmigrate.planning.targets import CONVERT, Target
 from ckptmigrate.releases import optimizer_state, rng
 from ckptmigrate.text.commands import command
@@ -130,7 +131,7 @@ def check_allowed(
         try:
             stored = optimizers.convertible_size(begin.manifest)
             if stored <= _PLANNED:
-                made = optimizers.reached(begin, wanted, given)
+                made = reached(begin, wanted, given)
                 needed = tuple(loss for loss in made.losses if loss not in earlier)
             else:
                 needed = tuple(loss for loss in needed if loss != OPTIMIZER_STATE)
@@ -182,8 +183,8 @@ def _why_optimizer(begin: Reading, target: Target, result: Converted) -> str:
 
 def _why_rng(begin: Reading, target: Target, result: Converted) -> str:
     return (
-        "has an RNG state for every rank, as 0.16 writes it with expert parallelism, but release "
-        f"{target.name} loads one per (PP, TP) rank, and the states of its data and context "
+        f"has an RNG state for every rank (a (PP, TP, DP x CP) grid), but release {target.name} "
+        "loads one per (PP, TP) rank, and the states of its data and context "
         "parallel ranks differ (if nothing else prevents the load, the job can resume from the "
         f"unmigrated checkpoint with {rng.FLAG})"
     )

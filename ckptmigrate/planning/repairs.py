@@ -29,14 +29,12 @@ from ckptmigrate.checkpoint.topology import Given, derive
 from ckptmigrate.checks.codes import CODES
 from ckptmigrate.checks.verification import Verified
 from ckptmigrate.errors import CorruptError, DamagedError, RefusedError, Retry
-from ckptmigrate.optimizer.source import Source
 from ckptmigrate.places import Place
-from ckptmigrate.planning import planner
+from ckptmigrate.planning import optimizers, planner
 from ckptmigrate.planning.conversion import Converted
 from ckptmigrate.planning.losses import FAULT_CONTEXT, OPTIMIZER_STATE
 from ckptmigrate.planning.planner import Plan, Request
 from ckptmigrate.planning.refusals import rebuild_options
-from ckptmigrate.releases import optimizer_state
 from ckptmigrate.releases.constraints import respelled, with_shapes
 from ckptmigrate.releases.environment import USUAL
 from ckptmigrate.releases.facts import compat
@@ -94,9 +92,18 @@ def plan(path: Place, options: RepairOptions, verified: Verified, *, now: str) -
     result, notes, losses = _rerun(current, options)
     result, unmarked = _marked(result)
     notes += tuple(f"{name} is written from the metadata" for name in unmarked)
+    made = None
     if options.drop_optimizer:
-        result, without = _without_optimizer(result)
-        notes += (without,)
+        made = optimizers.dropped(result)
+        if made is None:
+            raise RefusedError(
+                "has no optimizer to remove",
+                path=path,
+                fix="omit --drop-optimizer",
+                retry=Retry(leave_out=("--drop-optimizer",)),
+            )
+        result = made.manifest
+        notes += optimizers.notes(made)
         losses += (OPTIMIZER_STATE,)
     whole = with_shapes(result)
     if whole is not result:
@@ -133,33 +140,10 @@ def plan(path: Place, options: RepairOptions, verified: Verified, *, now: str) -
     return planner.assemble(
         current,
         Original(directory, steps, len(steps)),
-        Converted(result, layout, losses, (), notes),
+        Converted(result, layout, losses, (), notes, made),
         current.manifest,
         request,
     )
-
-
-def _without_optimizer(found: Manifest) -> tuple[Manifest, str]:
-    """Return the checkpoint as a save with --no-save-optim writes it, and a note.
-
-    Source: core_v0.9.0 to core_v0.19.0 megatron/training/checkpointing.py generate_state_dict.
-
-    Raises:
-        RefusedError: the checkpoint has no optimizer.
-    """
-    if not Source(found).keys and not optimizer_state.saved(found):
-        raise RefusedError(
-            "has no optimizer to remove",
-            path=found.path,
-            fix="omit --drop-optimizer",
-            retry=Retry(leave_out=("--drop-optimizer",)),
-        )
-    from ckptmigrate.optimizer.meaning import without_optimizer  # few repairs need it
-
-    without = without_optimizer(found)
-    common = without.common.without("opt_param_scheduler").with_argument("no_save_optim", True)
-    note = "the optimizer is removed: resume with --no-load-optim"
-    return replace(without, common=common), note
 
 
 def _marked(found: Manifest) -> tuple[Manifest, list[str]]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final
 
 from ckptmigrate import versions
+from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind
 from ckptmigrate.checkpoint.sidecar import Step
@@ -24,13 +25,18 @@ from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.releases.job import DEFAULT_STRICTNESS, RAISE_ALL, Job
 from ckptmigrate.releases.prediction import Obstacle, Verdict, check
 from ckptmigrate.releases.readers import Reader, reader
-from ckptmigrate.releases.transformer_engine import ADD, DROP
+from ckptmigrate.releases.transformer_engine import ADD
 from ckptmigrate.storage.directories import Overlay
 from ckptmigrate.versions import Layout, none_emitting
 from ckptmigrate.versions.detection import Reading, read_manifest
 
 KEEP: Final = transformer_engine.KEEP
 CONVERT: Final = "convert"
+DROP: Final = sidecar.DROPPED
+# Names of targets that are neither a release nor a layout.
+WEIGHTS: Final = "weights"
+COMPACT: Final = "compact"
+UNMOVED: Final = (WEIGHTS, COMPACT, *map(extra_states.target_name, (ADD, DROP)))
 
 
 @dataclass(frozen=True)
@@ -38,15 +44,17 @@ class Target:
     """The target of a migration.
 
     Attributes:
-        name: the `--to` value of the user; without one, the value of `--optimizer-type`.
+        name: the `--to` value of the user; without one, that of `--optimizer-type`, or one of
+            UNMOVED.
         layout: the target layout; for a release, the layout that it writes.
         reader: the target release, or None for a layout.
         native: whether to write the release's own layout even if a smaller change is sufficient.
         strict: whether the job must load under `--dist-ckpt-strictness raise_all`.
         environment: the Python and NumPy versions of the target job.
-        optimizer: KEEP, or CONVERT where the release does not load the optimizer as it is.
+        optimizer: KEEP, CONVERT where the release does not load the optimizer as it is, or DROP.
         optimizer_type: the sharding type to convert the optimizer to; by default it depends on the
             release.
+        compact: whether the result has no bytes in data files that no key uses.
         part_size: the largest size of a new data file in bytes.
         extra_state: KEEP, DROP or ADD, for the `_extra_state` of Transformer Engine.
         transformer_engine: the version of the job, or `none`; None if it is not known.
@@ -60,24 +68,31 @@ class Target:
     environment: Environment = USUAL
     optimizer: str = KEEP
     optimizer_type: str | None = None
+    compact: bool = False
     part_size: int = PART_SIZE
     extra_state: str = KEEP
     transformer_engine: str | None = None
 
     @property
-    def is_change(self) -> bool:
-        """Whether only the optimizer or the `_extra_state` is to change, for no release."""
-        return self.name in (self.optimizer_type, extra_states.target_name(self.extra_state))
+    def is_type(self) -> bool:
+        """Whether only the sharding type of the optimizer is requested, for no release."""
+        return self.name == self.optimizer_type
+
+    @property
+    def stays(self) -> bool:
+        """Whether the checkpoint is not migrated, and only parts of it change."""
+        return self.name in UNMOVED
 
     @property
     def words(self) -> tuple[str, ...]:
         """The command-line options that request this target."""
-        found = [] if self.is_change else ["--to", self.name]
+        found = [] if self.is_type or self.stays else ["--to", self.name]
         if self.optimizer_type is not None:
             found += ["--optimizer-type", self.optimizer_type]
         elif self.optimizer != KEEP:
             found += ["--optimizer", self.optimizer]
         found += words(self.extra_state, self.transformer_engine)
+        found += ["--compact"] if self.compact else []
         release = self.reader
         if release is not None and release.torch != reader(release.release, release.compat).torch:
             found += ["--torch", release.torch]
@@ -102,6 +117,7 @@ def target(
     optimizer_type: str | None = None,
     extra_state: str = KEEP,
     transformer_engine: str | None = None,
+    compact: bool = False,
     part_size: int = PART_SIZE,
 ) -> Target:
     """Return the target of a `--to` value.
@@ -110,7 +126,7 @@ def target(
         torch: the reader's version of torch, for a release.
         environment: the Python and NumPy versions of the job.
         native, strict: see Target, for a release.
-        optimizer, optimizer_type, part_size: see Target; a type implies CONVERT.
+        optimizer, optimizer_type, compact, part_size: see Target; a type implies CONVERT.
         extra_state, transformer_engine: see Target.
 
     Raises:
@@ -124,6 +140,7 @@ def target(
         environment=environment,
         optimizer=optimizer,
         optimizer_type=optimizer_type,
+        compact=compact,
         part_size=part_size,
         extra_state=extra_state,
         transformer_engine=transformer_engine,
@@ -178,7 +195,7 @@ def _reach(begin: Reading, wanted: Target, given: Given | None) -> Converted:
     if wanted.reader is None:
         return convert(
             begin,
-            wanted.layout,
+            None if wanted.stays else wanted.layout,
             environment=wanted.environment,
             idle_only=wanted.idle_only,
             given=given,
@@ -227,6 +244,7 @@ def _least(begin: Reading, wanted: Target, release: Reader, given: Given | None)
         losses = found.losses + ((OPTIMIZER_STATE,) if verdict.obstacles else ())
         notes = found.notes + tuple(f"{o.why}: resume with {o.flag}" for o in verdict.obstacles)
         notes += tuple(f"release {release.release} resumes without {w}" for w in verdict.without)
+        notes += (*verdict.needs, *verdict.unknown)
         candidates.append(replace(found, losses=losses, notes=notes))
     if not candidates:
         if unknown:

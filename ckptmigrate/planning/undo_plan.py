@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ckptmigrate.checkpoint import integrity, locate, sidecar
 from ckptmigrate.checkpoint.manifest import PAYLOAD, Manifest
-from ckptmigrate.checkpoint.sidecar import REPAIR, Step, digest, digest_of
+from ckptmigrate.checkpoint.sidecar import DROPPED, REPAIR, Step, digest, digest_of
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.places import Place
 from ckptmigrate.planning import optimizers
@@ -49,11 +49,11 @@ def plan(path: Place) -> Plan:
         source=tuple(layout.ID for layout in current.layouts),
         target=" or ".join(layout.ID for layout in previous.layouts),
         layout=previous.layouts[0].ID,
-        undo=command(REPAIR, path, "--in-place")
-        if last.verb == REPAIR
-        else optimizers.repeated(last, current.manifest),
+        undo=_redo_command(last, path),
         satisfied=False,
-        differences=summarized(optimizers.differences(current.manifest, previous.manifest)),
+        differences=summarized(
+            optimizers.differences(current.manifest, previous.manifest, compacted=last.compacts)
+        ),
         change=change_of(
             path,
             before,
@@ -127,8 +127,10 @@ def _steps(directory: Directory) -> tuple[Step, ...]:
 
 def _unused(directory: Directory, current: Manifest, steps: tuple[Step, ...]) -> dict[str, int]:
     """Return the data files that only the originals refer to -> size in bytes."""
-    original = sidecar.original(directory)
+    original = sidecar.oldest(directory)
     made = {name for step in steps for name in step.payload}
+    if any(step.compacts for step in steps):
+        made |= directory.files().keys()
     if original.undone:
         made |= {chunk.blob.file for chunk in read(original.directory).manifest.metadata.chunks}
     used = {chunk.blob.file for chunk in current.metadata.chunks}
@@ -158,3 +160,10 @@ def _result(path: Place) -> Place:
     root = path.parent
     only = directories.is_file(root / locate.TRACKER_FILE) and locate.all_of(root) == (path,)
     return root if only else path
+
+
+def _redo_command(step: Step, path: Place) -> str:
+    if step.verb != REPAIR:
+        return optimizers.repeated(step, path)
+    dropped = ("--drop-optimizer",) if step.optimizer == DROPPED else ()
+    return command(REPAIR, path, *dropped, "--in-place")

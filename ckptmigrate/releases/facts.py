@@ -253,6 +253,25 @@ class NoStateRow:
 
 
 @dataclass(frozen=True)
+class UnmeasuredRow:
+    """A change of a development version after the commit that was measured.
+
+    Attributes:
+        subject: what it changes; rng.py uses `rng-grid`.
+        releases: specifier of the releases that may have the change.
+        measured: the commit that the other rows describe.
+        change: what is known about the change, and what is not.
+        source: the pull requests of this fact.
+    """
+
+    subject: str
+    releases: str
+    measured: str
+    change: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Compat:
     """The content of compat_matrix.yaml, with the sections in the order of the file."""
 
@@ -270,6 +289,7 @@ class Compat:
     optimizer_sharding: tuple[ShardingRow, ...]
     forms: tuple[FormRow, ...]
     rng_grids: tuple[RngRow, ...]
+    unmeasured: tuple[UnmeasuredRow, ...]
     missing_rng: tuple[MissingRow, ...]
     extra_state_modules: tuple[ModuleRow, ...]
     extra_state_values: tuple[NoStateRow, ...]
@@ -307,6 +327,7 @@ ROWS: Final[dict[str, type]] = {
     "optimizer_sharding": ShardingRow,
     "forms": FormRow,
     "rng_grids": RngRow,
+    "unmeasured": UnmeasuredRow,
     "missing_rng": MissingRow,
     "extra_state_modules": ModuleRow,
     "extra_state_values": NoStateRow,

@@ -16,7 +16,7 @@ from typing import Any, Final
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.metadata import CHAINED, ORIGINAL_SHAPE, SHAPES
 from ckptmigrate.checkpoint.shapes import global_size, is_flattened, numbers
-from ckptmigrate.optimizer.source import FLATTENED
+from ckptmigrate.optimizer.source import FLATTENED, OPTIMIZER
 from ckptmigrate.pickles.tree import Object
 from ckptmigrate.releases.facts import ShardingRow
 from ckptmigrate.releases.readers import Reader
@@ -48,8 +48,21 @@ class Problem:
     before_load: bool = False
 
 
+def flag(manifest: Manifest) -> str:
+    """Return the option with which a job does not load the optimizer of a checkpoint.
+
+    Source: Megatron-Bridge src/megatron/bridge/training/checkpointing.py
+    _load_checkpoint_from_path; its checkpoints have no args.
+    """
+    if manifest.common.arguments is not None:
+        return FLAG
+    return f"{FLAG} (Megatron-Bridge: checkpoint.load_optim=False)"
+
+
 def saved(manifest: Manifest) -> bool:
-    """Return whether the checkpoint was saved without --no-save-optim."""
+    """Return whether the checkpoint was saved with its optimizer: without --no-save-optim."""
+    if manifest.common.arguments is None:
+        return OPTIMIZER in manifest.common.values
     return not manifest.common.argument("no_save_optim")
 
 
@@ -58,7 +71,7 @@ def unsaved(manifest: Manifest) -> Problem | None:
 
     Source: load_checkpoint of megatron/training/checkpointing.py, core_v0.9.0 to core_v0.19.0.
     """
-    if saved(manifest) or manifest.is_release:
+    if manifest.common.arguments is None or saved(manifest) or manifest.is_release:
         return None
     return Problem("KeyError: 'optimizer'", "the checkpoint was saved with --no-save-optim")
 
@@ -107,7 +120,13 @@ def shapes(manifest: Manifest) -> dict[str, dict[str, tuple[int, ...]]]:
 
 
 def sharding_type(manifest: Manifest) -> str | None:
-    """Return the sharding type of the distributed optimizer, or None if it is unknown."""
+    """Return the sharding type of the distributed optimizer, or None if it is unknown.
+
+    A save with --no-save-optim names one in content_metadata, too (core_v0.13.0, core_v0.16.0
+    megatron/training/checkpointing.py save_checkpoint).
+    """
+    if not saved(manifest):
+        return None
     for state in (manifest.common.content, *_optimizers(manifest)):
         for key in ("distrib_optim_sharding_type", "param_state_sharding_type"):
             found = (state or {}).get(key)
@@ -118,7 +137,7 @@ def sharding_type(manifest: Manifest) -> str | None:
 
 def _optimizers(manifest: Manifest) -> list[dict[Any, Any]]:
     """Return the states of the optimizers in the common state, one for each of several (MoE)."""
-    states = manifest.common.values.get("optimizer")
+    states = manifest.common.values.get(OPTIMIZER)
     if not isinstance(states, dict):
         return []
     several = [state for state in states.values() if isinstance(state, dict)]

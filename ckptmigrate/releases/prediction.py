@@ -10,12 +10,13 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from ckptmigrate.checkpoint import metadata
+from ckptmigrate.checkpoint import adapters, metadata
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import SHARDED_KEY
 from ckptmigrate.pickles.display import short_repr
 from ckptmigrate.pickles.tree import Object, enum_value, symbol_of, symbols_and_objects
 from ckptmigrate.releases import optimizer_damage, optimizer_state, rng, transformer_engine
+from ckptmigrate.releases.check_answer import CheckAnswer
 from ckptmigrate.releases.constraints import ARGS_CLASS
 from ckptmigrate.releases.job import RAISE_ALL, Job, offered, saved_parallelism
 from ckptmigrate.releases.readers import Reader
@@ -67,7 +68,9 @@ class Verdict:
         warnings: what fails later, unless a migration removes it.
         depends: a sentence for each global whose load depends on the Python or NumPy version.
         damage: a sentence if the optimizer that it loads may be damaged, or None.
-        likely: why "can resume" is likely and not certain, or None.
+        needs: what the job needs and the checkpoint does not contain.
+        unknown: what decides whether the job resumes and is not known.
+        likely: why the answer is not certain although nothing prevents the load, or None.
     """
 
     reader: Reader
@@ -76,6 +79,8 @@ class Verdict:
     warnings: tuple[str, ...]
     depends: tuple[str, ...] = ()
     damage: str | None = None
+    needs: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
     likely: str | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -85,7 +90,10 @@ class Verdict:
             "torch": self.reader.torch,
             "like": self.reader.like,
             "resumes": self.resumes,
-            "likely": self.likely if self.resumes else None,
+            "answer": self.answer.value,
+            "likely": self.likely if self.answer is CheckAnswer.LIKELY else None,
+            "needs": list(self.needs),
+            "unknown": list(self.unknown),
             "without": list(self.without),
             "warnings": [*self.warnings, *([self.damage] if self.damage else [])],
             "depends": list(self.depends),
@@ -96,19 +104,35 @@ class Verdict:
         }
 
     @property
+    def conditions(self) -> tuple[str, ...]:
+        """What is not known or not measured about the load, and what it needs."""
+        return (*self.unknown, *self.needs, *([self.likely] if self.likely else ()))
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """The assumptions of the prediction, without those that an obstacle already states."""
         told = {obstacle.why for obstacle in self.obstacles}
         caveat = self.reader.caveat
         return (
-            *(text for text in (caveat, self.likely) if text),
+            *(() if caveat is None else (caveat,)),
             *(text for text in self.depends if text not in told),
         )
 
     @property
+    def answer(self) -> CheckAnswer:
+        """The answer; YES also if the job resumes without some of the data."""
+        if self.obstacles:
+            return CheckAnswer.NO
+        if self.unknown:
+            return CheckAnswer.UNKNOWN
+        if self.needs:
+            return CheckAnswer.CONDITIONAL
+        return CheckAnswer.LIKELY if self.likely else CheckAnswer.YES
+
+    @property
     def resumes(self) -> bool:
-        """Whether the load succeeds, even if without some of the data."""
-        return not self.obstacles
+        """Whether the load succeeds with the checkpoint alone, even if without some of the data."""
+        return self.answer is CheckAnswer.YES
 
 
 def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
@@ -128,7 +152,8 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
     obstacles += [*_model(manifest, reader), *_extra_state(manifest, reader, job)]
     obstacles += late
     outcome = named(reader.layout).predict_load(request)
-    states, rerun = _rng(manifest, reader, job, request), []
+    states, unknown = _rng(manifest, reader, job, request)
+    rerun: list[Obstacle] = []
     if outcome.error is not None:
         rerun = [Obstacle(outcome.error, outcome.why)]
     # A job loads rerun shards before RNG states, but restores in another order: optimizer, rerun
@@ -162,6 +187,8 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
         warnings,
         _depends(manifest, reader, job, request),
         optimizer_damage.advice(manifest) if loads_optimizer else None,
+        adapters.needs(manifest),
+        unknown,
         transformer_engine.caveat(manifest, job.transformer_engine),
     )
 
@@ -334,14 +361,18 @@ def _loads_rng(job: Job, request: LoadRequest) -> bool:
     return not (job.no_load_rng or job.finetune) and request.same_grid
 
 
-def _rng(manifest: Manifest, reader: Reader, job: Job, request: LoadRequest) -> list[Obstacle]:
+def _rng(
+    manifest: Manifest, reader: Reader, job: Job, request: LoadRequest
+) -> tuple[list[Obstacle], tuple[str, ...]]:
+    """Return the obstacles of the RNG states, and what is not known about them."""
     if not _loads_rng(job, request):
-        return []
+        return [], ()
     found = rng.missing(manifest, reader, request.grid, request.world, job.expert)
-    if found is not None:
-        return [Obstacle(*found, rng.FLAG)]
+    if found is not None and found.unknown is None:
+        return [Obstacle(found.error, found.why, rng.FLAG)], ()
     unresolved = (path for path in manifest.rng_symbols if not reader.resolves(path))
-    return [_unresolved(path, _STATES, reader, rng.FLAG) for path in unresolved][:1]
+    obstacles = [_unresolved(path, _STATES, reader, rng.FLAG) for path in unresolved][:1]
+    return obstacles, () if found is None or found.unknown is None else (found.unknown,)
 
 
 def _no_optimizer(manifest: Manifest, job: Job) -> list[Obstacle]:

@@ -13,7 +13,7 @@ from ckptmigrate.errors import RefusedError
 from ckptmigrate.pickles.tree import Object, enum_value
 from ckptmigrate.releases.dtypes import unnamed_class
 from ckptmigrate.releases.environment import USUAL, Environment
-from ckptmigrate.releases.facts import Compat, FormRow, MissingRow, matches, minor
+from ckptmigrate.releases.facts import Compat, FormRow, MissingRow, UnmeasuredRow, matches, minor
 
 # Modules that every reader has besides Megatron; other modules belong to no release.
 _EVERYWHERE: Final = frozenset({"torch", "numpy", "__builtin__", *sys.stdlib_module_names})
@@ -127,6 +127,17 @@ class Reader:
     def rng_by_rank(self) -> bool:
         """Whether it saves RNG states for every rank with expert parallelism."""
         return any("DPxCP" in row.axes for row in self.compat.rng_grids if self.is_in(row.releases))
+
+    @property
+    def measured(self) -> str | None:
+        """The commit that the facts of a development version describe; None for a release."""
+        rows = (row.measured for row in self.compat.unmeasured if self.is_in(row.releases))
+        return next(rows, None)
+
+    def unmeasured(self, subject: str) -> UnmeasuredRow | None:
+        """Return the change of a subject that is known but not measured, or None."""
+        rows = (row for row in self.compat.unmeasured if row.subject == subject)
+        return next((row for row in rows if self.is_in(row.releases)), None)
 
     @property
     def missing_common_error(self) -> str | None:

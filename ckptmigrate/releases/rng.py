@@ -1,13 +1,15 @@
 """The RNG states: which shards a release requests, and how to rename their keys for it.
 
-Every release saves one sharded object per (PP, TP) rank, from the rank with data and context
-parallel rank 0. The object is a list of one state or, with --data-parallel-random-init, of one
-state per data parallel rank, from which each rank takes its own. Only 0.16, and only with expert
-parallelism, saves such a list for every rank, with global shape (PP, TP, DP x CP). On load a job
-requests the shards that it would save.
+There are two grids. In the (PP, TP) grid, one sharded object per (PP, TP) rank is saved, from the
+rank with data and context parallel rank 0. The object is a list of one state or, with
+--data-parallel-random-init, of one state per data parallel rank, from which each rank takes its
+own. In the (PP, TP, DP x CP) grid, every rank saves such a list. The keys of a checkpoint tell
+which grid it has. On load a job requests the shards that it would save.
 
 Source: get_rng_state and load_checkpoint of megatron/training/checkpointing.py, core_v0.9.0 to
-core_v0.19.0; which release does what is in compat_matrix.yaml.
+core_v0.19.0; which release does what is in compat_matrix.yaml. Megatron-Bridge v0.3.0 to v0.6.0
+src/megatron/bridge/training/checkpointing.py get_rng_state has the second grid with expert
+parallelism.
 """
 
 from __future__ import annotations
@@ -25,11 +27,27 @@ from ckptmigrate.releases.readers import Reader
 from ckptmigrate.versions.load_rules import MISSING
 
 FLAG: Final = "--no-load-rng"
-# Keys of several models, each with its own parallelism (core_v0.19.0, key_prefix). What their jobs
-# request is unknown.
-_PREFIXED: Final = re.compile(rf"[^/]+{RNG_KEY}/", re.ASCII)
+# Keys of several models, each with its own parallelism (core_v0.19.0, key_prefix; Megatron-Bridge
+# v0.6.0, module_name). What their jobs request is unknown.
+_NAMED: Final = re.compile(rf"[^/]+{RNG_KEY}/|{RNG_KEY}\.[^/]+/", re.ASCII)
+GRID: Final = "rng-grid"  # a subject of compat_matrix.yaml
 
 Position = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MissingStates:
+    """RNG states that a job requests and that the checkpoint does not have.
+
+    Attributes:
+        error: the error of the job.
+        why: the reason.
+        unknown: why it is not known whether the job requests them, or None.
+    """
+
+    error: str
+    why: str
+    unknown: str | None
 
 
 @dataclass(frozen=True)
@@ -53,8 +71,8 @@ def missing(
     grid: tuple[int, int],
     world: int,
     experts: int | None = None,
-) -> tuple[str, str] | None:
-    """Return the error and the reason if a job requests RNG states that are missing, or None.
+) -> MissingStates | None:
+    """Return the RNG states that a job requests and that are missing, or None.
 
     Args:
         grid: (PP, TP) of the job, in ranks. It equals that of the checkpoint, because otherwise
@@ -66,7 +84,7 @@ def missing(
         return None
     if has_encoder(found):  # its RNG states have several global shapes
         return None
-    if found.is_release or any(_PREFIXED.match(key) for key in found.metadata.blobs):
+    if found.is_release or any(_NAMED.match(key) for key in found.metadata.blobs):
         return None
     asked: Position = grid
     if _by_rank(found, reader, experts):
@@ -77,9 +95,14 @@ def missing(
     if lacking is None:
         return None
     has = " and ".join(_words(each) for each in stored) or "none"
-    return (
+    changed = reader.unmeasured(GRID) if any(len(grid) == 3 for grid in stored) else None
+    return MissingStates(
         f"{MISSING}{unique_key(lacking, asked, RNG_KEY)}.",
         f"the release requests one RNG state per {_words(asked)}, and the checkpoint has {has}",
+        None
+        if changed is None
+        else f"the checkpoint has one RNG state per {has}, and {changed.measured} requests one per "
+        f"{_words(asked)}: {changed.change}",
     )
 
 
@@ -88,8 +111,12 @@ def saved(found: Manifest) -> bool:
     return not found.common.argument("no_save_rng")
 
 
-def rekeyed(found: Manifest, reader: Reader, given: Given | None = None) -> Rekeyed:
-    """Convert the RNG keys of 0.16 with expert parallelism to those of other releases, or back.
+def rekeyed(found: Manifest, reader: Reader | None, given: Given | None = None) -> Rekeyed:
+    """Convert the RNG keys from the (PP, TP, DP x CP) grid to the (PP, TP) grid, or back.
+
+    Args:
+        reader: the release that loads the result; None for every release. With expert parallelism
+            no grid suits all of them, and the grid stays.
 
     The data files do not change: new keys refer to existing bytes. A later upgrade restores the
     dropped keys from the original files that the sidecar keeps.
@@ -103,17 +130,23 @@ def rekeyed(found: Manifest, reader: Reader, given: Given | None = None) -> Reke
     [(grid, present)] = stored.items()
     if len(present) != grid_size(grid):
         return Rekeyed(found)
+    if reader is None and _has_experts(found):
+        return Rekeyed(found)
     if len(grid) == 3 and not _by_rank(found, reader):
-        return _with_fewer(found, grid)
+        return _with_fewer(found, grid, reader)
     if len(grid) == 2 and _by_rank(found, reader):
         return _with_more(found, grid, given)
     return Rekeyed(found)
 
 
-def _by_rank(found: Manifest, reader: Reader, experts: int | None = None) -> bool:
+def _by_rank(found: Manifest, reader: Reader | None, experts: int | None = None) -> bool:
     """Return whether a reader requests one RNG state per rank for this expert parallelism."""
+    return reader is not None and reader.rng_by_rank and _has_experts(found, experts)
+
+
+def _has_experts(found: Manifest, experts: int | None = None) -> bool:
     experts = experts or found.common.argument("expert_model_parallel_size")
-    return reader.rng_by_rank and type(experts) is int and experts > 1
+    return type(experts) is int and experts > 1
 
 
 def _stored(found: Manifest) -> dict[Position, frozenset[Position]]:
@@ -127,8 +160,8 @@ def _stored(found: Manifest) -> dict[Position, frozenset[Position]]:
     return {grid: frozenset(places) for grid, places in stored.items()}
 
 
-def _with_fewer(found: Manifest, grid: Position) -> Rekeyed:
-    """Keep the states of the first rank of each (PP, TP), as all releases but 0.16 save them."""
+def _with_fewer(found: Manifest, grid: Position, reader: Reader | None) -> Rekeyed:
+    """Keep the states of the first rank of each (PP, TP)."""
     firsts = {
         place[:2]: unique_key(place, grid, RNG_KEY) for place in positions(grid) if not place[2]
     }
@@ -144,6 +177,9 @@ def _with_fewer(found: Manifest, grid: Position) -> Rekeyed:
     note = "every data and context parallel rank loads the RNG state of the first of them"
     if not lossy:
         note = f"{note}, which is equal to its own"
+    changed = None if reader is None else reader.unmeasured(GRID)
+    if changed is not None:
+        note = f"{note} (in {changed.measured}: {changed.change})"
     return _with(found, grid, added, lossy=lossy, note=note)
 
 

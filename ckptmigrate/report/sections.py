@@ -206,9 +206,11 @@ def _predictions(report: Document) -> Iterator[Block]:
 def _prediction(found: Predicted) -> Marked:
     """Return the verdict on one release."""
     verdict = found.verdict
-    grade, word = "ok", "likely resumes" if verdict.likely else "resumes"
-    if not verdict.resumes:
+    grade, word = "ok", "resumes"
+    if verdict.obstacles:
         grade, word = "fails", "does not resume"
+    elif not verdict.resumes:
+        grade, word = "partial", verdict.answer.value
     elif verdict.without or verdict.warnings:
         grade = "partial"
         word += f" without {', '.join(verdict.without)}" if verdict.without else ", at risk"
@@ -220,7 +222,8 @@ def _prediction(found: Predicted) -> Marked:
         )
         for each in verdict.obstacles
     )
-    more = tuple(((), f"{text}.") for text in (*verdict.warnings, *verdict.notes))
+    told = (*verdict.conditions, *verdict.warnings, *verdict.notes)
+    more = tuple(((), f"{text}.") for text in told)
     title = f"{verdict.reader.release} (torch {verdict.reader.torch}): {word}"
     return Marked(grade, title, reasons + more)
 

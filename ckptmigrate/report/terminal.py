@@ -101,6 +101,10 @@ def _prediction(found: Predicted) -> Iterator[Line]:
         yield Line(obstacle.error, "error: ", 4, style="red")
         if obstacle.flag:
             yield Line(f"run the job with {obstacle.flag}", "flag:  ", 4)
+    yield from (Line(text, "needs: ", 2, hang=4) for text in found.verdict.needs)
+    yield from (Line(text, "unknown: ", 2, hang=4) for text in found.verdict.unknown)
+    if found.verdict.likely:
+        yield Line(found.verdict.likely, "note: ", 2, hang=4)
     yield from (Line(t, "warning: ", 2, hang=4, style="yellow") for t in found.verdict.warnings)
     yield from (Line(text, "note: ", 2, hang=4) for text in found.verdict.notes)
 
@@ -110,10 +114,12 @@ def _predictions(found: Iterable[Predicted]) -> Iterator[Line]:
     depends: dict[str, None] = {}
     for each in found:
         verdict = each.verdict
-        depends |= dict.fromkeys([*verdict.depends, *([verdict.likely] if verdict.likely else [])])
-        style, text = "green", "likely" if verdict.likely else "yes"
-        if not verdict.resumes:
+        depends |= dict.fromkeys((*verdict.conditions, *verdict.depends))
+        style, text = "green", "yes"
+        if verdict.obstacles:
             style, text = "red", f"no: {verdict.obstacles[0].error}"
+        elif not verdict.resumes:
+            style, text = "yellow", verdict.answer.value
         elif verdict.without or verdict.warnings:
             style = "yellow"
             text += f", but without {', '.join(verdict.without)}" if verdict.without else ""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, TypeVar
 
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.places import Place, Url
-from ckptmigrate.storage import local_files
+from ckptmigrate.storage import local_files, pointers
 from ckptmigrate.storage.limits import LARGEST_PART, largest, too_large
 from ckptmigrate.storage.link_rules import check_link
 
@@ -43,7 +43,11 @@ class Directory(Protocol):
         """Return a directory directly inside; None if it does not exist or is a link."""
 
     def read(self, name: str) -> bytes:
-        """Return the content of a small file."""
+        """Return the content of a small file.
+
+        Raises:
+            PointerError: only a pointer to the file was downloaded.
+        """
 
     def pieces(self, name: str) -> Iterator[bytes]:
         """Yield the content of a file in chunks, for callers that need not hold all of it."""
@@ -100,7 +104,14 @@ def start_of(file: Place, most: int) -> bytes:
 
     Raises:
         DamagedError: the file cannot be read.
+        PointerError: only a pointer to the file was downloaded.
     """
+    start = _start_of(file, most)
+    pointers.check(file, start, len(start))
+    return start
+
+
+def _start_of(file: Place, most: int) -> bytes:
     if isinstance(file, Path):
         return LocalDirectory(file.parent).read_range(file.name, 0, most)
     from ckptmigrate.storage.store_directories import missing
@@ -152,7 +163,9 @@ class LocalDirectory:
 
     def read(self, name: str) -> bytes:
         with _opened(self.path / name) as file:
-            return file.read(_size(file, self.path / name))
+            content = file.read(_size(file, self.path / name))
+        pointers.check(self.path / name, content, len(content))
+        return content
 
     def pieces(self, name: str) -> Iterator[bytes]:
         with _opened(self.path / name) as file:

@@ -31,7 +31,8 @@ _PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "gcs": ("gcsfs",),
     "msc": ("multi-storage-client", "fsspec"),
 }
-_PIECE: Final = 64 * 1024 * 1024  # bytes per part of an upload; S3 accepts 10,000 parts per object
+_PIECE: Final = 16 * 1024 * 1024  # bytes per part of an upload, at least; several are in memory
+_MOST_PIECES: Final = 9000  # S3 accepts 10,000 parts per object
 
 
 class Store(StoreIndex):
@@ -221,7 +222,8 @@ class Store(StoreIndex):
             sent_twice(target, arrived, exclusive=self.is_exclusive),
         ):
             mode = "xb" if self.is_exclusive else "wb"
-            file = self._fs.open(str(target), mode, block_size=_PIECE)
+            block = max(_PIECE, size // _MOST_PIECES)
+            file = self._fs.open(str(target), mode, block_size=block)
             try:
                 for piece in content():
                     file.write(piece)

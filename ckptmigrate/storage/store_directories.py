@@ -8,6 +8,7 @@ from typing import Final
 
 from ckptmigrate.errors import DamagedError, StoreError
 from ckptmigrate.places import Place, Url
+from ckptmigrate.storage import pointers
 from ckptmigrate.storage.limits import LARGEST_PART, largest, too_large
 from ckptmigrate.storage.store import store_of
 from ckptmigrate.storage.store_index import Listing
@@ -41,7 +42,9 @@ class StoreDirectory:
         return self._below.get(folder)
 
     def read(self, name: str) -> bytes:
-        return b"".join(self._pieces(name, largest(name)))
+        content = b"".join(self._pieces(name, largest(name)))
+        pointers.check(self.path / name, content, len(content))
+        return content
 
     def pieces(self, name: str) -> Iterator[bytes]:
         return self._pieces(name, _PIECE)

@@ -13,6 +13,7 @@ from ckptmigrate.places import Place
 from ckptmigrate.planning import optimizers
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.planner import Plan
+from ckptmigrate.planning.targets import UNMOVED
 from ckptmigrate.report.document import (
     AllowedLoss,
     CheckpointChange,
@@ -27,6 +28,7 @@ from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import load, removal
 from ckptmigrate.text.sizes import size
 from ckptmigrate.verbs.layouts import target_name
+from ckptmigrate.verbs.plan_json import plan_json
 from ckptmigrate.verbs.result import Digests, Status, Watch, Written
 from ckptmigrate.writing import swap
 from ckptmigrate.writing.leftover import Leftover
@@ -95,7 +97,7 @@ class Migration:
         """Return a summary in a few words."""
         first = self.plans[0]
         if self.status is Status.UNCHANGED:
-            resumes = first.satisfied and first.target not in optimizers.TYPES
+            resumes = first.satisfied and first.target not in (*optimizers.TYPES, *UNMOVED)
             return f"{target_name(first.target)} resumes from it" if resumes else "unchanged"
         if first.freed is not None:
             return f"original files removed, {size(first.freed)} freed"
@@ -138,7 +140,7 @@ class Migration:
             "recovered": {str(path): what for path, what in self.recovered.items()},
             "leftovers": [left.fix for left in self.leftovers],
             "checkpoints": [
-                _plan_json(plan, result)
+                plan_json(plan, result)
                 for plan, result in zip(self.plans, self.results, strict=True)
             ],
         }
@@ -146,38 +148,6 @@ class Migration:
     def document(self) -> Document:
         """Return the document."""
         return _document(self)
-
-
-def _plan_json(plan: Plan, result: Place) -> dict[str, Any]:
-    """Return the documented JSON form of a plan.
-
-    Args:
-        result: the path of the migrated checkpoint.
-    """
-    files, size = plan.payload
-    return {
-        "path": str(plan.path),
-        "result": str(result),
-        "verb": plan.verb,
-        "from": list(plan.source),
-        "to": plan.target,
-        "layout": plan.layout,
-        "changes": [difference.as_json() for difference in plan.differences],
-        "files": [
-            {
-                "name": name,
-                "bytes": None if content is None else len(content),
-                "sha256": digest(content),
-            }
-            for name, content in plan.files.items()
-        ],
-        "losses": list(plan.losses),
-        "notes": list(plan.notes),
-        "payload": {"files": files, "bytes": size},
-        "freed_bytes": plan.freed,
-        "optimizer": None if plan.optimizer is None else optimizers.as_json(plan.optimizer),
-        "extra_state": (None if plan.extra_state is None else plan.extra_state.as_json()),
-    }
 
 
 def leading_root(located: locate.Located) -> Place | None:
@@ -302,7 +272,9 @@ def _document(found: Migration) -> Document:
     # Without facts, the migration history is not among the changes.
     kept = [digest(plan.change.sidecar) for plan in found.plans]
     histories = [history for _, history in found.before] or kept
-    linked = (WARNINGS[found.link],) if found.link in WARNINGS else ()
+    linked = [WARNINGS[found.link]] if found.link in WARNINGS else []
+    compactions = [plan.compaction for plan in found.plans if found.destination is None]
+    linked += [each.kept for each in compactions if each is not None]
     return Document(
         outcome=CommandOutcome(found.status.value),
         answer=_answer(found),
@@ -336,7 +308,9 @@ def _answer(found: Migration) -> str:
     if found.status is Status.UNCHANGED:
         source = found.root or first.path
         why = f"{target} can resume from {source}"
-        if first.target in optimizers.TYPES:
+        if first.target in UNMOVED:
+            why = f"{source} has nothing to remove"
+        elif first.target in optimizers.TYPES:
             why = f"{source} already has the {target}"
         elif not first.satisfied:
             why = f"{source} already has the {target_name(first.layout)}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ckptmigrate.checkpoint import locate
 from ckptmigrate.checkpoint.locate import Located
 from ckptmigrate.places import Place
 from ckptmigrate.releases import prediction
+from ckptmigrate.releases.check_answer import CheckAnswer
 from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.job import Job
@@ -24,6 +25,18 @@ from ckptmigrate.versions.detection import Reading, read
 
 if TYPE_CHECKING:
     from ckptmigrate.planning.fixes import Advice
+
+
+_ANSWERS: Final = {
+    CheckAnswer.YES: "{release} can resume from",
+    CheckAnswer.LIKELY: "{release} can likely resume from",
+    CheckAnswer.CONDITIONAL: "{release} can resume only under a condition from",
+    CheckAnswer.UNKNOWN: "It is not known whether {release} can resume from",
+    CheckAnswer.NO: "{release} cannot resume from",
+}
+
+
+_GOOD: Final = (CheckAnswer.YES, CheckAnswer.LIKELY)
 
 
 @dataclass(frozen=True)
@@ -120,7 +133,7 @@ class CheckResult:
     @property
     def status(self) -> Status:
         """Return the status; a list of all releases is a success, whatever it says."""
-        good = self.release is None or self.verdicts[0].resumes
+        good = self.release is None or self.verdicts[0].answer in _GOOD
         return Status.OK if good else Status.PROBLEMS
 
     @property
@@ -133,8 +146,9 @@ class CheckResult:
         caveat = f" ({verdict.reader.caveat})" if verdict.reader.caveat else ""
         if verdict.obstacles:
             return f"no: {verdict.obstacles[0].error}{caveat}"
-        likely = "likely " if verdict.likely else ""
-        return f"Megatron-Core {self.release} {likely}resumes{caveat}"
+        if not verdict.resumes:
+            return f"{verdict.answer.value}: {verdict.conditions[0]}{caveat}"
+        return f"Megatron-Core {self.release} resumes{caveat}"
 
     @property
     def written(self) -> Written:
@@ -171,14 +185,12 @@ class CheckResult:
     @property
     def _answer(self) -> str:
         [verdict] = self.verdicts
-        can = ("can likely" if verdict.likely else "can") if verdict.resumes else "cannot"
         without = f" without {', '.join(verdict.without)}" if verdict.without else ""
         found = verdict.reader
-        like = "" if found.like is None else f" and that it loads like {found.like}"
-        return (
-            f"Megatron-Core {found.release} {can} resume from {self.path}{without} "
-            f"(assuming torch {found.torch}{like})"
-        )
+        like = "" if found.measured is None else f" and {found.measured}"
+        like += "" if found.like is None else f" and that it loads like {found.like}"
+        answer = _ANSWERS[verdict.answer].format(release=f"Megatron-Core {found.release}")
+        return f"{answer} {self.path}{without} (assuming torch {found.torch}{like})"
 
     def _steps(self) -> Iterator[NextStep]:
         if self.release is None and not all(verdict.resumes for verdict in self.verdicts):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ckptmigrate.checkpoint import common, locate, metadata, nested, sidecar
+from ckptmigrate.checkpoint import adapters, common, locate, metadata, nested, sidecar
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind, RerunRecord
 from ckptmigrate.checkpoint.sidecar import Step
@@ -103,6 +103,7 @@ def inspect(path: Place) -> Inspection:
         common_place=_common_place(manifest),
         optimizer=optimizer,
         optimizer_readers=reads,
+        adapters=adapters.find(manifest.metadata.entries),
         nested=tuple(_nested(*each) for each in manifest.nested.items()),
         steps=steps,
         anomalies=(*anomalies, *_anomalies(reading, writer, likely, migrated=bool(undone))),

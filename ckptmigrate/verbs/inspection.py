@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ckptmigrate.checkpoint.adapters import AdapterSummary
 from ckptmigrate.checkpoint.rerun import STATES, Kind, RerunRecord
 from ckptmigrate.checkpoint.sidecar import REPAIR, Step
 from ckptmigrate.checkpoint.topology import Topology
@@ -93,6 +94,7 @@ class Inspection:
             object.
         optimizer: a summary of the optimizer; None if there is none, or it cannot be read.
         optimizer_readers: the known releases that read it, oldest first.
+        adapters: the adapters of a checkpoint without a base model, or None.
         nested: the checkpoints in directories of this checkpoint.
         steps: the migration history.
         anomalies: problems, one sentence each.
@@ -114,6 +116,7 @@ class Inspection:
     common_place: str
     optimizer: OptimizerSummary | None
     optimizer_readers: tuple[str, ...]
+    adapters: AdapterSummary | None
     nested: tuple[Nested, ...]
     steps: tuple[Step, ...]
     anomalies: tuple[str, ...]
@@ -147,9 +150,10 @@ class Inspection:
     @property
     def _summary(self) -> str:
         iteration = "" if self.iteration is None else f", iteration {self.iteration}"
+        adapters = "" if self.adapters is None else "adapters alone, "
         targets = [step.target for step in self.steps if step.verb != REPAIR]
         migrated = f", migrated to {targets[-1]}" if targets else ""
-        writer = f"{_writer(self.writer)}{migrated}"
+        writer = f"{adapters}{_writer(self.writer)}{migrated}"
         return f"{writer}{iteration}, rerun state {self.rerun.kind.value}"
 
     @property
@@ -212,6 +216,7 @@ class Inspection:
             "payload": {"files": self.payload_files, "bytes": self.payload_bytes},
             "common_state": self.common_place,
             "optimizer": self._optimizer_json(),
+            "adapters": None if self.adapters is None else self.adapters.as_json(),
             "nested": [each.as_json() for each in self.nested],
             "migrations": [
                 {
@@ -274,6 +279,7 @@ def _facts(found: Inspection) -> Facts:
         "data files": [f"{found.payload_files} ({size(found.payload_bytes)})"],
         "common state": [found.common_place],
         "optimizer": _optimizer(found),
+        "adapters": [] if found.adapters is None else [found.adapters.text, found.adapters.need],
         "nested": nested,
         "history": history,
         "problems": found.anomalies or ["none"],

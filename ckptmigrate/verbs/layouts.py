@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ckptmigrate.planning import extra_states
+from ckptmigrate.planning.targets import COMPACT, WEIGHTS
 from ckptmigrate.releases.facts import Compat, LayoutRow, compat
-from ckptmigrate.releases.transformer_engine import CHANGES
+from ckptmigrate.releases.transformer_engine import ADD, DROP
 from ckptmigrate.versions import LAYOUTS, UNIVERSAL
 
 
@@ -28,12 +29,13 @@ def layout_name(layout: str) -> str:
 
 
 def target_name(target: str) -> str:
-    """Return what a result is for: a release, all from 0.9, a layout, or what changes in it."""
+    """Return what a result is for: a release, all from 0.9, a layout, a type, jobs or a change."""
     if target[:1].isdigit():
         return f"Megatron-Core {target}"
     if target == UNIVERSAL:
         return "every release from 0.9"
     if any(target == layout.ID for layout in LAYOUTS):
         return f"layout {layout_name(target)}"
-    how = next((each for each in CHANGES if target == extra_states.target_name(each)), None)
-    return f"sharding type {target}" if how is None else f"--extra-state {how}"
+    others = {WEIGHTS: "jobs that load no optimizer", COMPACT: "the same jobs"}
+    others |= {extra_states.target_name(how): f"--extra-state {how}" for how in (ADD, DROP)}
+    return others.get(target, f"sharding type {target}")

@@ -44,8 +44,8 @@ class MigrationRequest:
     """A request to migrate the checkpoints of a PATH.
 
     Attributes:
-        to: the target: a release, a layout or `universal`; None for the layout that the
-            checkpoint already has, with an `optimizer_type` or a change of the `extra_state`.
+        to: the target: a release, a layout or `universal`; None if the checkpoint is not migrated:
+            only its optimizer, its `_extra_state` or its data files change.
         verb: `upgrade`, `downgrade`, or `migrate` for either direction.
         output: the root to create, even if nothing has to change. By default `PATH.<to>`, and
             nothing is created if the release can resume from PATH unmigrated.
@@ -56,8 +56,8 @@ class MigrationRequest:
         given: parallelism, in ranks, that the checkpoint does not contain.
         torch: the torch version of the job; None for the usual one of the release.
         environment: the Python and NumPy versions of the job.
-        native, strict, optimizer, optimizer_type, part_size, extra_state, transformer_engine: see
-            `targets.Target`.
+        native, strict, optimizer, optimizer_type, extra_state, transformer_engine, compact,
+            part_size: see `targets.Target`.
         jobs, verify_source: see `parts.Moving`.
         hash_payload: whether to hash the data files too and compare them with integrity.json.
         link: how to bring data files into the new root.
@@ -86,14 +86,26 @@ class MigrationRequest:
     optimizer_type: str | None = None
     extra_state: str = targets.KEEP
     transformer_engine: str | None = None
+    compact: bool = False
     part_size: int = PART_SIZE
     jobs: int = AT_ONCE
     verify_source: bool = False
 
     @property
     def target(self) -> str:
-        """Return the target: a release or layout, or what changes besides; empty for none."""
-        return self.to or self.optimizer_type or extra_states.target_name(self.extra_state) or ""
+        """Return the target: a release or layout, or what is changed instead."""
+        if self.to or self.optimizer_type:
+            return self.to or self.optimizer_type or ""
+        if self.optimizer == targets.DROP:
+            return targets.WEIGHTS
+        if self.extra_state != targets.KEEP:
+            return extra_states.target_name(self.extra_state)
+        return targets.COMPACT if self.compact else ""
+
+    @property
+    def changes_data_files(self) -> bool:
+        """Return whether a target is given by the options for parts of a checkpoint."""
+        return bool(self.target)
 
     def options(self) -> dict[str, Any]:
         """Return the options that affect the result; `link`, `jobs` and others do not."""
@@ -108,6 +120,7 @@ class MigrationRequest:
             "optimizer_type": self.optimizer_type,
             "extra_state": self.extra_state,
             "transformer_engine": self.transformer_engine,
+            "compact": self.compact,
             "part_size": self.part_size,
         }
 
@@ -142,6 +155,7 @@ class MigrationRequest:
             optimizer_type=self.optimizer_type,
             extra_state=self.extra_state,
             transformer_engine=self.transformer_engine,
+            compact=self.compact,
             part_size=self.part_size,
         )
 

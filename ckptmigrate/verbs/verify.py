@@ -141,6 +141,8 @@ class VerifyResult:
         held = data_files(
             sum(each.payload_files for each in read), sum(each.payload_bytes for each in read)
         )
+        unused = sum(each.unused_bytes for each in read)
+        held += f", {size(unused)} of them unused" if unused else ""
         keys = counted(sum(each.entries for each in read), "key")
         many = f"{len(read)} checkpoints, " if len(read) > 1 else ""
         about = read[0].path if len(read) == 1 else found.path
@@ -153,6 +155,7 @@ class VerifyResult:
                     {
                         "keys": (str(each.entries),),
                         "data files": (f"{each.payload_files} ({size(each.payload_bytes)})",),
+                        "unused bytes": (size(each.unused_bytes),),
                         "errors": (str(len(each.errors)),),
                         **_compared(each),
                     },

@@ -39,8 +39,8 @@ class Leftover:
         return command("recover", self.destination)
 
     def __str__(self) -> str:
-        who = self.owner or "an unknown process"
-        return f"a migration to {self.destination} by {who} was interrupted: run `{self.fix}`"
+        by = f" by {self.owner or 'an unknown process'}" if self.locked else ""
+        return f"a migration to {self.destination}{by} was interrupted: run `{self.fix}`"
 
 
 def leftovers(folder: Place, names: Iterable[str]) -> list[Leftover]:

@@ -161,12 +161,23 @@ def duplicate(source: Path, target: Path) -> None:
     Raises:
         OSError: the target exists, or cannot be written.
     """
+    if not linked(source, target):
+        _copy(source, target, lambda _: None)
+
+
+def linked(source: Path, target: Path) -> bool:
+    """Create a second name of a file; return False if the file system does not support that.
+
+    Raises:
+        OSError: the target exists, or cannot be written.
+    """
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
         if error.errno not in CANNOT or source.is_symlink():
             raise
-        _copy(source, target, lambda _: None)
+        return False
+    return True
 
 
 def check_store_link(link: Link, place: Url) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -31,9 +31,14 @@ _NEW: Final = f"{journal.STAGE}/.new"  # the file that `create` or `copy` is wri
 
 @dataclass(frozen=True)
 class LocalMedium:
-    """A directory on a local file system."""
+    """A directory on a local file system.
+
+    Attributes:
+        synced: directories whose entries are on disk and did not change since.
+    """
 
     path: Path
+    synced: set[Path] = field(default_factory=set, compare=False)
 
     def prepare(self) -> None:
         with contextlib.suppress(FileExistsError):
@@ -63,16 +68,23 @@ class LocalMedium:
             raise DamagedError(
                 "differs from what was written when read back", path=self.path / name
             )
-        os.rename(new, self.path / name)
+        self._rename(new, self.path / name)
 
     def copy(self, source: str, target: str, size: int) -> None:
         self._make_folders(target)
         old, there = self.path / source, self.path / target
         if os.path.lexists(there) and os.path.samestat(old.lstat(), there.lstat()):
             return  # a rename to another name of the same file would do nothing
+        self.synced.discard(there.parent)
+        if not os.path.lexists(there) and links.linked(old, there):
+            return
         new = self._new()
         links.duplicate(old, new)
-        os.rename(new, there)
+        self._rename(new, there)
+
+    def _rename(self, new: Path, target: Path) -> None:
+        self.synced.difference_update((new.parent, target.parent))
+        os.rename(new, target)
 
     def _new(self) -> Path:
         """Return the path to write the next file to, which does not exist."""
@@ -91,20 +103,25 @@ class LocalMedium:
         own = journal.OLD if folder.is_relative_to(self.path / journal.OLD) else journal.STAGE
         inside = folder.relative_to(self.path).parts[own.count("/") + 1 :]
         like = self.path.joinpath(*inside)
+        self.synced.discard(folder.parent)
         make_directory(folder, like)
         adopt_directory(folder, like)
+        self.synced.add(folder)  # it is empty
 
     def remove(self, name: str) -> None:
+        self.synced.discard((self.path / name).parent)
         remove(self.path / name)
 
     def remove_folder(self, name: str) -> None:
-        remove(self.path / name)
+        self.remove(name)
 
     def sync(self, names: Collection[str]) -> None:
-        # `create` and `copy` move files out of the stage, so it is always synced.
+        # `create` and `copy` move files out of the stage.
         for folder in dict.fromkeys([journal.STAGE, *reversed(folders_of(names)), ""]):
-            if (self.path / folder).is_dir():
-                sync_directory(self.path / folder)
+            place = self.path / folder
+            if place not in self.synced and place.is_dir():
+                sync_directory(place)
+                self.synced.add(place)
 
     def journal(self) -> bytes | None:
         file = self.path / journal.FILE
@@ -136,5 +153,7 @@ class LocalMedium:
             sync_directory(self.path)
 
     def failure(self, error: OSError, done: str) -> CkptMigrateError:
-        kept = parts.finished(self.path / journal.PARTS)
+        kept = None
+        with contextlib.suppress(OSError):
+            kept = parts.finished(self.path / journal.PARTS)
         return unwritable(self.path, error, left=is_unfinished(self.path), kept=kept)

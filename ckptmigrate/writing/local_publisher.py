@@ -166,6 +166,12 @@ class LocalPublisher:
                 path=self.destination,
                 fix=f"if no migration uses it, run `{shell('rm', '-r', self.stage)}`",
             )
+        if self.parts.is_symlink():
+            raise DestinationError(
+                f"cannot be staged: {self.parts} is a link",
+                path=self.destination,
+                fix=f"to remove the link, run `{shell('rm', self.parts)}`",
+            )
         with lock.held(self.lock, self.destination):
             try:
                 done = {
@@ -206,7 +212,8 @@ class LocalPublisher:
         """Remove what a failed migration wrote, except for finished data files."""
         try:
             remove(self.stage)
-            if parts.finished(self.parts) is None:
+            done = parts.finished(self.parts)
+            if done is None:
                 remove(self.parts)
             sync_directory(self.destination.parent)
             lock.release(self.lock)
@@ -217,7 +224,7 @@ class LocalPublisher:
                 path=self.destination,
                 fix=f"when that works again, run `{command('recover', self.destination)}`",
             ) from error
-        parts.mention(why, self.parts, self.destination)
+        parts.mention(why, done, self.destination)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -225,10 +232,10 @@ class LocalPublisher:
         try:
             yield
         except OSError as error:
-            left = os.path.lexists(self.lock)
-            raise unwritable(
-                self.destination, error, left=left, kept=parts.finished(self.parts)
-            ) from error
+            left, kept = os.path.lexists(self.lock), None
+            with contextlib.suppress(OSError):
+                kept = parts.finished(self.parts)
+            raise unwritable(self.destination, error, left=left, kept=kept) from error
 
     def name_latest(self, trackers: Mapping[str, bytes]) -> None:
         try:

@@ -38,12 +38,13 @@ _held: Final[set[str]] = set()
 
 
 @contextlib.contextmanager
-def held(lock: Place, about: Place) -> Iterator[None]:
+def held(lock: Place, about: Place, *, synced: bool = True) -> Iterator[None]:
     """Hold a lock during a block. The block must `release` it; else `recover` must remove it.
 
     Args:
         lock: the place of the lock, in an existing directory.
         about: what the lock protects, for error messages.
+        synced: whether the lock is on disk before the block begins.
 
     Raises:
         DestinationError: another process holds the lock, or ended without releasing it.
@@ -56,6 +57,8 @@ def held(lock: Place, about: Place) -> Iterator[None]:
     try:
         try:
             _create(lock, content)
+            if synced and isinstance(lock, Path):
+                sync_directory(lock.parent)
         except FileExistsError as error:
             raise refusal(owner_of(lock), about, lock) from error
         except BaseException as error:
@@ -69,7 +72,6 @@ def held(lock: Place, about: Place) -> Iterator[None]:
 def _create(lock: Place, content: bytes) -> None:
     if isinstance(lock, Path):
         os.symlink(content, os.fsencode(lock))
-        sync_directory(lock.parent)
     else:
         from ckptmigrate.storage.store import store_of  # local checkpoints do not need it
 

@@ -101,7 +101,8 @@ class LocalPartFiles:
         sync_directory(self.data)
 
     def versions(self, prefix: str = "") -> Mapping[str, str]:
-        return versions(self.data, prefix)
+        found = versions(self.data, prefix)
+        return {name: found[name] for name in found if not (self.data / name).is_symlink()}
 
     def require_space(self, size: int) -> None:
         require_space(size, self.data / PLAN)

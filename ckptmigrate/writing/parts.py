@@ -253,13 +253,13 @@ def _sizes(folder: Place) -> tuple[Mapping[str, int], Mapping[str, bytes]]:
         return {}, {}
 
 
-def mention(error: BaseException, area: Place, about: Place) -> None:
-    """Add to an error which parts in an area are finished, and how to continue.
+def mention(error: BaseException, done: str | None, about: Place) -> None:
+    """Add to an error which parts are finished, and how to continue.
 
     Args:
+        done: the result of `finished`.
         about: the checkpoint or destination.
     """
-    done = finished(area)
     if done is None:
         return
     told = f"{done} are finished and kept"

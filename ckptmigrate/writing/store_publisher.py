@@ -197,8 +197,8 @@ class StorePublisher:
         """Remove what a failed migration wrote; raise if that fails."""
         try:
             theirs = str(why) if isinstance(why, FileExistsError) else None
-            kept = theirs is None and parts.finished(self.parts) is not None
-            outcome = self._settle(keep=kept, theirs=theirs)
+            kept = None if theirs else parts.finished(self.parts)
+            outcome = self._settle(keep=kept is not None, theirs=theirs)
             lock.release(self.lock)
         except (StoreError, DamagedError, OSError) as error:
             raise DestinationError(
@@ -221,8 +221,8 @@ class StorePublisher:
                 else f"the {'other' if kept else 'written'} objects were removed"
             )
             why.reason += f"; {done}"
-            if kept and outcome != _COMPLETE:
-                parts.mention(why, self.parts, self.destination)
+            if outcome != _COMPLETE:
+                parts.mention(why, kept, self.destination)
 
     def _settle(self, *, keep: bool, theirs: str | None = None) -> str:
         """Remove the objects in the journal unless the migration is complete, then the journal.

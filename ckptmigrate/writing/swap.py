@@ -12,9 +12,8 @@ In the directory, under `.ckptmigrate/`:
 
 The steps, each on disk before the next:
 
-    1. lock; new data files; stage; other new files, originals and copies of the old files, read
-       back and validated
-    2. the journal
+    1. lock; new data files; stage
+    2. other new files, originals and copies of the old files, read back and validated; the journal
     3. metadata.json is removed, then `.metadata`
     4. the other files are replaced or removed, `.metadata` is written last of them
     5. metadata.json is written, which commits
@@ -135,7 +134,7 @@ def _swap(
     check_complete(path)
     try:
         target.prepare()
-        with lock.held(lock_of(path), path):
+        with lock.held(lock_of(path), path, synced=False):  # the sync of the stage includes it
             try:
                 change, new, files = _stage(target, change, moving, progress)
                 after = directory(path)
@@ -144,7 +143,7 @@ def _swap(
                 # `create` has read every file back, so the bytes in memory are those in the stage.
                 validate(change, Overlay(after, {**dict.fromkeys(change.files), **new}))
                 target.create(journal.FILE, journal.dump(files))
-                target.sync([journal.FILE])
+                target.sync(_staged(change, new, files))
                 sizes = {name: len(content) for name, content in new.items()}
                 sizes |= {name: payload.size for name, payload in change.payload.items()}
                 homes = dict.fromkeys(change.payload, PARTS)
@@ -154,6 +153,8 @@ def _swap(
                 _roll_back_failed(target, error)
                 raise
             try:
+                if change.payload:
+                    target.remove_folder(PARTS)
                 _finish(target, files)
             except (OSError, StoreError) as error:
                 raise DestinationError(
@@ -201,15 +202,22 @@ def _stage(
     old = {n: size_of(now, n) or 0 for n, state in files.items() if state.before is not None}
     for name, content in new.items():
         target.create(f"{STAGE}/{name}", content, like=model_of(change, name))
-    target.sync([f"{STAGE}/{name}" for name in new])
     for name, content in change.originals.items():
         target.create(f"{change.originals_folder}/{name}", content, like=model_of(change, name))
-    target.sync([f"{change.originals_folder}/{name}" for name in change.originals])
     for name, size in old.items():
         target.copy(name, f"{OLD}/{name}", size)
-    target.sync([f"{OLD}/{name}" for name in old])
     journal.check(directory(path), {f"{OLD}/{name}": files[name].before for name in old})
     return change, new, files
+
+
+def _staged(change: Change, new: Collection[str], files: Mapping[str, FileState]) -> list[str]:
+    """Return all files that are staged: new files, originals, copies of old files, the journal."""
+    return [
+        *(f"{STAGE}/{name}" for name in new),
+        *(f"{change.originals_folder}/{name}" for name in change.originals),
+        *(f"{OLD}/{name}" for name, state in files.items() if state.before is not None),
+        journal.FILE,
+    ]
 
 
 def _replace(
@@ -228,7 +236,8 @@ def _replace(
     for names in reversed(journal.groups(marks)):
         for name in reversed(names):
             target.remove(name)
-        target.sync(names)
+        if manifest.MARKER_FILE in names:  # the other marks do not make a checkpoint without it
+            target.sync(names)
     for names in journal.groups(files):
         for name in names:
             if name in sizes:
@@ -242,7 +251,8 @@ def _roll_back_failed(target: Medium, why: BaseException) -> None:
     """Roll back a failed change; raise if that fails, or if the change was already committed."""
     path = target.path
     try:
-        outcome = _settle(target, keep=parts.finished(path / PARTS) is not None)
+        kept = parts.finished(path / PARTS)
+        outcome = _settle(target, keep=kept is not None)
         lock.release(lock_of(path))
         target.finish()
     except _REFUSED as error:
@@ -255,6 +265,7 @@ def _roll_back_failed(target: Medium, why: BaseException) -> None:
             fix=f"when it is writable again, run `{command('recover', path)}`",
         ) from error
     if not isinstance(why, Exception):
+        parts.mention(why, kept, path)
         return
     if outcome is Recovery.COMMITTED:
         raise DestinationError(
@@ -266,10 +277,10 @@ def _roll_back_failed(target: Medium, why: BaseException) -> None:
     if isinstance(why, OSError):
         raise target.failure(why, done) from why
     if isinstance(why, CkptMigrateError) and (
-        outcome is Recovery.ROLLED_BACK or isinstance(why, StoreError | DamagedError)
+        outcome is Recovery.ROLLED_BACK or (not kept and isinstance(why, StoreError | DamagedError))
     ):
         why.reason += f"; {done}"
-    parts.mention(why, path / PARTS, path)
+    parts.mention(why, kept, path)
 
 
 def recover(path: Place, *, break_lock: bool = False, keep: bool = False) -> str:
@@ -348,7 +359,6 @@ def _roll_back(target: Medium, files: Mapping[str, FileState]) -> None:
 def _finish(target: Medium, files: Collection[str]) -> None:
     """Clean up after a committed change; a failure here does not roll it back."""
     _clean(target, files)
-    target.remove_folder(PARTS)
     lock.release(lock_of(target.path))
     target.finish()
 
@@ -367,7 +377,6 @@ def _clean(target: Medium, files: Collection[str]) -> None:
             target.remove_folder(folder)
             target.sync([folder])
     target.remove(journal.FILE)  # without it, the copies beside it have no effect
-    target.sync([journal.FILE])
     target.remove_folder(STAGE)
     target.sync([STAGE])
 

@@ -16,6 +16,7 @@ import hashlib
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,11 +175,15 @@ def _shown(tree: Snapshot, checkpoint: Path) -> Snapshot:
     }
 
 
-def check(scenario: Scenario, every: int, without: int | None) -> tuple[int, int, int, list[str]]:
+Figures = dict[str, int]
+
+
+def check(scenario: Scenario, every: int, without: int | None) -> tuple[Figures, list[str]]:
     """Check every n-th state.
 
     Returns:
-        The number of calls, of states checked and of moments that were sampled, and violations.
+        The number of calls, of those that sync, of states checked and of moments that were sampled,
+        and violations.
     """
     with work_folder("crash") as work:
         recorded = Recorded(scenario, work)
@@ -197,7 +202,13 @@ def check(scenario: Scenario, every: int, without: int | None) -> tuple[int, int
                 wrong.append(f"{name}: {place}: {what}")
                 if without is not None:
                     break
-        return len(recorded.calls), states, len(sampled), wrong
+        figures = {
+            "calls": len(recorded.calls),
+            "syncs": len(recorded.syncs),
+            "states": states,
+            "sampled": len(sampled),
+        }
+        return figures, wrong
 
 
 def main() -> None:
@@ -211,18 +222,20 @@ def main() -> None:
     restart_under_shim()
     scenarios = [s for s in SCENARIOS if given.scenario in (None, s.name)]
     jobs = [(s, given.every, sync) for s in scenarios for sync in given.without_sync or [None]]
-    calls, states, sampled, failed = 0, 0, 0, False
-    for (scenario, *_), found in zip(jobs, in_processes(check, jobs), strict=True):
-        calls, states, sampled = calls + found[0], states + found[1], sampled + found[2]
-        failed |= bool(found[3])
-        print(f"  {scenario.name}: {found[0]} calls, {found[1]} states", flush=True)
-        print("\n".join(found[3]), file=sys.stderr, end="\n" if found[3] else "")
-        if given.every == 1 and given.without_sync is None and not found[3]:
-            figures = {"calls": found[0], "states": found[1], "sampled": found[2]}
+    total, failed = Counter[str](), False
+    for (scenario, *_), (figures, wrong) in zip(jobs, in_processes(check, jobs), strict=True):
+        total.update(figures)
+        failed |= bool(wrong)
+        print(
+            f"  {scenario.name}: {figures['calls']} calls, {figures['states']} states", flush=True
+        )
+        print("\n".join(wrong), file=sys.stderr, end="\n" if wrong else "")
+        if given.every == 1 and given.without_sync is None and not wrong:
             record("crash states", {scenario.name: figures})
     print(
-        f"checked {states} crash states after {calls} calls in {len(scenarios)} scenarios"
-        f" ({sampled} moments have more than {_MOST} combinations and are sampled)"
+        f"checked {total['states']} crash states after {total['calls']} calls in "
+        f"{len(scenarios)} scenarios ({total['sampled']} moments have more than {_MOST} "
+        "combinations and are sampled)"
     )
     sys.exit(failed)
 

@@ -192,8 +192,7 @@ class Disk:
 
         With each state, whether it is of a sample.
         """
-        sampled = 2 ** len(self.pending) > most
-        subsets = list(self._subsets(most))
+        subsets, sampled = self._subsets(most)
         known: dict[int, list[_Choice]] = {}
         for number, chosen in enumerate(subsets):
             names: dict[int, dict[str, Node]] = {}
@@ -206,23 +205,31 @@ class Disk:
             for state, one_of_many in _with_contents(found, most, number, known):
                 yield state, sampled or one_of_many
 
-    def _subsets(self, most: int) -> Iterator[list[Change]]:
-        count = len(self.pending)
-        if 2**count <= most:
-            masks: Iterator[tuple[bool, ...]] = itertools.product((False, True), repeat=count)
-        else:
-            chance = random.Random(count)
-            sample = [tuple(chance.random() < 0.5 for _ in range(count)) for _ in range(most)]
-            masks = iter([(False,) * count, (True,) * count, *sample])
-        # Changes of one name happen in order.
-        ordered = [
-            (earlier, later)
-            for earlier, later in itertools.combinations(range(count), 2)
-            if self.pending[later].touches(self.pending[earlier])
+    def _subsets(self, most: int) -> tuple[list[list[Change]], bool]:
+        """Which of the pending changes may be on disk, and whether it is only a sample of them.
+
+        Changes of one name happen in order.
+        """
+        earlier = [
+            [number for number, other in enumerate(self.pending[:later]) if change.touches(other)]
+            for later, change in enumerate(self.pending)
         ]
-        for mask in masks:
-            if all(mask[earlier] or not mask[later] for earlier, later in ordered):
-                yield list(itertools.compress(self.pending, mask))
+        found = [frozenset[int]()]
+        for later, needed in enumerate(earlier):
+            found += [done | {later} for done in found if done.issuperset(needed)]
+            if len(found) > most:
+                break
+        sampled = len(found) > most
+        if sampled:
+            chance = random.Random(len(self.pending))
+            found = [frozenset(), frozenset(range(len(self.pending)))]
+            for _ in range(most):
+                done, share = set[int](), chance.random()
+                for later, needed in enumerate(earlier):
+                    if chance.random() < share and done.issuperset(needed):
+                        done.add(later)
+                found.append(frozenset(done))
+        return [[self.pending[number] for number in sorted(done)] for done in found], sampled
 
 
 def _write_back(node: Node) -> None:

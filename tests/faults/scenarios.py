@@ -105,6 +105,12 @@ def _optimizer(place: Path) -> None:
     shutil.copytree(OPTIMIZERS / "0.13.1-optim-dp2", place / "run", symlinks=True)
 
 
+def _weights(place: Path) -> None:
+    """A checkpoint without its optimizer, whose old data files are kept for `undo`."""
+    _optimizer(place)
+    ckptmigrate.migrate(place / "run", optimizer="drop", compact=True, in_place=True)
+
+
 def _converted(place: Path) -> None:
     _optimizer(place)
     ckptmigrate.migrate(place / "run", to="0.16", optimizer="convert", in_place=True)
@@ -113,6 +119,7 @@ def _converted(place: Path) -> None:
 _OUT = "downgrade {place}/run --to pre-rerun -o {place}/out"
 _IN = "downgrade {place}/run --to pre-rerun --in-place"
 _CONVERT = "migrate {place}/run --to 0.16 --optimizer convert"
+_DROP = "migrate {place}/run --optimizer drop --compact"
 
 SCENARIOS = (
     Scenario("out of place", _sample, _OUT, "{place}/out"),
@@ -171,6 +178,11 @@ SCENARIOS = (
         )
         for cut in (0.3, 0.7, 0.9)
     ),
+    Scenario(
+        "drop and compact, out of place", _optimizer, f"{_DROP} -o {{place}}/out", "{place}/out"
+    ),
+    Scenario("drop and compact, in place", _optimizer, f"{_DROP} --in-place"),
+    Scenario("undo of drop and compact, forgotten", _weights, "undo {place}/run --forget"),
     Scenario("in place after one that was cut", _migrated, _IN, "{place}/run", 0.6, _IN),
 )
 

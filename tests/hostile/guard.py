@@ -32,7 +32,6 @@ _HARMLESS = frozenset(
         "glob.glob/2",
         "signal.pthread_kill",
         "gc.get_objects",
-        "socket.gethostname",  # in a lock, of its owner
         "fcntl.ioctl",  # FICLONE into the destination, which an open has made
     }
 )

@@ -22,8 +22,8 @@ os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 import torch
 import torch.distributed
 from megatron.core import dist_checkpointing, parallel_state
-from optimizer_jobs import stand_ins
-from optimizer_jobs.training import Job, model
+from optimizer_job import stand_ins
+from optimizer_job.training import Job, model
 from torch.distributed.checkpoint.api import CheckpointException
 from training_job.output import told_error
 from training_job.release import RELEASE

@@ -23,7 +23,7 @@ from ckptmigrate.checkpoint.large.repeats import Run
 from ckptmigrate.checkpoint.large.skeleton import Skeleton
 from ckptmigrate.checkpoint.large.tables import Row, Tables, shape, sizes_of
 from ckptmigrate.checkpoint.large.tokens import framed
-from ckptmigrate.checkpoint.metadata import Metadata
+from ckptmigrate.checkpoint.metadata import SHAPES, Metadata
 from ckptmigrate.checkpoint.rows import ENTRIES, PLANS, STORED, Blob, Chunk, Piece, piece_of
 from ckptmigrate.checkpoint.table_reader import Planned
 from ckptmigrate.errors import DamagedError
@@ -217,11 +217,20 @@ class LargeMetadata(Metadata):
         if not keys:
             return self
         edit, gone = self.edit, frozenset(keys)
+        if any(key in table for table in self._shape_tables() for key in gone):
+            return self.whole().without(gone)
         return self._edited(
             dropped=edit.dropped | (gone & self.tables.entries.keys()),
             added={key: new for key, new in edit.added.items() if key not in gone},
             moved={key: blob for key, blob in edit.moved.items() if key not in gone},
         )
+
+    def _shape_tables(self) -> Iterator[Mapping[str, Any]]:
+        """Yield `mcore_data` of the file and of each plan."""
+        for each in (self, *(self.plans or ())):
+            table = each.attributes.get(SHAPES)
+            if isinstance(table, dict):
+                yield table
 
     def with_blobs(self, added: Mapping[str, tuple[int, Blob]]) -> Metadata:
         if not added:

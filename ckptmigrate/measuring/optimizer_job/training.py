@@ -21,7 +21,7 @@ from .formula import LR, STATES, STEP, WEIGHT_DECAY, values
 
 
 @dataclass(frozen=True)
-class Job(release.TrainingJob):
+class OptimizerJob(release.TrainingJob):
     """A training job with a distributed optimizer.
 
     Attributes:
@@ -30,8 +30,10 @@ class Job(release.TrainingJob):
         again: the directory of the iteration that it saves after these steps; empty for none.
         bucket_size: --ddp-bucket-size with --overlap-grad-reduce; None without both.
         sharding_type: that of a save, by default the default of the release.
+        use_distributed_optimizer: whether data parallel ranks share the optimizer.
         bf16, swiglu, tied_embedding: the options of the model.
         experts: the number of experts; 0 for a dense model.
+        no_save_optim: whether the job runs with --no-save-optim.
         layers, hidden: the number of layers, and the hidden size of the model.
     """
 
@@ -40,10 +42,12 @@ class Job(release.TrainingJob):
     again: str = ""
     bucket_size: int | None = None
     sharding_type: str = ""
+    use_distributed_optimizer: bool = True
     bf16: bool = False
     swiglu: bool = False
     tied_embedding: bool = False
     experts: int = 0
+    no_save_optim: bool = False
     layers: int = 2
     hidden: int = 16
 
@@ -54,7 +58,7 @@ class Job(release.TrainingJob):
 
 
 @dataclass(frozen=True)
-class Shard:
+class OptimizerShard:
     """The elements of one parameter whose optimizer states are on this rank.
 
     Attributes:
@@ -79,15 +83,16 @@ class Shard:
 class Training:
     """The model, the optimizer and the scheduler of one rank."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: OptimizerJob) -> None:
         self.model = model(job)
-        settings = {"bf16": job.bf16, "params_dtype": job.dtype, "use_distributed_optimizer": True}
+        self.job, distributed = job, job.use_distributed_optimizer
+        settings = {"bf16": job.bf16, "params_dtype": job.dtype}
         config = OptimizerConfig(
             optimizer="adam", lr=LR, min_lr=LR / 10, weight_decay=WEIGHT_DECAY, clip_grad=0.0,
-            **settings,
+            use_distributed_optimizer=distributed, **settings,
         )  # fmt: skip
         overlapping = DistributedDataParallelConfig(
-            use_distributed_optimizer=True,
+            use_distributed_optimizer=distributed,
             grad_reduce_in_fp32=job.bf16,
             overlap_grad_reduce=job.bucket_size is not None,
             bucket_size=job.bucket_size,
@@ -117,7 +122,7 @@ class Training:
                     each.optimizer.state[param] = states
         for shard in self.shards():
             for held, state in zip(shard.held(), STATES, strict=True):
-                held.data.copy_(values(shard.key, state, shard.index))
+                held.data.copy_(values(shard.key, state, shard.index).view_as(held))
 
     def train(self, steps: int) -> None:
         """Train some steps with gradients that are those of the formula on every rank."""
@@ -134,19 +139,21 @@ class Training:
             if id(getattr(entry, "data", None)) in params:
                 yield entry.key, entry.data, global_index(entry)
 
-    def shards(self) -> Iterator[Shard]:
+    def shards(self) -> Iterator[OptimizerShard]:
         """Yield what this rank has of the optimizer states."""
         for key, param, index in self.weights():
             for each in self.optimizers:
-                if param in each.model_param_group_index_map:
+                if not self.job.use_distributed_optimizer:
+                    yield OptimizerShard(key, param, index, param, each.optimizer.state[param])
+                elif param in each.model_param_group_index_map:
                     number, position = each.model_param_group_index_map[param]
                     main = each.optimizer.param_groups[number]["params"][position]
                     part = each._get_model_param_range_map(param)["param"]
                     states = each.optimizer.state[main]
-                    yield Shard(key, param, index[part.start : part.end], main, states)
+                    yield OptimizerShard(key, param, index[part.start : part.end], main, states)
 
 
-def model(job: Job) -> GPTModel:
+def model(job: OptimizerJob) -> GPTModel:
     """Return the model of this rank; its weights are not initialized."""
     config = TransformerConfig(
         num_layers=job.layers,

@@ -1,15 +1,16 @@
 """Training jobs of one Megatron-Core release with its real distributed optimizer, on a CPU.
 
-A program for a separate process, with the release, ckptmigrate/measuring and tests/readers on
-PYTHONPATH. stdin is a JSON list of jobs (see training.Job). A job with `save` starts with the
-values of the formula and saves `checkpoint`; every other job resumes from `checkpoint`. For each
-job, the program prints a JSON line as training_job does. The outcome of a rank:
+A program for a separate process, with the release and ckptmigrate/measuring on PYTHONPATH. stdin is
+a JSON list of jobs (see training.OptimizerJob). A job with `save` starts with the values of the
+formula and saves `checkpoint`; every other job resumes from `checkpoint`. For each job, the program
+prints a JSON line as training_job does. The outcome of a rank:
 
     {"rank": 0, "stage": "done", "error": null, "elements": 18848, "unequal": [], "groups": ...}
 
 `elements` counts the elements of the weights and of this rank's optimizer states, each compared
-with the formula bit by bit. `unequal` lists [parameter, state, count] of those that differ.
-`groups` has the param groups of each optimizer.
+with the formula bit by bit; a job with `no_load_optim` has only main parameters. `unequal` lists
+[parameter, state, count] of those that differ. `groups` has the param groups of each optimizer.
+With `step`, `resumed` is as in stepping.resume.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 from typing import Any
 
 import torch
+from training_job import saving, stepping
 from training_job.__main__ import run
 from training_job.release import RELEASE, start_machine, start_ranks
 from training_job.saving import ITERATION
@@ -27,14 +29,14 @@ from training_job.saving import ITERATION
 from . import checkpoints
 from .formula import STATES, trained
 from .stand_ins import fit_in
-from .training import Job, Training
+from .training import OptimizerJob, Training
 
 
-def rank_main(job: Job, rank: int, store: str, outcome: dict[str, Any]) -> None:
+def rank_main(job: OptimizerJob, rank: int, store: str, outcome: dict[str, Any]) -> None:
     """Run one rank of a job."""
     fit_in()
     start_ranks(job, rank, store)
-    machine = start_machine()
+    machine, iterator = start_machine(), None
     training = Training(job)
     iteration = ITERATION + job.steps
     if job.save:
@@ -42,20 +44,31 @@ def rank_main(job: Job, rank: int, store: str, outcome: dict[str, Any]) -> None:
     else:
         iteration = checkpoints.load(job, rank, training, machine, outcome)
         outcome["iteration"] = iteration
+        if job.step:
+            outcome["stage"] = "step"
+            outcome["resumed"] = stepping.resume(machine, rank)
     training.train(job.train)
     iteration += job.train
-    compare(training, job.steps + job.train, outcome)
+    compare(job, training, outcome)
     path = job.checkpoint if job.save else job.again
     if path:
         outcome["stage"] = "save"
         if machine is not None:
             machine.current_iteration = iteration
-        checkpoints.save(job, rank, training, machine, path, iteration)
+        if job.save == "fault":
+            machine.current_iteration = iteration - 2  # `fail` runs two steps
+            iterator = stepping.fail(machine, rank, failing=rank == job.world_size - 1)
+        state = saving.rerun(machine, iterator)
+        checkpoints.save(job, rank, training, state, path, iteration)
     outcome["stage"] = "done"
 
 
-def compare(training: Training, steps: int, outcome: dict[str, Any]) -> None:
-    """Compare every weight and every optimizer state of this rank with the formula."""
+def compare(job: OptimizerJob, training: Training, outcome: dict[str, Any]) -> None:
+    """Compare every weight and every optimizer state of this rank with the formula.
+
+    Without a loaded optimizer, the main parameters are copies of the weights.
+    """
+    steps = job.steps + job.train
     outcome["elements"], outcome["unequal"] = 0, []
 
     def compare_one(key: str, state: str, held: torch.Tensor, expected: torch.Tensor) -> None:
@@ -69,7 +82,10 @@ def compare(training: Training, steps: int, outcome: dict[str, Any]) -> None:
         compare_one(key, "weight", param, expected)
     for shard in training.shards():
         states = trained(shard.key, shard.index, steps, decays=shard.param.dim() > 1)
-        for state, held, expected in zip(STATES, shard.held(), states, strict=True):
+        all_held = shard.held() if not job.no_load_optim else [shard.main]
+        if job.no_load_optim:
+            states = [states[0].to(job.dtype)]
+        for state, held, expected in zip(STATES, all_held, states, strict=False):
             compare_one(shard.key, state, held, expected)
     outcome["groups"] = [
         [
@@ -91,7 +107,7 @@ def main() -> None:
     if RELEASE < (0, 11):
         os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # see training_job
     for job in json.load(sys.stdin):
-        print(json.dumps(run(Job(**job), rank_main)), flush=True)
+        print(json.dumps(run(OptimizerJob(**job), rank_main)), flush=True)
 
 
 if __name__ == "__main__":

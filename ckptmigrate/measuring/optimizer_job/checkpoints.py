@@ -20,7 +20,7 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
 from training_job import loading, saving
 from training_job.release import RELEASE
 
-from .training import Job, Training
+from .training import OptimizerJob, Training
 
 FLATTENED, GATHERED = "fully_sharded_model_space", "dp_zero_gather_scatter"
 BY_BUCKET, BY_PARAMETER = "dp_reshardable", "fully_reshardable"
@@ -28,18 +28,21 @@ BY_BUCKET, BY_PARAMETER = "dp_reshardable", "fully_reshardable"
 _RESHARDABLE = {FLATTENED, BY_PARAMETER} if RELEASE >= (0, 15) else {FLATTENED}
 
 
-def save(job: Job, rank: int, training: Training, machine: Any, path: str, iteration: int) -> None:
-    """Save a checkpoint in a root with a tracker file."""
+def save(
+    job: OptimizerJob, rank: int, training: Training, rerun: Any, path: str, iteration: int
+) -> None:
+    """Save a checkpoint with a rerun state in a root with a tracker file."""
     sharding_type = job.sharding_type or (BY_BUCKET if RELEASE >= (0, 15) else FLATTENED)
-    content = {"distrib_optim_sharding_type": sharding_type}
+    content: dict[str, Any] = {}
+    if job.use_distributed_optimizer:
+        content["distrib_optim_sharding_type"] = sharding_type
     if RELEASE >= (0, 14):
         content |= {"singleton_local_shards": False, "chained_optim_avoid_prefix": True}
     if sharding_type == BY_PARAMETER:
         content["distrib_optim_fully_reshardable_mem_efficient"] = False
     state = {**common_state(job, sharding_type), "iteration": iteration}
-    state |= sharded(training, content, is_loading=False)
+    state |= sharded(training, content, is_loading=False, optimizer=not job.no_save_optim)
     state["rng_state"] = rng_state(job, rank)
-    rerun = saving.rerun(machine, None)
     if rerun:
         state["rerun_state_machine"] = rerun
     strategy = serialization.get_default_save_sharded_strategy("torch_dist", 1)
@@ -57,7 +60,9 @@ def save(job: Job, rank: int, training: Training, machine: Any, path: str, itera
         tracker.write_text(str(iteration))
 
 
-def load(job: Job, rank: int, training: Training, machine: Any, outcome: dict[str, Any]) -> int:
+def load(
+    job: OptimizerJob, rank: int, training: Training, machine: Any, outcome: dict[str, Any]
+) -> int:
     """Resume from a checkpoint, and return its iteration.
 
     Raises:
@@ -69,16 +74,19 @@ def load(job: Job, rank: int, training: Training, machine: Any, outcome: dict[st
 
     outcome["stage"] = "template"
     content = common.get("content_metadata") if RELEASE >= (0, 13) else None
+    if content is None and "optimizer" not in common:
+        content = {}
     if content is None:
         content = {"distrib_optim_sharding_type": sharding_type_without_content(common)}
     sharding_type = content.get("distrib_optim_sharding_type", FLATTENED)
     sizes = args.tensor_model_parallel_size, args.pipeline_model_parallel_size
-    if sizes != job.model_parallel and sharding_type not in _RESHARDABLE:
+    loads = not (job.no_load_optim or args.no_save_optim)
+    if loads and sizes != job.model_parallel and sharding_type not in _RESHARDABLE:
         raise RuntimeError(
             f"(TP, PP) mismatch after resume ({job.model_parallel} vs {sizes} from checkpoint): "
             f"not supported for DistributedOptimizer with sharding type {sharding_type}."
         )
-    template = sharded(training, content, is_loading=True)
+    template = sharded(training, content, is_loading=True, optimizer=loads)
     if sizes == job.model_parallel:
         template["rng_state"] = rng_state(job, rank)
     rerun = loading.rerun_template(job, machine, common)
@@ -89,10 +97,13 @@ def load(job: Job, rank: int, training: Training, machine: Any, outcome: dict[st
     strategy = serialization.get_default_load_sharded_strategy(job.checkpoint)
     state = dist_checkpointing.load(template, job.checkpoint, strategy, strict=job.strictness)
     training.model.load_state_dict(state["model"])
-    # With fp32 weights the optimizer updates views of them, which autograd lets nobody write to.
-    with torch.no_grad():
-        training.optimizer.load_state_dict(state["optimizer"])
-    training.scheduler.load_state_dict(state["opt_param_scheduler"])
+    if not job.no_load_optim:
+        # With fp32 weights the optimizer updates views of them, which autograd protects.
+        with torch.no_grad():
+            training.optimizer.load_state_dict(state["optimizer"])
+        training.scheduler.load_state_dict(state["opt_param_scheduler"])
+    elif job.bf16:
+        training.optimizer.reload_model_params()
     if machine is not None:
         loading.restore(machine, state, requested=rerun is not None)
     return int(state["iteration"])
@@ -110,14 +121,23 @@ def sharding_type_without_content(common: dict[str, Any]) -> str:
     return FLATTENED if getattr(common["args"], "ckpt_fully_parallel_save", False) else GATHERED
 
 
-def sharded(training: Training, content: dict[str, Any], *, is_loading: bool) -> dict[str, Any]:
-    """Return the sharded state dict of the model and the optimizer, and the scheduler's."""
+def sharded(
+    training: Training, content: dict[str, Any], *, is_loading: bool, optimizer: bool
+) -> dict[str, Any]:
+    """Return the sharded state dict of the model and the optimizer, and the scheduler's.
+
+    Args:
+        optimizer: whether the job saves or loads the optimizer, and the scheduler with it.
+    """
     if RELEASE >= (0, 13):
         state = {"model": training.model.sharded_state_dict(metadata=dict(content))}
         options: dict[str, Any] = {"metadata": dict(content)}
     else:
         state = {"model": training.model.sharded_state_dict()}
-        options = {"sharding_type": content["distrib_optim_sharding_type"]}
+        distributed = training.job.use_distributed_optimizer
+        options = {"sharding_type": content["distrib_optim_sharding_type"]} if distributed else {}
+    if not optimizer:
+        return state
     state["optimizer"] = training.optimizer.sharded_state_dict(
         state, is_loading=is_loading, **options
     )
@@ -125,7 +145,7 @@ def sharded(training: Training, content: dict[str, Any], *, is_loading: bool) ->
     return state
 
 
-def rng_state(job: Job, rank: int) -> ShardedObject:
+def rng_state(job: OptimizerJob, rank: int) -> ShardedObject:
     """Return the RNG states; with experts, 0.16 saves those of every data parallel rank."""
     entry = saving.rng_state(rank)
     if RELEASE != (0, 16) or job.expert_parallel == 1:
@@ -139,14 +159,14 @@ def rng_state(job: Job, rank: int) -> ShardedObject:
     )
 
 
-def common_state(job: Job, sharding_type: str) -> dict[str, Any]:
+def common_state(job: OptimizerJob, sharding_type: str) -> dict[str, Any]:
     """Return the common state, with the args that describe the optimizer and the model."""
     common = saving.common_state(job, "validate_results")
     vars(common["args"]).update(
-        use_distributed_optimizer=True,
+        use_distributed_optimizer=job.use_distributed_optimizer,
         ckpt_fully_parallel_save=sharding_type != GATHERED,
         ckpt_format="torch_dist",
-        no_save_optim=None,
+        no_save_optim=job.no_save_optim or None,
         no_save_rng=None,
         overlap_grad_reduce=job.bucket_size is not None,
         ddp_bucket_size=job.bucket_size,

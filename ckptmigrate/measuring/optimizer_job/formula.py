@@ -1,8 +1,8 @@
 """The values of every element of the weights, gradients and optimizer states, by a formula.
 
 An element's value is a function of the parameter's name and the element's index in the global
-tensor, so that no code that saves, loads or converts is needed to know it. The formula is that of
-tests/optimizer/README.md.
+tensor, so that no code that saves, loads or converts is needed to know it. The samples with
+an optimizer have these values, too.
 """
 
 from __future__ import annotations
