@@ -44,6 +44,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "moe": {"data_parallel": 2, "expert_parallel": 2, "experts": 4},
     "cp2": {"context_parallel": 2, "bucket_size": 1500},
+    "fp16": {"data_parallel": 2, "bucket_size": 1500, "fp16": True},
 }  # fmt: skip
 # The elements that all ranks compare: the weights of each rank, and the three states of every
 # parameter, once per data parallel group.
@@ -51,6 +52,7 @@ ELEMENTS = {
     "dp2": (2 + 3) * 7616,
     "buckets": (2 + 3) * 7616,
     "cp2": (2 + 3) * 7616,
+    "fp16": (2 + 3) * 7616,
     "tp2": 2 * (1 + 3) * (7392 // 2 + 224),  # 224 weights are replicated
     "tp2pp2": 2 * (1 + 3) * ((2112 + 256) + (2112 + 256 + 32)),
     "moe": (2 + 3) * 3360 + 2 * (1 + 3) * 8192,  # shared weights, experts of a rank
@@ -99,7 +101,7 @@ SAVES = [
     for writer in RELEASES
     for sharding_type in TYPES[writer]
     for sizes in SIZES
-    if sizes != "cp2"
+    if sizes not in ("cp2", "fp16")
     # 0.10.0 builds no experts without Transformer Engine.
     if (writer, sizes) != ("0.10.0", "moe")
 ]
@@ -327,10 +329,11 @@ CONVERSIONS = [
     if save.sharding_type != converted_type(reader)
     or (save.sharding_type == FLATTENED and not is_plain(save.writer) and is_plain(reader))
 ]
-# Context parallelism, which is as data parallelism to the optimizer.
+# Context parallelism, which is as data parallelism to the optimizer, and a loss scaler.
 CONVERSIONS += [
-    (Save("0.13.1", FLATTENED, "cp2"), "0.16.1"),
-    (Save("0.16.1", BY_BUCKET, "cp2"), "0.13.1"),
+    *((Save("0.13.1", FLATTENED, sizes), "0.16.1") for sizes in ("cp2", "fp16")),
+    *((Save("0.16.1", BY_BUCKET, sizes), "0.13.1") for sizes in ("cp2", "fp16")),
+    (Save("0.13.1", GATHERED, "fp16"), "0.16.1"),
 ]
 # In `make test`, each type in both directions.
 QUICK = [

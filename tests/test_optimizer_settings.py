@@ -12,6 +12,7 @@ from typing import Any
 import optimizer_side
 import pytest
 import torch
+import torch_side
 from packaging.version import Version
 from test_optimizer_conversion import (
     FLATTENED,
@@ -23,9 +24,13 @@ from test_optimizer_conversion import (
     sample,
     write,
 )
+from test_optimizer_sources import edited
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 
 from ckptmigrate.checks.verification import verify_one
 from ckptmigrate.errors import RefusedError
+from ckptmigrate.optimizer import meaning
 from ckptmigrate.optimizer.resharding import convert
 from ckptmigrate.optimizer.target import OptimizerTarget
 
@@ -218,3 +223,24 @@ def test_a_chunk_is_written_as_torch_saves_it(tmp_path: Path) -> None:
             for member in ("data.pkl", "data/0", "byteorder", "version"):
                 assert ours.read(f"archive/{member}") == theirs.read(f"archive/{member}")
             assert ours.testzip() is None
+
+
+@pytest.mark.parametrize("target", [FLATTENED, RESHARDABLE])
+def test_the_tensors_of_a_loss_scaler_are_moved(target: str, tmp_path: Path) -> None:
+    """From the sharded object of a rank to the common state, with their storages."""
+    key = "optimizer.distributed.dp_group_idx_0.grad_scaler/shard_0_1"
+    scaler = {"scale": torch.tensor([8192.0]), "growth_tracker": 3}
+
+    def edit(metadata: Any) -> None:
+        blob = io.BytesIO()
+        torch.save([scaler], blob)
+        (tmp_path / "edited" / "__0_7.distcp").write_bytes(blob.getvalue())
+        metadata.state_dict_metadata[key] = BytesStorageMetadata()
+        where = _StorageInfo("__0_7.distcp", 0, len(blob.getvalue()))
+        metadata.storage_data[MetadataIndex(key)] = where
+
+    source = edited("0.17.1-optim-dp2", tmp_path, edit)
+    copy, _ = write(source, OptimizerTarget(target), tmp_path)
+    assert torch_side.read_common(copy)["optimizer"]["grad_scaler"] == scaler
+    differences = [str(each) for each in meaning.diff(read(source), read(copy), values=True)]
+    assert not [each for each in differences if "grad_scaler" in each]

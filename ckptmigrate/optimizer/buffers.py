@@ -105,7 +105,7 @@ def chained_of(source: Source, groups: Mapping[tuple[int, int], GroupKeys]) -> t
     found: dict[int, Chained] = {}
     for (chained, _), keys in groups.items():
         state: dict[str, Any] = {
-            name: source.read_object(keys.objects[name])
+            name: source.read_settings(keys.objects[name])
             for name in (OPTIMIZER, "grad_scaler")
             if name in keys.objects
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ckptmigrate.checkpoint import differences
@@ -17,11 +17,12 @@ from ckptmigrate.checkpoint.differences import Difference
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.optimizer import sharding_types
 from ckptmigrate.optimizer.dropping import without_optimizer
-from ckptmigrate.optimizer.record import OptimizerRecord, Parameter, ParameterCell
+from ckptmigrate.optimizer.record import Chained, OptimizerRecord, Parameter, ParameterCell
 from ckptmigrate.optimizer.source import Source
 from ckptmigrate.optimizer.tensors import BLOCK, Numbers, Spans, blocks, part_of
 from ckptmigrate.pickles.display import short_repr
 from ckptmigrate.pickles.equality import equal
+from ckptmigrate.pickles.tree import PersistentId, rebuilt
 from ckptmigrate.storage.directories import Directory
 
 _PART: Final = "optimizer"
@@ -90,7 +91,16 @@ def diff(a: Manifest, b: Manifest, *, values: bool = False) -> Iterator[Differen
 def _side(found: Manifest) -> _Side:
     source = Source(found)
     type_ = sharding_types.recognise(source)
-    return _Side(found.directory, type_.TYPE, type_.read(source))
+    record = type_.read(source)
+
+    def content(node: Any) -> Any:
+        return source.storage(node) if isinstance(node, PersistentId) else node
+
+    settings = tuple(
+        Chained(rebuilt(each.groups, content), rebuilt(each.grad_scaler, content))
+        for each in record.chained
+    )
+    return _Side(found.directory, type_.TYPE, replace(record, chained=settings))
 
 
 def _settings(a: OptimizerRecord, b: OptimizerRecord) -> Iterator[Difference]:

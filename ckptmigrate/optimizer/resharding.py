@@ -203,7 +203,7 @@ def _common(
             state["grad_scaler"] = chained.grad_scaler
         states.append({**state, TYPE: target.type})
     value = dict(enumerate(states)) if source.is_chained else states[0]
-    common = common.with_value(OPTIMIZER, value)
+    common = source.with_settings(common, value)
     content = _content(common, target)
     if content is None:
         common = common.without("content_metadata")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
+from ckptmigrate.checkpoint.common import CommonState
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.checkpoint.shapes import TensorDescription, shape_of
@@ -16,6 +17,7 @@ from ckptmigrate.optimizer import hashing, tensors
 from ckptmigrate.optimizer.record import KEY, Chained
 from ckptmigrate.optimizer.tensors import Numbers, Span, Spans, View
 from ckptmigrate.pickles.display import short_repr
+from ckptmigrate.pickles.tree import PersistentId, rebuilt
 from ckptmigrate.storage.progress import Progress
 
 TYPE: Final = "param_state_sharding_type"
@@ -58,6 +60,16 @@ class Weight:
     def cell_count(self) -> int:
         """Return the number of elements of a cell."""
         return math.prod(self.sizes)
+
+
+class _StorageOf(PersistentId):
+    """The storage of a tensor in a sharded object."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: str, pid: Any) -> None:
+        super().__init__(pid)
+        self.key = key
 
 
 @dataclass(frozen=True)
@@ -197,6 +209,60 @@ class Source:
         if not isinstance(tree, list) or len(tree) != 1:
             raise self.error(f"sharded object {key!r} is not a list of one value")
         return tree[0]
+
+    def read_settings(self, key: str) -> Any:
+        """Return the contents of a sharded object for the common state, inert.
+
+        Its tensors are small and refer to the object; see `with_settings`.
+
+        Raises:
+            DamagedError: it is missing or cannot be read.
+        """
+
+        def of_object(node: Any) -> Any:
+            return _StorageOf(key, node.pid) if isinstance(node, PersistentId) else node
+
+        return rebuilt(self.read_object(key), of_object)
+
+    def storage(self, of: PersistentId) -> bytes:
+        """Return the bytes of a tensor of the common state or of `read_settings`.
+
+        Raises:
+            DamagedError: they are not there.
+        """
+        file = self.manifest.common.torch_file
+        if isinstance(of, _StorageOf):
+            file = self.manifest.read_blob(of.key)
+        name = of.pid[2] if isinstance(of.pid, tuple) and len(of.pid) > 2 else None
+        found = dict(file.storages).get(f"data/{name}")
+        if found is None:
+            raise self.error("a tensor of its settings has no storage")
+        return found
+
+    def with_settings(self, common: CommonState, value: Any) -> CommonState:
+        """Return the common state with a value under OPTIMIZER, and the storages of its tensors.
+
+        Args:
+            value: has parts of `read_settings`.
+
+        Raises:
+            DamagedError: a tensor has no storage.
+        """
+        file = common.torch_file
+        moved: dict[tuple[str, Any], PersistentId] = {}
+
+        def in_file(node: Any) -> Any:
+            nonlocal file
+            if not isinstance(node, _StorageOf):
+                return node
+            kind, cls, name, *rest = node.pid
+            if (node.key, name) not in moved:
+                file, number = file.with_storage(self.storage(node))
+                moved[node.key, name] = PersistentId((kind, cls, number, *rest))
+            return moved[node.key, name]
+
+        changed = common.with_value(OPTIMIZER, rebuilt(value, in_file))
+        return replace(changed, torch_file=file)
 
     @cached_property
     def states(self) -> tuple[Mapping[str, Any], ...]:

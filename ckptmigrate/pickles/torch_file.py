@@ -7,6 +7,7 @@ format is in torchzip.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -41,6 +42,13 @@ class TorchFile:
         """Return a copy with another tree and the same storages."""
         zipped = replace(self.zipped, folder=folder or self.zipped.folder)
         return replace(self, tree=tree, zipped=zipped)
+
+    def with_storage(self, content: bytes) -> tuple[TorchFile, str]:
+        """Return a copy with one more tensor storage, and its name without the folder."""
+        taken = {name for name, _ in self.storages}
+        number = next(str(n) for n in itertools.count() if f"data/{n}" not in taken)
+        members = (*self.zipped.members, (f"data/{number}", content))
+        return replace(self, zipped=replace(self.zipped, members=members)), number
 
 
 def load(data: bytes) -> TorchFile:

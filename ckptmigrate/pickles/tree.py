@@ -240,7 +240,7 @@ def rebuilt(tree: Any, replacement: Callable[[Any], Any]) -> Any:
     open_nodes: set[int] = set()
 
     def visit(node: Any) -> Any:
-        if not isinstance(node, (dict, list, tuple, set, frozenset, Object, Global)):
+        if not isinstance(node, (dict, list, tuple, set, frozenset, Object, Global, PersistentId)):
             return node
         if id(node) in done:
             return done[id(node)]
@@ -276,7 +276,7 @@ def _rebuilt_inside(node: Any, visit: Callable[[Any], Any]) -> Any:
         items = {visit(key): visit(value) for key, value in node.items()}
         same = all(new is old for new, old in zip(items.values(), node.values(), strict=False))
         return node if same and list(items) == list(node) else items
-    if isinstance(node, Global):
+    if isinstance(node, (Global, PersistentId)):
         return node
     parts = [visit(part) for part in node]
     if all(new is old for new, old in zip(parts, node, strict=True)):

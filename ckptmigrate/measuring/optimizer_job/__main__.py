@@ -27,7 +27,7 @@ from training_job.release import RELEASE, start_machine, start_ranks
 from training_job.saving import ITERATION
 
 from . import checkpoints
-from .formula import STATES, trained
+from .formula import LOSS_SCALE, STATES, trained
 from .stand_ins import fit_in
 from .training import OptimizerJob, Training
 
@@ -87,6 +87,9 @@ def compare(job: OptimizerJob, training: Training, outcome: dict[str, Any]) -> N
             states = [states[0].to(job.dtype)]
         for state, held, expected in zip(STATES, all_held, states, strict=False):
             compare_one(shard.key, state, held, expected)
+    if training.job.fp16:
+        scales = {each.grad_scaler.scale.item() for each in training.optimizers}
+        outcome["unequal"] += [["loss scale", "scale", 1]] if scales != {LOSS_SCALE} else []
     outcome["groups"] = [
         [
             {name: value for name, value in group.items() if name != "params"}

@@ -178,6 +178,7 @@ def common_state(job: OptimizerJob, sharding_type: str) -> dict[str, Any]:
         swiglu=job.swiglu,
         untie_embeddings_and_output_weights=not job.tied_embedding,
         bf16=job.bf16,
+        fp16=job.fp16,
         params_dtype=job.dtype,
         optimizer="adam",
         num_distributed_optimizer_instances=1,

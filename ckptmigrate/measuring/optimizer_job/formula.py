@@ -15,6 +15,7 @@ import torch
 STATES = ("param", "exp_avg", "exp_avg_sq")
 STEP = 7  # of every param group of a new checkpoint
 LR, WEIGHT_DECAY = 0.001, 0.01
+LOSS_SCALE = 2.0**13  # with fp16
 GROUP: dict[str, Any] = {"lr": LR, "betas": (0.9, 0.999), "eps": 1e-8}
 _SHIFT = {"param": 0.5, "exp_avg": 0.5, "exp_avg_sq": 0.0, "grad": 0.5}
 _SCALE = {"param": 0.25, "exp_avg": 1.0, "exp_avg_sq": 1.0, "grad": 1.0}

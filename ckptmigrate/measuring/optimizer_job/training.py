@@ -17,7 +17,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer import TransformerConfig
 from training_job import release
 
-from .formula import LR, STATES, STEP, WEIGHT_DECAY, values
+from .formula import LOSS_SCALE, LR, STATES, STEP, WEIGHT_DECAY, values
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class OptimizerJob(release.TrainingJob):
         bucket_size: --ddp-bucket-size with --overlap-grad-reduce; None without both.
         sharding_type: that of a save, by default the default of the release.
         use_distributed_optimizer: whether data parallel ranks share the optimizer.
-        bf16, swiglu, tied_embedding: the options of the model.
+        bf16, fp16, swiglu, tied_embedding: the options of the model.
         experts: the number of experts; 0 for a dense model.
         no_save_optim: whether the job runs with --no-save-optim.
         layers, hidden: the number of layers, and the hidden size of the model.
@@ -44,6 +44,7 @@ class OptimizerJob(release.TrainingJob):
     sharding_type: str = ""
     use_distributed_optimizer: bool = True
     bf16: bool = False
+    fp16: bool = False
     swiglu: bool = False
     tied_embedding: bool = False
     experts: int = 0
@@ -54,6 +55,8 @@ class OptimizerJob(release.TrainingJob):
     @property
     def dtype(self) -> torch.dtype:
         """Return the dtype of the weights."""
+        if self.fp16:
+            return torch.float16
         return torch.bfloat16 if self.bf16 else torch.float32
 
 
@@ -86,14 +89,14 @@ class Training:
     def __init__(self, job: OptimizerJob) -> None:
         self.model = model(job)
         self.job, distributed = job, job.use_distributed_optimizer
-        settings = {"bf16": job.bf16, "params_dtype": job.dtype}
+        settings = {"bf16": job.bf16, "fp16": job.fp16, "params_dtype": job.dtype}
         config = OptimizerConfig(
             optimizer="adam", lr=LR, min_lr=LR / 10, weight_decay=WEIGHT_DECAY, clip_grad=0.0,
             use_distributed_optimizer=distributed, **settings,
         )  # fmt: skip
         overlapping = DistributedDataParallelConfig(
             use_distributed_optimizer=distributed,
-            grad_reduce_in_fp32=job.bf16,
+            grad_reduce_in_fp32=job.bf16 or job.fp16,
             overlap_grad_reduce=job.bucket_size is not None,
             bucket_size=job.bucket_size,
         )
@@ -120,6 +123,8 @@ class Training:
                 for param in group["params"]:
                     states = {name: torch.empty_like(param) for name in STATES[1:]}
                     each.optimizer.state[param] = states
+            if self.job.fp16:
+                each.grad_scaler._scale.fill_(LOSS_SCALE)
         for shard in self.shards():
             for held, state in zip(shard.held(), STATES, strict=True):
                 held.data.copy_(values(shard.key, state, shard.index).view_as(held))
@@ -169,6 +174,7 @@ def model(job: OptimizerJob) -> GPTModel:
         gated_linear_unit=job.swiglu,
         activation_func=torch.nn.functional.silu if job.swiglu else torch.nn.functional.gelu,
         bf16=job.bf16,
+        fp16=job.fp16,
         params_dtype=job.dtype,
         pipeline_dtype=job.dtype,
         tensor_model_parallel_size=job.tensor_parallel,
