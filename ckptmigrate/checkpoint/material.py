@@ -11,14 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from ckptmigrate.checkpoint import (
-    common,
-    downloads,
-    manifest,
-    metadata,
-    metadata_file,
-    sizes_file,
-)
+from ckptmigrate.checkpoint import common, downloads, manifest, metadata, metadata_file, sizes_file
 from ckptmigrate.checkpoint.common import CommonState
 from ckptmigrate.checkpoint.damage import Damage, fix_of, raise_first
 from ckptmigrate.checkpoint.manifest import PAYLOAD, Manifest
