@@ -85,6 +85,10 @@ class NotACheckpointError(CkptMigrateError):
     """A path that contains no distributed checkpoint, or whose tracker file names none."""
 
 
+class SeveralCheckpointsError(NotACheckpointError):
+    """A path that selects several checkpoints, where one is needed."""
+
+
 class UnsupportedFormatError(CkptMigrateError):
     """A checkpoint of another format (zarr, torch, torch_dcp, fsdp_dtensor)."""
 

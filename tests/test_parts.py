@@ -560,7 +560,7 @@ def test_a_task_of_a_batch_that_fails_and_is_run_again(tmp_path: Path, log: Log)
     shutil.copytree(OPTIMIZERS / OLD, tmp_path / "run")
     request = MigrationRequest("0.16", optimizer="convert", part_size=65536, jobs=1)
     path = str(tmp_path / "run" / CHECKPOINT)
-    task = Task(path, request, root=str(tmp_path / "out"))
+    task = Task(path, request, root=str(tmp_path / "out"), name=CHECKPOINT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LocalPartFiles, "write", failing(LocalPartFiles, 3, OSError("it fails")))
         failed = perform(task)

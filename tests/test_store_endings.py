@@ -58,7 +58,8 @@ ERRORS = {
 
 
 def batch() -> None:
-    outcome = perform(Task(f"{RUN}/iter_0000005", MigrationRequest(TARGET, "downgrade"), root=OUT))
+    name, request = "iter_0000005", MigrationRequest(TARGET, "downgrade")
+    outcome = perform(Task(f"{RUN}/{name}", request, root=OUT, name=name))
     if outcome.error is not None:
         raise CkptMigrateError(outcome.done.text)
 

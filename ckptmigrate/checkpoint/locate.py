@@ -26,7 +26,13 @@ from ckptmigrate.checkpoint.root_reading import (
 )
 from ckptmigrate.checkpoint.root_recognition import InSave
 from ckptmigrate.checkpoint.trackers import TRACKER_FILE
-from ckptmigrate.errors import CkptMigrateError, NotACheckpointError, Retry, StoreError
+from ckptmigrate.errors import (
+    CkptMigrateError,
+    NotACheckpointError,
+    Retry,
+    SeveralCheckpointsError,
+    StoreError,
+)
 from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
 from ckptmigrate.text.commands import command, job_options, removal
@@ -129,11 +135,11 @@ def only(path: Place, *, iteration: int | None = None) -> Located:
     """Do what `locate` does, for a PATH that must select one checkpoint.
 
     Raises:
-        NotACheckpointError: it selects several; names them.
+        SeveralCheckpointsError: it selects several; names them.
     """
     found = locate(path, iteration=iteration)
     if len(found.checkpoints) > 1:
-        raise NotACheckpointError(
+        raise SeveralCheckpointsError(
             f"has {len(found.checkpoints)} checkpoints: {', '.join(found.names)}",
             path=found.path,
             fix="use one of them",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +14,7 @@ from ckptmigrate.cli import console
 from ckptmigrate.cli.batch_options import Selection
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.corrected_command import completed
-from ckptmigrate.errors import CkptMigrateError
+from ckptmigrate.errors import CkptMigrateError, SeveralCheckpointsError
 from ckptmigrate.report import terminal
 from ckptmigrate.report.document import CommandOutcome, Document, Refusal, Report
 from ckptmigrate.storage.urls import place
@@ -36,6 +35,7 @@ def run(
     batch: bool = False,
     full: bool = False,
     path_only: bool = False,
+    several: bool = False,
 ) -> None:
     """Run a request on its PATHs.
 
@@ -43,13 +43,14 @@ def run(
         batch: whether it is a batch even if there is one PATH and no option of a batch.
         full: whether to print long lists in full.
         path_only: print only the path of the root to load.
+        several: whether it is a batch if the PATH selects several checkpoints, as a save of verl.
     """
     if selection.batch or batch:
         from ckptmigrate.cli import batches
 
         runner: Runner = partial(batches.run, selection, request)
     else:
-        runner = partial(_one, selection, request, full=full, path_only=path_only)
+        runner = partial(_one, selection, request, full=full, path_only=path_only, several=several)
     status = (
         _reported(runner, request.verb, selection.absolute, selection.report)
         if selection.report
@@ -59,21 +60,23 @@ def run(
         raise SystemExit(status)
 
 
-def selects_several(selection: Selection, iteration: int | None) -> bool:
-    """Return whether the PATH of a command selects several checkpoints, as a save of verl does."""
-    from ckptmigrate.checkpoint import locate
-
-    if selection.batch:
-        return False
-    with contextlib.suppress(CkptMigrateError, OSError):  # the command reports it
-        return len(locate.find(selection.only, iteration=iteration).checkpoints) > 1
-    return False
-
-
 def _one(
-    selection: Selection, request: VerbRequest, reported: bool, *, full: bool, path_only: bool
+    selection: Selection,
+    request: VerbRequest,
+    reported: bool,
+    *,
+    full: bool,
+    path_only: bool,
+    several: bool,
 ) -> tuple[Document, int]:
-    result: Any = request.run(selection.only, reported=reported, watch=console.progress)
+    try:
+        result: Any = request.run(selection.only, reported=reported, watch=console.progress)
+    except SeveralCheckpointsError:
+        if not several:
+            raise
+        from ckptmigrate.cli import batches
+
+        return batches.run(selection, request, reported)
     document = result.document()
     if output.json:
         output.object(result.as_json())
