@@ -391,7 +391,7 @@ def diff(
     Raises:
         CkptMigrateError: `a` or `b` contains no readable torch_dist checkpoint.
     """
-    located = (locate.locate(place(each), iteration=iteration).checkpoints[0] for each in (a, b))
+    located = (locate.only(place(each), iteration=iteration).checkpoints[0] for each in (a, b))
     first, second = (read(directories.directory(each)).manifest for each in located)
     return meaning.whole_diff(first, second, values=values)
 

@@ -188,7 +188,7 @@ def downgrade(selection: Selection, **options: Any) -> None:
 def migrate(selection: Selection, print_path: bool, **options: Any) -> None:
     """Upgrade or downgrade a checkpoint, depending on the target release.
 
-    If the result of an earlier run exists, `migrate` validates it and changes nothing.
+    If the result of an earlier run exists, it is validated, and nothing changes.
 
     In a script, LOAD=$(ckptmigrate migrate PATH --to TARGET --print-path) sets LOAD to the root to
     load: the new root, or PATH if it needs no migration.

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ckptmigrate.checkpoint import adapters, common, downloads, extra_state, locate, metadata
+from ckptmigrate.checkpoint import adapters, common, downloads, extra_state, metadata
 from ckptmigrate.checkpoint.manifest import MARKER_FILE, PAYLOAD
 from ckptmigrate.checkpoint.rerun import STATES
+from ckptmigrate.checkpoint.trackers import TRACKER_FILE
 from ckptmigrate.errors import UnsupportedFormatError
 from ckptmigrate.logs.examined import Seen
 from ckptmigrate.logs.kinds import numbers
@@ -52,9 +53,9 @@ Test = Callable[[Seen, Mapping[str, str]], Evidence | None]
 def _tracker(seen: Seen, wanted: bool) -> Evidence | None:
     if not seen.is_root:
         return None
-    there = directories.is_file(seen.path / locate.TRACKER_FILE)
+    there = directories.is_file(seen.path / TRACKER_FILE)
     what = "has" if there else "has no"
-    return Evidence(there is wanted, f"{seen.path} {what} {locate.TRACKER_FILE}")
+    return Evidence(there is wanted, f"{seen.path} {what} {TRACKER_FILE}")
 
 
 def _dangling(seen: Seen, _: Mapping[str, str]) -> Evidence | None:

@@ -28,7 +28,8 @@ ROWS: Final = (
         "the checkpoint has no optimizer state, and the job looks for it",
         (
             Cause(
-                "it was saved with --no-save-optim, or converted from another format",
+                "it was saved with --no-save-optim, migrated with --optimizer drop, or converted "
+                "from another format",
                 _NO_OPTIMIZER,
                 test="no-optimizer-keys",
             ),

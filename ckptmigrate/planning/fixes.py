@@ -51,12 +51,14 @@ class Advice:
         flags: the flags that the job then needs.
         reason: why neither a command nor a flag works, or None.
         converts: whether the command converts the optimizer, so that the job resumes with it.
+        needs_sizes: whether `reason` ends with a command that needs sizes from the user.
     """
 
     command: str | None = None
     flags: tuple[str, ...] = ()
     reason: str | None = None
     converts: bool = False
+    needs_sizes: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return the documented JSON form (docs/json.md, `check --json`)."""
@@ -87,7 +89,7 @@ def advise(
     """
     if not verdict.obstacles and not verdict.warnings:
         return Advice()
-    reason = None
+    reason, needs_sizes = None, False
     if found.record.kind is Kind.CORRUPT:
         return _repaired(found, verdict.reader, job, named)
     for wanted in _targets(found.manifest, verdict.reader, job, verdict):
@@ -95,7 +97,10 @@ def advise(
             options, made = _planned(found, wanted, progress)
             result = _after(made, found)
         except CkptMigrateError as error:
-            reason = reason or error.reason
+            if reason is None:
+                needs_sizes = error.retry is not None and bool(error.retry.add)
+                place = named or (found.manifest.path,)
+                reason = _with_sizes(error, wanted, place) if needs_sizes else error.reason
             continue
         after = check(result, verdict.reader, job)
         flags = _flags(after)
@@ -112,7 +117,14 @@ def advise(
         after = check(found, verdict.reader, _with(job, flags))
         if all(obstacle.flag in flags for obstacle in after.obstacles):
             return Advice(flags=flags)
-    return Advice(reason=reason or verdict.obstacles[0].why)
+    return Advice(reason=reason or verdict.obstacles[0].why, needs_sizes=needs_sizes)
+
+
+def _with_sizes(error: CkptMigrateError, wanted: Target, named: Sequence[str | Place]) -> str:
+    """Return why there is no plan, with the command that states the sizes which are unknown."""
+    add = () if error.retry is None else error.retry.add
+    again = command("migrate", *named, *wanted.words, *add)
+    return f"{error.reason}; run `{again}` with the sizes of the job that wrote it"
 
 
 def _repaired(found: Reading, release: Reader, job: Job, named: Sequence[str | Place]) -> Advice:

@@ -194,9 +194,7 @@ def plan(
         version,
         losses=losses,
         permitted=tuple(loss for loss in losses if loss not in granted),
-        sufficient=target.is_type
-        or target.stays
-        or (target.reader is not None and not target.native),
+        sufficient=target.stays or (target.reader is not None and not target.native),
     )
     return assemble(current, original, result, begin.manifest, request)
 
@@ -228,7 +226,7 @@ class Request:
 
 
 def _verb_for(current: Reading, target: Target) -> str:
-    if target.is_type or target.stays:
+    if target.stays:
         return "migrate"
     places = [versions.order(found) for found in current.layouts]
     wanted = versions.order(target.layout)

@@ -74,19 +74,14 @@ class Target:
     transformer_engine: str | None = None
 
     @property
-    def is_type(self) -> bool:
-        """Whether only the sharding type of the optimizer is requested, for no release."""
-        return self.name == self.optimizer_type
-
-    @property
     def stays(self) -> bool:
         """Whether the checkpoint is not migrated, and only parts of it change."""
-        return self.name in UNMOVED
+        return self.name in (self.optimizer_type, *UNMOVED)
 
     @property
     def words(self) -> tuple[str, ...]:
         """The command-line options that request this target."""
-        found = [] if self.is_type or self.stays else ["--to", self.name]
+        found = [] if self.stays else ["--to", self.name]
         if self.optimizer_type is not None:
             found += ["--optimizer-type", self.optimizer_type]
         elif self.optimizer != KEEP:

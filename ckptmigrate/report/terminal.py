@@ -140,7 +140,7 @@ def _problems(document: Document, *, full: bool) -> Iterator[Line]:
 
 
 def _change(found: CheckpointChange, *, full: bool) -> Iterator[Line]:
-    if not found.files:
+    if not found.files and not found.differences:
         return
     yield from cut(list(map(change, found.differences)), full=full)
     for file in found.files:

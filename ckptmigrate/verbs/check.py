@@ -13,7 +13,7 @@ from ckptmigrate.releases import prediction
 from ckptmigrate.releases.check_answer import CheckAnswer
 from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.releases.facts import compat
-from ckptmigrate.releases.job import Job
+from ckptmigrate.releases.job import Job, saved_parallelism
 from ckptmigrate.releases.prediction import Verdict
 from ckptmigrate.releases.readers import reader, readers
 from ckptmigrate.report.document import CommandOutcome, Document, Facts, NextStep, Predicted
@@ -83,7 +83,8 @@ class CheckRequest:
             from ckptmigrate.verbs.inspect import inspect
 
             facts = inspect(found.manifest.path).facts
-        return CheckResult(found.manifest.path, verdicts, self.release, advice, facts)
+        notes = tuple(_assumptions(located, found))
+        return CheckResult(found.manifest.path, verdicts, self.release, advice, facts, notes)
 
     def checked(self, path: Place) -> Iterator[tuple[Verdict, Advice]]:
         """Yield the verdict on each release and its fix."""
@@ -91,7 +92,7 @@ class CheckRequest:
         yield from zip(verdicts, self._advice(located, found, verdicts), strict=True)
 
     def _predicted(self, path: Place) -> tuple[Located, Reading, tuple[Verdict, ...]]:
-        located = locate.locate(path, iteration=self.iteration)
+        located = locate.only(path, iteration=self.iteration)
         found = read(directories.directory(located.checkpoints[0]))
         if self.release is None:
             asked = readers(compat(), self.torch, self.environment)
@@ -112,6 +113,25 @@ class CheckRequest:
         return tuple(fixes.advise(found, each, self.job, named, progress) for each in verdicts)
 
 
+def _why_not(found: Advice) -> str:
+    return f"{'' if found.needs_sizes else 'no single command or flag helps: '}{found.reason}"
+
+
+def _assumptions(located: Located, found: Reading) -> Iterator[str]:
+    """Yield what the prediction assumes about a checkpoint of a framework."""
+    if located.kind.own_loader:
+        yield (
+            f"{located.kind.framework} loads checkpoints with code of its own; the answer is about "
+            "load_checkpoint of Megatron-LM"
+        )
+    unknown = saved_parallelism(found.manifest).unknown
+    if unknown:
+        yield (
+            f"the checkpoint does not contain {', '.join(unknown)}; the answer is for a job with "
+            "the same sizes as the one that wrote it"
+        )
+
+
 @dataclass(frozen=True)
 class CheckResult:
     """The result of `check`.
@@ -122,6 +142,7 @@ class CheckResult:
         release: the requested release, or None for every known one.
         advice: the fix for the requested release; empty if there is none, or not requested.
         facts: the facts of the checkpoint, or None if not requested.
+        assumptions: what the prediction assumes, one sentence each.
     """
 
     path: Place
@@ -129,6 +150,7 @@ class CheckResult:
     release: str | None
     advice: tuple[Advice, ...] = ()
     facts: Facts | None = None
+    assumptions: tuple[str, ...] = ()
 
     @property
     def status(self) -> Status:
@@ -177,7 +199,8 @@ class CheckResult:
             predictions=tuple(Predicted(str(self.path), each) for each in self.verdicts),
             steps=tuple(self._steps()),
             warnings=(
-                *(f"no single command or flag helps: {a.reason}" for a in self.advice if a.reason),
+                *self.assumptions,
+                *(_why_not(each) for each in self.advice if each.reason),
                 *dict.fromkeys(each.damage for each in self.verdicts if each.damage),
             ),
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptmigrate import clock, places, versions
-from ckptmigrate.checkpoint import locate, nested, sidecar
+from ckptmigrate.checkpoint import locate, nested, root_kinds, root_reading, sidecar
 from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.checkpoint.sidecar import Step, digest_of
 from ckptmigrate.checkpoint.topology import Given
@@ -29,7 +29,6 @@ from ckptmigrate.verbs.changes import (
     default_output,
     finished,
     leading,
-    leading_root,
 )
 from ckptmigrate.verbs.result import Watch, unwatched
 from ckptmigrate.version import __version__
@@ -176,21 +175,25 @@ class MigrationRequest:
             prepared, link=self.link, moving=self._moving, dry_run=self.dry_run, watch=watch
         )
 
-    def add(self, path: Place, root: Place, *, always: bool, reported: bool = False) -> Migration:
+    def add(
+        self, path: Place, root: Place, name: str, *, always: bool, reported: bool = False
+    ) -> Migration:
         """Migrate one checkpoint into a root that other tasks add to.
 
         Args:
+            name: its path in the root.
             always: whether to add it even if nothing has to change in it.
         """
         found = prepare(path, replace(self, in_place=True), reported=reported)
         [plan] = found.plans
-        destination = root / found.names[0]
+        destination = root_kinds.at(root, name)
         if plan.satisfied and not always:
             return found
-        found = replace(found, plans=(plan.out_of_place(),), destination=root, added=True)
+        found = replace(found, plans=(plan.out_of_place(),), destination=root, added=name)
         if self.dry_run:
             return found
-        if any(left.destination == destination for left in publisher(root).leftovers()):
+        beside = publisher(destination.parent).leftovers()
+        if any(left.destination == destination for left in beside):
             # Remove what an interrupted run left; `discard` raises if that run is in progress.
             publisher(destination).discard(break_lock=False, keep=True)
         used = None
@@ -232,7 +235,7 @@ def prepare(
         )
         for checkpoint in located.checkpoints
     )
-    root = leading_root(located)
+    root = located.loadable
     destination = None
     usable = root is not None or not request.loadable
     satisfied = usable and all(plan.satisfied for plan in plans)
@@ -240,17 +243,17 @@ def prepare(
         # Absolute, but not resolved: the destination is beside a link that the user names.
         destination = places.absolute(request.output)
     elif not request.in_place and not satisfied:
-        destination = default_output(located.path, request.target)
+        destination = default_output(located.source, request.target)
     if destination is not None:
         plans = tuple(plan.out_of_place() for plan in plans)
-    found = leading(plans, destination, located.tracker, root)
+    found = leading(plans, destination, located, root)
     if reported:
         found = replace(found, before=before(plans))
     if destination is None:
         return found
     if request.loadable and _is_done(found):
         return replace(found, existing=True)
-    publisher(destination).check_free(located.path)
+    publisher(destination).check_free(located.source)
     return found
 
 
@@ -262,13 +265,17 @@ def _is_done(found: Migration) -> bool:
     """
     root = found.destination
     assert root is not None
-    if (
-        not directories.is_file(root / locate.TRACKER_FILE)
-        or locate.tracker_text(root) != found.tracker
+    if not directories.is_dir(root):
+        return False
+    if found.tracker is not None and (
+        not root_reading.is_root(root) or root_reading.read(root).text != found.tracker
     ):
         return False
-    results = [root / name for name in found.names]
+    results = found.results
     if not all(has(*each) for each in zip(found.plans, results, strict=True)):
+        return False
+    there = directories.directory(root)
+    if any(directories.size_of(there, each.name) is None for each in found.contents.carried):
         return False
     from ckptmigrate.checks.verification import verify_one  # other commands do not need it
 
