@@ -108,13 +108,13 @@ RELEASE: Final = ReleaseType()
 path = click.argument("path", type=PLACE, shell_complete=completion_values.directories)
 iteration = click.option(
     "--iteration", type=int, metavar="N", shell_complete=completion_values.iterations,
-    help="Use iteration N of a root, not the one in latest_checkpointed_iteration.txt.",
+    help="Use iteration N of a root, not that of its tracker file.",
 )  # fmt: skip
 every = click.option(
     "--all",
     "every",
     is_flag=True,
-    help="Process every iteration of a root. A failure does not stop the other iterations.",
+    help="Process every iteration of a root, also after a failure.",
 )
 _VERSIONS: Final = (
     click.option(
