@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import flaky_store
@@ -31,6 +32,7 @@ import ckptmigrate
 from ckptmigrate import CkptMigrateError, DamagedError, DestinationError
 from ckptmigrate.batch import phases
 from ckptmigrate.batch.phases import Scope
+from ckptmigrate.batch.tasks import Task, perform
 from ckptmigrate.errors import StoreError
 from ckptmigrate.optimizer import new_files, performing
 from ckptmigrate.optimizer.new_files import NewBlob, NewRange, NewState
@@ -42,6 +44,8 @@ from ckptmigrate.storage.directories import LocalDirectory
 from ckptmigrate.storage.urls import place
 from ckptmigrate.verbs import changes
 from ckptmigrate.verbs.migrate import Migration, MigrationRequest, prepare
+from ckptmigrate.verbs.result import Status
+from ckptmigrate.writing.links import Link
 from ckptmigrate.writing.part_files import LocalPartFiles, StorePartFiles
 from ckptmigrate.writing.parts import Moving
 
@@ -218,6 +222,29 @@ def test_no_space_for_the_first_part_leaves_nothing(
     monkeypatch.setattr(LocalPartFiles, "write", failing(LocalPartFiles, 1, error))
     with pytest.raises(DestinationError, match="the disk is full; nothing was changed"):
         changes.carry_out(migration, moving=ONE)
+    assert tree_hash(tmp_path) == before
+
+
+@pytest.mark.parametrize(("link", "refused"), [(Link.AUTO, False), (Link.COPY, True)])
+def test_copies_need_space_before_the_first_part(
+    link: Link, refused: bool, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(SAMPLES / SAMPLE, tmp_path / "run")
+    before = tree_hash(tmp_path)
+    found = planned(tmp_path / "run", tmp_path / "out")
+    [plan] = found.plans
+    free = sum(map(len, CONTENTS.values())) + plan.payload[1] - 1
+
+    def statvfs(path: Any) -> Any:
+        return SimpleNamespace(f_bavail=free, f_frsize=1, f_blocks=free)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    if not refused:
+        changes.carry_out(found, link=link)
+        return
+    with pytest.raises(DestinationError, match=r"the disk is full .* nothing was changed"):
+        changes.carry_out(found, link=link)
+    assert log.take() == []
     assert tree_hash(tmp_path) == before
 
 
@@ -527,6 +554,23 @@ def test_a_batch_shares_one_budget_of_processes(
     assert [each.jobs for each in requests if isinstance(each, MigrationRequest)] == (
         [expected] * paths
     )
+
+
+def test_a_task_of_a_batch_that_fails_and_is_run_again(tmp_path: Path, log: Log) -> None:
+    shutil.copytree(OPTIMIZERS / OLD, tmp_path / "run")
+    request = MigrationRequest("0.16", optimizer="convert", part_size=65536, jobs=1)
+    path = str(tmp_path / "run" / CHECKPOINT)
+    task = Task(path, request, root=str(tmp_path / "out"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalPartFiles, "write", failing(LocalPartFiles, 3, OSError("it fails")))
+        failed = perform(task)
+    assert failed.status is Status.FAILED
+    assert "2 of 3 data files" in failed.done.text
+    first = log.take()
+    done = perform(task)
+    assert done.status is Status.DONE, done
+    assert (len(first), len(log.take())) == (2, 1)
+    assert not [*tmp_path.rglob("*ckptmigrate-*")]
 
 
 def test_one_checkpoint_in_several_jobs(tmp_path: Path, run: Run) -> None:

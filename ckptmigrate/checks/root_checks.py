@@ -116,7 +116,7 @@ def _trackers(found: SavedRoot) -> list[Finding]:
     made = []
     if not all(is_finished(e) or migration_state.is_staged(e) for e in kind.checkpoints(named)):
         what = f"{file} names {named.name}, which lacks .metadata or metadata.json"
-        fix = downloads.fix(named, "") or None
+        fix = downloads.fix(kind.checkpoints(named)[0], "") or None
         made.append(Finding("tracker-half-written", root, what, fix=fix))
     elif missing:
         what = f"{trackers.TRACKER_FILE} is missing, and {file} names {named.name}"

@@ -40,6 +40,7 @@ from ckptmigrate.verbs.check import CheckRequest
     show_default=True,
     help=f"--dist-ckpt-strictness of the job: {', '.join(STRICTNESS)}.",
 )
+@options.transformer_engine
 @options.job_size("--job-tp", "tensor", "Tensor parallel size")
 @options.job_size("--job-pp", "pipeline", "Pipeline parallel size")
 @options.job_size("--job-cp", "context", "Context parallel size")

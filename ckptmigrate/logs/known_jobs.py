@@ -1,4 +1,4 @@
-"""The table of load errors, part 6: the optimizer, the arguments and the shards of the job."""
+"""The table of load errors, part 7: the optimizer, the arguments and the shards of the job."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from ckptmigrate.planning import optimizers, planner, refusals, repairs
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.planning.targets import CONVERT, Target, target
-from ckptmigrate.releases import optimizer_state, rng
+from ckptmigrate.releases import optimizer_state, rng, transformer_engine
 from ckptmigrate.releases.job import DEFAULT_STRICTNESS, RAISE_ALL, Job
 from ckptmigrate.releases.prediction import UNSAFE_LOAD, Obstacle, Verdict, check
 from ckptmigrate.releases.readers import Reader
@@ -36,6 +36,8 @@ _FLAGS: Final[dict[str, dict[str, Any]]] = {
     optimizer_state.FLAG: {"no_load_optim": True},
     rng.FLAG: {"no_load_rng": True},
     f"--dist-ckpt-strictness {DEFAULT_STRICTNESS}": {"strictness": DEFAULT_STRICTNESS},
+    transformer_engine.SKIP: {"strictness": transformer_engine.SKIPPING},
+    transformer_engine.UNREQUESTED: {},
     UNSAFE_LOAD: {},
 }
 
@@ -156,12 +158,15 @@ def _targets(found: Manifest, release: Reader, job: Job, verdict: Verdict) -> It
     A release target is planned for a job with the checkpoint's parallelism; the layouts are for
     all other jobs.
     """
-    named = partial(
+    extra_state = transformer_engine.remedy(found, release, job)
+    of_job = partial(
         target,
-        release.release,
-        torch=release.torch,
         environment=release.environment,
-        strict=job.strictness == RAISE_ALL,
+        extra_state=extra_state,
+        transformer_engine=job.transformer_engine,
+    )
+    named = partial(
+        of_job, release.release, torch=release.torch, strict=job.strictness == RAISE_ALL
     )
     if any(map(_is_of_optimizer, verdict.obstacles)) and optimizers.is_convertible(found):
         if optimizers.is_readable(found, release):  # but not with the TP and PP sizes of the job
@@ -172,8 +177,8 @@ def _targets(found: Manifest, release: Reader, job: Job, verdict: Verdict) -> It
         return
     for native in (False, True):
         yield named(native=native)
-    yield target(none_emitting.ID, environment=release.environment)
-    yield target(UNIVERSAL, environment=release.environment)
+    yield of_job(none_emitting.ID)
+    yield of_job(UNIVERSAL)
 
 
 def _planned(found: Reading, wanted: Target, progress: Progress | None) -> tuple[list[str], Plan]:

@@ -8,6 +8,7 @@ from ckptmigrate.checkpoint.sidecar import DROPPED, REPAIR, Step, digest, digest
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.places import Place
 from ckptmigrate.planning import optimizers
+from ckptmigrate.planning.extra_states import summarized
 from ckptmigrate.planning.planner import Plan, change_of, untouched
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Directory, Overlay, size_of
@@ -50,8 +51,8 @@ def plan(path: Place) -> Plan:
         layout=previous.layouts[0].ID,
         undo=_redo_command(last, path),
         satisfied=False,
-        differences=optimizers.differences(
-            current.manifest, previous.manifest, compacted=last.compacts
+        differences=summarized(
+            optimizers.differences(current.manifest, previous.manifest, compacted=last.compacts)
         ),
         change=change_of(
             path,

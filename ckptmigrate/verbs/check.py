@@ -10,10 +10,11 @@ from ckptmigrate.checkpoint import locate
 from ckptmigrate.checkpoint.locate import Located
 from ckptmigrate.places import Place
 from ckptmigrate.releases import prediction
+from ckptmigrate.releases.check_answer import CheckAnswer
 from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.releases.facts import compat
 from ckptmigrate.releases.job import Job, saved_parallelism
-from ckptmigrate.releases.prediction import CheckAnswer, Verdict
+from ckptmigrate.releases.prediction import Verdict
 from ckptmigrate.releases.readers import reader, readers
 from ckptmigrate.report.document import CommandOutcome, Document, Facts, NextStep, Predicted
 from ckptmigrate.storage import directories
@@ -28,10 +29,14 @@ if TYPE_CHECKING:
 
 _ANSWERS: Final = {
     CheckAnswer.YES: "{release} can resume from",
+    CheckAnswer.LIKELY: "{release} can likely resume from",
     CheckAnswer.CONDITIONAL: "{release} can resume only under a condition from",
     CheckAnswer.UNKNOWN: "It is not known whether {release} can resume from",
     CheckAnswer.NO: "{release} cannot resume from",
 }
+
+
+_GOOD: Final = (CheckAnswer.YES, CheckAnswer.LIKELY)
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ class CheckResult:
     @property
     def status(self) -> Status:
         """Return the status; a list of all releases is a success, whatever it says."""
-        good = self.release is None or self.verdicts[0].resumes
+        good = self.release is None or self.verdicts[0].answer in _GOOD
         return Status.OK if good else Status.PROBLEMS
 
     @property

@@ -14,7 +14,7 @@ from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.optimizer.target import PART_SIZE
 from ckptmigrate.places import Place
-from ckptmigrate.planning import planner, targets
+from ckptmigrate.planning import extra_states, planner, targets
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.planning.targets import Target
 from ckptmigrate.releases.environment import USUAL, Environment
@@ -44,7 +44,7 @@ class MigrationRequest:
 
     Attributes:
         to: the target: a release, a layout or `universal`; None if the checkpoint is not migrated:
-            only its optimizer or its data files change.
+            only its optimizer, its `_extra_state` or its data files change.
         verb: `upgrade`, `downgrade`, or `migrate` for either direction.
         output: the root to create, even if nothing has to change. By default `PATH.<to>`, and
             nothing is created if the release can resume from PATH unmigrated.
@@ -55,7 +55,8 @@ class MigrationRequest:
         given: parallelism, in ranks, that the checkpoint does not contain.
         torch: the torch version of the job; None for the usual one of the release.
         environment: the Python and NumPy versions of the job.
-        native, strict, optimizer, optimizer_type, compact, part_size: see `targets.Target`.
+        native, strict, optimizer, optimizer_type, extra_state, transformer_engine, compact,
+            part_size: see `targets.Target`.
         jobs, verify_source: see `parts.Moving`.
         hash_payload: whether to hash the data files too and compare them with integrity.json.
         link: how to bring data files into the new root.
@@ -82,6 +83,8 @@ class MigrationRequest:
     dry_run: bool = False
     optimizer: str = targets.KEEP
     optimizer_type: str | None = None
+    extra_state: str = targets.KEEP
+    transformer_engine: str | None = None
     compact: bool = False
     part_size: int = PART_SIZE
     jobs: int = AT_ONCE
@@ -94,12 +97,14 @@ class MigrationRequest:
             return self.to or self.optimizer_type or ""
         if self.optimizer == targets.DROP:
             return targets.WEIGHTS
+        if self.extra_state != targets.KEEP:
+            return extra_states.target_name(self.extra_state)
         return targets.COMPACT if self.compact else ""
 
     @property
     def changes_data_files(self) -> bool:
-        """Return whether a target is given by the options for the optimizer and data files."""
-        return bool(self.optimizer_type or self.compact or self.optimizer == targets.DROP)
+        """Return whether a target is given by the options for parts of a checkpoint."""
+        return bool(self.target)
 
     def options(self) -> dict[str, Any]:
         """Return the options that affect the result; `link`, `jobs` and others do not."""
@@ -112,6 +117,8 @@ class MigrationRequest:
             "strict": self.strict,
             "optimizer": self.optimizer,
             "optimizer_type": self.optimizer_type,
+            "extra_state": self.extra_state,
+            "transformer_engine": self.transformer_engine,
             "compact": self.compact,
             "part_size": self.part_size,
         }
@@ -145,6 +152,8 @@ class MigrationRequest:
             strict=self.strict,
             optimizer=self.optimizer,
             optimizer_type=self.optimizer_type,
+            extra_state=self.extra_state,
+            transformer_engine=self.transformer_engine,
             compact=self.compact,
             part_size=self.part_size,
         )

@@ -176,6 +176,7 @@ class LocalPublisher:
                 path=self.destination,
                 fix=f"to remove the link, run `{shell('rm', self.parts)}`",
             )
+        copied = sum(self._copied(plan, carrier.requested) for plan in plans.values())
         with lock.held(self.lock, self.destination):
             try:
                 done = {
@@ -187,6 +188,7 @@ class LocalPublisher:
                             moving,
                             carrier.progress,
                             *like,
+                            copied=copied,
                         ),
                     )
                     for name, plan in plans.items()
@@ -211,6 +213,14 @@ class LocalPublisher:
                     fix=f"when that works again, run `{command('recover', self.destination)}`",
                 ) from error
         return carrier.used
+
+    def _copied(self, plan: Plan, link: Link) -> int:
+        """Return the number of bytes of existing data files that are copied, and not linked."""
+        source = plan.path
+        if link is Link.AUTO and isinstance(source, Path):
+            is_far = source.stat().st_dev != self.destination.parent.stat().st_dev
+            return plan.payload[1] if is_far else 0
+        return plan.payload[1] if link in (Link.AUTO, Link.COPY) else 0
 
     def _discard(self, why: BaseException) -> None:
         """Remove what a failed migration wrote, except for finished data files."""

@@ -154,7 +154,11 @@ class Training:
 
 
 def model(job: OptimizerJob) -> GPTModel:
-    """Return the model of this rank; its weights are not initialized."""
+    """Return the model of this rank; its weights are not initialized.
+
+    Its attention, which is not used, does not support context parallelism, and no weight depends on
+    that.
+    """
     config = TransformerConfig(
         num_layers=job.layers,
         hidden_size=job.hidden,
@@ -169,7 +173,6 @@ def model(job: OptimizerJob) -> GPTModel:
         pipeline_dtype=job.dtype,
         tensor_model_parallel_size=job.tensor_parallel,
         pipeline_model_parallel_size=job.pipeline_parallel,
-        context_parallel_size=job.context_parallel,
         expert_model_parallel_size=job.expert_parallel,
         use_cpu_initialization=True,
         perform_initialization=False,
