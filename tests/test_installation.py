@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -10,11 +11,14 @@ import venv
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from conftest import SAMPLES, Run, refused
 from real_releases import READERS
 
+from ckptmigrate.cli import cli
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.releases import installation as asked
 from ckptmigrate.releases.installation import Installation, installation
@@ -229,3 +233,27 @@ def test_the_active_environment(make: Make, run: Run, tmp_path: Path) -> None:
     result = run("check", SAMPLE, "--reader", "installed", **nothing)
     words = ("megatron-core is not installed for this interpreter", "name the interpreter", "asked")
     refused(result, *words)
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"), [("check", ("--reader", "installed")), ("migrate", ("--to", "installed"))]
+)
+def test_the_request_has_every_version(
+    verb: str, words: tuple[str, ...], make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transformer Engine too, which decides what a job requests of extra states."""
+    monkeypatch.setenv("PYTHONPATH", "")
+    python = make("0.13.1")
+    engine(python, "transformer-engine", "2.1.0")
+    requests: list[Any] = []
+    module = importlib.import_module(f"ckptmigrate.cli.{verb}")
+    monkeypatch.setattr(module, "run", lambda _, request, **__: requests.append(request))
+    options = [verb, str(SAMPLE), *words, "--python", str(python)]
+    assert CliRunner().invoke(cli, options).exit_code == 0
+    assert CliRunner().invoke(cli, [*options, "--transformer-engine", "1.13"]).exit_code == 0
+    engines = [getattr(each, "job", each).transformer_engine for each in requests]
+    assert engines == ["2.1.0", "1.13"]
+    for request in requests:
+        found = request.environment
+        assert (request.target, request.torch) == ("0.13.1", TORCH)
+        assert (found.python, found.numpy) == (PYTHON, NUMPY)
