@@ -77,9 +77,9 @@ def program(name: str, *arguments: str) -> Command:
     ]
 
 
-def convert_optimizer(verb: str, to: str) -> Command:
+def convert_optimizer(verb: str, to: str, *options: str) -> Command:
     return lambda place: ckptmigrate(
-        verb, place.root, "--to", to, "--optimizer", "convert", "-o", place.out
+        verb, place.root, "--to", to, "--optimizer", "convert", "-o", place.out, *options
     )
 
 

@@ -22,6 +22,7 @@ READ_BACK: Final = "move, with SHA-256 digests, read back"
 DCP: Final = "torch DCP: load, save the optimizer"
 _SERIAL: Final = "reading, checksums and writing follow each other, and `cp` has no checksums"
 MOST_MEMORY: Final = 400  # MB
+JOBS: Final = (1, 2)  # data files that are written at once; 2 is the default
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,13 @@ def _converting(each: Conversion, size: int, repetitions: int) -> Task:
         (DIGESTS, commands.program("move_optimizer", each.to, "digests")),
         (READ_BACK, commands.program("move_optimizer", each.to, "digests", "read-back")),
         (each.command, commands.convert_optimizer(each.verb, each.to)),
+        *(
+            (
+                f"{each.command.rstrip('`')} --jobs {jobs}`",
+                commands.convert_optimizer(each.verb, each.to, "--jobs", str(jobs)),
+            )
+            for jobs in JOBS
+        ),
         (DCP, commands.program("dcp_copy", "optimizer.")),
     )
     contenders = tuple(Contender(name, payload, command) for name, command in ways)

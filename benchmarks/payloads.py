@@ -52,8 +52,7 @@ class SavedOptimizer:
         root.mkdir()
         program = str(PROGRAMS / "megatron_optimizer.py")
         arguments = (str(root / "iter_0000005"), str(self.size), self.sharding_type)
-        jobs = REPOSITORY / "ckptmigrate" / "measuring", REPOSITORY / "tests" / "readers"
-        path = os.pathsep.join(map(str, (READERS / self.release, *jobs)))
+        path = f"{READERS / self.release}{os.pathsep}{REPOSITORY / 'ckptmigrate' / 'measuring'}"
         measure([sys.executable, program, *arguments], {"PYTHONPATH": path})
 
 

@@ -165,7 +165,8 @@ def _sparse_of(size: int) -> str:
 def _many(count: int, repetitions: int) -> Task:
     payload, to = Many(count), "pre-rerun"
     options = {jobs: ["--jobs", str(jobs)] if jobs > 1 else [] for jobs in JOBS}
-    contenders = [
+    contenders = [Contender(FLOOR, payload, commands.floor(to))]
+    contenders += [
         Contender(
             f"`{' '.join(['ckptmigrate downgrade --all --in-place', *given])}`",
             payload,
@@ -173,7 +174,6 @@ def _many(count: int, repetitions: int) -> Task:
         )
         for given in options.values()
     ]
-    contenders.append(Contender(FLOOR, payload, commands.floor(to)))
     name = f"downgrade --to {to} of {count} checkpoints, for each"
     return Task(name, tuple(contenders), repetitions, per=count)
 

@@ -61,10 +61,8 @@ def check(
 
     Args:
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
-        release: the release of the job, for example `0.13.1` or `0.13`. None checks every known
-            release.
-        job: the parallelism and flags of the job. By default the parallelism of the checkpoint,
-            with the rerun state machine enabled.
+        release: the release of the job, such as `0.13.1` or `0.13`. By default every known one.
+        job: its parallelism and flags. By default that of the checkpoint, with reruns enabled.
         torch: the torch version of the job. By default the usual one of its release.
         python: the Python version of the job. By default 3.12.
         numpy: the NumPy version of the job. By default unknown; then `Verdict.depends` lists what
@@ -72,8 +70,7 @@ def check(
         iteration: the iteration of a root to use instead of the one in the tracker file.
 
     Returns:
-        A verdict and its fix per release, oldest release first. The fix is empty if the job
-        resumes.
+        A verdict and its fix per release, oldest first. The fix is empty if the job resumes.
 
     Raises:
         RefusedError: the release is unknown, or a version string is invalid.
@@ -98,6 +95,8 @@ def plan(
     strict: bool = False,
     optimizer: str = "keep",
     optimizer_type: str | None = None,
+    extra_state: str = "keep",
+    transformer_engine: str | None = None,
     compact: bool = False,
 ) -> Plan:
     """Plan a migration without writing anything.
@@ -116,6 +115,7 @@ def plan(
         optimizer: `keep`, `convert` where the target release does not load it as it is, or `drop`.
         optimizer_type: the sharding type to convert the optimizer to. By default
             `fully_sharded_model_space` up to 0.14 and `fully_reshardable` from 0.15 on.
+        extra_state, transformer_engine: as the options of `ckptmigrate migrate`.
         compact: whether to rewrite data files that contain bytes of no key without these bytes.
         python, numpy: the versions of the job. Module names in pickles are changed to those that
             these versions have. By default Python 3.12; module names of NumPy stay unchanged.
@@ -139,6 +139,8 @@ def plan(
         strict=strict,
         optimizer=optimizer,
         optimizer_type=optimizer_type,
+        extra_state=extra_state,
+        transformer_engine=transformer_engine,
         compact=compact,
     )
     return migration.prepare(place(path), request).plans[0]
@@ -162,6 +164,8 @@ def migrate(
     strict: bool = False,
     optimizer: str = "keep",
     optimizer_type: str | None = None,
+    extra_state: str = "keep",
+    transformer_engine: str | None = None,
     compact: bool = False,
     part_size: int = PART_SIZE,
     jobs: int = AT_ONCE,
@@ -170,29 +174,28 @@ def migrate(
     hash_payload: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Plan, ...]:
-    """Migrate a checkpoint, or the checkpoints of a root.
+    """Migrate a checkpoint, or the checkpoints of a root; return the plan of each as carried out.
 
     All checkpoints are planned before the first one is written. With `in_place`, an interrupted
     in-place migration is recovered first: completed if it was committed, else rolled back.
 
     Args:
         path: a checkpoint directory, or a root: then the iteration that its tracker file names.
-        to: as in `plan`. Can be None with `optimizer_type`, `optimizer="drop"` or `compact`: then
-            only the optimizer or the data files change.
+        to: as in `plan`. Can be None with `optimizer_type`, `optimizer="drop"`, `compact` or
+            `extra_state`: then nothing else changes.
         output: the root to create. By default `PATH.<to>`, and nothing is created if the target
             release can resume from `path` unmigrated.
         in_place: whether to change the checkpoint itself instead of creating a root.
         iteration: the iteration of a root to use instead of the one in the tracker file.
         every: whether to migrate every iteration of a root.
         verb, allow_loss, given, torch, python, numpy, native, strict, optimizer, optimizer_type,
-            compact: as in `plan`.
+            compact, extra_state, transformer_engine: as in `plan`.
         link: how to bring data files into `output` (hard link, reflink, copy, ...).
         hash_payload: whether to hash the data files too and compare them with integrity.json.
         part_size, jobs: largest size of new data files in bytes, and how many to write at once.
         verify_source: whether to compare them with the source once more.
         progress: called with each number of bytes of data files that were read or written.
 
-    Returns the plan of each checkpoint, as carried out.
 
     Raises:
         ValueError: both `output` and `in_place` are given.
@@ -218,13 +221,15 @@ def migrate(
         link,
         optimizer=optimizer,
         optimizer_type=optimizer_type,
+        extra_state=extra_state,
+        transformer_engine=transformer_engine,
         compact=compact,
         part_size=part_size,
         jobs=jobs,
         verify_source=verify_source,
     )
     if to is None and not request.changes_data_files:
-        raise ValueError("none of to, optimizer_type, optimizer='drop' and compact is given")
+        raise ValueError("neither to nor an option that changes a part is given")
     return request.run(place(path), watch=_watch(progress)).plans
 
 
@@ -386,12 +391,9 @@ def diff(
     Raises:
         CkptMigrateError: `a` or `b` contains no readable torch_dist checkpoint.
     """
-    first, second = (read(directories.directory(_one(path, iteration))).manifest for path in (a, b))
+    located = (locate.only(place(each), iteration=iteration).checkpoints[0] for each in (a, b))
+    first, second = (read(directories.directory(each)).manifest for each in located)
     return meaning.whole_diff(first, second, values=values)
-
-
-def _one(path: str | Place, iteration: int | None) -> Place:
-    return locate.locate(place(path), iteration=iteration).checkpoints[0]
 
 
 def _watch(progress: Progress | None) -> Watch:

@@ -76,6 +76,7 @@ PAGES: Final = (
     Page("docs/json.md"),
     Page("docs/many.md"),
     Page("docs/recipes.md", split=True, short=True),
+    Page("docs/frameworks.md", split=True, short=True),
     Page("docs/extending.md", copy=True),
 )
 
@@ -101,6 +102,16 @@ def copy_samples(text: str, folder: Path) -> dict[str, str]:
     for name, sample in named.items():
         [root] = [place / sample for place in _PLACES if (place / sample).is_dir()]
         shutil.copytree(root / "run" if (root / "run").is_dir() else root, folder / name)
+    return named | _framework_roots(text, folder)
+
+
+def _framework_roots(text: str, folder: Path) -> dict[str, str]:
+    """Create the roots of frameworks that a text names, as `copy_samples` copies samples."""
+    from framework_roots import CASES
+
+    named = {name: case for name, case in _NAMED.findall(text) if case in CASES}
+    for name, case in named.items():
+        CASES[case].make(folder / name)
     return named
 
 

@@ -27,7 +27,7 @@ def server(release: str) -> ForkServer:
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    modules = ["training_job.__main__", "optimizer_job.__main__", "parts", "forked_queue"]
+    modules = ["training_job.__main__", "optimizer_job.__main__", "parts", "models", "forked_queue"]
     return ForkServer(f"release-{release}", modules, environment)
 
 
@@ -58,6 +58,11 @@ def _ranks(release: str, main: str, jobs: Sequence[Mapping[str, Any]]) -> list[A
 def run_parts(release: str, *jobs: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Ask a release for parts of checkpoints (readers/parts.py)."""
     return _lines(release, "parts:main", jobs)
+
+
+def run_models(release: str, *jobs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Load the models of checkpoints with a release (readers/models.py)."""
+    return _lines(release, "models:main", jobs)
 
 
 def run_code(release: str, code: str, input: Any) -> Any:

@@ -19,7 +19,7 @@ from conftest import Run, checkpoint_of
 from test_check import ask, read
 
 from ckptmigrate.checkpoint import adapters
-from ckptmigrate.releases.prediction import CheckAnswer
+from ckptmigrate.releases.check_answer import CheckAnswer
 
 Copy = Callable[[str], Path]
 CASE = Path(__file__).parent / "cases" / "lora-adapter" / "run"

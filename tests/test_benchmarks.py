@@ -43,6 +43,7 @@ CONTENDERS = (
     "move, with SHA-256 digests, read back",
     "`ckptmigrate upgrade --optimizer convert`",
     "`ckptmigrate downgrade --optimizer convert`",
+    "`ckptmigrate downgrade --optimizer convert --jobs 2`",
     "torch DCP: load, save the optimizer",
 )
 _LIMITS = r"[\d.]+ x \| [\d.e+]+ x|[\d.]+ MB \| [\d.]+ MB"

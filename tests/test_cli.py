@@ -218,14 +218,14 @@ def test_release_checkpoint(run: Run, copy: Any, tmp_path: Path) -> None:
 
 
 def test_a_directory_that_no_tracker_leads_to(run: Run, copy: Any, tmp_path: Path) -> None:
-    """Its copy gets the name under which --load finds it."""
+    """Its copy is such a directory, too: another framework passes its path."""
     root = copy(SENTINEL)
     checkpoint_of(root).rename(tmp_path / "best")
     result = run("downgrade", "best", "--to", "pre-rerun")
     assert result.returncode == 0, result.stderr
     made = tmp_path / "best.pre-rerun"
-    assert (made / "latest_checkpointed_iteration.txt").read_text() == "5"
-    assert run("inspect", made).stdout.splitlines()[0].startswith(f"{made}/iter_0000005: ")
+    assert not (made / "latest_checkpointed_iteration.txt").exists()
+    assert run("inspect", made).stdout.splitlines()[0].startswith(f"{made}: ")
 
 
 def test_diff_tells_the_same_in_the_same_order(start: Run) -> None:
@@ -348,7 +348,9 @@ def test_a_bar_shows_while_payload_is_copied(tmp_path: Path) -> None:
         "-o",
         "out",
     ]
-    shown = golden.run([*words], tmp_path, 100)
+    at_once = "from ckptmigrate.cli import console\nconsole._WITHOUT_BAR = -1"
+    assert "writing data files" not in golden.run([*words[:-1], "quick"], tmp_path, 100)
+    shown = golden.run(words, tmp_path, 100, before=at_once)
     assert "writing data files" in shown
     # Both payload files, to the last byte, in the bar's own units.
     total = sum(p.stat().st_size for p in checkpoint_of(SAMPLES / SENTINEL).glob("*.distcp"))

@@ -235,6 +235,23 @@ FORMS = {
     "RuntimeError: Missing key in checkpoint state_dict: iteration.": "taken-for-torch-dcp",
     'Unexpected key(s) in state_dict: "decoder.layers.0.self_attention._extra_state"':
         "no-extra-state",
+    'Unexpected key(s) in state_dict: "decoder.layers.0.self_attention.core_attention.'
+    '_extra_state"': "no-extra-state",
+    '\tMissing key(s) in state_dict: "decoder.layers.0.self_attention.linear_proj._extra_state", '
+    '"decoder.layers.0.self_attention.linear_qkv._extra_state"': "no-extra-state",
+    '\tMissing key(s) in state_dict: "0._extra_state".': "no-extra-state",
+    "RuntimeError: Missing key in checkpoint state_dict: module.decoder.layers.self_attention."
+    "q_layernorm._extra_state/shard_0_16.": "no-extra-state",
+    "RuntimeError: Missing key in checkpoint state_dict: model.decoder.layers.self_attention."
+    "core_attention._extra_state/shard_0_32.": "no-extra-state",
+    f"{CORE}Object shard /ckpt/model_weights/model.decoder.layers.self_attention.core_attention."
+    "_extra_state/shard_0_80.pt not found": "no-extra-state",
+    "ValueError: Size mismatch between saved torch.Size([2322]) and current: torch.Size([4]) for "
+    "model.diffusion_transformer.layers.0.feed_forward.ffn._extra_state": "extra-state-shape",
+    "Missing keys (for all ranks): {'decoder.layers.self_attention.core_attention._extra_state', "
+    "'decoder.final_layernorm._extra_state'}.": "strict-extra-state",
+    "Unexpected keys (for this rank): {'decoder.final_layernorm._extra_state', "
+    "'decoder.final_layernorm.weight'}.": "strict-keys",
     "ValueError: Key wd_mult (or pre_wd_mult) not found in param_group {'lr': 1}.":
         "param-group-keys",
     "KeyError: (1.0, 1.0, False, True)": "param-group-mismatch",
@@ -331,6 +348,12 @@ SEVERAL = [
         "none-not-subscriptable",
         "no checkpoint was loaded",
     ),
+    (
+        NONE,
+        ("/opt/megatron/core/extensions/transformer_engine.py", "_split_extra_state"),
+        "none-not-subscriptable",
+        "Transformer Engine 2.16.1 and later",
+    ),
     (NONE, ELSEWHERE, None, ""),
     ("KeyError: 'recipe'", EXTRA, "extra-state-recipe", "Transformer Engine 1"),
     ("KeyError: 'recipe'", ELSEWHERE, None, ""),
@@ -343,7 +366,6 @@ SEVERAL = [
     ("KeyError: 'optimizer'", ELSEWHERE, None, ""),
     ("KeyError: 'sharded'", RERUN, "lone-rerun-mode", "--finetune"),
     ("KeyError: 'sharded'", ELSEWHERE, None, ""),
-    ("RuntimeError: Unsupported checkpoint format.", EXTRA, "extra-state-type", "converted"),
     (
         "ModuleNotFoundError: No module named 'swift.megatron.model.gpt_bridge'",
         COMMON,
@@ -383,13 +405,35 @@ def test_a_traceback_decides(
             assert cause in only.why
 
 
+def test_a_checkpoint_decides_what_a_traceback_does_not(tmp_path: Path) -> None:
+    log = TRACEBACK.format(
+        file=EXTRA[0], function=EXTRA[1], error="RuntimeError: Unsupported checkpoint format."
+    )
+    [answer] = parse_log(log).found
+    assert answer.recognised.kind.error == "extra-state-type"
+    assert [each.tell for each in answer.recognised.causes] == [
+        "the job runs Transformer Engine 2.4", "the job runs another version",
+    ]  # fmt: skip
+    root = SAMPLES / "0.17.1-idle-w1"
+    status, text = explain_log(log, tmp_path, "--checkpoint", root)
+    assert status == 0
+    assert "found: decoder.layers.self_attention.linear_proj._extra_state/shard_0_2 is None" in text
+    assert f"ckptmigrate migrate {root} --extra-state add --transformer-engine 2.4" in text
+    elsewhere = TRACEBACK.format(
+        file=ELSEWHERE[0],
+        function=ELSEWHERE[1],
+        error="RuntimeError: Unsupported checkpoint format.",
+    )
+    assert not parse_log(elsewhere).found
+
+
 def test_without_a_traceback_the_causes_are_listed(run: Run) -> None:
     text = run("explain", NONE).stdout
     assert text.startswith("none-not-subscriptable: a value that the job reads is None")
     assert "RERUNNING_IN_PLACE" in text
     assert "how to tell: the last frame of the traceback is _restore_state" in text
     assert "possible: this text has several meanings" in text
-    assert "cause 3      it is an error of the program" in text
+    assert "cause 4      it is an error of the program" in text
 
 
 def test_what_another_line_shows_is_withdrawn() -> None:
@@ -1009,7 +1053,8 @@ def test_a_text_of_torch(call: Callable[[], object], kind: str | None) -> None:
 
 
 def test_the_texts_of_a_load_of_torch(tmp_path: Path) -> None:
-    dcp.save({"weight": torch.zeros(4, 4)}, checkpoint_id=tmp_path / "saved", no_dist=True)
+    state = {"weight": torch.zeros(4, 4), "ffn._extra_state": torch.zeros(8)}
+    dcp.save(state, checkpoint_id=tmp_path / "saved", no_dist=True)
 
     def load(state: dict[str, Any], folder: str = "saved") -> str:
         return raised(lambda: dcp.load(state, checkpoint_id=tmp_path / folder, no_dist=True))
@@ -1019,6 +1064,7 @@ def test_the_texts_of_a_load_of_torch(tmp_path: Path) -> None:
     assert found(load({"args": None})) == ["taken-for-torch-dcp"]
     assert found(load({"weight": torch.zeros(8, 4)})) == ["tensor-shape"]
     assert found(load({"weight": "an object"})) == ["tensor-for-object"]
+    assert found(load({"ffn._extra_state": torch.zeros(4)})) == ["extra-state-shape"]
     shutil.copytree(tmp_path / "saved", tmp_path / "without")
     (tmp_path / "without" / ".metadata").unlink()
     assert found(load({"weight": torch.zeros(4, 4)}, "without")) == ["no-metadata-file"]

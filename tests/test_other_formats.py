@@ -114,6 +114,10 @@ KINDS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
         ("is a torch_dcp or fsdp_dtensor checkpoint", "for fsdp_dtensor", "for torch_dcp"),
     ),
     "dcp": (saved(), ("PyTorch Distributed Checkpoint", "that Megatron did not write")),
+    "fsdp_dtensor-marker": (
+        lambda f: (f / "metadata.json").write_text('{"sharded_backend": "fsdp_dtensor"}') and None,
+        ("is a fsdp_dtensor checkpoint (fsdp_dtensor in metadata.json)", "checkpoint_inspector.py"),
+    ),
     "zarr": (
         lambda f: (f / "metadata.json").write_text('{"sharded_backend": "zarr"}') and None,
         ("is a zarr checkpoint, which only releases up to 0.15 read", CONVERT),
@@ -179,6 +183,19 @@ def test_torch_converts_what_is_only_dcp(
     monkeypatch.delitem(sys.modules, module, raising=False)
     runpy.run_module(module, run_name="__main__")
     assert torch.equal(torch.load(tmp_path / "model.pt")["model"]["w"], torch.ones(3))
+
+
+def test_data_files_alone_are_of_no_format(run: Run, tmp_path: Path) -> None:
+    """A save that did not finish, or a download without dot files: any DCP format leaves this."""
+    folder = tmp_path / "run" / "iter_0000005"
+    saved(args=ARGS(ckpt_format="fsdp_dtensor"))(folder)
+    (folder / ".metadata").unlink()
+    refused(run("inspect", folder), "is not a checkpoint (no metadata.json and no .metadata)")
+    told = run("verify", folder).stdout
+    assert "marker-missing" in told
+    assert "metadata-missing" in told
+    (tmp_path / "run" / ".cache" / "huggingface" / "download").mkdir(parents=True)
+    refused(run("inspect", folder), "`hf download REPO --include 'iter_0000005/*' --local-dir")
 
 
 def test_a_torch_dist_without_both_files_is_still_one(run: Run, copy: Copy) -> None:

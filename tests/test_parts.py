@@ -14,10 +14,12 @@ import os
 import resource
 import shutil
 import signal
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import flaky_store
@@ -30,12 +32,20 @@ import ckptmigrate
 from ckptmigrate import CkptMigrateError, DamagedError, DestinationError
 from ckptmigrate.batch import phases
 from ckptmigrate.batch.phases import Scope
+from ckptmigrate.batch.tasks import Task, perform
 from ckptmigrate.errors import StoreError
+from ckptmigrate.optimizer import new_files, performing
+from ckptmigrate.optimizer.new_files import NewBlob, NewRange, NewState
 from ckptmigrate.optimizer.target import SMALLEST_PART
+from ckptmigrate.optimizer.tensors import BLOCK, Span, View
+from ckptmigrate.pickles.torch_zip import Stored
 from ckptmigrate.planning.change import NewPayload
+from ckptmigrate.storage.directories import LocalDirectory
 from ckptmigrate.storage.urls import place
 from ckptmigrate.verbs import changes
 from ckptmigrate.verbs.migrate import Migration, MigrationRequest, prepare
+from ckptmigrate.verbs.result import Status
+from ckptmigrate.writing.links import Link
 from ckptmigrate.writing.part_files import LocalPartFiles, StorePartFiles
 from ckptmigrate.writing.parts import Moving
 
@@ -215,6 +225,29 @@ def test_no_space_for_the_first_part_leaves_nothing(
     assert tree_hash(tmp_path) == before
 
 
+@pytest.mark.parametrize(("link", "refused"), [(Link.AUTO, False), (Link.COPY, True)])
+def test_copies_need_space_before_the_first_part(
+    link: Link, refused: bool, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(SAMPLES / SAMPLE, tmp_path / "run")
+    before = tree_hash(tmp_path)
+    found = planned(tmp_path / "run", tmp_path / "out")
+    [plan] = found.plans
+    free = sum(map(len, CONTENTS.values())) + plan.payload[1] - 1
+
+    def statvfs(path: Any) -> Any:
+        return SimpleNamespace(f_bavail=free, f_frsize=1, f_blocks=free)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    if not refused:
+        changes.carry_out(found, link=link)
+        return
+    with pytest.raises(DestinationError, match=r"the disk is full .* nothing was changed"):
+        changes.carry_out(found, link=link)
+    assert log.take() == []
+    assert tree_hash(tmp_path) == before
+
+
 def interrupted(migration: Migration, after: int = 2) -> None:
     """Carry out a migration that fails after some parts, and keeps them."""
     with pytest.MonkeyPatch.context() as patch:
@@ -244,7 +277,7 @@ def test_recover_removes_or_keeps_the_finished_parts(
     assert len(log.take()) == len(CONTENTS)
 
 
-@pytest.mark.parametrize("change", ["source", "part", "plan"])
+@pytest.mark.parametrize("change", ["source", "part", "record", "plan"])
 def test_parts_of_another_plan_are_written_again(
     migration: Migration, log: Log, change: str, tmp_path: Path
 ) -> None:
@@ -257,6 +290,10 @@ def test_parts_of_another_plan_are_written_again(
     elif change == "part":  # of one that is finished
         [path] = tmp_path.rglob("__7_0.distcp")
         path.write_bytes(b"other")
+        again = 3
+    elif change == "record":
+        [path] = tmp_path.rglob("__7_0.distcp.json")
+        path.write_text(path.read_text().replace('"sha256": "', '"sha256": "not-'))
         again = 3
     else:
         [path] = tmp_path.rglob("plan.json")
@@ -446,6 +483,39 @@ def test_recover_never_removes_what_was_published() -> None:
 # -- conversions
 
 
+def view_of(size: int) -> View:
+    """A one-dimensional tensor that is a whole data file."""
+    return View("data", 0, Stored(size), "float32", 0, (size // 4,), (1,))
+
+
+def test_a_large_cell_moves_through_fixed_buffers(tmp_path: Path) -> None:
+    size = 512 * 1024**2
+    with (tmp_path / "data").open("wb") as file:
+        file.truncate(size)
+    blob = NewBlob((size // 4,), (Span(view_of(size), 0, size // 4),))
+    tracemalloc.start()
+    moved = sum(map(len, performing._parts(LocalDirectory(tmp_path), blob)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert moved == blob.length
+    assert peak < 10 * BLOCK
+
+
+def test_a_plan_of_many_cells_is_compact() -> None:
+    """Without what is read of `.metadata`: the rows of the new tensors and their bytes."""
+    count, view = 20_000, view_of(256)
+    cells = {
+        f"key.{n}": NewState((64,), None, (NewRange((0,), (64,), (Span(view, 0, 64),)),))
+        for n in range(count)
+    }
+    tracemalloc.start()
+    planned_files = new_files.plan(cells, (f"__0_{n}.distcp" for n in itertools.count()), 2**20)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(planned_files[0]) == count
+    assert size < 800 * count
+
+
 def test_a_conversion_that_hits_a_limit_and_is_run_again(tmp_path: Path) -> None:
     """The parts fit into the limit of the shell, and `.metadata` does not."""
     shutil.copytree(OPTIMIZERS / OLD, tmp_path / "run")
@@ -484,6 +554,23 @@ def test_a_batch_shares_one_budget_of_processes(
     assert [each.jobs for each in requests if isinstance(each, MigrationRequest)] == (
         [expected] * paths
     )
+
+
+def test_a_task_of_a_batch_that_fails_and_is_run_again(tmp_path: Path, log: Log) -> None:
+    shutil.copytree(OPTIMIZERS / OLD, tmp_path / "run")
+    request = MigrationRequest("0.16", optimizer="convert", part_size=65536, jobs=1)
+    path = str(tmp_path / "run" / CHECKPOINT)
+    task = Task(path, request, root=str(tmp_path / "out"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalPartFiles, "write", failing(LocalPartFiles, 3, OSError("it fails")))
+        failed = perform(task)
+    assert failed.status is Status.FAILED
+    assert "2 of 3 data files" in failed.done.text
+    first = log.take()
+    done = perform(task)
+    assert done.status is Status.DONE, done
+    assert (len(first), len(log.take())) == (2, 1)
+    assert not [*tmp_path.rglob("*ckptmigrate-*")]
 
 
 def test_one_checkpoint_in_several_jobs(tmp_path: Path, run: Run) -> None:

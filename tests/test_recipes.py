@@ -167,7 +167,7 @@ def test_there_is_a_recipe_for_each_error_that_people_report() -> None:
         "extra-state-bytes", "extra-state-recipe", "empty-pickle", "param-group-keys",
         "numpy-2-pickle", "no-run-config", "not-distributed", "no-save-plan-class",
         "vocabulary-shape", "position-shape", "tensor-shape", "no-mcore-data",
-        "none-not-subscriptable", "python-3.13-path", "no-model-key",
+        "none-not-subscriptable", "python-3.13-path", "no-model-key", "strict-extra-state",
     }  # fmt: skip
 
 

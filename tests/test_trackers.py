@@ -90,7 +90,7 @@ def test_only_the_one_of_megatron_lm(died: Path) -> None:
 
 def test_only_the_one_of_megatron_bridge(died: Path) -> None:
     (died / TEXT).unlink()
-    assert "tracker-missing" in codes(died)
+    assert "tracker-half-written" in codes(died)
     ckptmigrate.repair(died, in_place=True)
     assert named(died) == ("5", 5)
 
@@ -200,11 +200,14 @@ def test_a_migrated_root_has_both(good: Path, tmp_path: Path, run: Run) -> None:
     assert named(tmp_path / "one") == ("5", 5)
 
 
-def test_a_root_without_a_train_state_gets_none(good: Path, tmp_path: Path) -> None:
-    """Megatron-Bridge then reads the other one."""
+def test_a_root_without_a_train_state_in_its_iteration(good: Path, tmp_path: Path) -> None:
+    """The one of the root is used, if it is of that iteration."""
     (good / "iter_0000005" / "train_state.pt").unlink()
     ckptmigrate.migrate(good, to="none-emitting", output=tmp_path / "out")
-    assert named(tmp_path / "out") == ("5", None)
+    assert named(tmp_path / "out") == ("5", 5)
+    (good / STATE).unlink()
+    ckptmigrate.migrate(good, to="none-emitting", output=tmp_path / "second")
+    assert named(tmp_path / "second") == ("5", None)
 
 
 def test_in_place_leaves_both(good: Path) -> None:

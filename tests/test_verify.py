@@ -21,6 +21,7 @@ import torch
 import torch_side
 from conftest import CLI, CORRUPT, HEALTHY, MAIN, SAMPLES, Run, checkpoint_of, refused, tree_hash
 from forked import ForkServer
+from framework_roots import CASES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_moved_modules import as_python_313_writes
@@ -233,6 +234,20 @@ def other_train_state(root: Path) -> None:
     torch.save({"step": torch.tensor(9, dtype=torch.int32)}, root / "latest_train_state.pt")
 
 
+def framework(name: str, remove: str = "", broken: str = "") -> Callable[[Path], None]:
+    """Put a root of a framework in the place of the sample, without a file or with a broken one."""
+
+    def damage(root: Path) -> None:
+        shutil.rmtree(root)
+        CASES[name].make(root)
+        if remove:
+            (root / remove).unlink()
+        if broken:
+            (root / broken).write_text("{")
+
+    return damage
+
+
 def half_written(root: Path) -> None:
     newer_iteration(root)
     (root / "iter_0000009" / "metadata.json").unlink()
@@ -408,6 +423,28 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...], int, str]]
     "tracker-half-written": (IDLE, half_written, (), 0, "iter_0000009"),
     "nested-linked": (IDLE, linked_checkpoint, (), 0, "is a link to a checkpoint"),
     "tracker-pair": (IDLE, other_train_state, (), 0, "latest_train_state.pt names iteration 9"),
+    "tracker-text-missing": (
+        IDLE,
+        framework("bridge", "latest_checkpointed_iteration.txt"),
+        (),
+        0,
+        "latest_train_state.pt names iter_0000005",
+    ),
+    "run-config-missing": (
+        IDLE,
+        framework("bridge", "iter_0000005/run_config.yaml"),
+        (),
+        0,
+        "run_config.yaml is missing",
+    ),
+    "sizes-unreadable": (
+        IDLE,
+        framework("bridge", broken="iter_0000005/run_config.yaml"),
+        (),
+        0,
+        "run_config.yaml is not YAML",
+    ),
+    "save-unfinished": (IDLE, framework("nemo"), (), 0, "-unfinished exists"),
     "tracker-behind": (IDLE, newer_iteration, (), 0, "iter_0000009"),
     "non-persistent-newer": (IDLE, non_persistent, (), 0, "iteration 5"),
     "integrity-unreadable": (
@@ -498,6 +535,8 @@ ERRORS = [
     "tracker-dangling",
     "tracker-half-written",
     "tracker-pair",
+    "save-unfinished",
+    "run-config-missing",
     "nested-linked",
     "integrity-unreadable",
     "integrity-file-missing",

@@ -12,9 +12,8 @@ from ckptmigrate import clock
 from ckptmigrate.batch import roots
 from ckptmigrate.batch.executors import Executor, Stop
 from ckptmigrate.batch.ledger import Ledger
-from ckptmigrate.batch.paths import Group
 from ckptmigrate.batch.tasks import Done, Task, TaskOutcome
-from ckptmigrate.checkpoint import locate
+from ckptmigrate.checkpoint.locate import Located
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.storage.urls import place
 from ckptmigrate.verbs.result import Status
@@ -29,7 +28,7 @@ class PathTasks:
         tasks: the tasks of this run, one per selected checkpoint.
     """
 
-    group: Group
+    group: Located
     tasks: tuple[Task, ...] = ()
 
 
@@ -42,12 +41,16 @@ class Root:
         source: the PATH that it is created from.
         tracker: the text of its tracker file; None if it has no tracker file (yet).
         error: why the tracker file could not be written, or None.
+        use: the options of a job that loads it, or None.
+        whole: whether a job can load it.
     """
 
     path: str
     source: str
     tracker: str | None
     error: CkptMigrateError | None = None
+    use: str | None = None
+    whole: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return the documented JSON form (docs/many.md)."""
@@ -138,7 +141,8 @@ def drive(
 
     for job in jobs:
         if job.group.error is not None:
-            found[job.group.path] = _failed(job.group.path, job.group.error)
+            path = str(job.group.path)
+            found[path] = _failed(path, job.group.error)
             progress(1)
     tasks = [task for job in jobs for task in job.tasks]
     if ledger is not None:
@@ -147,7 +151,7 @@ def drive(
     # A checkpoint that needs no migration is added to the new root only if others are in it.
     run([task for job in jobs for task in _left_out(job, found)], lambda _: None)
     made = [root for job in jobs for root in _finished(job, found)]
-    order = [path for job in jobs for path in (job.group.path, *(t.path for t in job.tasks))]
+    order = [path for job in jobs for path in (str(job.group.path), *(t.path for t in job.tasks))]
     return Batch(
         outcomes=tuple(found[path] for path in dict.fromkeys(order) if path in found),
         not_started=tuple(task.path for task in tasks if task.path not in found),
@@ -163,8 +167,8 @@ def _failed(path: str, error: CkptMigrateError) -> TaskOutcome:
 
 def _arrived(job: PathTasks, found: dict[str, TaskOutcome]) -> list[TaskOutcome]:
     """Return the outcomes with a checkpoint, written or planned, in the new root of a PATH."""
-    outcomes = [found[task.path] for task in job.tasks if task.root and task.path in found]
-    return [each for each in outcomes if each.done.result and each.done.tracker]
+    outcomes = [found[task.path] for task in job.tasks if task.adds and task.path in found]
+    return [each for each in outcomes if each.done.result]
 
 
 def _ended(job: PathTasks, found: dict[str, TaskOutcome]) -> bool:
@@ -187,13 +191,16 @@ def _finished(job: PathTasks, found: dict[str, TaskOutcome]) -> list[Root]:
     arrived = [each for each in _arrived(job, found) if each.status is not Status.PLANNED]
     if not arrived:
         return []
-    root = place(str(job.tasks[0].root))
-    tracker = job.group.tracker or str(arrived[-1].done.tracker)
-    names = [place(str(each.done.result)).name for each in arrived]
-    if not _ended(job, found) or locate.directory_of(tracker) not in names:
-        return [Root(str(root), job.group.path, None)]
+    root, group = place(str(job.tasks[0].root)), job.group
+    made = Root(str(root), str(group.path), None)
+    there = {
+        t.name.partition("/")[0] for t in job.tasks if t.path in found and found[t.path].done.result
+    }
+    named = group.tracker is None or group.kind.directory_of(group.tracker) in there
+    if not _ended(job, found) or not named:
+        return [made]
     try:
-        roots.name_latest(root, tracker)
+        roots.complete(root, group)
     except CkptMigrateError as error:
-        return [Root(str(root), job.group.path, None, error)]
-    return [Root(str(root), job.group.path, tracker)]
+        return [replace(made, error=error)]
+    return [replace(made, tracker=group.tracker, use=group.job_options(root), whole=True)]

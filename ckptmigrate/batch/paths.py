@@ -5,36 +5,15 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 
 from ckptmigrate import places
-from ckptmigrate.checkpoint import locate
-from ckptmigrate.checks import root_checks
+from ckptmigrate.checkpoint import locate, root_reading
+from ckptmigrate.checkpoint.locate import Located
 from ckptmigrate.errors import CkptMigrateError, NotACheckpointError, of_system
 from ckptmigrate.places import Place
 from ckptmigrate.storage import urls
 from ckptmigrate.storage.limits import DEEPEST
-
-
-@dataclass(frozen=True)
-class Group:
-    """The checkpoints of one PATH.
-
-    Attributes:
-        path: the PATH, absolute.
-        checkpoints: their directories, in order of iteration.
-        tracker: the text of a tracker file that names the last of them; None if that is known only
-            from the checkpoint itself.
-        is_root: whether PATH is a root.
-        error: why PATH has no checkpoints, or None.
-    """
-
-    path: str
-    checkpoints: tuple[str, ...] = ()
-    tracker: str | None = None
-    is_root: bool = False
-    error: CkptMigrateError | None = None
 
 
 def is_glob(path: str) -> bool:
@@ -62,7 +41,7 @@ def expand(paths: Iterable[str]) -> list[str | CkptMigrateError]:
         for each in map(absolute, matches):
             found.setdefault(each, each)
         if not matches:
-            fix = locate.name_one(places.absolute(urls.place(".")))
+            fix = root_reading.name_one(places.absolute(urls.place(".")))
             error = NotACheckpointError("matches no directory", path=path, fix=fix)
             found.setdefault(path, error)
     return list(found.values())
@@ -93,59 +72,38 @@ def absolute(path: str) -> str:
 
 def groups(
     paths: Sequence[str | CkptMigrateError],
-    choose: Callable[[Place], Group],
+    choose: Callable[[Place], Located],
     *,
     in_place: bool = False,
-) -> list[Group]:
+) -> list[Located]:
     """Return the checkpoints of each PATH, no checkpoint twice.
 
     Args:
         in_place: whether checkpoints are changed in place. Then two names of the same directory are
             one checkpoint; else each name gets its own result.
     """
-    by: Callable[[str], str] = _real if in_place else str
-    seen: set[str] = set()
+    by: Callable[[Place], Place] = places.resolved if in_place else _itself
+    seen: set[Place] = set()
     found = []
     for path in paths:
         group = _group(path, choose)
         fresh = tuple(each for each in group.checkpoints if by(each) not in seen)
         seen.update(map(by, fresh))
         if fresh or group.error:
-            found.append(Group(group.path, fresh, group.tracker, group.is_root, group.error))
+            found.append(replace(group, checkpoints=fresh))
     return found
 
 
-def _real(path: str) -> str:
-    return os.path.realpath(path) if isinstance(urls.place(path), Path) else path
+def _itself(path: Place) -> Place:
+    return path
 
 
-def _group(path: str | CkptMigrateError, choose: Callable[[Place], Group]) -> Group:
+def _group(path: str | CkptMigrateError, choose: Callable[[Place], Located]) -> Located:
     if isinstance(path, CkptMigrateError):
-        return Group(str(path.path), error=path)
+        return locate.failed(urls.place(str(path.path)), path)
     try:
         return choose(urls.place(path))
     except CkptMigrateError as error:
-        return Group(path, error=error)
+        return locate.failed(urls.place(path), error)
     except OSError as error:
-        return Group(path, error=of_system(error, path))
-
-
-def located(path: Place, *, iteration: int | None, every: bool) -> Group:
-    """Return the checkpoints of a PATH for commands that require a valid tracker file.
-
-    Raises:
-        NotACheckpointError: as `locate.find`.
-    """
-    found = locate.find(path, iteration=iteration, every=every)
-    checkpoints = tuple(map(str, found.checkpoints))
-    return Group(str(found.path), checkpoints, found.tracker, found.is_root)
-
-
-def chosen(path: Place, *, iteration: int | None, every: bool) -> Group:
-    """Return the checkpoints of a PATH for commands that accept an invalid tracker file.
-
-    Raises:
-        NotACheckpointError: as `roots.choose`.
-    """
-    found = root_checks.choose(path, iteration=iteration, every=every)
-    return Group(str(found.path), tuple(map(str, found.checkpoints)), None, found.is_root)
+        return locate.failed(urls.place(path), of_system(error, path))

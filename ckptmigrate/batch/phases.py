@@ -9,9 +9,11 @@ from typing import Any
 
 from ckptmigrate.batch import paths, roots
 from ckptmigrate.batch.drive import PathTasks
-from ckptmigrate.batch.paths import Group
 from ckptmigrate.batch.shard import Partition
 from ckptmigrate.batch.tasks import Task
+from ckptmigrate.checkpoint import locate
+from ckptmigrate.checkpoint.locate import Located
+from ckptmigrate.checks import root_checks
 from ckptmigrate.places import Place
 from ckptmigrate.storage.urls import place
 from ckptmigrate.verbs.check import CheckRequest
@@ -52,14 +54,14 @@ def phases(request: Any, scope: Scope) -> list[Phase]:
     """
     tolerant = isinstance(request, VerifyRequest | RepairRequest)
     select = partial(
-        paths.chosen if tolerant else paths.located,
+        root_checks.choose if tolerant else locate.find,
         iteration=request.iteration,
         every=request.every,
     )
     in_place = getattr(request, "in_place", False)
     groups = paths.groups(paths.expand(scope.given), select, in_place=in_place)
     several = paths.several(scope.given)
-    one = len(scope.given) == 1 and (not several or paths.is_glob(groups[0].path))
+    one = len(scope.given) == 1 and (not several or paths.is_glob(str(groups[0].path)))
     if one and groups[0].error is not None:
         raise groups[0].error
     if isinstance(request, RepairRequest):
@@ -77,7 +79,7 @@ def sources(found: Sequence[Phase]) -> list[Place]:
     """Return the PATHs of the tasks and the new roots that they write."""
     jobs = [job for phase in found for job in phase if job.group.error is None]
     roots = {task.root for job in jobs for task in job.tasks if task.root is not None}
-    return [place(path) for path in [*(job.group.path for job in jobs), *sorted(roots)]]
+    return [*(job.group.path for job in jobs), *map(place, sorted(roots))]
 
 
 def _of_one(request: Any, scope: Scope) -> Any:
@@ -89,7 +91,7 @@ def _of_one(request: Any, scope: Scope) -> Any:
 
 def _tasks(
     request: VerbRequest,
-    groups: Sequence[Group],
+    groups: Sequence[Located],
     scope: Scope,
     root: str | None = None,
     *,
@@ -104,11 +106,20 @@ def _tasks(
         detail=scope.detail,
         reported=scope.reported,
     )
-    return [PathTasks(group, tuple(map(task, group.checkpoints))) for group in groups]
+    return [
+        PathTasks(
+            group,
+            tuple(
+                task(str(path), name=name)
+                for path, name in zip(group.checkpoints, group.names, strict=True)
+            ),
+        )
+        for group in groups
+    ]
 
 
 def _migrations(
-    request: MigrationRequest, groups: Sequence[Group], scope: Scope, *, several: bool
+    request: MigrationRequest, groups: Sequence[Located], scope: Scope, *, several: bool
 ) -> Phase:
     request.check_target()  # fail before the batch starts if the target is not valid
     one = replace(_of_one(request, scope), output=None)
@@ -127,7 +138,7 @@ def _migrations(
 
 
 def _repairs(
-    request: RepairRequest, groups: Sequence[Group], scope: Scope, *, several: bool
+    request: RepairRequest, groups: Sequence[Located], scope: Scope, *, several: bool
 ) -> list[Phase]:
     """Return the phases of a batch of repairs.
 
@@ -137,9 +148,9 @@ def _repairs(
     """
     if request.in_place and request.every:
         one = _of_one(request, scope)
-        whole = [replace(g, checkpoints=(g.path,)) for g in groups if g.is_root]
+        whole = [_whole(group) for group in groups if group.is_root]
         return [_tasks(one, groups, scope), _tasks(one, whole, scope)]
-    wholes = [replace(g, checkpoints=() if g.error else (g.path,)) for g in groups]
+    wholes = [group if group.error else _whole(group) for group in groups]
     if request.in_place:
         return [_tasks(request, wholes, scope)]
     placed = roots.place(wholes, "repaired", request.output, several=several, go_on=False)
@@ -150,6 +161,11 @@ def _repairs(
             for job in _tasks(replace(request, output=place(root)), [group], scope, root)
         ]
     ]
+
+
+def _whole(group: Located) -> Located:
+    """Return a PATH with itself in place of its checkpoints."""
+    return replace(group, checkpoints=(group.path,), base=group.path)
 
 
 def _with_tracker(found: PathTasks) -> PathTasks:
@@ -168,6 +184,7 @@ def _part(found: Phase, partition: Partition) -> Phase:
     one_each += [each for each in found if not each.tasks]
     taken: dict[str, PathTasks] = {}
     for each in partition.of(one_each):
-        before = taken.get(each.group.path, PathTasks(each.group))
-        taken[each.group.path] = PathTasks(each.group, before.tasks + each.tasks)
+        path = str(each.group.path)
+        before = taken.get(path, PathTasks(each.group))
+        taken[path] = PathTasks(each.group, before.tasks + each.tasks)
     return list(taken.values())

@@ -8,19 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from ckptmigrate import places
-from ckptmigrate.batch.paths import Group
-from ckptmigrate.checkpoint import locate, trackers
+from ckptmigrate.checkpoint import root_contents
+from ckptmigrate.checkpoint.locate import Located
 from ckptmigrate.checkpoint.trackers import TRACKERS
 from ckptmigrate.errors import CkptMigrateError, DestinationError
 from ckptmigrate.places import Place
-from ckptmigrate.storage import directories, urls
+from ckptmigrate.storage import directories
 from ckptmigrate.verbs import changes
 from ckptmigrate.writing.publisher import publisher
 
 
 def place(
-    groups: Sequence[Group], target: str, output: Place | None, *, several: bool, go_on: bool
-) -> list[tuple[Group, str]]:
+    groups: Sequence[Located], target: str, output: Place | None, *, several: bool, go_on: bool
+) -> list[tuple[Located, str]]:
     """Return each PATH with its new root; a root that cannot be created is an error of its group.
 
     A PATH that is the default destination of another PATH is skipped, and so is `output`: a pattern
@@ -34,21 +34,19 @@ def place(
         DestinationError: two PATHs would share one root, or a root would be inside another PATH.
     """
     if output is not None:
-        made = str(places.absolute(output))
+        made = places.absolute(output)
         groups = [group for group in groups if group.error is None or group.path != made]
     else:
-        beside = {str(changes.default_output(urls.place(group.path), target)) for group in groups}
+        beside = {changes.default_output(group.source, target) for group in groups}
         groups = [group for group in groups if group.path not in beside]
-    about = {
-        places.resolved(urls.place(group.path)): group for group in groups if group.error is None
-    }
+    about = {places.resolved(group.path): group for group in groups if group.error is None}
     found = []
     for group in groups:
-        path = urls.place(group.path)
         if output is None:
-            root = changes.default_output(path, target)
+            root = changes.default_output(group.source, target)
         else:
-            root = places.absolute(output) / path.name if several else places.absolute(output)
+            name = group.source.name
+            root = places.absolute(output) / name if several else places.absolute(output)
         _check_outside(root, group, about)
         found.append((_checked(group, root, go_on=go_on), str(root)))
     for shared, count in Counter(root for _, root in found).items():
@@ -61,7 +59,7 @@ def place(
     return found
 
 
-def _check_outside(root: Place, group: Group, about: Mapping[Place, Group]) -> None:
+def _check_outside(root: Place, group: Located, about: Mapping[Place, Located]) -> None:
     """Raise if a new root is inside the PATH of another group."""
     for outer in places.enclosing(root):
         other = about.get(outer, group)
@@ -73,15 +71,18 @@ def _check_outside(root: Place, group: Group, about: Mapping[Place, Group]) -> N
             )
 
 
-def _checked(group: Group, root: Place, *, go_on: bool) -> Group:
+def _checked(group: Located, root: Place, *, go_on: bool) -> Located:
     """Return the group, with an error if its root cannot be created."""
     if group.error is not None:
         return group
-    names = {urls.place(each).name for each in group.checkpoints}
+    names = {name.partition("/")[0] for name in group.names}
     if group.tracker is not None:
-        names.add(locate.directory_of(group.tracker))
+        names.add(group.kind.directory_of(group.tracker))
     try:
-        check(root, urls.place(group.path), names, go_on=go_on)
+        if go_on:
+            found = root_contents.contents(group).carried
+            names |= {each.name.partition("/")[0] for each in found}
+        check(root, group.source, names, go_on=go_on)
     except CkptMigrateError as error:
         return replace(group, checkpoints=(), error=error)
     return group
@@ -121,13 +122,12 @@ def _is_link(root: Place) -> bool:
     return isinstance(root, Path) and root.is_symlink()
 
 
-def name_latest(root: Place, tracker: str) -> None:
-    """Write the tracker files of a root unless they are up to date.
+def complete(root: Place, group: Located) -> None:
+    """Bring the files that are in no checkpoint into a root, then write its tracker files.
 
     Raises:
-        DestinationError: a tracker file cannot be written.
+        DestinationError: a file cannot be written.
     """
-    there = directories.directory(root)
-    files = trackers.files(tracker, directories.directory(root / locate.directory_of(tracker)))
-    if any(directories.read_if_there(there, name) != content for name, content in files.items()):
-        publisher(root).name_latest(files)
+    found = changes.missing_files(root, group)
+    if found is not None:
+        publisher(root).complete(found)

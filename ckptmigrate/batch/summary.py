@@ -9,7 +9,7 @@ from ckptmigrate.batch.drive import Batch, Root
 from ckptmigrate.batch.tasks import TaskOutcome
 from ckptmigrate.report.document import CommandOutcome, Document, Member, NextStep, Refusal
 from ckptmigrate.storage.urls import place
-from ckptmigrate.text.commands import command, load, removal
+from ckptmigrate.text.commands import command, removal
 from ckptmigrate.text.printable import counted
 from ckptmigrate.verbs.changes import WARNINGS
 from ckptmigrate.verbs.result import CHANGING, Status
@@ -122,9 +122,8 @@ def _steps(found: Batch, verb: str, resume: str | None) -> Iterator[NextStep]:
     for each in _undo(found, verb):
         yield NextStep("undo", each)
     for root in found.roots:
-        use = load(place(root.path))
-        if root.tracker is not None and use is not None:
-            yield NextStep("use", use)
+        if root.use is not None:
+            yield NextStep("use", root.use)
 
 
 def _undo(found: Batch, verb: str) -> list[str]:
@@ -142,7 +141,7 @@ def _undo(found: Batch, verb: str) -> list[str]:
 
 def _warnings(found: Batch) -> Iterator[str]:
     for root in found.roots:
-        if root.tracker is None:
+        if not root.whole:
             yield f"{root.path} has no tracker file yet: {_missing(root)}"
     used = {outcome.done.link for outcome in found.outcomes}
     yield from (text for link, text in WARNINGS.items() if link in used)

@@ -61,6 +61,7 @@ class Task:
         path: the directory of the checkpoint.
         request: the command and its options.
         root: the root for a new checkpoint; None if no root is created.
+        name: the path of the new checkpoint in `root`.
         carry: whether to create a checkpoint in `root` even if nothing has to change in it.
         earlier: the result of an earlier run, which is valid while its hashes match.
         detail: whether to add the JSON form of the command's result to the outcome.
@@ -70,10 +71,16 @@ class Task:
     path: str
     request: VerbRequest
     root: str | None = None
+    name: str = ""
     carry: bool = False
     earlier: Done | None = None
     detail: bool = False
     reported: bool = False
+
+    @property
+    def adds(self) -> bool:
+        """Return whether the task adds a checkpoint to a root, which other tasks add to as well."""
+        return self.root is not None and isinstance(self.request, MigrationRequest)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -156,7 +163,7 @@ def _done(task: Task) -> Done:
     result: Result
     if task.root is not None and isinstance(task.request, MigrationRequest):
         root = place(task.root)
-        result = task.request.add(path, root, always=task.carry, reported=task.reported)
+        result = task.request.add(path, root, task.name, always=task.carry, reported=task.reported)
     else:
         result = task.request.run(path, reported=task.reported)
     written = result.written

@@ -40,7 +40,9 @@ _NO_METADATA = "restore it from a copy; without it, no release can locate any te
 def is_checkpoint(directory: Directory) -> bool:
     """Return whether a directory looks like a checkpoint of any format."""
     files = directory.files()
-    return any(name in files for name in manifest.MARKS) or bool(other_formats.by_files(directory))
+    if any(name in files for name in manifest.MARKS) or other_formats.by_files(directory):
+        return True
+    return any(map(manifest.PAYLOAD.fullmatch, files))
 
 
 def holds_shards(directory: Directory) -> bool:
@@ -100,8 +102,8 @@ def require_torch_dist(directory: Directory) -> None:
                     fix=downloads.fix(path, _NO_METADATA),
                 )
             return
-        if backend == other_formats.ZARR:
-            _refuse(directory, Recognized(other_formats.ZARR, manifest.MARKER_FILE))
+        if isinstance(backend, str) and backend in other_formats.BACKENDS:
+            _refuse(directory, Recognized(backend, f"{backend} in {manifest.MARKER_FILE}"))
         raise UnsupportedFormatError(
             f"has the sharded backend {short_repr(backend)}, not torch_dist",
             path=path,
@@ -120,12 +122,13 @@ def require_torch_dist(directory: Directory) -> None:
             )
         _refuse(directory, other_formats.of_metadata(directory))
     look = command("verify", path.parent)
+    fix = f"use a root, which has {TRACKER_FILE}, or an iter_* directory in a root"
+    if _is_root(path.parent):
+        fix = f"the save may be incomplete: use another iteration, which you find with `{look}`"
     raise NotACheckpointError(
         "is not a checkpoint (no metadata.json and no .metadata)",
         path=path,
-        fix=f"the save may be incomplete: use another iteration, which you find with `{look}`"
-        if _is_root(path.parent)
-        else f"use a root, which has {TRACKER_FILE}, or an iter_* directory in a root",
+        fix=downloads.fix(path, fix),
     )
 
 

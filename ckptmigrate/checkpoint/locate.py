@@ -1,65 +1,122 @@
-"""The lookup of checkpoint directories from a PATH: a checkpoint, or a root."""
+"""The lookup of checkpoint directories from a PATH: a checkpoint, a save, or a root.
+
+How a framework lays out its saves is in the table of root_kinds.py.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from ckptmigrate import places
-from ckptmigrate.checkpoint import formats, manifest, migration_state, trackers
+from ckptmigrate.checkpoint import (
+    formats,
+    manifest,
+    migration_state,
+    root_reading,
+    root_recognition,
+)
+from ckptmigrate.checkpoint.root_kinds import FLAT, RootKind
+from ckptmigrate.checkpoint.root_reading import (
+    NON_PERSISTENT,
+    SavedRoot,
+    has_tracker,
+    name_one,
+)
+from ckptmigrate.checkpoint.root_recognition import InSave
+from ckptmigrate.checkpoint.trackers import TRACKER_FILE
 from ckptmigrate.errors import CkptMigrateError, NotACheckpointError, Retry, StoreError
 from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
-from ckptmigrate.text.commands import command, shell
+from ckptmigrate.text.commands import command, job_options, removal
 
-TRACKER_FILE: Final = trackers.TRACKER_FILE
 RELEASE: Final = manifest.RELEASE
-_LONGEST_TRACKER: Final = 64  # characters
 _SHOWN: Final = 5  # iterations
-_NON_PERSISTENT: Final = "non_persistent"
-_ITERATION: Final = re.compile(rf"iter_(\d{{7,{_LONGEST_TRACKER}}})", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Located:
-    """The checkpoints of a PATH.
+    """What a PATH means: the checkpoints that it selects.
 
     Attributes:
         path: the PATH, absolute.
-        checkpoints: their directories, in order of iteration.
-        tracker: the text of a tracker file that names the last of them; None for a checkpoint
-            directory whose name no tracker file can refer to.
+        kind: the layout of the root or save that PATH is, or is in.
+        base: the directory whose layout a result has: the root, or a save that has any name.
+        checkpoints: the selected checkpoints, in order of iteration.
+        tracker: the text of a tracker file that names the save of the last of them, or None.
         is_root: whether PATH is a root.
+        error: why a PATH of a batch has no checkpoints, or None.
     """
 
     path: Place
-    checkpoints: tuple[Place, ...]
-    tracker: str | None
+    kind: RootKind
+    base: Place
+    checkpoints: tuple[Place, ...] = ()
+    tracker: str | None = None
+    is_root: bool = False
+    error: CkptMigrateError | None = None
 
     @property
-    def is_root(self) -> bool:
-        return self.checkpoints != (self.path,)
+    def source(self) -> Place:
+        """Return what a new root is made of: PATH, or the save that PATH is inside of."""
+        return self.base if self.is_root or self.kind.saves is None else self.saves[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the paths of the checkpoints relative to `base`."""
+        base = str(self.base)
+        return tuple(str(each).removeprefix(base).lstrip("/") for each in self.checkpoints)
+
+    @property
+    def saves(self) -> tuple[Place, ...]:
+        """Return the saves of the checkpoints."""
+        if self.kind.saves is None and not self.is_root:
+            return (self.base,)
+        found = dict.fromkeys(name.partition("/")[0] for name in self.names)
+        return tuple(self.base / name for name in found)
+
+    @property
+    def loadable(self) -> Place | None:
+        """Return the existing root from which a job loads the last of the checkpoints, or None."""
+        if not self.kind.trackers:
+            return self.base
+        if self.tracker is None or not root_reading.is_root(self.base):
+            return None
+        return self.base if root_reading.read(self.base).text == self.tracker else None
+
+    def job_options(self, root: Place) -> str | None:
+        """Return the options with which a job loads the last checkpoint of a root, or None.
+
+        Args:
+            root: `base`, or a new root that is made of it.
+        """
+        has_saves = self.is_root or self.kind.saves is not None
+        save = root / self.names[-1].partition("/")[0] if has_saves else root
+        return job_options(self.kind.resume, root, save)
 
     def words(self, iteration: int | None) -> tuple[str | Place, ...]:
         """Return the arguments of a command for the same PATH and `--iteration`."""
         return (self.path, *(() if iteration is None else ("--iteration", str(iteration))))
 
 
+def failed(path: Place, error: CkptMigrateError) -> Located:
+    """Return a PATH of a batch that has no checkpoints."""
+    return Located(path, FLAT, path, error=error)
+
+
 def locate(path: Place, *, iteration: int | None = None, every: bool = False) -> Located:
-    """Return the checkpoints of a PATH: the PATH itself, or those of a root.
+    """Return the checkpoints of a PATH: the PATH itself, those of a save, or those of a root.
 
     Args:
-        path: a checkpoint directory, or a root with a tracker file.
+        path: a checkpoint directory, a save, or a root.
         iteration: the iteration of a root to use instead of the one in the tracker file.
         every: whether to return every iteration of a root; no effect on a checkpoint directory.
 
     Raises:
-        NotACheckpointError: PATH is neither a checkpoint nor a root; the tracker file is missing,
-            empty or names a missing iteration; or a job may load a non-persistent checkpoint of
-            the root instead.
+        NotACheckpointError: PATH is none of them; a tracker file is missing, empty or names a
+            missing iteration; the save did not finish; or a job may load another checkpoint of the
+            root instead.
         DestinationError: an in-place migration of one of the checkpoints is incomplete.
     """
     found = find(path, iteration=iteration, every=every)
@@ -68,13 +125,31 @@ def locate(path: Place, *, iteration: int | None = None, every: bool = False) ->
     return found
 
 
+def only(path: Place, *, iteration: int | None = None) -> Located:
+    """Do what `locate` does, for a PATH that must select one checkpoint.
+
+    Raises:
+        NotACheckpointError: it selects several; names them.
+    """
+    found = locate(path, iteration=iteration)
+    if len(found.checkpoints) > 1:
+        raise NotACheckpointError(
+            f"has {len(found.checkpoints)} checkpoints: {', '.join(found.names)}",
+            path=found.path,
+            fix="use one of them",
+            retry=Retry(path=found.checkpoints[0]),
+        )
+    return found
+
+
 def find(path: Place, *, iteration: int | None = None, every: bool = False) -> Located:
     """Do what `locate` does, but accept checkpoints with an incomplete in-place migration."""
     path = places.absolute(path)
     require_directory(path)
-    if is_one(path):
-        formats.require_outermost(path)
-        named = RELEASE if path.name == RELEASE else tracker_of(path.name)
+    here = directories.directory(path)
+    inside = None if has_tracker(here) else root_recognition.in_save(path, here)
+    if inside is not None:
+        found = of_save(path, inside)
         if iteration is not None:
             raise NotACheckpointError(
                 "is a checkpoint, and --iteration selects a checkpoint of a root",
@@ -82,24 +157,79 @@ def find(path: Place, *, iteration: int | None = None, every: bool = False) -> L
                 fix="omit it",
                 retry=Retry(leave_out=("--iteration",)),
             )
-        return Located(path, (path,), named)
+        _check_finished(inside.kind, inside.save)
+        return found
+    root = root_reading.read(path, here)
+    kind = root.kind
     if every:
-        return _every(path)
+        return _every(root)
+    if kind.saves is None:
+        return _latest(root, iteration)
+    if iteration is None:
+        tracker = _read_tracker(root)
+        save = path / kind.directory_of(tracker)
+        if save.name not in here.folders():
+            raise _dangling(root, save.name, **_choices(root))
+        _check_non_persistent(root, tracker)
+    else:
+        tracker = str(iteration)
+        save = path / kind.directory_of(tracker)
+        if save.name not in here.folders():
+            raise NotACheckpointError(f"has no {save.name}", path=path, **_choices(root))
+    return Located(path, kind, path, kind.checkpoints(save), tracker, True)
+
+
+def of_save(path: Place, inside: InSave) -> Located:
+    """Return what a PATH means that is a save, or a part of one.
+
+    Raises:
+        NotACheckpointError: it is a checkpoint nested in another one.
+    """
+    formats.require_outermost(path)
+    kind, save = inside.kind, inside.save
+    base = save if kind.saves is None else save.parent
+    return Located(path, kind, base, inside.checkpoints, kind.tracker_of(save.name))
+
+
+def _latest(root: SavedRoot, iteration: int | None) -> Located:
+    """Return the save of a root without a tracker file from which a job resumes."""
+    kind, found = root.kind, list(root.saves)
+    listed = ", ".join(save.name for save in found[-_SHOWN:])
     if iteration is not None:
-        chosen = path / f"iter_{iteration:07d}"
-        if not directories.is_dir(chosen):
-            raise NotACheckpointError(f"has no {chosen.name}", path=path, **_choices(path))
-        return Located(path, (chosen,), str(iteration))
-    tracker = _read_tracker(path)
-    chosen = path / directory_of(tracker)
-    if not directories.is_dir(chosen):
         raise NotACheckpointError(
-            f"the tracker file names {chosen.name}, which does not exist",
-            path=path / TRACKER_FILE,
-            **_choices(path),
+            f"is a directory of {kind.framework}, whose saves have names, not iterations",
+            path=root.place,
+            fix=f"use one of its saves: {listed}",
+            retry=Retry(path=found[-1], leave_out=("--iteration",)),
         )
-    _check_non_persistent(path, tracker)
-    return Located(path, (chosen,), tracker)
+    if len(found) > 1:
+        done = [save for save in found if not kind.is_marked(save)]
+        found = [save for save in done if kind.latest and save.name.endswith(kind.latest)] or done
+    if len(found) != 1:
+        raise NotACheckpointError(
+            f"has {len(found)} saves of {kind.framework} from which a job may resume",
+            path=root.place,
+            fix=f"use one of them: {listed}",
+            retry=Retry(path=found[-1]) if found else None,
+        )
+    _check_finished(kind, found[0])
+    return Located(root.place, kind, root.place, kind.checkpoints(found[0]), None, True)
+
+
+def _check_finished(kind: RootKind, save: Place) -> None:
+    """Raise if a file marks a save as not finished.
+
+    Raises:
+        NotACheckpointError: there is such a file; names it.
+    """
+    if kind.is_marked(save):
+        marker = kind.marker(save)
+        raise NotACheckpointError(
+            f"is an unfinished save of {kind.framework}: {marker.name} exists, and a job deletes "
+            "such a save when it starts",
+            path=save,
+            fix=f"use another save; if you know that it is complete, run `{removal(marker)}`",
+        )
 
 
 def require_directory(path: Place) -> None:
@@ -117,183 +247,134 @@ def require_directory(path: Place) -> None:
         )
 
 
-def is_one(path: Place) -> bool:
-    """Return whether a directory is a checkpoint, not a root."""
-    if directories.exists(path / TRACKER_FILE):
-        return False
-    # During a swap a checkpoint has neither of the files that identify it.
-    return formats.is_checkpoint(directories.directory(path)) or migration_state.is_staged(path)
-
-
 def words(checkpoint: Place) -> tuple[str | Place, ...]:
     """Return the arguments that name a checkpoint in a command: its root if that has a tracker
     file, with `--iteration` if the tracker file names another iteration; else its directory."""
-    root = checkpoint.parent
     try:
-        if not directories.is_file(root / TRACKER_FILE) or not is_iteration(checkpoint.name):
+        inside = root_recognition.in_save(checkpoint)
+        if inside is None or inside.kind.saves is None:
             return (checkpoint,)
-        named = tracker_text(root)
+        root, kind = inside.save.parent, inside.kind
+        if not root_reading.is_root(root) or len(kind.checkpoints(inside.save)) > 1:
+            return (checkpoint,)
+        named = root_reading.read(root).text
     except (CkptMigrateError, OSError):  # the root may be unreadable, the checkpoint readable
         return (checkpoint,)
-    if named is not None and directory_of(named) == checkpoint.name:
+    number = kind.tracker_of(inside.save.name)
+    if named is not None and named == number:
         return (root,)
-    number = tracker_of(checkpoint.name)
-    return (checkpoint,) if number is None else (root, "--iteration", number)
+    return (checkpoint,) if number in (None, RELEASE) else (root, "--iteration", str(number))
 
 
-def is_iteration(name: str) -> bool:
-    """Return whether a tracker file can name a directory of this name."""
-    return name == RELEASE or tracker_of(name) is not None
+def _every(root: SavedRoot) -> Located:
+    place, kind = root.place, root.kind
+    whole = [save for save in root.saves if not kind.is_marked(save)]
+    if not whole:
+        what = f"has no {kind.prefix}* directory"
+        if root.saves:
+            what = f"has no finished save of {kind.framework}"
+        raise NotACheckpointError(what, path=place, fix=name_one(place))
+    found = tuple(each for save in whole for each in kind.checkpoints(save))
+    text = kind.tracker_of(whole[-1].name)
+    if root.has_tracker:
+        text = _read_tracker(root)
+        if place / kind.directory_of(text) not in whole:
+            fix = f"to list the problems and fixes, run `{command('verify', place)}`"
+            raise _dangling(root, kind.directory_of(text), fix=fix)
+    return Located(place, kind, place, found, text, True)
 
 
-def tracker_of(name: str) -> str | None:
-    """Return the tracker text that names an iteration directory; None if no text does."""
-    match = _ITERATION.fullmatch(name)
-    # No tracker text names a directory with more leading zeros than Megatron writes.
-    return str(int(match[1])) if match and directory_of(match[1]) == name else None
+def _dangling(root: SavedRoot, name: str, **fix: Any) -> NotACheckpointError:
+    file = next(reversed(root.texts))
+    return NotACheckpointError(
+        f"the tracker file names {name}, which does not exist", path=root.place / file, **fix
+    )
 
 
-def directory_of(tracker: str) -> str:
-    """Return the directory that a tracker text names (get_checkpoint_name, core_v0.19.0)."""
-    return RELEASE if tracker == RELEASE else f"iter_{int(tracker):07d}"
+def _read_tracker(root: SavedRoot) -> str:
+    """Return the text of the tracker file of a root.
 
-
-def iterations(root: Place) -> list[int]:
-    """Return the iterations of a root that have a directory, oldest first."""
-    names = map(tracker_of, directories.directory(root).folders())
-    return sorted(int(name) for name in names if name is not None)
-
-
-def all_of(root: Place) -> tuple[Place, ...]:
-    """Return the checkpoint directories of a root, oldest first; `release` is the oldest."""
-    released = (root / RELEASE,) if directories.is_dir(root / RELEASE) else ()
-    return (*released, *(root / f"iter_{number:07d}" for number in iterations(root)))
-
-
-def _every(root: Place) -> Located:
-    found = all_of(root)
-    if not found:
-        raise NotACheckpointError("has no iter_* directory", path=root, fix=name_one(root))
-    if directories.exists(root / TRACKER_FILE):
-        tracker = _read_tracker(root)
-        if root / directory_of(tracker) not in found:
-            raise NotACheckpointError(
-                f"the tracker file names {directory_of(tracker)}, which does not exist",
-                path=root / TRACKER_FILE,
-                fix=f"to list the problems and fixes, run `{command('verify', root)}`",
-            )
-        return Located(root, found, tracker)
-    return Located(root, found, tracker_of(found[-1].name) or RELEASE)
-
-
-def _read_tracker(root: Place) -> str:
-    tracker = root / TRACKER_FILE
-    if not directories.is_file(tracker):
+    Raises:
+        NotACheckpointError: there is none, it names no save, or two name different saves.
+    """
+    kind, texts = root.kind, root.texts
+    if not texts:
         raise NotACheckpointError(
             f"is neither a checkpoint nor a root (no metadata.json or {TRACKER_FILE})",
-            path=root,
+            path=root.place,
             **_choices(root),
         )
-    text = _text(root)
-    if _leads(text):
-        return text
+    good = {name: text for name, text in texts.items() if kind.leads(text)}
+    if len(set(good.values()) - {RELEASE}) > 1:
+        first, *others = (f"{name} names {text}" for name, text in good.items())
+        raise NotACheckpointError(
+            f"has tracker files that name different iterations: {first}, which "
+            f"{kind.framework} reads, and {', '.join(others)}",
+            path=root.place,
+            **_choices(root),
+        )
+    if root.text is not None:
+        return root.text
+    name, text = next(reversed(texts.items()))
     raise NotACheckpointError(
         f"contains {text!r}, which is neither an iteration nor `release`" if text else "is empty",
-        path=tracker,
+        path=root.place / name,
         **_choices(root),
     )
 
 
-def tracker_text(root: Place) -> str | None:
-    """Return the text of a root's tracker file; None if neither an iteration nor RELEASE."""
-    text = _text(root)
-    return text if _leads(text) else None
-
-
-def _text(root: Place) -> str:
-    """Return the text of the tracker file; of a long file, a part that `_leads` rejects."""
-    content = directories.start_of(root / TRACKER_FILE, _LONGEST_TRACKER + 1)
-    text = content.decode("ascii", "replace")
-    return text.strip() if len(content) <= _LONGEST_TRACKER else text
-
-
-def _leads(text: str) -> bool:
-    return text == RELEASE or (text.isdigit() and len(text) <= _LONGEST_TRACKER)
-
-
-def _choices(root: Place) -> dict[str, Any]:
+def _choices(root: SavedRoot) -> dict[str, Any]:
     """Return the fix for a root whose requested iteration is missing."""
-    numbers = iterations(root)
-    if not numbers:
-        return {"fix": name_one(root)}
+    found = root.numbers
+    if not found:
+        return {"fix": name_one(root.place)}
     return {
-        "fix": f"select one with --iteration {numbers[-1]} ({_told(numbers)})",
-        "retry": Retry(add=("--iteration", str(numbers[-1])), leave_out=("--all",)),
+        "fix": f"select one with --iteration {found[-1]} ({_listed(found)})",
+        "retry": Retry(add=("--iteration", str(found[-1])), leave_out=("--all",)),
     }
 
 
 def _near(path: Place) -> dict[str, Any]:
     """Return the fix for a path that is not a directory: its parent, or a checkpoint in that."""
     around = path.parent
-    if directories.exists(path) and (is_one(around) or directories.is_file(around / TRACKER_FILE)):
+    if directories.exists(path) and (
+        root_reading.is_root(around) or root_recognition.in_save(around)
+    ):
         return {"fix": "use the directory that contains it", "retry": Retry(path=around)}
-    numbers: list[int] = []
+    root = None
     with contextlib.suppress(OSError, StoreError):  # the parent may be unreadable
-        numbers = iterations(around) if directories.is_dir(around) else []
-    if numbers:
+        root = root_reading.find(around) if directories.is_dir(around) else None
+    if root is not None and root.numbers:
         return {
-            "fix": f"use a checkpoint of the root {around} ({_told(numbers)})",
-            "retry": Retry(path=around / directory_of(str(numbers[-1]))),
+            "fix": f"use a checkpoint of the root {around} ({_listed(root.numbers)})",
+            "retry": Retry(path=root.saves[-1]),
         }
     return {"fix": name_one(path)}
 
 
-def _told(numbers: list[int]) -> str:
+def _listed(found: list[int]) -> str:
     """Format the iterations of a root; of more than _SHOWN, only the newest."""
-    shown = ", ".join(map(str, numbers[-_SHOWN:]))
-    if len(numbers) > _SHOWN:
-        return f"there are {len(numbers)} iterations, the newest {shown}"
-    return f"there is iteration {shown}" if len(numbers) == 1 else f"there are iterations {shown}"
+    shown = ", ".join(map(str, found[-_SHOWN:]))
+    if len(found) > _SHOWN:
+        return f"there are {len(found)} iterations, the newest {shown}"
+    return f"there is iteration {shown}" if len(found) == 1 else f"there are iterations {shown}"
 
 
-def name_one(path: Place) -> str:
-    """Return the fix for a path that is not a checkpoint: a command that finds one near it."""
-    if not isinstance(path, Path):
-        return f"use a root, which has {TRACKER_FILE}, or an iter_* directory in a root"
-    there = next(each for each in (path, *path.parents) if each.is_dir())
-    # Some frameworks write no tracker file; every checkpoint has a metadata.json.
-    names = ("-name", TRACKER_FILE, "-o", "-name", manifest.MARKER_FILE)
-    find = shell("find", there, "-maxdepth", "4", *names)
-    return (
-        f"use a root, which has {TRACKER_FILE}, or an iter_* directory in a root; to find one, "
-        f"run `{find}`"
-    )
-
-
-def newest_non_persistent(root: Place, tracker: str) -> int | None:
-    """Return the newest non-persistent iteration if it is not older than the tracker's, or None."""
-    beside = root / _NON_PERSISTENT
-    if not directories.is_dir(beside):
-        return None
-    newest = max(iterations(beside), default=-1)
-    persistent = 0 if tracker == RELEASE else int(tracker)
-    return newest if newest >= persistent else None
-
-
-def _check_non_persistent(root: Place, tracker: str) -> None:
+def _check_non_persistent(root: SavedRoot, tracker: str) -> None:
     """Raise if a job may load a non-persistent checkpoint instead of the one in the tracker file.
 
     With --non-persistent-ckpt-type global, a job prefers ROOT/non_persistent if its iteration is
     not older (_load_base_checkpoint, megatron/training/checkpointing.py).
     """
-    beside = root / _NON_PERSISTENT
-    newest = newest_non_persistent(root, tracker)
+    newest = root.newest_non_persistent(tracker)
     if newest is not None:
+        place, kind = root.place, root.kind
+        other = place / NON_PERSISTENT / kind.directory_of(str(newest))
         raise NotACheckpointError(
             f"has a non-persistent checkpoint of iteration {newest}, which a job with "
             f"--non-persistent-ckpt-type global loads instead of {tracker} in the tracker file",
-            path=root,
-            fix=f"use {beside / f'iter_{newest:07d}'}, or {root / directory_of(tracker)} for the "
+            path=place,
+            fix=f"use {other}, or {place / kind.directory_of(tracker)} for the "
             "one in the tracker file",
-            retry=Retry(path=root / directory_of(tracker)),
+            retry=Retry(path=place / kind.directory_of(tracker)),
         )

@@ -19,6 +19,7 @@ from ckptmigrate.checkpoint.common import CommonState
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.rerun import COMMON_ENTRY, SHARDED_KEY, StoredRerun
 from ckptmigrate.checkpoint.rows import Blob
+from ckptmigrate.checkpoint.saved_sizes import NO_SIZES, SavedSizes
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.pickles import torch_file
 from ckptmigrate.pickles.torch_file import TorchFile
@@ -48,6 +49,7 @@ class Manifest:
         marker: the content of metadata.json.
         metadata: the content of `.metadata`.
         common: the common state, from `common.pt` or the sharded object.
+        sizes: the parallel sizes that a file of the framework states, if there are no `args`.
         new_payload: the bytes of `new_payload_file`, a data file that does not exist yet.
         nested: the checkpoints in folders of this one, by the path of the folder (nested.py).
     """
@@ -56,6 +58,7 @@ class Manifest:
     marker: Mapping[str, Any]
     metadata: Metadata
     common: CommonState
+    sizes: SavedSizes = NO_SIZES
     new_payload: bytes = field(default=b"", repr=False)
     nested: Mapping[str, Manifest] = field(default_factory=dict)
 
@@ -110,6 +113,12 @@ class Manifest:
     def is_release(self) -> bool:
         """Return whether this is a `release` checkpoint, of which a job loads only the weights."""
         return self.path.name == RELEASE
+
+    def size_of(self, name: str) -> Any:
+        """Return a parallel size by its name in `args`: from `args`, else from the framework."""
+        if self.common.arguments is not None:
+            return self.common.argument(name)
+        return self.sizes.values.get(name)
 
     @cached_property
     def rerun_keys(self) -> list[str]:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from ckptmigrate.checkpoint import common, downloads, manifest, metadata, metadata_file
+from ckptmigrate.checkpoint import common, downloads, manifest, metadata, metadata_file, sizes_file
 from ckptmigrate.checkpoint.common import CommonState
 from ckptmigrate.checkpoint.damage import Damage, fix_of, raise_first
 from ckptmigrate.checkpoint.manifest import PAYLOAD, Manifest
 from ckptmigrate.checkpoint.metadata import Metadata
 from ckptmigrate.checkpoint.rows import Chunk
+from ckptmigrate.checkpoint.saved_sizes import NO_SIZES
 from ckptmigrate.checkpoint.table_reader import Planned
 from ckptmigrate.checkpoint.used_bytes import unused
 from ckptmigrate.errors import CkptMigrateError, DamagedError, PointerError, StoreError
@@ -82,14 +83,14 @@ class Material:
         """Data file -> the number of its bytes that no key refers to, if there are any."""
         return {} if self.metadata is None else unused(self.chunks, self.payload)
 
-    @property
+    @cached_property
     def whole(self) -> Manifest | None:
         """The checkpoint as all other commands read it; None if a part cannot be read."""
         if self.metadata is None or self.common is None:
             return None
         if any(each.code == "entry-malformed" for each in self.damage):
             return None
-        return Manifest(self.directory, self.marker or {}, self.metadata, self.common)
+        return _manifest(self.directory, self.marker, self.metadata, self.common)
 
 
 def load(directory: Directory, marker: Mapping[str, Any] | None = None) -> Manifest:
@@ -107,7 +108,17 @@ def load(directory: Directory, marker: Mapping[str, Any] | None = None) -> Manif
     raise_first(found.damage)
     assert found.metadata is not None
     assert found.common is not None
-    return Manifest(directory, found.marker or {}, found.metadata, found.common)
+    return _manifest(directory, found.marker, found.metadata, found.common)
+
+
+def _manifest(
+    directory: Directory,
+    marker: Mapping[str, Any] | None,
+    read: Metadata,
+    state: CommonState,
+) -> Manifest:
+    sizes = NO_SIZES if state.arguments is not None else sizes_file.beside(directory.path)
+    return Manifest(directory, marker or {}, read, state, sizes)
 
 
 def gather(directory: Directory, marker: Mapping[str, Any] | None = None) -> Material:

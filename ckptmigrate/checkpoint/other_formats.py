@@ -42,6 +42,7 @@ TORCH_DCP: Final = "torch_dcp"
 FSDP_DTENSOR: Final = "fsdp_dtensor"
 EITHER: Final = "torch_dcp or fsdp_dtensor"
 DCP: Final = "dcp"
+BACKENDS: Final = (ZARR, TORCH_DCP, FSDP_DTENSOR)  # also as the sharded_backend of metadata.json
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,9 @@ class Step:
         optimizer: the sharding type that the optimizer was converted to, DROPPED, or "" if it was
             kept.
         compacts: whether data files were rewritten without their unused bytes.
+        extra_state: how the step changed the `_extra_state` of Transformer Engine: `drop` or `add`;
+            empty if it was kept.
+        transformer_engine: the version that the user named; empty for none.
     """
 
     verb: str
@@ -77,6 +80,8 @@ class Step:
     in_place: bool = True
     optimizer: str = ""
     compacts: bool = False
+    extra_state: str = ""
+    transformer_engine: str = ""
 
     @property
     def makes_original(self) -> bool:
@@ -125,7 +130,7 @@ def dump(steps: tuple[Step, ...]) -> bytes:
     """Return the bytes of a migration history."""
     rows = [asdict(step) for step in steps]
     for row in rows:
-        for name in ("payload", "optimizer", "compacts"):
+        for name in ("payload", "optimizer", "compacts", "extra_state", "transformer_engine"):
             if not row[name]:
                 del row[name]
     return (json.dumps({"format": _FORMAT, "steps": rows}, indent=1) + "\n").encode()
@@ -193,6 +198,8 @@ def _step(row: Mapping[str, Any]) -> Step:
         in_place=row.get("in_place") is not False,
         optimizer=_text(row.get("optimizer", "")),
         compacts=row.get("compacts") is True,
+        extra_state=_text(row.get("extra_state", "")),
+        transformer_engine=_text(row.get("transformer_engine", "")),
     )
 
 

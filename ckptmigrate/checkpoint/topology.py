@@ -1,12 +1,13 @@
 """The parallelism of the job that wrote a checkpoint, and the rank of each rerun shard.
 
-The sizes are from `args`, or from the user if a framework writes no args. They must agree with the
-save plans (one per rank), the data files (no rank >= WORLD) and the global shape of the rerun
-shards, if there are any.
+The sizes are from `args`, or from a file of the framework if there are no args, or from the user.
+They must agree with the save plans (one per rank), the data files (no rank >= WORLD) and the global
+shape of the rerun shards, if there are any.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import MOST_RANKS, parse_unique_key
 from ckptmigrate.errors import RefusedError, Retry
 from ckptmigrate.pickles.display import short_repr
+from ckptmigrate.places import Place
 
 _WORLD, _TENSOR, _PIPELINE = "--world-size", "--tensor-parallel", "--pipeline-parallel"
 _ARGUMENTS = {
@@ -46,6 +48,8 @@ class Topology:
         hint: the number of save plans, a suggestion for the world size if `world` is unknown.
         encoder: whether the pipeline stages of an encoder have a different TP or rank order, so
             that there is no single (PP, TP) grid.
+        path: the checkpoint, for errors.
+        looked: where its sizes were looked up, for errors.
     """
 
     world: int | None
@@ -55,6 +59,8 @@ class Topology:
     pipeline_before_data: bool
     hint: int | None = None
     encoder: bool = False
+    path: Place | None = None
+    looked: str = ""
 
     @property
     def data(self) -> int | None:
@@ -69,14 +75,16 @@ class Topology:
         Raises:
             RefusedError: it is unknown; names the option that states it.
         """
-        return self._require(self.world, _WORLD, "WORLD", self.hint)
+        self._require(_WORLD)
+        assert self.world is not None
+        return self.world
 
     def require_grid(self) -> tuple[int, int]:
         """Return (PP, TP), in ranks.
 
         Raises:
-            RefusedError: a size is unknown (names the option that states it), or there is no such
-                grid.
+            RefusedError: a size is unknown (names the options that state all unknown sizes), or
+                there is no such grid.
         """
         if self.encoder:
             raise RefusedError(
@@ -84,18 +92,34 @@ class Topology:
                 f"args.{_ENCODER_PIPELINE}), so there is no single (PP, TP) grid",
                 fix="resume with 0.12 or later, which do not need it",
             )
-        pipeline = self._require(self.pipeline, _PIPELINE, "PP", None)
-        return pipeline, self._require(self.tensor, _TENSOR, "TP", None)
+        # The rank at each position depends on WORLD, so all are named at once.
+        self._require(_TENSOR, _PIPELINE, _WORLD)
+        assert self.pipeline is not None
+        assert self.tensor is not None
+        return self.pipeline, self.tensor
 
-    @staticmethod
-    def _require(value: int | None, option: str, name: str, hint: int | None) -> int:
-        if value is None:
-            raise RefusedError(
-                f"{_ARGUMENTS[option]} ({name}) is not in the args of the checkpoint",
-                fix=f"set it with {option} {hint or 'N'}",
-                retry=Retry(add=(option, str(hint))) if hint else None,
-            )
-        return value
+    def _require(self, *options: str) -> None:
+        """Raise if a size is unknown; name the options that state all unknown ones."""
+        sizes = {_TENSOR: self.tensor, _PIPELINE: self.pipeline, _WORLD: self.world}
+        hints = {_TENSOR: "TP", _PIPELINE: "PP", _WORLD: str(self.hint or "WORLD")}
+        unknown = [option for option in options if sizes[option] is None]
+        if not unknown:
+            return
+        names = ", ".join(_ARGUMENTS[option] for option in unknown)
+        words = tuple(word for option in unknown for word in (option, hints[option]))
+        are = "is" if len(unknown) == 1 else "are"
+        raise RefusedError(
+            f"{names} {are} not in the checkpoint ({self.looked})",
+            path=self.path,
+            fix=f"set the sizes of the job that wrote it with {' '.join(words)}",
+            retry=Retry(add=words),
+        )
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Return the names of the unknown sizes among TP, PP and WORLD, as in `args`."""
+        sizes = {_TENSOR: self.tensor, _PIPELINE: self.pipeline, _WORLD: self.world}
+        return tuple(_ARGUMENTS[option] for option, size in sizes.items() if size is None)
 
     def rank_of(self, pipeline_rank: int, tensor_rank: int, data_context_rank: int = 0) -> int:
         """Return the rank at a (PP, TP, DP x CP) position.
@@ -108,7 +132,7 @@ class Topology:
         Raises:
             RefusedError: WORLD, TP or PP is unknown.
         """
-        world, (pipeline, tensor) = self.require_world(), self.require_grid()
+        (pipeline, tensor), world = self.require_grid(), self.require_world()
         if self.pipeline_before_data:
             context = self.context or 1
             data_rank, context_rank = divmod(data_context_rank, context)
@@ -124,18 +148,18 @@ def derive(manifest: Manifest, given: Given | None = None) -> Topology:
         RefusedError: two sources contradict each other; names both and the option.
     """
     given = given or Given()
-    args = manifest.common
     plans = manifest.metadata.plans
     encoder = has_encoder(manifest)
     grid = () if encoder else _rerun_grid(manifest)
     ranks = [rank for rank, _ in manifest.payload_files.values()]
     least = max(ranks, default=0) + 1  # ranks that wrote a data file
+    in_plans = len(plans) if plans else None
     world = _agree(
         manifest,
         _WORLD,
         given.world,
         {
-            "the number of save plans": len(plans) if plans else None,
+            "the number of save plans": in_plans,
             "the rerun shards": grid[0] if len(grid) == 1 else None,
         },
         least,
@@ -160,16 +184,29 @@ def derive(manifest: Manifest, given: Given | None = None) -> Topology:
             path=manifest.path,
             fix=f"set the correct sizes with {_WORLD}, {_TENSOR} and {_PIPELINE}",
         )
-    context = args.argument("context_parallel_size")
+    context = manifest.size_of("context_parallel_size")
+    if world is None and manifest.sizes.values and in_plans and in_plans >= least:
+        # The file of a framework states no world size. A save plan is written for each rank.
+        world = in_plans if tensor and pipeline and not in_plans % (tensor * pipeline) else None
     return Topology(
         world,
         tensor,
         pipeline,
         context if _is_size(context) else None,
-        bool(args.argument("use_tp_pp_dp_mapping")),
-        len(plans) if plans and len(plans) >= least else None,
+        bool(manifest.size_of("use_tp_pp_dp_mapping")),
+        in_plans if in_plans and in_plans >= least else None,
         encoder,
+        manifest.path,
+        _looked(manifest),
     )
+
+
+def _looked(manifest: Manifest) -> str:
+    """Return where the sizes of a checkpoint were looked up, in a few words."""
+    if manifest.common.arguments is not None:
+        return "not in its args"
+    path = manifest.sizes.path
+    return "its common state has no args" if path is None else f"no args, and not in {path}"
 
 
 def told(manifest: Manifest) -> Topology:
@@ -178,10 +215,10 @@ def told(manifest: Manifest) -> Topology:
         size if _is_size(size) and size <= MOST_RANKS else None
         for size in (
             *(_argument(manifest, option) for option in _ARGUMENTS),
-            manifest.common.argument("context_parallel_size"),
+            manifest.size_of("context_parallel_size"),
         )
     )
-    order = bool(manifest.common.argument("use_tp_pp_dp_mapping"))
+    order = bool(manifest.size_of("use_tp_pp_dp_mapping"))
     return Topology(world, tensor, pipeline, context, order, encoder=has_encoder(manifest))
 
 
@@ -200,10 +237,19 @@ def has_encoder(manifest: Manifest) -> bool:
 
 
 def _argument(manifest: Manifest, option: str) -> Any:
-    """Return a size from args; PP includes the encoder stages, which args count separately."""
-    size = manifest.common.argument(_ARGUMENTS[option])
+    """Return a stated size; PP includes the encoder stages, which args count separately."""
+    size = manifest.size_of(_ARGUMENTS[option])
+    if option == _WORLD and size is None:
+        size = _world_of_data_parallel(manifest)
     stages = manifest.common.argument(_ENCODER_PIPELINE)
     return size + stages if option == _PIPELINE and _is_size(size) and _is_size(stages) else size
+
+
+def _world_of_data_parallel(manifest: Manifest) -> int | None:
+    """Return the world size that the file of a framework states by its data parallel size."""
+    names = ("tensor_model", "pipeline_model", "context")
+    sizes = [manifest.sizes.values.get(f"{name}_parallel_size") for name in (*names, "data")]
+    return math.prod(sizes) if all(map(_is_size, sizes)) else None  # type: ignore[arg-type]
 
 
 def _agree(
@@ -222,7 +268,9 @@ def _agree(
         RefusedError: two sources contradict each other, or a size exceeds MOST_RANKS.
     """
     argument = _argument(manifest, option)
-    claims = {f"args.{_ARGUMENTS[option]}": argument if _is_size(argument) else None, **checks}
+    path = manifest.sizes.path
+    where = "args." if path is None else f"{path.name}: "
+    claims = {f"{where}{_ARGUMENTS[option]}": argument if _is_size(argument) else None, **checks}
     for source, value in {**claims, option: stated}.items():
         if value is not None and value > MOST_RANKS:
             raise RefusedError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from ckptmigrate.checks.code import Code, Severity
+from ckptmigrate.checks.root_codes import ROOT_CODES
 
-PAIR: Final = "tracker-pair"
 _COPY: Final = "restore the file from a copy, or use an earlier iteration"
 _REPORT: Final = "run `ckptmigrate inspect {path}`, or use an earlier iteration"
 _REPAIR: Final = "{repair}"
@@ -42,10 +42,6 @@ _SYMBOLS: Final = (
 )
 _RERUN: Final = f"core_v0.10.0 to core_v0.19.0 {_RERUN_FILE} RerunStateMachine.state_dict"
 _ASKED: Final = f"core_v0.14.0 to core_v0.19.0 {_RERUN_FILE} RerunStateMachine.validate_state_dict"
-_TRACKER: Final = f"{_TRAINING} _load_base_checkpoint"
-_BRIDGE: Final = (
-    "Megatron-Bridge src/megatron/bridge/training/checkpointing.py _resolve_checkpoint_iteration"
-)
 _VALIDATION: Final = f"core_v0.17.1 to core_v0.19.0 {_CORE}/validation.py"
 _VERIFIED: Final = f"{_VALIDATION} verify_integrity_manifest"
 _SHIFTED: Final = (
@@ -179,6 +175,22 @@ _ROWS: Final = (
         "core_v0.9.0 to core_v0.19.0 megatron/training/arguments.py validate_args; " + _PLANS,
     ),
     Code(
+        "run-config-missing", Severity.ERROR,
+        "The common state has no args, and run_config.yaml is missing, so Megatron-Bridge cannot "
+        "load the checkpoint. A save that fails in its last step leaves that.",
+        _COPY,
+        "Megatron-Bridge 067f987d src/megatron/bridge/training/checkpointing.py "
+        "_extract_megatron_lm_args_from_state_dict; Megatron-Bridge issue 5746",
+    ),
+    Code(
+        "sizes-unreadable", Severity.WARNING,
+        "The file in which the framework states the parallel sizes cannot be read.",
+        "restore the file from a copy, or set the sizes in a migration with --world-size, "
+        "--tensor-parallel and --pipeline-parallel",
+        "Megatron-Bridge 067f987d src/megatron/bridge/training/utils/checkpoint_utils.py "
+        "read_run_config",
+    ),
+    Code(
         "blob-unreadable", Severity.ERROR,
         "A sharded object is not a torch zip file that can be read without executing code.", _COPY,
         f"{_TORCH}/default_planner.py DefaultLoadPlanner.load_bytes",
@@ -306,53 +318,7 @@ _ROWS: Final = (
         "replace the link by the directory",
         _OWN,
     ),
-    Code(
-        "tracker-missing", Severity.ERROR,
-        "The root has no tracker file, so a job finds no checkpoint and starts from random "
-        "weights.",
-        _REPAIR,
-        _TRACKER,
-        repair=("--in-place",),
-    ),
-    Code(
-        "tracker-unreadable", Severity.ERROR,
-        "The tracker file contains neither an iteration nor `release`.", _REPAIR,
-        f"{_TRAINING} read_metadata",
-        repair=("--in-place",),
-    ),
-    Code(
-        "tracker-dangling", Severity.ERROR,
-        "The tracker file names an iteration that does not exist.", _REPAIR,
-        _TRACKER,
-        repair=("--in-place",),
-    ),
-    Code(
-        "tracker-half-written", Severity.ERROR,
-        "The tracker file names an iteration whose save did not finish.", _REPAIR,
-        _TRACKER,
-        repair=("--in-place",),
-    ),
-    Code(
-        PAIR, Severity.ERROR,
-        "latest_train_state.pt, which Megatron-Bridge reads first, does not name the iteration of "
-        "the tracker file.",
-        _REPAIR,
-        _BRIDGE,
-        repair=("--in-place",),
-    ),
-    Code(
-        "tracker-behind", Severity.WARNING,
-        "An iteration is newer than the one in the tracker file.",
-        "no action is needed if its save is still running; otherwise use it with --iteration",
-        _TRACKER,
-    ),
-    Code(
-        "non-persistent-newer", Severity.WARNING,
-        "A non-persistent checkpoint is at least as new. A job with --non-persistent-ckpt-type "
-        "global loads it instead.",
-        "to verify it too, run `ckptmigrate verify {path}/non_persistent --all`",
-        f"{_TRACKER}, _get_non_persistent_iteration", ">=0.9",
-    ),
+    *ROOT_CODES,
     Code(
         "integrity-unreadable", Severity.ERROR,
         "integrity.json does not contain SHA-256 hashes, so a job with --verify-integrity fails.",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ckptmigrate.checkpoint import common, migration_state, sidecar
+from ckptmigrate.checkpoint import sizes_file as sizes_files
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.material import Material
 from ckptmigrate.checkpoint.metadata import SHAPES
@@ -101,6 +102,19 @@ def sizes(material: Material) -> Iterator[Finding]:
             yield finding(material, "sizes-contradict", error.reason)
     except DamagedError:
         return
+
+
+def sizes_file(material: Material) -> Iterator[Finding]:
+    """Yield a finding if the file with the sizes of a checkpoint without args cannot be used."""
+    found = material.whole
+    if found is None or found.common.arguments is not None:
+        return
+    if found.sizes.problem is not None:
+        yield finding(material, "sizes-unreadable", found.sizes.problem)
+    missing = sizes_files.missing(material.path)
+    if missing is not None and found.sizes.path is None:
+        what = f"the common state has no args, and {missing.name} is missing"
+        yield finding(material, "run-config-missing", what)
 
 
 def history(material: Material) -> Iterator[Finding]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from ckptmigrate.checkpoint import formats, locate, nested
+from ckptmigrate.checkpoint import formats, locate, nested, root_reading
+from ckptmigrate.checkpoint.locate import Located
 from ckptmigrate.checkpoint.manifest import METADATA_FILES
 from ckptmigrate.checkpoint.material import Material, gather
 from ckptmigrate.checks import (
@@ -57,6 +58,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     tiling.check,
     data_files.ranks,
     states.sizes,
+    states.sizes_file,
     states.reruns,
     states.shapes,
     states.optimizer,
@@ -191,10 +193,11 @@ def verify(
         progress=progress,
     )
     several = every and chosen.is_root
+    about = root_checks.findings(chosen)
     done = tuple(
         _verified_or_finding(one, each) if several else one(each) for each in chosen.checkpoints
     )
-    of_root = _of_root(chosen, partial(verify_one, known=known))
+    of_root = _of_root(chosen, about, partial(verify_one, known=known))
     found = [*of_root, *(finding for each in done for finding in each.findings)]
     return Verification(chosen.path, done, _ordered(found))
 
@@ -300,26 +303,31 @@ def _with_repairs(verified: Verified, known: Collection[str]) -> Verified:
     return replace(verified, findings=tuple(map(named, verified.findings)))
 
 
-def _of_root(chosen: root_checks.Chosen, verify: Callable[[Place], Verified]) -> Iterator[Finding]:
+def _of_root(
+    chosen: Located, about: Collection[Finding], verify: Callable[[Place], Verified]
+) -> Iterator[Finding]:
     """Yield the findings about a root, with the command that repairs its tracker file, if any."""
-    for finding in chosen.findings:
+    for finding in about:
         if CODES[finding.code].repair is None or finding.fix is not None:
             yield finding
         else:
             yield replace(finding, repair=_tracker_repair(chosen, verify))
 
 
-def _tracker_repair(chosen: root_checks.Chosen, verify: Callable[[Place], Verified]) -> str | None:
-    """Return the command that makes the tracker file name an intact checkpoint, or None."""
-    if chosen.named is not None:
-        there = verify(chosen.named)
-        if not there.lost:
-            again = command("repair", chosen.path, "--in-place")
-            return next((error.repair for error in there.errors), again)
-    for each in reversed(locate.all_of(chosen.path)):
+def _tracker_repair(chosen: Located, verify: Callable[[Place], Verified]) -> str | None:
+    """Return the command that makes the tracker file name an intact save, or None."""
+    again = command("repair", chosen.path, "--in-place")
+    root = root_reading.read(chosen.path)
+    named = root.named
+    if named is not None:
+        there = [verify(each) for each in chosen.kind.checkpoints(named)]
+        if not any(each.lost for each in there):
+            return next((error.repair for each in there for error in each.errors), again)
+    for save in reversed(root.saves):
         with contextlib.suppress(CkptMigrateError):
-            if each != chosen.named and not verify(each).errors:
-                return command("repair", chosen.path, "--in-place")
+            checkpoints = chosen.kind.checkpoints(save)
+            if save != named and not any(verify(each).errors for each in checkpoints):
+                return again
     return None
 
 

@@ -10,7 +10,7 @@ from ckptmigrate.checkpoint.rerun import MODE_OF_ARGUMENT
 from ckptmigrate.cli import completion_values, options
 from ckptmigrate.cli.batch_options import Selection, several
 from ckptmigrate.cli.help import CHECKPOINT, Manual
-from ckptmigrate.cli.run import run
+from ckptmigrate.cli.run import run, selects_several
 from ckptmigrate.releases.environment import Environment
 from ckptmigrate.releases.job import DEFAULT_STRICTNESS, RAISE_ALL, STRICTNESS, Job
 from ckptmigrate.verbs.check import CheckRequest
@@ -40,6 +40,7 @@ from ckptmigrate.verbs.check import CheckRequest
     show_default=True,
     help=f"--dist-ckpt-strictness of the job: {', '.join(STRICTNESS)}.",
 )
+@options.transformer_engine
 @options.job_size("--job-tp", "tensor", "Tensor parallel size")
 @options.job_size("--job-pp", "pipeline", "Pipeline parallel size")
 @options.job_size("--job-cp", "context", "Context parallel size")
@@ -91,4 +92,4 @@ def check(
     if strict:
         job["strictness"] = RAISE_ALL
     request = CheckRequest(release, Job(**job), torch, environment, iteration, every)
-    run(selection, request, batch=every)
+    run(selection, request, batch=every or selects_several(selection, iteration))

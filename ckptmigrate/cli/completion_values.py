@@ -57,14 +57,15 @@ def explainable(_: click.Context, __: click.Parameter, incomplete: str) -> list[
 
 def iterations(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the iterations of the root on the command line, newest first."""
-    from ckptmigrate.checkpoint import locate
+    from ckptmigrate.checkpoint import root_reading
 
     # While --iteration has no value, click has not assigned the earlier words to parameters.
     typed = context.params.get("path") or context.params.get("a") or next(iter(context.args), None)
     root = Path(typed or ".").expanduser()
-    if not root.is_dir():
+    found = root_reading.find(root) if root.is_dir() else None
+    if found is None:
         return []
-    numbers = map(str, reversed(locate.iterations(root)))
+    numbers = map(str, reversed(found.numbers))
     return [CompletionItem(number) for number in numbers if number.startswith(incomplete)]
 
 

@@ -42,11 +42,10 @@ def changed(
         if isinstance(parameter, click.Option)
         for name in (*parameter.opts, *parameter.secondary_opts)
     }
-    added = options.get(retry.add[0]) if retry.add else None
+    added = [option for word in retry.add if (option := options.get(word)) is not None]
     # The failed command wrote the report of --report, and a report is never overwritten.
     gone = {options[name] for name in (*retry.leave_out, "--report") if name in options}
-    if added is not None and not added.multiple:
-        gone.add(added)
+    gone |= {option for option in added if not option.multiple}
     kept: list[str] = []
     end = words.index("--") if "--" in words else len(words)  # only arguments follow
     rest = iter(words[:end])

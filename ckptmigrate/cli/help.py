@@ -15,7 +15,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
         "writers", "reader", "only",
     ),
     "Target": (
-        "to", "native", "optimizer", "optimizer_type", "compact", "rebuild", "drop",
+        "to", "native", "optimizer", "optimizer_type", "extra_state", "compact", "rebuild", "drop",
         "drop_optimizer", "allow_loss",
     ),
     "Output": (
@@ -23,8 +23,9 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
         "markdown", "into", "html", "report", "part_size",
     ),
     "Target job": (
-        "release", "torch", "python", "numpy", "strict", "strictness", "tensor", "pipeline",
-        "context", "expert", "world", "rerun_mode", "finetune", "no_load_optim", "no_load_rng",
+        "release", "torch", "python", "numpy", "transformer_engine", "strict", "strictness",
+        "tensor", "pipeline", "context", "expert", "world", "rerun_mode", "finetune",
+        "no_load_optim", "no_load_rng",
     ),
     "Batch": ("jobs", "ledger", "shard", "scheduler", "retries"),
     "Parallelism": ("world_size", "tensor_parallel", "pipeline_parallel"),
@@ -39,10 +40,10 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 # Options that only --help-all shows.
 RARE: Final = frozenset({
-    "native", "optimizer_type", "compact", "rebuild", "link", "into", "torch", "python", "numpy",
-    "strictness", "context", "expert", "rerun_mode", "no_load_rng", "shard", "scheduler", "retries",
-    "world_size", "tensor_parallel", "pipeline_parallel", "no_color", "verbose", "part_size",
-    "verify_source",
+    "native", "optimizer_type", "extra_state", "compact", "rebuild", "link", "into", "torch",
+    "python", "numpy", "transformer_engine", "strictness", "context", "expert", "rerun_mode",
+    "no_load_rng", "shard", "scheduler", "retries", "world_size", "tensor_parallel",
+    "pipeline_parallel", "no_color", "verbose", "part_size", "verify_source",
 })  # fmt: skip
 # Arguments that several commands have, as rows of --help.
 ARGUMENTS: Final = {

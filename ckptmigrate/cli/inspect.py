@@ -9,7 +9,7 @@ from ckptmigrate.cli import options
 from ckptmigrate.cli.batch_options import Selection, several
 from ckptmigrate.cli.console import output
 from ckptmigrate.cli.help import MIGRATED, Manual
-from ckptmigrate.cli.run import run
+from ckptmigrate.cli.run import run, selects_several
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.report import terminal
 from ckptmigrate.verbs.inspect import InspectRequest
@@ -34,11 +34,12 @@ def inspect(selection: Selection, iteration: int | None, every: bool, full: bool
       ckptmigrate inspect run/iter_0000005 --json
     """
     options.check_choice(iteration, every=every)
-    if selection.batch or not every:
+    if selection.batch or not (every or selects_several(selection, iteration)):
         run(selection, InspectRequest(iteration, every), full=full)
         return
     shown, healthy = [], True
-    for checkpoint in locate.find(selection.only, every=True).checkpoints:
+    found_at = locate.find(selection.only, iteration=iteration, every=every)
+    for checkpoint in found_at.checkpoints:
         try:
             found = InspectRequest().run(checkpoint)
         except CkptMigrateError as error:

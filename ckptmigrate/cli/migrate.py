@@ -15,6 +15,7 @@ from ckptmigrate.cli.help import MIGRATED, Manual
 from ckptmigrate.cli.run import run
 from ckptmigrate.planning import optimizers, targets
 from ckptmigrate.planning.losses import LOSSES
+from ckptmigrate.releases import transformer_engine
 from ckptmigrate.verbs.migrate import MigrationRequest
 
 
@@ -38,7 +39,7 @@ def _migration_options(command: options.Command) -> options.Command:
         ),
         click.option(
             "--allow-loss", multiple=True, type=click.Choice(sorted(LOSSES)), metavar="NAME",
-            help="Allow this data loss, one of those under Data loss. Repeat for more.",
+            help="Allow this data loss (see Data loss). Repeat for more.",
         ),
         options.versions("to"),
         click.option(
@@ -58,6 +59,13 @@ def _migration_options(command: options.Command) -> options.Command:
             help=f"Convert the distributed optimizer to {optimizers.TYPES[0]} or "
             f"{optimizers.TYPES[1]} (0.15 or later).",
         ),
+        click.option(
+            "--extra-state", type=click.Choice(transformer_engine.CHANGES),
+            metavar="HOW", default=targets.KEEP, show_default=True,
+            help="keep, drop, or add the _extra_state of Transformer Engine. With "
+            "--transformer-engine, drop what the job does not request, or add what it requests.",
+        ),
+        options.transformer_engine,
         click.option(
             "--compact", is_flag=True,
             help="Rewrite data files without bytes that no key uses, such as a dropped optimizer.",
@@ -180,7 +188,7 @@ def downgrade(selection: Selection, **options: Any) -> None:
 def migrate(selection: Selection, print_path: bool, **options: Any) -> None:
     """Upgrade or downgrade a checkpoint, depending on the target release.
 
-    If the result of an earlier run exists, `migrate` validates it and changes nothing.
+    If the result of an earlier run exists, it is validated, and nothing changes.
 
     In a script, LOAD=$(ckptmigrate migrate PATH --to TARGET --print-path) sets LOAD to the root to
     load: the new root, or PATH if it needs no migration.

@@ -242,6 +242,11 @@ def _with(command: Any, options: Iterable[Callable[[Any], Any]]) -> Any:
 strict = click.option(
     "--strict", is_flag=True, help="The job uses --dist-ckpt-strictness raise_all."
 )
+transformer_engine = click.option(
+    "--transformer-engine", metavar="V",
+    help="Transformer Engine version of the job, or none. It decides which _extra_state the job "
+    "requests. Default: not known.",
+)  # fmt: skip
 full = click.option("--full", is_flag=True, help="Print long lists in full.")
 
 

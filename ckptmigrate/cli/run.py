@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -56,6 +57,17 @@ def run(
     )
     if status:
         raise SystemExit(status)
+
+
+def selects_several(selection: Selection, iteration: int | None) -> bool:
+    """Return whether the PATH of a command selects several checkpoints, as a save of verl does."""
+    from ckptmigrate.checkpoint import locate
+
+    if selection.batch:
+        return False
+    with contextlib.suppress(CkptMigrateError, OSError):  # the command reports it
+        return len(locate.find(selection.only, iteration=iteration).checkpoints) > 1
+    return False
 
 
 def _one(

@@ -25,8 +25,8 @@ from ckptmigrate.storage import local_files
 FILE: Final = "compat_matrix.yaml"
 _SCHEMA: Final = 1
 _ROWS: Final = {**facts.ROWS, **cells.ROWS}
-_MAY_BE_EMPTY: Final = ("error", "resized_error", "torch")
-_SPECIFIERS: Final = ("releases", "present", "absent", "importable", "pickled")
+_MAY_BE_EMPTY: Final = ("error", "resized_error", "torch", "sibling")
+_SPECIFIERS: Final = ("releases", "present", "absent", "importable", "pickled", "engines")
 
 
 def compiled(text: str, *, path: Path | str = FILE) -> dict[str, Any]:

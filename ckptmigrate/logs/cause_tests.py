@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ckptmigrate.checkpoint import adapters, common, downloads, locate, metadata
+from ckptmigrate.checkpoint import adapters, common, downloads, extra_state, metadata
 from ckptmigrate.checkpoint.manifest import MARKER_FILE, PAYLOAD
 from ckptmigrate.checkpoint.rerun import STATES
+from ckptmigrate.checkpoint.trackers import TRACKER_FILE
 from ckptmigrate.errors import UnsupportedFormatError
 from ckptmigrate.logs.examined import Seen
 from ckptmigrate.logs.kinds import numbers
@@ -52,9 +53,9 @@ Test = Callable[[Seen, Mapping[str, str]], Evidence | None]
 def _tracker(seen: Seen, wanted: bool) -> Evidence | None:
     if not seen.is_root:
         return None
-    there = directories.is_file(seen.path / locate.TRACKER_FILE)
+    there = directories.is_file(seen.path / TRACKER_FILE)
     what = "has" if there else "has no"
-    return Evidence(there is wanted, f"{seen.path} {what} {locate.TRACKER_FILE}")
+    return Evidence(there is wanted, f"{seen.path} {what} {TRACKER_FILE}")
 
 
 def _dangling(seen: Seen, _: Mapping[str, str]) -> Evidence | None:
@@ -295,6 +296,14 @@ def _in_place(seen: Seen, _: Mapping[str, str]) -> Evidence | None:
     return Evidence(holds, f"its rerun state {what} {_IN_PLACE}")
 
 
+def _extra_state_is_none(seen: Seen, _: Mapping[str, str]) -> Evidence | None:
+    key = next((key for key in seen.keys if _EXTRA.search(key)), None)
+    if seen.manifest is None or key is None or key not in seen.manifest.metadata.blobs:
+        return None
+    none = extra_state.content_of(seen.manifest, key) is extra_state.Content.NONE
+    return Evidence(none, f"{key} {'is' if none else 'is not'} None")
+
+
 _ANY_OPTIMIZER: Final = "key of an optimizer"
 _ANY_ADAPTER: Final = "key of an adapter"
 _EXTRA: Final = re.compile(r"_extra_state")
@@ -322,6 +331,7 @@ CAUSE_TESTS: Final[Mapping[str, Test]] = {
     "python-3.13": lambda seen, _: _names(seen, "pathlib._local."),
     "some-extra-state": lambda seen, _: _any_key(seen, _EXTRA, "_extra_state key", True),
     "no-extra-state": lambda seen, _: _any_key(seen, _EXTRA, "_extra_state key", False),
+    "extra-state-none": _extra_state_is_none,
     "optimizer-keys": lambda seen, _: _any_key(seen, _OPTIMIZER, _ANY_OPTIMIZER, True),
     "no-optimizer-keys": lambda seen, _: _any_key(seen, _OPTIMIZER, _ANY_OPTIMIZER, False),
     "other-optimizer-keys": lambda seen, values: _parameter(seen, values, True),

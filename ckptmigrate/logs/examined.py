@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from ckptmigrate import places
-from ckptmigrate.checkpoint import locate, metadata, metadata_file
+from ckptmigrate.checkpoint import locate, metadata, metadata_file, root_reading
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checks import root_checks, verification
 from ckptmigrate.checks.findings import Finding
@@ -41,9 +41,8 @@ class Seen:
     @cached_property
     def is_root(self) -> bool:
         """Return whether the path is a root, with or without its tracker file."""
-        return bool(locate.all_of(self.path)) or directories.is_file(
-            self.path / locate.TRACKER_FILE
-        )
+        root = root_reading.find(self.path)
+        return root is not None and (bool(root.numbers) or root.has_tracker)
 
     @cached_property
     def place(self) -> Place:

@@ -162,6 +162,11 @@ ANY_KEY: Final = _KEY
 EXTRA_STATE: Final = rf"(?:{_KEY}\.)?_extra_state\d*(?:/shard_[\d._]+)?"
 OPTIMIZER_KEY: Final = rf"(?:chained_\d+\.)?optimizer\.{_KEY}"
 
+STRICT_SOURCE: Final = (
+    "core_v0.9.0 to core_v0.19.0 megatron/core/dist_checkpointing/validation.py "
+    "maybe_report_missing_and_unexpected_keys"
+)
+
 # Fixes of several causes.
 VERIFY: Final = "run `ckptmigrate verify {path}`"
 CHECK: Final = "run `ckptmigrate check {path}`; with --reader RELEASE it prints the fix"

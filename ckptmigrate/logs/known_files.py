@@ -100,7 +100,7 @@ ROWS: Final = (
     ),
     ErrorKind(
         "no-object-file",
-        (r"Object shard (?P<file>\S+) not found",),
+        (r"Object shard (?P<file>(?:(?!_extra_state/)\S)+) not found",),
         "CheckpointingException: Object shard /ckpt/iter_0000100/rng_state/shard_0_1.pt not found",
         "a sharded object that is stored in a file of its own, as in zarr checkpoints, is missing",
         (Cause("the copy is not complete, or the save did not finish", VERIFY),),

@@ -1,4 +1,4 @@
-"""The table of load errors, part 6: the optimizer, the arguments and the shards of the job."""
+"""The table of load errors, part 7: the optimizer, the arguments and the shards of the job."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ ROWS: Final = (
         "the checkpoint has no optimizer state, and the job looks for it",
         (
             Cause(
-                "it was saved with --no-save-optim, or converted from another format",
+                "it was saved with --no-save-optim, migrated with --optimizer drop, or converted "
+                "from another format",
                 _NO_OPTIMIZER,
                 test="no-optimizer-keys",
             ),

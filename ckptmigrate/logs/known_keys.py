@@ -1,4 +1,4 @@
-"""The table of load errors, part 5: keys and shapes that differ between checkpoint and model."""
+"""The table of load errors, part 6: keys and shapes that differ between checkpoint and model."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Final
 from ckptmigrate.logs.kinds import (
     ANY_KEY,
     CHECK,
-    EXTRA_STATE,
     OPTIMIZER_KEY,
+    STRICT_SOURCE,
     Cause,
     ErrorKind,
     first_differs,
@@ -24,13 +24,6 @@ _PLANNER: Final = (
 _SHAPES: Final = (
     f"core_v0.9.0 to core_v0.19.0 {_CORE}/strategies/torch.py _validate_global_shapes; "
     "torch 2.13.0 torch/nn/modules/module.py load_state_dict"
-)
-_STRICT: Final = (
-    f"core_v0.9.0 to core_v0.19.0 {_CORE}/validation.py maybe_report_missing_and_unexpected_keys"
-)
-_SKIP: Final = (
-    "run the job with --dist-ckpt-strictness log_unexpected: it skips the keys that the "
-    "checkpoint does not have and logs them; continue only if it logs no other key"
 )
 _NO_OPTIMIZER: Final = "run the job with --no-load-optim"
 _MODEL: Final = "give the job the model arguments that the checkpoint was saved with"
@@ -78,35 +71,6 @@ ROWS: Final = (
         ),
         "core_v0.16.1, core_v0.17.0 megatron/training/checkpointing.py get_rng_state; "
         "Megatron-LM pull request 6858",
-    ),
-    ErrorKind(
-        "no-extra-state",
-        (
-            *missing(EXTRA_STATE),
-            rf"(?:Missing|Unexpected) key\(s\) in state_dict: \"(?P<key>{EXTRA_STATE})\"",
-        ),
-        "RuntimeError: Missing key in checkpoint state_dict: "
-        "decoder.layers.pre_mlp_layernorm._extra_state/shard_0_24.",
-        "the job and the checkpoint differ in the `_extra_state` of Transformer Engine, which "
-        "contains FP8 state and is empty without FP8",
-        (
-            Cause(
-                "another version of Transformer Engine wrote the checkpoint, in which other "
-                "modules have an _extra_state",
-                _SKIP,
-                tell="the checkpoint has _extra_state keys of other modules",
-                test="some-extra-state",
-            ),
-            Cause(
-                "a converter or a job with another layer specification (--transformer-impl local, "
-                "another framework) wrote the checkpoint",
-                _SKIP,
-                tell="the checkpoint has no _extra_state key at all",
-                test="no-extra-state",
-            ),
-        ),
-        f"{_PLANNER}; core_v0.9.0 to core_v0.19.0 megatron/core/transformer/utils.py "
-        "make_sharded_tensors_for_checkpoint; NVIDIA/Megatron-LM issue 900; NVIDIA/cosmos issue 69",
     ),
     ErrorKind(
         "no-optimizer-state",
@@ -243,7 +207,7 @@ ROWS: Final = (
                 "run `ckptmigrate check {path} --strict`; with --reader RELEASE it prints the fix",
             ),
         ),
-        _STRICT,
+        STRICT_SOURCE,
     ),
     ErrorKind(
         "strict-keys",
@@ -264,7 +228,7 @@ ROWS: Final = (
                 tell="the line begins with `Unexpected keys (for this rank)`",
             ),
         ),
-        _STRICT,
+        STRICT_SOURCE,
     ),
     # -- shapes
     ErrorKind(

@@ -1,88 +1,18 @@
-"""The table of load errors, part 7: FP8 state, rerun state and RNG states."""
+"""The table of load errors, part 8: rerun state and RNG states."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from ckptmigrate.logs.kinds import CHECK, EXTRA_FRAMES, VERIFY, Cause, ErrorKind, Sure
+from ckptmigrate.logs.kinds import CHECK, VERIFY, Cause, ErrorKind, Sure
 
-_CORE: Final = "megatron/core/dist_checkpointing"
 _RERUN: Final = "megatron/core/rerun_state_machine.py"
 _LOAD: Final = "core_v0.9.0 to core_v0.19.0 megatron/training/checkpointing.py load_checkpoint"
-_TE: Final = "NVIDIA/TransformerEngine"
 _NO_RNG: Final = "run the job with --no-load-rng"
 _RERUN_FRAMES: Final = r"rerun_state_machine\.py:"
 _REPLAY_FRAMES: Final = rf"{_RERUN_FRAMES}(?:_restore_state|should_run_forward_backward)$"
 
 ROWS: Final = (
-    # -- the extra state of Transformer Engine
-    ErrorKind(
-        "extra-state-recipe",
-        (r"KeyError: 'recipe'",),
-        "KeyError: 'recipe'",
-        "Transformer Engine 2.0 to 2.4 reads an FP8 `_extra_state` that Transformer Engine 1 saved "
-        "without a recipe",
-        (
-            Cause(
-                "the checkpoint was saved with Transformer Engine 1",
-                "run the job with Transformer Engine 2.5 or later, which reads it, or with the "
-                "version that wrote it",
-            ),
-        ),
-        f"{_TE} pull request 1724 (in v2.5), issue 1553; ArcInstitute/evo2 issue 35",
-        sure=Sure.LIKELY,
-        frames=EXTRA_FRAMES,
-    ),
-    ErrorKind(
-        "extra-state-bytes",
-        (r"(?:object of type )?'(?:_io\.)?BytesIO' (?:object )?has no len\(\)",),
-        "TypeError: object of type '_io.BytesIO' has no len()",
-        "Megatron-Core loads an object as a bare io.BytesIO, where it expects a list with one "
-        "value per shard",
-        (
-            Cause(
-                "the checkpoint stores an `_extra_state` of Transformer Engine as io.BytesIO (FP8, "
-                "Transformer Engine 1)",
-                "load it with the versions of Megatron-Core and Transformer Engine that "
-                "wrote it, and save it again with Transformer Engine 2",
-            ),
-        ),
-        f"core_v0.16.1 {_CORE}/strategies/torch.py _replace_sharded_keys_with_state_dict_keys; "
-        "radixark/miles issue 1293",
-        sure=Sure.LIKELY,
-        frames=r"dist_checkpointing/|:_replace_sharded_keys_with_state_dict_keys$",
-    ),
-    ErrorKind(
-        "extra-state-refused",
-        (r"Refusing to load pickled Transformer Engine extra state",),
-        "RuntimeError: Refusing to load pickled Transformer Engine extra state for Linear.",
-        "Transformer Engine refuses to unpickle an FP8 `_extra_state`, since a pickle can execute "
-        "code",
-        (
-            Cause(
-                "the checkpoint holds the state of FP8 delayed scaling",
-                f"if you trust the checkpoint ({VERIFY} to list the globals it names), set "
-                "NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE=1",
-            ),
-        ),
-        f"{_TE} pull request 3123 (after v2.17)",
-    ),
-    ErrorKind(
-        "extra-state-type",
-        (r"RuntimeError: Unsupported checkpoint format\.",),
-        "RuntimeError: Unsupported checkpoint format.",
-        "Transformer Engine finds an `_extra_state` that is neither a tensor nor io.BytesIO",
-        (
-            Cause(
-                "another program wrote or converted the checkpoint",
-                "convert it again with the version of Transformer Engine that the job runs",
-            ),
-        ),
-        f"{_TE} v2.5 (set_extra_state of pytorch/module/base)",
-        frames=EXTRA_FRAMES,
-        needs_frames=True,
-    ),
-    # -- the rerun state and the RNG states
     ErrorKind(
         "no-last-loss",
         (
@@ -141,6 +71,13 @@ ROWS: Final = (
                 test="rerunning-in-place",
             ),
             Cause(
+                "a job with FP8 saves the experts of a grouped layer, whose `_extra_state` is "
+                "empty: Transformer Engine 2.16.1 and later have none for recipes without a state",
+                "run the job with Transformer Engine 2.16.0 or 2.17.0, or update Megatron-Core",
+                tell="the last frame is _split_extra_state in transformer_engine.py",
+                frames=r":_split_extra_state$",
+            ),
+            Cause(
                 "no checkpoint was loaded, because --load names no root with a tracker file",
                 VERIFY,
                 tell="the last frame is load_checkpoint, at state_dict['iteration']",
@@ -154,10 +91,10 @@ ROWS: Final = (
             ),
         ),
         "core_v0.10.0 to core_v0.16.1 megatron/core/rerun_state_machine.py _restore_state; "
-        "NVIDIA/Megatron-LM issue 3884, pull request 3981; alibaba/ChatLearn issue 198",
+        "NVIDIA/Megatron-LM issue 3884, pull requests 3981, 6509; alibaba/ChatLearn issue 198",
         since=">=0.10",
         sure=Sure.POSSIBLE,
-        frames=rf"{_REPLAY_FRAMES}|:load_checkpoint$",
+        frames=rf"{_REPLAY_FRAMES}|:load_checkpoint$|:_split_extra_state$",
     ),
     ErrorKind(
         "unloaded-rng",

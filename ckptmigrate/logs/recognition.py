@@ -12,6 +12,7 @@ from functools import cache, lru_cache
 
 from ckptmigrate.logs import (
     known_damage,
+    known_extra_state,
     known_files,
     known_jobs,
     known_keys,
@@ -47,6 +48,7 @@ def kinds() -> tuple[ErrorKind, ...]:
         known_files,
         known_damage,
         known_pickles,
+        known_extra_state,
         known_keys,
         known_jobs,
         known_states,

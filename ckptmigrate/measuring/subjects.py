@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from ckptmigrate.checkpoint import locate
 from ckptmigrate.checkpoint.manifest import Manifest
+from ckptmigrate.checkpoint.trackers import TRACKER_FILE
 from ckptmigrate.compat.cells import OPTIMIZER
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.measuring import jobs
@@ -138,7 +139,7 @@ def of_folder(folder: Path, *, known: Collection[str] = ()) -> list[Checkpoint]:
     found = [_of_root(root, folder, n, known) for n, root in enumerate(_roots(folder))]
     if not found:
         raise RefusedError(
-            f"contains no root, which has {locate.TRACKER_FILE}",
+            f"contains no root, which has {TRACKER_FILE}",
             path=folder,
             fix="pass a directory of roots with --samples DIRECTORY",
         )
@@ -149,9 +150,9 @@ def _roots(folder: Path) -> Iterator[Path]:
     """Yield the roots in a folder, sorted by path; links to directories are not followed."""
     for place, folders, files in os.walk(folder):
         here = Path(place)
-        if locate.TRACKER_FILE in files:
+        if TRACKER_FILE in files:
             yield here
-        if locate.TRACKER_FILE in files or len(here.relative_to(folder).parts) == _DEEPEST:
+        if TRACKER_FILE in files or len(here.relative_to(folder).parts) == _DEEPEST:
             folders.clear()
         folders.sort()
 

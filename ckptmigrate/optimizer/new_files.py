@@ -170,6 +170,6 @@ def _tree(dtype: str, sizes: Numbers, count: int) -> Object:
     for size in reversed(sizes):
         strides.insert(0, step)
         step *= size
-    module, _, name = tensors.TENSOR.rpartition(".")
+    module, _, name = torch_file.TENSOR.rpartition(".")
     hooks = symbol("collections", "OrderedDict")()
     return symbol(module, name)(handle, 0, sizes, tuple(strides), False, hooks)

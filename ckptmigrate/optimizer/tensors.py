@@ -15,6 +15,7 @@ from ckptmigrate.checkpoint.rows import Blob
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.pickles import reader, torch_zip
 from ckptmigrate.pickles.display import short_repr
+from ckptmigrate.pickles.torch_file import TENSOR
 from ckptmigrate.pickles.torch_zip import Fetch, Outlined, Stored
 from ckptmigrate.pickles.tree import Global, Object, PersistentId, is_object
 from ckptmigrate.storage.directories import Directory
@@ -35,7 +36,6 @@ STORAGES: Final = {
     "torch.BoolStorage": ("bool", 1),
 }
 ITEM_SIZES: Final = dict(STORAGES.values())  # dtype -> bytes per element
-TENSOR: Final = "torch._utils._rebuild_tensor_v2"
 BLOCK: Final = 4 * 1024**2  # bytes read at once
 _EDGE: Final = 16 * 1024  # bytes of a blob that are read first, at its start and at its end
 _MOST_OUTLINE: Final = 64 * 1024**2  # bytes of a blob without its storages

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ckptmigrate.pickles import reader, serializer, torch_zip
-from ckptmigrate.pickles.torch_zip import PICKLE, TorchZip
+from ckptmigrate.pickles.torch_zip import PICKLE, STORAGES, TorchZip
 
 PROTOCOL: Final = 2
+TENSOR: Final = "torch._utils._rebuild_tensor_v2"  # pickled for a tensor
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class TorchFile:
     @property
     def storages(self) -> tuple[tuple[str, bytes], ...]:
         """Return the name and the bytes of each tensor storage."""
-        return tuple(each for each in self.zipped.members if each[0].startswith("data/"))
+        return tuple(each for each in self.zipped.members if each[0].startswith(STORAGES))
 
     def with_tree(self, tree: Any, folder: str | None = None) -> TorchFile:
         """Return a copy with another tree and the same storages."""
@@ -72,10 +74,11 @@ def written(file: TorchFile) -> TorchZip:
     return replace(file.zipped, members=tuple(members))
 
 
-def new(tree: Any) -> TorchFile:
-    """Return a file for a tree, with the members that torch 2.4 and later write, without storages.
+def new(tree: Any, storages: Sequence[bytes] = ()) -> TorchFile:
+    """Return a file for a tree, with the members that torch 2.4 and later write.
 
-    The caller adds the storages that the tree refers to.
+    Args:
+        storages: the bytes of the tensor storages 0, 1, ... that the tree refers to.
     """
     # torch identifies a serialization by 40 digits; a hash of the content makes them reproducible.
     digest = hashlib.sha256(serializer.dump(tree, PROTOCOL)).digest()
@@ -83,6 +86,7 @@ def new(tree: Any) -> TorchFile:
     members = (
         (PICKLE, b""),
         ("byteorder", b"little"),
+        *((f"{STORAGES}{number}", body) for number, body in enumerate(storages)),
         ("version", b"3\n"),
         (".data/serialization_id", identity),
     )

@@ -27,6 +27,7 @@ from ckptmigrate.versions.detection import Reading
 if TYPE_CHECKING:
     from ckptmigrate.optimizer.resharding import Conversion
     from ckptmigrate.planning.compaction import Compaction
+    from ckptmigrate.planning.extra_states import ExtraStateChange
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Converted:
         foreign: the globals that cause the data loss FOREIGN_SYMBOLS.
         notes: choices made.
         optimizer: the conversion or removal of the optimizer, or None if it is kept as it is.
+        extra_state: the change of the `_extra_state`, or None if it is kept as it is.
         compaction: the new data files without unused bytes, or None if there are none.
         unused: the number of bytes of existing data files that no key uses; None if not counted.
     """
@@ -50,6 +52,7 @@ class Converted:
     foreign: tuple[str, ...]
     notes: tuple[str, ...]
     optimizer: Conversion | None = None
+    extra_state: ExtraStateChange | None = None
     compaction: Compaction | None = None
     unused: int | None = None
 

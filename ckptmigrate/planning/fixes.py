@@ -20,7 +20,7 @@ from ckptmigrate.planning import optimizers, planner, refusals, repairs
 from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.planning.targets import CONVERT, Target, target
-from ckptmigrate.releases import optimizer_state, rng
+from ckptmigrate.releases import optimizer_state, rng, transformer_engine
 from ckptmigrate.releases.job import DEFAULT_STRICTNESS, RAISE_ALL, Job
 from ckptmigrate.releases.prediction import UNSAFE_LOAD, Obstacle, Verdict, check
 from ckptmigrate.releases.readers import Reader
@@ -36,6 +36,8 @@ _FLAGS: Final[dict[str, dict[str, Any]]] = {
     optimizer_state.FLAG: {"no_load_optim": True},
     rng.FLAG: {"no_load_rng": True},
     f"--dist-ckpt-strictness {DEFAULT_STRICTNESS}": {"strictness": DEFAULT_STRICTNESS},
+    transformer_engine.SKIP: {"strictness": transformer_engine.SKIPPING},
+    transformer_engine.UNREQUESTED: {},
     UNSAFE_LOAD: {},
 }
 
@@ -49,12 +51,14 @@ class Advice:
         flags: the flags that the job then needs.
         reason: why neither a command nor a flag works, or None.
         converts: whether the command converts the optimizer, so that the job resumes with it.
+        needs_sizes: whether `reason` ends with a command that needs sizes from the user.
     """
 
     command: str | None = None
     flags: tuple[str, ...] = ()
     reason: str | None = None
     converts: bool = False
+    needs_sizes: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return the documented JSON form (docs/json.md, `check --json`)."""
@@ -85,7 +89,7 @@ def advise(
     """
     if not verdict.obstacles and not verdict.warnings:
         return Advice()
-    reason = None
+    reason, needs_sizes = None, False
     if found.record.kind is Kind.CORRUPT:
         return _repaired(found, verdict.reader, job, named)
     for wanted in _targets(found.manifest, verdict.reader, job, verdict):
@@ -93,7 +97,10 @@ def advise(
             options, made = _planned(found, wanted, progress)
             result = _after(made, found)
         except CkptMigrateError as error:
-            reason = reason or error.reason
+            if reason is None:
+                needs_sizes = error.retry is not None and bool(error.retry.add)
+                place = named or (found.manifest.path,)
+                reason = _with_sizes(error, wanted, place) if needs_sizes else error.reason
             continue
         after = check(result, verdict.reader, job)
         flags = _flags(after)
@@ -110,7 +117,14 @@ def advise(
         after = check(found, verdict.reader, _with(job, flags))
         if all(obstacle.flag in flags for obstacle in after.obstacles):
             return Advice(flags=flags)
-    return Advice(reason=reason or verdict.obstacles[0].why)
+    return Advice(reason=reason or verdict.obstacles[0].why, needs_sizes=needs_sizes)
+
+
+def _with_sizes(error: CkptMigrateError, wanted: Target, named: Sequence[str | Place]) -> str:
+    """Return why there is no plan, with the command that states the sizes which are unknown."""
+    add = () if error.retry is None else error.retry.add
+    again = command("migrate", *named, *wanted.words, *add)
+    return f"{error.reason}; run `{again}` with the sizes of the job that wrote it"
 
 
 def _repaired(found: Reading, release: Reader, job: Job, named: Sequence[str | Place]) -> Advice:
@@ -144,12 +158,15 @@ def _targets(found: Manifest, release: Reader, job: Job, verdict: Verdict) -> It
     A release target is planned for a job with the checkpoint's parallelism; the layouts are for
     all other jobs.
     """
-    named = partial(
+    extra_state = transformer_engine.remedy(found, release, job)
+    of_job = partial(
         target,
-        release.release,
-        torch=release.torch,
         environment=release.environment,
-        strict=job.strictness == RAISE_ALL,
+        extra_state=extra_state,
+        transformer_engine=job.transformer_engine,
+    )
+    named = partial(
+        of_job, release.release, torch=release.torch, strict=job.strictness == RAISE_ALL
     )
     if any(map(_is_of_optimizer, verdict.obstacles)) and optimizers.is_convertible(found):
         if optimizers.is_readable(found, release):  # but not with the TP and PP sizes of the job
@@ -160,8 +177,8 @@ def _targets(found: Manifest, release: Reader, job: Job, verdict: Verdict) -> It
         return
     for native in (False, True):
         yield named(native=native)
-    yield target(none_emitting.ID, environment=release.environment)
-    yield target(UNIVERSAL, environment=release.environment)
+    yield of_job(none_emitting.ID)
+    yield of_job(UNIVERSAL)
 
 
 def _planned(found: Reading, wanted: Target, progress: Progress | None) -> tuple[list[str], Plan]:

@@ -11,6 +11,7 @@ OPTIMIZER_STATE: Final = "optimizer-state"
 RNG_STATE: Final = "rng-state"
 INTEGRITY: Final = "integrity"
 REPLICA_DIFFERENCE: Final = "replica-difference"
+EXTRA_STATE: Final = "extra-state"
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,14 @@ _LOSSES: Final = (
         "core_v0.9.0, core_v0.15.3 megatron/core/optimizer/distrib_optimizer.py "
         "sharded_param_state_dp_zero; core_v0.15.3, core_v0.16.1 "
         "megatron/core/optimizer/distrib_optimizer.py sharded_param_state_dp_reshardable",
+    ),
+    Loss(
+        EXTRA_STATE,
+        "the FP8 state of Transformer Engine is dropped",
+        "--extra-state drop was requested, and an object that it drops holds a state, or cannot be "
+        "read. A job with FP8 then starts with new scaling factors.",
+        "every release",
+        "TransformerEngine v0.1 to v2.18 (get_extra_state of pytorch/module/base)",
     ),
 )
 LOSSES: Final = {row.loss: row for row in _LOSSES}

@@ -17,6 +17,7 @@ from ckptmigrate.optimizer.record import KEY
 from ckptmigrate.optimizer.source import FLATTENED, FULLY_RESHARDABLE, Source
 from ckptmigrate.optimizer.target import OptimizerTarget
 from ckptmigrate.places import Place
+from ckptmigrate.planning import extra_states
 from ckptmigrate.planning.change import NewPayload
 from ckptmigrate.planning.losses import OPTIMIZER_STATE
 from ckptmigrate.planning.targets import CONVERT, DROP, UNMOVED, Target
@@ -207,6 +208,7 @@ def repeated(step: Step, path: Place) -> str:
     words = [] if step.target in (*TYPES, *UNMOVED) else ["--to", step.target]
     if step.optimizer:
         words += ["--optimizer" if drops else "--optimizer-type", step.optimizer]
+    words += extra_states.words(step.extra_state, step.transformer_engine)
     words += ["--compact"] if step.compacts else []
     for loss in step.losses:
         words += [] if drops and loss == OPTIMIZER_STATE else ["--allow-loss", loss]

@@ -23,9 +23,10 @@ from ckptmigrate.planning import optimizers, refusals
 from ckptmigrate.planning.change import Change, NewPayload
 from ckptmigrate.planning.compaction import Compaction
 from ckptmigrate.planning.conversion import Converted
+from ckptmigrate.planning.extra_states import ExtraStateChange, summarized
 from ckptmigrate.planning.losses import INTEGRITY, OPTIMIZER_STATE
 from ckptmigrate.planning.results import beginning, reached
-from ckptmigrate.planning.targets import DROP, Target
+from ckptmigrate.planning.targets import DROP, Target, continued
 from ckptmigrate.releases import optimizer_damage
 from ckptmigrate.releases.facts import minor
 from ckptmigrate.releases.writer_evidence import possible_writers
@@ -63,6 +64,7 @@ class Plan:
             them changes.
         unused: the number of bytes in these data files that no key uses; None if not counted.
         optimizer: the conversion or removal of the optimizer, or None if it is kept as it is.
+        extra_state: the change of the `_extra_state`, or None if it is kept as it is.
         compaction: the new data files without unused bytes, or None if there are none.
         freed: the bytes of the originals that `undo --forget` removes, or None if they are kept.
         written: the new `.metadata`, parsed during validation. While a reference to it exists,
@@ -84,6 +86,7 @@ class Plan:
     permitted: tuple[str, ...] = ()
     unused: int | None = None
     optimizer: Conversion | None = field(default=None, repr=False, compare=False)
+    extra_state: ExtraStateChange | None = field(default=None, repr=False, compare=False)
     compaction: Compaction | None = field(default=None, repr=False, compare=False)
     freed: int | None = None
     written: Metadata | None = field(default=None, repr=False, compare=False)
@@ -163,6 +166,7 @@ def plan(
     verb = verb or _verb_for(current, target)
     refusals.check_direction(current, target, verb)
     original, begin = beginning(current, target)
+    target = continued(target, original.undone)
     refusals.check_corrupt(begin)
     result = reached(begin, target, given, progress, taken=directory.files())
     # An earlier step already dropped this data, so it needs no permission again.
@@ -190,9 +194,7 @@ def plan(
         version,
         losses=losses,
         permitted=tuple(loss for loss in losses if loss not in granted),
-        sufficient=target.is_type
-        or target.stays
-        or (target.reader is not None and not target.native),
+        sufficient=target.stays or (target.reader is not None and not target.native),
     )
     return assemble(current, original, result, begin.manifest, request)
 
@@ -224,7 +226,7 @@ class Request:
 
 
 def _verb_for(current: Reading, target: Target) -> str:
-    if target.is_type or target.stays:
+    if target.stays:
         return "migrate"
     places = [versions.order(found) for found in current.layouts]
     wanted = versions.order(target.layout)
@@ -257,8 +259,8 @@ def assemble(
     back_to_original = bool(original.undone) and not beyond_original and not compacts
     if back_to_original:  # otherwise the data files stay, to undo the new step
         files |= dict.fromkeys(original.payload)
-    made = found.optimizer
-    differences = optimizers.differences(current.manifest, result, compacted=compacts)
+    made, extra = found.optimizer, found.extra_state
+    differences = summarized(optimizers.differences(current.manifest, result, compacted=compacts))
     kept = original.first if back_to_original else len(original.steps)
     steps = original.steps[:kept]
     before = {**original.payload, **{name: digest(content) for name, content in now.items()}}
@@ -274,6 +276,8 @@ def assemble(
                 losses=request.losses,
                 changes=tuple(str(d) for d in differences),
                 files={name: FileState(before[name], after[name]) for name in before},
+                extra_state=extra.how if extra else "",
+                transformer_engine=(extra.engine if extra else None) or "",
                 optimizer="" if made is None else made.after or sidecar.DROPPED,
                 compacts=compacts,
             ),
@@ -301,6 +305,7 @@ def assemble(
         permitted=request.permitted,
         notes=request.notes + _links(current.manifest.path),
         optimizer=made,
+        extra_state=extra,
         compaction=found.compaction,
         unused=found.unused,
         payload=untouched(current.manifest, {*files, *left_out}),

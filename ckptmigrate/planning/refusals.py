@@ -16,6 +16,7 @@ from ckptmigrate.places import Place
 from ckptmigrate.planning import optimizers
 from ckptmigrate.planning.conversion import Converted
 from ckptmigrate.planning.losses import (
+    EXTRA_STATE,
     FAULT_CONTEXT,
     FOREIGN_SYMBOLS,
     INTEGRITY,
@@ -197,7 +198,12 @@ def _why_replicas(begin: Reading, target: Target, result: Converted) -> str:
     )
 
 
+def _why_extra_state(begin: Reading, target: Target, result: Converted) -> str:
+    return "has FP8 state of Transformer Engine in the _extra_state that would be dropped"
+
+
 _WHY: Final = {
+    EXTRA_STATE: _why_extra_state,
     FAULT_CONTEXT: _why_fault,
     FOREIGN_SYMBOLS: _why_foreign,
     OPTIMIZER_STATE: _why_optimizer,

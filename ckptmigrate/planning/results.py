@@ -21,8 +21,8 @@ from ckptmigrate.versions.detection import Reading, read
 def beginning(current: Reading, target: Target) -> tuple[Original, Reading]:
     """Return the original to start from, and its reading.
 
-    A converted optimizer is an original if it suits the target, and the one before does not. The
-    checkpoint itself is one if it is not migrated.
+    A converted optimizer is an original if it suits the target, and the one before does not. If the
+    checkpoint is not migrated, what earlier steps changed stays.
     """
     directory = current.manifest.directory
     original = sidecar.original(directory)

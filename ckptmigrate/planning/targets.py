@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from ckptmigrate import versions
 from ckptmigrate.checkpoint import sidecar
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind
+from ckptmigrate.checkpoint.sidecar import Step
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.optimizer.target import PART_SIZE
+from ckptmigrate.planning import extra_states
 from ckptmigrate.planning.conversion import Converted, convert
-from ckptmigrate.planning.losses import OPTIMIZER_STATE
-from ckptmigrate.releases import optimizer_state, rng
+from ckptmigrate.planning.extra_states import words
+from ckptmigrate.planning.losses import EXTRA_STATE, OPTIMIZER_STATE
+from ckptmigrate.releases import optimizer_state, rng, transformer_engine
 from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.releases.job import DEFAULT_STRICTNESS, RAISE_ALL, Job
 from ckptmigrate.releases.prediction import Obstacle, Verdict, check
 from ckptmigrate.releases.readers import Reader, reader
+from ckptmigrate.releases.transformer_engine import ADD
 from ckptmigrate.storage.directories import Overlay
 from ckptmigrate.versions import Layout, none_emitting
 from ckptmigrate.versions.detection import Reading, read_manifest
 
-KEEP: Final = "keep"
+KEEP: Final = transformer_engine.KEEP
 CONVERT: Final = "convert"
 DROP: Final = sidecar.DROPPED
 # Names of targets that are neither a release nor a layout.
 WEIGHTS: Final = "weights"
 COMPACT: Final = "compact"
-UNMOVED: Final = (WEIGHTS, COMPACT)
+UNMOVED: Final = (WEIGHTS, COMPACT, *map(extra_states.target_name, (ADD, DROP)))
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Target:
             release.
         compact: whether the result has no bytes in data files that no key uses.
         part_size: the largest size of a new data file in bytes.
+        extra_state: KEEP, DROP or ADD, for the `_extra_state` of Transformer Engine.
+        transformer_engine: the version of the job, or `none`; None if it is not known.
     """
 
     name: str
@@ -62,25 +70,23 @@ class Target:
     optimizer_type: str | None = None
     compact: bool = False
     part_size: int = PART_SIZE
-
-    @property
-    def is_type(self) -> bool:
-        """Whether only the sharding type of the optimizer is requested, for no release."""
-        return self.name == self.optimizer_type
+    extra_state: str = KEEP
+    transformer_engine: str | None = None
 
     @property
     def stays(self) -> bool:
-        """Whether the checkpoint is not migrated: its optimizer is dropped, or it is compacted."""
-        return self.name in UNMOVED
+        """Whether the checkpoint is not migrated, and only parts of it change."""
+        return self.name in (self.optimizer_type, *UNMOVED)
 
     @property
     def words(self) -> tuple[str, ...]:
         """The command-line options that request this target."""
-        found = [] if self.is_type or self.stays else ["--to", self.name]
+        found = [] if self.stays else ["--to", self.name]
         if self.optimizer_type is not None:
             found += ["--optimizer-type", self.optimizer_type]
         elif self.optimizer != KEEP:
             found += ["--optimizer", self.optimizer]
+        found += words(self.extra_state, self.transformer_engine)
         found += ["--compact"] if self.compact else []
         release = self.reader
         if release is not None and release.torch != reader(release.release, release.compat).torch:
@@ -104,6 +110,8 @@ def target(
     strict: bool = False,
     optimizer: str = KEEP,
     optimizer_type: str | None = None,
+    extra_state: str = KEEP,
+    transformer_engine: str | None = None,
     compact: bool = False,
     part_size: int = PART_SIZE,
 ) -> Target:
@@ -114,46 +122,71 @@ def target(
         environment: the Python and NumPy versions of the job.
         native, strict: see Target, for a release.
         optimizer, optimizer_type, compact, part_size: see Target; a type implies CONVERT.
+        extra_state, transformer_engine: see Target.
 
     Raises:
         RefusedError: the name is neither a layout nor a release.
     """
     if optimizer_type is not None:
         optimizer = CONVERT
+    make = partial(
+        Target,
+        name,
+        environment=environment,
+        optimizer=optimizer,
+        optimizer_type=optimizer_type,
+        compact=compact,
+        part_size=part_size,
+        extra_state=extra_state,
+        transformer_engine=transformer_engine,
+    )
     if not re.match(r"\d", name):
-        return Target(
-            name,
-            versions.named(name),
-            environment=environment,
-            optimizer=optimizer,
-            optimizer_type=optimizer_type,
-            compact=compact,
-            part_size=part_size,
-        )
+        return make(versions.named(name))
     from ckptmigrate.releases.facts import compat
 
     found = reader(name, compat(), torch, environment)
-    layout = versions.named(found.layout)
-    return Target(
-        name,
-        layout,
-        found,
-        native,
-        strict,
-        environment,
-        optimizer,
-        optimizer_type,
-        compact,
-        part_size,
-    )
+    return make(versions.named(found.layout), found, native=native, strict=strict)
+
+
+def continued(wanted: Target, steps: Sequence[Step]) -> Target:
+    """Return a target that repeats the change of the `_extra_state` by the last of some steps.
+
+    A migration starts from the original, which does not have that change. KEEP means to keep it.
+
+    Args:
+        steps: the steps from the original to the checkpoint.
+    """
+    last = steps[-1].extra_state if steps else ""
+    if wanted.extra_state != KEEP or last not in (DROP, ADD):
+        return wanted
+    engine = steps[-1].transformer_engine or None
+    return replace(wanted, extra_state=last, transformer_engine=engine)
 
 
 def reach(begin: Reading, wanted: Target, given: Given | None) -> Converted:
-    """Return the smallest conversion that reaches the target.
+    """Return the smallest conversion that reaches the target, with the requested `_extra_state`.
 
     Raises:
         RefusedError: the release cannot resume from any conversion; names the reason.
     """
+    release, engine = wanted.reader, wanted.transformer_engine
+    if wanted.extra_state == KEEP:
+        found = _reach(begin, wanted, given)
+    else:
+        made = extra_states.changed(begin.manifest, wanted.extra_state, release, engine)
+        found = _reach(replace(begin, manifest=made.manifest), wanted, given)
+        losses = found.losses + ((EXTRA_STATE,) if made.lossy else ())
+        found = replace(found, extra_state=made, losses=losses, notes=found.notes + made.notes)
+    if release is None or engine is None:
+        return found
+    strictness = RAISE_ALL if wanted.strict else DEFAULT_STRICTNESS
+    return replace(
+        found,
+        notes=found.notes + extra_states.remaining(found.manifest, release, engine, strictness),
+    )
+
+
+def _reach(begin: Reading, wanted: Target, given: Given | None) -> Converted:
     if wanted.reader is None:
         return convert(
             begin,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ckptmigrate.checkpoint import integrity, locate, sidecar
+from ckptmigrate.checkpoint import integrity, root_reading, root_recognition, sidecar
 from ckptmigrate.checkpoint.manifest import PAYLOAD, Manifest
 from ckptmigrate.checkpoint.sidecar import DROPPED, REPAIR, Step, digest, digest_of
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.places import Place
 from ckptmigrate.planning import optimizers
+from ckptmigrate.planning.extra_states import summarized
 from ckptmigrate.planning.planner import Plan, change_of, untouched
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Directory, Overlay, size_of
@@ -50,8 +51,8 @@ def plan(path: Place) -> Plan:
         layout=previous.layouts[0].ID,
         undo=_redo_command(last, path),
         satisfied=False,
-        differences=optimizers.differences(
-            current.manifest, previous.manifest, compacted=last.compacts
+        differences=summarized(
+            optimizers.differences(current.manifest, previous.manifest, compacted=last.compacts)
         ),
         change=change_of(
             path,
@@ -156,9 +157,14 @@ def _result(path: Place) -> Place:
     Args:
         path: the checkpoint that an out-of-place migration wrote.
     """
-    root = path.parent
-    only = directories.is_file(root / locate.TRACKER_FILE) and locate.all_of(root) == (path,)
-    return root if only else path
+    inside = root_recognition.in_save(path)
+    if inside is None:
+        return path
+    root, save = inside.save.parent, inside.save
+    if inside.kind.saves is None:
+        return save
+    only = root_reading.is_root(root) and root_reading.read(root).saves == (save,)
+    return root if only and len(inside.kind.checkpoints(save)) == 1 else path
 
 
 def _redo_command(step: Step, path: Place) -> str:

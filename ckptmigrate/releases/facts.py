@@ -215,6 +215,44 @@ class RngRow:
 
 
 @dataclass(frozen=True)
+class ModuleRow:
+    """Modules that have an `_extra_state` in a job.
+
+    Attributes:
+        weights: name of a module with a weight, of one or two parts -> the dimensions of the weight
+            in one layer.
+        sibling: the name, beside that module, of the one that has the `_extra_state`; empty if it
+            is the module itself.
+        releases: specifier of the releases whose jobs request it.
+        engines: specifier of the versions of Transformer Engine; 0 is a job without it.
+        source: the tags and the files of this fact.
+    """
+
+    weights: Mapping[str, int]
+    sibling: str
+    releases: str
+    engines: str
+    source: str
+
+
+@dataclass(frozen=True)
+class NoStateRow:
+    """A value of an `_extra_state` that means "no state".
+
+    Attributes:
+        value: its name in checkpoint/extra_state.py.
+        engines: specifier of the versions of Transformer Engine that load it.
+        error: the error of all other versions.
+        source: the tags, the file and the lines of this fact.
+    """
+
+    value: str
+    engines: str
+    error: str
+    source: str
+
+
+@dataclass(frozen=True)
 class UnmeasuredRow:
     """A change of a development version after the commit that was measured.
 
@@ -253,6 +291,8 @@ class Compat:
     rng_grids: tuple[RngRow, ...]
     unmeasured: tuple[UnmeasuredRow, ...]
     missing_rng: tuple[MissingRow, ...]
+    extra_state_modules: tuple[ModuleRow, ...]
+    extra_state_values: tuple[NoStateRow, ...]
 
     def row(self, layout: str) -> LayoutRow:
         """Return the row of a layout."""
@@ -289,6 +329,8 @@ ROWS: Final[dict[str, type]] = {
     "rng_grids": RngRow,
     "unmeasured": UnmeasuredRow,
     "missing_rng": MissingRow,
+    "extra_state_modules": ModuleRow,
+    "extra_state_values": NoStateRow,
 }
 TEXTS: Final = ("known_releases", "torch_allows")
 

@@ -32,6 +32,7 @@ class Job:
         no_load_optim: whether it runs with --no-load-optim.
         no_load_rng: whether it runs with --no-load-rng.
         strictness: its --dist-ckpt-strictness.
+        transformer_engine: its version of Transformer Engine, or `none`; None if it is not known.
     """
 
     tensor: int | None = None
@@ -44,6 +45,7 @@ class Job:
     no_load_rng: bool = False
     strictness: str = DEFAULT_STRICTNESS
     expert: int | None = None
+    transformer_engine: str | None = None
 
 
 def offered(reading: Reading, reader: Reader, job: Job) -> LoadRequest:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Any, Final
 
 from ckptmigrate.checkpoint import adapters, metadata
@@ -16,7 +15,8 @@ from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import SHARDED_KEY
 from ckptmigrate.pickles.display import short_repr
 from ckptmigrate.pickles.tree import Object, enum_value, symbol_of, symbols_and_objects
-from ckptmigrate.releases import optimizer_damage, optimizer_state, rng
+from ckptmigrate.releases import optimizer_damage, optimizer_state, rng, transformer_engine
+from ckptmigrate.releases.check_answer import CheckAnswer
 from ckptmigrate.releases.constraints import ARGS_CLASS
 from ckptmigrate.releases.job import RAISE_ALL, Job, offered, saved_parallelism
 from ckptmigrate.releases.readers import Reader
@@ -57,19 +57,6 @@ class Obstacle:
     metadata_only: bool = True
 
 
-class CheckAnswer(str, Enum):
-    """The answer of a prediction.
-
-    conditional: it can resume if the job has what the checkpoint does not contain. unknown: it
-    depends on something that is not known.
-    """
-
-    YES = "yes"
-    CONDITIONAL = "conditional"
-    UNKNOWN = "unknown"
-    NO = "no"
-
-
 @dataclass(frozen=True)
 class Verdict:
     """The prediction of whether a job of a release can resume.
@@ -83,6 +70,7 @@ class Verdict:
         damage: a sentence if the optimizer that it loads may be damaged, or None.
         needs: what the job needs and the checkpoint does not contain.
         unknown: what decides whether the job resumes and is not known.
+        likely: why the answer is not certain although nothing prevents the load, or None.
     """
 
     reader: Reader
@@ -93,6 +81,7 @@ class Verdict:
     damage: str | None = None
     needs: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    likely: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the documented JSON form (docs/json.md, `check --json`)."""
@@ -102,6 +91,7 @@ class Verdict:
             "like": self.reader.like,
             "resumes": self.resumes,
             "answer": self.answer.value,
+            "likely": self.likely if self.answer is CheckAnswer.LIKELY else None,
             "needs": list(self.needs),
             "unknown": list(self.unknown),
             "without": list(self.without),
@@ -115,8 +105,8 @@ class Verdict:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """What is not known about the load, and what it needs."""
-        return (*self.unknown, *self.needs)
+        """What is not known or not measured about the load, and what it needs."""
+        return (*self.unknown, *self.needs, *([self.likely] if self.likely else ()))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -135,7 +125,9 @@ class Verdict:
             return CheckAnswer.NO
         if self.unknown:
             return CheckAnswer.UNKNOWN
-        return CheckAnswer.CONDITIONAL if self.needs else CheckAnswer.YES
+        if self.needs:
+            return CheckAnswer.CONDITIONAL
+        return CheckAnswer.LIKELY if self.likely else CheckAnswer.YES
 
     @property
     def resumes(self) -> bool:
@@ -157,7 +149,7 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
     early, late = _optimizer(manifest, reader, job, request)
     obstacles = [*_marker(manifest, reader), *_common(manifest, reader), *early]
     obstacles += _metadata(manifest, reader)
-    obstacles += _model(manifest, reader)
+    obstacles += [*_model(manifest, reader), *_extra_state(manifest, reader, job)]
     obstacles += late
     outcome = named(reader.layout).predict_load(request)
     states, unknown = _rng(manifest, reader, job, request)
@@ -197,6 +189,7 @@ def check(reading: Reading, reader: Reader, job: Job | None = None) -> Verdict:
         optimizer_damage.advice(manifest) if loads_optimizer else None,
         adapters.needs(manifest),
         unknown,
+        transformer_engine.caveat(manifest, job.transformer_engine),
     )
 
 
@@ -341,6 +334,14 @@ def _model(manifest: Manifest, reader: Reader) -> list[Obstacle]:
         Obstacle(row.error.format(key=key), row.why, metadata_only=False)
         for row in reader.unread_forms("singleton-shards")
     ]
+
+
+def _extra_state(manifest: Manifest, reader: Reader, job: Job) -> list[Obstacle]:
+    engine = job.transformer_engine
+    if engine is None:
+        return []
+    found = transformer_engine.problems(manifest, reader, engine, job.strictness)
+    return [Obstacle(each.error, each.why, each.flag, each.change is not None) for each in found]
 
 
 def _unresolved(path: str, where: str, reader: Reader, flag: str | None = None) -> Obstacle:

@@ -145,7 +145,7 @@ def _by_rank(found: Manifest, reader: Reader | None, experts: int | None = None)
 
 
 def _has_experts(found: Manifest, experts: int | None = None) -> bool:
-    experts = experts or found.common.argument("expert_model_parallel_size")
+    experts = experts or found.size_of("expert_model_parallel_size")
     return type(experts) is int and experts > 1
 
 
@@ -186,6 +186,7 @@ def _with_fewer(found: Manifest, grid: Position, reader: Reader | None) -> Rekey
 def _with_more(found: Manifest, grid: Position, given: Given | None) -> Rekeyed:
     """Add a key for each rank that refers to the states of its (PP, TP)."""
     topology = derive(found, given)
+    topology.require_grid()  # which names all unknown sizes
     whole = (*grid, max(topology.require_world() // grid_size(grid), 1))
     added = {
         unique_key(place, whole, RNG_KEY): (

@@ -103,6 +103,8 @@ def _prediction(found: Predicted) -> Iterator[Line]:
             yield Line(f"run the job with {obstacle.flag}", "flag:  ", 4)
     yield from (Line(text, "needs: ", 2, hang=4) for text in found.verdict.needs)
     yield from (Line(text, "unknown: ", 2, hang=4) for text in found.verdict.unknown)
+    if found.verdict.likely:
+        yield Line(found.verdict.likely, "note: ", 2, hang=4)
     yield from (Line(t, "warning: ", 2, hang=4, style="yellow") for t in found.verdict.warnings)
     yield from (Line(text, "note: ", 2, hang=4) for text in found.verdict.notes)
 
@@ -138,7 +140,7 @@ def _problems(document: Document, *, full: bool) -> Iterator[Line]:
 
 
 def _change(found: CheckpointChange, *, full: bool) -> Iterator[Line]:
-    if not found.files:
+    if not found.files and not found.differences:
         return
     yield from cut(list(map(change, found.differences)), full=full)
     for file in found.files:

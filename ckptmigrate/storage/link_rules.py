@@ -51,6 +51,13 @@ def stays_link(path: Path) -> bool:
     return path.is_symlink() and (not path.is_file() or leads_out(path))
 
 
+def is_of_a_cache(path: Path) -> bool:
+    """Return whether a path is a link to a file that a cache named by its content."""
+    there = os.path.realpath(path)
+    named = _CONTENT_ADDRESS.fullmatch(os.path.basename(there)) is not None
+    return path.is_symlink() and named and os.path.isfile(there)
+
+
 def links(folder: Path, except_for: Collection[str] = (), depth: int = 0) -> Iterator[str]:
     """Yield the names of the links in a directory and below that are copied as links.
 

@@ -100,6 +100,12 @@ def create(path: Path, mode: int) -> BinaryIO:
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb")
 
 
+def sync(path: Path) -> None:
+    """Sync a regular file to disk."""
+    with opened(path) as file:
+        os.fsync(file.fileno())
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file that the user named; overwrite it if it exists.
 

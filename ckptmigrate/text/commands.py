@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,12 +27,21 @@ def command(*words: str | Place, stdin: str | Place | None = None) -> str:
     return shell(PROGRAM, *words, stdin=stdin)
 
 
-def load(root: Place) -> str | None:
-    """Return the --load option for a root; None if no job can load from that store.
+def job_options(options: Sequence[str], root: Place, save: Place) -> str | None:
+    """Return the options with which a job loads a root; None if no job can load from that store.
 
     Megatron loads local paths and multi-storage-client (msc) URLs only.
+
+    Args:
+        options: words in which `{root}` and `{save}` stand for the paths.
     """
-    return shell("--load", root) if isinstance(root, Path) or root.protocol == "msc" else None
+    if not options or not (isinstance(root, Path) or root.protocol == "msc"):
+        return None
+    paths = {"{root}": str(root), "{save}": str(save)}
+    filled = options
+    for name, path in paths.items():
+        filled = [word.replace(name, path) for word in filled]
+    return shell(*filled)
 
 
 def removal(place: Place, *options: str) -> str:

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
-from ckptmigrate.checkpoint import locate, sidecar, trackers
+from ckptmigrate.checkpoint import root_contents, root_kinds, sidecar
+from ckptmigrate.checkpoint.locate import Located
+from ckptmigrate.checkpoint.root_contents import RootContents
 from ckptmigrate.checkpoint.sidecar import digest, digest_of
 from ckptmigrate.errors import CkptMigrateError
 from ckptmigrate.places import Place
 from ckptmigrate.planning import optimizers
-from ckptmigrate.planning.losses import LOSSES
+from ckptmigrate.planning.new_root import NewRoot, trackers_of
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.planning.targets import UNMOVED
 from ckptmigrate.report.document import (
-    AllowedLoss,
     CheckpointChange,
     CommandOutcome,
     Document,
     Facts,
-    FileChange,
     NextStep,
 )
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.progress import Progress
-from ckptmigrate.text.commands import load, removal
+from ckptmigrate.text.commands import removal
 from ckptmigrate.text.sizes import size
+from ckptmigrate.verbs.change_lines import carried_of, change_of
 from ckptmigrate.verbs.layouts import target_name
 from ckptmigrate.verbs.plan_json import plan_json
 from ckptmigrate.verbs.result import Digests, Status, Watch, Written
@@ -46,13 +48,13 @@ class Migration:
     Attributes:
         plans: one per checkpoint.
         destination: the root to create; None in place, or if nothing has to be written.
-        tracker: the text of the tracker file of `destination`.
-        names: the directory name of each checkpoint in `destination`.
+        located: what PATH means: the checkpoints, and their paths in `destination`.
         recovered: checkpoint -> how an interrupted in-place migration of it was recovered first.
         leftovers: interrupted migrations to other destinations in the same directory.
-        root: the existing root whose tracker file names the last of the checkpoints, or None.
+        root: the existing root from which a job loads the last of the checkpoints, or None.
+        contents: what else `destination` gets, and what is left behind.
         existing: whether an earlier run with the same arguments created `destination`.
-        added: whether `destination` is a root that other tasks of a batch add to.
+        added: the path of the checkpoint in `destination`, if other tasks of a batch add to that.
         done: whether the plans are carried out.
         link: how the data files were brought to `destination`, or None.
         before: the facts of each checkpoint, and the hash of its migration history, before the
@@ -61,28 +63,46 @@ class Migration:
 
     plans: tuple[Plan, ...]
     destination: Place | None
-    tracker: str
-    names: tuple[str, ...]
+    located: Located
     recovered: Mapping[Place, str] = field(default_factory=dict)
     leftovers: tuple[Leftover, ...] = ()
     root: Place | None = None
+    contents: RootContents = field(default_factory=RootContents)
     existing: bool = False
-    added: bool = False
+    added: str | None = None
     done: bool = False
     link: Link | None = None
     before: tuple[tuple[Facts, str | None], ...] = ()
 
     @property
+    def tracker(self) -> str | None:
+        """Return the text of the tracker file of `destination`; None if it has none."""
+        return self.located.tracker
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the path of each checkpoint in `destination`."""
+        return self.located.names
+
+    @property
     def load(self) -> Place | None:
-        """Return the root to pass to `--load`; None if no root's tracker file names the result."""
+        """Return the root that a job loads; None if no root's tracker file names the result."""
         return self.destination or self.root
+
+    @property
+    def new_root(self) -> NewRoot:
+        """Return what `destination` consists of."""
+        plans = dict(zip(self.names, self.plans, strict=True))
+        return NewRoot(plans, trackers_of(self.located), self.contents.carried)
 
     @property
     def results(self) -> tuple[Place, ...]:
         """Return the path of each checkpoint after the migration."""
         if self.destination is None:
             return tuple(plan.path for plan in self.plans)
-        return tuple(self.destination / name for name in self.names)
+        if self.added is not None:
+            return (root_kinds.at(self.destination, self.added),)
+        return tuple(root_kinds.at(self.destination, name) for name in self.names)
 
     @property
     def status(self) -> Status:
@@ -125,7 +145,7 @@ class Migration:
     def undo(self) -> list[str]:
         """Return the commands that undo the migration."""
         if self.destination is not None:
-            made = self.results if self.added else (self.destination,)
+            made = (self.destination,) if self.added is None else self.results
             return [removal(each, "-r") for each in made]
         return [plan.undo for plan in self.plans if plan.undo and not plan.changes_nothing]
 
@@ -139,6 +159,7 @@ class Migration:
             "undo": self.undo(),
             "recovered": {str(path): what for path, what in self.recovered.items()},
             "leftovers": [left.fix for left in self.leftovers],
+            **self.contents.as_json(),
             "checkpoints": [
                 plan_json(plan, result)
                 for plan, result in zip(self.plans, self.results, strict=True)
@@ -150,33 +171,37 @@ class Migration:
         return _document(self)
 
 
-def leading_root(located: locate.Located) -> Place | None:
-    """Return the existing root whose tracker file names the last of the checkpoints, or None."""
-    root = located.path if located.is_root else located.path.parent
-    if located.tracker is None or not directories.is_file(root / locate.TRACKER_FILE):
-        return None
-    return root if locate.tracker_text(root) == located.tracker else None
-
-
 def leading(
     plans: tuple[Plan, ...],
     destination: Place | None,
-    tracker: str | None,
+    located: Located,
     root: Place | None = None,
 ) -> Migration:
-    """Return a migration: the plans, with the names of their checkpoints at the destination.
+    """Return a migration: the plans, with what else its destination gets.
 
     Args:
-        tracker: the tracker text that names the last of them. None for a directory whose name no
-            tracker file can refer to; the directory then gets the name of its iteration.
+        located: what PATH means; the checkpoints are those of the plans.
     """
-    names = tuple(plan.path.name for plan in plans)
-    if tracker is None:
-        tracker = locate.RELEASE if plans[0].iteration is None else str(plans[0].iteration)
-        names = (locate.directory_of(tracker),)
     beside = [] if destination is None else publisher(destination.parent).leftovers()
     others = tuple(left for left in beside if left.is_over and left.destination != destination)
-    return Migration(plans, destination, tracker, names, leftovers=others, root=root)
+    contents = RootContents() if destination is None else contents_for(destination, located)
+    return Migration(plans, destination, located, leftovers=others, root=root, contents=contents)
+
+
+def contents_for(root: Place, located: Located) -> RootContents:
+    """Return what a new root gets besides the checkpoints of a PATH and tracker files."""
+    found = root_contents.contents(located)
+    return found if isinstance(root, Path) else found.without_links()
+
+
+def missing_files(root: Place, located: Located) -> NewRoot | None:
+    """Return what a root with all checkpoints of a PATH lacks, or None if nothing."""
+    there, files = directories.directory(root), trackers_of(located)
+    carried = contents_for(root, located).carried
+    missing = tuple(each for each in carried if directories.size_of(there, each.name) != each.size)
+    if missing or any(directories.read_if_there(there, n) != new for n, new in files.items()):
+        return NewRoot(trackers=files, carried=missing)
+    return None
 
 
 def default_output(path: Place, to: str) -> Place:
@@ -202,15 +227,8 @@ def carry_out(
     if migration.destination is None:
         _rewrite(migration.plans, moving, progress)
     else:
-        plans = dict(zip(migration.names, migration.plans, strict=True))
-        named = plans.get(locate.directory_of(migration.tracker))
-        used = publisher(migration.destination).create(
-            plans,
-            trackers.files(migration.tracker, directories.directory(named.path) if named else None),
-            link=link,
-            moving=moving,
-            progress=progress,
-        )
+        made = publisher(migration.destination)
+        used = made.create(migration.new_root, link=link, moving=moving, progress=progress)
     return replace(migration, done=True, link=used)
 
 
@@ -236,6 +254,7 @@ def finished(
     total = sum(new.size for plan in found.plans for new in plan.change.payload.values())
     if found.destination is not None:
         total += sum(plan.payload[1] for plan in found.plans)
+        total += sum(each.size for each in found.contents.carried)
     with watch("writing data files", total) as progress:
         return carry_out(found, link=link, moving=moving, progress=progress)
 
@@ -279,11 +298,12 @@ def _document(found: Migration) -> Document:
         outcome=CommandOutcome(found.status.value),
         answer=_answer(found),
         found=tuple(facts for facts, _ in found.before),
-        changes=tuple(map(_change, found.plans, found.results, histories)),
+        changes=(*map(change_of, found.plans, found.results, histories), *_carried(found)),
         steps=tuple(_steps(found)),
         warnings=(
             *(f"{place}: {what}" for place, what in found.recovered.items()),
             *map(str, found.leftovers),
+            *(f"left behind: {name}: {why}" for name, why in found.contents.left),
             *linked,
         ),
     )
@@ -334,41 +354,12 @@ def _steps(found: Migration) -> Iterator[NextStep]:
 
 def use(found: Migration) -> Iterator[NextStep]:
     """Yield the flag with which a job loads the result, if a job can."""
-    flag = None if found.load is None else load(found.load)
-    if flag is not None:
-        yield NextStep("use", flag)
+    flags = None if found.load is None else found.located.job_options(found.load)
+    if flags is not None:
+        yield NextStep("use", flags)
 
 
-def _change(plan: Plan, result: Place, history: str | None) -> CheckpointChange:
-    """Return the change of a checkpoint.
-
-    Args:
-        history: the hash of the migration history before the change.
-    """
-    change = plan.change
-    files = [
-        FileChange(
-            name,
-            None if new is None else len(new),
-            change.before.get(name),
-            None if new is None else change.after[name],
-        )
-        for name, new in plan.files.items()
-    ]
-    new = change.sidecar
-    if history != digest(new) and not plan.changes_nothing:
-        size = None if new is None else len(new)
-        files.append(FileChange(sidecar.FILE, size, history, digest(new)))
-    return CheckpointChange(
-        path=str(plan.path),
-        result=str(result),
-        source=plan.source,
-        target=plan.target,
-        layout=plan.layout,
-        differences=tuple(str(each) for each in plan.differences),
-        files=tuple(files),
-        losses=tuple(AllowedLoss(name, LOSSES[name].meaning) for name in plan.losses),
-        notes=plan.notes,
-        payload_files=plan.payload[0],
-        payload_bytes=plan.payload[1],
-    )
+def _carried(found: Migration) -> tuple[CheckpointChange, ...]:
+    if found.destination is None:
+        return ()
+    return carried_of(found.destination, found.contents, trackers_of(found.located))

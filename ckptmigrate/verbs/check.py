@@ -10,10 +10,11 @@ from ckptmigrate.checkpoint import locate
 from ckptmigrate.checkpoint.locate import Located
 from ckptmigrate.places import Place
 from ckptmigrate.releases import prediction
+from ckptmigrate.releases.check_answer import CheckAnswer
 from ckptmigrate.releases.environment import USUAL, Environment
 from ckptmigrate.releases.facts import compat
-from ckptmigrate.releases.job import Job
-from ckptmigrate.releases.prediction import CheckAnswer, Verdict
+from ckptmigrate.releases.job import Job, saved_parallelism
+from ckptmigrate.releases.prediction import Verdict
 from ckptmigrate.releases.readers import reader, readers
 from ckptmigrate.report.document import CommandOutcome, Document, Facts, NextStep, Predicted
 from ckptmigrate.storage import directories
@@ -28,10 +29,14 @@ if TYPE_CHECKING:
 
 _ANSWERS: Final = {
     CheckAnswer.YES: "{release} can resume from",
+    CheckAnswer.LIKELY: "{release} can likely resume from",
     CheckAnswer.CONDITIONAL: "{release} can resume only under a condition from",
     CheckAnswer.UNKNOWN: "It is not known whether {release} can resume from",
     CheckAnswer.NO: "{release} cannot resume from",
 }
+
+
+_GOOD: Final = (CheckAnswer.YES, CheckAnswer.LIKELY)
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,8 @@ class CheckRequest:
             from ckptmigrate.verbs.inspect import inspect
 
             facts = inspect(found.manifest.path).facts
-        return CheckResult(found.manifest.path, verdicts, self.release, advice, facts)
+        notes = tuple(_assumptions(located, found))
+        return CheckResult(found.manifest.path, verdicts, self.release, advice, facts, notes)
 
     def checked(self, path: Place) -> Iterator[tuple[Verdict, Advice]]:
         """Yield the verdict on each release and its fix."""
@@ -86,7 +92,7 @@ class CheckRequest:
         yield from zip(verdicts, self._advice(located, found, verdicts), strict=True)
 
     def _predicted(self, path: Place) -> tuple[Located, Reading, tuple[Verdict, ...]]:
-        located = locate.locate(path, iteration=self.iteration)
+        located = locate.only(path, iteration=self.iteration)
         found = read(directories.directory(located.checkpoints[0]))
         if self.release is None:
             asked = readers(compat(), self.torch, self.environment)
@@ -107,6 +113,25 @@ class CheckRequest:
         return tuple(fixes.advise(found, each, self.job, named, progress) for each in verdicts)
 
 
+def _why_not(found: Advice) -> str:
+    return f"{'' if found.needs_sizes else 'no single command or flag helps: '}{found.reason}"
+
+
+def _assumptions(located: Located, found: Reading) -> Iterator[str]:
+    """Yield what the prediction assumes about a checkpoint of a framework."""
+    if located.kind.own_loader:
+        yield (
+            f"{located.kind.framework} loads checkpoints with code of its own; the answer is about "
+            "load_checkpoint of Megatron-LM"
+        )
+    unknown = saved_parallelism(found.manifest).unknown
+    if unknown:
+        yield (
+            f"the checkpoint does not contain {', '.join(unknown)}; the answer is for a job with "
+            "the same sizes as the one that wrote it"
+        )
+
+
 @dataclass(frozen=True)
 class CheckResult:
     """The result of `check`.
@@ -117,6 +142,7 @@ class CheckResult:
         release: the requested release, or None for every known one.
         advice: the fix for the requested release; empty if there is none, or not requested.
         facts: the facts of the checkpoint, or None if not requested.
+        assumptions: what the prediction assumes, one sentence each.
     """
 
     path: Place
@@ -124,11 +150,12 @@ class CheckResult:
     release: str | None
     advice: tuple[Advice, ...] = ()
     facts: Facts | None = None
+    assumptions: tuple[str, ...] = ()
 
     @property
     def status(self) -> Status:
         """Return the status; a list of all releases is a success, whatever it says."""
-        good = self.release is None or self.verdicts[0].resumes
+        good = self.release is None or self.verdicts[0].answer in _GOOD
         return Status.OK if good else Status.PROBLEMS
 
     @property
@@ -172,7 +199,8 @@ class CheckResult:
             predictions=tuple(Predicted(str(self.path), each) for each in self.verdicts),
             steps=tuple(self._steps()),
             warnings=(
-                *(f"no single command or flag helps: {a.reason}" for a in self.advice if a.reason),
+                *self.assumptions,
+                *(_why_not(each) for each in self.advice if each.reason),
                 *dict.fromkeys(each.damage for each in self.verdicts if each.damage),
             ),
         )

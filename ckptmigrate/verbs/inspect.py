@@ -6,7 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ckptmigrate.checkpoint import adapters, common, locate, metadata, nested, sidecar
+from ckptmigrate.checkpoint import (
+    adapters,
+    common,
+    locate,
+    metadata,
+    nested,
+    root_kinds,
+    root_recognition,
+    sidecar,
+)
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import Kind, RerunRecord
 from ckptmigrate.checkpoint.sidecar import Step
@@ -46,8 +55,7 @@ class InspectRequest:
 
     def run(self, path: Place, *, reported: bool = False, watch: Watch = unwatched) -> Inspection:
         """Inspect the checkpoint of a PATH."""
-        [checkpoint] = locate.locate(path, iteration=self.iteration).checkpoints
-        return inspect(checkpoint)
+        return inspect(locate.only(path, iteration=self.iteration).checkpoints[0])
 
 
 def inspect(path: Place) -> Inspection:
@@ -88,6 +96,7 @@ def inspect(path: Place) -> Inspection:
     objects = manifest.metadata.count_objects()
     return Inspection(
         path=path,
+        framework=_framework(manifest),
         iteration=manifest.iteration,
         layouts=layouts,
         likely=likely,
@@ -108,6 +117,15 @@ def inspect(path: Place) -> Inspection:
         steps=steps,
         anomalies=(*anomalies, *_anomalies(reading, writer, likely, migrated=bool(undone))),
     )
+
+
+def _framework(manifest: Manifest) -> str | None:
+    """Return the framework that wrote a checkpoint, if its directories or its globals show it."""
+    inside = root_recognition.in_save(manifest.path)
+    if inside is not None and inside.kind.framework is not None:
+        return inside.kind.framework
+    found = root_kinds.of_modules(each.path for each in manifest.common.symbols)
+    return None if found is None else found.framework
 
 
 def _readers(manifest: Manifest) -> tuple[str, ...]:
@@ -232,7 +250,12 @@ def _unknown(reading: Reading) -> list[str]:
         named[f"{start}{_common_place(found)}"] = found.common.torch_file.named
     named["the rerun shards"] = [path for shard in shards for path in shard.file.named]
     return [
-        f"{where} names a symbol of no known writer, which a job would load: {path}"
+        f"{where} names a symbol of {_writer_of(path)}, which a job would load: {path}"
         for where, paths in named.items()
         for path in known_globals.unknown(paths)
     ]
+
+
+def _writer_of(path: str) -> str:
+    found = root_kinds.of_modules((path,))
+    return "no known writer" if found is None else f"{found.framework} alone"

@@ -80,6 +80,7 @@ class Inspection:
 
     Attributes:
         path: the directory of the checkpoint.
+        framework: the framework whose layout or globals it has; None if only Megatron's.
         iteration: the iteration of the checkpoint, or None.
         layouts: names of all layouts that match the rerun data.
         likely: the layouts that the other evidence does not exclude; never empty.
@@ -101,6 +102,7 @@ class Inspection:
     """
 
     path: Place
+    framework: str | None
     iteration: int | None
     layouts: tuple[str, ...]
     likely: tuple[str, ...]
@@ -175,6 +177,7 @@ class Inspection:
         record, topology = self.rerun, self.topology
         return {
             "path": str(self.path),
+            "framework": self.framework,
             "iteration": self.iteration,
             "layout": {
                 "candidates": list(self.layouts),
@@ -271,6 +274,7 @@ def _facts(found: Inspection) -> Facts:
     also = f"same rerun data as {', '.join((*found.likely[1:], *others))}"
     rows: dict[str, Sequence[str]] = {
         "written by": [f"{_writer(found.writer)} (torch {torch})"],
+        "framework": [] if found.framework is None else [found.framework],
         "iteration": ["unknown" if found.iteration is None else str(found.iteration)],
         "parallelism": [_parallelism(found.topology)],
         "rerun state": _rerun(found),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ckptmigrate.planning import extra_states
 from ckptmigrate.planning.targets import COMPACT, WEIGHTS
 from ckptmigrate.releases.facts import Compat, LayoutRow, compat
+from ckptmigrate.releases.transformer_engine import ADD, DROP
 from ckptmigrate.versions import LAYOUTS, UNIVERSAL
 
 
@@ -27,7 +29,7 @@ def layout_name(layout: str) -> str:
 
 
 def target_name(target: str) -> str:
-    """Return what a result is for: a release, all from 0.9, a layout, a sharding type, or jobs."""
+    """Return what a result is for: a release, all from 0.9, a layout, a type, jobs or a change."""
     if target[:1].isdigit():
         return f"Megatron-Core {target}"
     if target == UNIVERSAL:
@@ -35,4 +37,5 @@ def target_name(target: str) -> str:
     if any(target == layout.ID for layout in LAYOUTS):
         return f"layout {layout_name(target)}"
     others = {WEIGHTS: "jobs that load no optimizer", COMPACT: "the same jobs"}
+    others |= {extra_states.target_name(how): f"--extra-state {how}" for how in (ADD, DROP)}
     return others.get(target, f"sharding type {target}")

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ckptmigrate import clock, places, versions
-from ckptmigrate.checkpoint import locate, nested, sidecar
+from ckptmigrate.checkpoint import locate, nested, root_kinds, root_reading, sidecar
 from ckptmigrate.checkpoint.manifest import PAYLOAD
 from ckptmigrate.checkpoint.sidecar import Step, digest_of
 from ckptmigrate.checkpoint.topology import Given
 from ckptmigrate.errors import DamagedError
 from ckptmigrate.optimizer.target import PART_SIZE
 from ckptmigrate.places import Place
-from ckptmigrate.planning import planner, targets
+from ckptmigrate.planning import extra_states, planner, targets
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.planning.targets import Target
 from ckptmigrate.releases.environment import USUAL, Environment
@@ -29,7 +29,6 @@ from ckptmigrate.verbs.changes import (
     default_output,
     finished,
     leading,
-    leading_root,
 )
 from ckptmigrate.verbs.result import Watch, unwatched
 from ckptmigrate.version import __version__
@@ -45,7 +44,7 @@ class MigrationRequest:
 
     Attributes:
         to: the target: a release, a layout or `universal`; None if the checkpoint is not migrated:
-            only its optimizer or its data files change.
+            only its optimizer, its `_extra_state` or its data files change.
         verb: `upgrade`, `downgrade`, or `migrate` for either direction.
         output: the root to create, even if nothing has to change. By default `PATH.<to>`, and
             nothing is created if the release can resume from PATH unmigrated.
@@ -56,7 +55,8 @@ class MigrationRequest:
         given: parallelism, in ranks, that the checkpoint does not contain.
         torch: the torch version of the job; None for the usual one of the release.
         environment: the Python and NumPy versions of the job.
-        native, strict, optimizer, optimizer_type, compact, part_size: see `targets.Target`.
+        native, strict, optimizer, optimizer_type, extra_state, transformer_engine, compact,
+            part_size: see `targets.Target`.
         jobs, verify_source: see `parts.Moving`.
         hash_payload: whether to hash the data files too and compare them with integrity.json.
         link: how to bring data files into the new root.
@@ -83,6 +83,8 @@ class MigrationRequest:
     dry_run: bool = False
     optimizer: str = targets.KEEP
     optimizer_type: str | None = None
+    extra_state: str = targets.KEEP
+    transformer_engine: str | None = None
     compact: bool = False
     part_size: int = PART_SIZE
     jobs: int = AT_ONCE
@@ -95,12 +97,14 @@ class MigrationRequest:
             return self.to or self.optimizer_type or ""
         if self.optimizer == targets.DROP:
             return targets.WEIGHTS
+        if self.extra_state != targets.KEEP:
+            return extra_states.target_name(self.extra_state)
         return targets.COMPACT if self.compact else ""
 
     @property
     def changes_data_files(self) -> bool:
-        """Return whether a target is given by the options for the optimizer and data files."""
-        return bool(self.optimizer_type or self.compact or self.optimizer == targets.DROP)
+        """Return whether a target is given by the options for parts of a checkpoint."""
+        return bool(self.target)
 
     def options(self) -> dict[str, Any]:
         """Return the options that affect the result; `link`, `jobs` and others do not."""
@@ -113,6 +117,8 @@ class MigrationRequest:
             "strict": self.strict,
             "optimizer": self.optimizer,
             "optimizer_type": self.optimizer_type,
+            "extra_state": self.extra_state,
+            "transformer_engine": self.transformer_engine,
             "compact": self.compact,
             "part_size": self.part_size,
         }
@@ -146,6 +152,8 @@ class MigrationRequest:
             strict=self.strict,
             optimizer=self.optimizer,
             optimizer_type=self.optimizer_type,
+            extra_state=self.extra_state,
+            transformer_engine=self.transformer_engine,
             compact=self.compact,
             part_size=self.part_size,
         )
@@ -167,21 +175,25 @@ class MigrationRequest:
             prepared, link=self.link, moving=self._moving, dry_run=self.dry_run, watch=watch
         )
 
-    def add(self, path: Place, root: Place, *, always: bool, reported: bool = False) -> Migration:
+    def add(
+        self, path: Place, root: Place, name: str, *, always: bool, reported: bool = False
+    ) -> Migration:
         """Migrate one checkpoint into a root that other tasks add to.
 
         Args:
+            name: its path in the root.
             always: whether to add it even if nothing has to change in it.
         """
         found = prepare(path, replace(self, in_place=True), reported=reported)
         [plan] = found.plans
-        destination = root / found.names[0]
+        destination = root_kinds.at(root, name)
         if plan.satisfied and not always:
             return found
-        found = replace(found, plans=(plan.out_of_place(),), destination=root, added=True)
+        found = replace(found, plans=(plan.out_of_place(),), destination=root, added=name)
         if self.dry_run:
             return found
-        if any(left.destination == destination for left in publisher(root).leftovers()):
+        beside = publisher(destination.parent).leftovers()
+        if any(left.destination == destination for left in beside):
             # Remove what an interrupted run left; `discard` raises if that run is in progress.
             publisher(destination).discard(break_lock=False, keep=True)
         used = None
@@ -223,7 +235,7 @@ def prepare(
         )
         for checkpoint in located.checkpoints
     )
-    root = leading_root(located)
+    root = located.loadable
     destination = None
     usable = root is not None or not request.loadable
     satisfied = usable and all(plan.satisfied for plan in plans)
@@ -231,17 +243,17 @@ def prepare(
         # Absolute, but not resolved: the destination is beside a link that the user names.
         destination = places.absolute(request.output)
     elif not request.in_place and not satisfied:
-        destination = default_output(located.path, request.target)
+        destination = default_output(located.source, request.target)
     if destination is not None:
         plans = tuple(plan.out_of_place() for plan in plans)
-    found = leading(plans, destination, located.tracker, root)
+    found = leading(plans, destination, located, root)
     if reported:
         found = replace(found, before=before(plans))
     if destination is None:
         return found
     if request.loadable and _is_done(found):
         return replace(found, existing=True)
-    publisher(destination).check_free(located.path)
+    publisher(destination).check_free(located.source)
     return found
 
 
@@ -253,13 +265,17 @@ def _is_done(found: Migration) -> bool:
     """
     root = found.destination
     assert root is not None
-    if (
-        not directories.is_file(root / locate.TRACKER_FILE)
-        or locate.tracker_text(root) != found.tracker
+    if not directories.is_dir(root):
+        return False
+    if found.tracker is not None and (
+        not root_reading.is_root(root) or root_reading.read(root).text != found.tracker
     ):
         return False
-    results = [root / name for name in found.names]
+    results = found.results
     if not all(has(*each) for each in zip(found.plans, results, strict=True)):
+        return False
+    there = directories.directory(root)
+    if any(directories.size_of(there, each.name) is None for each in found.contents.carried):
         return False
     from ckptmigrate.checks.verification import verify_one  # other commands do not need it
 

@@ -40,4 +40,5 @@ def plan_json(plan: Plan, result: Place) -> dict[str, Any]:
         "compaction": None if plan.compaction is None else plan.compaction.as_json(),
         "freed_bytes": plan.freed,
         "optimizer": None if plan.optimizer is None else optimizers.as_json(plan.optimizer),
+        "extra_state": None if plan.extra_state is None else plan.extra_state.as_json(),
     }

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckptmigrate import places
-from ckptmigrate.checkpoint import locate
+from ckptmigrate.checkpoint import locate, root_reading
 from ckptmigrate.checkpoint.lock_owner import Holder, holder
 from ckptmigrate.errors import CkptMigrateError, DestinationError
 from ckptmigrate.places import Place
-from ckptmigrate.storage import directories
 from ckptmigrate.text.commands import command
 from ckptmigrate.writing import swap
 from ckptmigrate.writing.publisher import publisher
@@ -89,9 +88,7 @@ class _Found:
 
 
 def _in_place(path: Place, found: _Found, *, break_lock: bool, keep: bool) -> None:
-    there = directories.directory(path).folders() if directories.is_dir(path) else ()
-    inside = [path / name for name in there if locate.is_iteration(name)]
-    for checkpoint in (path, *inside):
+    for checkpoint in dict.fromkeys((path, *root_reading.possible(path))):
         if isinstance(checkpoint, Path) and checkpoint.is_symlink() and checkpoint != path:
             continue
         with found.kept(checkpoint):
@@ -108,10 +105,11 @@ def _destinations(path: Place) -> list[Place]:
     A destination that a running process is writing is returned only if it is PATH itself.
     """
     found: list[Place] = []
-    for folder in (path.parent, path):
+    inside = [each.parent for each in root_reading.possible(path)]
+    for folder in dict.fromkeys((path.parent, path, *inside)):
         for left in publisher(folder).leftovers():
             name = left.destination.name
-            meant = folder == path or name == path.name or name.startswith(f"{path.name}.")
+            meant = folder != path.parent or name == path.name or name.startswith(f"{path.name}.")
             alive = holder(left.owner) is Holder.ALIVE
             if meant and (not alive or left.destination == path):
                 found.append(left.destination)

@@ -20,12 +20,19 @@ from functools import partial
 from typing import Any
 
 from ckptmigrate import clock, places
-from ckptmigrate.checkpoint import locate, metadata_file, migration_state, sidecar, trackers
+from ckptmigrate.checkpoint import (
+    metadata_file,
+    migration_state,
+    root_reading,
+    sidecar,
+    trackers,
+)
+from ckptmigrate.checkpoint.locate import Located
 from ckptmigrate.checkpoint.sidecar import REPAIR, FileState, Step, digest
-from ckptmigrate.checkpoint.trackers import LATEST_TRAIN_STATE, TRACKERS
+from ckptmigrate.checkpoint.trackers import LATEST_TRAIN_STATE, TRACKER_FILE, TRACKERS
 from ckptmigrate.checks import root_checks
-from ckptmigrate.checks.codes import PAIR
 from ckptmigrate.checks.findings import Finding
+from ckptmigrate.checks.root_codes import PAIR, TEXT_MISSING
 from ckptmigrate.checks.verification import Verified, verify_one
 from ckptmigrate.errors import RefusedError, UnsupportedFormatError
 from ckptmigrate.places import Place
@@ -133,9 +140,9 @@ class Tracker:
 
     def as_json(self) -> dict[str, Any]:
         """Return the documented JSON form (docs/json.md, `repair --json`)."""
-        before = self.before.get(locate.TRACKER_FILE, self.text.encode())
+        before = self.before.get(TRACKER_FILE, self.text.encode())
         return {
-            "path": str(self.root / locate.TRACKER_FILE),
+            "path": str(self.root / TRACKER_FILE),
             "before": None if before is None else before.decode("utf-8", "replace"),
             "after": self.text,
             "why": self.why,
@@ -149,7 +156,7 @@ class Tracker:
             FileChange(name, len(new), digest(self.before[name]), digest(new))
             for name, new in self.files.items()
         )
-        line = f"~ {locate.TRACKER_FILE} -> {self.text}: {self.why}"
+        line = f"~ {TRACKER_FILE} -> {self.text}: {self.why}"
         root = str(self.root)
         return CheckpointChange(root, root, (), self.text, "", (line,), files, (), (), 0, 0)
 
@@ -193,7 +200,7 @@ class Repair:
             f"{f'{plan.path.name}: ' if several else ''}{', '.join(plan.notes)}" for plan in plans
         ]
         if self.astray is not None:
-            made.append(f"{locate.TRACKER_FILE} -> {self.migration.tracker} ({self.astray})")
+            made.append(f"{TRACKER_FILE} -> {self.migration.tracker} ({self.astray})")
         return "; ".join(made)
 
     @property
@@ -257,31 +264,31 @@ def prepare(path: Place, request: RepairRequest, *, reported: bool = False) -> R
     """
     iteration, every = request.iteration, request.every
     chosen = root_checks.choose(path, iteration=iteration, every=every)
+    about = root_checks.findings(chosen) if chosen.is_root else ()
+    named = root_reading.read(chosen.path).named if chosen.is_root else None
     for each in chosen.checkpoints:
         migration_state.check_complete(each)
     # Each checkpoint is verified once: the one that the tracker file names, to be repaired, too.
     verify = functools.cache(partial(verify_one, known=request.known, hashed=request.hashed))
     tracker = why = beyond = None
-    if not chosen.is_root:
-        text = locate.locate(chosen.path).tracker
-    elif iteration is not None:
-        text = str(iteration)
-    else:
-        text = locate.tracker_text(chosen.path) if chosen.named is not None else None
-        why = _astray(chosen, request, verify)
+    if chosen.is_root and iteration is None and chosen.kind.trackers:
+        why = _astray(chosen, named, about, request, verify)
         if why is not None:
-            good = _newest_good(chosen, verify, why)
-            text = locate.tracker_of(good.name) or locate.RELEASE
-            tracker = _tracker(good, text, why)
+            good = _newest_good(chosen, named, verify, why)
+            chosen = replace(chosen, tracker=chosen.kind.tracker_of(good.name))
+            tracker = _tracker(good, str(chosen.tracker), why)
             if not every:
-                chosen = replace(chosen, checkpoints=(good,))
-        elif pair := next((each for each in chosen.findings if each.code == PAIR), None):
-            assert chosen.named is not None and text is not None
+                chosen = replace(chosen, checkpoints=chosen.kind.checkpoints(good))
+        elif pair := next((each for each in about if each.code in (PAIR, TEXT_MISSING)), None):
+            assert named is not None
+            chosen = replace(chosen, tracker=chosen.kind.tracker_of(named.name))
             if pair.fix is None:
                 why = pair.what
-                tracker = _tracker(chosen.named, text, why)
+                tracker = _tracker(named, str(chosen.tracker), why)
             else:
                 beyond = pair
+        elif named is not None:
+            chosen = replace(chosen, tracker=chosen.kind.tracker_of(named.name))
     now = clock.now()
     plans = tuple(repairs.plan(each, request, verify(each), now=now) for each in chosen.checkpoints)
     if beyond is not None and all(each.changes_nothing for each in plans):
@@ -290,13 +297,13 @@ def prepare(path: Place, request: RepairRequest, *, reported: bool = False) -> R
     if not request.in_place and (
         tracker is not None or not all(each.changes_nothing for each in plans)
     ):
-        destination = request.output or default_output(chosen.path, "repaired")
+        destination = request.output or default_output(chosen.source, "repaired")
         destination = places.absolute(destination)
-        publisher(destination).check_free(chosen.path)
+        publisher(destination).check_free(chosen.source)
         plans = tuple(each.out_of_place() for each in plans)
         tracker = None  # the new root gets its own tracker file
     root = chosen.path if chosen.is_root and iteration is None else None
-    found = leading(plans, destination, text, root)
+    found = leading(plans, destination, chosen, root)
     if reported:
         found = replace(found, before=before(plans))
     return Repair(chosen.path, found, tracker, why)
@@ -323,31 +330,35 @@ def carry_out(
     return replace(repair, migration=done)
 
 
-def _astray(chosen: root_checks.Chosen, wanted: RepairOptions, verify: Verify) -> str | None:
-    """Return why the tracker file must change; None if its iteration is intact or repairable."""
-    if chosen.named is None:
-        return chosen.findings[0].what
+def _astray(
+    chosen: Located,
+    named: Place | None,
+    about: tuple[Finding, ...],
+    wanted: RepairOptions,
+    verify: Verify,
+) -> str | None:
+    """Return why the tracker file must change; None if its save is intact or repairable."""
+    if named is None:
+        return about[0].what
     if wanted.drop or wanted.rebuild or wanted.drop_optimizer:
         return None  # the options apply to the iteration in the tracker file
-    lost = verify(chosen.named).lost
+    lost = [each for place in chosen.kind.checkpoints(named) for each in verify(place).lost]
     return f"{_name(lost[0], chosen)} is not whole: {lost[0].what}" if lost else None
 
 
-def _name(finding: Finding, chosen: root_checks.Chosen) -> str:
+def _name(finding: Finding, chosen: Located) -> str:
     """Return the checkpoint of a finding relative to the root; it may be a nested checkpoint."""
     return str(finding.path).removeprefix(f"{chosen.path}/")
 
 
-def _newest_good(chosen: root_checks.Chosen, verify: Verify, why: str) -> Place:
+def _newest_good(chosen: Located, named: Place | None, verify: Verify, why: str) -> Place:
+    """Return the newest save without errors, other than the named one."""
     bad = []
-    # Without Megatron-LM's tracker file, the one of Megatron-Bridge names the latest iteration.
-    latest = None if chosen.named else root_checks.latest_of_bridge(chosen.path)
-    there = reversed(locate.all_of(chosen.path))
-    for each in sorted(there, key=lambda each: each != latest):
-        if each == chosen.named:
+    for each in reversed(root_reading.read(chosen.path).saves):
+        if each == named:
             continue
         try:
-            errors = verify(each).errors
+            errors = [e for place in chosen.kind.checkpoints(each) for e in verify(place).errors]
         except UnsupportedFormatError as error:
             bad.append(f"{each.name}: {error.reason}")
             continue
@@ -375,8 +386,8 @@ def _tracker(named: Place, text: str, why: str) -> Tracker:
     before = {name: directories.read_if_there(there, name) for name in TRACKERS}
     files = {
         name: content
-        for name, content in trackers.files(text, directories.directory(named)).items()
-        if content != before[name] and (has_bridge or name == locate.TRACKER_FILE)
+        for name, content in trackers.files(text, named).items()
+        if content != before[name] and (has_bridge or name == TRACKER_FILE)
     }
     why_not = root_checks.no_train_state(root, text, named) if has_bridge else None
     left = None if why_not is None else f"{LATEST_TRAIN_STATE} is not changed: {why_not}"

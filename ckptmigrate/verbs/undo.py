@@ -9,7 +9,7 @@ from ckptmigrate.checkpoint import locate
 from ckptmigrate.places import Place
 from ckptmigrate.planning import undo_plan
 from ckptmigrate.verbs import recover
-from ckptmigrate.verbs.changes import UNDO, Migration, before, finished, leading_root
+from ckptmigrate.verbs.changes import UNDO, Migration, before, finished
 from ckptmigrate.verbs.result import Watch, unwatched
 from ckptmigrate.writing.links import Link
 
@@ -53,12 +53,10 @@ def prepare(path: Place, request: UndoRequest, *, reported: bool = False) -> Mig
     located = locate.locate(path, iteration=request.iteration, every=request.every)
     plan = undo_plan.forget if request.forget else undo_plan.plan
     plans = tuple(map(plan, located.checkpoints))
-    names = tuple(each.path.name for each in plans)
     return Migration(
         plans,
         None,
-        located.tracker or "",
-        names,
-        root=leading_root(located),
+        located,
+        root=located.loadable,
         before=before(plans) if reported else (),
     )

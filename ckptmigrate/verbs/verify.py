@@ -74,7 +74,7 @@ class VerifyRequest:
                 progress=progress if self.load or self.hashed or self.optimizer else None,
             )
         if self.with_root:
-            found = found.beside(root_checks.choose(path.parent, every=True).findings)
+            found = found.beside(root_checks.findings(root_checks.root_of(path)))
         return VerifyResult(found)
 
     def _bytes(self, path: Place) -> int:

@@ -130,6 +130,18 @@ class Carrier:
                 write(target / name)
         sync_directory(target)
 
+    def carry_file(self, source: Path, target: Path) -> None:
+        """Bring one file: copy a small one or one with special permissions, else as requested.
+
+        Raises:
+            DestinationError, OSError: as `carry_directory`.
+        """
+        found = os.stat(source)
+        if found.st_size < _SMALL or found.st_mode & 0o7000:
+            _copy(source, target, self.progress)
+        else:
+            self._carry_file(source, target)
+
     def _carry_file(self, source: Path, target: Path) -> None:
         refusal: OSError | None = None
         for means in self._means:

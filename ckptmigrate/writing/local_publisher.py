@@ -23,12 +23,13 @@ from ckptmigrate.checkpoint.trackers import TRACKERS
 from ckptmigrate.errors import DestinationError, Retry
 from ckptmigrate.places import Place, lies_in
 from ckptmigrate.planning.change import Change
+from ckptmigrate.planning.new_root import NewRoot
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import LocalDirectory, folders_of
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.text.commands import command, shell
-from ckptmigrate.writing import lock, parts, validation
+from ckptmigrate.writing import lock, parts, root_files, validation
 from ckptmigrate.writing.durable import (
     adopt_directory,
     make_directory,
@@ -103,30 +104,33 @@ class LocalPublisher:
 
     def create(
         self,
-        plans: Mapping[str, Plan],
-        trackers: Mapping[str, bytes],
+        root: NewRoot,
         *,
         link: Link = Link.AUTO,
         moving: Moving = MOVING,
         progress: Progress | None = None,
     ) -> Link:
-        for plan in plans.values():
+        for plan in root.plans.values():
             self.check_free(plan.path)
-        sources = [each for plan in plans.values() for each in _local(plan.path)]
+        sources = [each for plan in root.plans.values() for each in _local(plan.path)]
 
         def fill(plans: Mapping[str, Plan], carrier: Carrier) -> None:
+            # A checkpoint is validated with the files beside it.
+            made = root_files.bring(root.carried, self.stage, carrier)
             for name, plan in plans.items():
-                make_directory(self.stage / name, *_local(plan.path))
+                made |= root_files.make_parents(self.stage, name, plan.path)
+                if name:
+                    make_directory(self.stage / name, *_local(plan.path))
                 _write_checkpoint(plan, self.stage / name, carrier, self.parts / name)
-            for name, content in trackers.items():
+            for name, content in root.trackers.items():
                 write(self.stage / name, content)
-            sync_directory(self.stage)
+            root_files.sync(self.stage, root, made)
             if sources:
                 adopt_directory(self.stage, sources[0])
 
         with self._errors():
             like = [*sources, *(each.parent for each in sources)]
-            return self._publish(plans, like, fill, Carrier(link, progress), moving)
+            return self._publish(root.plans, like, fill, Carrier(link, progress), moving)
 
     def add(self, plan: Plan, *, link: Link = Link.AUTO, moving: Moving = MOVING) -> Link:
         root, sources = self.destination.parent, _local(plan.path)
@@ -135,7 +139,7 @@ class LocalPublisher:
             _write_checkpoint(plans[""], self.stage, carrier, self.parts)
 
         with self._errors():
-            for folder in (root.parent, root):
+            for folder in reversed((root, *root.parents)):
                 if not folder.is_dir():
                     with contextlib.suppress(FileExistsError):  # another run may create it first
                         make_directory(folder, *sources, *(each.parent for each in sources))
@@ -172,6 +176,7 @@ class LocalPublisher:
                 path=self.destination,
                 fix=f"to remove the link, run `{shell('rm', self.parts)}`",
             )
+        copied = sum(self._copied(plan, carrier.requested) for plan in plans.values())
         with lock.held(self.lock, self.destination):
             try:
                 done = {
@@ -183,6 +188,7 @@ class LocalPublisher:
                             moving,
                             carrier.progress,
                             *like,
+                            copied=copied,
                         ),
                     )
                     for name, plan in plans.items()
@@ -207,6 +213,14 @@ class LocalPublisher:
                     fix=f"when that works again, run `{command('recover', self.destination)}`",
                 ) from error
         return carrier.used
+
+    def _copied(self, plan: Plan, link: Link) -> int:
+        """Return the number of bytes of existing data files that are copied, and not linked."""
+        source = plan.path
+        if link is Link.AUTO and isinstance(source, Path):
+            is_far = source.stat().st_dev != self.destination.parent.stat().st_dev
+            return plan.payload[1] if is_far else 0
+        return plan.payload[1] if link in (Link.AUTO, Link.COPY) else 0
 
     def _discard(self, why: BaseException) -> None:
         """Remove what a failed migration wrote, except for finished data files."""
@@ -237,9 +251,11 @@ class LocalPublisher:
                 kept = parts.finished(self.parts)
             raise unwritable(self.destination, error, left=left, kept=kept) from error
 
-    def name_latest(self, trackers: Mapping[str, bytes]) -> None:
+    def complete(self, root: NewRoot) -> None:
         try:
-            for name, content in trackers.items():
+            made = root_files.bring(root.carried, self.destination, Carrier(Link.AUTO))
+            root_files.sync(self.destination, root, made)
+            for name, content in root.trackers.items():
                 overwrite(self.destination / name, content)
         except OSError as error:
             raise unwritable(self.destination, error, left=False) from error

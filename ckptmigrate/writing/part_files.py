@@ -18,7 +18,7 @@ from ckptmigrate.checkpoint.sidecar import digest_of
 from ckptmigrate.places import Place, Url
 from ckptmigrate.planning.change import NewPayload
 from ckptmigrate.storage import local_files
-from ckptmigrate.storage.directories import directory
+from ckptmigrate.storage.directories import Directory, directory
 from ckptmigrate.storage.limits import LARGEST_JSON
 from ckptmigrate.writing.durable import (
     make_directory,
@@ -33,6 +33,7 @@ from ckptmigrate.writing.links import CANNOT
 if TYPE_CHECKING:
     from ckptmigrate.storage.store import Store
 
+_DEEPEST: Final = 4  # folders between an area and the records of a checkpoint of a save
 PLAN: Final = "plan.json"  # which data files there will be; the first record
 _RECORD: Final = ".json"  # the record of data file NAME is NAME.json
 _PIECE: Final = 4 * 1024**2  # bytes read at once
@@ -84,7 +85,7 @@ class LocalPartFiles:
     data: Path
 
     def make(self, *like: Path) -> None:
-        for folder in (self.data.parent, self.data):
+        for folder in reversed((self.data, *self.data.parents)):
             if not folder.is_dir():
                 make_directory(folder, *like)
                 sync_directory(folder.parent)
@@ -196,16 +197,19 @@ def move(source: Path, target: Path) -> None:
 
 
 def folders(area: Place) -> Iterator[Place]:
-    """Yield each folder of records in an area: the area itself, or folders directly inside."""
+    """Yield each folder of records in an area: the area itself, or folders below it."""
     if isinstance(area, Path) and not is_folder(area):
         return
-    found = directory(area)
+    yield from _folders(directory(area), _DEEPEST)
+
+
+def _folders(found: Directory, depth: int) -> Iterator[Place]:
     if PLAN in found.files():
-        yield area
-    for name in found.folders():
+        yield found.path
+    for name in found.folders() if depth else ():
         below = found.below(name)
-        if below is not None and PLAN in below.files():
-            yield area / name
+        if below is not None:
+            yield from _folders(below, depth - 1)
 
 
 def is_folder(path: Path) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from ckptmigrate.checkpoint.manifest import PAYLOAD
-from ckptmigrate.checkpoint.sidecar import digest_of
+from ckptmigrate.checkpoint.sidecar import digest_of, file_state
 from ckptmigrate.errors import CkptMigrateError, DamagedError
 from ckptmigrate.places import Place
 from ckptmigrate.planning.change import Change, NewPayload
@@ -48,11 +48,17 @@ MOVING: Final = Moving()
 
 
 def written(
-    change: Change, files: PartFiles, moving: Moving, progress: Progress | None, *like: Path
+    change: Change,
+    files: PartFiles,
+    moving: Moving,
+    progress: Progress | None,
+    *like: Path,
+    copied: int = 0,
 ) -> Change:
     """Write the data files of a change that are not finished; return it with the digests of all.
 
     Args:
+        copied: bytes that are copied to the same file system afterwards, and need space, too.
         progress: called with each number of bytes that were written, also by an earlier run.
         like: see `PartFiles.make`.
 
@@ -65,7 +71,12 @@ def written(
         return change
     plan = _plan(change)
     try:
-        digests = _digests(change, files, plan, moving, progress or (lambda _: None), *like)
+        done = _finished(change, files, plan)
+        missing = [change.payload[name].size for name in change.payload if name not in done]
+        files.make(*like)
+        files.require_space(sum(missing) + copied)
+        files.record(PLAN, plan)
+        digests = _digests(change, files, done, moving, progress or (lambda _: None))
         if _plan(change) != plan:
             raise DamagedError(
                 "changed during the migration",
@@ -84,31 +95,27 @@ class _ReadBackError(DamagedError):
 
 
 def _digests(
-    change: Change,
-    files: PartFiles,
-    plan: bytes,
-    moving: Moving,
-    progress: Progress,
-    *like: Path,
+    change: Change, files: PartFiles, done: dict[str, str], moving: Moving, progress: Progress
 ) -> dict[str, str]:
-    """Write the parts that are not finished and return the digests of all, in order."""
-    done = _finished(change, files, plan)
+    """Write the parts that are not finished and return the digests of all, in order.
+
+    Args:
+        done: the digests of the finished parts.
+    """
     missing = [name for name in change.payload if name not in done]
-    files.make(*like)
-    files.require_space(sum(change.payload[name].size for name in missing))
-    files.record(PLAN, plan)
     work = _Work(change, files, progress)
     for name in done:
         work.count(change.payload[name].size)
-    done |= zip(missing, work.each(work.write, missing, moving.jobs), strict=True)
+    found = work.each(work.write, missing, moving.jobs)
+    digests = done | dict(zip(missing, found, strict=True))
     if moving.verify_source:
         again = work.each(work.read_source, [*change.payload], moving.jobs)
-        for name, found in zip(change.payload, again, strict=True):
-            if found != done[name]:
+        for name, digest in zip(change.payload, again, strict=True):
+            if digests[name] != digest:
                 raise DamagedError(
                     "differs from the source when that is read again", path=files.data / name
                 )
-    return {name: done[name] for name in change.payload}
+    return {name: digests[name] for name in change.payload}
 
 
 def _plan(change: Change) -> bytes:
@@ -148,7 +155,7 @@ def _parse(record: bytes | None) -> tuple[str | None, str | None]:
     """Return the digest and the version in the record of a part; None if it is not one."""
     try:
         row = json.loads(record or b"{}")
-        return str(row["sha256"]), str(row["version"])
+        return file_state({"before": None, "after": row["sha256"]}).after, str(row["version"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None, None
 

@@ -5,11 +5,11 @@ Both publishers guarantee that no release accepts the destination before it is c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 from ckptmigrate.places import Place
+from ckptmigrate.planning.new_root import NewRoot
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.storage.progress import Progress
 from ckptmigrate.writing.leftover import Leftover
@@ -30,18 +30,16 @@ class Publisher(Protocol):
 
     def create(
         self,
-        plans: Mapping[str, Plan],
-        trackers: Mapping[str, bytes],
+        root: NewRoot,
         *,
         link: Link = Link.AUTO,
         moving: Moving = MOVING,
         progress: Progress | None = None,
     ) -> Link:
-        """Create the destination as a root with the migrated checkpoints and its tracker files.
+        """Create the destination as a root with the migrated checkpoints and its other files.
 
         Args:
-            plans: name of the directory in the root -> plan of the checkpoint.
-            trackers: tracker files of the root, name -> bytes.
+            root: what it consists of.
             link: how to bring data files to the destination.
             moving: how to write new data files. Finished ones of an interrupted run are used, and
                 remain after an error.
@@ -60,14 +58,16 @@ class Publisher(Protocol):
         """Create the destination as one checkpoint in a root to which others are added too.
 
         Creates the root if it is missing, without a tracker file: no release loads it before
-        `name_latest` is called. Arguments, result and errors as for `create`.
+        `complete` is called. Arguments, result and errors as for `create`.
         """
 
-    def name_latest(self, trackers: Mapping[str, bytes]) -> None:
-        """Write the tracker files of a root that was filled with `add`, or replace them.
+    def complete(self, root: NewRoot) -> None:
+        """Bring the files of a root that was filled with `add`, then write its tracker files.
+
+        Existing ones are replaced.
 
         Raises:
-            DestinationError, StoreError: a tracker file cannot be written.
+            DestinationError, StoreError: a file cannot be written.
         """
 
     def leftovers(self) -> list[Leftover]:
@@ -93,7 +93,7 @@ class Publisher(Protocol):
         """
 
     def clear_tracker(self) -> list[Place]:
-        """Remove the files of an interrupted `name_latest` and return their paths."""
+        """Remove the files of an interrupted `complete` and return their paths."""
 
 
 def publisher(destination: Place) -> Publisher:

@@ -13,12 +13,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Final
 
 from ckptmigrate.checkpoint import manifest, sidecar
 from ckptmigrate.errors import DamagedError, DestinationError, StoreError, reason_of
 from ckptmigrate.places import Place, Url, lies_in
+from ckptmigrate.planning.new_root import NewRoot
 from ckptmigrate.planning.planner import Plan
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Overlay, directory
@@ -64,7 +64,8 @@ class StorePublisher:
         """Return the new data files in the destination that have a record."""
         found = []
         for folder in folders(self.parts):
-            prefix = "" if folder == self.parts else f"{folder.name}/"
+            inside = str(folder)[len(str(self.parts)) + 1 :]
+            prefix = f"{inside}/" if inside else ""
             found += [f"{prefix}{name}" for name in records(folder) if name != PLAN]
         return found
 
@@ -110,39 +111,20 @@ class StorePublisher:
 
     def create(
         self,
-        plans: Mapping[str, Plan],
-        trackers: Mapping[str, bytes],
+        root: NewRoot,
         *,
         link: Link = Link.AUTO,
         moving: Moving = MOVING,
         progress: Progress | None = None,
     ) -> Link:
-        by_place = {f"{name}/": plan for name, plan in plans.items()}
-        *others, last = trackers.items()
-        return self._publish(by_place, last, link, moving, progress, dict(others))
+        """Write the files outside of checkpoints, then the checkpoints, then the tracker files.
 
-    def add(self, plan: Plan, *, link: Link = Link.AUTO, moving: Moving = MOVING) -> Link:
-        marker = _written(plan)[manifest.MARKER_FILE]
-        return self._publish({"": plan}, (manifest.MARKER_FILE, marker), link, moving, None)
-
-    def _publish(
-        self,
-        plans: Mapping[str, Plan],
-        last: tuple[str, bytes],
-        link: Link,
-        moving: Moving,
-        progress: Progress | None,
-        others: Mapping[str, bytes] = MappingProxyType({}),
-    ) -> Link:
-        """Write checkpoints and other objects to the destination.
-
-        Args:
-            plans: prefix below the destination, with a final `/`, or an empty string -> plan.
-            last: name and bytes of the object that commits, written after all others.
-            others: other objects directly in the destination, written before `last`.
+        The last object commits: a tracker file, or the metadata.json of the last checkpoint.
         """
         destination, store = self.destination, store_of(self.destination)
         check_store_link(link, destination)
+        plans = {f"{name}/" if name else "": plan for name, plan in root.plans.items()}
+        last, others = _last(plans, root)
         converts = any(plan.change.payload for plan in plans.values())
         if converts and self._is_locked():
             self.discard(break_lock=False, keep=True)  # the same command continues
@@ -161,9 +143,11 @@ class StorePublisher:
                         *_written(plan),
                     )
                 ]
+                written += [each.name for each in root.carried]
                 objects = [*(name for name in written if name != last[0]), *others, last[0]]
                 told = {"last": last[0], "content": last[1].decode(), "objects": objects}
                 store.create(self.journal, json.dumps(told, indent=1).encode())
+                self._bring(root, progress)
                 for name, plan in plans.items():
                     place, beside = (
                         (each / name.rstrip("/") if name else each)
@@ -192,6 +176,20 @@ class StorePublisher:
                     fix=f"when that works again, run `{command('recover', destination)}`",
                 ) from error
         return Link.COPY
+
+    def add(self, plan: Plan, *, link: Link = Link.AUTO, moving: Moving = MOVING) -> Link:
+        return self.create(NewRoot({"": plan}), link=link, moving=moving)
+
+    def _bring(self, root: NewRoot, progress: Progress | None) -> None:
+        """Copy the files outside of checkpoints to objects that do not exist."""
+        sources = {each.name: each.place for each in root.carried}
+
+        def bring(file: store_transfer.File, told: Progress) -> None:
+            name, size = file
+            store_transfer.into_store(sources[name], self.destination / name, size, told)
+
+        files = [(each.name, each.size) for each in root.carried]
+        store_transfer.at_once(files, bring, progress or (lambda _: None))
 
     def _remove_failed(self, why: BaseException) -> None:
         """Remove what a failed migration wrote; raise if that fails."""
@@ -266,7 +264,9 @@ class StorePublisher:
             rest, lambda file, _: store.remove(destination / file[0]), lambda _: None
         )
         store.abandoned(destination)
-        still = [name for name, _ in store.walk(destination) if name in left]
+        # Not only `left`: the first listing may have been wrong.
+        there = {name for name, _ in store.walk(destination)}
+        still = [n for n in names if n in there and str(destination / n) != theirs]
         if still:
             raise StoreError(
                 "still exists after its removal",
@@ -278,9 +278,14 @@ class StorePublisher:
         store.remove(self.journal)
         return _REMOVED
 
-    def name_latest(self, trackers: Mapping[str, bytes]) -> None:
+    def complete(self, root: NewRoot) -> None:
+        there = {name for name, _ in store_of(self.destination).walk(self.destination)}
+        for each in root.carried:
+            if each.name in there:  # of an interrupted run, with another size
+                store_of(self.destination).remove(self.destination / each.name)
+        self._bring(root, None)
         try:
-            for name, content in trackers.items():
+            for name, content in root.trackers.items():
                 store_of(self.destination).replace(self.destination / name, content)
         except StoreError as error:
             error.reason += "; it may have been written"
@@ -314,6 +319,15 @@ class StorePublisher:
 
     def clear_tracker(self) -> list[Place]:
         return []  # an object is replaced at once
+
+
+def _last(plans: Mapping[str, Plan], root: NewRoot) -> tuple[tuple[str, bytes], dict[str, bytes]]:
+    """Return the object that commits, and the tracker files to write before it."""
+    if root.trackers:
+        *others, last = root.trackers.items()
+        return last, dict(others)
+    name, plan = [*plans.items()][-1]
+    return (f"{name}{manifest.MARKER_FILE}", _written(plan)[manifest.MARKER_FILE]), {}
 
 
 def _carried(plan: Plan) -> list[store_transfer.File]:

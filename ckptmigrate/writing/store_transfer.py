@@ -174,8 +174,7 @@ def from_store(source: Url, target: Path, except_for: Collection[str], progress:
         name, size = file
         with _found(source / name):
             store_of(source).download(source / name, target / name, size, told)
-        with local_files.opened(target / name) as written:
-            os.fsync(written.fileno())
+        local_files.sync(target / name)
 
     at_once(found, bring, progress)
     check(found, target)

@@ -80,7 +80,7 @@ def load(
         content = {"distrib_optim_sharding_type": sharding_type_without_content(common)}
     sharding_type = content.get("distrib_optim_sharding_type", FLATTENED)
     sizes = args.tensor_model_parallel_size, args.pipeline_model_parallel_size
-    loads = not (job.no_load_optim or args.no_save_optim)
+    loads = not (job.no_load_optim or getattr(args, "no_save_optim", False))
     if loads and sizes != job.model_parallel and sharding_type not in _RESHARDABLE:
         raise RuntimeError(
             f"(TP, PP) mismatch after resume ({job.model_parallel} vs {sizes} from checkpoint): "
@@ -134,7 +134,7 @@ def sharded(
         options: dict[str, Any] = {"metadata": dict(content)}
     else:
         state = {"model": training.model.sharded_state_dict()}
-        distributed = training.job.use_distributed_optimizer
+        distributed = optimizer and training.job.use_distributed_optimizer
         options = {"sharding_type": content["distrib_optim_sharding_type"]} if distributed else {}
     if not optimizer:
         return state
