@@ -117,7 +117,8 @@ def _ordered(
     Raises:
         RefusedError: the order does not decide.
     """
-    order = registration.planned(source)
+    has_plans = bool(source.manifest.metadata.plans)
+    order = registration.planned(source) if has_plans else registration.of_keys(source)
     ranks = argument(source, "tensor_model_parallel_size")
     stages: dict[CellName, set[int]] = defaultdict(set)
     for use in uses:

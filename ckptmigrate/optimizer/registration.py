@@ -94,13 +94,9 @@ class Registration:
 
 
 def planned(source: Source) -> Registration:
-    """Return the order that the save plans show; without plans (up to 0.10), that of the keys."""
+    """Return the order that the save plans show."""
     found = Registration()
-    plans = source.manifest.metadata.plans or ()
-    if not plans:
-        chunks = ((name, source.shape(name).chunks) for name in source.weight_keys())
-        found.add((name, min(each)[0]) for name, each in chunks if each)
-    for plan in plans:
+    for plan in source.manifest.metadata.plans or ():
         cells: dict[str, CellName] = {}  # the first layer of each key
         for item in plan.attributes["items"]:
             cell = _cell_of(item)
@@ -108,6 +104,17 @@ def planned(source: Source) -> Registration:
                 known = cells.setdefault(cell[0], cell)
                 cells[cell[0]] = min(known, cell)
         found.add(cells.values())
+    return found
+
+
+def of_keys(source: Source) -> Registration:
+    """Return the order of the keys, for files without plans (up to 0.10).
+
+    It is that of the model only if parameters that are found by content confirm it.
+    """
+    found = Registration()
+    chunks = ((name, source.shape(name).chunks) for name in source.weight_keys())
+    found.add((name, min(each)[0]) for name, each in chunks if each)
     return found
 
 
