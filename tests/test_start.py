@@ -44,17 +44,20 @@ OTHERWISE = (
     "fsspec",
     "numpy",
     "rich",
+    "importlib.resources",
     "ruamel",
     "torch",
+    "zipfile",
 )
 PLANS = ("ckptmigrate.verbs.migrate", "ckptmigrate.planning.planner")
+CONVERSIONS = ("ckptmigrate.planning", "ckptmigrate.releases.prediction")
 CHECKS = ("ckptmigrate.checks.verification", "ckptmigrate.checks.tiling")
 NEEDLESS = {
     "--version": (*OTHERWISE, *PLANS, *CHECKS, "ckptmigrate.checkpoint", "ckptmigrate.releases"),
-    "inspect": (*OTHERWISE, *PLANS, *CHECKS),
+    "inspect": (*OTHERWISE, *PLANS, *CONVERSIONS, *CHECKS),
     "check": (*OTHERWISE, *PLANS, *CHECKS),
     "downgrade": (*OTHERWISE, *CHECKS),
-    "verify": (*OTHERWISE, *PLANS),
+    "verify": (*OTHERWISE, *PLANS, *CONVERSIONS),
 }
 
 

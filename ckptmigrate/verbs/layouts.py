@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ckptmigrate.planning import extra_states
-from ckptmigrate.planning.targets import COMPACT, WEIGHTS
 from ckptmigrate.releases.facts import Compat, LayoutRow, compat
 from ckptmigrate.releases.transformer_engine import ADD, DROP
 from ckptmigrate.versions import LAYOUTS, UNIVERSAL
@@ -36,6 +34,8 @@ def target_name(target: str) -> str:
         return "every release from 0.9"
     if any(target == layout.ID for layout in LAYOUTS):
         return f"layout {layout_name(target)}"
-    others = {WEIGHTS: "jobs that load no optimizer", COMPACT: "the same jobs"}
+    from ckptmigrate.planning import extra_states, targets  # `inspect` and `verify` plan nothing
+
+    others = {targets.WEIGHTS: "jobs that load no optimizer", targets.COMPACT: "the same jobs"}
     others |= {extra_states.target_name(how): f"--extra-state {how}" for how in (ADD, DROP)}
     return others.get(target, f"sharding type {target}")

@@ -32,7 +32,6 @@ from preload import (
 )
 from scenarios import LONG_AGO, SCENARIOS, Scenario, Snapshot, differences, make, snapshot
 
-from ckptmigrate.checkpoint.root_kinds import MEGATRON
 from ckptmigrate.checkpoint.trackers import TRACKER_FILE
 from ckptmigrate.errors import CkptMigrateError, NotACheckpointError
 from ckptmigrate.verbs import recover
@@ -158,7 +157,7 @@ class Recorded:
             root = tracker.parent
             known = root.name.startswith(".") or f"{root.name}/{TRACKER_FILE}" in self.good[0]
             text = tracker.read_text()
-            if known or (text.isdigit() and (root / MEGATRON.directory_of(text)).is_dir()):
+            if known or (text.isdigit() and (root / f"iter_{int(text):07d}").is_dir()):
                 continue
             return f"a reader sees a tracker file that leads nowhere: {text!r}"
         return None
