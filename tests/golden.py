@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from conftest import CLI, MAIN, SAMPLES
+from conftest import CLI, SAMPLES
 
 from ckptmigrate import __version__
 
@@ -151,6 +151,7 @@ def run(
     width: int | None,
     *,
     stdout: bool = True,
+    before: str = "",
     **environment: str,
 ) -> str:
     """Return what a command prints on a terminal of a width, or into a pipe.
@@ -160,6 +161,7 @@ def run(
         place: the working directory.
         width: columns of the terminal; None for a pipe.
         stdout: False to return what it prints on stderr alone.
+        before: statements to execute first in the process of the command.
         environment: variables besides those of this process.
     """
     env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
@@ -172,7 +174,8 @@ def run(
         shown = reading.submit(_read, ours)
         try:
             fds = [nothing, theirs if stdout else nothing, theirs]
-            CLI.call(arguments, fds, main=MAIN, cwd=place, env=env)
+            code = f"{before}\nfrom ckptmigrate.__main__ import main\nmain()"
+            CLI.call(arguments, fds, code=code, cwd=place, env=env)
         finally:
             os.close(theirs)
             os.close(nothing)

@@ -348,7 +348,9 @@ def test_a_bar_shows_while_payload_is_copied(tmp_path: Path) -> None:
         "-o",
         "out",
     ]
-    shown = golden.run([*words], tmp_path, 100)
+    at_once = "from ckptmigrate.cli import console\nconsole._WITHOUT_BAR = -1"
+    assert "writing data files" not in golden.run([*words[:-1], "quick"], tmp_path, 100)
+    shown = golden.run(words, tmp_path, 100, before=at_once)
     assert "writing data files" in shown
     # Both payload files, to the last byte, in the bar's own units.
     total = sum(p.stat().st_size for p in checkpoint_of(SAMPLES / SENTINEL).glob("*.distcp"))

@@ -50,6 +50,7 @@ class Output:
 output = Output()
 _waited = 0.0  # time of the last message
 _BETWEEN_REPORTS = 4.0  # seconds
+_WITHOUT_BAR = 2.0  # seconds: what takes less shows no progress bar
 
 
 def terminal_width(*, err: bool = False) -> int | None:
@@ -82,21 +83,24 @@ def waiting(place: object, seconds: float) -> None:
 def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show a progress bar of bytes on a terminal, with the rate and the remaining time.
 
-    Any thread can report bytes. The bar appears when the first bytes are reported.
+    Any thread can report bytes. The bar appears after `_WITHOUT_BAR`.
 
     Args:
         total: the number of bytes, or None if it is not known.
     """
     bars: list[Any] = []
-    lock = threading.Lock()
+    lock, done, started = threading.Lock(), 0, time.monotonic()
 
     def advance(count: int) -> None:
+        nonlocal done
         if output.json or not sys.stderr.isatty():
             return
         with lock:
-            if not bars:
+            done += count
+            if not bars and time.monotonic() - started > _WITHOUT_BAR:
                 bars.append(_bar(what, total))
-        bars[0].advance(bars[0].task_ids[0], count)
+            for bar in bars:
+                bar.update(bar.task_ids[0], completed=done)
 
     try:
         yield advance
