@@ -172,7 +172,6 @@ FP8 = {"scale_fwd": torch.ones(3), "amax_history_fwd": torch.zeros(16, 3)}
         ([None, None], Content.STATE),
         ("text", Content.STATE),
     ],
-    ids=str,
 )
 def test_the_content_of_an_object_as_torch_saves_it(
     value: Any, expected: Content, tmp_path: Path
