@@ -23,7 +23,7 @@ import torch
 import torch.distributed
 from megatron.core import dist_checkpointing, parallel_state
 from optimizer_job import stand_ins
-from optimizer_job.training import Job, model
+from optimizer_job.training import OptimizerJob, model
 from torch.distributed.checkpoint.api import CheckpointException
 from training_job.output import told_error
 from training_job.release import RELEASE
@@ -32,7 +32,7 @@ from training_job.release import RELEASE
 def load(job: dict[str, Any]) -> dict[str, Any]:
     """Load the weights and the _extra_state of a model."""
     received: dict[str, str] = {}
-    made = model(Job(job["checkpoint"]))
+    made = model(OptimizerJob(job["checkpoint"]))
     for name, module in made.named_modules():
         if name.rpartition(".")[2] in job["with_extra_state"]:
             module.__class__ = with_extra_state(type(module), name, received)
