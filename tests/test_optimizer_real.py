@@ -381,6 +381,8 @@ def test_another_release_loads_what_is_converted(
 DETOURS = [
     (save, reader)
     for save in HEALTHY
+    # 0.16 saves the RNG states of every rank with experts; an older release drops all but one.
+    if (save.writer, save.sizes) != ("0.16.1", "moe")
     if save.sizes in ("buckets", "moe") or save.sharding_type == BY_PARAMETER
     for reader in RELEASES
     if reader != save.writer
