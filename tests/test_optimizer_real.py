@@ -364,7 +364,9 @@ def test_another_release_loads_what_is_converted(
 ) -> None:
     """With the sizes of the writer, and with others."""
     root, type_ = tmp_path / "output", converted_type(reader)
-    [plan] = migrate(saved(save), to=reader, optimizer_type=type_, output=root)
+    # 0.16 saves the RNG states of every rank with experts; an older release drops all but one.
+    allow = ("rng-state",) if (save.writer, save.sizes) == ("0.16.1", "moe") else ()
+    [plan] = migrate(saved(save), to=reader, optimizer_type=type_, output=root, allow_loss=allow)
     assert plan.optimizer is not None
     assert ask(root, reader).resumes
     ranks = resume(save, checkpoint_of(root), reader)
@@ -381,6 +383,8 @@ def test_another_release_loads_what_is_converted(
 DETOURS = [
     (save, reader)
     for save in HEALTHY
+    # 0.16 saves the RNG states of every rank with experts; an older release drops all but one.
+    if (save.writer, save.sizes) != ("0.16.1", "moe")
     if save.sizes in ("buckets", "moe") or save.sharding_type == BY_PARAMETER
     for reader in RELEASES
     if reader != save.writer
