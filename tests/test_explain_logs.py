@@ -674,7 +674,9 @@ def test_a_large_log_is_read_with_progress() -> None:
 def test_a_terminal_shows_that_a_large_log_is_read(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes((b"x" * 999 + b"\n") * 6000)
-    words = [sys.executable, "-m", "ckptmigrate", "explain", "-"]
+    at_once = "from ckptmigrate.cli import console\nconsole._WITHOUT_BAR = -1\n"
+    code = f"{at_once}from ckptmigrate.__main__ import main\nmain()"
+    words = [sys.executable, "-c", code, "explain", "-"]
     ours, theirs = pty.openpty()
     with (
         log.open("rb") as stdin,

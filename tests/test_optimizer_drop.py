@@ -449,7 +449,7 @@ def test_options_that_exclude_each_other(root: Path, run: Run) -> None:
     words = ["--optimizer", "drop", "--optimizer-type", "fully_reshardable"]
     done = run("migrate", root, *words)
     assert done.returncode == 2 and "cannot be combined" in done.stderr
-    with pytest.raises(ValueError, match="none of to"):
+    with pytest.raises(ValueError, match="neither to"):
         ckptmigrate.migrate(root)
 
 

@@ -184,7 +184,7 @@ def test_only_a_place_that_jobs_read_is_told_to_be_used(
     path, to = place_of(str(SAMPLES / RUN)), place_of(destination)
     # What is planned is planned without a look at the store.
     monkeypatch.setattr(StorePublisher, "check_free", lambda *_: None)
-    monkeypatch.setattr(StorePublisher, "locked", lambda _: [])
+    monkeypatch.setattr(StorePublisher, "leftovers", lambda _: [])
     planned = prepare(path, MigrationRequest("0.11", output=to))
     told = replace(planned, done=True).document()
     used = [step.command for step in told.steps if step.purpose == "use"]

@@ -24,7 +24,7 @@ from ckptmigrate.planning.losses import LOSSES
 from ckptmigrate.releases.facts import ROWS, compat
 
 INSTALLED = jobs.installed(READERS)
-PATH = re.compile(r"\b(?:megatron|torch)/[\w/]+\.py")
+PATH = re.compile(r"\b(?:megatron|nemo|torch)/[\w/]+\.py")
 TAG = re.compile(r"core_v([\d.]+\d)")
 
 

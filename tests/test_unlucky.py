@@ -505,12 +505,12 @@ def test_the_matrix_writes_over_pages_alone(copy: Copy, run: Run, tmp_path: Path
 
 
 def test_a_checkpoint_without_a_root_is_found(copy: Copy, run: Run, tmp_path: Path) -> None:
-    """As frameworks have it that keep weights/ and context/ of a step, and no tracker file."""
+    """As unknown frameworks have it, which keep it below a step and write no tracker file."""
     step = tmp_path / "step_5"
-    step.mkdir()
-    checkpoint_of(copy(SAMPLE)).rename(step / "weights")
+    (step / "model").mkdir(parents=True)
+    checkpoint_of(copy(SAMPLE)).rename(step / "model" / "state")
     told = run("inspect", step).stderr
     find = told[told.index("`") + 1 : told.rindex("`")]
     found = subprocess.run(shlex.split(find), capture_output=True, text=True, check=True).stdout
-    assert found == f"{step}/weights/metadata.json\n"
+    assert found == f"{step}/model/state/metadata.json\n"
     assert run("inspect", Path(found.strip()).parent).returncode == 0

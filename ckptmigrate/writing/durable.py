@@ -166,6 +166,8 @@ def remove(path: Path) -> None:
     Raises:
         OSError: it could not be removed completely.
     """
+    if not os.path.lexists(path):
+        return
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return

@@ -43,7 +43,7 @@ from ckptmigrate.writing.durable import (
 )
 from ckptmigrate.writing.leftover import LOCK, PARTS, Leftover, leftovers
 from ckptmigrate.writing.links import NO_FILES, Carrier, Link, NewFile, check_store_link
-from ckptmigrate.writing.part_files import move, part_files
+from ckptmigrate.writing.part_files import bring, part_files
 from ckptmigrate.writing.parts import MOVING, Moving
 
 _STAGE: Final = ".ckptmigrate-stage"
@@ -316,7 +316,7 @@ def _write_checkpoint(plan: Plan, target: Path, carrier: Carrier, moved: Path) -
     change = plan.change
     written = {*plan.files, sidecar.FILE, sidecar.FOLDER}
     new = {name: _writer(change, name, b) for name, b in plan.files.items() if b is not None}
-    new |= {name: partial(move, moved / name) for name in change.payload}
+    new |= {name: partial(bring, moved / name) for name in change.payload}
     with _unchanged(plan):
         _carry(plan.path, target, carrier, written, new)
     for step in range(change.kept_steps):

@@ -186,7 +186,7 @@ def part_files(data: Place, beside: Place | None = None) -> PartFiles:
     return StorePartFiles(data, beside or data)
 
 
-def move(source: Path, target: Path) -> None:
+def bring(source: Path, target: Path) -> None:
     """Bring a finished data file to another directory of its file system."""
     try:
         os.link(source, target)
