@@ -218,16 +218,8 @@ def test_a_batch_killed_at_every_request_and_run_again(
     record_property("safety", f"object stores: {kills} kills of a batch, run again, 0 bad")
 
 
-@pytest.mark.costly("a conversion in a process of its own, killed and run again")
-@pytest.mark.parametrize(
-    ("place", "every"),
-    [
-        ("out", 90),
-        pytest.param("run", 90, marks=pytest.mark.full),
-        pytest.param("out", 1, marks=pytest.mark.full),
-        pytest.param("run", 1, marks=pytest.mark.full),
-    ],
-)
+@pytest.mark.full
+@pytest.mark.parametrize(("place", "every"), [("out", 90), ("run", 90), ("out", 1), ("run", 1)])
 def test_a_conversion_killed_at_every_request_and_run_again(
     place: str,
     every: int,
