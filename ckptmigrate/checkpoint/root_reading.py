@@ -96,9 +96,14 @@ def read(root: Place, directory: Directory | None = None) -> SavedRoot:
 
 def find(root: Place, directory: Directory | None = None) -> SavedRoot | None:
     """Return a root, or None if there is neither a save nor a tracker file."""
-    directory = directory or directories.directory(root)
+    directory = directory or opened(root)
     kind = root_recognition.of_root(directory)
     return None if kind is None else SavedRoot(directory, kind)
+
+
+def opened(place: Place) -> Directory:
+    """Return the directory of a PATH; of a root with a tracker file, a few names are enough."""
+    return directories.by_name(place) if is_root(place) else directories.directory(place)
 
 
 def has_tracker(directory: Directory) -> bool:

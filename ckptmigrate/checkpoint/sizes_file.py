@@ -47,6 +47,8 @@ def beside(checkpoint: Place) -> SavedSizes:
         content = directories.start_of(path, _LARGEST + 1)
         return SavedSizes(_sizes(content, about), path)
     except (CkptMigrateError, OSError) as error:
+        if isinstance(error, StoreError) and not says_denied(error.__cause__):
+            raise
         reason = error.reason if isinstance(error, CkptMigrateError) else error.strerror
         return SavedSizes({}, path, f"{path.name} {reason}")
 

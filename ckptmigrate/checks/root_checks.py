@@ -86,7 +86,8 @@ def findings(found: Located) -> tuple[Finding, ...]:
     if not found.is_root:
         return tuple(_unfinished(kind, save) for save in found.saves if kind.is_marked(save))
     root = root_reading.read(found.path)
-    made = [_unfinished(kind, save) for save in root.saves if kind.is_marked(save)]
+    saves = root.saves if kind.unfinished else ()
+    made = [_unfinished(kind, save) for save in saves if kind.is_marked(save)]
     return (*made, *(_trackers(root) if kind.trackers else ()))
 
 

@@ -75,6 +75,15 @@ def directory(place: Place) -> Directory:
     return StoreDirectory(place)
 
 
+def by_name(place: Place) -> Directory:
+    """Return a directory of which a store lists the names only if all of them are needed."""
+    if isinstance(place, Path):
+        return LocalDirectory(place)
+    from ckptmigrate.storage.store_directories import NamedStoreDirectory
+
+    return NamedStoreDirectory(place)
+
+
 def is_file(place: Place) -> bool:
     """Return whether a place is a file, links followed."""
     return place.is_file() if isinstance(place, Path) else _store_of(place).is_file(place)
