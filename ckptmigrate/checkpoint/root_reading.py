@@ -62,7 +62,9 @@ class SavedRoot:
     @property
     def named(self) -> Place | None:
         """Return the save that the tracker files name, or None if there is none."""
-        name = "" if self.text is None else self.kind.directory_of(self.text)
+        if self.text is None:
+            return None
+        name = self.kind.directory_of(self.text)
         return self.place / name if name in self.directory.folders() else None
 
     def newest_non_persistent(self, tracker: str) -> int | None:
