@@ -105,7 +105,7 @@ def find(root: Place, directory: Directory | None = None) -> SavedRoot | None:
 
 def opened(place: Place) -> Directory:
     """Return the directory of a PATH; of a root with a tracker file, a few names are enough."""
-    return directories.by_name(place) if is_root(place) else directories.directory(place)
+    return directories.directory(place, by_name=is_root(place))
 
 
 def has_tracker(directory: Directory) -> bool:
