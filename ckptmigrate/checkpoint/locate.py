@@ -152,7 +152,7 @@ def find(path: Place, *, iteration: int | None = None, every: bool = False) -> L
     """Do what `locate` does, but accept checkpoints with an incomplete in-place migration."""
     path = places.absolute(path)
     require_directory(path)
-    here = directories.directory(path)
+    here = root_reading.opened(path)
     inside = None if has_tracker(here) else root_recognition.in_save(path, here)
     if inside is not None:
         found = of_save(path, inside)

@@ -8,7 +8,6 @@ sizes are, and how a job loads a result.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ckptmigrate.checkpoint.trackers import LATEST_TRAIN_STATE, TRACKER_FILE, TR
 from ckptmigrate.errors import StoreError
 from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
+from ckptmigrate.storage.store_errors import says_denied
 
 _LONGEST: Final = 64  # characters of an iteration in a tracker file or a name
 
@@ -246,6 +246,9 @@ def of_modules(names: Iterable[str]) -> RootKind | None:
 
 
 def _exists(place: Place) -> bool:
-    with contextlib.suppress(StoreError, OSError):
+    try:
         return directories.is_file(place)
-    return False
+    except (StoreError, OSError) as error:
+        if isinstance(error, StoreError) and not says_denied(error.__cause__):
+            raise
+        return False  # the user may be allowed to read only a part of it

@@ -62,7 +62,9 @@ class SavedRoot:
     @property
     def named(self) -> Place | None:
         """Return the save that the tracker files name, or None if there is none."""
-        name = "" if self.text is None else self.kind.directory_of(self.text)
+        if self.text is None:
+            return None
+        name = self.kind.directory_of(self.text)
         return self.place / name if name in self.directory.folders() else None
 
     def newest_non_persistent(self, tracker: str) -> int | None:
@@ -96,9 +98,14 @@ def read(root: Place, directory: Directory | None = None) -> SavedRoot:
 
 def find(root: Place, directory: Directory | None = None) -> SavedRoot | None:
     """Return a root, or None if there is neither a save nor a tracker file."""
-    directory = directory or directories.directory(root)
+    directory = directory or opened(root)
     kind = root_recognition.of_root(directory)
     return None if kind is None else SavedRoot(directory, kind)
+
+
+def opened(place: Place) -> Directory:
+    """Return the directory of a PATH; of a root with a tracker file, a few names are enough."""
+    return directories.directory(place, by_name=is_root(place))
 
 
 def has_tracker(directory: Directory) -> bool:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ckptmigrate.checkpoint import formats, migration_state, root_kinds
+from ckptmigrate.checkpoint import formats, migration_state, root_kinds, trackers
 from ckptmigrate.checkpoint.root_kinds import FLAT, MEGATRON, RootKind, at
 from ckptmigrate.errors import StoreError
 from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
 from ckptmigrate.storage.directories import Directory
+from ckptmigrate.storage.store_errors import says_denied
 
 
 @dataclass(frozen=True)
@@ -107,15 +108,15 @@ def _is_signed(kind: RootKind, save: Place, here: Directory) -> bool:
 
 def of_root(root: Directory) -> RootKind | None:
     """Return the kind of a root, or None if it has neither a save nor a tracker file."""
-    folders, files = root.folders(), root.files()
     numbered = [kind for kind in root_kinds.KINDS if kind.saves is not None]
-    fitting = [kind for kind in numbered if any(map(kind.is_save, folders))]
-    for kind in fitting:
-        if not kind.is_signed or _has_root_sign(root, kind):
-            return kind
-        newest = saves(kind, root.path, folders)[-1:]
-        if any(has_sign(root.path / name, kind.save_signs) for name in newest):
-            return kind
+    found = _first_signed(root, ((kind, _named(root, kind)) for kind in numbered))
+    if found is not None:  # the tracker files lead to a save, and the root is not listed
+        return found
+    folders, files = root.folders(), root.files()
+    newest = ((kind, saves(kind, root.path, folders)[-1:]) for kind in numbered)
+    found = _first_signed(root, newest)
+    if found is not None:
+        return found
     if any(name in files for kind in numbered for name in kind.trackers):
         signed = (kind for kind in numbered if _has_root_sign(root, kind))
         return next(signed, MEGATRON)
@@ -125,9 +126,33 @@ def of_root(root: Directory) -> RootKind | None:
     return next(named, None)
 
 
+def _first_signed(
+    root: Directory, candidates: Iterable[tuple[RootKind, list[str]]]
+) -> RootKind | None:
+    """Return the first kind that has a save and, if it needs one, a sign."""
+    for kind, names in candidates:
+        if names and (
+            not kind.is_signed
+            or _has_root_sign(root, kind)
+            or any(has_sign(root.path / name, kind.save_signs) for name in names)
+        ):
+            return kind
+    return None
+
+
+def _named(root: Directory, kind: RootKind) -> list[str]:
+    """Return the name of the save that the tracker files of a kind name, if it exists."""
+    texts = reversed(trackers.texts(root, kind.trackers).values())
+    name = next((kind.directory_of(text) for text in texts if kind.leads(text)), None)
+    return [name] if name is not None and name in root.folders() else []
+
+
 def _has_root_sign(root: Directory, kind: RootKind) -> bool:
-    names = {*root.files(), *root.folders()}
-    there = tuple(sign for sign in kind.root_signs if sign.partition("/")[0] in names)
+    there = tuple(
+        sign
+        for sign in kind.root_signs
+        if (name := sign.partition("/")[0]) in root.files() or name in root.folders()
+    )
     return has_sign(root.path, there)
 
 
@@ -177,5 +202,7 @@ def _is_there(place: Place, sign: str) -> bool:
         if not pattern:
             return True
         return bool(fnmatch.filter(directories.directory(place / folder).files(), pattern))
-    except (StoreError, OSError):  # the user may be allowed to read only a part of it
-        return False
+    except (StoreError, OSError) as error:
+        if isinstance(error, StoreError) and not says_denied(error.__cause__):
+            raise  # each further name would wait for the same failure of the store
+        return False  # the user may be allowed to read only a part of it

@@ -12,10 +12,11 @@ from typing import Any, Final
 from ckptmigrate.checkpoint import root_recognition
 from ckptmigrate.checkpoint.root_kinds import SizesFile
 from ckptmigrate.checkpoint.saved_sizes import NO_SIZES, SavedSizes
-from ckptmigrate.errors import CkptMigrateError, DamagedError
+from ckptmigrate.errors import CkptMigrateError, DamagedError, StoreError
 from ckptmigrate.pickles.display import short_repr
 from ckptmigrate.places import Place
 from ckptmigrate.storage import directories
+from ckptmigrate.storage.store_errors import says_denied
 
 _LARGEST: Final = 1024**2  # bytes; a run_config.yaml has about 30 kB
 _MOST: Final = 100_000  # events
@@ -47,6 +48,8 @@ def beside(checkpoint: Place) -> SavedSizes:
         content = directories.start_of(path, _LARGEST + 1)
         return SavedSizes(_sizes(content, about), path)
     except (CkptMigrateError, OSError) as error:
+        if isinstance(error, StoreError) and not says_denied(error.__cause__):
+            raise
         reason = error.reason if isinstance(error, CkptMigrateError) else error.strerror
         return SavedSizes({}, path, f"{path.name} {reason}")
 

@@ -40,14 +40,15 @@ def choose(path: Place, *, iteration: int | None = None, every: bool = False) ->
     """
     path = places.absolute(path)
     locate.require_directory(path)
-    here = directories.directory(path)
+    here = root_reading.opened(path)
     inside = None if root_reading.has_tracker(here) else root_recognition.in_save(path, here)
     if iteration is not None and not every:
         return locate.find(path, iteration=iteration)
     if inside is not None:
         return locate.of_save(path, inside)
     root = root_reading.read(path, here)
-    kind, there = root.kind, root.saves
+    kind, named = root.kind, None if every else root.named
+    there = root.saves if named is None else (named,)
     if not there:
         if not root.has_tracker:
             return locate.find(path)
@@ -59,8 +60,6 @@ def choose(path: Place, *, iteration: int | None = None, every: bool = False) ->
     saves = there[-1:]
     if every:
         saves = there
-    elif root.named is not None:
-        saves = (root.named,)
     elif kind.latest is not None:
         saves = tuple(save for save in there if save.name.endswith(kind.latest))[-1:] or saves
     found = tuple(each for save in saves for each in kind.checkpoints(save))
@@ -86,7 +85,8 @@ def findings(found: Located) -> tuple[Finding, ...]:
     if not found.is_root:
         return tuple(_unfinished(kind, save) for save in found.saves if kind.is_marked(save))
     root = root_reading.read(found.path)
-    made = [_unfinished(kind, save) for save in root.saves if kind.is_marked(save)]
+    saves = root.saves if kind.unfinished else ()
+    made = [_unfinished(kind, save) for save in saves if kind.is_marked(save)]
     return (*made, *(_trackers(root) if kind.trackers else ()))
 
 

@@ -66,13 +66,13 @@ class Directory(Protocol):
         """Return whether two names refer to one file, so that no bytes need to be compared."""
 
 
-def directory(place: Place) -> Directory:
-    """Return the checkpoint directory at a place."""
+def directory(place: Place, *, by_name: bool = False) -> Directory:
+    """Return the directory at a place; by name, a store lists it only if all names are needed."""
     if isinstance(place, Path):
         return LocalDirectory(place)
-    from ckptmigrate.storage.store_directories import StoreDirectory
+    from ckptmigrate.storage.store_directories import NamedStoreDirectory, StoreDirectory
 
-    return StoreDirectory(place)
+    return NamedStoreDirectory(place) if by_name else StoreDirectory(place)
 
 
 def is_file(place: Place) -> bool:

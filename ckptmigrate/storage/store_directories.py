@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Final
 
@@ -31,7 +31,7 @@ class StoreDirectory:
     def files(self) -> Mapping[str, int]:
         return self._listing.files
 
-    def folders(self) -> tuple[str, ...]:
+    def folders(self) -> Collection[str]:
         return self._listing.folders
 
     @cached_property
@@ -85,6 +85,72 @@ class StoreDirectory:
 
     def same_file(self, name: str, other: Place) -> bool:
         return self.path / name == other
+
+
+class NamedStoreDirectory(StoreDirectory):
+    """The objects below a URL, looked up by name, and listed if all names are needed."""
+
+    @cached_property
+    def _files(self) -> _NamedFiles:
+        return _NamedFiles(self.path, lambda: self._listing.files)
+
+    @cached_property
+    def _folders(self) -> _NamedFolders:
+        return _NamedFolders(self.path, lambda: self._listing.folders)
+
+    def files(self) -> Mapping[str, int]:
+        return self._files
+
+    def folders(self) -> Collection[str]:
+        return self._folders
+
+
+class _NamedFiles(Mapping[str, int]):
+    """The sizes of the files in a place."""
+
+    def __init__(self, place: Url, listed: Callable[[], Mapping[str, int]]) -> None:
+        self._place = place
+        self._listed = listed
+        self._there: dict[object, bool] = {}
+
+    def __contains__(self, name: object) -> bool:
+        if name not in self._there:
+            place = self._place / str(name)
+            self._there[name] = store_of(place).is_file(place)
+        return self._there[name]
+
+    def __getitem__(self, name: str) -> int:
+        if name not in self:
+            raise KeyError(name)
+        place = self._place / name
+        return store_of(place).size(place)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._listed())
+
+    def __len__(self) -> int:
+        return len(self._listed())
+
+
+class _NamedFolders(Collection[str]):
+    """The names of the directories in a place."""
+
+    def __init__(self, place: Url, listed: Callable[[], Collection[str]]) -> None:
+        self._place = place
+        self._listed = listed
+        self._there: dict[object, bool] = {}
+
+    def __contains__(self, name: object) -> bool:
+        if name not in self._there:
+            place = self._place / str(name)
+            self._there[name] = store_of(place).is_directory(place)
+        return self._there[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._listed())
+
+    def __len__(self) -> int:
+        return len(self._listed())
 
 
 def missing(place: Url) -> DamagedError:
