@@ -15,6 +15,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 FUZZ_SEED ?= 1
 MUTANTS ?= 120
 MARKED ?= not full
+# Many tests wait for a disk, a process or a server, so there are two workers for each core.
+WORKERS ?= $(shell expr 2 \* $$(nproc))
 DIST ?= dist
 
 .PHONY: demo test test-full all-tests lint types unit some-faults faults readers browser shells facts matrix bench fuzz \
@@ -40,7 +42,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev readers browser shells
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not full'
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not full'
 
 all-tests: $(VENV)/.dev readers browser shells
 	$(BIN)/python -m pytest -n auto --dist worksteal

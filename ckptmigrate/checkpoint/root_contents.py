@@ -129,8 +129,8 @@ def _items(directory: Directory, start: str, found: Located) -> Iterator[Item]:
     Args:
         start: its path in the root with a final `/`, or empty for the root.
     """
-    if len(directory.files()) > _MOST_FILES:
-        raise RefusedError(f"it has more than {_MOST_FILES} files")
+    if len(directory.files()) > _MOST_FILES or len(directory.folders()) > _MOST_FILES:
+        raise RefusedError(f"it has more than {_MOST_FILES} files or directories")
     for name, size in directory.files().items():
         path = f"{start}{name}"
         if path in TRACKERS:

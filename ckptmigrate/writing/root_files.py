@@ -17,6 +17,8 @@ from ckptmigrate.writing.links import Carrier
 def bring(files: Iterable[CarriedFile], root: Path, carrier: Carrier) -> dict[Path, Path]:
     """Bring files into a root and replace those of an interrupted run.
 
+    A file that was removed meanwhile, such as a temporary one, is left out.
+
     Returns:
         Each new directory -> the one that it is made of, as `make_parents` returns them.
 
@@ -32,7 +34,11 @@ def bring(files: Iterable[CarriedFile], root: Path, carrier: Carrier) -> dict[Pa
             os.symlink(os.path.realpath(each.place), target)
             continue
         if isinstance(each.place, Path):
-            carrier.carry_file(each.place, target)
+            try:
+                carrier.carry_file(each.place, target)
+            except FileNotFoundError:
+                if os.path.lexists(each.place):
+                    raise
             continue
         from ckptmigrate.storage.store import store_of
 
