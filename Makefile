@@ -49,7 +49,7 @@ all-tests: $(VENV)/.dev readers browser shells
 
 some-faults: $(VENV)/.dev
 	$(BIN)/python tests/faults/inject.py --every 37
-	$(BIN)/python tests/faults/crash.py --every 73
+	$(BIN)/python tests/faults/crash.py --every 37
 
 ## faults: every fault at every system call that writes, the power cut at every moment, and a kill and
 ## every fault at every request to a store; an hour

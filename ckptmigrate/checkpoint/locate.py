@@ -87,9 +87,8 @@ class Located:
         """Return the existing root from which a job loads the last of the checkpoints, or None."""
         if not self.kind.trackers:
             return self.base
-        if self.tracker is None or not root_reading.is_root(self.base):
-            return None
-        return self.base if root_reading.read(self.base).text == self.tracker else None
+        root = SavedRoot(directories.directory(self.base, by_name=True), self.kind)
+        return self.base if self.tracker is not None and root.text == self.tracker else None
 
     def job_options(self, root: Place) -> str | None:
         """Return the options with which a job loads the last checkpoint of a root, or None.

@@ -128,7 +128,7 @@ def possible(path: Place) -> tuple[Place, ...]:
     """Return where the checkpoints of a PATH are or would be, even if nothing can be read there."""
     if not directories.is_dir(path):
         return ()
-    here = directories.directory(path)
+    here = opened(path)
     inside = None if has_tracker(here) else root_recognition.in_save(path, here)
     return root_recognition.places(here) if inside is None else inside.checkpoints
 

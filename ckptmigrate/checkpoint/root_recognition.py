@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -109,7 +109,8 @@ def _is_signed(kind: RootKind, save: Place, here: Directory) -> bool:
 def of_root(root: Directory) -> RootKind | None:
     """Return the kind of a root, or None if it has neither a save nor a tracker file."""
     numbered = [kind for kind in root_kinds.KINDS if kind.saves is not None]
-    found = _first_signed(root, ((kind, _named(root, kind)) for kind in numbered))
+    texts = trackers.texts(root, trackers.TRACKERS)
+    found = _first_signed(root, ((kind, _named(root, kind, texts)) for kind in numbered))
     if found is not None:  # the tracker files lead to a save, and the root is not listed
         return found
     folders, files = root.folders(), root.files()
@@ -140,20 +141,26 @@ def _first_signed(
     return None
 
 
-def _named(root: Directory, kind: RootKind) -> list[str]:
-    """Return the name of the save that the tracker files of a kind name, if it exists."""
-    texts = reversed(trackers.texts(root, kind.trackers).values())
-    name = next((kind.directory_of(text) for text in texts if kind.leads(text)), None)
+def _named(root: Directory, kind: RootKind, texts: Mapping[str, str]) -> list[str]:
+    """Return the name of the save that the tracker files of a kind name, if it exists.
+
+    Args:
+        texts: name of a tracker file -> its text.
+    """
+    found = (texts[name] for name in reversed(kind.trackers) if name in texts)
+    name = next((kind.directory_of(text) for text in found if kind.leads(text)), None)
     return [name] if name is not None and name in root.folders() else []
 
 
 def _has_root_sign(root: Directory, kind: RootKind) -> bool:
-    there = tuple(
-        sign
-        for sign in kind.root_signs
-        if (name := sign.partition("/")[0]) in root.files() or name in root.folders()
+    return has_sign(
+        root.path,
+        tuple(
+            sign
+            for sign in kind.root_signs
+            if sign.partition("/")[0] in (root.folders() if "/" in sign else root.files())
+        ),
     )
-    return has_sign(root.path, there)
 
 
 _MOST_SAVES: Final = 1000  # of any name, which are looked into

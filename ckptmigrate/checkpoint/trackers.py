@@ -75,7 +75,7 @@ def files(text: str, iteration: Place | None, root: Place | None = None) -> dict
         File name -> bytes. Includes latest_train_state.pt if there is a train state of that step.
     """
     found = (
-        train_state(text, directories.directory(place), name)
+        train_state(text, directories.directory(place, by_name=True), name)
         for place, name in ((iteration, TRAIN_STATE), (root, LATEST_TRAIN_STATE))
         if place is not None
     )
