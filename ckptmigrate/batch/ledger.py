@@ -145,10 +145,10 @@ def _as_done(row: dict[str, Any]) -> Done:
         ValueError, KeyError, TypeError, AttributeError: `add` does not write such a line.
     """
     path, result, tracker, digests = (row[n] for n in ("path", "result", "tracker", "digests"))
-    told = [row["text"], *(each for each in (result, tracker, row["link"]) if each is not None)]
-    told += [each for names in digests.values() for each in names.values() if each is not None]
+    texts = [row["text"], *(each for each in (result, tracker, row["link"]) if each is not None)]
+    texts += [each for names in digests.values() for each in names.values() if each is not None]
     if (
-        not all(isinstance(each, str) for each in told)
+        not all(isinstance(each, str) for each in texts)
         or not (result in (None, path) or os.path.dirname(result) == row["into"])
         or not (tracker is None or _TRACKER.fullmatch(tracker))
         or not digests[path]

@@ -68,13 +68,13 @@ def differing(
 
     turn = threading.Lock()
 
-    def told(count: int) -> None:
+    def report(count: int) -> None:
         with turn:
             if progress:
                 progress(count)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib releases the GIL
-        found = list(pool.map(lambda name: _digest(directory, name, told), listed))
+        found = list(pool.map(lambda name: _digest(directory, name, report), listed))
     return [name for name, hashed in zip(listed, found, strict=True) if hashed != listed[name]]
 
 

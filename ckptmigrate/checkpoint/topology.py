@@ -209,7 +209,7 @@ def _looked(manifest: Manifest) -> str:
     return "its common state has no args" if path is None else f"no args, and not in {path}"
 
 
-def told(manifest: Manifest) -> Topology:
+def recorded(manifest: Manifest) -> Topology:
     """Return the parallelism from args alone, as a job that loads the checkpoint does."""
     world, tensor, pipeline, context = (
         size if _is_size(size) and size <= MOST_RANKS else None

@@ -99,10 +99,10 @@ def _causes(answer: Answer) -> list[Line]:
     return [*lines, *labelled("fix", answer.fixes if same else first)]
 
 
-def _cause(label: str, decision: Decision, told: str = "") -> list[Line]:
-    """Return the lines of a cause and its evidence, without the cause if it equals `told`."""
+def _cause(label: str, decision: Decision, shown: str = "") -> list[Line]:
+    """Return the lines of a cause and its evidence, without the cause if it equals `shown`."""
     why, evidence = decision.cause.why, decision.evidence
-    if why == told:
+    if why == shown:
         return [] if evidence is None else list(labelled("found", [evidence.text]))
     lines = list(labelled(label, [why]))
     if evidence is not None:

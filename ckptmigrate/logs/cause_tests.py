@@ -237,8 +237,8 @@ def _arguments(
         other = f"the checkpoint has no key {key}"
     if other:
         return Evidence(None, f"{other}: the log may be about another checkpoint")
-    told = [f"{name} {value}" for name in names if (value := seen.argument(name)) is not None]
-    return Evidence(holds, f"the checkpoint has {', '.join(told)}") if told else None
+    pairs = [f"{name} {value}" for name in names if (value := seen.argument(name)) is not None]
+    return Evidence(holds, f"the checkpoint has {', '.join(pairs)}") if pairs else None
 
 
 def _lost_data(seen: Seen, wanted: str) -> Evidence | None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from ckptmigrate.checkpoint.manifest import Manifest
 from ckptmigrate.checkpoint.rerun import MODE_OF_ARGUMENT
-from ckptmigrate.checkpoint.topology import Topology, derive, told
+from ckptmigrate.checkpoint.topology import Topology, derive, recorded
 from ckptmigrate.errors import RefusedError
 from ckptmigrate.releases.facts import minor
 from ckptmigrate.releases.readers import Reader
@@ -87,7 +87,7 @@ def saved_parallelism(manifest: Manifest) -> Topology:
     try:
         return derive(manifest)
     except RefusedError:
-        return told(manifest)
+        return recorded(manifest)
 
 
 def _same_size(world: int, saved: Topology, job: Job) -> bool:

@@ -111,11 +111,11 @@ class Verdict:
     @property
     def notes(self) -> tuple[str, ...]:
         """The assumptions of the prediction, without those that an obstacle already states."""
-        told = {obstacle.why for obstacle in self.obstacles}
+        reasons = {obstacle.why for obstacle in self.obstacles}
         caveat = self.reader.caveat
         return (
             *(() if caveat is None else (caveat,)),
-            *(text for text in self.depends if text not in told),
+            *(text for text in self.depends if text not in reasons),
         )
 
     @property

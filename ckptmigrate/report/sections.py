@@ -222,8 +222,8 @@ def _prediction(found: Predicted) -> Marked:
         )
         for each in verdict.obstacles
     )
-    told = (*verdict.conditions, *verdict.warnings, *verdict.notes)
-    more = tuple(((), f"{text}.") for text in told)
+    texts = (*verdict.conditions, *verdict.warnings, *verdict.notes)
+    more = tuple(((), f"{text}.") for text in texts)
     title = f"{verdict.reader.release} (torch {verdict.reader.torch}): {word}"
     return Marked(grade, title, reasons + more)
 

@@ -62,9 +62,9 @@ class Store(StoreIndex):
         if size is None and len(found) > most:
             raise too_large(place, most)
         if size is not None and len(found) != size:
-            told = "more" if len(found) > size else f"{len(found)}"
+            count = "more" if len(found) > size else f"{len(found)}"
             raise StoreError(
-                f"has {told} bytes, but was listed with {size}",
+                f"has {count} bytes, but was listed with {size}",
                 path=place,
                 fix="stop other programs that write to it, then run the command again",
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Final
@@ -92,11 +93,12 @@ class NamedStoreDirectory(StoreDirectory):
 
     @cached_property
     def _files(self) -> _NamedFiles:
-        return _NamedFiles(self.path, lambda: self._listing.files)
+        return _NamedFiles(self.path, store_of(self.path).is_file, lambda: self._listing.files)
 
     @cached_property
-    def _folders(self) -> _NamedFolders:
-        return _NamedFolders(self.path, lambda: self._listing.folders)
+    def _folders(self) -> _Named:
+        there = store_of(self.path).is_directory
+        return _Named(self.path, there, lambda: self._listing.folders)
 
     def files(self) -> Mapping[str, int]:
         return self._files
@@ -105,52 +107,39 @@ class NamedStoreDirectory(StoreDirectory):
         return self._folders
 
 
-class _NamedFiles(Mapping[str, int]):
-    """The sizes of the files in a place."""
+class _Named(Collection[str]):
+    """The names of files or directories in a place, each looked up at most once.
 
-    def __init__(self, place: Url, listed: Callable[[], Mapping[str, int]]) -> None:
+    Args:
+        exists: called with the URL of a name.
+        listed: returns all names.
+    """
+
+    def __init__(
+        self, place: Url, exists: Callable[[Url], bool], listed: Callable[[], Collection[str]]
+    ) -> None:
         self._place = place
         self._listed = listed
-        self._there: dict[object, bool] = {}
+        self._exists = functools.cache(exists)
 
     def __contains__(self, name: object) -> bool:
-        if name not in self._there:
-            place = self._place / str(name)
-            self._there[name] = store_of(place).is_file(place)
-        return self._there[name]
+        return self._exists(self._place / str(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._listed())
+
+    def __len__(self) -> int:
+        return len(self._listed())
+
+
+class _NamedFiles(_Named, Mapping[str, int]):
+    """The sizes of the files in a place."""
 
     def __getitem__(self, name: str) -> int:
         if name not in self:
             raise KeyError(name)
         place = self._place / name
         return store_of(place).size(place)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._listed())
-
-    def __len__(self) -> int:
-        return len(self._listed())
-
-
-class _NamedFolders(Collection[str]):
-    """The names of the directories in a place."""
-
-    def __init__(self, place: Url, listed: Callable[[], Collection[str]]) -> None:
-        self._place = place
-        self._listed = listed
-        self._there: dict[object, bool] = {}
-
-    def __contains__(self, name: object) -> bool:
-        if name not in self._there:
-            place = self._place / str(name)
-            self._there[name] = store_of(place).is_directory(place)
-        return self._there[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._listed())
-
-    def __len__(self) -> int:
-        return len(self._listed())
 
 
 def missing(place: Url) -> DamagedError:

@@ -95,8 +95,8 @@ class StoreIndex:
             if item["type"] == "directory":
                 folders.add(name)
             else:
-                told = item["size"]  # None in a listing over HTTP
-                size = self.size(place / name) if told is None else int(told)
+                listed = item["size"]  # None in a listing over HTTP
+                size = self.size(place / name) if listed is None else int(listed)
                 if files.setdefault(name, size) != size:
                     raise StoreError(
                         f"is listed twice, with {files[name]} and {size} bytes",

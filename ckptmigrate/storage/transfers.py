@@ -27,15 +27,15 @@ def counted(size: int, progress: Progress) -> Iterator[Any]:
     from fsspec.callbacks import Callback
 
     class Counter(Callback):  # type: ignore[misc]
-        told = 0
+        reported = 0
 
         def relative_update(self, inc: int = 1) -> None:
-            self.told += inc
+            self.reported += inc
             progress(inc)
 
     counter = Counter()
     yield counter
-    progress(size - counter.told)
+    progress(size - counter.reported)
 
 
 @contextlib.contextmanager

@@ -122,14 +122,14 @@ def _plan(change: Change) -> bytes:
     """Return the record that identifies the current source of a change, and what it writes."""
     now = directory(change.path)
     small = [name for name in change.before if not PAYLOAD.fullmatch(name)]
-    told = [
+    fields = [
         __version__,
         str(change.path),
         {name: digest_of(now, name) for name in small},
         versions(change.path),
         change.after,
     ]
-    identity = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    identity = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
     sizes = {name: payload.size for name, payload in change.payload.items()}
     return json.dumps({"identity": identity, "parts": sizes}).encode()
 
@@ -269,12 +269,12 @@ def mention(error: BaseException, done: str | None, about: Place) -> None:
     """
     if done is None:
         return
-    told = f"{done} are finished and kept"
+    kept = f"{done} are finished and kept"
     if isinstance(error, CkptMigrateError):
-        error.reason += f"; {told}"
+        error.reason += f"; {kept}"
         error.fix = "; ".join(filter(None, (error.fix, continued(about))))
     elif isinstance(error, KeyboardInterrupt):
-        error.args = (f"{told}; {continued(about)}",)
+        error.args = (f"{kept}; {continued(about)}",)
 
 
 def recovered(what: str, done: str | None, *, keep: bool) -> str:

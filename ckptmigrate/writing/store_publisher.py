@@ -145,8 +145,8 @@ class StorePublisher:
                 ]
                 written += [each.name for each in root.carried]
                 objects = [*(name for name in written if name != last[0]), *others, last[0]]
-                told = {"last": last[0], "content": last[1].decode(), "objects": objects}
-                store.create(self.journal, json.dumps(told, indent=1).encode())
+                record = {"last": last[0], "content": last[1].decode(), "objects": objects}
+                store.create(self.journal, json.dumps(record, indent=1).encode())
                 self._bring(root, progress)
                 for name, plan in plans.items():
                     place, beside = (
@@ -184,9 +184,9 @@ class StorePublisher:
         """Copy the files outside of checkpoints to objects that do not exist."""
         sources = {each.name: each.place for each in root.carried}
 
-        def bring(file: store_transfer.File, told: Progress) -> None:
+        def bring(file: store_transfer.File, report: Progress) -> None:
             name, size = file
-            store_transfer.into_store(sources[name], self.destination / name, size, told)
+            store_transfer.into_store(sources[name], self.destination / name, size, report)
 
         files = [(each.name, each.size) for each in root.carried]
         store_transfer.at_once(files, bring, progress or (lambda _: None))
@@ -361,9 +361,9 @@ def _written(plan: Plan) -> dict[str, bytes]:
 def _create_checkpoint(
     plan: Plan, target: Url, carried: list[store_transfer.File], progress: Progress | None
 ) -> None:
-    def bring(file: store_transfer.File, told: Progress) -> None:
+    def bring(file: store_transfer.File, report: Progress) -> None:
         name, size = file
-        store_transfer.into_store(plan.path / name, target / name, size, told)
+        store_transfer.into_store(plan.path / name, target / name, size, report)
 
     with store_transfer.unchanged(plan.path, plan.change.before):
         store_transfer.at_once(carried, bring, progress or (lambda _: None))

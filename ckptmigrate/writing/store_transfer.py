@@ -132,12 +132,12 @@ def _versions(source: Place) -> dict[str, tuple[int, str]]:
             found = files(source, (sidecar.FOLDER,))
             return {name: (size, str(os.stat(source / name).st_mtime_ns)) for name, size in found}
     here = store_of(source).list(source)
-    told = {name: (size, here.versions[name]) for name, size in here.files.items()}
+    versions = {name: (size, here.versions[name]) for name, size in here.files.items()}
     for folder in here.folders:
         if folder != sidecar.FOLDER:
             below = _versions(source / folder)
-            told |= {f"{folder}/{name}": each for name, each in below.items()}
-    return told
+            versions |= {f"{folder}/{name}": each for name, each in below.items()}
+    return versions
 
 
 def check(carried: Iterable[File], target: Place) -> None:
@@ -170,10 +170,10 @@ def from_store(source: Url, target: Path, except_for: Collection[str], progress:
     for folder in sorted(folders - {target}):
         folder.mkdir(exist_ok=True)
 
-    def bring(file: File, told: Progress) -> None:
+    def bring(file: File, report: Progress) -> None:
         name, size = file
         with _found(source / name):
-            store_of(source).download(source / name, target / name, size, told)
+            store_of(source).download(source / name, target / name, size, report)
         local_files.sync(target / name)
 
     at_once(found, bring, progress)
@@ -204,13 +204,13 @@ def at_once(
     """Call `bring` for several files concurrently; after an error, start no others."""
     turn = threading.Lock()
 
-    def told(count: int) -> None:
+    def report(count: int) -> None:
         with turn:
             progress(count)
 
     pool = ThreadPoolExecutor(_AT_ONCE)
     try:
-        for _ in pool.map(lambda file: bring(file, told), found):
+        for _ in pool.map(lambda file: bring(file, report), found):
             pass
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -384,11 +384,11 @@ def _clean(target: Medium, files: Collection[str]) -> None:
 def _untold(path: Place) -> list[str]:
     """Return the folders of original files whose steps the migration history does not contain."""
     now = directory(path)
-    told = len(sidecar.load(now))
+    count = len(sidecar.load(now))
     own = now.below(sidecar.FOLDER)
     folders = [] if own is None else own.folders()
     return [
         f"{sidecar.FOLDER}/{name}"
         for name in folders
-        if sidecar.is_folder(name) and name > journal.number(told)
+        if sidecar.is_folder(name) and name > journal.number(count)
     ]

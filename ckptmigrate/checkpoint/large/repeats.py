@@ -211,9 +211,9 @@ class Rows:
         right = len(groups)
         columns = list(zip(*groups, strict=True))
         for size, text in pattern.texts:
-            told, found = b"".join(columns[size]), bytes(map(len, columns[text]))
-            if told != found:
-                right = min(right, next(n for n, c in enumerate(found) if c != told[n]))
+            recorded, found = b"".join(columns[size]), bytes(map(len, columns[text]))
+            if recorded != found:
+                right = min(right, next(n for n, c in enumerate(found) if c != recorded[n]))
             try:
                 b"\n".join(columns[text]).decode("utf-8", "surrogatepass")
             except UnicodeDecodeError:
