@@ -124,12 +124,20 @@ def test_a_row_is_unpickled_when_requested(grown: bytes) -> None:
             assert size == tuple(plain.state_dict_metadata[key].size)
 
 
-def edited(found: Metadata, random: Random) -> Metadata:
-    """Drop, move and add entries at random places."""
+def without_shape(found: Metadata) -> list[str]:
+    """Return the keys without a row of shapes: such rows are removed from the file as a whole."""
     shapes = [found.attributes, *(plan.attributes for plan in found.plans or ())]
     with_shape = {key for each in shapes for key in each.get(metadata.SHAPES) or ()}
-    # Rows of shapes are removed from the file as a whole, and migrations drop none of these keys.
-    keys = [key for key in found.entries if key not in with_shape]
+    return [key for key in found.entries if key not in with_shape]
+
+
+def edited(found: Metadata, random: Random, keys: list[str] | None = None) -> Metadata:
+    """Drop, move and add entries at random places.
+
+    Args:
+        keys: those of which some are dropped; all by default.
+    """
+    keys = list(found.entries) if keys is None else keys
     dropped = random.sample(keys, min(len(keys), random.choice((0, 1, 5, 40))))
     objects = [key for key in found.blobs if key not in dropped]
     moved = {key: Blob("__0_0.distcp", 7, 9) for key in objects[: random.randrange(3)]}
@@ -178,7 +186,7 @@ def test_samples_are_spliced_as_they_are_edited(
 ) -> None:
     data = path.read_bytes()
     changes: tuple[Callable[[Metadata], Metadata], ...] = (
-        lambda found: edited(found, Random(3)),
+        lambda found: edited(found, Random(3), without_shape(found)),
         lambda found: found.with_class(metadata.TORCH_CLASS),
     )
     for change in changes:

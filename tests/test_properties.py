@@ -100,7 +100,8 @@ def any_metadata(draw: st.DrawFn) -> Metadata:
         planner_data = draw(st.sampled_from([None, flattened]))
         made.all_local_plans = [SavePlan(each, planner_data=planner_data) for each in items]
     if draw(st.booleans()):
-        made.mcore_data = draw(st.dictionaries(_KEYS, st.integers(), max_size=3))
+        named = st.sampled_from(keys) | _KEYS
+        made.mcore_data = draw(st.dictionaries(named, st.integers(), max_size=3))
     return made
 
 
@@ -121,6 +122,8 @@ def real_without(value: Metadata, keys: set[str]) -> Metadata:
 
     made.state_dict_metadata = left(value.state_dict_metadata)
     made.planner_data = left(value.planner_data)
+    if hasattr(value, "mcore_data"):
+        made.mcore_data = left(value.mcore_data)
     made.storage_data = {i: w for i, w in value.storage_data.items() if i.fqn not in keys}
     if hasattr(value, "all_local_plans"):
         made.all_local_plans = [
